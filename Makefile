@@ -1,0 +1,85 @@
+# Everything starts here: `make` lists the targets. Each one that needs Python first sees to .venv, once.
+#
+#   PYTHON=/path/to/python3.12   the interpreter for .venv (else the first of those below that is 3.11 or newer)
+#   ARGS="..."                   what to hand on: `make test ARGS="-k layers -x"`, `make demo ARGS=--help`
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+
+PYTHON   ?=
+ARGS     ?=
+PYTHONS  := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
+BIN      := .venv/bin
+READY    := .venv/.ready
+PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCK     := requirements/lock.txt
+PIP_TOOLS := pip-tools==7.6.2
+
+.PHONY: help setup demo test check fix bench docs lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv and install cloister in it
+	@:
+
+demo: $(READY)  ## run the main job: three hospitals, an aggregator and a researcher
+	@$(BIN)/cloister demo $(ARGS)
+
+test: $(READY)  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## formatting, lint and types
+	@$(BIN)/ruff format --check --quiet . || { echo "some files are not formatted: run 'make fix'" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+fix: $(READY)  ## format, and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## measure, side by side with plain PyTorch and plain TLS
+	@$(BIN)/python -m bench $(ARGS)
+
+docs: $(READY)  ## build the pages into site/, strictly
+	@$(BIN)/properdocs build --strict --quiet --site-dir site
+	@echo "site/index.html"
+
+# Keeps the pins that still fit; `make lock ARGS=--upgrade` takes what is newest.
+lock:  ## resolve pyproject.toml into requirements/lock.txt
+	@python=$$($(find_python)); "$$python" -m venv build/lock
+	@build/lock/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
+	@build/lock/bin/pip-compile --quiet --no-header --no-emit-options --strip-extras --annotation-style line \
+	    --extra torch --extra demo --extra dev --constraint requirements/torch.txt --unsafe-package torch \
+	    --output-file $(LOCK) $(ARGS) pyproject.toml
+	@{ echo "# Made by 'make lock' from pyproject.toml: all that cloister, torch, the demo and the tools need."; \
+	   echo "# torch itself is named in torch.txt."; \
+	   grep -E '^[a-z0-9]' $(LOCK); } > $(LOCK).new && mv $(LOCK).new $(LOCK)
+	@! grep -E '^(nvidia|triton|cuda|torch=)|/' $(LOCK) \
+	    || { echo "$(LOCK) names a place or a CUDA package; see the lines above" >&2; exit 1; }
+	@echo "$(LOCK): $$(grep -c == $(LOCK)) packages"
+
+clean:  ## remove .venv and everything else that make made
+	@rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and alone, so that its line decides which build is taken; then the rest, as locked; then the
+# package itself, as a link to this folder.
+$(READY): pyproject.toml requirements/torch.txt $(LOCK)
+	@python=$$($(find_python)); echo "setting up .venv with $$("$$python" -V): a minute or two the first time" >&2; \
+	test -x $(BIN)/python || "$$python" -m venv .venv \
+	    || { rm -rf .venv; echo "the module venv is missing (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(PIP) install --constraint $(LOCK) --requirement requirements/torch.txt
+	@$(PIP) install --requirement $(LOCK)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+define find_python
+for candidate in $(PYTHONS); do \
+    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+    then echo "$$candidate"; exit 0; fi; done; \
+echo "cloister needs Python 3.11 or newer; tried: $(PYTHONS). Name yours: make PYTHON=/path/to/python3" >&2; exit 1
+endef

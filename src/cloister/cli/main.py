@@ -1,0 +1,135 @@
+"""`cloister`: finds the noun that is meant, and turns errors into a sentence and an exit code.
+
+Only the noun that is used is imported: `cloister --help` answers at once, and `cloister key` needs no torch.
+"""
+
+from __future__ import annotations
+
+import platform
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from cloister import __version__
+from cloister.errors import CloisterError, ConfigurationError, MissingDependencyError, NetworkError
+
+FAILED: Final = 1
+"""Exit code: it could not be done; a wrong file too. Wrong usage of the command line gives 2."""
+
+UNREACHED: Final = 3
+"""Exit code: a worker could not be reached, or stopped answering. Trying again later may help."""
+
+INTERRUPTED: Final = 130
+"""Exit code: Ctrl-C."""
+
+_TORCH: Final = frozenset({"torch", "safetensors", "sklearn"})
+
+
+class Noun(NamedTuple):
+    """A sub-command: one line about it, and what adds it to the application."""
+
+    about: str
+    add: Callable[[typer.Typer, str, str], None]
+
+
+def _key(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import key
+
+    app.add_typer(key.app, name=name, help=about)
+
+
+def _node(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import node
+
+    app.add_typer(node.app, name=name, help=about)
+
+
+def _demo(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import demo
+
+    app.command(name, help=about)(demo.demo)
+
+
+def _version(app: typer.Typer, name: str, about: str) -> None:
+    app.command(name, help=about)(show_version)
+
+
+NOUNS: Final = {
+    "demo": Noun("Train one model over three hospitals' data, all on this machine.", _demo),
+    "key": Noun("Make, show and renew the key that others know you by.", _key),
+    "node": Noun("Run a worker beside your data.", _node),
+    "version": Noun("Say which versions are installed.", _version),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 1 not done, 2 wrong usage, 3 a worker not reached, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _application(words)(args=words, prog_name="cloister")
+    except CloisterError as fault:
+        _complain(str(fault))
+        raise SystemExit(UNREACHED if isinstance(fault, NetworkError) else FAILED) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def show_version() -> None:
+    """Say which versions are installed."""
+    found = {"cloister": __version__, "python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION}
+    for package in ("torch", "cryptography", "msgspec"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    for name, what in found.items():
+        typer.echo(f"{name:<13}{what}")
+
+
+def _application(words: Sequence[str]) -> typer.Typer:
+    """The application for this command line: the noun in it whole, the others by their line of help."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Train one PyTorch model on data that nobody has to show.",
+    )
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, noun in NOUNS.items():
+        if name == chosen:
+            _load(noun, app, name)
+        else:
+            app.command(name, help=noun.about)(_unloaded)
+    app.callback()(_options)
+    return app
+
+
+def _load(noun: Noun, app: typer.Typer, name: str) -> None:
+    try:
+        noun.add(app, name, noun.about)
+    except ModuleNotFoundError as fault:
+        if fault.name not in _TORCH:
+            raise
+        extra = "demo" if fault.name == "sklearn" else "torch"
+        raise MissingDependencyError(
+            f"`cloister {name}` needs {fault.name}, which is not installed: pip install 'cloister[{extra}]'"
+        ) from fault
+
+
+def _options() -> None:
+    pass  # makes sub-commands of what follows, also where there is one only
+
+
+def _unloaded() -> None:
+    raise ConfigurationError("this command is known by name only")  # never reached: the noun used is loaded
+
+
+def _complain(text: str) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("cloister: ", "bold red"), text))

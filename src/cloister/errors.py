@@ -1,0 +1,219 @@
+"""Everything cloister raises.
+
+    CloisterError
+    ├── ConfigurationError            a file or an argument that cannot be used as it is
+    │   └── IdentityError             a key, certificate or fingerprint that cannot be used
+    ├── MissingDependencyError        a package that is not installed (names the command that installs it)
+    ├── WireError                     bytes from outside that break the rules of docs/wire.md
+    │   ├── FrameError                not a frame
+    │   ├── MessageError              a frame whose message does not decode
+    │   ├── LimitError                a length, count, depth or name over its limit
+    │   └── VersionError              no protocol version in common
+    ├── NetworkError                  a worker that cannot be reached or does not answer
+    │   ├── UnreachableError          no connection could be made
+    │   ├── PeerMismatchError         it answers with another key than the one that was named
+    │   ├── PeerRefusedError          it does not know us
+    │   ├── ConnectionLostError       the connection ended in the middle
+    │   └── NoAnswerError             no answer within the time-out
+    ├── WorkerError                   what a worker reports about one session
+    │   ├── RemoteOpError             PyTorch refused the operation there (also a RuntimeError, IndexError, ... as locally)
+    │   ├── OpRefusedError            an operation, or an argument, that no worker runs
+    │   ├── HostileIndexError         an index out of range in an operation that does not check it itself (also an IndexError)
+    │   ├── MemoryLimitError          the session would hold more bytes than it may
+    │   ├── ObjectLimitError          the session would hold more objects than it may
+    │   ├── UnknownObjectError        an id that this session does not hold
+    │   ├── InteractiveRefusedError   a registered data set that is closed to interactive use
+    │   ├── MoveError                 values could not be pushed to the other worker
+    │   └── WorkerCrashedError        the session's process died (a native crash, or it was killed)
+    └── PointerError                  a use of a pointer that has no meaning
+        ├── NotColocatedError         tensors that live in different places
+        ├── PointerSpentError         its value was taken back by get()
+        ├── PointerNotPortableError   pickling, copying, NumPy: a pointer is no value
+        └── PointerAssignmentError    an assignment or resize that would tear pointer and value apart
+
+No class here derives from ``TypeError``: Python swallows a ``TypeError`` raised inside a binary operator such as ``a @ b``
+and answers ``NotImplemented`` in its place.
+
+Messages say what happened and what to do next, and carry no tensor's values: a message can cross the network.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CloisterError(Exception):
+    """The root of the tree: ``except CloisterError`` catches all that cloister raises on purpose."""
+
+
+class ConfigurationError(CloisterError, ValueError):
+    """A file or an argument that cannot be used as it is."""
+
+
+class IdentityError(ConfigurationError):
+    """A key, certificate or fingerprint that cannot be used."""
+
+
+class MissingDependencyError(CloisterError, ImportError):
+    """A package that is not installed; the message holds the command that installs it."""
+
+
+class WireError(CloisterError):
+    """Bytes from outside that break the rules of docs/wire.md."""
+
+
+class FrameError(WireError):
+    """The bytes are not a frame."""
+
+
+class MessageError(WireError):
+    """A frame whose message does not decode, or has no place at this point of the conversation."""
+
+
+class LimitError(WireError):
+    """A length, count, depth or name over its limit."""
+
+
+class VersionError(WireError):
+    """The two ends have no protocol version, or no table of operations, in common."""
+
+
+class NetworkError(CloisterError):
+    """A worker that cannot be reached or does not answer."""
+
+
+class UnreachableError(NetworkError):
+    """No connection could be made."""
+
+
+class PeerMismatchError(NetworkError):
+    """The other end proved another key than the one that was named."""
+
+
+class PeerRefusedError(NetworkError):
+    """The other end does not accept this identity."""
+
+
+class ConnectionLostError(NetworkError):
+    """The connection ended in the middle."""
+
+
+class NoAnswerError(NetworkError):
+    """No answer within the time-out."""
+
+
+class WorkerError(CloisterError):
+    """What a worker reports about one session.
+
+    ``code`` is the name that travels; ``from_code`` turns it back into the class.
+    """
+
+    code: ClassVar[str] = "worker"
+    _by_code: ClassVar[dict[str, type[WorkerError]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        WorkerError._by_code[cls.code] = cls
+
+    @classmethod
+    def from_code(cls, code: str) -> type[WorkerError]:
+        """The class that ``code`` names, or ``WorkerError`` itself for one that this version does not know."""
+        return cls._by_code.get(code, WorkerError)
+
+
+class RemoteOpError(WorkerError):
+    """PyTorch refused the operation at the worker."""
+
+    code = "op"
+
+
+class RemoteRuntimeError(RemoteOpError, RuntimeError):
+    """The operation raised ``RuntimeError`` at the worker."""
+
+    code = "op.runtime"
+
+
+class RemoteIndexError(RemoteOpError, IndexError):
+    """The operation raised ``IndexError`` at the worker."""
+
+    code = "op.index"
+
+
+class RemoteValueError(RemoteOpError, ValueError):
+    """The operation raised ``ValueError`` at the worker."""
+
+    code = "op.value"
+
+
+class RemoteNotImplementedError(RemoteOpError, NotImplementedError):
+    """The worker's device has no kernel for the operation."""
+
+    code = "op.not-implemented"
+
+
+class OpRefusedError(WorkerError):
+    """An operation, or an argument of one, that no worker runs."""
+
+    code = "refused"
+
+
+class HostileIndexError(WorkerError, IndexError):
+    """An index out of range in an operation that does not check it itself."""
+
+    code = "hostile-index"
+
+
+class MemoryLimitError(WorkerError, MemoryError):
+    """The session would hold more bytes than it may."""
+
+    code = "memory"
+
+
+class ObjectLimitError(WorkerError):
+    """The session would hold more objects than it may."""
+
+    code = "objects"
+
+
+class UnknownObjectError(WorkerError, LookupError):
+    """An id that this session does not hold."""
+
+    code = "unknown-object"
+
+
+class InteractiveRefusedError(WorkerError):
+    """A registered data set that its owner keeps closed to interactive use."""
+
+    code = "interactive"
+
+
+class MoveError(WorkerError):
+    """Values could not be pushed to the other worker."""
+
+    code = "move"
+
+
+class WorkerCrashedError(WorkerError):
+    """The session's process died: a native crash, or it was killed."""
+
+    code = "crashed"
+
+
+class PointerError(CloisterError):
+    """A use of a pointer that has no meaning."""
+
+
+class NotColocatedError(PointerError, RuntimeError):
+    """Tensors that live in different places met in one operation."""
+
+
+class PointerSpentError(PointerError, RuntimeError):
+    """The pointer's value was taken back by ``get()``."""
+
+
+class PointerNotPortableError(PointerError, RuntimeError):
+    """Pickling, shallow copying or a NumPy view of a pointer."""
+
+
+class PointerAssignmentError(PointerError, RuntimeError):
+    """An assignment or a resize that would tear pointer and value apart."""

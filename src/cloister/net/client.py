@@ -1,0 +1,142 @@
+"""The caller's side of a worker elsewhere: ``cloister.connect``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+import cloister
+from cloister.errors import CloisterError, ConnectionLostError, MessageError
+from cloister.net.connection import Connection, Frame
+from cloister.net.dialling import dial
+from cloister.net.greeting import greet, refusal_error
+from cloister.net.identity import Identity
+from cloister.tensor import optable
+from cloister.tensor.hook import install
+from cloister.tensor.worker import Worker
+from cloister.wire import messages as m
+from cloister.wire.frames import Kind
+from cloister.wire.tensors import TensorSpec
+from cloister.worker.values import as_bytes, check_received, empty
+
+T = TypeVar("T")
+
+
+class RemoteWorker(Worker):
+    """A worker on another machine. Made by ``connect``; ``close()``, or a ``with`` block, ends the session."""
+
+    def __init__(self, name: str, channel: OverTLS, *, limits: m.Welcome) -> None:
+        super().__init__(name, channel)
+        self.memory_bytes = limits.memory_bytes
+        """What this session may hold there, in bytes."""
+        self.objects = limits.objects
+        """What this session may hold there, in tensors."""
+
+
+def connect(
+    address: str,
+    *,
+    identity: Identity | str | os.PathLike[str],
+    peer: str,
+    connect_s: float = 10.0,
+    answer_s: float = 600.0,
+) -> RemoteWorker:
+    """Opens a session at a worker elsewhere, over mutual TLS 1.3.
+
+    Args:
+        address: ``host:port``.
+        identity: the key file of ``cloister key new``, which the worker's owner has named in its configuration.
+        peer: the fingerprint of the worker's key, ``sha256:...``; nothing is sent to any other.
+        connect_s: how long reaching it may take, handshake and welcome included, in seconds.
+        answer_s: how long an answer may take, in seconds.
+
+    Raises:
+        ConfigurationError: an address, key file or fingerprint that cannot be used.
+        NetworkError: it cannot be reached, is another, or does not accept this identity.
+        VersionError: it runs another version of the protocol or another table of operations.
+    """
+    install()
+    own = identity if isinstance(identity, Identity) else Identity.load(identity)
+    # A worker that is busy reads nothing meanwhile, so sending may take as long as an answer.
+    connection = dial(address, identity=own, peer=peer, within_s=connect_s, send_s=answer_s)
+    welcome = greet(
+        connection,
+        purpose="session",
+        software=f"cloister {cloister.__version__}",
+        wait_s=connect_s,
+        table=optable.digest(),
+    )
+    return RemoteWorker(welcome.name, OverTLS(connection, answer_s=answer_s), limits=welcome)
+
+
+class OverTLS:
+    """A channel that is a connection."""
+
+    network = "tls"
+
+    def __init__(self, connection: Connection, *, answer_s: float) -> None:
+        self.fingerprint = connection.peer
+        self._connection = connection
+        self._answer_s = answer_s
+        self._lost: str | None = None
+
+    def post(self, commands: list[m.Command], puts: list[torch.Tensor]) -> None:
+        """Sends a batch; nothing comes back."""
+        self._guarded(lambda: self._connection.send(Kind.BATCH, m.Batch(commands), list(map(as_bytes, puts))))
+
+    def ask(
+        self,
+        commands: list[m.Command],
+        puts: list[torch.Tensor],
+        question: m.Question,
+        expected: Sequence[TensorSpec] = (),
+    ) -> tuple[m.Answer | m.Failure, list[torch.Tensor]]:
+        """Sends a batch with a question and waits for the answer; ``expected`` are the values that may come with it."""
+
+        def exchange() -> tuple[m.Answer | m.Failure, list[torch.Tensor]]:
+            self._connection.send(Kind.ASK, m.Ask(commands, question), list(map(as_bytes, puts)))
+            return self._answer(self._connection.receive(wait_s=self._answer_s), tuple(expected))
+
+        return self._guarded(exchange)
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._lost = "the session was closed by close()"
+        self._connection.close()
+
+    def _answer(
+        self, frame: Frame, expected: tuple[TensorSpec, ...]
+    ) -> tuple[m.Answer | m.Failure, list[torch.Tensor]]:
+        message = frame.message()
+        if frame.kind is Kind.REFUSAL:
+            raise refusal_error(message)
+        if frame.kind not in (Kind.ANSWER, Kind.FAILURE):
+            raise MessageError(f"a question was answered by {frame.kind.name}")
+        specs = m.check_body(message, frame.body_bytes)
+        if frame.kind is Kind.ANSWER and specs != expected:
+            # Before any memory is allocated for them.
+            raise MessageError("the worker answered with tensors of another shape or element type than were asked for")
+        values = [empty(spec) for spec in specs]
+        for value in values:
+            self._connection.read_into(as_bytes(value))
+        check_received(values)
+        return message, values
+
+    def _guarded(self, act: Callable[[], T]) -> T:
+        """Once a conversation has broken off, whatever the cause, nothing that is read on it can be trusted to be in
+        step."""
+        if self._lost is not None:
+            raise ConnectionLostError(f"this session has ended: {self._lost}; connect again for a new one")
+        try:
+            return act()
+        except CloisterError as fault:
+            self._lost = str(fault)
+            self._connection.close()
+            raise
+        except BaseException:
+            self._lost = "it was interrupted in the middle of a message"
+            self._connection.close()
+            raise

@@ -1,0 +1,68 @@
+"""TCP sockets, set up as this protocol wants them."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from cloister.errors import ConfigurationError, UnreachableError
+from cloister.net.address import Address
+
+_BACKLOG: Final = 128
+_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # a frame is written at once and waits for nothing
+    # A peer whose machine vanished is noticed after two minutes, also while nothing is being sent.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+
+
+def listen(address: Address) -> socket.socket:
+    """A listening socket. On ``[::]`` it serves IPv4 too, where the machine can.
+
+    Raises:
+        ConfigurationError: the address cannot be bound.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        both = address.host == "::" and socket.has_dualstack_ipv6()
+        listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    except OSError as fault:
+        raise ConfigurationError(f"cannot listen on {address}: {fault.strerror or fault}") from None
+    _tune(listening)  # Linux hands these on to the connections that are accepted
+    return listening
+
+
+def dial(address: Address, *, within_s: float) -> socket.socket:
+    """A connection to ``address``.
+
+    Raises:
+        UnreachableError: no such host, nobody listens there, or no answer within ``within_s`` seconds.
+    """
+    try:
+        connected = socket.create_connection(address, timeout=within_s)
+    except TimeoutError:
+        raise UnreachableError(f"{address} did not answer within {within_s:g} s") from None
+    except (OSError, UnicodeError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise UnreachableError(f"{address} cannot be reached: {reason}") from None
+    _tune(connected)
+    return connected
+
+
+def source_of(peer: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Who a connection counts for: an IPv4 address, or an IPv6 network of 64 bits, all of which one machine may own."""
+    found: IPv4Address | IPv6Address = ip_address(peer[0].partition("%")[0])
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is None:
+            return str(IPv6Network((found, 64), strict=False))
+        found = found.ipv4_mapped
+    return str(found)
+
+
+def _tune(connected: socket.socket) -> None:
+    for level, option, value in _OPTIONS:
+        connected.setsockopt(level, option, value)

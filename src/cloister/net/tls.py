@@ -1,0 +1,113 @@
+"""TLS 1.3 with certificates both ways, and nothing of it trusted but the proof of a key.
+
+``ssl`` checks that a certificate comes from the public issuer, which anyone can be, and that it is valid today; the TLS
+handshake proves that the peer holds its key. Who the peer is follows from that key's fingerprint, which the callers of
+this module compare before they read or send a byte.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cloister.errors import IdentityError, NetworkError, UnreachableError
+from cloister.net.identity import Identity, fingerprint_of, public_issuer
+
+ALPN: Final = "cloister/1"
+
+
+def client_context(identity: Identity) -> ssl.SSLContext:
+    """TLS settings for the end that dials.
+
+    Raises:
+        IdentityError: ``ssl`` cannot use the identity's file.
+    """
+    return _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+
+
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """TLS settings for the end that listens.
+
+    Raises:
+        IdentityError: ``ssl`` cannot use the identity's file.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, identity)
+    context.num_tickets = 0  # no resumption: every connection proves its key anew
+    return context
+
+
+def wrap(raw: socket.socket, *, context: ssl.SSLContext, server_side: bool) -> ssl.SSLSocket:
+    """A TLS socket in the place of ``raw``, which is spent. ``handshake`` comes next.
+
+    Raises:
+        UnreachableError: the peer is gone already.
+    """
+    try:
+        # suppress_ragged_eofs: an end without close_notify is an error of ours, not an empty read.
+        return context.wrap_socket(
+            raw, server_side=server_side, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+    except (OSError, ValueError) as fault:
+        raw.close()
+        raise _handshake_error(fault, 0.0) from fault
+
+
+def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
+    """Does the handshake, all of it within ``within_s`` seconds, and returns the fingerprint that the peer proved.
+
+    Nothing has been read or sent then; compare the fingerprint first.
+
+    Raises:
+        UnreachableError: no TLS 1.3, no certificate of the public issuer, one that is not valid today, another
+            protocol, or too slow. The socket is closed.
+    """
+    try:
+        secured.settimeout(within_s)  # `ssl` bounds the whole handshake by it, not each read
+        secured.do_handshake()
+        if secured.selected_alpn_protocol() != ALPN:
+            raise UnreachableError("it speaks TLS but not cloister's protocol")
+        return fingerprint_of(secured.getpeercert(binary_form=True) or b"")
+    except (OSError, ValueError) as fault:
+        secured.close()
+        raise _handshake_error(fault, within_s) from fault
+    except BaseException:
+        secured.close()
+        raise
+
+
+def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # a peer is a key, not a name
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols([ALPN])
+    context.load_verify_locations(cadata=public_issuer().public_bytes(Encoding.DER))
+    try:
+        # A key with a pass phrase must fail rather than ask for it at a terminal.
+        context.load_cert_chain(identity.path, password="")
+    except (OSError, ValueError) as fault:
+        raise IdentityError(f"{identity.path} cannot be used for TLS: {fault}") from None
+    return context
+
+
+def _handshake_error(fault: OSError | ValueError, within_s: float) -> NetworkError:
+    match fault:
+        case IdentityError():
+            return UnreachableError("it shows a certificate that cannot be read")
+        case TimeoutError():
+            return UnreachableError(f"it did not finish the TLS handshake within {within_s:.3g} s")
+        case ssl.SSLCertVerificationError():
+            return UnreachableError(
+                f"its certificate is refused: {fault.verify_message}. Its owner renews it with `cloister key renew`"
+            )
+        case ssl.SSLEOFError() | ConnectionError():
+            return UnreachableError("it closed the connection during the TLS handshake; it may be busy")
+        case ssl.SSLError():
+            return UnreachableError(f"no TLS 1.3 handshake was possible: {(fault.reason or 'unknown').lower()}")
+        case _:
+            return UnreachableError(f"the TLS handshake failed: {fault}")

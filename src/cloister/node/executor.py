@@ -1,0 +1,229 @@
+"""The process of one session: ``python -m cloister.node.executor``, started by ``cloister.node.child``.
+
+It holds no key and talks to nobody but its listener. It warms up, says so, serves one session and ends; it also ends
+when the listener does, however that comes about.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import torch
+
+from cloister.errors import MessageError, MoveError, WireError, WorkerError
+from cloister.net.connection import Frame
+from cloister.node.child import Assignment
+from cloister.node.confinement import confine, limit_memory
+from cloister.node.link import Descriptors, End, Link
+from cloister.node.shelf import Shelf
+from cloister.wire import messages as m
+from cloister.wire.frames import Kind
+from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.tensors import TensorSpec
+from cloister.worker.executor import Executor
+from cloister.worker.values import as_bytes, check_received, spec_of
+
+_log: Final = logging.getLogger("cloister.node.executor")
+
+
+class Courier:
+    """Moves values through the listener. Implements ``cloister.worker.executor.Exchange``.
+
+    The turns of the conversation are written down in ``cloister.node.moves``.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
+        """Has the listener dial the peer, and hands it the values for it.
+
+        Raises:
+            MoveError: the peer cannot be reached, or did not take them.
+        """
+        try:
+            specs = tuple(map(spec_of, tensors))
+        except MessageError as fault:
+            raise MoveError(str(fault)) from None
+        self._link.send(Kind.DIAL, m.Dial(peer))
+        self._expect_done()
+        _send(self._link, Kind.PUSH, m.Delivery(ticket, specs), tensors)
+        self._expect_done()
+
+    def take(self, peer: str, ticket: bytes, specs: Sequence[TensorSpec], into: Sequence[torch.Tensor]) -> None:
+        """Waits for what the peer pushes with this ticket, and puts it ``into`` memory that fits ``specs``.
+
+        Raises:
+            MoveError: it did not come, or is not what it was said to be.
+        """
+        self._link.send(Kind.AWAIT, m.Await(peer, ticket))
+        offered = self._receive(Kind.PUSH).message().specs
+        if offered != tuple(specs):
+            raise self._decline("the other worker's values have other shapes or element types than its pointers")
+        self._link.send(Kind.ANSWER, m.Done())
+        frame = self._receive(Kind.PUSH)
+        _scatter(self._link.pieces(frame.body_bytes), into)
+        self._expect_done()
+        try:
+            check_received(into)
+        except MessageError as fault:
+            raise self._decline(str(fault)) from None
+        self._link.send(Kind.ANSWER, m.Done())
+
+    def _decline(self, text: str) -> MoveError:
+        self._link.send(Kind.FAILURE, m.Failure(code=MoveError.code, op="", site=0, text=text))
+        return MoveError(text)
+
+    def _expect_done(self) -> None:
+        self._receive(Kind.ANSWER)
+
+    def _receive(self, kind: Kind) -> Frame:
+        frame = self._link.receive()
+        if frame.kind is Kind.FAILURE:
+            raise MoveError(frame.message().text)
+        if frame.kind is not kind:
+            raise EOFError(f"the listener says {frame.kind.name} where {kind.name} is due")
+        return frame
+
+
+def serve(link: Link, executor: Executor) -> None:
+    """Serves one session. Returns when its listener says that no more comes, or when the caller breaks the protocol.
+
+    Raises:
+        EOFError: the link ended within a frame, or within a move.
+    """
+    while True:
+        try:
+            frame = link.receive()
+        except EOFError:
+            return
+        try:
+            message = frame.message()
+            specs = m.check_body(message, frame.body_bytes)
+            _run(link, executor, message.commands, specs, frame.body_bytes)
+            if isinstance(message, m.Ask):
+                _answer(link, executor, message.question)
+        except WireError as fault:
+            # No telling what the caller believes that this session holds: it is told why, and the session ends.
+            link.send(Kind.REFUSAL, m.Refusal("protocol", str(fault)[:TEXT_CHARS]))
+            return
+
+
+def _run(
+    link: Link, executor: Executor, commands: Sequence[m.Command], specs: Sequence[TensorSpec], body_bytes: int
+) -> None:
+    try:
+        puts = executor.allocate(specs)
+    except WorkerError as fault:
+        link.skip(body_bytes)
+        executor.fail(fault)
+        puts = []
+    else:
+        _scatter(link.pieces(body_bytes), puts)
+        check_received(puts)
+    executor.run(commands, puts)
+
+
+def _answer(link: Link, executor: Executor, question: m.Question) -> None:
+    try:
+        answer, values = executor.answer(question)
+    except WireError as fault:  # a value of an element type that does not travel
+        answer, values = m.Failure("refused", "", 0, str(fault)[:TEXT_CHARS]), []
+    kind = Kind.FAILURE if isinstance(answer, m.Failure) else Kind.ANSWER
+    _send(link, kind, answer, values)
+
+
+def _send(link: Link, kind: Kind, message: msgspec.Struct, tensors: Sequence[torch.Tensor]) -> None:
+    views = [as_bytes(tensor) for tensor in tensors]
+    body_bytes = sum(map(len, views))
+    link.send(kind, message, body_bytes)
+    _gather(views, link.rooms(body_bytes))
+
+
+def _gather(views: Iterable[memoryview], rooms: Iterable[memoryview]) -> None:
+    """Copies views, one after the other, into rooms that together are as long."""
+    sources = iter(views)
+    source = memoryview(b"")
+    for room in rooms:
+        filled = 0
+        while filled < len(room):
+            if not source:
+                source = next(sources)
+                continue
+            part = min(len(source), len(room) - filled)
+            room[filled : filled + part] = source[:part]
+            source = source[part:]
+            filled += part
+
+
+def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> None:
+    """Copies pieces, one after the other, into the memory of tensors that together are as long."""
+    targets = map(as_bytes, tensors)
+    target = memoryview(b"")
+    for piece in pieces:
+        while piece:
+            if not target:
+                target = next(targets)
+                continue
+            part = min(len(target), len(piece))
+            target[:part] = piece[:part]
+            target = target[part:]
+            piece = piece[part:]
+
+
+def warm_up(threads: int) -> None:
+    """Does once what would make a session's first operations slow."""
+    from torch._subclasses import FakeTensorMode
+
+    torch.set_num_threads(threads)
+    with suppress(RuntimeError):  # settable once a process
+        torch.set_num_interop_threads(1)
+    square = torch.ones(8, 8)
+    square @ square
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(square)
+        fake @ fake
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process. Its arguments are the descriptors of its two links; its assignment comes on standard input."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+    numbers = [int(argument) for argument in arguments]
+    assignment = msgspec.json.decode(sys.stdin.buffer.read(), type=Assignment)
+    try:
+        confine(assignment.listener)
+        session, moves = (Link(End.adopt(Descriptors(*numbers[at : at + 3]))) for at in (0, 3))
+        warm_up(assignment.threads)
+        executor = Executor(
+            device=assignment.device,
+            memory_bytes=assignment.memory_bytes,
+            objects=assignment.objects,
+            data_sets=Shelf(assignment.data_sets, device=assignment.device),
+            exchange=Courier(moves),
+        )
+        if assignment.device == "cpu":
+            data_sets = sum(entry.spec.nbytes() for entry in assignment.data_sets)
+            limit_memory(2 * assignment.memory_bytes + data_sets, threads=assignment.threads)
+        session.send(Kind.ANSWER, m.Done())
+        serve(session, executor)
+    except EOFError:
+        pass  # the listener is gone, or has cut the session short
+    except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this process and is noted
+        # Where it happened, and not what it says: an exception's text may hold values.
+        where = "".join(traceback.format_tb(fault.__traceback__))
+        _log.critical("%s at\n%s", type(fault).__name__, where)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)  # the memory goes back at once, without torch's own tidying up

@@ -1,0 +1,229 @@
+"""A node: a listener for callers and other nodes, and an executor process for each session. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Final
+
+from cloister import __version__
+from cloister.errors import CloisterError, ConfigurationError, MoveError, WireError, WorkerCrashedError
+from cloister.net.address import Address
+from cloister.net.connection import Connection
+from cloister.net.dialling import dial
+from cloister.net.greeting import greet, receive_hello, refuse
+from cloister.net.identity import Identity
+from cloister.net.server import Listener
+from cloister.node.child import Assignment, Child
+from cloister.node.config import Neighbour, NodeConfiguration, Researcher, faulty
+from cloister.node.data_files import ShelfEntry, shelve
+from cloister.node.moves import Mover, receive_push
+from cloister.node.pool import Pool
+from cloister.node.rendezvous import Rendezvous
+from cloister.node.sessions import Relay
+from cloister.node.waiting import READABLE, Bell, wait
+from cloister.tensor import optable
+from cloister.wire.frames import VERSION, Kind
+from cloister.wire.messages import Hello, Welcome
+
+_log: Final = logging.getLogger(__name__)
+SOFTWARE: Final = f"cloister {__version__}"
+_DIAL_S: Final = 10.0
+_END_S: Final = 2.0
+"""Beyond the grace period, for threads to notice that it is over."""
+
+
+def check(configuration: NodeConfiguration) -> tuple[Identity, tuple[ShelfEntry, ...]]:
+    """Looks at the files that a configuration names: the identity and the data sets' headers.
+
+    Raises:
+        ConfigurationError: files that cannot be used, all of them, each with its place in node.toml.
+    """
+    faults: list[str] = []
+    entries: list[ShelfEntry] = []
+    identity = None
+    try:
+        identity = Identity.load(configuration.identity)
+        for index, neighbour in enumerate(configuration.workers):
+            if neighbour.fingerprint == identity.fingerprint:
+                faults.append(f"workers[{index}].fingerprint: this is the node's own key")
+    except ConfigurationError as fault:
+        faults.append(f"identity: {fault}")
+    for index, data_set in enumerate(configuration.data_sets):
+        try:
+            entries.append(shelve(data_set))
+        except ConfigurationError as fault:
+            faults.append(f"data_sets[{index}]: {fault}")
+    if identity is None or faults:
+        raise faulty("the node's configuration", faults)
+    return identity, tuple(entries)
+
+
+class Node:
+    """A node that listens from the start and serves in ``serve``.
+
+    Raises:
+        ConfigurationError: its files cannot be used, or its address cannot be bound.
+    """
+
+    def __init__(self, configuration: NodeConfiguration) -> None:
+        self._configuration = configuration
+        self.identity, entries = check(configuration)
+        self._researchers: Mapping[str, Researcher] = {peer.fingerprint: peer for peer in configuration.researchers}
+        self._workers: Mapping[str, Neighbour] = {peer.fingerprint: peer for peer in configuration.workers}
+        self._rendezvous = Rendezvous()
+        self._closing = Bell()
+        self._numbers = count(1)
+        limits = configuration.session
+        self._assignment = Assignment(
+            listener=os.getpid(),
+            memory_bytes=limits.memory_bytes,
+            objects=limits.objects,
+            device=limits.device,
+            threads=limits.threads,
+            data_sets=entries,
+        )
+        self._listener = Listener(
+            address=str(configuration.listen),
+            identity=self.identity,
+            accepts=lambda peer: peer in self._researchers or peer in self._workers,
+            handle=self._handle,
+            # Sessions, as many again to be told "busy", and the pushes that may wait.
+            max_connections=2 * limits.max_sessions + 64,
+        )
+
+    @property
+    def name(self) -> str:
+        """What callers see."""
+        return self._configuration.name
+
+    @property
+    def address(self) -> Address:
+        """Where it listens: the port is the one that the system gave when 0 was asked for."""
+        return self._listener.address
+
+    def stop(self) -> None:
+        """Makes ``serve`` come to its end. May be called by a signal handler."""
+        self._closing.ring()
+
+    def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
+        """Serves until ``stop``. Sessions then finish the frame that they are at, within the grace period.
+
+        ``ready`` is called when the first executor has warmed up and callers are let in.
+
+        Raises:
+            WorkerCrashedError: no executor can be started here.
+        """
+        limits = self._configuration.session
+        self._pool = Pool(
+            lambda: Child.start(self._assignment), sessions=limits.max_sessions, spares=limits.spare_executors
+        )
+        try:
+            self._pool.warm()
+            threading.Thread(target=self._listener.serve, name="cloister listener", daemon=True).start()
+            ready()
+            wait({self._closing.fileno(): READABLE}, until=None)
+            _log.info("closing")
+        finally:
+            self._closing.ring()
+            self._listener.close(grace_s=limits.grace_s + _END_S)
+            self._pool.close()
+
+    def _handle(self, connection: Connection) -> None:
+        hello = receive_hello(connection)
+        match hello.purpose, self._researchers.get(connection.peer), self._workers.get(connection.peer):
+            case "session", Researcher(name=name), _:
+                self._open_session(connection, hello, name)
+            case "push", _, Neighbour(name=name):
+                self._open_push(connection, name)
+            case purpose, _, _:
+                what = "open sessions" if purpose == "session" else "push values"
+                where = "[[researchers]]" if purpose == "session" else "[[workers]]"
+                refuse(
+                    connection, "peer", text=f"this key may not {what} here; the owner names those that may in {where}"
+                )
+
+    def _open_push(self, connection: Connection, name: str) -> None:
+        connection.send(Kind.WELCOME, self._welcome())
+        try:
+            receive_push(
+                connection,
+                rendezvous=self._rendezvous,
+                move_wait_s=self._configuration.session.move_wait_s,
+                closing=self._closing,
+            )
+        except WireError as fault:
+            _log.warning("%s broke the protocol in a push: %s", name, fault)
+            refuse(connection, "protocol", text=str(fault))
+
+    def _open_session(self, connection: Connection, hello: Hello, name: str) -> None:
+        if hello.table != optable.digest():
+            text = f"another table of operations: here is {SOFTWARE}, there {hello.software}; install the same version"
+            refuse(connection, "table", text=text)
+            return
+        try:
+            child = self._pool.admit()
+        except WorkerCrashedError as fault:
+            refuse(connection, "crashed", text=str(fault))
+            return
+        if child is None:
+            refuse(connection, "busy", text="this worker has all the sessions that it may have; try again later")
+            return
+        self._run_session(connection, child, name)
+
+    def _run_session(self, connection: Connection, child: Child, name: str) -> None:
+        number = next(self._numbers)
+        limits = self._configuration.session
+        mover = Mover(
+            child.moves,
+            dial=self._dial,
+            rendezvous=self._rendezvous,
+            move_wait_s=limits.move_wait_s,
+            closing=self._closing,
+        )
+        thread = threading.Thread(target=mover.run, name=f"cloister moves {number}", daemon=True)
+        relay = Relay(
+            connection,
+            child,
+            closing=self._closing,
+            grace_s=limits.grace_s,
+            release=lambda: self._pool.release(child),
+        )
+        _log.info("session %d of %s: opened, executor %d", number, name, child.pid)
+        how = "it could not be opened"
+        try:
+            thread.start()
+            connection.send(Kind.WELCOME, self._welcome())
+            how = relay.run()
+        finally:
+            self._pool.release(child)
+            mover.stop()
+            _log.info("session %d of %s: over, %s", number, name, how)
+
+    def _welcome(self) -> Welcome:
+        limits = self._configuration.session
+        return Welcome(
+            version=VERSION, name=self._configuration.name, memory_bytes=limits.memory_bytes, objects=limits.objects
+        )
+
+    def _dial(self, peer: str) -> Connection:
+        """A connection over which values may be pushed to that worker. Its address is the owner's to say, not a
+        caller's."""
+        neighbour = self._workers.get(peer)
+        if neighbour is None:
+            raise MoveError(f"worker {self._configuration.name} does not know {peer}; its owner adds it to [[workers]]")
+        if neighbour.address is None:
+            raise MoveError(f"worker {self._configuration.name} has no address for {neighbour.name} in [[workers]]")
+        # The values may have to wait until the session there comes to them.
+        patience_s = self._configuration.session.move_wait_s
+        try:
+            connection = dial(
+                str(neighbour.address), identity=self.identity, peer=peer, within_s=_DIAL_S, send_s=patience_s + _DIAL_S
+            )
+            greet(connection, purpose="push", software=SOFTWARE, wait_s=_DIAL_S)
+        except CloisterError as fault:
+            raise MoveError(f"{self._configuration.name} cannot push to {neighbour.name}: {fault}") from fault
+        return connection

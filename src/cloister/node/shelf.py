@@ -1,0 +1,81 @@
+"""The registered data sets as one session finds them. This module imports torch: only executors do so.
+
+A session works on memory of its own: an ``.npz`` array is read into it, a ``.safetensors`` tensor is mapped
+copy-on-write. Whatever a session does to what it found, the owner's file and every other session's view stay as they
+were.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cloister.errors import InteractiveRefusedError, WorkerError
+from cloister.node.data_files import ShelfEntry
+
+_log: Final = logging.getLogger("cloister.node.shelf")
+
+
+class Shelf:
+    """The data sets of a node, loaded when first found. Implements ``cloister.worker.executor.DataSets``."""
+
+    def __init__(self, entries: Sequence[ShelfEntry], *, device: str = "cpu") -> None:
+        self._entries = tuple(entries)
+        self._device = device
+        self._loaded: dict[int, torch.Tensor] = {}
+
+    def search(self, tags: Sequence[str]) -> Sequence[tuple[tuple[str, ...], torch.Tensor]]:
+        """The data sets that carry all of ``tags``, in the order of node.toml. The same tensor is found every time.
+
+        Raises:
+            InteractiveRefusedError: data sets match, and all of them are closed to interactive use.
+            WorkerError: a file no longer holds what it held when the node started.
+        """
+        wanted = set(tags)
+        matching = [index for index, entry in enumerate(self._entries) if wanted <= set(entry.tags)]
+        opened = [index for index in matching if self._entries[index].unsafe_interactive]
+        if matching and not opened:
+            tags = self._entries[matching[0]].tags
+            raise InteractiveRefusedError(
+                f"the data set tagged {_listed(tags)} is closed to interactive use: working on it operation by "
+                "operation could carry its rows away. Run a study on it instead, where only aggregates come out. Its "
+                "owner can open it to a researcher trusted like the owner, by writing unsafe_interactive = true beside "
+                "it in node.toml"
+            )
+        return [(self._entries[index].tags, self._tensor(index)) for index in opened]
+
+    def _tensor(self, index: int) -> torch.Tensor:
+        tensor = self._loaded.get(index)
+        if tensor is None:
+            entry = self._entries[index]
+            try:
+                tensor = _load(Path(entry.path), entry.tensor)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, SafetensorError) as fault:
+                _log.error("data set %s: cannot read %s: %s", _listed(entry.tags), entry.path, type(fault).__name__)
+                raise WorkerError(f"the data set tagged {_listed(entry.tags)} cannot be read at its node") from None
+            if str(tensor.dtype) != f"torch.{entry.spec.dtype}" or tuple(tensor.shape) != entry.spec.shape:
+                _log.error("data set %s: %s changed since the node started", _listed(entry.tags), entry.path)
+                raise WorkerError(f"the data set tagged {_listed(entry.tags)} changed since its node started")
+            tensor = self._loaded[index] = tensor.to(self._device)
+        return tensor
+
+
+def _load(path: Path, name: str) -> torch.Tensor:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return torch.from_numpy(archive[name])
+    with safe_open(path, framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+
+def _listed(tags: Sequence[str]) -> str:
+    return ", ".join(tags)

@@ -1,0 +1,309 @@
+"""What becomes of one operation on pointers: a command to the worker that holds them, and pointers to what it will return.
+
+Everything here runs below autograd, for each operation, so it is the hot path of the interactive way of working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NoReturn
+
+import torch
+from torch.utils._mode_utils import no_dispatch
+
+from cloister.errors import NotColocatedError, OpRefusedError, PointerAssignmentError
+from cloister.tensor import ops, sites
+from cloister.tensor.geometry import Geometry
+from cloister.tensor.inference import Outline, outline_of
+from cloister.tensor.location import Location, RemoteObject
+from cloister.tensor.ops import LITERALS, Of, Op, Param
+from cloister.tensor.pointer import DEVICE, PointerTensor, fetch
+from cloister.wire.messages import Call
+
+aten = torch.ops.aten
+
+# Operations that take an index held by the caller, as CUDA takes one from the CPU.
+_INDEXING: Final = frozenset({"aten::index.Tensor", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"})
+
+
+def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs one ATen operation, at least one of whose arguments is a pointer.
+
+    Raises:
+        RuntimeError, IndexError, ValueError, NotImplementedError: as PyTorch raises for these shapes and types.
+        NotColocatedError: tensors of different places.
+        OpRefusedError: an operation that no worker runs.
+    """
+    special = _SPECIAL.get(func)
+    if special is not None:
+        return special(func, args, kwargs)
+    return issue(ops.of_overload(func), args, kwargs)
+
+
+def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Location | None = None) -> Any:
+    """Has a worker run ``op``; by default the one that holds the pointers among the arguments."""
+    if location is None:
+        location = _location_of(op, args, kwargs)
+    key: list[object] = []
+    wire: list[Any] = []
+    uploads: list[RemoteObject] = []  # Held until the command that needs them is queued.
+    for param, value in zip(op.params, args):  # noqa: B905  - strict= costs, and PyTorch has counted them
+        if type(value) is PointerTensor and (obj := value._object) is not None and obj.location is location:
+            key.append(value._geometry)
+            wire.append(obj.id)
+        else:
+            _encode(op, param, value, location, key, wire, uploads)
+    named = _encode_named(op, kwargs, location, key, uploads) if kwargs else {}
+    outline = op.outlines.get(known := tuple(key)) or outline_of(op, known, args, kwargs, _geometry_of)
+    seed = _draw(kwargs.get("generator")) if op.random else None
+    call = Call(op.name, wire, named, (), seed, sites.current())
+    if op.inplace:
+        location.post(call)
+        return args[0]
+    if outline.single is not None:
+        made = location.new_object()
+        call.outs = (made.id,)
+        location.post(call, nbytes=outline.nbytes)
+        return PointerTensor.make(made, outline.single)
+    if outline.data_dependent:
+        return _issue_and_ask(op, location, args, call)
+    objects = [None if geometry is None else location.new_object() for geometry in outline.geometries]
+    call.outs = tuple([0 if obj is None else obj.id for obj in objects])
+    location.post(call, nbytes=outline.nbytes)
+    return _returned(op, outline, objects, args, kwargs)
+
+
+def _encode_named(
+    op: Op, kwargs: dict[str, Any], location: Location, key: list[object], uploads: list[RemoteObject]
+) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, value in kwargs.items():
+        param = op.by_name[name]
+        if param.of is not Of.UNSENT and param.of is not Of.GENERATOR:
+            key.append(name)
+            held: list[Any] = []
+            _encode(op, param, value, location, key, held, uploads)
+            named[name] = held[0]
+    return named
+
+
+def _issue_and_ask(op: Op, location: Location, args: tuple[Any, ...], call: Call) -> Any:
+    """An operation whose output shapes depend on values: they are asked for, which takes a round trip."""
+    objects = [location.new_object() for _ in op.returns]
+    call.outs = tuple(obj.id for obj in objects)
+    location.post(call)
+    return _returned(op, Outline(op, location.describe(objects)), objects, args, {})
+
+
+def _location_of(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Location:
+    first = args[0] if args else None
+    if type(first) is PointerTensor:
+        return first.remote.location
+    for tensor in _tensors_in((*args, *kwargs.values())):
+        if type(tensor) is PointerTensor:
+            return tensor.remote.location
+    raise OpRefusedError(f"{op} was given no pointer")
+
+
+def _tensors_in(values: Iterable[Any]) -> Iterable[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif type(value) in (list, tuple):
+            yield from _tensors_in(value)
+
+
+def _encode(
+    op: Op,
+    param: Param,
+    value: Any,
+    location: Location,
+    key: list[object],
+    wire: list[Any],
+    uploads: list[RemoteObject],
+) -> None:
+    """Adds one argument to the cache key and to the command."""
+    of = param.of
+    if value is None:
+        key.append(None)
+        wire.append(None)
+    elif type(value) in LITERALS and of is not Of.TENSOR:
+        key.append(type(value))
+        if param.value_in_key:
+            key.append(value)
+        wire.append(value)
+    elif isinstance(value, torch.Tensor):
+        geometry, id = _place(op, param, value, location, uploads)
+        key.append(geometry)
+        wire.append(id)
+    elif of is Of.TENSORS:
+        placed = [(None, None) if item is None else _place(op, param, item, location, uploads) for item in value]
+        key.append(tuple([geometry for geometry, _ in placed]))
+        wire.append([id for _, id in placed])
+    elif of is Of.TENSOR:
+        key.append(type(value))
+        wire.append([param.to_wire(value)])
+    elif of is Of.UNSENT or of is Of.GENERATOR:
+        wire.append(None)
+    else:
+        sent = param.to_wire(value)
+        key.append(sent)
+        wire.append(sent)
+
+
+def _place(
+    op: Op, param: Param, tensor: torch.Tensor, location: Location, uploads: list[RemoteObject]
+) -> tuple[Geometry, int]:
+    """Where a tensor argument is; a local one is uploaded exactly where CUDA would take one from the CPU."""
+    if type(tensor) is PointerTensor:
+        obj = tensor.remote
+        if obj.location is not location:
+            here, there = location.id, obj.location.id
+            raise NotColocatedError(
+                f"{op} met tensors at {here} and at {there}; move one of them first: "
+                f"pointer.move({here}) or pointer.move({there})"
+            )
+        return tensor._geometry, obj.id
+    index = op.name in _INDEXING and param.of is Of.TENSORS
+    if tensor.is_meta or param.written or (tensor.dim() and not index):
+        raise NotColocatedError(_mixed(op, tensor, location.id))
+    uploads.append(location.put(tensor))
+    return Geometry.contiguous(tensor.dtype, tuple(tensor.shape)), uploads[-1].id
+
+
+def _mixed(op: Op, local: torch.Tensor, there: str) -> str:
+    what = f"{str(local.dtype).removeprefix('torch.')}{list(local.shape)}"
+    if local.is_meta:
+        return (
+            f"{op} met a tensor at {there} and a meta tensor {what}, which has no values; "
+            f"make it at the worker, with {there}.zeros(...) and the like"
+        )
+    return f"{op} met a tensor at {there} and a local tensor {what}: send({there}) the local one, or get() the other"
+
+
+def _geometry_of(tensor: torch.Tensor) -> Geometry:
+    if type(tensor) is PointerTensor:
+        return tensor._geometry
+    return Geometry.contiguous(tensor.dtype, tuple(tensor.shape))
+
+
+def _draw(generator: torch.Generator | None) -> int:
+    """A seed from the caller's generator, so that ``torch.manual_seed`` reproduces a run."""
+    return int(torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, device="cpu").item())
+
+
+def _returned(
+    op: Op, outline: Outline, objects: Sequence[RemoteObject | None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What PyTorch would return: pointers in the form that the schema says."""
+    fresh = iter(
+        [
+            None if obj is None or geometry is None else PointerTensor.make(obj, geometry)
+            for obj, geometry in zip(objects, outline.geometries, strict=True)
+        ]
+    )
+    lengths = iter(outline.lists)
+    returned: list[Any] = []
+    for kind in op.returns:
+        if isinstance(kind, int):
+            returned.append(args[kind] if kind < len(args) else kwargs[op.params[kind].name])
+        elif kind is Of.TENSORS:
+            returned.append([next(fresh) for _ in range(next(lengths))])
+        else:
+            returned.append(next(fresh))
+    return returned[0] if len(returned) == 1 else tuple(returned) or None
+
+
+# Operations that mean something else on a pointer.
+
+
+def _alias(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PointerTensor:
+    """``detach`` and the like: the same object, so nothing needs to happen at the worker."""
+    return PointerTensor.make(args[0].remote, args[0]._geometry)
+
+
+def _item(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | int | float | complex:
+    (value,) = fetch([args[0]])
+    return value.item()
+
+
+def _equal(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if args[0].shape != args[1].shape:
+        return False
+    same = dispatch(aten.all.default, (dispatch(aten.eq.Tensor, args, {}),), {})
+    return bool(_item(func, (same,), {}))
+
+
+def _allclose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    dispatch(aten.eq.Tensor, args[:2], {})  # refuses what does not fit together
+    values: list[Any] = [fetch([tensor])[0] if type(tensor) is PointerTensor else tensor for tensor in args[:2]]
+    return torch.allclose(*values, *args[2:], **kwargs)
+
+
+def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """``copy_``: an upload, a download, or a copy at the worker."""
+    target, source = args[0], args[1]
+    if type(target) is not PointerTensor:
+        (values,) = fetch([source])
+        return target.copy_(values)  # type: ignore[no-any-return]
+    if type(source) is not PointerTensor and not source.is_meta:
+        source = PointerTensor.make(target.location.put(source), _geometry_of(source))
+    return issue(ops.of_overload(func), (target, source), {})  # type: ignore[no-any-return]
+
+
+def _convert(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """``to``: towards the CPU it is a download; any other device is the owner's business."""
+    device = kwargs.get("device")
+    if device is None or device == DEVICE:
+        return issue(ops.of_overload(func), args, kwargs)  # type: ignore[no-any-return]
+    if device.type != "cpu":
+        raise OpRefusedError("which device holds a worker's tensors is its owner's choice; leave device= out")
+    (values,) = fetch([args[0]])
+    return func(values, *args[1:], **kwargs)  # type: ignore[no-any-return]
+
+
+def _refuse_assignment(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+    raise PointerAssignmentError(
+        f"{func} would tear a pointer from its value; use copy_() for values, or make a new tensor for a new shape"
+    )
+
+
+def _reshape_in_place(view: Any) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], PointerTensor]:
+    """``t_`` and the like change what the caller sees of a tensor: here, a view of the object takes its place."""
+
+    def reshape(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PointerTensor:
+        pointer: PointerTensor = args[0]
+        viewed: PointerTensor = issue(ops.of_overload(view), args, kwargs)
+        with no_dispatch():
+            pointer.rebind(viewed)
+        return pointer
+
+    return reshape
+
+
+_SPECIAL: Final[dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]]] = {
+    aten.detach.default: _alias,
+    aten.alias.default: _alias,
+    aten.lift_fresh.default: _alias,
+    aten._local_scalar_dense.default: _item,
+    aten.equal.default: _equal,
+    aten.allclose.default: _allclose,
+    aten.copy_.default: _copy,
+    aten._to_copy.default: _convert,
+    aten.t_.default: _reshape_in_place(aten.t.default),
+    aten.transpose_.default: _reshape_in_place(aten.transpose.int),
+    aten.squeeze_.default: _reshape_in_place(aten.squeeze.default),
+    aten.squeeze_.dim: _reshape_in_place(aten.squeeze.dim),
+    aten.squeeze_.dims: _reshape_in_place(aten.squeeze.dims),
+    aten.unsqueeze_.default: _reshape_in_place(aten.unsqueeze.default),
+    aten.as_strided_.default: _reshape_in_place(aten.as_strided.default),
+    aten.resize_.default: _refuse_assignment,
+    aten.resize_as_.default: _refuse_assignment,
+    aten.set_.default: _refuse_assignment,
+    aten.set_.source_Tensor: _refuse_assignment,
+    aten.set_.source_Storage: _refuse_assignment,
+    aten.set_.source_Storage_storage_offset: _refuse_assignment,
+    aten.set_.source_Tensor_storage_offset: _refuse_assignment,
+}
+
+PointerTensor.dispatch = staticmethod(dispatch)

@@ -1,0 +1,72 @@
+"""What is known of a tensor without its values: element type, shape, strides, and its place in its storage."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+from weakref import WeakValueDictionary
+
+import torch
+
+from cloister.wire.tensors import ITEM_BYTES
+
+DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in ITEM_BYTES}
+"""The element types that travel, by the name they travel under."""
+DTYPE_NAMES: Final[dict[torch.dtype, str]] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Geometry:
+    """An immutable, interned description: two of equal content are the same object, so that one compares and hashes by identity.
+
+    ``shape`` and ``strides`` are in elements, ``offset`` is the first element's place in the storage, ``storage_bytes`` the
+    length of the whole storage that the tensor is a view of.
+    """
+
+    __slots__ = ("__weakref__", "dtype", "nbytes", "offset", "shape", "storage_bytes", "strides")
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    storage_bytes: int
+    nbytes: int
+
+    @staticmethod
+    def make(
+        dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], *, offset: int = 0, storage_bytes: int
+    ) -> Geometry:
+        """The one geometry of this content."""
+        key = (dtype, shape, strides, offset, storage_bytes)
+        known = _interned.get(key)
+        if known is not None:
+            return known
+        made = Geometry()
+        made.dtype, made.shape, made.strides, made.offset, made.storage_bytes = key
+        made.nbytes = math.prod(shape) * dtype.itemsize
+        _interned[key] = made
+        return made
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> Geometry:
+        """The geometry of a strided tensor, which may be fake."""
+        return Geometry.make(
+            tensor.dtype,
+            tuple(tensor.shape),
+            tensor.stride(),
+            offset=int(tensor.storage_offset()),
+            storage_bytes=tensor.untyped_storage().nbytes(),
+        )
+
+    @staticmethod
+    def contiguous(dtype: torch.dtype, shape: tuple[int, ...]) -> Geometry:
+        """The geometry of a tensor of its own, row-major, as one arrives from the wire."""
+        strides = [1] * len(shape)
+        for i in range(len(shape) - 2, -1, -1):
+            strides[i] = strides[i + 1] * max(shape[i + 1], 1)
+        return Geometry.make(dtype, shape, tuple(strides), storage_bytes=math.prod(shape) * dtype.itemsize)
+
+    def __repr__(self) -> str:
+        return f"{DTYPE_NAMES.get(self.dtype, self.dtype)}[{', '.join(map(str, self.shape))}]"
+
+
+_interned: WeakValueDictionary[tuple[object, ...], Geometry] = WeakValueDictionary()

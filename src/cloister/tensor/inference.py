@@ -1,0 +1,160 @@
+"""What an operation will return, found without values, before it runs.
+
+On the first meeting of an operation with arguments of certain geometries, PyTorch's ``FakeTensorMode`` works the outputs out
+(0.1 to 2 ms); after that a dictionary of our own answers. A caller needs them to make pointers of the right shape without
+waiting; a worker needs them to refuse an output that would break the session's memory limit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any, Final, cast
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+
+from cloister.errors import OpRefusedError
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry
+from cloister.tensor.ops import Of, Op
+
+_CACHED_PER_OP: Final = 4096
+
+
+class Outline:
+    """An operation's outputs: the geometries of the fresh ones, flattened, with None for one that is absent.
+
+    ``lists`` holds the length of each list among the returns, in order. ``data_dependent`` says that the shapes are known only
+    after the operation ran; ``geometries`` is then empty.
+    """
+
+    __slots__ = ("data_dependent", "geometries", "lists", "nbytes", "single")
+
+    def __init__(self, op: Op, geometries: Sequence[Geometry | None], lists: Sequence[int] = ()) -> None:
+        self.geometries = tuple(geometries)
+        self.lists = tuple(lists)
+        self.data_dependent = False
+        self.nbytes = 0 if op.views is not None else sum(g.storage_bytes for g in self.geometries if g is not None)
+        self.single = self.geometries[0] if op.returns == (Of.TENSOR,) and self.geometries else None
+
+    @classmethod
+    def unknown(cls, op: Op) -> Outline:
+        """The outline of an operation whose output shapes depend on values."""
+        outline = cls(op, ())
+        outline.data_dependent = True
+        return outline
+
+
+def outline_of(
+    op: Op,
+    key: tuple[object, ...],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    geometry_of: Callable[[torch.Tensor], Geometry],
+) -> Outline:
+    """What ``op`` returns for these arguments.
+
+    Args:
+        key: what the outputs depend on: geometries for tensors, types for numbers, values for the rest.
+        geometry_of: the geometry of a tensor among the arguments.
+
+    Raises:
+        RuntimeError, IndexError, ValueError, NotImplementedError: as PyTorch raises for these shapes and types.
+        OpRefusedError: PyTorch cannot tell the output's shape, so that no limit could be held.
+    """
+    found = op.outlines.get(key)
+    if found is not None:
+        return cast(Outline, found)
+    outline = _infer(op, args, kwargs, geometry_of)
+    if len(op.outlines) >= _CACHED_PER_OP:
+        op.outlines.clear()
+    op.outlines[key] = outline
+    return outline
+
+
+def _infer(
+    op: Op, args: Sequence[Any], kwargs: dict[str, Any], geometry_of: Callable[[torch.Tensor], Geometry]
+) -> Outline:
+    def faked(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return _fake(geometry_of(value))
+        if isinstance(value, (list, tuple)):
+            return [faked(item) for item in value]
+        if isinstance(value, (torch.device, torch.Generator)):
+            return None
+        return value
+
+    fault: Exception
+    with _lock, _quiet(), _mode:
+        try:
+            returned = op.overload(*map(faked, args), **{name: faked(value) for name, value in kwargs.items()})
+        except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedOperatorException):
+            if op.row.dynamic:
+                return Outline.unknown(op)
+            raise OpRefusedError(f"the shapes that {op} would return cannot be told before it runs") from None
+        except (IndexError, ValueError, NotImplementedError, RuntimeError) as found:
+            fault = found.with_traceback(None)
+        except Exception as found:  # noqa: BLE001
+            # PyTorch finds shapes in Python, which raises whatever it likes: a RuntimeError where its kernels would. (A
+            # TypeError under a dispatch handler would even be swallowed, by Python's binary operators.)
+            fault = RuntimeError(str(found))
+        else:
+            return _outline(op, returned)
+    try:
+        raise fault from None
+    finally:
+        del fault
+
+
+def _outline(op: Op, returned: Any) -> Outline:
+    geometries: list[Geometry | None] = []
+    lists: list[int] = []
+    for kind, value in zip(op.returns, returned if len(op.returns) > 1 else (returned,), strict=False):
+        if kind is Of.TENSOR:
+            geometries.append(_geometry(value))
+        elif kind is Of.TENSORS:
+            lists.append(len(value))
+            geometries.extend(map(_geometry, value))
+        elif kind is Of.UNKNOWN:
+            raise OpRefusedError(f"{op} returns something other than tensors")
+    return Outline(op, geometries, lists)
+
+
+def _geometry(value: torch.Tensor | None) -> Geometry | None:
+    if value is None:
+        return None
+    if value.layout is not torch.strided:
+        raise OpRefusedError("tensors that are not strided do not live at workers")
+    if value.dtype not in DTYPE_NAMES:
+        raise OpRefusedError(f"tensors of {value.dtype} do not live at workers")
+    return Geometry.of(value)
+
+
+def _fake(geometry: Geometry) -> torch.Tensor:
+    storage = torch.empty(geometry.storage_bytes, dtype=torch.uint8, device="cpu").untyped_storage()
+    whole = torch.empty(0, dtype=geometry.dtype, device="cpu")
+    return whole.set_(storage, geometry.offset, geometry.shape, geometry.strides)
+
+
+_lock: Final = RLock()
+_mode: Final = FakeTensorMode()
+_log: Final = logging.getLogger("torch._subclasses.fake_tensor")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # It prints a traceback at each shape error; ours is the caller's own exception.
+    before = _log.level
+    _log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        _log.setLevel(before)
+

@@ -1,0 +1,56 @@
+"""Moving values between workers, directly where the two can reach each other."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from cloister.tensor import sites
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry
+from cloister.tensor.location import Location, RemoteObject
+from cloister.tensor.pointer import PointerTensor, fetch
+from cloister.wire.messages import Push, Take
+from cloister.wire.tensors import TensorSpec
+
+
+def move(pointers: Sequence[PointerTensor], worker: Location) -> None:
+    """Moves the values behind ``pointers`` to ``worker``; a pointer whose values are there already is left alone.
+
+    The pointers are the same tensor objects afterwards. They are changed only once the values have arrived, so a move that
+    fails leaves everything where it was.
+
+    Raises:
+        MoveError: the workers could not pass the values on.
+    """
+    by_source: dict[Location, list[PointerTensor]] = {}
+    for pointer in pointers:
+        if pointer.location is not worker:
+            by_source.setdefault(pointer.location, []).append(pointer)
+    for source, moved in by_source.items():
+        through = _push if source.network == worker.network else _carry
+        arrived = through(moved, worker)
+        for pointer, obj in zip(moved, arrived, strict=True):
+            geometry = Geometry.contiguous(pointer.dtype, tuple(pointer.shape))
+            pointer.rebind(PointerTensor.make(obj, geometry))
+
+
+def _push(moved: Sequence[PointerTensor], worker: Location) -> list[RemoteObject]:
+    """The source gives the values to the other worker itself; nothing passes through here."""
+    source = moved[0].location
+    ticket = secrets.token_bytes(32)
+    arriving = [worker.new_object() for _ in moved]
+    ids = tuple(pointer.remote.id for pointer in moved)
+    specs = tuple(TensorSpec(DTYPE_NAMES[pointer.dtype], tuple(pointer.shape)) for pointer in moved)
+    site = sites.current()
+    source.post(Push(ids, worker.fingerprint, ticket, site))
+    source.flush()
+    worker.post(Take(tuple(obj.id for obj in arriving), specs, source.fingerprint, ticket, site))
+    worker.flush()
+    # The source answers once the other worker has confirmed.
+    source.describe([moved[0].remote])
+    return arriving
+
+
+def _carry(moved: Sequence[PointerTensor], worker: Location) -> list[RemoteObject]:
+    """Between a worker in this process and one elsewhere there is no way but through this process."""
+    return [worker.put(values) for values in fetch(moved)]

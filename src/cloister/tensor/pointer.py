@@ -1,0 +1,189 @@
+"""``PointerTensor``: a tensor whose values live at a worker.
+
+It is a real ``torch.Tensor`` with shape, element type and autograd, and no data. Autograd, ``nn.Module`` and optimizers run at
+the caller as they are; every operation below them reaches ``cloister.tensor.dispatch``, which has the worker run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Final, NoReturn, cast
+
+import torch
+
+from cloister.errors import PointerAssignmentError, PointerNotPortableError, PointerSpentError
+from cloister.tensor.geometry import Geometry
+from cloister.tensor.location import Location, RemoteObject
+
+DEVICE: Final = torch.device("lazy")
+"""Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
+_STRIDED: Final = torch.strided
+_make_wrapper: Final = torch.Tensor._make_wrapper_subclass
+
+
+class PointerTensor(torch.Tensor):
+    """A tensor at a worker.
+
+    Arithmetic, indexing, ``backward`` and the rest are those of ``torch.Tensor``, run at the worker. ``get`` brings the values
+    here; ``move`` sends them to another worker, without passing through here.
+    """
+
+    _object: RemoteObject | None
+    _geometry: Geometry
+
+    dispatch: ClassVar[Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]]
+    """What becomes of an operation: set by ``cloister.tensor.dispatch``, which is built on this class."""
+
+    # Everything is caught below autograd instead, where far fewer and simpler operations arrive.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def make(obj: RemoteObject, geometry: Geometry, *, requires_grad: bool = False) -> PointerTensor:
+        """A pointer to ``obj``, which is of this geometry."""
+        # By position, since that halves the cost: size, strides, storage offset, memory format, dtype, layout, device. One
+        # device for all pointers, so that composite operations decompose in the same way at every caller.
+        pointer: PointerTensor = _make_wrapper(
+            PointerTensor, geometry.shape, geometry.strides, geometry.offset, None, geometry.dtype, _STRIDED, DEVICE
+        )
+        pointer._object = obj
+        pointer._geometry = geometry
+        if requires_grad:
+            pointer.requires_grad_(True)
+        return pointer
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return cls.dispatch(func, args, kwargs or {})
+
+    # Where it is, and how its values move.
+
+    @property
+    def location(self) -> Location:
+        """The worker that holds the values."""
+        return self.remote.location
+
+    @property
+    def remote(self) -> RemoteObject:
+        """The object at the worker.
+
+        Raises:
+            PointerSpentError: ``get`` took it back.
+        """
+        if self._object is None:
+            raise PointerSpentError("get() took this pointer's value back; use get(keep=True) to leave it at the worker")
+        return self._object
+
+    def get(self, *, keep: bool = False) -> torch.Tensor:
+        """The values, as a local tensor; the worker's object is given up unless ``keep``.
+
+        Raises:
+            WorkerError: the worker refuses, or something went wrong there before.
+            NetworkError: it cannot be reached.
+        """
+        (values,) = fetch([self])
+        if self.is_leaf:
+            values.requires_grad_(self.requires_grad)
+        if getattr(self, "_is_param", False):
+            values = torch.nn.Parameter(values, requires_grad=self.requires_grad)
+        if not keep:
+            self._object = None
+        return values
+
+    def move(self, worker: Location) -> PointerTensor:
+        """Moves the values to another worker, which gets them from this one directly; returns the pointer itself.
+
+        Raises:
+            MoveError: at the next question to either worker, if the values could not be moved.
+        """
+        from cloister.tensor.moving import move
+
+        move([self], worker)
+        return self
+
+    def send(self, worker: Location, tags: object = ()) -> NoReturn:
+        """Refused: the values are not here."""
+        raise PointerAssignmentError(f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}")
+
+    # What a pointer must not be taken for.
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
+        if self._object is None:
+            return "PointerTensor(spent)"
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"PointerTensor({self._geometry} at {self._object.location.id}{grad})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 and spec else repr(self)
+
+    def tolist(self) -> Any:
+        """The values as nested lists, fetched from the worker."""
+        return self.get(keep=True).tolist()
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.unbind(0))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PointerTensor:
+        known = memo.get(id(self))
+        if known is not None:
+            return cast(PointerTensor, known)
+        if not self.is_leaf:
+            raise RuntimeError("only tensors that are leaves of the graph can be deep-copied; detach() it first")
+        with torch.no_grad():
+            copied = cast(PointerTensor, self.detach().clone())
+        if getattr(self, "_is_param", False):
+            copied._is_param = True
+        copied.requires_grad_(self.requires_grad)
+        if self.grad is not None:
+            copied.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
+        memo[id(self)] = copied
+        return copied
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise PointerNotPortableError(
+            "a pointer cannot be pickled, saved or copied with copy.copy: it is no value; get() the value, or deepcopy() the object"
+        )
+
+    def numpy(self, *, force: bool = False) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        raise PointerNotPortableError("a pointer has no memory here; call get() first, then numpy()")
+
+    def __array__(self, dtype: object = None) -> NoReturn:
+        raise PointerNotPortableError("a pointer has no memory here; call get() first")
+
+    def share_memory_(self) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        raise PointerNotPortableError("a pointer has no memory here to share")
+
+    # Assignments that must hold at both ends or not at all.
+
+    @property
+    def data(self) -> PointerTensor:
+        """The same object at the worker, outside autograd."""
+        return cast(PointerTensor, self.detach())
+
+    @data.setter
+    def data(self, other: torch.Tensor) -> None:
+        if not isinstance(other, PointerTensor):
+            raise PointerAssignmentError(
+                f"the value of a pointer to {self.location.id} cannot be replaced by a local tensor; "
+                "send it there first, or use copy_() to upload into the object"
+            )
+        self.rebind(other)
+
+    def rebind(self, other: PointerTensor) -> None:
+        """Makes this very tensor object point where ``other`` points, shape and all."""
+        obj, geometry = other.remote, other._geometry
+        torch.Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self._object, self._geometry = obj, geometry
+
+
+def fetch(pointers: Sequence[PointerTensor]) -> list[torch.Tensor]:
+    """The values behind pointers to one worker, in one round trip; the worker's objects stay.
+
+    Raises:
+        WorkerError, NetworkError: as ``PointerTensor.get``.
+    """
+    objects = [pointer.remote for pointer in pointers]
+    return objects[0].location.fetch(objects, [pointer._geometry for pointer in pointers]) if objects else []

@@ -1,0 +1,53 @@
+"""Lines of the caller's script, as small numbers: a worker's error comes back with the number of the line that asked for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+from typing import Final
+
+import torch
+
+import cloister
+
+_LIBRARIES: Final = tuple(os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (torch, cloister))
+_LIMIT: Final = 1 << 20
+
+_is_library: dict[str, bool] = {}
+_numbers: dict[tuple[str, int], int] = {}
+_places: list[tuple[str, int]] = []
+
+
+def current() -> int:
+    """The number of the innermost line on the stack that belongs neither to PyTorch nor to cloister; 0 if there is none."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        try:
+            library = _is_library[filename]
+        except KeyError:
+            library = _is_library[filename] = filename.startswith(_LIBRARIES) or filename.startswith("<frozen")
+        if not library:
+            return _number(filename, frame.f_lineno)
+        frame = frame.f_back
+    return 0
+
+
+def _number(filename: str, line: int) -> int:
+    place = (filename, line)
+    number = _numbers.get(place)
+    if number is None:
+        if len(_places) >= _LIMIT:
+            return 0
+        _places.append(place)
+        number = _numbers[place] = len(_places)
+    return number
+
+
+def describe(number: int) -> str:
+    """``train.py, line 12`` for a number that ``current`` gave out."""
+    if not 1 <= number <= len(_places):
+        return "an unknown line"
+    filename, line = _places[number - 1]
+    return f"{os.path.basename(filename)}, line {line}"

@@ -1,0 +1,109 @@
+"""What a script asks of a worker, whichever kind it is: find tensors, make tensors there, count what is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from cloister.errors import ConfigurationError
+from cloister.tensor.births import BornAt, upload
+from cloister.tensor.location import Location
+from cloister.tensor.pointer import PointerTensor
+from cloister.wire.limits import NAME_CHARS, TAGS
+from cloister.wire.messages import Tag
+
+
+class Worker(Location):
+    """A place where tensors live. ``VirtualWorker`` is one in this process, ``cloister.connect`` gives one elsewhere."""
+
+    def send(self, tensor: torch.Tensor, *, tags: Sequence[str] = ()) -> PointerTensor:
+        """Sends a local tensor's values here and returns a pointer to them; the local tensor is unchanged.
+
+        With ``tags`` the values stay findable by ``search`` until the session ends, also when the pointer is gone.
+
+        Raises:
+            MessageError: an element type or layout that does not travel.
+            ConfigurationError: tags that are no strings, too many or too long.
+        """
+        checked = _checked(tags)
+        pointer = upload(tensor, self)
+        if checked:
+            self.post(Tag(pointer.remote.id, checked))
+        return pointer
+
+    def search(self, *tags: str) -> list[PointerTensor]:
+        """Pointers to the tensors here that carry all of ``tags``: registered data sets, and what was sent with tags.
+
+        Raises:
+            InteractiveRefusedError: only data sets match that their owner keeps closed to interactive use.
+        """
+        found = []
+        for obj, own_tags, geometry in self.find(_checked(tags)):
+            pointer = PointerTensor.make(obj, geometry)
+            pointer.tags = own_tags  # type: ignore[attr-defined]
+            found.append(pointer)
+        return found
+
+    def zeros(self, *size: Any, **options: Any) -> torch.Tensor:
+        """``torch.zeros``, born here."""
+        return self._born(torch.zeros, *size, **options)
+
+    def ones(self, *size: Any, **options: Any) -> torch.Tensor:
+        """``torch.ones``, born here."""
+        return self._born(torch.ones, *size, **options)
+
+    def full(self, size: Sequence[int], value: float, **options: Any) -> torch.Tensor:
+        """``torch.full``, born here."""
+        return self._born(torch.full, size, value, **options)
+
+    def arange(self, *bounds: Any, **options: Any) -> torch.Tensor:
+        """``torch.arange``, born here."""
+        return self._born(torch.arange, *bounds, **options)
+
+    def linspace(self, start: float, end: float, steps: int, **options: Any) -> torch.Tensor:
+        """``torch.linspace``, born here."""
+        return self._born(torch.linspace, start, end, steps, **options)
+
+    def eye(self, *size: Any, **options: Any) -> torch.Tensor:
+        """``torch.eye``, born here."""
+        return self._born(torch.eye, *size, **options)
+
+    def rand(self, *size: Any, **options: Any) -> torch.Tensor:
+        """``torch.rand``, born here; ``torch.manual_seed`` reproduces it."""
+        return self._born(torch.rand, *size, **options)
+
+    def randn(self, *size: Any, **options: Any) -> torch.Tensor:
+        """``torch.randn``, born here; ``torch.manual_seed`` reproduces it."""
+        return self._born(torch.randn, *size, **options)
+
+    def randint(self, *bounds: Any, **options: Any) -> torch.Tensor:
+        """``torch.randint``, born here; ``torch.manual_seed`` reproduces it."""
+        return self._born(torch.randint, *bounds, **options)
+
+    def randperm(self, count: int, **options: Any) -> torch.Tensor:
+        """``torch.randperm``, born here; ``torch.manual_seed`` reproduces it."""
+        return self._born(torch.randperm, count, **options)
+
+    def _born(self, factory: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
+        with BornAt(self):
+            return factory(*args, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Worker:
+        return self  # A copied module stays where it is.
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _checked(tags: Sequence[str]) -> tuple[str, ...]:
+    given: Sequence[object] = tags
+    if isinstance(given, str) or not all(isinstance(tag, str) and 0 < len(tag) <= NAME_CHARS for tag in given):
+        raise ConfigurationError(f"tags are a list of strings of 1 to {NAME_CHARS} characters")
+    if len(tags) > TAGS:
+        raise ConfigurationError(f"at most {TAGS} tags, not {len(tags)}")
+    return tuple(tags)

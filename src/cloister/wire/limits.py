@@ -1,0 +1,49 @@
+"""How large anything that travels may be.
+
+Every length, count, depth and name on the wire has its limit here, so that a reader finds all of them on one page and a
+hostile peer finds none missing. They bound what one message may claim; what one *session* may hold is the node's to
+configure (memory, objects).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+HEADER_BYTES: Final = 1 << 20
+"""A frame's header (its message), in bytes."""
+
+BODY_BYTES: Final = 1 << 40
+"""A frame's body, in bytes. A sanity bound: a session's memory limit decides, before anything is allocated."""
+
+CHUNK_BYTES: Final = 1 << 20
+"""The most that is read or written at once, so that memory stays bounded while a body passes through."""
+
+COMMANDS: Final = 4096
+"""Commands in one message."""
+
+ARGUMENTS: Final = 64
+"""Arguments of one operation."""
+
+LIST_ITEMS: Final = 4096
+"""Items in one list argument, outputs of one operation, or objects named by one command."""
+
+DIMENSIONS: Final = 16
+"""Dimensions of a tensor."""
+
+SIZE: Final = 1 << 48
+"""One dimension's size, and a tensor's number of elements."""
+
+NAME_CHARS: Final = 128
+"""An operation's name, an argument's name, a tag, a worker's name."""
+
+TEXT_CHARS: Final = 4096
+"""An explanation for a person."""
+
+TAGS: Final = 16
+"""Tags on one tensor or in one search."""
+
+FOUND: Final = 1024
+"""Tensors that one search may return."""
+
+VERSIONS: Final = 16
+"""Protocol versions that one hello may offer."""

@@ -1,0 +1,335 @@
+"""The messages, as strict msgpack structures. docs/wire.md is their specification.
+
+Every message is a msgpack array whose items are its fields in the order written here; where several kinds may stand,
+the first item is a tag. An unknown tag, a missing or surplus field, a wrong type or a value over its limit is refused.
+
+An operation's arguments follow the operator's own schema (docs/adr/0003), so they carry no type tags: where the schema
+says ``Tensor`` a positive integer is an object's id and a list of one number is that number; where it says ``int`` an
+integer is an integer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from cloister.errors import LimitError, MessageError
+from cloister.wire.frames import Kind
+from cloister.wire.limits import (
+    ARGUMENTS,
+    COMMANDS,
+    FOUND,
+    HEADER_BYTES,
+    LIST_ITEMS,
+    NAME_CHARS,
+    TAGS,
+    TEXT_CHARS,
+    VERSIONS,
+)
+from cloister.wire.tensors import DType, Shape, Size, TensorSpec
+
+Name = Annotated[str, Meta(max_length=NAME_CHARS)]
+Text = Annotated[str, Meta(max_length=TEXT_CHARS)]
+ObjectId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+OutputId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Ids = Annotated[tuple[ObjectId, ...], Meta(max_length=LIST_ITEMS)]
+OutputIds = Annotated[tuple[OutputId, ...], Meta(max_length=LIST_ITEMS)]
+Tags = Annotated[tuple[Name, ...], Meta(max_length=TAGS)]
+Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=LIST_ITEMS)]
+Fingerprint = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+Ticket = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Site = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
+_Row = Scalar | Annotated[list[Scalar], Meta(max_length=LIST_ITEMS)]
+Argument = Scalar | Annotated[list[_Row], Meta(max_length=LIST_ITEMS)]
+"""An operation's argument: a scalar, a list of scalars, or a list of lists of them, and no deeper."""
+
+
+class _Message(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+# What a caller tells a worker to do. None of these is answered.
+
+
+class Put(_Message, tag="put", frozen=True):
+    """Hold this tensor; its bytes are in the frame's body, in the order of the ``Put``s."""
+
+    id: ObjectId
+    spec: TensorSpec
+
+
+class Call(Struct, array_like=True, forbid_unknown_fields=True, tag="call"):
+    """Run one operation. ``outs`` names the tensors it makes, in order, 0 for one that is absent.
+
+    Not frozen: one is made for every operation, and its outputs are known last.
+    """
+
+    op: Name
+    args: Annotated[list[Argument], Meta(max_length=ARGUMENTS)]
+    kwargs: Annotated[dict[Name, Argument], Meta(max_length=ARGUMENTS)]
+    outs: OutputIds
+    seed: Seed | None
+    site: Site
+
+
+class Free(_Message, tag="free", frozen=True):
+    """Forget these objects."""
+
+    ids: Ids
+
+
+class Tag(_Message, tag="tag", frozen=True):
+    """Keep the object, under these tags, until the session ends."""
+
+    id: ObjectId
+    tags: Tags
+
+
+class Push(_Message, tag="push", frozen=True):
+    """Give the values of these objects to the same caller's session at another worker, named by its key."""
+
+    ids: Ids
+    peer: Fingerprint
+    ticket: Ticket
+    site: Site
+
+
+class Take(_Message, tag="take", frozen=True):
+    """Hold, under these ids, what that worker pushes with this ticket."""
+
+    ids: Ids
+    specs: Specs
+    peer: Fingerprint
+    ticket: Ticket
+    site: Site
+
+
+Command = Put | Call | Free | Tag | Push | Take
+Commands = Annotated[list[Command], Meta(max_length=COMMANDS)]
+
+
+class Batch(_Message, frozen=True):
+    """Commands, run in order."""
+
+    commands: Commands
+
+
+# What a caller may ask. Each is answered by one answer or one failure.
+
+
+class Fetch(_Message, tag="fetch", frozen=True):
+    """The values of these objects. Answered by ``Values``."""
+
+    ids: Ids
+
+
+class Describe(_Message, tag="describe", frozen=True):
+    """The shapes of these objects. Answered by ``Described``."""
+
+    ids: Ids
+
+
+class Search(_Message, tag="search", frozen=True):
+    """Tensors that carry all these tags; they get ids from ``first`` upwards. Answered by ``Found``."""
+
+    tags: Tags
+    first: ObjectId
+
+
+class Count(_Message, tag="count", frozen=True):
+    """How much this session holds. Answered by ``Counted``."""
+
+
+Question = Fetch | Describe | Search | Count
+
+
+class Ask(_Message, frozen=True):
+    """Commands, run in order, and then one question."""
+
+    commands: Commands
+    question: Question
+
+
+class Values(_Message, tag="values", frozen=True):
+    """Tensors; their bytes are in the frame's body, in order."""
+
+    specs: Specs
+
+
+class StridedSpec(_Message, frozen=True):
+    """A tensor's element type, shape and strides (in elements)."""
+
+    dtype: DType
+    shape: Shape
+    strides: Shape
+
+
+class Described(_Message, tag="described", frozen=True):
+    """The shapes that were asked for, in order."""
+
+    specs: Annotated[tuple[StridedSpec, ...], Meta(max_length=LIST_ITEMS)]
+
+
+class Match(_Message, frozen=True):
+    """One tensor found: its tags and its shape."""
+
+    tags: Tags
+    spec: StridedSpec
+
+
+class Found(_Message, tag="found", frozen=True):
+    """What a search found."""
+
+    matches: Annotated[tuple[Match, ...], Meta(max_length=FOUND)]
+
+
+class Counted(_Message, tag="counted", frozen=True):
+    """Objects that the session holds, and the bytes of memory behind them."""
+
+    objects: Size
+    nbytes: Size
+
+
+class Done(_Message, tag="done", frozen=True):
+    """Done, and nothing to say about it."""
+
+
+Answer = Values | Described | Found | Counted | Done
+
+
+class Failure(_Message, frozen=True):
+    """The first thing that went wrong since the last answer: its code (``WorkerError``), the operation, the site."""
+
+    code: Name
+    op: Name
+    site: Site
+    text: Text
+
+
+# How a conversation is opened.
+
+
+class Hello(_Message, frozen=True):
+    """The first frame on a connection."""
+
+    versions: Annotated[tuple[Annotated[int, Meta(ge=0, lt=256)], ...], Meta(min_length=1, max_length=VERSIONS)]
+    purpose: Literal["session", "push"]
+    software: Name
+    table: Digest | None
+
+
+class Welcome(_Message, frozen=True):
+    """Accepted. What a session may hold: bytes and objects."""
+
+    version: Annotated[int, Meta(ge=0, lt=256)]
+    name: Name
+    memory_bytes: Size
+    objects: Size
+
+
+class Refusal(_Message, frozen=True):
+    """Not accepted, or no longer: why, in a word and in a sentence."""
+
+    code: Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed"]
+    text: Text
+
+
+class Delivery(_Message, frozen=True):
+    """Values from worker to worker; their bytes are in the frame's body, in order."""
+
+    ticket: Ticket
+    specs: Specs
+
+
+# Between a node's listener and its executors.
+
+
+class Dial(_Message, frozen=True):
+    """Open a connection to this peer; a ``Delivery`` for it follows."""
+
+    peer: Fingerprint
+
+
+class Await(_Message, frozen=True):
+    """Hand me the ``Delivery`` that this peer makes with this ticket."""
+
+    peer: Fingerprint
+    ticket: Ticket
+
+
+M = TypeVar("M")
+
+_TYPES: Final[dict[Kind, Any]] = {
+    Kind.HELLO: Hello,
+    Kind.WELCOME: Welcome,
+    Kind.REFUSAL: Refusal,
+    Kind.BATCH: Batch,
+    Kind.ASK: Ask,
+    Kind.ANSWER: Answer,
+    Kind.FAILURE: Failure,
+    Kind.PUSH: Delivery,
+    Kind.DIAL: Dial,
+    Kind.AWAIT: Await,
+}
+_DECODERS: Final = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in _TYPES.items()}
+_VALUE: Final = re.compile(r""" value ['"].*['"](?= - at `\$|\Z)""", re.DOTALL)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def encode(message: Struct) -> bytes:
+    """A message as a frame's header.
+
+    Raises:
+        LimitError: the message is longer than a header may be.
+    """
+    data = _ENCODER.encode(message)
+    if len(data) > HEADER_BYTES:
+        raise LimitError(f"a message of {len(data)} bytes is over the limit of {HEADER_BYTES}; send it in parts")
+    return data
+
+
+def decode(kind: Kind, data: bytes | bytearray | memoryview) -> Any:
+    """The message in a frame's header: one of the type that ``kind`` stands for.
+
+    Raises:
+        MessageError: not such a message (unknown or missing fields, wrong types, values over their limits).
+    """
+    try:
+        return _DECODERS[kind].decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as fault:
+        # msgspec's texts name the field and the type that was expected, and in two places repeat the value that was
+        # found. A value from outside has no place in a log.
+        reason = _VALUE.sub(" value", str(fault))
+        raise MessageError(f"a message of kind {kind.name} does not decode: {reason}") from None
+
+
+def body_specs(message: Any) -> tuple[TensorSpec, ...]:
+    """The tensors whose bytes a message's frame carries in its body, in order."""
+    match message:
+        case Batch(commands) | Ask(commands):
+            return tuple(command.spec for command in commands if type(command) is Put)
+        case Values(specs) | Delivery(_, specs):
+            return specs
+        case _:
+            return ()
+
+
+def check_body(message: Any, body_bytes: int) -> tuple[TensorSpec, ...]:
+    """``body_specs``, checked against the length of the body that came with the message.
+
+    Raises:
+        MessageError: the body is longer or shorter than its tensors, or holds an element type that does not travel.
+        LimitError: a tensor of more elements than any may have.
+    """
+    specs = body_specs(message)
+    expected = sum(spec.nbytes() for spec in specs)
+    if expected != body_bytes:
+        raise MessageError(f"a body of {body_bytes} bytes came for tensors of {expected} bytes")
+    return specs

@@ -1,0 +1,95 @@
+"""Losses: targets that must be classes or labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from cloister.worker.guards.call import Call, Guard, each
+
+
+def _nll_loss_backward(call: Call) -> None:
+    """Targets are classes, or ``ignore_index``."""
+    classes = call.tensor("self").shape[-1] if call.tensor("self").dim() else 0
+    call.within("target", 0, classes, ignored=call.integer("ignore_index", -100))
+
+
+def _cross_entropy(call: Call) -> None:
+    """Sizes that merely broadcast can leave the result unwritten."""
+    call.shaped("target", call.tensor("self").shape)
+    if call.maybe("grad_output") is None:
+        return
+    if call.integer("reduction", 1) == 0:
+        call.shaped("grad_output", call.tensor("self").shape)
+    else:
+        call.counted("grad_output", 1)
+
+
+def _margin_loss_backward(call: Call) -> None:
+    """One gradient a sample where nothing was reduced, else one."""
+    scores = call.tensor("self")
+    samples = scores.shape[0] if scores.dim() == 2 else 1
+    reduction = call.integer("reduction", 1)
+    if not 0 <= reduction <= 2:
+        call.refuse("reduction", "at least 0 and less than 3")
+    call.counted("grad_output", samples if reduction == 0 else 1)
+    if call.maybe("is_target") is not None:
+        call.shaped("target", scores.shape)
+        call.shaped("is_target", scores.shape)
+
+
+def _ctc_loss(call: Call) -> None:
+    """Targets are labels, as far as their lengths reach; what pads them beyond that is never read."""
+    scores, targets = call.tensor("log_probs"), call.tensor("targets")
+    if scores.dim() != 3 or targets.dim() not in (1, 2):
+        call.refuse("targets", "of one or two dimensions, for log_probs of three")
+    time, batch, labels = scores.shape
+    lengths = call.integers("target_lengths")
+    width = targets.shape[-1]
+    if len(lengths) != batch or min(lengths, default=0) < 0:
+        call.refuse("target_lengths", f"{batch} lengths")
+    if (max(lengths, default=0) if targets.dim() == 2 else sum(lengths)) > width:
+        call.refuse("target_lengths", f"lengths within the {width} targets")
+    steps = call.integers("input_lengths")
+    if len(steps) != batch or not all(0 <= step <= time for step in steps):
+        call.refuse("input_lengths", f"{batch} lengths of at most {time}")
+    if not 0 <= call.integer("blank") < labels:
+        call.refuse("blank", f"at least 0 and less than {labels}")
+    if targets.dim() == 2:
+        targets = targets[: len(lengths)]
+        reached = torch.arange(width, device=targets.device) < torch.tensor(lengths, device=targets.device).unsqueeze(1)
+        targets = targets[reached] if targets.shape == reached.shape else call.refuse("targets", f"of {batch} rows")
+    else:
+        targets = targets[: sum(lengths)]
+    call.values_within("targets", targets, 0, labels)
+
+
+def _ctc_loss_backward(call: Call) -> None:
+    _ctc_loss(call)
+    time, batch, _ = call.tensor("log_probs").shape
+    longest = max(call.integers("target_lengths"), default=0)
+    call.shaped("log_alpha", [batch, time, 2 * longest + 1])
+    call.shaped("neg_log_likelihood", [batch])
+    call.shaped("grad", [batch])
+
+
+def wipe_ctc_loss(call: Call, returned: Sequence[object]) -> None:
+    """Zeros in ``log_alpha`` past the lengths: the kernel leaves there what the memory held before."""
+    log_alpha = returned[1]
+    if isinstance(log_alpha, Tensor):
+        lengths = zip(call.integers("input_lengths"), call.integers("target_lengths"), strict=True)
+        for alpha, (steps, labels) in zip(log_alpha, lengths, strict=True):
+            alpha[steps:] = 0
+            alpha[:, 2 * labels + 1 :] = 0
+
+
+GUARDS: Final[Mapping[str, Guard]] = {
+    "aten::nll_loss_backward": _nll_loss_backward,
+    **each(["binary_cross_entropy", "binary_cross_entropy_backward"], _cross_entropy),
+    **each(["multi_margin_loss_backward", "multilabel_margin_loss_backward"], _margin_loss_backward),
+    **each(["_ctc_loss", "_ctc_loss.Tensor"], _ctc_loss),
+    **each(["_ctc_loss_backward", "_ctc_loss_backward.Tensor"], _ctc_loss_backward),
+}

@@ -1,0 +1,118 @@
+"""What one session holds: tensors by id, and the memory behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from cloister.errors import MemoryLimitError, ObjectLimitError, OpRefusedError, UnknownObjectError, WorkerError
+from cloister.tensor.geometry import Geometry
+
+
+class Allocation:
+    """One piece of memory, shared by all the views of it; counted until the last of them is gone."""
+
+    __slots__ = ("nbytes", "store")
+
+    def __init__(self, store: Store, nbytes: int) -> None:
+        self.store = store
+        self.nbytes = nbytes
+        store.nbytes += nbytes
+
+    def __del__(self) -> None:
+        self.store.nbytes -= self.nbytes
+
+
+class Entry:
+    """One object of a session."""
+
+    __slots__ = ("allocation", "geometry", "tensor")
+
+    def __init__(self, tensor: torch.Tensor, geometry: Geometry, allocation: Allocation) -> None:
+        self.tensor = tensor
+        self.geometry = geometry
+        self.allocation = allocation
+
+
+class Lost:
+    """Stands where an object would be whose operation failed."""
+
+    __slots__ = ("kind", "text")
+
+    def __init__(self, fault: WorkerError) -> None:
+        # Not the exception itself: its traceback would keep the operation's tensors alive, uncounted.
+        self.kind = type(fault)
+        self.text = str(fault)
+
+
+class Store:
+    """A session's objects, within its limits: ``memory_bytes`` in bytes, ``objects`` in number."""
+
+    def __init__(self, *, memory_bytes: int, objects: int) -> None:
+        self.memory_bytes = memory_bytes
+        self.limit = objects
+        self.nbytes = 0
+        self.held: dict[int, Entry | Lost] = {}
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def entry(self, id: int) -> Entry:
+        """The object of this id.
+
+        Raises:
+            UnknownObjectError: none has it.
+            WorkerError: the operation that would have made it failed, with this error.
+        """
+        entry = self.held.get(id)
+        if type(entry) is Entry:
+            return entry
+        if type(entry) is Lost:
+            raise entry.kind(entry.text)
+        raise UnknownObjectError("this session holds no object of that id; it was freed, taken back, or never made")
+
+    def check_room(self, *, nbytes: int, ids: Sequence[int] = ()) -> None:
+        """Refuses what would not fit, before it is made; an id of 0 stands for an object that is not made.
+
+        Raises:
+            MemoryLimitError, ObjectLimitError: over the session's limits.
+            OpRefusedError: an id that is in use, or named twice.
+        """
+        if self.nbytes + nbytes > self.memory_bytes:
+            raise MemoryLimitError(
+                f"this needs {nbytes} bytes and the session holds {self.nbytes} of the {self.memory_bytes} it may; "
+                "free tensors (del), or ask the worker's owner for a higher limit"
+            )
+        new = 0
+        for id in ids:
+            if id:
+                new += 1
+                if id in self.held:
+                    raise OpRefusedError("an object's id is never used twice")
+        if new > 1 and len({id for id in ids if id}) < new:
+            raise OpRefusedError("an object's id is never used twice")
+        if len(self.held) + new > self.limit:
+            raise ObjectLimitError(
+                f"the session holds {len(self.held)} objects and may hold {self.limit}; free tensors (del), "
+                "or ask the worker's owner for a higher limit"
+            )
+
+    def hold(self, id: int, tensor: torch.Tensor, geometry: Geometry, *, of: Allocation | None = None) -> None:
+        """Holds a tensor; ``of`` is the allocation that it is a view of."""
+        self.held[id] = Entry(tensor, geometry, of or Allocation(self, geometry.storage_bytes))
+
+    def lose(self, ids: Iterable[int], fault: WorkerError) -> None:
+        """Notes that these objects were never made."""
+        for id in ids:
+            if id and id not in self.held and len(self.held) < self.limit:
+                self.held[id] = Lost(fault)
+
+    def free(self, ids: Iterable[int]) -> None:
+        """Forgets these objects; unknown ones are passed over, since a failed operation may never have made them."""
+        for id in ids:
+            self.held.pop(id, None)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.held.clear()

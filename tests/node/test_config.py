@@ -1,0 +1,184 @@
+"""node.toml: what is read from it, and that every fault is listed with its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cloister.cli.node import TEMPLATE
+from cloister.errors import ConfigurationError
+from cloister.net.address import Address
+from cloister.node import config
+from cloister.node.config import DataSet, Neighbour, NodeConfiguration, Researcher
+
+A, B = ("sha256:" + digit * 64 for digit in "ab")
+MINIMAL = 'name = "bob"\nlisten = "0.0.0.0:7443"\nidentity = "bob.key"\n'
+FOLDER = Path("/srv/node")
+
+
+def parse(text: str) -> NodeConfiguration:
+    return config.parse(MINIMAL + text, folder=FOLDER)
+
+
+def faults(text: str, *, start: str = MINIMAL) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        config.parse(start + text, folder=FOLDER)
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def test_three_keys_suffice() -> None:
+    configuration = parse("")
+    assert configuration.name == "bob"
+    assert configuration.listen == Address("0.0.0.0", 7443)  # noqa: S104
+    assert configuration.identity == FOLDER / "bob.key"
+    assert configuration.session.memory_bytes == 2 << 30
+    assert configuration.session.objects == 100_000
+    assert configuration.session.max_sessions == 8
+    assert configuration.session.spare_executors == 1
+    assert configuration.session.grace_s == 10.0
+    assert configuration.session.move_wait_s == 600.0
+    assert configuration.session.device == "cpu"
+    assert configuration.session.threads == max(1, (os.cpu_count() or 1) // 8)
+    assert configuration.researchers == configuration.workers == configuration.data_sets == ()
+
+
+def test_everything_there_is() -> None:
+    configuration = parse(f"""
+        [session]
+        memory = "1.5 GiB"
+        objects = 7
+        max_sessions = 2
+        spare_executors = 0
+        grace = "250 ms"
+        move_wait = "1 h"
+        device = "cuda:1"
+        threads = 3
+        [[researchers]]
+        name = "carol"
+        fingerprint = "{A}"
+        [[workers]]
+        name = "agg"
+        fingerprint = "{B}"
+        address = "[::1]:7443"
+        [[workers]]
+        name = "carol"
+        fingerprint = "{A}"
+        [[data_sets]]
+        tags = ["#mri", "#x"]
+        file = "data/mri.npz"
+        tensor = "x"
+        unsafe_interactive = true
+        [[data_sets]]
+        tags = ["#y"]
+        file = "/elsewhere/y.safetensors"
+        tensor = "y"
+    """)
+    assert configuration.session.memory_bytes == 3 << 29
+    assert (configuration.session.grace_s, configuration.session.move_wait_s) == (0.25, 3600.0)
+    assert (configuration.session.device, configuration.session.threads) == ("cuda:1", 3)
+    assert configuration.researchers == (Researcher("carol", A),)
+    assert configuration.workers == (Neighbour("agg", B, Address("::1", 7443)), Neighbour("carol", A, None))
+    assert configuration.data_sets == (
+        DataSet(("#mri", "#x"), FOLDER / "data/mri.npz", "x", True),
+        DataSet(("#y",), Path("/elsewhere/y.safetensors"), "y", False),
+    )
+
+
+def test_all_faults_are_listed_at_once_with_their_places() -> None:
+    found = faults(
+        f"""
+        colour = "blue"
+        [session]
+        memory = "2 gigs"
+        objects = 0
+        max_sesions = 3
+        grace = 10
+        threads = true
+        [[researchers]]
+        name = "carol"
+        fingerprint = "sha256:abc"
+        [[workers]]
+        fingerprint = "{B}"
+        address = "agg.example"
+        [[data_sets]]
+        tags = []
+        file = "mri.csv"
+        tensor = "x"
+        unsafe_interactive = "yes"
+        """,
+        start="listen = 7443\nidentity = 'bob.key'\n",
+    )
+    places = {fault.partition(":")[0] for fault in found}
+    assert places == {
+        "name",
+        "listen",
+        "colour",
+        "session.memory",
+        "session.objects",
+        "session.max_sesions",
+        "session.grace",
+        "session.threads",
+        "researchers[0].fingerprint",
+        "workers[0].name",
+        "workers[0].address",
+        "data_sets[0].tags",
+        "data_sets[0].file",
+        "data_sets[0].unsafe_interactive",
+    }
+    assert len(found) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "place", "text"),
+    [
+        (("carol", A), ("dave", A), "workers[0].name", "called 'carol' elsewhere"),
+        (("carol", A), ("carol", B), "workers[0].name", "another key"),
+    ],
+)
+def test_a_key_has_one_name(first: tuple[str, str], second: tuple[str, str], place: str, text: str) -> None:
+    lists = "".join(
+        f'[[{where}]]\nname = "{name}"\nfingerprint = "{key}"\n'
+        for where, (name, key) in (("researchers", first), ("workers", second))
+    )
+    assert [fault.partition(":")[0] for fault in faults(lists)] == [place]
+    assert text in faults(lists)[0]
+
+
+def test_a_key_is_listed_once() -> None:
+    entry = f'[[researchers]]\nname = "carol"\nfingerprint = "{A}"\n'
+    assert faults(entry + entry) == ["researchers[1].fingerprint: this key is listed twice"]
+
+
+@pytest.mark.parametrize("text", ["[session]\nmemory = '1 KiB'", "[session]\nmemory = '2 TB of it'", "session = 3"])
+def test_limits_that_make_no_sense(text: str) -> None:
+    assert len(faults(text)) == 1
+
+
+def test_what_is_not_toml_says_where() -> None:
+    with pytest.raises(ConfigurationError, match="line 4"):
+        config.parse(MINIMAL + "= 3", folder=FOLDER)
+
+
+def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cloister node new"):
+        config.read(tmp_path / "node.toml")
+    (tmp_path / "node.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        config.read(tmp_path / "node.toml")
+
+
+def test_the_template_is_a_configuration_and_names_every_default() -> None:
+    written = config.parse(TEMPLATE, folder=FOLDER)
+    assert written.session == parse("").session
+    uncommented = "\n".join(
+        line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in TEMPLATE.splitlines()
+    )
+    # All that is commented out is right but for the fingerprints, which nobody can guess.
+    with pytest.raises(ConfigurationError) as caught:
+        config.parse(uncommented, folder=FOLDER)
+    assert {line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]} == {
+        "researchers[0].fingerprint",
+        "workers[0].fingerprint",
+    }

@@ -1,0 +1,271 @@
+"""The relay of one session: a caller over a socket pair, an executor played by the test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+
+from cloister.errors import ConnectionLostError
+from cloister.net.connection import Connection
+from cloister.node.link import Link, pair
+from cloister.node.sessions import Relay
+from cloister.node.waiting import Bell
+from cloister.wire import messages as m
+from cloister.wire.frames import Kind
+from cloister.wire.tensors import TensorSpec
+
+MIB = 1 << 20
+
+
+class PlayedChild:
+    """What the relay knows of an executor's process."""
+
+    pid = 42
+
+    def __init__(self) -> None:
+        here, there = pair()
+        self.session = Link(here)
+        self.executor = Link(there)
+
+    def reason(self) -> str:
+        return "it was played"
+
+
+class Scene:
+    """One relay in its thread, and both its ends."""
+
+    def __init__(self, *, grace_s: float) -> None:
+        self.child = PlayedChild()
+        self.executor = self.child.executor
+        here, there = socket.socketpair()
+        self.caller = Connection(there)
+        self.accepted = Connection(here)
+        self.closing = Bell()
+        self.released = threading.Event()
+        self.how = ""
+        self.relay = Relay(
+            self.accepted,
+            self.child,  # type: ignore[arg-type]
+            closing=self.closing,
+            grace_s=grace_s,
+            release=self.released.set,
+        )
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.how = self.relay.run()
+        self.child.session.close()
+        self.accepted.close()
+
+    def over(self) -> str:
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        return self.how
+
+    def end(self) -> None:
+        self.caller.close()
+        self.executor.close()
+        self.closing.ring()
+        self.over()
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    scene = Scene(grace_s=20.0)
+    yield scene
+    scene.end()
+
+
+@pytest.fixture
+def hasty() -> Iterator[Scene]:
+    scene = Scene(grace_s=0.1)
+    yield scene
+    scene.end()
+
+
+def ask(scene: Scene) -> None:
+    scene.caller.send(Kind.ASK, m.Ask([], m.Count()))
+    assert scene.executor.receive().message() == m.Ask([], m.Count())
+
+
+def test_frames_pass_as_they_are(scene: Scene) -> None:
+    data = os.urandom(3 * MIB + 7)
+    batch = m.Batch([m.Put(1, TensorSpec("uint8", (len(data),)))])
+    sent = threading.Thread(target=scene.caller.send, args=(Kind.BATCH, batch, [memoryview(data)]))
+    sent.start()
+    frame = scene.executor.receive()
+    assert (frame.kind, frame.message(), frame.body_bytes) == (Kind.BATCH, batch, len(data))
+    assert b"".join(bytes(piece) for piece in scene.executor.pieces(len(data))) == data
+    sent.join()
+    ask(scene)
+    scene.executor.send(Kind.ANSWER, m.Values(batch.commands[0].spec and (batch.commands[0].spec,)), len(data))  # type: ignore[union-attr]
+    done = threading.Event()
+
+    def answer() -> None:
+        at = 0
+        for room in scene.executor.rooms(len(data)):
+            room[:] = data[at : at + len(room)]
+            at += len(room)
+        done.set()
+
+    threading.Thread(target=answer, daemon=True).start()
+    frame = scene.caller.receive(wait_s=20)
+    into = bytearray(frame.body_bytes)
+    scene.caller.read_into(memoryview(into))
+    assert into == data
+    assert done.wait(20)
+
+
+def test_a_failure_passes(scene: Scene) -> None:
+    ask(scene)
+    failure = m.Failure("memory", "aten::add", 3, "too much")
+    scene.executor.send(Kind.FAILURE, failure)
+    assert scene.caller.receive(wait_s=20).message() == failure
+    ask(scene)
+
+
+def test_a_caller_is_held_back_while_the_executor_is_busy(scene: Scene) -> None:
+    body = bytes(40 * MIB)
+    batch = m.Batch([m.Put(1, TensorSpec("uint8", (len(body),)))])
+    sent = threading.Thread(target=scene.caller.send, args=(Kind.BATCH, batch, [memoryview(body)]), daemon=True)
+    sent.start()
+    scene.executor.receive()
+    sent.join(0.3)
+    assert sent.is_alive()  # four slots and the sockets' own memory are full
+    scene.executor.skip(len(body))
+    sent.join(20)
+    assert not sent.is_alive()
+
+
+def test_a_caller_that_leaves_between_frames_ends_the_executors_input(scene: Scene) -> None:
+    scene.caller.send(Kind.BATCH, m.Batch([]))
+    scene.caller.close()
+    assert scene.executor.receive().kind is Kind.BATCH
+    with pytest.raises(EOFError):
+        scene.executor.receive()
+    assert not scene.released.is_set()  # it may still be at work on the batch
+    scene.executor.close()
+    assert "closed the connection" in scene.over()
+
+
+def test_a_caller_that_leaves_over_a_question_gives_the_executor_its_grace(scene: Scene) -> None:
+    ask(scene)
+    scene.caller.close()
+    scene.executor.send(Kind.ANSWER, m.Counted(1, 2))
+    with pytest.raises(EOFError):
+        scene.executor.receive()
+    scene.executor.close()
+    scene.over()
+
+
+def test_the_grace_period_ends(hasty: Scene) -> None:
+    ask(hasty)
+    hasty.caller.close()
+    assert "grace period is over" in hasty.over()
+
+
+def test_a_caller_that_leaves_within_a_body(scene: Scene) -> None:
+    header = m.encode(m.Batch([m.Put(1, TensorSpec("uint8", (9 * MIB,)))]))
+    scene.caller.send_raw(Kind.BATCH, header, 9 * MIB)
+    scene.caller.send_body(memoryview(bytes(2 * MIB)))
+    scene.caller.close()
+    frame = scene.executor.receive()
+    with pytest.raises(EOFError):
+        scene.executor.skip(frame.body_bytes)
+    scene.executor.close()
+    scene.over()
+
+
+def test_an_executor_that_dies_between_frames_is_told_at_the_next_question(scene: Scene) -> None:
+    scene.executor.close()
+    assert scene.released.wait(20)  # its place is free before the caller has noticed
+    scene.caller.send(Kind.BATCH, m.Batch([m.Put(1, TensorSpec("uint8", (5,)))]), [memoryview(b"abcde")])
+    scene.caller.send(Kind.ASK, m.Ask([], m.Count()))
+    frame = scene.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.FAILURE, "crashed")
+    assert "it was played" in frame.message().text
+    frame = scene.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "crashed")
+    with pytest.raises(ConnectionLostError):
+        scene.caller.receive(wait_s=20)
+
+
+def test_an_executor_that_dies_within_an_answer_breaks_the_connection(scene: Scene) -> None:
+    ask(scene)
+    scene.executor.send(Kind.ANSWER, m.Values((TensorSpec("uint8", (9 * MIB,)),)), 9 * MIB)
+    next(scene.executor.rooms(9 * MIB))
+    scene.executor.close()
+    frame = scene.caller.receive(wait_s=20)
+    with pytest.raises(ConnectionLostError):
+        scene.caller.skip(frame.body_bytes)
+
+
+def test_an_executors_refusal_is_passed_on(scene: Scene) -> None:
+    scene.caller.send(Kind.BATCH, m.Batch([]))
+    scene.executor.receive()
+    scene.executor.send(Kind.REFUSAL, m.Refusal("protocol", "no such message"))
+    scene.executor.close()
+    frame = scene.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message()) == (Kind.REFUSAL, m.Refusal("protocol", "no such message"))
+    scene.caller.close()
+    assert "no such message" in scene.over()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_executor_that_speaks_out_of_turn_is_as_good_as_dead(scene: Scene, asked: bool) -> None:
+    if asked:
+        ask(scene)
+        scene.executor.send(Kind.BATCH, m.Batch([]))
+    else:
+        scene.executor.send(Kind.ANSWER, m.Done())
+        assert scene.released.wait(20)
+        scene.caller.send(Kind.ASK, m.Ask([], m.Count()))
+    assert scene.caller.receive(wait_s=20).message().code == "crashed"
+
+
+@pytest.mark.parametrize("kind", sorted(set(Kind) - {Kind.BATCH, Kind.ASK}))
+def test_only_batches_and_questions_have_a_place(scene: Scene, kind: Kind) -> None:
+    scene.caller.send_raw(kind, b"\x90", 0)
+    frame = scene.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "protocol")
+    scene.caller.close()
+    with pytest.raises(EOFError):
+        scene.executor.receive()
+
+
+def test_a_node_that_closes_tells_an_idle_caller(scene: Scene) -> None:
+    scene.closing.ring()
+    frame = scene.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "closing")
+    scene.caller.close()
+    with pytest.raises(EOFError):
+        scene.executor.receive()
+
+
+def test_a_node_that_closes_lets_a_question_be_answered(scene: Scene) -> None:
+    ask(scene)
+    scene.closing.ring()
+    scene.executor.send(Kind.ANSWER, m.Counted(1, 2))
+    assert scene.caller.receive(wait_s=20).message() == m.Counted(1, 2)
+    assert scene.caller.receive(wait_s=20).message().code == "closing"
+
+
+def test_a_node_that_closes_does_not_wait_for_ever(hasty: Scene) -> None:
+    ask(hasty)
+    started = monotonic()
+    hasty.closing.ring()
+    hasty.over()
+    assert monotonic() - started < 10
+
+
+def test_a_node_that_closes_does_not_hear_out_a_dead_session(scene: Scene) -> None:
+    scene.executor.close()
+    assert scene.released.wait(20)
+    scene.closing.ring()
+    scene.over()

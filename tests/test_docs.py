@@ -1,0 +1,121 @@
+"""What the pages say is so: their Python runs, their commands exist, their links lead somewhere.
+
+A block that cannot run here is marked by a comment on the line before it: <!-- not run: the reason -->
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+FENCE = re.compile(r"^(?P<fence>```+)(?P<language>\w*).*$")
+NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")  # the text before it may have begun on the line above
+HEADING = re.compile(r"^#+ (?P<title>.+?)\s*$")
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the number of its first line of content, its lines, and whether it is to be run."""
+
+    language: str
+    first: int
+    lines: list[str]
+    runs: bool
+
+
+def split(page: Path) -> tuple[list[Block], list[tuple[int, str]]]:
+    """The fenced blocks of ``page``, and the numbered lines of prose around them."""
+    blocks: list[Block] = []
+    prose: list[tuple[int, str]] = []
+    fence, before = "", ""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if fence:
+            if line == fence:
+                fence = ""
+            else:
+                blocks[-1].lines.append(line)
+        elif opening := FENCE.match(line):
+            fence = opening["fence"]
+            blocks.append(Block(opening["language"], number + 1, [], runs=not NOT_RUN.match(before)))
+        else:
+            prose.append((number, line))
+        before = line
+    assert not fence, f"{page}: a block is not closed"
+    return blocks, prose
+
+
+def program(blocks: list[Block]) -> str:
+    """The page's Python, with each line where it stands on the page, so that a traceback names the page's line."""
+    lines: list[str] = []
+    for block in blocks:
+        if block.language == "python" and block.runs:
+            lines += [""] * (block.first - 1 - len(lines)) + block.lines
+    return "\n".join(lines)
+
+
+def commands(blocks: list[Block]) -> Iterator[tuple[int, list[str]]]:
+    """The line and words of each ``cloister`` or ``make`` command in the page's console blocks."""
+    for block in blocks:
+        if block.language not in ("console", "sh") or not block.runs:
+            continue
+        for number, line in enumerate(block.lines, start=block.first):
+            if block.language == "console" and not line.startswith("$ "):
+                continue  # what the command prints
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words and words[0] in ("cloister", "make"):
+                yield number, words
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of ``page``: lower case, punctuation gone, hyphens for spaces."""
+    titles = (HEADING.match(line) for _, line in split(page)[1])
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title["title"].lower())) for title in titles if title}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if program(split(page)[0])], ids=name)
+def test_python_runs(page, tmp_path):
+    script = tmp_path / f"{page.stem}.py"
+    script.write_text(program(split(page)[0]), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{page}:\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(split(page)[0]))], ids=name)
+def test_commands_exist(page):
+    cloister = [sys.executable, "-c", "from cloister.cli import main; main()"]
+    for number, (program_name, *arguments) in commands(split(page)[0]):
+        # --help is answered once every word before it has been understood, and nothing is done.
+        words = ["make", "--dry-run"] if program_name == "make" else cloister
+        tail = [] if program_name == "make" else ["--help"]
+        done = subprocess.run([*words, *arguments, *tail], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page}:{number}: {shlex.join([program_name, *arguments])}:\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    dead = []
+    for number, line in split(page)[1]:
+        for target in (match["target"] for match in LINK.finditer(line)):
+            if re.match(r"[a-z]+:", target):
+                continue  # another site
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there)):
+                dead.append(f"{page}:{number}: {target}")
+    assert not dead, "\n".join(dead)

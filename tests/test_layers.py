@@ -1,0 +1,226 @@
+"""The house's rules, as tables: who may import whom, what runs without torch, what touches nothing.
+
+Read the three tables and you know the architecture. A package that is not built yet may stand in them; one that is
+built and does not stand in them fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "cloister"
+
+# --- 1. Imports point down. Bottom to top; each package with all that it may import. Imports inside functions and for
+#        type checkers count too. The front door, cloister/__init__.py, may name everything: it loads nothing early.
+MAY_IMPORT = {
+    # what everybody may use
+    "errors": "",
+    "wire": "errors",
+    # what is agreed and proved: pure, so that an auditor can run it on a bare machine
+    "attest": "errors wire",
+    "charter": "errors wire attest",
+    # tensors: where they are named, and where they live
+    "tensor": "errors wire",
+    "worker": "errors wire charter tensor",
+    # the secure worker: no tensor and no worker below it, because the enclave holds no torch
+    "aggregator": "errors wire attest charter",
+    # between machines
+    "net": "errors wire attest charter tensor worker",
+    # who drives: the researcher, the enclave's host, the owner, someone else's fleet
+    "study": "errors wire attest charter tensor worker aggregator net",
+    "enclave": "errors wire attest charter aggregator net",
+    "node": "errors wire attest charter tensor worker net",
+    "engines": "errors wire attest charter tensor worker aggregator net study node",
+    # for people who build on cloister, and for people at a terminal
+    "testing": "errors wire attest charter tensor worker aggregator net study enclave node",
+    "demo": "errors wire attest charter tensor worker aggregator net study enclave node testing",
+    "cli": "errors wire attest charter tensor worker aggregator net study enclave node engines testing demo",
+}
+
+# --- 2. What works where only the base install is: importing it must not need what the extras bring.
+NOT_IN_BASE = ("torch", "safetensors", "sklearn")
+BASE = ("__init__", "__main__", "errors", "wire", "attest", "charter", "aggregator", "net", "enclave", "node", "cli")
+NEEDS_TORCH = {
+    "net.client": "hands out pointers",
+    "node.executor": "the process of one session, where its tensors live",
+    "node.shelf": "loads an owner's data sets, inside that process",
+}
+
+# --- 3. What touches nothing: bytes and values in, values out. Whoever calls brings the socket, the clock, the file.
+OUTSIDE = {
+    "socket": "asyncio http select selectors socket socketserver ssl urllib",
+    "clock": "datetime sched time",
+    "file": "fileinput glob importlib.resources mmap os pathlib shutil tempfile",
+    "thread": "_thread concurrent queue threading",
+    "process": "multiprocessing os signal subprocess",
+    "chance": "random secrets uuid",
+}
+EVERYTHING = " ".join(OUTSIDE)
+UNTOUCHED = {
+    "errors": EVERYTHING,
+    "wire": EVERYTHING,
+    "attest": EVERYTHING,
+    "charter": EVERYTHING,
+    "aggregator.rounds": EVERYTHING,
+    "tensor": "socket clock file process",
+}
+EXCEPT = {
+    "attest.attester": "reads the evidence from the device, inside a TEE",
+    "attest.roots": "the makers' root certificates are files of the package",
+    "tensor.optable": "the table of operations is a file of the package",
+    "tensor.sites": "tells the caller's files from the libraries' by their names, and opens none",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by its dotted name below ``cloister``; a package goes by its own name."""
+    names = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts = parts[:-1]
+        names[".".join(parts)] = path
+    return names
+
+
+def package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def lies_in(module: str, places: Iterable[str]) -> bool:
+    """Whether ``module``, or a package around it, is one of ``places``."""
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """The line and dotted name of everything that the file at ``path`` imports, at whatever depth."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write imports out in full, so that the layers can be read"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def opens_files(path: Path) -> Iterator[int]:
+    """The lines on which something is called ``open``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and "open" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+            yield node.lineno
+
+
+def test_the_tables_agree_with_themselves():
+    order = list(MAY_IMPORT)
+    for name, below in MAY_IMPORT.items():
+        assert set(below.split()) <= set(order[: order.index(name)]), f"{name} may only import what stands above it"
+    assert set(map(package, [*BASE, *NEEDS_TORCH, *UNTOUCHED, *EXCEPT])) <= {"__init__", "__main__", *order}
+
+
+def test_every_package_stands_in_the_table():
+    strangers = {package(module) for module in modules()} - {"__init__", "__main__", *MAY_IMPORT}
+    assert not strangers, f"give {sorted(strangers)} a place in MAY_IMPORT"
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_imports_point_down(name):
+    allowed = {name, *MAY_IMPORT[name].split()}
+    wrong = []
+    for module, path in modules().items():
+        if package(module) != name:
+            continue
+        for line, target in imports(path):
+            top, _, rest = target.partition(".")
+            # `from cloister import errors` names a package; `from cloister import __version__` names the front door.
+            if top == "cloister" and package(rest) in MAY_IMPORT and package(rest) not in allowed:
+                wrong.append(f"{path}:{line}: {name} must not import {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+WITHOUT_EXTRAS = """
+import importlib, json, sys, traceback
+
+absent, names = json.loads(sys.argv[1])
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+failures = {}
+for name in names:
+    try:
+        importlib.import_module(name)
+    except BaseException:
+        failures[name] = traceback.format_exc(limit=-3)
+print(json.dumps(failures))
+"""
+
+
+def run_without_extras(program: str, names: list[str]) -> str:
+    argument = json.dumps([NOT_IN_BASE, names])
+    done = subprocess.run([sys.executable, "-c", program, argument], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_base_install_needs_no_torch():
+    names = [
+        "cloister" if module == "__init__" else f"cloister.{module}"
+        for module in modules()
+        if lies_in(module, BASE) and not lies_in(module, NEEDS_TORCH)
+    ]
+    failures = json.loads(run_without_extras(WITHOUT_EXTRAS, names))
+    assert not failures, "\n".join(f"{name} needs one of {NOT_IN_BASE}:\n{why}" for name, why in failures.items())
+
+
+POINTER = """
+import cloister
+try:
+    cloister.PointerTensor
+except cloister.errors.MissingDependencyError as error:
+    print(error)
+"""
+
+
+def test_a_name_that_needs_torch_says_what_to_install():
+    assert "pip install 'cloister[torch]'" in run_without_extras(WITHOUT_EXTRAS + POINTER, [])
+
+
+def test_the_front_door_opens_quickly():
+    heavy = {*NOT_IN_BASE, "numpy", "cryptography", "msgspec", "rich", "typer", "ssl"}
+    program = "import sys, cloister; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not heavy & set(loaded)
+
+
+def test_the_front_door_leads_to_every_name():
+    import cloister
+
+    assert set(cloister.__all__) <= set(dir(cloister))
+    for name in cloister.__all__:
+        assert getattr(cloister, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = cloister.nonsense
+
+
+@pytest.mark.parametrize("name", UNTOUCHED)
+def test_what_touches_nothing(name):
+    forbidden = {root: kind for kind in UNTOUCHED[name].split() for root in OUTSIDE[kind].split()}
+    wrong = []
+    for module, path in modules().items():
+        if not lies_in(module, [name]) or lies_in(module, EXCEPT):
+            continue
+        for line, target in imports(path):
+            kinds = {kind for root, kind in forbidden.items() if lies_in(target, [root])}
+            wrong += [f"{path}:{line}: {target} ({kind})" for kind in kinds]
+        if "file" in UNTOUCHED[name].split():
+            wrong += [f"{path}:{line}: open (file)" for line in opens_files(path)]
+    assert not wrong, f"{name} touches nothing of this kind; let the caller bring it:\n" + "\n".join(wrong)

@@ -1,0 +1,157 @@
+"""Byte-level test vectors for docs/wire.md: writes frames.json beside this file.
+
+    python -m tests.vectors.wire.make          write frames.json
+    python -m tests.vectors.wire.make --page   print the section for docs/wire.md
+
+``GOOD`` holds one frame for every message; ``BAD`` frames that must be refused, with the class of the refusal. The
+bytes are put together by hand here, from struct and msgpack: cloister's encoder is tested against them, not by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+FILE = Path(__file__).with_name("frames.json")
+
+BOB = "sha256:" + "b0" * 32
+TICKET = bytes(range(32))
+FLOATS = struct.pack("<4f", 1.0, -2.0, 0.5, 0.0)
+
+
+class Vector(NamedTuple):
+    """A frame: its kind, its message as plain values, its body."""
+
+    kind: int
+    message: Any
+    body: bytes = b""
+
+
+HELLO, WELCOME, REFUSAL, BATCH, ASK, ANSWER, FAILURE, PUSH, DIAL, AWAIT = 1, 2, 3, 4, 5, 6, 7, 8, 16, 17
+
+GOOD: dict[str, Vector] = {
+    "hello": Vector(HELLO, [[1], "session", "cloister 0.1.0", bytes(32)]),
+    "hello of a worker": Vector(HELLO, [[1], "push", "cloister 0.1.0", None]),
+    "welcome": Vector(WELCOME, [1, "bob", 2 << 30, 100_000]),
+    "refusal": Vector(REFUSAL, ["busy", "all sessions are taken"]),
+    "put": Vector(BATCH, [[["put", 1, ["float32", [2, 2]]]]], FLOATS),
+    "call": Vector(BATCH, [[["call", "aten::add.Tensor", [1, [2.0]], {"alpha": 3}, [2], None, 0]]]),
+    "call with a seed": Vector(BATCH, [[["call", "aten::rand", [[2, 3]], {"dtype": "float32"}, [7], -(1 << 62), 42]]]),
+    "free": Vector(BATCH, [[["free", [1, 2, 300, 70_000]]]]),
+    "tag": Vector(BATCH, [[["tag", 1, ["#x", "#mri"]]]]),
+    "push": Vector(BATCH, [[["push", [1], BOB, TICKET, 7]]]),
+    "take": Vector(BATCH, [[["take", [5], [["float32", [2, 2]]], BOB, TICKET, 7]]]),
+    "two puts, one of them empty, and a call": Vector(
+        BATCH,
+        [
+            [
+                ["put", 8, ["bool", [3]]],
+                ["put", 9, ["int64", [0, 3]]],
+                ["call", "aten::neg", [8], {}, [10], None, 1],
+            ]
+        ],
+        b"\x01\x00\x01",
+    ),
+    "fetch": Vector(ASK, [[], ["fetch", [2, 3]]]),
+    "describe": Vector(ASK, [[], ["describe", [2]]]),
+    "search": Vector(ASK, [[["free", [4]]], ["search", ["#x"], 100]]),
+    "count": Vector(ASK, [[], ["count"]]),
+    "values": Vector(ANSWER, ["values", [["float32", [2]], ["uint8", []]]], FLOATS[:8] + b"\xff"),
+    "described": Vector(ANSWER, ["described", [["float32", [2, 3], [3, 1]]]]),
+    "found": Vector(ANSWER, ["found", [[["#x", "#mri"], ["float32", [569, 30], [30, 1]]]]]),
+    "counted": Vector(ANSWER, ["counted", 3, 4096]),
+    "done": Vector(ANSWER, ["done"]),
+    "failure": Vector(FAILURE, ["op.runtime", "aten::mm", 7, "mat1 and mat2 shapes cannot be multiplied"]),
+    "delivery": Vector(PUSH, [TICKET, [["float32", [2, 2]]]], FLOATS),
+    "dial": Vector(DIAL, [BOB]),
+    "await": Vector(AWAIT, [BOB, TICKET]),
+}
+
+
+def frame(kind: int, header: bytes, body: bytes = b"", /, **changed: Any) -> bytes:
+    """A frame, with fields of its prefix changed to taste."""
+    fields = {"magic": b"CLST", "version": 1, "kind": kind, "reserved": 0, "header": len(header), "body": len(body)}
+    return struct.pack("<4sBBHIQ", *(fields | changed).values()) + header + body
+
+
+def pack(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+_COUNT = pack([[], ["count"]])
+
+BAD: dict[str, tuple[str, bytes]] = {
+    "another magic": ("FrameError", frame(ASK, _COUNT, magic=b"CLSt")),
+    "another version": ("VersionError", frame(ASK, _COUNT, version=2)),
+    "an unknown kind": ("FrameError", frame(9, _COUNT)),
+    "reserved bits": ("FrameError", frame(ASK, _COUNT, reserved=1)),
+    "a header over its limit": ("LimitError", frame(ASK, _COUNT, header=(1 << 20) + 1)),
+    "a body over its limit": ("LimitError", frame(ASK, _COUNT, body=(1 << 40) + 1)),
+    "an unknown tag": ("MessageError", frame(ASK, pack([[], ["exec"]]))),
+    "a question among the commands": ("MessageError", frame(BATCH, pack([[["count"]]]))),
+    "a field too few": ("MessageError", frame(ASK, pack([[]]))),
+    "a field too many": ("MessageError", frame(ASK, pack([[], ["count"], 0]))),
+    "bytes after the message": ("MessageError", frame(ASK, _COUNT + b"\xc0")),
+    "a truncated message": ("MessageError", frame(ASK, _COUNT[:-1])),
+    "a float for an id": ("MessageError", frame(BATCH, pack([[["free", [1.0]]]]))),
+    "a bool for an id": ("MessageError", frame(BATCH, pack([[["free", [True]]]]))),
+    "the id zero": ("MessageError", frame(BATCH, pack([[["free", [0]]]]))),
+    "an id over 63 bits": ("MessageError", frame(BATCH, pack([[["free", [1 << 63]]]]))),
+    "a list three deep": ("MessageError", frame(BATCH, pack([[["call", "aten::x", [[[[1]]]], {}, [], None, 0]]]))),
+    "bytes among the arguments": ("MessageError", frame(BATCH, pack([[["call", "aten::x", [b"x"], {}, [], None, 0]]]))),
+    "a fingerprint in upper case": ("MessageError", frame(DIAL, pack([BOB.upper()]))),
+    "a ticket of 31 bytes": ("MessageError", frame(AWAIT, pack([BOB, TICKET[:31]]))),
+    "an element type that does not travel": ("MessageError", frame(ANSWER, pack(["values", [["object", [1]]]]), b"x")),
+    "a body that is too short": ("MessageError", frame(ANSWER, pack(["values", [["uint8", [4]]]]), b"xyz")),
+    "a body that is too long": ("MessageError", frame(ANSWER, pack(["done"]), b"x")),
+    "a tensor of too many elements": ("LimitError", frame(ANSWER, pack(["values", [["uint8", [1 << 30, 1 << 30]]]]))),
+}
+
+
+def plain(value: Any) -> Any:
+    """A message as JSON: bytes become {"hex": ...}."""
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def vectors() -> dict[str, Any]:
+    good = [
+        {
+            "name": name,
+            "kind": kind,
+            "message": plain(message),
+            "body": body.hex(),
+            "frame": frame(kind, pack(message), body).hex(),
+        }
+        for name, (kind, message, body) in GOOD.items()
+    ]
+    bad = [{"name": name, "refused": error, "frame": data.hex()} for name, (error, data) in BAD.items()]
+    return {"good": good, "bad": bad}
+
+
+def page() -> str:
+    """The vectors as they stand in docs/wire.md."""
+    parts = []
+    for name, (kind, message, body) in GOOD.items():
+        header = pack(message)
+        lines = [frame(kind, header, body)[:20].hex(), *textwrap.wrap(header.hex(), 96)]
+        lines += textwrap.wrap(body.hex(), 96)
+        text = "\n".join(lines)
+        parts.append(f"**{name[0].upper()}{name[1:]}**\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    if "--page" in sys.argv:
+        sys.stdout.write(page())
+    else:
+        FILE.write_text(json.dumps(vectors(), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,254 @@
+"""Valid calls of ATen overloads, and how ``tools/fuzz_ops.py`` bends their arguments.
+
+A case is drawn from (seed, overload, number) alone, so that it can be made again anywhere.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from cloister.tensor import optable
+
+Arguments = dict[str, Any]
+
+SEEDS_AN_OVERLOAD = 12
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps up to ``SEEDS_AN_OVERLOAD`` small calls of every overload that runs under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[Arguments]] = collections.defaultdict(list)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kept = self.calls[name_of(func)]
+        if len(kept) < SEEDS_AN_OVERLOAD and sum(t.numel() for t in tensors((args, kwargs))) < 5000:
+            bound = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
+            kept.append(tree_map_only(torch.Tensor, lambda t: t.detach().clone(), bound))
+        return func(*args, **(kwargs or {}))
+
+
+def name_of(func: Any) -> str:
+    schema = func._schema
+    return schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def record() -> dict[str, list[Arguments]]:
+    """Valid calls by overload: a few that this file makes, and torch's operator samples where they can be imported."""
+    recorder = Recorder()
+    for make in EXTRAS:
+        with recorder:
+            make().sum().backward()
+    try:
+        from torch.testing._internal.common_methods_invocations import op_db
+    except ImportError:
+        op_db = []
+    for entry in op_db:
+        for dtype in (torch.float32, torch.int64, torch.complex64):
+            if dtype in entry.dtypes:
+                _record_samples(recorder, entry, dtype)
+    return recorder.calls
+
+
+def _leaf(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, requires_grad=True)
+
+
+def _ctc_loss(lengths: Callable[[list[int]], Any]) -> torch.Tensor:
+    scores, targets = _leaf(6, 2, 5).log_softmax(2), torch.randint(1, 5, (2, 3))
+    return F.ctc_loss(scores, targets, lengths([6, 5]), lengths([3, 2]))
+
+
+def _images(mode: str) -> torch.Tensor:
+    return F.interpolate(_leaf(1, 2, 6, 5), scale_factor=1.5, mode=mode, antialias=True)
+
+
+# What the operator samples lack, or have only in sizes too large to keep.
+EXTRAS: list[Callable[[], torch.Tensor]] = [
+    lambda: _ctc_loss(list),
+    lambda: _ctc_loss(torch.tensor),
+    lambda: _images("bilinear") + _images("bicubic") + _images("lanczos"),
+    lambda: F.affine_grid(_leaf(1, 2, 3), [1, 2, 3, 4]),
+    lambda: torch.conv_tbc(_leaf(5, 2, 3), _leaf(2, 3, 4), _leaf(4)),
+    lambda: nn.EmbeddingBag(6, 4, mode="max", padding_idx=0)(torch.randint(0, 6, (3, 4))),
+    lambda: nn.EmbeddingBag(6, 4, mode="sum")(torch.randint(0, 6, (8,)), torch.tensor([0, 3, 3]), _leaf(8)),
+    lambda: nn.FractionalMaxPool3d(2, output_size=2)(_leaf(1, 2, 5, 5, 5)),
+    lambda: nn.LSTM(3, 4, 2, bidirectional=True)(_leaf(5, 2, 3))[0],
+    lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))(_leaf(2, 4)),
+    lambda: nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))(_leaf(2, 4)),
+    lambda: torch.slice_scatter(_leaf(5, 3), _leaf(2, 3), 0, 1, 3),
+]
+
+
+def _record_samples(recorder: Recorder, entry: Any, dtype: torch.dtype) -> None:
+    differentiable = entry.supports_autograd and dtype is not torch.int64
+    try:
+        for _, sample in zip(range(20), entry.sample_inputs("cpu", dtype, requires_grad=differentiable), strict=False):
+            with recorder:
+                out = entry.op(sample.input, *sample.args, **sample.kwargs)
+                sums = [t.abs().sum() for t in tensors(out) if t.requires_grad]
+                if sums:
+                    torch.stack([s.double() for s in sums]).sum().backward()
+                if entry.inplace_variant and tensors(sample.input):
+                    entry.inplace_variant(tensors(sample.input)[0].detach().clone(), *sample.args, **sample.kwargs)
+    except Exception:  # noqa: BLE001 - a sample that torch itself refuses is no seed
+        return
+
+
+INTS = [-(2**63), -(2**31) - 1, -1000, -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 100, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1]
+INDICES = [-(2**63), -(2**40), -(2**31), -5000, -2, -1, 0, 1, 2, 3, 5, 17, 1000, 2**31 - 1, 2**40, 2**63 - 1]
+FLOATS = [0.0, -1.0, 1.0, 0.5, 2.0, 1e-300, 1e300, float("inf"), float("-inf"), float("nan")]
+UNBENT = ("Optional[Device]", "Optional[Layout]", "Optional[Generator]")  # a worker fixes them itself
+DTYPES = [
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.int32, torch.int16,
+    torch.int8, torch.uint8, torch.bool,
+]  # fmt: skip
+
+
+def case(name: str, number: int, seed: int, seeds: dict[str, list[Arguments]]) -> Arguments:
+    """The arguments of case ``number`` of an overload."""
+    draw = random.Random(f"{seed} {name} {number}")  # noqa: S311 - to be drawn again, not to be secret
+    schema = packet(name)._schema
+    if seeds.get(name):
+        arguments = tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(seeds[name])))
+    else:
+        arguments = {a.name: invent(draw, str(a.real_type)) for a in schema.arguments if not a.has_default_value()}
+    if number == 0:
+        return arguments
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        argument = draw.choice(schema.arguments)
+        kind = str(argument.real_type)
+        if (argument.name in arguments or draw.random() < 0.3) and kind not in UNBENT:
+            old = arguments.get(argument.name)
+            arguments[argument.name] = bend(draw, name, argument.name, kind, invent(draw, kind) if old is None else old)
+    return arguments
+
+
+def packet(name: str) -> Any:
+    base, _, overload = name.removeprefix("aten::").partition(".")
+    return getattr(getattr(torch.ops.aten, base), overload or "default")
+
+
+def invent(draw: random.Random, kind: str) -> Any:
+    """A harmless value of a schema's type."""
+    if kind.startswith("Optional["):
+        return invent(draw, kind[9:-1])
+    if kind.startswith("List["):
+        return [invent(draw, kind[5:-1]) for _ in range(draw.choice([1, 2, 2, 3]))]
+    if kind == "Tensor":
+        shape = [draw.choice([1, 2, 3, 4]) for _ in range(draw.choice([0, 1, 2, 2, 3, 4]))]
+        generator = torch.Generator().manual_seed(draw.randrange(2**31))
+        if draw.random() < 0.35:
+            return torch.randint(0, 4, shape, generator=generator)
+        return torch.rand(shape, generator=generator)
+    made: dict[str, Callable[[], Any]] = {
+        "int": lambda: draw.choice([0, 1, 2, 3]),
+        "float": lambda: draw.choice([0.5, 1.0]),
+        "number": lambda: draw.choice([1, 0.5, 2]),
+        "bool": lambda: draw.random() < 0.5,
+        "ScalarType": lambda: torch.float32,
+    }
+    return made.get(kind, lambda: None)()
+
+
+def bend(draw: random.Random, name: str, argument: str, kind: str, value: Any) -> Any:
+    """``value`` made hostile, still of its schema's type."""
+    optional = kind.startswith("Optional[")
+    kind = kind[9:-1] if optional else kind
+    if optional and (value is None or draw.random() < 0.15):
+        return None
+    if kind.startswith("List["):
+        return bend_list(draw, name, argument, kind[5:-1], list(value) if isinstance(value, (list, tuple)) else [value])
+    if isinstance(value, torch.Tensor):
+        return bend_tensor(draw, value)
+    if kind == "str":
+        return draw.choice(sorted(optable.load()[name].strings[argument]))
+    if kind == "number":
+        return draw.choice([draw.choice(INTS), draw.choice(FLOATS), True, complex(1, 2)])
+    if kind == "float":
+        return draw.choice(FLOATS)
+    if kind == "bool":
+        return not value
+    if kind == "ScalarType":
+        return draw.choice(DTYPES)
+    if kind == "int":
+        return value + draw.choice([-1, 1]) if draw.random() < 0.3 else draw.choice(INTS)
+    return value
+
+
+def bend_list(draw: random.Random, name: str, argument: str, kind: str, values: list[Any]) -> list[Any]:
+    how = draw.randrange(6)
+    if how == 0:
+        return values[:-1]
+    if how == 1:
+        return values + values[-1:]
+    if how == 2 and kind == "int":
+        return [draw.choice(INTS)] * len(values)
+    if values:
+        at = draw.randrange(len(values))
+        old = values[at]
+        values[at] = bend(draw, name, argument, kind, invent(draw, kind) if old is None else old)
+    return values
+
+
+def bend_tensor(draw: random.Random, tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.dtype.is_floating_point and not tensor.dtype.is_complex and draw.random() < 0.5 and tensor.numel():
+        info = torch.iinfo(tensor.dtype) if tensor.dtype is not torch.bool else torch.iinfo(torch.uint8)
+        hostile = min(max(draw.choice(INDICES), info.min), info.max)
+        if draw.random() < 0.5:
+            tensor = torch.full_like(tensor, hostile)
+        else:
+            tensor.view(-1)[draw.randrange(tensor.numel())] = hostile
+        return tensor
+    return draw.choice(BENDS)(draw, tensor)
+
+
+def _resize(draw: random.Random, tensor: torch.Tensor) -> torch.Tensor:
+    shape = list(tensor.shape)
+    if not shape:
+        return tensor.new_full([draw.choice([0, 1, 2, 5])], 1)
+    at = draw.randrange(len(shape))
+    shape[at] = draw.choice([0, 1, max(shape[at] - 1, 0), shape[at] + 1, shape[at] * 3 + 2])
+    flat = tensor.reshape(-1)
+    count = 1
+    for extent in shape:
+        count *= extent
+    repeated = flat.repeat(count // max(flat.numel(), 1) + 1) if flat.numel() else tensor.new_ones([count])
+    return repeated[:count].clone().reshape(shape)
+
+
+def _hostile_float(draw: random.Random, tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.dtype.is_floating_point:
+        return tensor
+    return torch.full_like(tensor, draw.choice(FLOATS))
+
+
+BENDS: list[Callable[[random.Random, torch.Tensor], torch.Tensor]] = [
+    _resize,
+    _resize,
+    _resize,
+    _hostile_float,
+    lambda draw, t: t.to(draw.choice(DTYPES)),
+    lambda draw, t: t.unsqueeze(draw.randrange(t.dim() + 1)),
+    lambda draw, t: t.select(draw.randrange(t.dim()), 0).clone() if t.dim() and min(t.shape) else t,
+    lambda draw, t: t.mT if t.dim() > 1 else t,
+    lambda draw, t: t[..., :1].expand(t.shape) if t.dim() and t.shape[-1] else t,
+    lambda draw, t: t.new_empty([0]),
+    lambda draw, t: t.new_ones([]),
+    lambda draw, t: torch.stack([t, t], -1).select(-1, 0),
+    lambda draw, t: t.new_ones([draw.choice([1, 2, 3, 8]) for _ in range(draw.choice([1, 2, 3, 4, 5, 6]))]),
+]
