@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.net.parties import SOON, hosting, make_identity, raw_tls, rest
 
 from cloister.errors import WireError
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Done, Hello, Refusal, Welcome, decode, encode
+from tests.net.parties import SOON, hosting, make_identity, raw_tls, rest
 
 GREETING = Hello(versions=(1,), purpose="session", software="hostile", table=None)
 

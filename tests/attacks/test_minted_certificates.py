@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from tests.net.parties import SOON, hosting, make_identity
 
 from cloister.errors import PeerMismatchError, PeerRefusedError, UnreachableError
 from cloister.net import identity as identities
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
+from tests.net.parties import SOON, hosting, make_identity
 
 NOW = datetime.now(UTC)
 

@@ -13,7 +13,6 @@ import subprocess
 import warnings
 
 import pytest
-from tests.net.parties import SOON, doing, hosting, make_identity, raw_tls, rest
 
 from cloister.errors import PeerRefusedError, UnreachableError
 from cloister.net.dialling import dial
@@ -21,6 +20,7 @@ from cloister.net.greeting import greet
 from cloister.net.identity import Identity
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import Hello, encode
+from tests.net.parties import SOON, doing, hosting, make_identity, raw_tls, rest
 
 HEADER = encode(Hello(versions=(1,), purpose="session", software="stranger", table=None))
 HELLO = pack_prefix(Kind.HELLO, header_bytes=len(HEADER)) + HEADER

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from time import monotonic
 
 import pytest
-from tests.net.parties import SOON, Host, hosting, make_identity, pair, raw_tls, rest, serve
 
 from cloister.errors import ConnectionLostError, NoAnswerError
 from cloister.net.connection import Connection
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import Ask, Batch, Count, Hello, encode
+from tests.net.parties import SOON, Host, hosting, make_identity, pair, raw_tls, rest, serve
 
 SHORT = 0.3
 HEADER = encode(Hello(versions=(1,), purpose="session", software="slow", table=None))

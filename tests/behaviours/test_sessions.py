@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,7 @@ class Questions:
         return sum(kind == "ask" for kind, _ in self.said)
 
 
+@pytest.mark.parametrize("kind", ["virtual-encoded", pytest.param("tls", marks=pytest.mark.e2e)], indirect=True)
 def test_19_what_is_queued_elsewhere_leaves_before_a_question_waits(connect: Connect) -> None:
     b, a = connect("b"), connect("a")
     listening = Questions(b, a)
@@ -101,7 +102,7 @@ class Gate:
         self._relay(near, far, False)
 
     def _relay(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
-        try:
+        with suppress(OSError):
             while data := source.recv(1 << 16):
                 if answers:
                     self.turns += self._asked
@@ -109,8 +110,6 @@ class Gate:
                 self._asked = not answers
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     def close(self) -> None:
         self.open.set()
@@ -122,10 +121,8 @@ class Gate:
 
 def with_shutdown(each: socket.socket) -> None:
     """Closes a socket that another thread may be waiting at."""
-    try:
+    with suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     each.close()
 
 
@@ -215,8 +212,7 @@ def test_27_the_connection_lives_on(b: Worker) -> None:
 def test_27_what_depends_on_a_failed_object_fails_with_its_error(b: Worker) -> None:
     p, far = b.ones(2, 2), torch.tensor([7]).send(b)
     with pytest.raises(IndexError):
-        lost = p.index_select(0, far)
-        (lost * 2).get()
+        (p.index_select(0, far) * 2).get()
     assert (p * 2).sum().get() == 8.0
 
 
@@ -307,8 +303,6 @@ def test_29_a_worker_that_has_no_address_for_the_other_says_so(three_nodes: Fede
             p.move(b)
         assert p.location is c
         assert p.get().tolist() == [1.0, 1.0]
-        with pytest.raises(MoveError):  # which it learns when nothing has come for a while
-            b.count()
         assert b.ones(2).sum().get() == 2.0
 
 
@@ -373,9 +367,9 @@ def test_31_the_averaging_round_waits_for_its_moves_and_gets_only(connect: Conne
     model = nn.Linear(2, 1).send(b)
     listening = Questions(b, c)
     model.move(c)
-    assert listening.asked() == 1
+    assert listening.asked() == 2  # before it dials, and when the other worker has confirmed
     (model.weight.data / 2).get()
-    assert listening.asked() == 2
+    assert listening.asked() == 3
 
 
 @pytest.mark.e2e
@@ -403,11 +397,9 @@ def test_33_a_worker_that_is_killed_is_a_typed_error_and_others_go_on(three_node
         ours(read=True)
         step(read=False)
         other.nodes["doomed"].kill()
-        with pytest.raises(NetworkError):
-            for _ in range(50):
+        for _ in range(3):
+            with pytest.raises(NetworkError):
                 step(read=True)
-        with pytest.raises(NetworkError):
-            step(read=True)
         ours(read=True)
         doomed.close()
         ours(read=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.net.parties import make_identity
 
 from cloister.net.identity import Identity
+from tests.net.parties import make_identity
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from time import monotonic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.net.parties import SOON, doing, pair
 
 from cloister.errors import (
     ConnectionLostError,
@@ -22,6 +21,7 @@ from cloister.errors import (
 from cloister.net.connection import Connection
 from cloister.wire.frames import MAGIC, PREFIX_BYTES, Kind, pack_prefix
 from cloister.wire.messages import Ask, Batch, Count, Done, Free, Refusal, encode
+from tests.net.parties import SOON, doing, pair
 
 ASK = Ask(commands=[], question=Count())
 LONG = Batch(commands=[Free(ids=tuple(range(10**12, 10**12 + 4096))) for _ in range(20)])

@@ -13,7 +13,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.net.parties import SOON, WELCOME, hosting, raw_tls, rest, serve
 
 from cloister.errors import (
     ConfigurationError,
@@ -31,6 +30,7 @@ from cloister.net.greeting import greet, receive_hello, refuse
 from cloister.net.server import Listener
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Ask, Count, Done, Hello, Welcome
+from tests.net.parties import SOON, WELCOME, hosting, raw_tls, rest, serve
 
 ASK = Ask(commands=[], question=Count())
 

@@ -114,6 +114,14 @@ def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object
     return thread, results
 
 
+def test_who_declines_is_heard_by_who_pushes(net: Net) -> None:
+    with session(net, dial=lambda _: net.dialled_by(BOB)) as (bob, _), session(net, dial=nowhere) as (alice, _):
+        thread, _ = in_thread(lambda: alice.decline(BOB, TICKET, "no room for it"))
+        with pytest.raises(MoveError, match="no room for it"):
+            bob.push(ALICE, TICKET, tensors())
+        thread.join()
+
+
 @pytest.mark.parametrize("first", ["push", "take"])
 def test_values_arrive_whoever_comes_first(net: Net, first: str) -> None:
     sent = tensors()

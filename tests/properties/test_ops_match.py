@@ -1,4 +1,4 @@
-"""An operation on pointers gives what it gives on tensors: the same values, element type and shape, or an error, too."""
+"""An operation on pointers gives what it gives on tensors: the same values, type and shape, or an error, too."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError
 def assert_same_fault(fault: Exception | None, got: Exception | None) -> None:
     """Error for error, and never one that is neither PyTorch's nor ours.
 
-    Where shapes and types alone forbid an operation, PyTorch's functions for finding shapes do the refusing, and they do not
-    always choose the class that the kernel chooses: so the classes of PyTorch's refusals count as one here. That the usual
-    mistakes give the same class is a test of behaviour 20.
+    Where shapes and types alone forbid an operation, PyTorch's functions for finding shapes do the refusing, and
+    they do not always choose the class that the kernel chooses: so the classes of PyTorch's refusals count as one
+    here. That the usual mistakes give the same class is a test of behaviour 20.
     """
     assert fault is not None, f"only the pointer refused: {got!r}"
     assert got is not None, f"only the tensor refused: {fault!r}"
@@ -109,10 +109,13 @@ def assert_same_fault(fault: Exception | None, got: Exception | None) -> None:
     assert not isinstance(got, AssertionError)
 
 
-UNARY = """abs neg sign square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh
+UNARY = """abs neg sign square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh
+tanh asinh
 acosh atanh sigmoid logit erf erfc erfinv floor ceil round trunc frac reciprocal isnan isinf isfinite isposinf isneginf
-logical_not bitwise_not relu positive signbit sgn nan_to_num deg2rad rad2deg lgamma digamma i0 sinc angle real conj clone
-contiguous detach t_flip flatten ravel ones_like zeros_like sum_all mean_all prod_all amax_all amin_all argmax_all any_all all_all
+logical_not bitwise_not relu positive signbit sgn nan_to_num deg2rad rad2deg lgamma digamma i0 sinc angle real conj
+clone
+contiguous detach t_flip flatten ravel ones_like zeros_like sum_all mean_all prod_all amax_all amin_all argmax_all
+any_all all_all
 nansum_all numel_free tril triu unique_sorted count_nonzero""".split()
 
 NAMED: dict[str, Act] = {
@@ -131,7 +134,8 @@ NAMED: dict[str, Act] = {
     "relu": lambda x: torch.relu(x),
 }
 
-IN_PLACE = """abs_ neg_ sqrt_ exp_ log_ sin_ tanh_ sigmoid_ floor_ round_ zero_ relu_ square_ reciprocal_ logical_not_ trunc_
+IN_PLACE = """abs_ neg_ sqrt_ exp_ log_ sin_ tanh_ sigmoid_ floor_ round_ zero_ relu_ square_ reciprocal_
+logical_not_ trunc_
 erf_ nan_to_num_ sign_ cos_""".split()
 
 ACTIVATIONS: dict[str, Act] = {
@@ -174,7 +178,8 @@ def test_one_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype, seed:
 
 BINARY: dict[str, Act] = {
     name: getattr(torch, name)
-    for name in """add sub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin eq ne lt le gt ge
+    for name in """add sub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin eq ne lt le
+    gt ge
     logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor atan2 hypot copysign nextafter gcd heaviside
     logaddexp logaddexp2 xlogy isclose dist bitwise_left_shift bitwise_right_shift float_power rsub ldexp allclose equal
     """.split()
@@ -276,7 +281,8 @@ def test_a_tensor_and_a_number(name: str, shape: tuple[int, ...], dtype: torch.d
 
 ALONG: dict[str, Act] = {
     name: (lambda x, d, name=name: getattr(x, name)(d))
-    for name in """sum mean prod amax amin argmax argmin any all cumsum cumprod logsumexp logcumsumexp nansum median mode max
+    for name in """sum mean prod amax amin argmax argmin any all cumsum cumprod logsumexp logcumsumexp nansum median
+    mode max
     min cummax cummin std var sort argsort unbind diff softmax flip squeeze unsqueeze count_nonzero nanmedian
     nanmean""".split()
 } | {

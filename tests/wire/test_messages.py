@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.vectors.wire import make
 
 from cloister.errors import FrameError, LimitError, MessageError, WireError
 from cloister.wire import frames, limits, messages, tensors
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Batch, Call, Free, Hello, Put, check_body, decode, encode
 from cloister.wire.tensors import ITEM_BYTES, TensorSpec
+from tests.vectors.wire import make
 
 NAMES = st.text(max_size=limits.NAME_CHARS)
 IDS = st.integers(1, (1 << 63) - 1)

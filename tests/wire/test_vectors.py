@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.vectors.wire import make
 
 from cloister import errors
 from cloister.wire import messages
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import check_body, decode, encode
+from tests.vectors.wire import make
 
 PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
 VECTORS = json.loads(make.FILE.read_text(encoding="utf-8"))

@@ -41,6 +41,7 @@ class Exchange:
     def __init__(self) -> None:
         self.pushed: list[tuple[str, bytes, list[torch.Tensor]]] = []
         self.arriving: list[torch.Tensor] = []
+        self.declined: list[str] = []
 
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
         self.pushed.append((peer, ticket, list(tensors)))
@@ -50,6 +51,9 @@ class Exchange:
             raise MoveError("nothing of that kind was pushed with this ticket")
         for values, arrived in zip(into, self.arriving, strict=True):
             values.copy_(arrived)
+
+    def decline(self, peer: str, ticket: bytes, text: str) -> None:
+        self.declined.append(text)
 
 
 class Session:

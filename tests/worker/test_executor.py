@@ -249,3 +249,12 @@ def test_closing_forgets_everything() -> None:
     session.executor.close()
     assert session.count() == (0, 0)
     assert answered(session, m.Search(("#a",), 100)) == m.Found(())
+
+
+def test_what_cannot_be_held_is_declined() -> None:
+    small = Session(memory_bytes=1 << 10)
+    failure = small.do(m.Take((1,), (TensorSpec("float32", (1000,)),), PEER, TICKET, 0))
+    assert failure is not None
+    assert failure.code == "memory"
+    assert small.exchange.declined == [failure.text]
+    assert small.count() == (1, 0)  # a note that the object was lost, and no memory

@@ -290,6 +290,7 @@ HOSTILE = [
     *((f"_{log}softmax_backward_data", "output", more) for log in ("", "log_")),
     *(("_pdist_backward", argument, fewer) for argument in ("grad", "pdist")),
     *(("_cdist_backward", argument, fewer) for argument in ("grad", "cdist", "x1")),
+    ("_fft_c2r", "last_dim_size", lambda size: size + 2),
     *((f"_fft_{kind}", "dim", bend) for kind in ("c2c", "c2r", "r2c")
       for bend in (huge, lambda dims: [], lambda dims: [-1], lambda dims: [1, 1])),
     *(("lu_unpack", "LU_pivots", bend) for bend in (fewer, negative)),
@@ -326,6 +327,13 @@ def test_the_least_integer_is_not_divided_by_minus_one(name, dtype):
 )
 def test_numbers_may_stand_for_tensors(whole, by):
     guards.check("aten::div.Tensor_mode", {"self": whole, "other": by, "rounding_mode": "trunc"})
+
+
+def test_evaluation_needs_running_statistics(calls):
+    with pytest.raises(HostileIndexError, match="running_mean must be a tensor"):
+        guards.check(
+            "aten::native_batch_norm", calls["aten::native_batch_norm"] | {"training": False, "running_mean": None}
+        )
 
 
 def test_every_guard_refuses_something():

@@ -15,9 +15,9 @@ from cloister.demo.training import Round
 _CAVEAT = """\
 [bold]What this shows:[/] a researcher's ordinary PyTorch script trains on data that stays in three other processes,
 over mutual TLS 1.3; each hospital sends its model to the aggregator directly.
-[bold]What it does not show yet:[/] the data sets are marked [yellow]unsafe_interactive[/], so each hospital trusts
-this researcher as itself; and the aggregator is [yellow]not attested[/], so it is trusted too. Attestation and studies, which
-need neither trust, are on their way."""
+[bold]What it does not show yet:[/] the data sets are marked [yellow]unsafe_interactive[/], so each hospital trusts this
+researcher as itself; and the aggregator is [yellow]not attested[/], so it is trusted too. Attestation, and studies on
+data that stays closed, come in later versions."""
 
 
 def introduce(console: Console, patients: Mapping[str, tuple[int, int]], held_out: int) -> None:

@@ -77,6 +77,13 @@ class Courier:
             raise self._decline(str(fault)) from None
         self._link.send(Kind.ANSWER, m.Done())
 
+    def decline(self, peer: str, ticket: bytes, text: str) -> None:
+        """Waits for what the peer pushes with this ticket only to tell it why it is not taken."""
+        self._link.send(Kind.AWAIT, m.Await(peer, ticket))
+        with suppress(MoveError):  # it did not come: nobody is there to be told
+            self._receive(Kind.PUSH)
+            self._decline(text)
+
     def _decline(self, text: str) -> MoveError:
         self._link.send(Kind.FAILURE, m.Failure(code=MoveError.code, op="", site=0, text=text))
         return MoveError(text)

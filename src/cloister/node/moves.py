@@ -34,6 +34,9 @@ _MARGIN_S: Final = 30.0
 """What a pusher waits beyond what the other node may: that node's answer says more than a time-out. Also, how long it
 may take between its hello and its push."""
 
+_ARRIVAL_S: Final = 30.0
+"""How long a session waits for values to arrive: a caller has it wait once the other worker is about to dial."""
+
 DialPeer = Callable[[str], Connection]
 """A greeted connection to the peer with this fingerprint. Raises ``CloisterError``."""
 
@@ -130,7 +133,7 @@ class Mover:
             arrival = self._rendezvous.expect(
                 peer,
                 ticket,
-                until=monotonic() + self._move_wait_s,
+                until=monotonic() + min(self._move_wait_s, _ARRIVAL_S),
                 unless=(self._link.fileno(), self._closing.fileno()),
             )
         except MoveError as fault:

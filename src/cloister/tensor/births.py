@@ -18,7 +18,8 @@ _LIFT: Final = torch.ops.aten.lift_fresh.default
 
 
 class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is in force, ``torch.zeros``, ``torch.randn``, ``torch.tensor`` and the like make their tensor at ``location``."""
+    """While it is in force, ``torch.zeros``, ``torch.randn``, ``torch.tensor`` and the like make their tensor at
+    ``location``."""
 
     def __init__(self, location: Location) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -26,7 +27,8 @@ class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # PyTorch would wrap the method below for its compiler, which costs a second at the first call and 10 us at each.
+        # PyTorch would wrap the method below for its compiler, which costs a second at the first call and 10 us at
+        # each.
         return False
 
     def __torch_dispatch__(
@@ -49,7 +51,8 @@ class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _holds_tensor(args: tuple[Any, ...]) -> bool:
     return any(
-        isinstance(value, torch.Tensor) or (isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value))
+        isinstance(value, torch.Tensor)
+        or (isinstance(value, (list, tuple)) and any(isinstance(v, torch.Tensor) for v in value))
         for value in args
     )
 

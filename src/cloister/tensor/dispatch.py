@@ -1,4 +1,5 @@
-"""What becomes of one operation on pointers: a command to the worker that holds them, and pointers to what it will return.
+"""What becomes of one operation on pointers: a command to the worker that holds them, and pointers to what it will
+return.
 
 Everything here runs below autograd, for each operation, so it is the hot path of the interactive way of working.
 """

@@ -30,7 +30,7 @@ _AS_STRIDED: Final = torch.ops.aten.as_strided.default
 class Draft(PointerTensor):
     """A tensor that has met no pointer yet. ``settle`` turns it into a ``PointerTensor``, in place."""
 
-    _values: torch.Tensor | None
+    _held: torch.Tensor | None
     _family: list[weakref.ref[Draft]]
     """The drafts that share memory with this one, itself included."""
 
@@ -45,13 +45,13 @@ class Draft(PointerTensor):
             dtype=values.dtype,
             device=DEVICE,
         )
-        draft._object, draft._geometry, draft._values = None, Geometry.of(values), values
+        draft._object, draft._geometry, draft._held = None, Geometry.of(values), values
         draft._family = [] if family is None else family
         draft._family.append(weakref.ref(draft))
         return draft
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -71,7 +71,7 @@ class Draft(PointerTensor):
 
     def get(self, *, keep: bool = False) -> torch.Tensor:
         """The values, which are here."""
-        return cast(torch.Tensor, self._values).clone().requires_grad_(self.requires_grad and self.is_leaf)
+        return cast(torch.Tensor, self._held).clone().requires_grad_(self.requires_grad and self.is_leaf)
 
     def move(self, worker: Location) -> PointerTensor:
         """Sends the values to ``worker``; returns the tensor itself."""
@@ -89,20 +89,20 @@ class Draft(PointerTensor):
 def settle(draft: Draft, location: Location) -> None:
     """Sends a draft's values to ``location``; drafts that share memory with it go along, and share it there."""
     family = [member for reference in draft._family if type(member := reference()) is Draft]
-    values = cast(torch.Tensor, draft._values)
+    values = cast(torch.Tensor, draft._held)
     if len(family) == 1:
         _become(draft, location.put(values), Geometry.contiguous(values.dtype, tuple(values.shape)))
         return
-    whole = torch.empty(0, dtype=values.dtype).set_(values.untyped_storage())  # type: ignore[call-overload]
+    whole = torch.empty(0, dtype=values.dtype).set_(values.untyped_storage())
     there = PointerTensor.make(location.put(whole), Geometry.contiguous(whole.dtype, tuple(whole.shape)))
     for member in family:
-        own = cast(torch.Tensor, member._values)
+        own = cast(torch.Tensor, member._held)
         view = PointerTensor.dispatch(_AS_STRIDED, (there, own.shape, own.stride(), own.storage_offset()), {})
         _become(member, view.remote, view._geometry)
 
 
 def _become(draft: Draft, obj: RemoteObject, geometry: Geometry) -> None:
-    draft._object, draft._geometry, draft._values = obj, geometry, None
+    draft._object, draft._geometry, draft._held = obj, geometry, None
     draft.__class__ = PointerTensor  # type: ignore[assignment]
 
 
@@ -118,7 +118,7 @@ def _run_here(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], drafts: 
 
 def _local(value: Any) -> Any:
     if type(value) is Draft:
-        return value._values
+        return value._held
     if type(value) in (list, tuple):
         return [_local(item) for item in value]
     return None if isinstance(value, torch.device) and value == DEVICE else value
@@ -132,7 +132,7 @@ def _drafted(returned: Any, drafts: list[Draft]) -> Any:
         return returned
     family = None
     for draft in drafts:
-        values = cast(torch.Tensor, draft._values)
+        values = cast(torch.Tensor, draft._held)
         if values is returned:
             return draft
         if values.untyped_storage()._cdata == returned.untyped_storage()._cdata:
@@ -142,7 +142,7 @@ def _drafted(returned: Any, drafts: list[Draft]) -> Any:
 
 def _follow(draft: Draft) -> None:
     """Gives a draft the shape that its values took in an operation such as ``resize_`` or ``t_``."""
-    values = cast(torch.Tensor, draft._values)
+    values = cast(torch.Tensor, draft._held)
     if draft.shape != values.shape or draft.stride() != values.stride():
         with no_dispatch():
             torch.Tensor.data.__set__(draft, Draft.of(values))  # type: ignore[attr-defined]
@@ -167,8 +167,8 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Dr
 
 def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     # How torch.tensor([...], device=pointer.device) and p[[0, 2]] fill what they made.
-    values = source._values if type(source) is Draft else source
-    cast(torch.Tensor, cast(Draft, target)._values).copy_(cast(torch.Tensor, values))
+    values = source._held if type(source) is Draft else source
+    cast(torch.Tensor, cast(Draft, target)._held).copy_(cast(torch.Tensor, values))
     return target
 
 

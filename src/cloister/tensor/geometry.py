@@ -16,10 +16,11 @@ DTYPE_NAMES: Final[dict[torch.dtype, str]] = {dtype: name for name, dtype in DTY
 
 
 class Geometry:
-    """An immutable, interned description: two of equal content are the same object, so that one compares and hashes by identity.
+    """An immutable, interned description: two of equal content are the same object, so that one compares and hashes
+    by identity.
 
-    ``shape`` and ``strides`` are in elements, ``offset`` is the first element's place in the storage, ``storage_bytes`` the
-    length of the whole storage that the tensor is a view of.
+    ``shape`` and ``strides`` are in elements, ``offset`` is the first element's place in the storage,
+    ``storage_bytes`` the length of the whole storage that the tensor is a view of.
     """
 
     __slots__ = ("__weakref__", "dtype", "nbytes", "offset", "shape", "storage_bytes", "strides")

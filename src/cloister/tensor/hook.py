@@ -22,8 +22,9 @@ from cloister.tensor.worker import Worker
 class TorchHook:
     """Hooks PyTorch, once, however many of these are made.
 
-    It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; and it lets the state of an
-    optimizer follow the parameters it belongs to when they change worker. Making a worker does the same.
+    It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; and it lets
+    the state of an optimizer follow the parameters it belongs to when they change worker. Making a worker does the
+    same.
     """
 
     def __init__(self, torch_module: ModuleType = torch) -> None:

@@ -1,8 +1,8 @@
 """What an operation will return, found without values, before it runs.
 
-On the first meeting of an operation with arguments of certain geometries, PyTorch's ``FakeTensorMode`` works the outputs out
-(0.1 to 2 ms); after that a dictionary of our own answers. A caller needs them to make pointers of the right shape without
-waiting; a worker needs them to refuse an output that would break the session's memory limit.
+On the first meeting of an operation with arguments of certain geometries, PyTorch's ``FakeTensorMode`` works the
+outputs out (0.1 to 2 ms); after that a dictionary of our own answers. A caller needs them to make pointers of the
+right shape without waiting; a worker needs them to refuse an output that would break the session's memory limit.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _CACHED_PER_OP: Final = 4096
 class Outline:
     """An operation's outputs: the geometries of the fresh ones, flattened, with None for one that is absent.
 
-    ``lists`` holds the length of each list among the returns, in order. ``data_dependent`` says that the shapes are known only
-    after the operation ran; ``geometries`` is then empty.
+    ``lists`` holds the length of each list among the returns, in order. ``data_dependent`` says that the shapes are
+    known only after the operation ran; ``geometries`` is then empty.
     """
 
     __slots__ = ("data_dependent", "geometries", "lists", "nbytes", "single")
@@ -157,4 +157,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         _log.setLevel(before)
-

@@ -1,7 +1,7 @@
 """The caller's end of a worker: where pointers say their values live.
 
-Commands are queued and leave in batches; nothing waits. Only a question waits for its answer, and before it is asked, what is
-queued for every other worker leaves too, so that all of them compute meanwhile.
+Commands are queued and leave in batches; nothing waits. Only a question waits for its answer, and before it is
+asked, what is queued for every other worker leaves too, so that all of them compute meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from cloister.wire.tensors import TensorSpec
 
 _BATCH_COMMANDS: Final = 64
 _BATCH_BYTES: Final = 1 << 18
-"""A batch leaves once it holds this many commands, or makes or carries this many bytes: then there is work worth starting."""
+"""A batch leaves once it holds this many commands, or makes or carries this many bytes: then there is work worth
+starting."""
 
 A = TypeVar("A")
 
@@ -48,7 +49,8 @@ class Channel(Protocol):
         question: m.Question,
         expected: Sequence[TensorSpec] = (),
     ) -> tuple[m.Answer | m.Failure, list[torch.Tensor]]:
-        """Has the commands run, then the question answered. ``expected`` are the only values that may come with the answer."""
+        """Has the commands run, then the question answered. ``expected`` are the only values that may come with the
+        answer."""
 
     def close(self) -> None:
         """Ends the session; the worker frees what it held."""
@@ -184,7 +186,8 @@ class Location:
         self._ids = itertools.count(first + FOUND)
         got, _ = self.ask(m.Search(tuple(tags), first), m.Found)
         return [
-            (RemoteObject(self, first + i), match.tags, geometry_from(match.spec)) for i, match in enumerate(got.matches)
+            (RemoteObject(self, first + i), match.tags, geometry_from(match.spec))
+            for i, match in enumerate(got.matches)
         ]
 
     def count(self) -> m.Counted:
@@ -216,7 +219,9 @@ class Location:
             self.flush()
 
     def _error(self, failure: m.Failure) -> WorkerError:
-        where = f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site)})" if failure.op else ""
+        where = (
+            f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site)})" if failure.op else ""
+        )
         return WorkerError.from_code(failure.code)(f"{failure.text}{where}")
 
 

@@ -47,8 +47,10 @@ def send_module(module: M, worker: Location) -> M:
 def get_module(module: M) -> M:
     """Brings a module's values back, in place, with one round trip for each worker that holds any."""
     pointers = [tensor for tensor in _tensors_of(module) if isinstance(tensor, PointerTensor)]
-    for location in dict.fromkeys(pointer.location for pointer in pointers):
-        there = [pointer for pointer in pointers if pointer.location is location]
+    by_location: dict[Location, list[PointerTensor]] = {}
+    for pointer in pointers:
+        by_location.setdefault(pointer.location, []).append(pointer)
+    for there in by_location.values():
         gradients = _gradients(there)
         values = fetch(there + gradients)
         local_gradients = dict(zip(map(id, gradients), values[len(there) :], strict=True))
@@ -86,7 +88,8 @@ def _gradients(tensors: Iterable[torch.Tensor]) -> list[PointerTensor]:
 
 @contextmanager
 def _recurrent_weights_loose(module: nn.Module) -> Iterator[None]:
-    """Recurrent layers keep weak references to their weights, which would forbid the swap; they make them anew afterwards."""
+    """Recurrent layers keep weak references to their weights, which would forbid the swap; they make them anew
+    afterwards."""
     recurrent = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
     for part in recurrent:
         part._flat_weight_refs = []
@@ -111,8 +114,8 @@ def _swap(held: torch.Tensor, new: torch.Tensor) -> None:
 class _Forward:
     """A sent module's ``forward``: what its code makes with ``torch.zeros`` and the like is born where the module is.
 
-    ``own`` is a ``forward`` that was set on the module itself rather than on its class, if there is one. The module is held weakly:
-    a cycle would keep its objects at the worker until Python's collector comes by.
+    ``own`` is a ``forward`` that was set on the module itself rather than on its class, if there is one. The module
+    is held weakly: a cycle would keep its objects at the worker until Python's collector comes by.
     """
 
     def __init__(self, module: nn.Module, own: Callable[..., Any] | None, location: Location) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
+from cloister.errors import MoveError, WorkerError
 from cloister.tensor import sites
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.pointer import PointerTensor, fetch
+from cloister.wire.limits import LIST_ITEMS
 from cloister.wire.messages import Push, Take
 from cloister.wire.tensors import TensorSpec
 
@@ -16,8 +19,8 @@ from cloister.wire.tensors import TensorSpec
 def move(pointers: Sequence[PointerTensor], worker: Location) -> None:
     """Moves the values behind ``pointers`` to ``worker``; a pointer whose values are there already is left alone.
 
-    The pointers are the same tensor objects afterwards. They are changed only once the values have arrived, so a move that
-    fails leaves everything where it was.
+    The pointers are the same tensor objects afterwards. They are changed only once the values have arrived, so a
+    move that fails leaves everything where it was.
 
     Raises:
         MoveError: the workers could not pass the values on.
@@ -28,10 +31,11 @@ def move(pointers: Sequence[PointerTensor], worker: Location) -> None:
             by_source.setdefault(pointer.location, []).append(pointer)
     for source, moved in by_source.items():
         through = _push if source.network == worker.network else _carry
-        arrived = through(moved, worker)
-        for pointer, obj in zip(moved, arrived, strict=True):
-            geometry = Geometry.contiguous(pointer.dtype, tuple(pointer.shape))
-            pointer.rebind(PointerTensor.make(obj, geometry))
+        for start in range(0, len(moved), LIST_ITEMS):
+            part = moved[start : start + LIST_ITEMS]
+            for pointer, obj in zip(part, through(part, worker), strict=True):
+                geometry = Geometry.contiguous(pointer.dtype, tuple(pointer.shape))
+                pointer.rebind(PointerTensor.make(obj, geometry))
 
 
 def _push(moved: Sequence[PointerTensor], worker: Location) -> list[RemoteObject]:
@@ -42,12 +46,18 @@ def _push(moved: Sequence[PointerTensor], worker: Location) -> list[RemoteObject
     ids = tuple(pointer.remote.id for pointer in moved)
     specs = tuple(TensorSpec(DTYPE_NAMES[pointer.dtype], tuple(pointer.shape)) for pointer in moved)
     site = sites.current()
+    # The other worker is told to wait only once this one has nothing else to do before it dials.
+    source.describe([pointer.remote for pointer in moved])
     source.post(Push(ids, worker.fingerprint, ticket, site))
     source.flush()
     worker.post(Take(tuple(obj.id for obj in arriving), specs, source.fingerprint, ticket, site))
     worker.flush()
-    # The source answers once the other worker has confirmed.
-    source.describe([moved[0].remote])
+    try:
+        source.describe([moved[0].remote])  # answered once the other worker has confirmed
+    except MoveError:
+        with suppress(WorkerError):  # the same failure, seen from the other side
+            worker.count()
+        raise
     return arriving
 
 

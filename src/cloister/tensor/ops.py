@@ -1,8 +1,8 @@
 """The operations that may cross: what the table admits, read through PyTorch's own schemas.
 
-A caller encodes an operation's arguments, and a worker decodes them, by the operator's schema, so that both ends read the
-same thing and a wrong type is refused before anything runs. Object ids and tensors are the business of the two ends; the
-literals (numbers, names of element types, ...) are encoded and decoded here.
+A caller encodes an operation's arguments, and a worker decodes them, by the operator's schema, so that both ends
+read the same thing and a wrong type is refused before anything runs. Object ids and tensors are the business of the
+two ends; the literals (numbers, names of element types, ...) are encoded and decoded here.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ class Param:
 class Op:
     """One admitted operation, ready for use at either end.
 
-    ``outlines`` caches what ``cloister.tensor.inference`` finds of its outputs. ``returns`` holds, for each return of the
-    schema, the position of the argument that is written and handed back, ``TENSOR`` or ``TENSORS``; ``views`` is the position of
-    the argument that fresh outputs are views of, or None.
+    ``outlines`` caches what ``cloister.tensor.inference`` finds of its outputs. ``returns`` holds, for each return
+    of the schema, the position of the argument that is written and handed back, ``TENSOR`` or ``TENSORS``;
+    ``views`` is the position of the argument that fresh outputs are views of, or None.
     """
 
     __slots__ = (

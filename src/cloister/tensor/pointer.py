@@ -1,7 +1,8 @@
 """``PointerTensor``: a tensor whose values live at a worker.
 
-It is a real ``torch.Tensor`` with shape, element type and autograd, and no data. Autograd, ``nn.Module`` and optimizers run at
-the caller as they are; every operation below them reaches ``cloister.tensor.dispatch``, which has the worker run it.
+It is a real ``torch.Tensor`` with shape, element type and autograd, and no data. Autograd, ``nn.Module`` and
+optimizers run at the caller as they are; every operation below them reaches ``cloister.tensor.dispatch``, which has
+the worker run it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _make_wrapper: Final = torch.Tensor._make_wrapper_subclass
 class PointerTensor(torch.Tensor):
     """A tensor at a worker.
 
-    Arithmetic, indexing, ``backward`` and the rest are those of ``torch.Tensor``, run at the worker. ``get`` brings the values
-    here; ``move`` sends them to another worker, without passing through here.
+    Arithmetic, indexing, ``backward`` and the rest are those of ``torch.Tensor``, run at the worker. ``get`` brings
+    the values here; ``move`` sends them to another worker, without passing through here.
     """
 
     _object: RemoteObject | None
@@ -40,8 +41,8 @@ class PointerTensor(torch.Tensor):
     @staticmethod
     def make(obj: RemoteObject, geometry: Geometry, *, requires_grad: bool = False) -> PointerTensor:
         """A pointer to ``obj``, which is of this geometry."""
-        # By position, since that halves the cost: size, strides, storage offset, memory format, dtype, layout, device. One
-        # device for all pointers, so that composite operations decompose in the same way at every caller.
+        # By position, since that halves the cost: size, strides, storage offset, memory format, dtype, layout, device.
+        # One device for all pointers, so that composite operations decompose in the same way at every caller.
         pointer: PointerTensor = _make_wrapper(
             PointerTensor, geometry.shape, geometry.strides, geometry.offset, None, geometry.dtype, _STRIDED, DEVICE
         )
@@ -72,7 +73,9 @@ class PointerTensor(torch.Tensor):
             PointerSpentError: ``get`` took it back.
         """
         if self._object is None:
-            raise PointerSpentError("get() took this pointer's value back; use get(keep=True) to leave it at the worker")
+            raise PointerSpentError(
+                "get() took this pointer's value back; use get(keep=True) to leave it at the worker"
+            )
         return self._object
 
     def get(self, *, keep: bool = False) -> torch.Tensor:
@@ -104,7 +107,9 @@ class PointerTensor(torch.Tensor):
 
     def send(self, worker: Location, tags: object = ()) -> NoReturn:
         """Refused: the values are not here."""
-        raise PointerAssignmentError(f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}")
+        raise PointerAssignmentError(
+            f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}"
+        )
 
     # What a pointer must not be taken for.
 
@@ -122,6 +127,8 @@ class PointerTensor(torch.Tensor):
         return self.get(keep=True).tolist()
 
     def __iter__(self) -> Iterator[torch.Tensor]:
+        if self.dim() == 0:
+            raise TypeError("iteration over a 0-d tensor")
         return iter(self.unbind(0))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PointerTensor:
@@ -142,7 +149,8 @@ class PointerTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise PointerNotPortableError(
-            "a pointer cannot be pickled, saved or copied with copy.copy: it is no value; get() the value, or deepcopy() the object"
+            "a pointer cannot be pickled, saved or copied with copy.copy: it is no value; "
+            "get() the value, or deepcopy() the object"
         )
 
     def numpy(self, *, force: bool = False) -> NoReturn:

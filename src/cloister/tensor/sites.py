@@ -1,4 +1,5 @@
-"""Lines of the caller's script, as small numbers: a worker's error comes back with the number of the line that asked for it."""
+"""Lines of the caller's script, as small numbers: a worker's error comes back with the number of the line that asked
+for it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import torch
 
 import cloister
 
-_LIBRARIES: Final = tuple(os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (torch, cloister))
+_LIBRARIES: Final = tuple(
+    os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (torch, cloister)
+)
 _LIMIT: Final = 1 << 20
 
 _is_library: dict[str, bool] = {}
@@ -20,14 +23,15 @@ _places: list[tuple[str, int]] = []
 
 
 def current() -> int:
-    """The number of the innermost line on the stack that belongs neither to PyTorch nor to cloister; 0 if there is none."""
+    """The number of the innermost line on the stack that belongs neither to PyTorch nor to cloister; 0 if there is
+    none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         filename = frame.f_code.co_filename
         try:
             library = _is_library[filename]
         except KeyError:
-            library = _is_library[filename] = filename.startswith(_LIBRARIES) or filename.startswith("<frozen")
+            library = _is_library[filename] = filename.startswith((*_LIBRARIES, "<frozen"))
         if not library:
             return _number(filename, frame.f_lineno)
         frame = frame.f_back

@@ -16,7 +16,7 @@ from cloister.wire.messages import Tag
 
 
 class Worker(Location):
-    """A place where tensors live. ``VirtualWorker`` is one in this process, ``cloister.connect`` gives one elsewhere."""
+    """A place where tensors live. ``VirtualWorker`` is one in this process, ``connect`` gives one elsewhere."""
 
     def send(self, tensor: torch.Tensor, *, tags: Sequence[str] = ()) -> PointerTensor:
         """Sends a local tensor's values here and returns a pointer to them; the local tensor is unchanged.

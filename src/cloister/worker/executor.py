@@ -57,6 +57,9 @@ class Exchange(Protocol):
     def take(self, peer: str, ticket: bytes, specs: Sequence[TensorSpec], into: Sequence[torch.Tensor]) -> None:
         """Receives what ``peer`` pushes with this ticket; raises MoveError."""
 
+    def decline(self, peer: str, ticket: bytes, text: str) -> None:
+        """Tells ``peer`` why what it pushes with this ticket is not taken."""
+
 
 class Executor:
     """One session: its objects and the commands that act on them.
@@ -324,10 +327,13 @@ class Executor:
     def _take(self, command: m.Take) -> None:
         if len(command.ids) != len(command.specs):
             raise OpRefusedError("a move names as many ids as tensors")
-        self._store.check_room(nbytes=0, ids=command.ids)
         try:
+            self._store.check_room(nbytes=0, ids=command.ids)
             into = self.allocate(command.specs)
-        except WireError as fault:
+        except (WireError, WorkerError) as fault:
+            self._exchange.decline(command.peer, command.ticket, str(fault))
+            if isinstance(fault, WorkerError):
+                raise
             raise OpRefusedError(str(fault)) from None
         self._exchange.take(command.peer, command.ticket, command.specs, into)
         for id, values in zip(command.ids, into, strict=True):

@@ -124,3 +124,6 @@ class _Handover:
             raise MoveError("nothing of that kind was pushed with this ticket")
         for values, arrived in zip(into, tensors, strict=True):
             values.copy_(arrived)
+
+    def decline(self, peer: str, ticket: bytes, text: str) -> None:
+        _pushed.pop((peer, self._own, ticket), None)

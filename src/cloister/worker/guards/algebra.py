@@ -43,6 +43,14 @@ def _transform(call: Call) -> None:
         call.refuse("dim", f"different ones, at least 0 and less than {rank}")
 
 
+def _transform_to_real(call: Call) -> None:
+    """Of the last dimension, only the half that is not redundant."""
+    _transform(call)
+    size, last = call.integer("last_dim_size"), call.integers("dim")[-1]
+    if size < 1 or call.tensor("self").shape[last] != size // 2 + 1:
+        call.refuse("last_dim_size", "what the last dimension is half of")
+
+
 def _lu_unpack(call: Call) -> None:
     factors, pivots = call.tensor("LU_data"), call.tensor("LU_pivots")
     if factors.dim() < 2:
@@ -98,7 +106,8 @@ def _eye(call: Call) -> None:
 GUARDS: Final[Mapping[str, Guard]] = {
     "aten::_pdist_backward": _pdist_backward,
     "aten::_cdist_backward": _cdist_backward,
-    **each(["_fft_c2c", "_fft_c2r", "_fft_r2c"], _transform),
+    **each(["_fft_c2c", "_fft_r2c"], _transform),
+    "aten::_fft_c2r": _transform_to_real,
     "aten::lu_unpack": _lu_unpack,
     "aten::linalg_lstsq": _least_squares,
     **each(["div.Scalar_mode", "div.Tensor_mode", "div_.Scalar_mode", "div_.Tensor_mode"], _truncated_division),

@@ -15,6 +15,9 @@ def _batch_norm(call: Call) -> None:
     channels = inputs.shape[1] if inputs.dim() > 1 else call.refuse("input", "of at least two dimensions")
     for argument in ("weight", "bias", "running_mean", "running_var"):
         call.counted(argument, channels)
+    if call.argument("training") is False:
+        call.shaped("running_mean", [channels])
+        call.shaped("running_var", [channels])
 
 
 def _batch_norm_backward(call: Call) -> None:
