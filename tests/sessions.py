@@ -31,9 +31,6 @@ class NoExchange:
     def take(self, peer: str, ticket: bytes, specs: Sequence[TensorSpec], into: Sequence[torch.Tensor]) -> None:
         raise MoveError("nothing was pushed")
 
-    def decline(self, peer: str, ticket: bytes, why: str) -> None:
-        pass
-
     def decline(self, peer: str, ticket: bytes, text: str) -> None:
         pass
 

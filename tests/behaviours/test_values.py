@@ -156,6 +156,7 @@ def test_25_a_slice_carries_only_its_own_values(b: Worker) -> None:
     carried = carried_bytes(b)
     whole = torch.arange(1000.0)
     p = whole[10:12].send(b)
+    b.flush()
     assert sum(carried) == 8
     assert b.count().nbytes == 8
     assert p.as_strided((2,), (1,)).get(keep=True).tolist() == [10.0, 11.0]

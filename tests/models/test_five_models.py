@@ -105,6 +105,6 @@ def test_nothing_stays_at_the_worker(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_so_it_is_in_a_process_of_its_own(name: str, three_nodes: Federation) -> None:
     with three_nodes.connect("b") as worker:
-        here, there, _ = both(name, "adam", worker)
+        here, there, _ = both(name, "sgd", worker)
     for (path, expected), got in zip(here.state_dict().items(), there.state_dict().values(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, msg=path)

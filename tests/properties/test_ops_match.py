@@ -22,7 +22,7 @@ INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 ALL = (*FLOATS, *INTEGERS, torch.bool)
 
 law = settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
@@ -269,7 +269,7 @@ SCALARS: dict[str, Act] = {
 @given(
     shape=shapes, dtype=dtypes, seed=seeds, scalar=st.sampled_from([0, 1, -2, 3, 1.0, 0.5, -1.5, True, False, math.inf])
 )
-@settings(law, max_examples=12)
+@settings(law, max_examples=6)
 def test_a_tensor_and_a_number(name: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int, scalar: float) -> None:
     """1, 1.0 and True are three things: each promotes in its own way."""
     if name == "index" and scalar == math.inf:
@@ -414,7 +414,7 @@ SHAPING: dict[str, Act] = {
 
 @pytest.mark.parametrize("name", SHAPING)
 @given(shape=shapes, dtype=dtypes, seed=seeds)
-@settings(law, max_examples=8)
+@settings(law, max_examples=6)
 def test_shaping(name: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
     assert_same(SHAPING[name], [values(shape, dtype, seed)])
 

@@ -10,13 +10,13 @@ is allowed, never a value."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from cloister.worker.guards import algebra, embeddings, images, losses, norms
 from cloister.worker.guards.call import Call, Guard
 
-__all__ = ["GUARDED", "check", "wipe"]
+__all__ = ["GUARDED", "check"]
 
 _GUARDS: Final[Mapping[str, Guard]] = {
     **images.GUARDS,
@@ -43,15 +43,3 @@ def check(name: str, arguments: Mapping[str, object]) -> None:
     guard = _GUARDS.get(name)
     if guard is not None:
         guard(Call(name, arguments))
-
-
-def wipe(name: str, arguments: Mapping[str, object], returned: object) -> None:
-    """Overwrite what the kernel of a guarded operation ``name`` left unwritten in its results: it is recycled memory.
-
-    Args:
-        name: the overload.
-        arguments: those that ``check`` let pass.
-        returned: what the operation returned; changed in place.
-    """
-    if name.startswith("aten::_ctc_loss") and "backward" not in name and isinstance(returned, Sequence):
-        losses.wipe_ctc_loss(Call(name, arguments), returned)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from cloister.worker.guards.call import Call, Guard, each
 
@@ -74,16 +73,6 @@ def _ctc_loss_backward(call: Call) -> None:
     call.shaped("log_alpha", [batch, time, 2 * longest + 1])
     call.shaped("neg_log_likelihood", [batch])
     call.shaped("grad", [batch])
-
-
-def wipe_ctc_loss(call: Call, returned: Sequence[object]) -> None:
-    """Zeros in ``log_alpha`` past the lengths: the kernel leaves there what the memory held before."""
-    log_alpha = returned[1]
-    if isinstance(log_alpha, Tensor):
-        lengths = zip(call.integers("input_lengths"), call.integers("target_lengths"), strict=True)
-        for alpha, (steps, labels) in zip(log_alpha, lengths, strict=True):
-            alpha[steps:] = 0
-            alpha[:, 2 * labels + 1 :] = 0
 
 
 GUARDS: Final[Mapping[str, Guard]] = {
