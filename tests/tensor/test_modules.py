@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
@@ -147,3 +148,15 @@ def test_a_saved_parameter_is_named(bob: VirtualWorker) -> None:
     with pytest.raises(PointerAssignmentError, match="graph"):
         model.send(bob)
     assert kept.requires_grad
+
+
+def test_a_module_that_cannot_be_sent_whole_stays_here_whole(bob: VirtualWorker) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    held = weakref.ref(model[1].weight)
+    with pytest.raises(PointerAssignmentError, match="held by"):
+        model.send(bob)
+    assert held() is model[1].weight
+    assert not any(isinstance(parameter, PointerTensor) for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert bob.count().objects == 0

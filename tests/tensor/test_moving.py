@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+import cloister
 from cloister import VirtualWorker
 from cloister.errors import MoveError, NetworkError, UnreachableError
 from cloister.tensor.moving import move
@@ -88,3 +90,12 @@ def test_a_ticket_is_good_once_and_for_one(bob: VirtualWorker, alice: VirtualWor
     alice.post(m.Take((50,), spec, bob.fingerprint, ticket, 0))
     with pytest.raises(MoveError):
         alice.post(m.Take((51,), spec, bob.fingerprint, ticket, 0))
+
+
+def test_a_move_to_the_local_side_is_get(bob: VirtualWorker) -> None:
+    here = cloister.TorchHook(torch).local_worker
+    assert torch.equal(torch.ones(3).send(bob).move(here), torch.ones(3))
+    model = nn.Linear(2, 1).send(bob).move(here)
+    assert type(model.weight) is nn.Parameter
+    del model
+    assert bob.count().objects == 0

@@ -350,6 +350,8 @@ def test_lengths_may_be_tensors():
     guards.check("aten::_ctc_loss.Tensor", arguments)
     with pytest.raises(HostileIndexError):
         guards.check("aten::_ctc_loss.Tensor", arguments | {"target_lengths": torch.tensor([3])})
+    with pytest.raises(HostileIndexError):
+        guards.check("aten::_ctc_loss.Tensor", arguments | {"target_lengths": torch.tensor([2j])})
 
 
 def test_an_unguarded_operation_passes():

@@ -21,7 +21,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import NotColocatedError
 from cloister.tensor.geometry import Geometry
-from cloister.tensor.location import Location, RemoteObject
+from cloister.tensor.location import LocalSide, Location, RemoteObject
 from cloister.tensor.pointer import DEVICE, PointerTensor
 
 _AS_STRIDED: Final = torch.ops.aten.as_strided.default
@@ -73,8 +73,10 @@ class Draft(PointerTensor):
         """The values, which are here."""
         return cast(torch.Tensor, self._held).clone().requires_grad_(self.requires_grad and self.is_leaf)
 
-    def move(self, worker: Location) -> PointerTensor:
+    def move(self, worker: Location | LocalSide) -> torch.Tensor:
         """Sends the values to ``worker``; returns the tensor itself."""
+        if isinstance(worker, LocalSide):
+            return self.get()
         settle(self, worker)
         return self
 

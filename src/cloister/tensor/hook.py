@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
 from cloister.tensor.births import upload
-from cloister.tensor.location import Location
+from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
 from cloister.tensor.moving import move
 from cloister.tensor.pointer import PointerTensor
@@ -31,6 +31,8 @@ class TorchHook:
         if torch_module is not torch:
             raise ConfigurationError("TorchHook hooks the torch that is imported: TorchHook(torch)")
         install()
+        self.local_worker = LocalSide()
+        """This process, as somewhere to move to."""
 
 
 _installed = False

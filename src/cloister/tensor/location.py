@@ -56,6 +56,15 @@ class Channel(Protocol):
         """Ends the session; the worker frees what it held."""
 
 
+class LocalSide:
+    """This process, as somewhere to move to: ``hook.local_worker``. Moving there is ``get``."""
+
+    id = "me"
+
+    def __repr__(self) -> str:
+        return "<LocalSide>"
+
+
 class RemoteObject:
     """One object at a worker. When the last pointer to it is gone, it is freed there with the next message."""
 

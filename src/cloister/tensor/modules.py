@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from torch import nn
 
 from cloister.errors import PointerAssignmentError
 from cloister.tensor.births import BornAt, upload
-from cloister.tensor.location import Location
+from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.moving import move
 from cloister.tensor.pointer import PointerTensor, fetch
 
@@ -32,14 +32,7 @@ def send_module(module: M, worker: Location) -> M:
     local = [tensor for tensor in tensors if not isinstance(tensor, PointerTensor)]
     if pointers:
         move(pointers + _gradients(pointers), worker)
-    with _recurrent_weights_loose(module):
-        for tensor in local:
-            sent = upload(tensor, worker)
-            if isinstance(tensor, nn.Parameter):
-                sent._is_param = True
-            if tensor.grad is not None:
-                sent.grad = upload(tensor.grad, worker)
-            _swap(tensor, sent)
+    _swap(module, [(tensor, _sent(tensor, worker)) for tensor in local])
     _settle(module, worker)
     return module
 
@@ -48,27 +41,19 @@ def get_module(module: M) -> M:
     """Brings a module's values back, in place, with one round trip for each worker that holds any."""
     pointers = [tensor for tensor in _tensors_of(module) if isinstance(tensor, PointerTensor)]
     by_location: dict[Location, list[PointerTensor]] = {}
-    for pointer in pointers:
+    for pointer in pointers + _gradients(pointers):
         by_location.setdefault(pointer.location, []).append(pointer)
+    values: dict[int, torch.Tensor] = {}
     for there in by_location.values():
-        gradients = _gradients(there)
-        values = fetch(there + gradients)
-        local_gradients = dict(zip(map(id, gradients), values[len(there) :], strict=True))
-        with _recurrent_weights_loose(module):
-            for pointer, value in zip(there, values, strict=False):
-                local: torch.Tensor = value
-                if getattr(pointer, "_is_param", False):
-                    local = nn.Parameter(value, requires_grad=pointer.requires_grad)
-                if pointer.grad is not None:
-                    local.grad = local_gradients[id(pointer.grad)]
-                _swap(pointer, local)
+        values.update(zip(map(id, there), fetch(there), strict=True))
+    _swap(module, [(pointer, _brought(pointer, values)) for pointer in pointers])
     _settle(module, None)
     return module
 
 
-def move_module(module: M, worker: Location) -> M:
-    """Moves a module to another worker, directly, in place."""
-    return send_module(module, worker)
+def move_module(module: M, worker: Location | LocalSide) -> M:
+    """Moves a module to another worker, directly, in place; to the local side it is ``get``."""
+    return get_module(module) if isinstance(worker, LocalSide) else send_module(module, worker)
 
 
 def copy_module(module: M) -> M:
@@ -79,6 +64,24 @@ def copy_module(module: M) -> M:
 def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
     every: Iterable[torch.Tensor] = (*module.parameters(), *module.buffers())
     return list({id(tensor): tensor for tensor in every}.values())
+
+
+def _sent(tensor: torch.Tensor, worker: Location) -> PointerTensor:
+    sent = upload(tensor, worker)
+    if isinstance(tensor, nn.Parameter):
+        sent._is_param = True
+    if tensor.grad is not None:
+        sent.grad = upload(tensor.grad, worker)
+    return sent
+
+
+def _brought(pointer: PointerTensor, values: dict[int, torch.Tensor]) -> torch.Tensor:
+    local = values[id(pointer)]
+    if getattr(pointer, "_is_param", False):
+        local = nn.Parameter(local, requires_grad=pointer.requires_grad)
+    if pointer.grad is not None:
+        local.grad = values[id(pointer.grad)]
+    return local
 
 
 def _gradients(tensors: Iterable[torch.Tensor]) -> list[PointerTensor]:
@@ -100,15 +103,24 @@ def _recurrent_weights_loose(module: nn.Module) -> Iterator[None]:
             part._init_flat_weights()
 
 
-def _swap(held: torch.Tensor, new: torch.Tensor) -> None:
-    """Puts ``new`` where ``held`` is, for everyone who holds it: the module, an optimizer, a tied layer."""
-    try:
-        torch.utils.swap_tensors(held, new)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        raise PointerAssignmentError(
-            "a parameter of this module is still held by an autograd graph or a weak reference; "
-            "delete the loss or output that keeps the graph alive, then send or get the module"
-        ) from None
+def _swap(module: nn.Module, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Puts the second of each pair where the first is, for all who hold it: the module, an optimizer, a tied layer.
+
+    All of them or none.
+    """
+    done: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with _recurrent_weights_loose(module):
+        try:
+            for held, new in pairs:
+                torch.utils.swap_tensors(held, new)  # type: ignore[no-untyped-call]
+                done.append((held, new))
+        except RuntimeError:
+            for held, new in reversed(done):
+                torch.utils.swap_tensors(held, new)  # type: ignore[no-untyped-call]
+            raise PointerAssignmentError(
+                "a parameter of this module is still held by an autograd graph or a weak reference; "
+                "delete the loss or output that keeps the graph alive, then send or get the module"
+            ) from None
 
 
 class _Forward:

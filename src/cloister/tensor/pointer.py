@@ -14,7 +14,7 @@ import torch
 
 from cloister.errors import PointerAssignmentError, PointerNotPortableError, PointerSpentError
 from cloister.tensor.geometry import Geometry
-from cloister.tensor.location import Location, RemoteObject
+from cloister.tensor.location import LocalSide, Location, RemoteObject
 
 DEVICE: Final = torch.device("lazy")
 """Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
@@ -94,14 +94,18 @@ class PointerTensor(torch.Tensor):
             self._object = None
         return values
 
-    def move(self, worker: Location) -> PointerTensor:
+    def move(self, worker: Location | LocalSide) -> torch.Tensor:
         """Moves the values to another worker, which gets them from this one directly; returns the pointer itself.
 
+        A move to the local side is ``get``.
+
         Raises:
-            MoveError: at the next question to either worker, if the values could not be moved.
+            MoveError: the workers could not pass the values on; they are where they were.
         """
         from cloister.tensor.moving import move
 
+        if isinstance(worker, LocalSide):
+            return self.get()
         move([self], worker)
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -19,6 +19,7 @@ from cloister.worker.executor import Executor
 from cloister.worker.values import spec_of
 
 _NETWORK: Final = "in process"
+_NO_KEYS: Final = torch._C.DispatchKeySet.from_raw_repr(0)
 _FORGOTTEN: Final = 64
 """So many objects that nothing points to any more are freed together."""
 _LARGE: Final = 1 << 20
@@ -60,11 +61,17 @@ class VirtualWorker(Worker):
         if self._executor is None or type(command) is not m.Call or dead >= _FORGOTTEN or nbytes * dead > _LARGE:
             super().post(command, nbytes=nbytes)
             return
-        with self._lock:
+        with self._lock, _as_elsewhere():
             self._executor.call(command)
             failure = self._executor.failure()
         if failure is not None:
             raise self._error(failure)
+
+
+def _as_elsewhere() -> Any:
+    """The executor's work is done as in a process of its own. PyTorch is in the middle of an operation on pointers here, and
+    leaves out part of itself meanwhile: without this, a conjugated tensor would be computed with as if it were not."""
+    return torch._C._ForceDispatchKeyGuard(_NO_KEYS, _NO_KEYS)
 
 
 class _InProcess:
@@ -84,7 +91,8 @@ class _InProcess:
     def post(self, commands: list[m.Command], puts: list[torch.Tensor]) -> m.Failure | None:
         if self._encode:
             commands = m.decode(Kind.BATCH, m.encode(m.Batch(commands))).commands
-        self.executor.run(commands, [values.clone() for values in puts])
+        with _as_elsewhere():
+            self.executor.run(commands, [values.clone() for values in puts])
         return self.executor.failure()
 
     def ask(
@@ -97,7 +105,8 @@ class _InProcess:
         failure = self.post(commands, puts)
         if failure is not None:
             return failure, []
-        answer, values = self.executor.answer(question)
+        with _as_elsewhere():
+            answer, values = self.executor.answer(question)
         return answer, [value.clone() for value in values]
 
     def close(self) -> None:

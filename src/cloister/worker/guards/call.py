@@ -46,6 +46,8 @@ class Call:
     def integers(self, argument: str) -> list[int]:
         value = self._arguments.get(argument, ())
         if isinstance(value, Tensor):
+            if value.is_floating_point() or value.is_complex():
+                self.refuse(argument, "integers")
             return [int(item) for item in value.flatten().tolist()]
         return [int(item) for item in value] if isinstance(value, (list, tuple)) else self.refuse(argument, "integers")
 
