@@ -54,6 +54,8 @@ SHAPED: dict[str, Callable[[torch.Tensor], object]] = {
     "one_hot": lambda p: torch.nn.functional.one_hot((p > 0).long(), 2),
     "triangle": lambda p: torch.linalg.cholesky(p @ p.T + torch.eye(4, device=p.device)),
     "cosine similarity": lambda p: torch.nn.functional.cosine_similarity(p, p * 2 + 1),
+    "Hermitian spectrum": lambda p: torch.fft.hfftn(p),
+    "conjugated spectrum": lambda p: (torch.fft.fft(p).conj() * 2).abs(),
     "covariance": torch.cov,
     "quantile": lambda p: torch.quantile(p, 0.25, dim=0),
     "causal attention": lambda p: torch.nn.functional.scaled_dot_product_attention(

@@ -108,3 +108,17 @@ def test_so_it_is_in_a_process_of_its_own(name: str, three_nodes: Federation) ->
         here, there, _ = both(name, "sgd", worker)
     for (path, expected), got in zip(here.state_dict().items(), there.state_dict().values(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, msg=path)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_model_predicts_in_inference_mode(name: str) -> None:
+    sample = SAMPLES[name]
+    model, (inputs, _) = sample.model().eval(), sample.batch(4)
+    with torch.inference_mode():
+        expected = model(inputs)
+    bob = VirtualWorker(id="bob")
+    model.send(bob)
+    there = inputs.send(bob)
+    with torch.inference_mode():
+        predicted = model(there).get()
+    torch.testing.assert_close(predicted, expected)

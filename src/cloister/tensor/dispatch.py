@@ -38,7 +38,15 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     special = _SPECIAL.get(func)
     if special is not None:
         return special(func, args, kwargs)
-    return issue(ops.of_overload(func), args, kwargs)
+    try:
+        op = ops.of_overload(func)
+    except OpRefusedError:
+        # Under torch.inference_mode composite operations arrive whole, which autograd would have taken apart.
+        parts = func.decompose(*args, **kwargs)
+        if parts is NotImplemented:
+            raise
+        return parts
+    return issue(op, args, kwargs)
 
 
 def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Location | None = None) -> Any:

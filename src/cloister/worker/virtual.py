@@ -19,7 +19,8 @@ from cloister.worker.executor import Executor
 from cloister.worker.values import spec_of
 
 _NETWORK: Final = "in process"
-_NO_KEYS: Final = torch._C.DispatchKeySet.from_raw_repr(0)
+_OUTSIDE: Final = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+"""What PyTorch takes part in and leaves out while no operation is under way."""
 _FORGOTTEN: Final = 64
 """So many objects that nothing points to any more are freed together."""
 _LARGE: Final = 1 << 20
@@ -69,9 +70,9 @@ class VirtualWorker(Worker):
 
 
 def _as_elsewhere() -> Any:
-    """The executor's work is done as in a process of its own. PyTorch is in the middle of an operation on pointers here, and
-    leaves out part of itself meanwhile: without this, a conjugated tensor would be computed with as if it were not."""
-    return torch._C._ForceDispatchKeyGuard(_NO_KEYS, _NO_KEYS)
+    """The executor works as in a process of its own. Here PyTorch is in the middle of an operation on pointers and
+    leaves out parts of itself meanwhile: without this, a conjugated tensor would be computed with as if it were not."""
+    return torch._C._ForceDispatchKeyGuard(*_OUTSIDE)
 
 
 class _InProcess:
