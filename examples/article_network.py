@@ -11,16 +11,16 @@ import os
 
 import torch
 from torch import nn, optim
+import cloister as sy                      # the experiment: import syft as sy
 
-import cloister as sy
-
+hook = sy.TorchHook(torch)
 me = os.environ["RESEARCHER"]
 bob = sy.connect(os.environ["BOB"], identity=me, peer=os.environ["BOB_KEY"])
 alice = sy.connect(os.environ["ALICE"], identity=me, peer=os.environ["ALICE_KEY"])
 secure_worker = sy.connect(os.environ["SECURE_WORKER"], identity=me, peer=os.environ["SECURE_WORKER_KEY"])
 
-data = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1.0]], requires_grad=True)
-target = torch.tensor([[0], [0], [1], [1.0]], requires_grad=True)
+data = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1.]], requires_grad=True)
+target = torch.tensor([[0], [0], [1], [1.]], requires_grad=True)
 bobs_data, bobs_target = data[0:2].send(bob), target[0:2].send(bob)
 alices_data, alices_target = data[2:].send(alice), target[2:].send(alice)
 
