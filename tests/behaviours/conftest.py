@@ -77,7 +77,7 @@ def session(
     if any(objs(sessions[name]) for name in used):
         gc.collect()  # an exception that a test has caught may still hold some
     for name in used:
-        if objs(sessions[name]):  # tagged, and so held until the session ends
+        if sessions[name].count().nbytes:  # tagged, and so held until the session ends
             sessions.pop(name).close()
 
 
