@@ -113,7 +113,7 @@ MAKING: dict[str, tuple[str, list[Any]]] = {
     "a copy of an unfolded tensor": ("aten::_to_copy", [["U", "flat"]]),
     "upsampling": ("aten::upsample_nearest2d", ["image", [N, N]]),
     "average pooling to a large map": ("aten::_adaptive_avg_pool2d", ["image", [N, N]]),
-    "fft": ("aten::_fft_c2r", ["complex", [0], 0, N * N]),
+    "fft of an expanded tensor": ("aten::_fft_r2c", ["wide", [1], 0, False]),
     "cdist": ("aten::_cdist_forward", ["points", "points", 2.0, None]),
     "pdist": ("aten::_pdist_forward", ["points", 2.0]),
     "diag_embed": ("aten::diag_embed", ["flat"]),

@@ -78,3 +78,16 @@ def test_upload_is_a_leaf_with_the_same_wish(bob: VirtualWorker) -> None:
     assert p.is_leaf
     assert p.requires_grad
     assert bob.count().nbytes == 8
+
+
+def test_the_callers_default_dtype_holds() -> None:
+    bob = VirtualWorker(id="bob")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert bob.zeros(2).get().dtype is torch.float64
+        assert bob.rand(2).get().dtype is torch.float64
+        assert bob.arange(3).get().dtype is torch.int64
+        assert bob.ones(2, dtype=torch.float16).get().dtype is torch.float16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert bob.zeros(2).get().dtype is torch.float32

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 
 import cloister
-from cloister.errors import CloisterError, ConnectionLostError, MessageError
+from cloister.errors import CloisterError, ConnectionLostError, MessageError, RemoteOpError
 from cloister.net.connection import Connection, Frame
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet, refusal_error
@@ -19,10 +19,13 @@ from cloister.tensor.hook import install
 from cloister.tensor.worker import Worker
 from cloister.wire import messages as m
 from cloister.wire.frames import Kind
+from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.values import as_bytes, check_received, empty
 
 T = TypeVar("T")
+_SKIPPED_BYTES: Final = 64 << 20
+"""Of an answer that cannot be used, so much is read past, so that the session goes on."""
 
 
 class RemoteWorker(Worker):
@@ -117,13 +120,25 @@ class OverTLS:
             raise MessageError(f"a question was answered by {frame.kind.name}")
         specs = m.check_body(message, frame.body_bytes)
         if frame.kind is Kind.ANSWER and specs != expected:
-            # Before any memory is allocated for them.
-            raise MessageError("the worker answered with tensors of another shape or element type than were asked for")
+            return self._unexpected(frame, specs, expected), []
         values = [empty(spec) for spec in specs]
         for value in values:
             self._connection.read_into(as_bytes(value))
         check_received(values)
         return message, values
+
+    def _unexpected(self, frame: Frame, specs: Sequence[TensorSpec], expected: Sequence[TensorSpec]) -> m.Failure:
+        """Values that are not what their pointers say: nothing is allocated for them, and they are not believed.
+
+        Raises:
+            MessageError: there are too many bytes of them to read past; the session ends.
+        """
+        if frame.body_bytes > _SKIPPED_BYTES:
+            raise MessageError("the worker answered with other and larger tensors than were asked for")
+        self._connection.skip(frame.body_bytes)
+        there, here = (", ".join(map(str, some)) or "nothing" for some in (specs, expected))
+        text = f"the worker holds {there} where PyTorch foretold {here}; convert it, with .to(dtype) for instance"
+        return m.Failure(RemoteOpError.code, "", 0, text[:TEXT_CHARS])
 
     def _guarded(self, act: Callable[[], T]) -> T:
         """Once a conversation has broken off, whatever the cause, nothing that is read on it can be trusted to be in

@@ -45,6 +45,9 @@ class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except OpRefusedError:
                 return func(*args, **kwargs)
             if op.row.factory:
+                if torch.get_default_dtype() is not torch.float32 and "dtype" in op.by_name:
+                    # The worker's default is PyTorch's own; this caller's is another.
+                    kwargs = {**kwargs, "dtype": func(*args, **{**kwargs, "device": "meta"}).dtype}
                 return issue(op, args, kwargs, location=self.location)
         return func(*args, **kwargs)
 
