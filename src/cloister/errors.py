@@ -16,15 +16,16 @@
     │   ├── ConnectionLostError       the connection ended in the middle
     │   └── NoAnswerError             no answer within the time-out
     ├── WorkerError                   what a worker reports about one session
-    │   ├── RemoteOpError             PyTorch refused the operation there (also a RuntimeError, IndexError, ... as
-    locally) │   ├── OpRefusedError            an operation, or an argument, that no worker runs │   ├──
-    HostileIndexError         an index out of range in an operation that does not check it itself (also an
-    IndexError) │   ├── MemoryLimitError          the session would hold more bytes than it may │   ├──
-    ObjectLimitError          the session would hold more objects than it may │   ├── UnknownObjectError        an
-    id that this session does not hold │   ├── InteractiveRefusedError   a registered data set that is closed to
-    interactive use │   ├── MoveError                 values could not be pushed to the other worker │   └──
-    WorkerCrashedError        the session's process died (a native crash, or it was killed) └── PointerError
-    a use of a pointer that has no meaning
+    │   ├── RemoteOpError             PyTorch refused it there (also a RuntimeError, IndexError, ... as locally)
+    │   ├── OpRefusedError            an operation, or an argument, that no worker runs
+    │   ├── HostileIndexError         an index that PyTorch would not check itself (also an IndexError)
+    │   ├── MemoryLimitError          the session would hold more bytes than it may
+    │   ├── ObjectLimitError          the session would hold more objects than it may
+    │   ├── UnknownObjectError        an id that this session does not hold
+    │   ├── InteractiveRefusedError   a registered data set that is closed to interactive use
+    │   ├── MoveError                 values could not be pushed to the other worker
+    │   └── WorkerCrashedError        the session's process died (a native crash, or it was killed)
+    └── PointerError                  a use of a pointer that has no meaning
         ├── NotColocatedError         tensors that live in different places
         ├── PointerSpentError         its value was taken back by get()
         ├── PointerNotPortableError   pickling, copying, NumPy: a pointer is no value
