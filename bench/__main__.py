@@ -1,4 +1,4 @@
-"""``python -m bench [script|lenet|ops|transfer ...]``: everything, or the parts that are named."""
+"""``python -m bench [script|lenet|ops|transfer|attestation ...]``: everything, or the parts that are named."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bench import lenet, ops, script, transfer
+from bench import attestation, lenet, ops, script, transfer
 
 PARTS: dict[str, Callable[[Console, Path], None]] = {
     "script": script.run,
     "lenet": lenet.run,
     "ops": ops.run,
     "transfer": transfer.run,
+    "attestation": attestation.run,
 }
 
 

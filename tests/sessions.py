@@ -25,6 +25,9 @@ class NoDataSets:
 class NoExchange:
     """A worker that reaches no other."""
 
+    def reach(self, peer: str) -> None:
+        pass
+
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
         raise MoveError("no other worker is known")
 

@@ -22,31 +22,45 @@ SOURCE = Path(__file__).parents[1] / "src" / "cloister"
 MAY_IMPORT = {
     # what everybody may use
     "errors": "",
+    "tables": "errors",
     "wire": "errors",
     # what is agreed and proved: pure, so that an auditor can run it on a bare machine
-    "attest": "errors wire",
-    "charter": "errors wire attest",
+    "attest": "errors tables wire",
+    "charter": "errors tables wire attest",
     # tensors: where they are named, and where they live
     "tensor": "errors wire",
     "worker": "errors wire charter tensor",
     # the secure worker: no tensor and no worker below it, because the enclave holds no torch
     "aggregator": "errors wire attest charter",
     # between machines
-    "net": "errors wire attest charter tensor worker",
+    "net": "errors tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
     "study": "errors wire attest charter tensor worker aggregator net",
     "enclave": "errors wire attest charter aggregator net",
-    "node": "errors wire attest charter tensor worker net",
+    "node": "errors tables wire attest charter tensor worker net",
     "engines": "errors wire attest charter tensor worker aggregator net study node",
     # for people who build on cloister, and for people at a terminal
-    "testing": "errors wire attest charter tensor worker aggregator net study enclave node",
+    "testing": "errors tables wire attest charter tensor worker aggregator net study enclave node",
     "demo": "errors wire attest charter tensor worker aggregator net study enclave node testing",
-    "cli": "errors wire attest charter tensor worker aggregator net study enclave node engines testing demo",
+    "cli": "errors tables wire attest charter tensor worker aggregator net study enclave node engines testing demo",
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
 NOT_IN_BASE = ("torch", "safetensors", "sklearn")
-BASE = ("__init__", "__main__", "errors", "wire", "attest", "charter", "aggregator", "net", "enclave", "node", "cli")
+BASE = (
+    "__init__",
+    "__main__",
+    "errors",
+    "tables",
+    "wire",
+    "attest",
+    "charter",
+    "aggregator",
+    "net",
+    "enclave",
+    "node",
+    "cli",
+)
 NEEDS_TORCH = {
     "net.client": "hands out pointers",
     "node.executor": "the process of one session, where its tensors live",
@@ -56,15 +70,17 @@ NEEDS_TORCH = {
 # --- 3. What touches nothing: bytes and values in, values out. Whoever calls brings the socket, the clock, the file.
 OUTSIDE = {
     "socket": "asyncio http select selectors socket socketserver ssl urllib",
-    "clock": "datetime sched time",
+    "clock": "sched time",  # a datetime is a value; whoever asks for the present is found by READS_THE_CLOCK
     "file": "fileinput glob importlib.resources mmap os pathlib shutil tempfile",
     "thread": "_thread concurrent queue threading",
     "process": "multiprocessing os signal subprocess",
     "chance": "random secrets uuid",
 }
 EVERYTHING = " ".join(OUTSIDE)
+READS_THE_CLOCK = ("now", "today", "utcnow")
 UNTOUCHED = {
     "errors": EVERYTHING,
+    "tables": EVERYTHING,
     "wire": EVERYTHING,
     "attest": EVERYTHING,
     "charter": EVERYTHING,
@@ -113,6 +129,13 @@ def opens_files(path: Path) -> Iterator[int]:
     """The lines on which something is called ``open``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and "open" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+            yield node.lineno
+
+
+def reads_the_clock(path: Path) -> Iterator[int]:
+    """The lines on which a class or module is asked for the present: ``datetime.now(...)``, ``date.today()``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in READS_THE_CLOCK:
             yield node.lineno
 
 
@@ -223,4 +246,6 @@ def test_what_touches_nothing(name):
             wrong += [f"{path}:{line}: {target} ({kind})" for kind in kinds]
         if "file" in UNTOUCHED[name].split():
             wrong += [f"{path}:{line}: open (file)" for line in opens_files(path)]
+        if "clock" in UNTOUCHED[name].split():
+            wrong += [f"{path}:{line}: the present (clock)" for line in reads_the_clock(path)]
     assert not wrong, f"{name} touches nothing of this kind; let the caller bring it:\n" + "\n".join(wrong)

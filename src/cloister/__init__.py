@@ -29,7 +29,9 @@ from cloister import errors
 from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from cloister.net.attested import examine
     from cloister.net.client import RemoteWorker, connect
+    from cloister.net.demands import Demands, read_charter
     from cloister.net.identity import Identity
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
@@ -39,6 +41,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CloisterError",
+    "Demands",
     "Identity",
     "PointerTensor",
     "RemoteWorker",
@@ -47,15 +50,20 @@ __all__ = [
     "__version__",
     "connect",
     "errors",
+    "examine",
+    "read_charter",
 ]
 
 _HOME = {
+    "Demands": "cloister.net.demands",
     "Identity": "cloister.net.identity",
     "PointerTensor": "cloister.tensor.pointer",
     "RemoteWorker": "cloister.net.client",
     "TorchHook": "cloister.tensor.hook",
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
+    "examine": "cloister.net.attested",
+    "read_charter": "cloister.net.demands",
 }
 
 

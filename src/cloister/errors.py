@@ -2,13 +2,20 @@
 
     CloisterError
     ├── ConfigurationError            a file or an argument that cannot be used as it is
-    │   └── IdentityError             a key, certificate or fingerprint that cannot be used
+    │   ├── IdentityError             a key, certificate or fingerprint that cannot be used
+    │   └── CharterError              a charter, or a signature of one, that cannot be used
     ├── MissingDependencyError        a package that is not installed (names the command that installs it)
     ├── WireError                     bytes from outside that break the rules of docs/wire.md
     │   ├── FrameError                not a frame
     │   ├── MessageError              a frame whose message does not decode
     │   ├── LimitError                a length, count, depth or name over its limit
     │   └── VersionError              no protocol version in common
+    ├── AttestationError              evidence that does not lead to trust
+    │   ├── EvidenceError             it cannot be read: no evidence at all
+    │   ├── NotGenuineError           no genuine TEE made it
+    │   ├── CollateralError           what the makers publish about TEEs is missing, out of date or broken
+    │   ├── UnacceptableError         genuine, but not what the reference accepts (lists every failed check)
+    │   └── NoTeeError                this process runs in no TEE, or its TEE gives no evidence
     ├── NetworkError                  a worker that cannot be reached or does not answer
     │   ├── UnreachableError          no connection could be made
     │   ├── PeerMismatchError         it answers with another key than the one that was named
@@ -39,6 +46,7 @@ Messages say what happened and what to do next, and carry no tensor's values: a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -52,6 +60,10 @@ class ConfigurationError(CloisterError, ValueError):
 
 class IdentityError(ConfigurationError):
     """A key, certificate or fingerprint that cannot be used."""
+
+
+class CharterError(ConfigurationError):
+    """A charter, or a signature of one, that cannot be used."""
 
 
 class MissingDependencyError(CloisterError, ImportError):
@@ -76,6 +88,40 @@ class LimitError(WireError):
 
 class VersionError(WireError):
     """The two ends have no protocol version, or no table of operations, in common."""
+
+
+class AttestationError(CloisterError):
+    """Evidence that does not lead to trust: nothing is sent to whoever showed it."""
+
+
+class EvidenceError(AttestationError):
+    """The bytes are no evidence: they cannot be read."""
+
+
+class NotGenuineError(AttestationError):
+    """Readable evidence that no genuine TEE made."""
+
+
+class CollateralError(AttestationError):
+    """What the makers of TEEs publish about them is missing, out of date, or broken: nothing can be decided."""
+
+
+class UnacceptableError(AttestationError):
+    """Genuine evidence of something that the reference does not accept.
+
+    ``failures``: every check that failed, a sentence each.
+    """
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        self.failures = tuple(failures)
+        super().__init__("genuine, but not acceptable: " + "; ".join(self.failures))
+
+    def __reduce__(self) -> tuple[type[UnacceptableError], tuple[tuple[str, ...]]]:
+        return type(self), (self.failures,)
+
+
+class NoTeeError(AttestationError):
+    """This process runs in no TEE, or its TEE gives no evidence."""
 
 
 class NetworkError(CloisterError):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from cloister.demo import screen
 from cloister.demo.training import Round
+from cloister.errors import UnacceptableError
+from cloister.net.identity import Identity
+from cloister.testing.charters import write_charter
 
 
 @pytest.fixture
@@ -24,8 +28,33 @@ def shown(console: Console) -> str:
 def test_the_introduction_says_what_this_is_and_what_it_is_not(console: Console) -> None:
     screen.introduce(console, {"north": (200, 20), "hill": (50, 40)}, held_out=113)
     text = shown(console)
-    for word in ("unsafe_interactive", "not attested", "mutual TLS 1.3", "north", "200", "10%", "80%", "113"):
+    for word in (
+        "unsafe_interactive",
+        "simulated",
+        "interactive, so nothing limits",
+        "mutual TLS 1.3",
+        "north",
+        "200",
+        "10%",
+        "80%",
+        "113",
+    ):
         assert word in text
+
+
+def test_the_charter_and_the_verdicts_are_shown(console: Console, tmp_path: Path) -> None:
+    identities = {name: Identity.create(tmp_path / f"{name}.key") for name in ("north", "hill")}
+    members = {name: ("owner", identity) for name, identity in identities.items()}
+    charter = write_charter(
+        tmp_path / "charter.toml", name="hospitals", members=members, addresses=["agg.example:7443"]
+    )
+    screen.agree(console, charter)
+    screen.vouch(console, {"north": "verified: simulated TEE"})
+    screen.refuse(console, {"hill": UnacceptableError(["measurement is 00, which is not listed"])})
+    text = shown(console)
+    for word in ("hospitals #1", "hill, north", charter.digest.hex()[:16], "north: verified: simulated TEE"):
+        assert word in text
+    assert "hill refuses it: genuine, but not acceptable: measurement is 00" in text
 
 
 def test_rounds_are_shown_as_they_come_and_returned(console: Console) -> None:

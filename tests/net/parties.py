@@ -16,6 +16,7 @@ from cloister.net.dialling import dial
 from cloister.net.greeting import greet, receive_hello
 from cloister.net.identity import Identity
 from cloister.net.server import Listener
+from cloister.net.tls import server_context
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Done, Welcome
 
@@ -86,7 +87,8 @@ def hosting(identity: Identity, *known: Identity, handle: Any = serve, **options
 
     fingerprints = {one.fingerprint for one in known}
     options = {"address": "127.0.0.1:0", **options}
-    host = Host(Listener(identity=identity, accepts=fingerprints.__contains__, handle=noting, **options), identity)
+    context = server_context(identity)
+    host = Host(Listener(context=context, accepts=fingerprints.__contains__, handle=noting, **options), identity)
     thread = threading.Thread(target=host.listener.serve)
     thread.start()
     try:

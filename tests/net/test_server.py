@@ -24,10 +24,11 @@ from cloister.errors import (
     VersionError,
 )
 from cloister.net import greeting, tcp
-from cloister.net.address import parse_address
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet, receive_hello, refuse
 from cloister.net.server import Listener
+from cloister.net.tls import server_context
+from cloister.wire.address import parse_address
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Ask, Count, Done, Hello, Welcome
 from tests.net.parties import SOON, WELCOME, hosting, raw_tls, rest, serve
@@ -164,7 +165,7 @@ def test_running_out_of_descriptors_is_survived(bob, carol, monkeypatch, caplog)
 
 def test_an_address_that_is_taken(bob):
     with hosting(bob) as host, pytest.raises(ConfigurationError, match="cannot listen on"):
-        Listener(address=host.address, identity=bob, accepts=lambda _: True, handle=lambda _: None)
+        Listener(address=host.address, context=server_context(bob), accepts=lambda _: True, handle=lambda _: None)
 
 
 def test_ctrl_c_ends_a_serving_process(bob):
@@ -172,9 +173,11 @@ def test_ctrl_c_ends_a_serving_process(bob):
 import sys, threading
 from cloister.net.identity import Identity
 from cloister.net.server import Listener
+from cloister.net.tls import server_context
 def handle(connection):
     connection.receive(wait_s=None)
-with Listener(address="127.0.0.1:0", identity=Identity.load(sys.argv[1]), accepts=bool, handle=handle) as it:
+context = server_context(Identity.load(sys.argv[1]))
+with Listener(address="127.0.0.1:0", context=context, accepts=bool, handle=handle) as it:
     print(it.address, flush=True)
     try:
         it.serve()

@@ -9,9 +9,9 @@ import pytest
 
 from cloister.cli.node import TEMPLATE
 from cloister.errors import ConfigurationError
-from cloister.net.address import Address
 from cloister.node import config
 from cloister.node.config import DataSet, Neighbour, NodeConfiguration, Researcher
+from cloister.wire.address import Address
 
 A, B = ("sha256:" + digit * 64 for digit in "ab")
 MINIMAL = 'name = "bob"\nlisten = "0.0.0.0:7443"\nidentity = "bob.key"\n'
@@ -173,12 +173,44 @@ def test_the_template_is_a_configuration_and_names_every_default() -> None:
     written = config.parse(TEMPLATE, folder=FOLDER)
     assert written.session == parse("").session
     uncommented = "\n".join(
-        line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in TEMPLATE.splitlines()
+        line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in TEMPLATE.splitlines()
     )
-    # All that is commented out is right but for the fingerprints, which nobody can guess.
+    # All that is commented out is right but for fingerprints, which nobody can guess, and what excludes another key.
     with pytest.raises(ConfigurationError) as caught:
         config.parse(uncommented, folder=FOLDER)
     assert {line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]} == {
         "researchers[0].fingerprint",
         "workers[0].fingerprint",
+        "data_sets[1].key_from",
+        "identity",
     }
+
+
+def sealed_set(file: str, *lines: str) -> str:
+    return "\n".join(["[[data_sets]]", 'tags = ["#mri"]', 'tensor = "x"', f'file = "{file}"', *lines])
+
+
+SEALED_KEYS = ('key = "mri-key"', f'key_from = "sha256:{"b" * 64}"')
+
+
+@pytest.mark.parametrize("file", ["mri.npz.sealed", "mri.safetensors.sealed"])
+def test_a_sealed_data_set(file: str) -> None:
+    (data_set,) = parse(sealed_set(file, *SEALED_KEYS)).data_sets
+    assert data_set.key == ("mri-key", "sha256:" + "b" * 64)
+    assert data_set.path.name == file
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        pytest.param(sealed_set("mri.npz.sealed"), "file", id="sealed without a key"),
+        pytest.param(sealed_set("mri.npz", *SEALED_KEYS), "file", id="a key and nothing sealed"),
+        pytest.param(sealed_set("mri.sealed", *SEALED_KEYS), "file", id="of no format"),
+        pytest.param(sealed_set("mri.npz.sealed", SEALED_KEYS[0]), "key_from", id="from nobody"),
+        pytest.param(sealed_set("mri.npz.sealed", SEALED_KEYS[1]), "key", id="a key without a name"),
+        pytest.param(sealed_set("mri.npz.sealed", SEALED_KEYS[0], 'key_from = "bob"'), "key_from", id="a name"),
+    ],
+)
+def test_a_sealed_data_set_that_cannot_be(text: str, place: str) -> None:
+    (fault,) = faults(text)
+    assert fault.startswith(f"data_sets[0].{place}: ")

@@ -12,12 +12,14 @@ import pytest
 
 from cloister.errors import ConnectionLostError
 from cloister.net.connection import Connection
+from cloister.net.proving import Instance, Prover
 from cloister.node.link import Link, pair
 from cloister.node.sessions import Relay
 from cloister.node.waiting import Bell
 from cloister.wire import messages as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec
+from tests.net.instances import ADDRESS, ATTESTER
 
 MIB = 1 << 20
 
@@ -39,7 +41,7 @@ class PlayedChild:
 class Scene:
     """One relay in its thread, and both its ends."""
 
-    def __init__(self, *, grace_s: float) -> None:
+    def __init__(self, *, grace_s: float, instance: Instance | None = None) -> None:
         self.child = PlayedChild()
         self.executor = self.child.executor
         here, there = socket.socketpair()
@@ -54,6 +56,7 @@ class Scene:
             closing=self.closing,
             grace_s=grace_s,
             release=self.released.set,
+            prover=None if instance is None else Prover(self.accepted, instance),
         )
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -269,3 +272,60 @@ def test_a_node_that_closes_does_not_hear_out_a_dead_session(scene: Scene) -> No
     assert scene.released.wait(20)
     scene.closing.ring()
     scene.over()
+
+
+# A session with one that proves itself
+
+CHARTER = b"\x0c" * 32
+CHALLENGE = m.Challenge(versions=(1,), nonce=b"\x07" * 32, charter=CHARTER)
+
+
+@pytest.fixture
+def proving() -> Iterator[Scene]:
+    instance = Instance(role="aggregator", attester=ATTESTER, charter=CHARTER, name=ADDRESS)
+    scene = Scene(grace_s=20.0, instance=instance)
+    yield scene
+    scene.end()
+
+
+def test_a_challenge_in_a_session_is_answered_and_the_executor_hears_nothing_of_it(proving: Scene) -> None:
+    proving.caller.send(Kind.BATCH, m.Batch([m.Free((1,))]))
+    for _ in range(3):
+        proving.caller.send(Kind.CHALLENGE, CHALLENGE)
+        frame = proving.caller.receive(wait_s=20)
+        assert frame.kind is Kind.PROOF
+        assert CHALLENGE.nonce in frame.message().transcript
+    assert proving.executor.receive().message() == m.Batch([m.Free((1,))])
+    ask(proving)
+    proving.executor.send(Kind.ANSWER, m.Counted(objects=0, nbytes=0))
+    assert proving.caller.receive(wait_s=20).message() == m.Counted(objects=0, nbytes=0)
+
+
+def test_a_challenge_for_another_charter_ends_the_session(proving: Scene) -> None:
+    proving.caller.send(Kind.CHALLENGE, m.Challenge(versions=(1,), nonce=bytes(32), charter=bytes(32)))
+    frame = proving.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "charter")
+    proving.executor.close()
+    proving.caller.close()
+    assert "refused a proof" in proving.over()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "body"),
+    [
+        (Kind.CHALLENGE, CHALLENGE, b"surplus"),
+        (Kind.PROOF, m.Proof(transcript=b"", evidence=b""), b""),
+        (Kind.PROVISION, m.Provision(name="data", sealed=b"x"), b""),
+        (Kind.HELLO, m.Hello(versions=(1,), purpose="session", software="test", table=None), b""),
+    ],
+)
+def test_nothing_else_of_an_opening_has_a_place_in_a_session(proving: Scene, kind, message, body) -> None:
+    proving.caller.send(kind, message, [memoryview(body)] if body else ())
+    frame = proving.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "protocol")
+
+
+def test_a_worker_that_is_known_by_its_key_proves_nothing(scene: Scene) -> None:
+    scene.caller.send(Kind.CHALLENGE, CHALLENGE)
+    frame = scene.caller.receive(wait_s=20)
+    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "protocol")

@@ -47,6 +47,7 @@ COMMANDS = st.one_of(
     ),
     st.builds(Free, MANY_IDS),
     st.builds(messages.Tag, IDS, TAGS),
+    st.builds(messages.Reach, PEERS, SITES),
     st.builds(messages.Push, MANY_IDS, PEERS, DIGESTS, SITES),
     st.builds(messages.Take, MANY_IDS, st.lists(SPECS, max_size=3).map(tuple), PEERS, DIGESTS, SITES),
 )
@@ -75,7 +76,7 @@ MESSAGES = {
     Kind.WELCOME: st.builds(messages.Welcome, SMALL, NAMES, SIZES, SIZES),
     Kind.REFUSAL: st.builds(
         messages.Refusal,
-        st.sampled_from(["version", "table", "peer", "busy", "closing", "protocol", "crashed"]),
+        st.sampled_from(["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]),
         TEXTS,
     ),
     Kind.BATCH: st.builds(Batch, st.lists(COMMANDS, max_size=4)),
@@ -83,6 +84,11 @@ MESSAGES = {
     Kind.ANSWER: ANSWERS,
     Kind.FAILURE: st.builds(messages.Failure, NAMES, NAMES, SITES, TEXTS),
     Kind.PUSH: st.builds(messages.Delivery, DIGESTS, st.lists(SPECS, max_size=3).map(tuple)),
+    Kind.CHALLENGE: st.builds(
+        messages.Challenge, st.lists(SMALL, min_size=1, max_size=16).map(tuple), DIGESTS, DIGESTS
+    ),
+    Kind.PROOF: st.builds(messages.Proof, st.binary(max_size=100), st.binary(max_size=100)),
+    Kind.PROVISION: st.builds(messages.Provision, NAMES, st.binary(max_size=100)),
     Kind.DIAL: st.builds(messages.Dial, PEERS),
     Kind.AWAIT: st.builds(messages.Await, PEERS, DIGESTS),
 }
@@ -264,7 +270,8 @@ def test_every_limit_is_used():
     """A limit that nothing looks at would be a promise only."""
     source = "".join(inspect.getsource(module) for module in (messages, frames, tensors))
     unused = [name for name in vars(limits) if name.isupper() and name not in source]
-    assert unused == ["CHUNK_BYTES"]  # how much is moved at once; nothing that a peer could break
+    # How much is moved at once, and how long what is sealed may be, which its sealed form bounds here.
+    assert unused == ["CHUNK_BYTES", "SECRET_BYTES"]
 
 
 # Bodies

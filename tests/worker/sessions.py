@@ -43,6 +43,9 @@ class Exchange:
         self.arriving: list[torch.Tensor] = []
         self.declined: list[str] = []
 
+    def reach(self, peer: str) -> None:
+        pass
+
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
         self.pushed.append((peer, ticket, list(tensors)))
 

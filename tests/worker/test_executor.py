@@ -230,6 +230,9 @@ def test_values_are_pushed_and_taken() -> None:
 class Broken(Exchange):
     """A way to other workers on which nothing arrives."""
 
+    def reach(self, peer: str) -> None:
+        pass
+
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
         raise MoveError("the other worker cannot be reached")
 

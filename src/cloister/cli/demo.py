@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from time import monotonic
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
+
+from cloister.errors import AttestationError, CloisterError, UnacceptableError
+
+if TYPE_CHECKING:
+    from cloister.testing.federation import LocalFederation
+
+_AGGREGATOR: Final = "aggregator.example:7443"
+"""What the charter calls it. Here it listens on a free port of this machine."""
 
 
 def demo(
@@ -17,7 +26,7 @@ def demo(
         Path | None, typer.Option(help="An empty folder for keys, configurations and logs, to look at afterwards.")
     ] = None,
 ) -> None:
-    """Three hospitals train one model on real data, each a process of its own, over mutual TLS."""
+    """Three hospitals train one model on real data, with an aggregator that proves itself, each in its own process."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         _run(keep.absolute(), rounds)
@@ -36,13 +45,16 @@ def _run(folder: Path, rounds: int) -> None:
     screen.introduce(
         console, {name: (len(part), int(part.y.sum())) for name, part in parts.items()}, held_out=len(held_out)
     )
-    with LocalFederation(folder, ["aggregator", *parts], session={"memory": "512 MiB", "spare_executors": 1}) as nodes:
-        with console.status("starting three hospitals and an aggregator, each a process of its own"):
-            nodes.start("aggregator")
+    session: dict[str, str | int] = {"memory": "512 MiB", "spare_executors": 1}
+    with LocalFederation(folder, list(parts), session=session, aggregator=_AGGREGATOR, charter="hospitals") as nodes:
+        screen.agree(console, nodes.agreed)
+        with console.status("starting an aggregator and three hospitals, each a process of its own"):
+            nodes.start_aggregator()
             nodes.start(*parts, data_sets={name: hospitals.write(folder, name, part) for name, part in parts.items()})
-            aggregator = nodes.connect("aggregator")
+            aggregator = nodes.connect_to_aggregator()
             workers = {name: nodes.connect(name) for name in parts}
         at_hospitals, scale = training.find_patients(workers, aggregator)
+        screen.vouch(console, {name: _verdict(nodes.log(name)) for name in parts})
         judged = hospitals.pool({"held out": held_out}, scale)
         model = training.new_model()
         outcomes = training.federate(at_hospitals, aggregator, model, held_out=judged, rounds=rounds)
@@ -55,6 +67,9 @@ def _run(folder: Path, rounds: int) -> None:
             pooled = training.train_pooled(hospitals.pool(parts, scale), rounds=rounds)
         for worker in (aggregator, *workers.values()):
             worker.close()
+        with console.status("starting an aggregator with one byte of its software changed"):
+            refusals = _tamper(nodes, folder / "tampered")
+        screen.refuse(console, refusals)
     screen.compare(
         console,
         alone,
@@ -62,3 +77,28 @@ def _run(folder: Path, rounds: int) -> None:
         pooled=training.accuracy(pooled, judged),
         seconds=monotonic() - started,
     )
+
+
+def _tamper(nodes: LocalFederation, folder: Path) -> dict[str, CloisterError]:
+    """Has each hospital look at a tampered aggregator; what it says of it."""
+    from cloister.demo.tampering import tampered_copy
+    from cloister.net.attested import examine
+
+    address = nodes.start_aggregator("tampered", environment={"PYTHONPATH": str(tampered_copy(folder))})
+    refusals: dict[str, CloisterError] = {}
+    for name, identity in nodes.identities.items():
+        try:
+            examine(_AGGREGATOR, demands=nodes.demands(), identity=identity, at=address).close()
+        except AttestationError as fault:
+            refusals[name] = fault
+        else:
+            raise UnacceptableError([f"{name} took the tampered aggregator for the real one"])
+    return refusals
+
+
+def _verdict(log: str) -> str:
+    """The verdict in a node's log: the rest of the line that starts with the aggregator."""
+    found = re.search(r"the aggregator at \S+ is (.*)", log)
+    if found is None:
+        raise UnacceptableError(["a hospital's node has sent values, and its log holds no verdict"])
+    return found[1]

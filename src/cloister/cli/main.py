@@ -17,16 +17,40 @@ from rich.console import Console
 from rich.text import Text
 
 from cloister import __version__
-from cloister.errors import CloisterError, ConfigurationError, MissingDependencyError, NetworkError
+from cloister.errors import (
+    CloisterError,
+    CollateralError,
+    ConfigurationError,
+    EvidenceError,
+    MissingDependencyError,
+    NetworkError,
+    NotGenuineError,
+    UnacceptableError,
+)
 
 FAILED: Final = 1
 """Exit code: it could not be done; a wrong file too. Wrong usage of the command line gives 2."""
 
+NOT_GENUINE: Final = 2
+"""Exit code: evidence that no genuine TEE made, or that cannot be read."""
+
 UNREACHED: Final = 3
-"""Exit code: a worker could not be reached, or stopped answering. Trying again later may help."""
+"""Exit code: a worker could not be reached, or stopped answering, or evidence could not be judged for want of current
+collateral. Trying again later may help."""
+
+UNACCEPTABLE: Final = 4
+"""Exit code: genuine evidence of something that is not accepted."""
 
 INTERRUPTED: Final = 130
 """Exit code: Ctrl-C."""
+
+_CODES: Final[tuple[tuple[type[CloisterError], int], ...]] = (
+    (NetworkError, UNREACHED),
+    (CollateralError, UNREACHED),
+    (NotGenuineError, NOT_GENUINE),
+    (EvidenceError, NOT_GENUINE),
+    (UnacceptableError, UNACCEPTABLE),
+)
 
 _TORCH: Final = frozenset({"torch", "safetensors", "sklearn"})
 
@@ -50,10 +74,40 @@ def _node(app: typer.Typer, name: str, about: str) -> None:
     app.add_typer(node.app, name=name, help=about)
 
 
+def _attest(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import attest
+
+    app.add_typer(attest.app, name=name, help=about)
+
+
+def _aggregator(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import aggregator
+
+    app.add_typer(aggregator.app, name=name, help=about)
+
+
+def _charter(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import charter
+
+    app.add_typer(charter.app, name=name, help=about)
+
+
+def _data(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import data
+
+    app.add_typer(data.app, name=name, help=about)
+
+
 def _demo(app: typer.Typer, name: str, about: str) -> None:
     from cloister.cli import demo
 
     app.command(name, help=about)(demo.demo)
+
+
+def _provision(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import provision
+
+    app.command(name, help=about)(provision.provision)
 
 
 def _version(app: typer.Typer, name: str, about: str) -> None:
@@ -61,23 +115,36 @@ def _version(app: typer.Typer, name: str, about: str) -> None:
 
 
 NOUNS: Final = {
+    "aggregator": Noun("Run an aggregator that proves what it is.", _aggregator),
+    "attest": Noun("See what an aggregator proves about itself.", _attest),
+    "charter": Noun("Write, check and sign the rules that all members agree on.", _charter),
+    "data": Noun("Seal a data set for a node on someone else's machine.", _data),
     "demo": Noun("Train one model over three hospitals' data, all on this machine.", _demo),
     "key": Noun("Make, show and renew the key that others know you by.", _key),
     "node": Noun("Run a worker beside your data.", _node),
+    "provision": Noun("Give a node in a TEE a secret, once it has proved itself.", _provision),
     "version": Noun("Say which versions are installed.", _version),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 1 not done, 2 wrong usage, 3 a worker not reached, 130 interrupted."""
+    """Runs one command and exits: 0 done, 1 not done, 2 wrong usage, 3 a worker not reached, 130 interrupted.
+
+    Evidence that is refused gives 2, 3 or 4: ``exit_code``.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _application(words)(args=words, prog_name="cloister")
     except CloisterError as fault:
         _complain(str(fault))
-        raise SystemExit(UNREACHED if isinstance(fault, NetworkError) else FAILED) from None
+        raise SystemExit(exit_code(fault)) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+
+
+def exit_code(fault: CloisterError) -> int:
+    """The exit code that tells of ``fault``."""
+    return next((code for kind, code in _CODES if isinstance(fault, kind)), FAILED)
 
 
 def show_version() -> None:
@@ -132,4 +199,6 @@ def _unloaded() -> None:
 
 def _complain(text: str) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text.assemble(("cloister: ", "bold red"), text))
+    # A message can hold words of a stranger's, and they must not steer the terminal.
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    console.print(Text.assemble(("cloister: ", "bold red"), shown))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Final
 
 import typer
 
+from cloister.charter import Charter
+from cloister.cli.signals import end_on_signals
 from cloister.errors import CloisterError, ConfigurationError
+from cloister.net.identity import Identity
 from cloister.node import config
 from cloister.node.config import NodeConfiguration
-from cloister.node.service import Node, check
+from cloister.node.service import check
+from cloister.node.starting import agreed, node_of
 
 app: Final = typer.Typer(help="Run a node beside the data.", no_args_is_help=True)
 ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="The node's configuration.")]
@@ -48,9 +49,10 @@ def check_(file: ConfigurationFile) -> None:
     try:
         configuration = config.read(file)
         identity, _ = check(configuration)
+        charter = agreed(configuration, remember=False)
     except ConfigurationError as fault:
         raise _stop(str(fault)) from None
-    for line in _overview(configuration, identity.fingerprint):
+    for line in _overview(configuration, identity, charter):
         typer.echo(line)
     typer.echo(f"{file} is in order")
 
@@ -60,24 +62,11 @@ def serve(file: ConfigurationFile) -> None:
     """Run the node until SIGTERM or Ctrl-C: it then finishes what it is at and ends. A second one ends it at once."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        node = Node(config.read(file))
-        _end_on_signals(node)
-        node.serve(ready=lambda: typer.echo(f"ready {node.name} at {node.address} {node.identity.fingerprint}"))
+        node = node_of(file)
+        end_on_signals(node.stop)
+        node.serve(ready=lambda: typer.echo(f"ready {node.name} at {node.address} {node.fingerprint}"))
     except CloisterError as fault:
         raise _stop(str(fault)) from None
-
-
-def _end_on_signals(node: Node) -> None:
-    asked: list[int] = []
-
-    def end(number: int, _: FrameType | None) -> None:
-        if asked:
-            os._exit(128 + number)  # its executors are killed by the system as it ends
-        asked.append(number)
-        node.stop()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
 
 
 def _stop(text: str) -> typer.Exit:
@@ -85,9 +74,11 @@ def _stop(text: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-def _overview(configuration: NodeConfiguration, fingerprint: str) -> Iterator[str]:
+def _overview(configuration: NodeConfiguration, identity: Identity | None, charter: Charter | None) -> Iterator[str]:
     yield f"node        {configuration.name} at {configuration.listen}"
-    yield f"key         {fingerprint}"
+    yield f"key         {'made at each start, in the TEE' if identity is None else identity.fingerprint}"
+    if charter is not None:
+        yield f"charter     {charter.name} #{charter.serial}, {charter.digest.hex()}"
     for researcher in configuration.researchers:
         yield f"researcher  {researcher.name}, {researcher.fingerprint}"
     for worker in configuration.workers:
@@ -131,4 +122,25 @@ device = "cpu"                # or "cuda", "cuda:1"
 # file = "mri.npz"            # or .safetensors
 # tensor = "x"                # the array in it
 # unsafe_interactive = true   # a researcher whom you trust as yourself may see every row
+
+# On somebody else's machine, a data set can be sealed: `cloister data seal` makes such a file.
+# [[data_sets]]
+# tags = ["#ct", "#x"]
+# file = "ct.npz.sealed"
+# tensor = "x"
+# key = "ct"                  # the name of the secret that opens it
+# key_from = "sha256:..."     # who provisions it, once this node has proved itself
+
+# The charter that this node works under. It has to be signed by this node's key and by all owners in it.
+# [charter]
+# file = "charter.toml"       # signatures lie in charter.sigs beside it
+# collateral = "https://pccs.example:8081"   # what TEEs are judged by: a file, or a service's URL
+# accept_simulated = true     # for rehearsals: a simulated TEE will do, which proves nothing
+# [charter.floors]            # this owner's own limits; they can only be stricter
+# min_examples = 100
+
+# For a node inside a TEE on somebody else's machine; it has no identity then, and proves what it is.
+# [tee]
+# kind = "auto"               # or "simulated"
+# address = "cloud.example:7443"   # as those who connect dial it
 """

@@ -9,15 +9,21 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from cloister.charter import Charter
 from cloister.demo.training import Round
+from cloister.errors import CloisterError
 
-_CAVEAT = """\
-[bold]What this shows:[/] a researcher's ordinary PyTorch script trains on data that stays in three other processes,
-over mutual TLS 1.3; each hospital sends its model to the aggregator directly.
-[bold]What it does not show yet:[/] the data sets are marked [yellow]unsafe_interactive[/], so each hospital trusts this
-researcher as itself; and the aggregator is [yellow]not attested[/], so it is trusted too. Attestation, and studies on
-data that stays closed, come in later versions."""
+_CAVEAT = (
+    "[bold]What this shows:[/] a researcher's ordinary PyTorch script trains on data that stays in three other"
+    " processes, over mutual TLS 1.3; each hospital sends its model to the aggregator directly, and only once the"
+    " aggregator has proved which software it runs under which charter.\n"
+    "[bold]What it does not show yet:[/] the data sets are marked [yellow]unsafe_interactive[/], so each hospital"
+    " trusts this researcher as itself; the TEE is [yellow]simulated[/], which rehearses and proves nothing; and the"
+    " charter is [yellow]interactive[/], so nothing limits what the researcher takes out of the aggregator. Studies on"
+    " data that stays closed come in later versions."
+)
 
 
 def introduce(console: Console, patients: Mapping[str, tuple[int, int]], held_out: int) -> None:
@@ -31,6 +37,28 @@ def introduce(console: Console, patients: Mapping[str, tuple[int, int]], held_ou
         table.add_row(name, str(count), f"{malignant / count:.0%}")
     table.add_row("held out, for judging", str(held_out), "", style="dim")
     console.print(table)
+
+
+def agree(console: Console, charter: Charter) -> None:
+    """The charter that everybody has signed."""
+    owners = ", ".join(member.name for member in charter.owners)
+    console.print(
+        f"Charter [bold]{charter.name}[/] #{charter.serial}, signed by {owners} and the researcher:"
+        f" {charter.digest.hex()[:16]}..."
+    )
+
+
+def vouch(console: Console, lines: Mapping[str, str]) -> None:
+    """What each hospital's node found before it sent its first value to the aggregator."""
+    for name, line in lines.items():
+        console.print(Text.assemble(("  ✓ ", "green"), (f"{name}: ", "bold"), line))
+
+
+def refuse(console: Console, faults: Mapping[str, CloisterError]) -> None:
+    """Why each hospital will have nothing to do with the tampered aggregator."""
+    console.print("An operator puts an aggregator with [bold]one byte changed[/] behind the same address:")
+    for name, fault in faults.items():
+        console.print(Text.assemble(("  ✗ ", "red"), (f"{name} refuses it: ", "bold"), str(fault)))
 
 
 def follow(console: Console, rounds: Iterable[Round], names: Sequence[str], *, total: int) -> list[Round]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import torch
 
 import cloister
-from cloister.errors import CloisterError, ConnectionLostError, MessageError, RemoteOpError
+from cloister.errors import CloisterError, ConfigurationError, ConnectionLostError, MessageError, RemoteOpError
+from cloister.net.attested import Proven, examine
 from cloister.net.connection import Connection, Frame
+from cloister.net.demands import Demands
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet, refusal_error
 from cloister.net.identity import Identity
@@ -33,38 +36,67 @@ class RemoteWorker(Worker):
 
     def __init__(self, name: str, channel: OverTLS, *, limits: m.Welcome) -> None:
         super().__init__(name, channel)
+        self._over_tls = channel
         self.memory_bytes = limits.memory_bytes
         """What this session may hold there, in bytes."""
         self.objects = limits.objects
         """What this session may hold there, in tensors."""
+
+    @property
+    def proven(self) -> Proven | None:
+        """What the worker last proved about itself; None for one that is known by its key."""
+        return self._over_tls.proven
+
+    def attest(self) -> Proven:
+        """Has the worker prove itself anew, on the connection as it is: one round trip.
+
+        Raises:
+            ConfigurationError: this worker is known by its key, and proves nothing.
+            AttestationError: it proves something else now, or what is not acceptable any more. The session ends.
+        """
+        return self._over_tls.attest()
 
 
 def connect(
     address: str,
     *,
     identity: Identity | str | os.PathLike[str],
-    peer: str,
+    peer: str | None = None,
+    demands: Demands | None = None,
+    at: str | None = None,
     connect_s: float = 10.0,
     answer_s: float = 600.0,
 ) -> RemoteWorker:
     """Opens a session at a worker elsewhere, over mutual TLS 1.3.
 
+    The worker is known by its key (``peer``), or it proves what it runs (``demands``): name one of the two.
+
     Args:
         address: ``host:port``.
-        identity: the key file of ``cloister key new``, which the worker's owner has named in its configuration.
+        identity: the key file of ``cloister key new``, which the worker's owner, or the charter, names.
         peer: the fingerprint of the worker's key, ``sha256:...``; nothing is sent to any other.
+        demands: what it has to prove before anything is sent: ``cloister.Demands(charter=...)``.
+        at: where to dial, if the way to a worker that proves itself is another than its address.
         connect_s: how long reaching it may take, handshake and welcome included, in seconds.
         answer_s: how long an answer may take, in seconds.
 
     Raises:
         ConfigurationError: an address, key file or fingerprint that cannot be used.
         NetworkError: it cannot be reached, is another, or does not accept this identity.
+        AttestationError: what it proves is not acceptable, or it proves nothing.
         VersionError: it runs another version of the protocol or another table of operations.
     """
     install()
     own = identity if isinstance(identity, Identity) else Identity.load(identity)
     # A worker that is busy reads nothing meanwhile, so sending may take as long as an answer.
-    connection = dial(address, identity=own, peer=peer, within_s=connect_s, send_s=answer_s)
+    proven = None
+    if demands is not None and peer is None:
+        proven = examine(address, demands=demands, identity=own, at=at, within_s=connect_s, send_s=answer_s)
+        connection = proven.connection
+    elif demands is None and peer is not None:
+        connection = dial(at or address, identity=own, peer=peer, within_s=connect_s, send_s=answer_s)
+    else:
+        raise ConfigurationError("say how the worker is known: by its key, peer=..., or by what it proves, demands=...")
     welcome = greet(
         connection,
         purpose="session",
@@ -72,7 +104,7 @@ def connect(
         wait_s=connect_s,
         table=optable.digest(),
     )
-    return RemoteWorker(welcome.name, OverTLS(connection, answer_s=answer_s), limits=welcome)
+    return RemoteWorker(welcome.name, OverTLS(connection, answer_s=answer_s, proven=proven), limits=welcome)
 
 
 class OverTLS:
@@ -80,7 +112,8 @@ class OverTLS:
 
     network = "tls"
 
-    def __init__(self, connection: Connection, *, answer_s: float) -> None:
+    def __init__(self, connection: Connection, *, answer_s: float, proven: Proven | None = None) -> None:
+        self.proven = proven
         self.fingerprint = connection.peer
         self._connection = connection
         self._answer_s = answer_s
@@ -104,6 +137,13 @@ class OverTLS:
             return self._answer(self._connection.receive(wait_s=self._answer_s), tuple(expected))
 
         return self._guarded(exchange)
+
+    def attest(self) -> Proven:
+        """Has the worker prove itself anew."""
+        if self.proven is None:
+            raise ConfigurationError("this worker is known by its key and proves nothing: connect with demands=...")
+        self.proven = self._guarded(partial(self.proven.again, wait_s=self._answer_s))
+        return self.proven
 
     def close(self) -> None:
         """Ends the session."""

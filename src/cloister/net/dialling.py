@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from time import monotonic
-from typing import Final
 
-from cloister.errors import IdentityError, PeerMismatchError, UnreachableError
+from cloister.errors import PeerMismatchError, UnreachableError
 from cloister.net import tcp
-from cloister.net.address import parse_address
 from cloister.net.connection import Connection
 from cloister.net.identity import Identity
 from cloister.net.tls import client_context, handshake, wrap
-
-_FINGERPRINT: Final = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-def check_fingerprint(text: str) -> str:
-    """``text``, if it is a fingerprint.
-
-    Raises:
-        IdentityError: it is not ``sha256:`` and 64 hexadecimal digits in lower case.
-    """
-    if not _FINGERPRINT.fullmatch(text):
-        raise IdentityError(
-            f"{text!r} is not a fingerprint: that is sha256: and 64 hexadecimal digits, see `cloister key show`"
-        )
-    return text
+from cloister.wire.address import parse_address
+from cloister.wire.peers import check_fingerprint
 
 
 def dial(

@@ -12,7 +12,7 @@ from cloister.wire.limits import NAME_CHARS, TEXT_CHARS
 from cloister.wire.messages import Hello, Refusal, Welcome
 
 Purpose = Literal["session", "push"]
-RefusalCode = Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed"]
+RefusalCode = Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
 
 _ERRORS: dict[str, type[CloisterError]] = {
     "version": errors.VersionError,
@@ -22,6 +22,8 @@ _ERRORS: dict[str, type[CloisterError]] = {
     "closing": errors.ConnectionLostError,
     "protocol": errors.MessageError,
     "crashed": errors.WorkerCrashedError,
+    "charter": errors.CharterError,
+    "evidence": errors.NoTeeError,
 }
 
 
@@ -58,25 +60,41 @@ def receive_hello(connection: Connection, *, hello_s: float = 10.0) -> Hello:
         ConnectionLostError: the connection ended, or the hello came too slowly.
     """
     try:
-        hello = _hello(connection.receive(wait_s=hello_s))
+        frame = connection.receive(wait_s=hello_s)
+    except WireError as fault:
+        refuse_for(connection, fault)
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return hello_in(frame, connection)
+
+
+def hello_in(frame: Frame, connection: Connection) -> Hello:
+    """The hello in a frame, as ``receive_hello``.
+
+    Raises:
+        VersionError: no version in common. WireError: not a hello. The peer has been told, the connection is closed.
+    """
+    try:
+        hello = _hello(frame)
         if VERSION not in hello.versions:
             offered = ", ".join(map(str, hello.versions))
             raise VersionError(f"this end speaks version {VERSION} of the protocol, and was offered {offered}")
         return hello
-    except VersionError as fault:
-        refuse(connection, "version", text=str(fault))
-        raise
     except WireError as fault:
-        refuse(connection, "protocol", text=str(fault))
-        raise
-    except BaseException:
-        connection.close()
+        refuse_for(connection, fault)
         raise
 
 
 def refuse(connection: Connection, code: RefusalCode, *, text: str) -> None:
     """Says why, and ends the connection. Raises nothing."""
     connection.farewell(Kind.REFUSAL, Refusal(code=code, text=text[:TEXT_CHARS]))
+
+
+def refuse_for(connection: Connection, fault: WireError) -> None:
+    """Refuses a peer that broke the rules, or that keeps to another version's. Raises nothing."""
+    refuse(connection, "version" if isinstance(fault, VersionError) else "protocol", text=str(fault))
 
 
 def refusal_error(refusal: Refusal) -> CloisterError:

@@ -134,6 +134,28 @@ class Identity:
         return cls.read(target)
 
 
+def private_key(path: str | os.PathLike[str]) -> Ed25519PrivateKey | EllipticCurvePrivateKey:
+    """The private key in an identity file, for what TLS does not sign: a charter.
+
+    Raises:
+        IdentityError: as ``Identity.read``.
+    """
+    return _parse(Path(path), _read_private(Path(path)))[1]
+
+
+def new_instance_key(*, now: datetime | None = None) -> tuple[bytes, bytes, str]:
+    """A key that lives as long as a process, its certificate (both PEM) and its fingerprint. Nothing is written."""
+    key = Ed25519PrivateKey.generate()
+    certificate = _certify(key, days=DAYS, now=now)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private, certificate.public_bytes(Encoding.PEM), _fingerprint(certificate)
+
+
+def spki_hash(fingerprint: str) -> bytes | None:
+    """The 32 bytes of a fingerprint; None for the empty one of a peer that showed no certificate."""
+    return bytes.fromhex(fingerprint.removeprefix("sha256:")) or None
+
+
 def fingerprint_of(certificate: bytes) -> str:
     """``sha256:`` and 64 hexadecimal digits: the hash of a DER certificate's SubjectPublicKeyInfo.
 

@@ -19,12 +19,11 @@ from typing import Final, Self
 
 from cloister.errors import CloisterError, NetworkError
 from cloister.net import tcp
-from cloister.net.address import Address, parse_address
 from cloister.net.connection import Connection, shut
 from cloister.net.door import Door
 from cloister.net.greeting import refuse
-from cloister.net.identity import Identity
-from cloister.net.tls import handshake, server_context, wrap
+from cloister.net.tls import handshake, wrap
+from cloister.wire.address import Address, parse_address
 
 _LOG: Final = logging.getLogger(__name__)
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -39,8 +38,9 @@ class Listener:
 
     Args:
         address: ``host:port``; port 0 takes a free one, and ``.address`` says which.
-        identity: what this end proves to those who dial.
-        accepts: whether a fingerprint is known. Called in the connection's thread.
+        context: what this end proves to those who dial: ``tls.server_context`` or ``tls.instance_context``.
+        accepts: whether a fingerprint (empty where the context asks for none) is let in. Called in the connection's
+            thread.
         handle: serves a known peer, in the connection's thread; the connection is closed when it returns. It starts
             with ``receive_hello``. Errors that it raises are noted in the log, and end that connection only.
         max_connections: how many known peers' connections there may be at once; one more is refused as busy.
@@ -49,14 +49,14 @@ class Listener:
         frame_s, piece_s, send_s: as for ``Connection``.
 
     Raises:
-        ConfigurationError: the address cannot be bound. IdentityError: the identity cannot be used.
+        ConfigurationError: the address cannot be bound.
     """
 
     def __init__(
         self,
         *,
         address: str,
-        identity: Identity,
+        context: ssl.SSLContext,
         accepts: Callable[[str], bool],
         handle: Callable[[Connection], None],
         max_connections: int = 64,
@@ -71,7 +71,7 @@ class Listener:
         self._handle = handle
         self._handshake_s = handshake_s
         self._connection = partial(Connection, frame_s=frame_s, piece_s=piece_s, send_s=send_s)
-        self._context = server_context(identity)
+        self._context = context
         self._door = Door(places=handshakes, per_source=handshakes_per_source)
         self._slots = threading.BoundedSemaphore(max_connections)
         self._refusals = threading.BoundedSemaphore(_REFUSALS)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from cloister.errors import ConfigurationError, UnreachableError
-from cloister.net.address import Address
+from cloister.wire.address import Address
 
 _BACKLOG: Final = 128
 _OPTIONS: Final = (

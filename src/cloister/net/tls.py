@@ -3,15 +3,25 @@
 ``ssl`` checks that a certificate comes from the public issuer, which anyone can be, and that it is valid today; the TLS
 handshake proves that the peer holds its key. Who the peer is follows from that key's fingerprint, which the callers of
 this module compare before they read or send a byte.
+
+Towards an instance that proves itself (``attested``) TLS is transport and no more: its key is as old as the process, so
+there is no fingerprint to compare, and what it shows is checked by its evidence, which is bound to that key.
 """
 
 from __future__ import annotations
 
+import secrets
 import socket
 import ssl
+import tempfile
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from cloister.errors import IdentityError, NetworkError, UnreachableError
 from cloister.net.identity import Identity, fingerprint_of, public_issuer
@@ -39,6 +49,36 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
+def unverified_client_context(identity: Identity | None) -> ssl.SSLContext:
+    """TLS settings towards an instance that will prove itself: any certificate will do, and an auditor shows none.
+
+    Raises:
+        IdentityError: ``ssl`` cannot use the identity's file.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def instance_context(private_key: bytes, certificate: bytes) -> ssl.SSLContext:
+    """TLS settings for an instance that proves itself: PEM of its key and certificate. Callers may show none.
+
+    ``ssl`` loads keys from files only: what lies in one, for a moment, is the key under a random password.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, None)
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_OPTIONAL
+    password = secrets.token_hex(32)
+    locked = load_pem_private_key(private_key, password=None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode())
+    )
+    with tempfile.NamedTemporaryFile() as file:  # mode 0600
+        file.write(locked + certificate)
+        file.flush()
+        context.load_cert_chain(file.name, password=password)
+    return context
+
+
 def wrap(raw: socket.socket, *, context: ssl.SSLContext, server_side: bool) -> ssl.SSLSocket:
     """A TLS socket in the place of ``raw``, which is spent. ``handshake`` comes next.
 
@@ -58,6 +98,8 @@ def wrap(raw: socket.socket, *, context: ssl.SSLContext, server_side: bool) -> s
 def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
     """Does the handshake, all of it within ``within_s`` seconds, and returns the fingerprint that the peer proved.
 
+    It is empty where the context lets a peer show no certificate and it showed none.
+
     Nothing has been read or sent then; compare the fingerprint first.
 
     Raises:
@@ -69,7 +111,8 @@ def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
         secured.do_handshake()
         if secured.selected_alpn_protocol() != ALPN:
             raise UnreachableError("it speaks TLS but not cloister's protocol")
-        return fingerprint_of(secured.getpeercert(binary_form=True) or b"")
+        certificate = secured.getpeercert(binary_form=True)
+        return fingerprint_of(certificate) if certificate else ""
     except (OSError, ValueError) as fault:
         secured.close()
         raise _handshake_error(fault, within_s) from fault
@@ -78,7 +121,7 @@ def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
         raise
 
 
-def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
+def _context(protocol: int, identity: Identity | None) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # a peer is a key, not a name
@@ -87,6 +130,8 @@ def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols([ALPN])
     context.load_verify_locations(cadata=public_issuer().public_bytes(Encoding.DER))
+    if identity is None:
+        return context
     try:
         # A key with a pass phrase must fail rather than ask for it at a terminal.
         context.load_cert_chain(identity.path, password="")

@@ -8,6 +8,7 @@ import signal
 import site
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -28,13 +29,19 @@ _END_S: Final = 5.0
 
 
 class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an executor is told at its start, through its standard input."""
+    """What an executor is told at its start: the first line of its standard input."""
 
     listener: int
     memory_bytes: int
     objects: int
     device: str
     threads: int
+
+
+class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What it is told when its session opens: the rest of its standard input. Keys that came after it was started are
+    in it, and no key waits in a process that serves nobody."""
+
     data_sets: tuple[ShelfEntry, ...]
 
 
@@ -46,6 +53,7 @@ class Child:
         self.session = session
         self.moves = moves
         self._process = process
+        self._input = cast(IO[bytes], process.stdin)
         self._ready = False
 
     @property
@@ -83,12 +91,18 @@ class Child:
             session_there.close()
             moves_there.close()
         child = cls(process, session=Link(session), moves=Link(moves))
-        with suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as pipe:  # dead already: `wait_ready` says so
-            pipe.write(msgspec.json.encode(assignment))
+        with suppress(BrokenPipeError):  # dead already: `wait_ready` says so
+            child._input.write(msgspec.json.encode(assignment) + b"\n")
+            child._input.flush()
         return child
 
+    def open(self, data_sets: Sequence[ShelfEntry]) -> None:
+        """Opens its session: it serves from now on what comes over ``session``. Once, when it is ready."""
+        with suppress(BrokenPipeError), self._input as pipe:  # dead already: the session's first frame says so
+            pipe.write(msgspec.json.encode(Opening(tuple(data_sets))))
+
     def wait_ready(self, *, within_s: float) -> bool:
-        """Whether the process has warmed up and serves; False when it has died, is not one of ours, or takes too
+        """Whether the process has warmed up; False when it has died, is not one of ours, or takes too
         long."""
         if not self._ready:
             until = monotonic() + within_s
@@ -130,6 +144,8 @@ class Child:
                 os.killpg(self.pid, signal.SIGKILL)
         self.session.close()
         self.moves.close()
+        with suppress(BrokenPipeError):
+            self._input.close()
         if not self.wait_end(until=monotonic() + _END_S):
             _log.error("executor %d does not go away", self.pid)
 

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, Literal
 
+from cloister.attest.entries import MAX_AGE
+from cloister.charter.floors import Floors
+from cloister.charter.reading import COUNT
 from cloister.errors import ConfigurationError
-from cloister.net.address import Address, parse_address
-from cloister.net.dialling import check_fingerprint
-from cloister.wire.limits import NAME_CHARS, SIZE, TAGS
+from cloister.net.secrets import SecretName
+from cloister.tables import Table, faulty, load
+from cloister.wire.address import Address, parse_address
+from cloister.wire.limits import NAME_CHARS, TAGS
+from cloister.wire.peers import check_fingerprint
 
 MIB: Final = 1 << 20
+SEALED: Final = ".sealed"
+"""Ends the name of a sealed file, after the ending that says what is in it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,35 @@ class DataSet:
     path: Path
     tensor: str
     unsafe_interactive: bool
+    key: SecretName | None = None
+    """Of a sealed file: the secret that opens it, and who provisions it."""
+
+
+@dataclass(frozen=True)
+class CharterUse:
+    """The charter that a node works under, and what its owner adds to it. ``cloister.node.agreement`` loads it."""
+
+    file: Path
+    signatures: Path
+    """The folder of the members' signatures, ``*.sig``."""
+    state: Path | None
+    """The folder that remembers which charters were accepted; None remembers nothing, for rehearsals in one process."""
+    accept_simulated: bool
+    """Whether a simulated TEE will do, which proves nothing. The charter has to name it too."""
+    collateral: str | None
+    """A file, or the URL of a service, that tells what TEEs are judged by."""
+    floors: Floors | None
+    routes: Mapping[str, str] = field(default_factory=dict)
+    """For an aggregator's address in the charter, where to dial instead: a tunnel, for instance."""
+
+
+@dataclass(frozen=True)
+class TeeUse:
+    """That a node runs in a TEE, on somebody else's machine, and proves what it is."""
+
+    kind: Literal["auto", "simulated"]
+    address: str
+    """What those who dial it call it; evidence names it."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +104,14 @@ class NodeConfiguration:
 
     name: str
     listen: Address
-    identity: Path
+    identity: Path | None
+    """None in a TEE, where the key is made anew at each start."""
     session: SessionLimits
     researchers: tuple[Researcher, ...]
     workers: tuple[Neighbour, ...]
     data_sets: tuple[DataSet, ...]
+    charter: CharterUse | None = None
+    tee: TeeUse | None = None
 
 
 def read(path: str | os.PathLike[str]) -> NodeConfiguration:
@@ -82,14 +120,22 @@ def read(path: str | os.PathLike[str]) -> NodeConfiguration:
     Raises:
         ConfigurationError: the file cannot be read or has faults; the message lists all of them.
     """
+    return parse(read_text(path), folder=Path(path).absolute().parent, source=str(path))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ConfigurationError: it cannot be read; the message says how to make one.
+    """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
         hint = f"write one with: cloister node new {file}"
         reason = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"{file}: {reason}; {hint}") from None
-    return parse(text, folder=file.absolute().parent, source=str(file))
 
 
 def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfiguration:
@@ -98,16 +144,12 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
     Raises:
         ConfigurationError: the text has faults; the message lists all of them.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        raise ConfigurationError(f"{source} is not TOML: {fault}") from None
     faults: list[str] = []
-    table = _Table(data, "", faults)
+    table = _NodeTable(load(text, source=source), faults=faults)
     configuration = NodeConfiguration(
         name=table.name("name"),
         listen=table.listening("listen"),
-        identity=folder / table.text("identity"),
+        identity=_identity(table, folder),
         session=_session(table.table("session")),
         researchers=tuple(
             Researcher(name=entry.name("name"), fingerprint=entry.fingerprint())
@@ -118,6 +160,8 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
             for entry in table.tables("workers")
         ),
         data_sets=tuple(_data_set(entry, folder) for entry in table.tables("data_sets")),
+        charter=_charter(table.table("charter"), folder) if table.holds("charter") else None,
+        tee=_tee(table.table("tee")) if table.holds("tee") else None,
     )
     table.finish()
     _check_peers(configuration, faults)
@@ -126,12 +170,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
     return configuration
 
 
-def faulty(source: str, faults: list[str]) -> ConfigurationError:
-    """One error for all the faults of one file."""
-    return ConfigurationError(f"{source} has {len(faults)} fault(s):\n" + "\n".join(f"  {fault}" for fault in faults))
-
-
-def _session(table: _Table) -> SessionLimits:
+def _session(table: _NodeTable) -> SessionLimits:
     max_sessions = table.whole("max_sessions", default=8, least=1, most=256)
     return SessionLimits(
         memory_bytes=table.size("memory", default="2 GiB", least=MIB),
@@ -146,16 +185,83 @@ def _session(table: _Table) -> SessionLimits:
     )
 
 
-def _data_set(entry: _Table, folder: Path) -> DataSet:
+def _data_set(entry: _NodeTable, folder: Path) -> DataSet:
     path = folder / entry.text("file")
-    if path.suffix not in ("", ".npz", ".safetensors"):
+    sealed = path.suffix == SEALED
+    if (Path(path.stem).suffix if sealed else path.suffix) not in (() if sealed else ("",)) + (".npz", ".safetensors"):
         entry.fault("file", "a data set is an .npz or a .safetensors file")
+    keyed = entry.holds("key") | entry.holds("key_from")
+    if path.suffix and keyed != sealed:
+        entry.fault("file", f"a file that is sealed ends in {SEALED} and has a key and a key_from, and no other has")
     return DataSet(
         tags=entry.tags(),
         path=path,
         tensor=entry.text("tensor"),
         unsafe_interactive=entry.flag("unsafe_interactive", default=False),
+        key=SecretName(entry.name("key"), entry.fingerprint("key_from")) if keyed else None,
     )
+
+
+def _identity(table: _NodeTable, folder: Path) -> Path | None:
+    if not table.holds("tee"):
+        return folder / table.text("identity")
+    if table.holds("identity"):
+        table.text("identity")
+        table.fault("identity", "a node in a TEE keeps no key in a file: it makes one when it starts; leave this out")
+    return None
+
+
+def _tee(table: _NodeTable) -> TeeUse:
+    kind: Literal["auto", "simulated"] = (
+        "simulated" if table.choice("kind", among=("auto", "simulated")) == "simulated" else "auto"
+    )
+    return TeeUse(kind=kind, address=str(table.dialled("address") or table.text("address")))
+
+
+def _charter(table: _NodeTable, folder: Path) -> CharterUse:
+    file = folder / table.text("file")
+    collateral = table.text("collateral") if table.holds("collateral") else None
+    if collateral is not None and "://" not in collateral:
+        collateral = str(folder / collateral)
+    return CharterUse(
+        file=file,
+        signatures=folder / table.text("signatures", default=str(signatures_beside(file))),
+        state=folder / table.text("state", default="charter.state"),
+        accept_simulated=table.flag("accept_simulated", default=False),
+        collateral=collateral,
+        floors=_floors(table.table("floors")) if table.holds("floors") else None,
+        routes=_routes(table),
+    )
+
+
+def _routes(table: _NodeTable) -> dict[str, str]:
+    routes = table.take("routes", dict, "a table of addresses", {}) or {}
+    for name, route in routes.items():
+        try:
+            parse_address(name)
+            parse_address(route if isinstance(route, str) else "")
+        except ConfigurationError as fault:
+            table.fault("routes", str(fault))
+    return dict(routes)
+
+
+def _floors(table: _NodeTable) -> Floors:
+    def whole(key: str, *, least: int) -> int | None:
+        return table.whole(key, least=least, most=COUNT) if table.holds(key) else None
+
+    return Floors(
+        floor=whole("floor", least=2),
+        largest_share=table.number("largest_share", above=0.0, most=1.0) if table.holds("largest_share") else None,
+        clip=table.number("clip", above=0.0) if table.holds("clip") else None,
+        rounds=whole("rounds", least=0),
+        min_examples=whole("min_examples", least=1),
+        max_collateral_age=table.age("max_collateral_age", most=MAX_AGE) if table.holds("max_collateral_age") else None,
+    )
+
+
+def signatures_beside(file: Path) -> Path:
+    """Where the signatures of a charter are kept, unless another folder is named: ``charter.sigs`` for charter.toml."""
+    return file.with_suffix(".sigs") if file.name else file
 
 
 def _check_peers(configuration: NodeConfiguration, faults: list[str]) -> None:
@@ -181,89 +287,17 @@ def _check_peers(configuration: NodeConfiguration, faults: list[str]) -> None:
             seen.add(peer.fingerprint)
 
 
-_SIZE: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
-_SIZE_UNITS: Final = {
-    "B": 1,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-}
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|min|h)")
-_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _DEVICE: Final = re.compile(r"cpu|cuda(?::\d{1,3})?")
 
-T = TypeVar("T")
 
-
-class _Table:
-    """One table of the file. Each method reads one key; what is wrong with it is noted, and a stand-in returned."""
-
-    def __init__(self, data: Mapping[str, Any], place: str, faults: list[str]) -> None:
-        self._data = data
-        self._place = place
-        self._faults = faults
-        self._read: set[str] = set()
-        self._children: list[_Table] = []
-
-    def fault(self, key: str, text: str) -> None:
-        self._faults.append(f"{self._place}{key}: {text}")
-
-    def finish(self) -> None:
-        """Notes every key that nobody read."""
-        for key in self._data:
-            if key not in self._read:
-                known = ", ".join(sorted(self._read)) or "none"
-                self.fault(key, f"there is no such key; the keys here are: {known}")
-        for child in self._children:
-            child.finish()
-
-    def _take(self, key: str, kind: type[T], what: str, default: T | None) -> T | None:
-        """The key's value; ``default`` where the key is missing, or None and a fault where there is no default."""
-        self._read.add(key)
-        value = self._data.get(key)
-        if value is None:
-            if default is None:
-                self.fault(key, f"is missing; it is {what}")
-            return default
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            self.fault(key, f"must be {what}")
-            return None
-        return value
-
-    def table(self, key: str) -> _Table:
-        child = _Table(self._take(key, dict, "a table", {}) or {}, f"{self._place}{key}.", self._faults)
-        self._children.append(child)
-        return child
-
-    def tables(self, key: str) -> list[_Table]:
-        children: list[_Table] = []
-        for index, entry in enumerate(self._take(key, list, f"a list of tables, [[{key}]]", []) or []):
-            if isinstance(entry, dict):
-                children.append(_Table(entry, f"{self._place}{key}[{index}].", self._faults))
-            else:
-                self.fault(f"{key}[{index}]", f"must be a table, [[{key}]]")
-        self._children += children
-        return children
-
-    def text(self, key: str, *, default: str | None = None) -> str:
-        value = self._take(key, str, "a text", default)
-        if value is not None and not (value.strip() and value.isprintable()):
-            self.fault(key, "must be a text of printable characters")
-        return value or ""
+class _NodeTable(Table):
+    """A table with what only a node.toml holds."""
 
     def name(self, key: str) -> str:
-        value = self.text(key)
-        if len(value) > NAME_CHARS:
-            self.fault(key, f"is longer than {NAME_CHARS} characters")
-        return value
+        return self.text(key, most=NAME_CHARS)
 
     def tags(self) -> tuple[str, ...]:
-        tags = self._take("tags", list, "a list of texts", None)
+        tags = self.take("tags", list, "a list of texts", None)
         if tags is None:
             return ()
         if not 1 <= len(tags) <= TAGS:
@@ -274,48 +308,9 @@ class _Table:
                 return ()
         return tuple(tags)
 
-    def flag(self, key: str, *, default: bool) -> bool:
-        return bool(self._take(key, bool, "true or false", default))
-
-    def whole(self, key: str, *, default: int, least: int, most: int) -> int:
-        value = self._take(key, int, f"a whole number from {least} to {most}", default)
-        if value is None:
-            return default
-        if not least <= value <= most:
-            self.fault(key, f"must be a whole number from {least} to {most}")
-        return value
-
-    def size(self, key: str, *, default: str, least: int) -> int:
-        text = self._take(key, str, 'a size such as "512 MiB"', default) or default
-        match = _SIZE.fullmatch(text)
-        if match is None:
-            self.fault(key, f'must be a size such as "512 MiB"; the units are {", ".join(_SIZE_UNITS)}')
-            return least
-        value = int(float(match[1]) * _SIZE_UNITS[match[2]])
-        if not least <= value <= SIZE:
-            self.fault(key, f"must be from {least} to {SIZE} bytes")
-        return value
-
-    def duration(self, key: str, *, default: str, most_s: float) -> float:
-        text = self._take(key, str, 'a time such as "10 s"', default) or default
-        match = _DURATION.fullmatch(text)
-        if match is None:
-            self.fault(key, f'must be a time such as "10 s"; the units are {", ".join(_DURATION_UNITS)}')
-            return 0.0
-        value = float(match[1]) * _DURATION_UNITS[match[2]]
-        if value > most_s:
-            self.fault(key, f"must be at most {most_s:g} s")
-        return value
-
-    def fingerprint(self) -> str:
-        value = self._take("fingerprint", str, "a key's fingerprint, as `cloister key show` prints it", None)
-        if value is None:
-            return ""
-        try:
-            return check_fingerprint(value)
-        except ConfigurationError as fault:
-            self.fault("fingerprint", str(fault))
-            return ""
+    def fingerprint(self, key: str = "fingerprint") -> str:
+        what = "a key's fingerprint, as `cloister key show` prints it"
+        return self.checked(key, what=what, check=check_fingerprint) or ""
 
     def device(self, key: str) -> str:
         value = self.text(key, default="cpu")
@@ -327,20 +322,10 @@ class _Table:
         return self._address(key) or Address("", 0)
 
     def dialled(self, key: str) -> Address | None:
-        self._read.add(key)
-        if key not in self._data:
-            return None
-        address = self._address(key)
+        address = self._address(key) if self.holds(key) else None
         if address is not None and not address.port:
             self.fault(key, "a worker is dialled at a port of its own, not at 0")
         return address
 
     def _address(self, key: str) -> Address | None:
-        value = self._take(key, str, 'an address such as "bob.example:7443"', None)
-        if value is None:
-            return None
-        try:
-            return parse_address(value)
-        except ConfigurationError as fault:
-            self.fault(key, str(fault))
-            return None
+        return self.checked(key, what='an address such as "bob.example:7443"', check=parse_address)

@@ -1,7 +1,7 @@
 """The process of one session: ``python -m cloister.node.executor``, started by ``cloister.node.child``.
 
-It holds no key and talks to nobody but its listener. It warms up, says so, serves one session and ends; it also ends
-when the listener does, however that comes about.
+It holds no key of its node's and talks to nobody but its listener. It warms up, says so, waits for its session, serves
+it and ends; it also ends when the listener does, however that comes about.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from cloister.errors import MessageError, MoveError, WireError, WorkerError
 from cloister.net.connection import Frame
-from cloister.node.child import Assignment
+from cloister.node.child import Assignment, Opening
 from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link
 from cloister.node.shelf import Shelf
@@ -41,9 +41,21 @@ class Courier:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._reached: str | None = None
+
+    def reach(self, peer: str) -> None:
+        """Has the listener dial the peer; the connection serves the next push, if that is to the same peer.
+
+        Raises:
+            MoveError: the peer cannot be reached, or does not let this worker push.
+        """
+        self._reached = None
+        self._link.send(Kind.DIAL, m.Dial(peer))
+        self._expect_done()
+        self._reached = peer
 
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
-        """Has the listener dial the peer, and hands it the values for it.
+        """Hands the listener values for the peer.
 
         Raises:
             MoveError: the peer cannot be reached, or did not take them.
@@ -52,8 +64,9 @@ class Courier:
             specs = tuple(map(spec_of, tensors))
         except MessageError as fault:
             raise MoveError(str(fault)) from None
-        self._link.send(Kind.DIAL, m.Dial(peer))
-        self._expect_done()
+        if self._reached != peer:
+            self.reach(peer)
+        self._reached = None
         _send(self._link, Kind.PUSH, m.Delivery(ticket, specs), tensors)
         self._expect_done()
 
@@ -199,29 +212,38 @@ def warm_up(threads: int) -> None:
         fake @ fake
 
 
+def _opening() -> Opening:
+    """Waits for a session. What a key was read from is not kept."""
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise EOFError("there will be no session")
+    return msgspec.json.decode(data, type=Opening)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """The process. Its arguments are the descriptors of its two links; its assignment comes on standard input."""
+    """The process. Its arguments are the descriptors of its two links; what it is to do comes on standard input."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
     numbers = [int(argument) for argument in arguments]
-    assignment = msgspec.json.decode(sys.stdin.buffer.read(), type=Assignment)
+    assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
     try:
         confine(assignment.listener)
         session, moves = (Link(End.adopt(Descriptors(*numbers[at : at + 3]))) for at in (0, 3))
         warm_up(assignment.threads)
+        session.send(Kind.ANSWER, m.Done())
+        data_sets = _opening().data_sets
         executor = Executor(
             device=assignment.device,
             memory_bytes=assignment.memory_bytes,
             objects=assignment.objects,
-            data_sets=Shelf(assignment.data_sets, device=assignment.device),
+            data_sets=Shelf(data_sets, device=assignment.device),
             exchange=Courier(moves),
         )
         if assignment.device == "cpu":
-            data_sets = sum(entry.spec.nbytes() for entry in assignment.data_sets)
-            limit_memory(2 * assignment.memory_bytes + data_sets, threads=assignment.threads)
-        session.send(Kind.ANSWER, m.Done())
+            held = sum(entry.spec.nbytes() for entry in data_sets if entry.spec is not None)
+            limit_memory(2 * assignment.memory_bytes + held, threads=assignment.threads)
         serve(session, executor)
     except EOFError:
-        pass  # the listener is gone, or has cut the session short
+        pass  # the listener is gone, has cut the session short, or opened none
     except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this process and is noted
         # Where it happened, and not what it says: an exception's text may hold values.
         where = "".join(traceback.format_tb(fault.__traceback__))

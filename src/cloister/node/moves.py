@@ -2,7 +2,8 @@
 
 A session's executor asks over its ``moves`` link, in a conversation of strict turns (docs/wire.md, "Inside a node"):
 
-    push    DIAL -> ANSWER or FAILURE;  PUSH with its body -> ANSWER or FAILURE, as the other node said
+    reach   DIAL -> ANSWER or FAILURE; the connection waits for a push
+    push    PUSH with its body -> ANSWER or FAILURE, as the other node said; the connection is closed
     take    AWAIT -> PUSH without a body, or FAILURE;  ANSWER (wanted) or FAILURE (not so, told to the pusher)
             -> PUSH with its body, then ANSWER (complete) or FAILURE (cut short);  ANSWER or FAILURE, told to the pusher
 
@@ -73,9 +74,12 @@ class Mover:
         try:
             while True:
                 frame = self._link.receive()
+                if frame.kind is Kind.PUSH:
+                    self._push(frame)
+                    continue
                 match frame.kind, frame.message(), frame.body_bytes:
                     case Kind.DIAL, Dial(peer), 0:
-                        self._push(peer)
+                        self._reach(peer)
                     case Kind.AWAIT, Await(peer, ticket), 0:
                         self._take(peer, ticket)
                     case _:
@@ -85,28 +89,32 @@ class Mover:
         except CloisterError as fault:
             _log.warning("an executor's moves end: %s", fault)
         finally:
+            self._begin(None)
             self._link.close()
 
-    def _push(self, peer: str) -> None:
+    def _reach(self, peer: str) -> None:
         try:
-            connection = self._dial(peer)
+            self._begin(self._dial(peer))
         except CloisterError as fault:
+            self._begin(None)
             self._link.send(Kind.FAILURE, failure(str(fault)))
-            return
-        try:
-            self._begin(connection)
+        else:
             self._link.send(Kind.ANSWER, Done())
-            frame = self._link.receive()
-            if frame.kind is not Kind.PUSH:
-                raise _out_of_turn(frame)
-            verdict = self._relay_push(connection, frame)
+
+    def _push(self, frame: Frame) -> None:
+        if self._pushing is None:
+            raise _out_of_turn(frame)
+        try:
+            verdict = self._relay_push(self._pushing, frame)
         finally:
             self._begin(None)
-            connection.close()
         self._link.send(*verdict)
 
     def _begin(self, connection: Connection | None) -> None:
+        """Has this connection, or none, in the place of the one before."""
         with self._lock:
+            if self._pushing is not None:
+                self._pushing.close()
             self._pushing = connection
             if self._stopped and connection is not None:
                 connection.interrupt()

@@ -1,31 +1,43 @@
-"""A node: a listener for callers and other nodes, and an executor process for each session. Imports no torch."""
+"""A node: a listener for callers and other nodes, and an executor process for each session. Imports no torch.
+
+A node is known by its key, or it proves what it runs: inside a TEE it has an ``Instance`` in the place of an identity,
+lets everybody challenge it, and lets in those whom it knows.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import ssl
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from typing import Final
 
 from cloister import __version__
 from cloister.errors import CloisterError, ConfigurationError, MoveError, WireError, WorkerCrashedError
-from cloister.net.address import Address
 from cloister.net.connection import Connection
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet, receive_hello, refuse
 from cloister.net.identity import Identity
+from cloister.net.proving import Instance, Prover
+from cloister.net.secrets import Secrets
 from cloister.net.server import Listener
+from cloister.net.strangers import Strangers
+from cloister.net.tls import server_context
+from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
-from cloister.node.config import Neighbour, NodeConfiguration, Researcher, faulty
-from cloister.node.data_files import ShelfEntry, shelve
+from cloister.node.config import Neighbour, NodeConfiguration, Researcher
+from cloister.node.data_files import ShelfEntry, shelve, unlock
 from cloister.node.moves import Mover, receive_push
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
 from cloister.node.sessions import Relay
 from cloister.node.waiting import READABLE, Bell, wait
+from cloister.tables import faulty
 from cloister.tensor import optable
+from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Hello, Welcome
 
@@ -36,8 +48,8 @@ _END_S: Final = 2.0
 """Beyond the grace period, for threads to notice that it is over."""
 
 
-def check(configuration: NodeConfiguration) -> tuple[Identity, tuple[ShelfEntry, ...]]:
-    """Looks at the files that a configuration names: the identity and the data sets' headers.
+def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[ShelfEntry, ...]]:
+    """Looks at the files that a configuration names: the identity, where there is one, and the data sets' headers.
 
     Raises:
         ConfigurationError: files that cannot be used, all of them, each with its place in node.toml.
@@ -46,9 +58,10 @@ def check(configuration: NodeConfiguration) -> tuple[Identity, tuple[ShelfEntry,
     entries: list[ShelfEntry] = []
     identity = None
     try:
-        identity = Identity.load(configuration.identity)
+        if configuration.identity is not None:
+            identity = Identity.load(configuration.identity)
         for index, neighbour in enumerate(configuration.workers):
-            if neighbour.fingerprint == identity.fingerprint:
+            if identity is not None and neighbour.fingerprint == identity.fingerprint:
                 faults.append(f"workers[{index}].fingerprint: this is the node's own key")
     except ConfigurationError as fault:
         faults.append(f"identity: {fault}")
@@ -57,7 +70,7 @@ def check(configuration: NodeConfiguration) -> tuple[Identity, tuple[ShelfEntry,
             entries.append(shelve(data_set))
         except ConfigurationError as fault:
             faults.append(f"data_sets[{index}]: {fault}")
-    if identity is None or faults:
+    if faults:
         raise faulty("the node's configuration", faults)
     return identity, tuple(entries)
 
@@ -69,9 +82,18 @@ class Node:
         ConfigurationError: its files cannot be used, or its address cannot be bound.
     """
 
-    def __init__(self, configuration: NodeConfiguration) -> None:
+    def __init__(
+        self,
+        configuration: NodeConfiguration,
+        *,
+        instance: Instance | None = None,
+        aggregators: Aggregators | None = None,
+    ) -> None:
         self._configuration = configuration
-        self.identity, entries = check(configuration)
+        self._identity, entries = check(configuration)
+        self._instance = instance
+        self._aggregators = aggregators
+        self._strangers = Strangers()
         self._researchers: Mapping[str, Researcher] = {peer.fingerprint: peer for peer in configuration.researchers}
         self._workers: Mapping[str, Neighbour] = {peer.fingerprint: peer for peer in configuration.workers}
         self._rendezvous = Rendezvous()
@@ -84,21 +106,29 @@ class Node:
             objects=limits.objects,
             device=limits.device,
             threads=limits.threads,
-            data_sets=entries,
         )
+        self._entries = entries
+        self._secrets = Secrets([data_set.key for data_set in configuration.data_sets if data_set.key is not None])
+        self._unlocking = threading.Lock()
         self._listener = Listener(
             address=str(configuration.listen),
-            identity=self.identity,
-            accepts=lambda peer: peer in self._researchers or peer in self._workers,
+            context=self._context(),
+            accepts=lambda peer: instance is not None or self._knows(peer),
             handle=self._handle,
-            # Sessions, as many again to be told "busy", and the pushes that may wait.
-            max_connections=2 * limits.max_sessions + 64,
+            # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
+            max_connections=2 * limits.max_sessions + 64 + Strangers.most,
         )
 
     @property
     def name(self) -> str:
         """What callers see."""
         return self._configuration.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the key that it shows: its identity's, or one that is as old as this instance."""
+        shown = self._instance or self._identity
+        return shown.fingerprint if shown is not None else ""
 
     @property
     def address(self) -> Address:
@@ -132,11 +162,39 @@ class Node:
             self._listener.close(grace_s=limits.grace_s + _END_S)
             self._pool.close()
 
+    def _context(self) -> ssl.SSLContext:
+        if self._instance is not None:
+            return self._instance.context
+        if self._identity is None:
+            raise ConfigurationError("a node has an identity, or runs in a TEE and proves what it is")
+        return server_context(self._identity)
+
+    def _knows(self, peer: str) -> bool:
+        return peer in self._researchers or peer in self._workers or self._secrets.expects(peer)
+
     def _handle(self, connection: Connection) -> None:
-        hello = receive_hello(connection)
+        if self._instance is None:
+            self._open(connection, receive_hello(connection), None)
+        elif self._knows(connection.peer):
+            self._prove(self._instance, connection)
+        else:
+            self._strangers.serve(connection, partial(self._prove, self._instance))
+
+    def _prove(self, instance: Instance, connection: Connection) -> None:
+        prover = Prover(connection, instance, secrets=self._secrets, kept=self._unlock)
+        hello = prover.open()
+        if hello is not None:
+            self._open(connection, hello, prover)
+
+    def _unlock(self) -> None:
+        """A secret has come: what it opens is there for sessions that are opened from now on."""
+        with self._unlocking:
+            self._entries = unlock(self._entries, data_sets=self._configuration.data_sets, secrets=self._secrets)
+
+    def _open(self, connection: Connection, hello: Hello, prover: Prover | None) -> None:
         match hello.purpose, self._researchers.get(connection.peer), self._workers.get(connection.peer):
             case "session", Researcher(name=name), _:
-                self._open_session(connection, hello, name)
+                self._open_session(connection, hello, name, prover)
             case "push", _, Neighbour(name=name):
                 self._open_push(connection, name)
             case purpose, _, _:
@@ -159,7 +217,7 @@ class Node:
             _log.warning("%s broke the protocol in a push: %s", name, fault)
             refuse(connection, "protocol", text=str(fault))
 
-    def _open_session(self, connection: Connection, hello: Hello, name: str) -> None:
+    def _open_session(self, connection: Connection, hello: Hello, name: str, prover: Prover | None) -> None:
         if hello.table != optable.digest():
             text = f"another table of operations: here is {SOFTWARE}, there {hello.software}; install the same version"
             refuse(connection, "table", text=text)
@@ -172,9 +230,9 @@ class Node:
         if child is None:
             refuse(connection, "busy", text="this worker has all the sessions that it may have; try again later")
             return
-        self._run_session(connection, child, name)
+        self._run_session(connection, child, name, prover)
 
-    def _run_session(self, connection: Connection, child: Child, name: str) -> None:
+    def _run_session(self, connection: Connection, child: Child, name: str, prover: Prover | None) -> None:
         number = next(self._numbers)
         limits = self._configuration.session
         mover = Mover(
@@ -191,11 +249,13 @@ class Node:
             closing=self._closing,
             grace_s=limits.grace_s,
             release=lambda: self._pool.release(child),
+            prover=prover,
         )
         _log.info("session %d of %s: opened, executor %d", number, name, child.pid)
         how = "it could not be opened"
         try:
             thread.start()
+            child.open(self._entries)
             connection.send(Kind.WELCOME, self._welcome())
             how = relay.run()
         finally:
@@ -212,16 +272,20 @@ class Node:
     def _dial(self, peer: str) -> Connection:
         """A connection over which values may be pushed to that worker. Its address is the owner's to say, not a
         caller's."""
+        # The values may have to wait until the session there comes to them.
+        send_s = self._configuration.session.move_wait_s + _DIAL_S
         neighbour = self._workers.get(peer)
-        if neighbour is None:
+        if neighbour is None and self._aggregators is not None:
+            connection = self._aggregators.dial(peer, within_s=_DIAL_S, send_s=send_s)
+            greet(connection, purpose="push", software=SOFTWARE, wait_s=_DIAL_S)
+            return connection
+        if neighbour is None or self._identity is None:
             raise MoveError(f"worker {self._configuration.name} does not know {peer}; its owner adds it to [[workers]]")
         if neighbour.address is None:
             raise MoveError(f"worker {self._configuration.name} has no address for {neighbour.name} in [[workers]]")
-        # The values may have to wait until the session there comes to them.
-        patience_s = self._configuration.session.move_wait_s
         try:
             connection = dial(
-                str(neighbour.address), identity=self.identity, peer=peer, within_s=_DIAL_S, send_s=patience_s + _DIAL_S
+                str(neighbour.address), identity=self._identity, peer=peer, within_s=_DIAL_S, send_s=send_s
             )
             greet(connection, purpose="push", software=SOFTWARE, wait_s=_DIAL_S)
         except CloisterError as fault:

@@ -16,6 +16,7 @@ from typing import Final
 from cloister.errors import CloisterError, MessageError, NetworkError, NoAnswerError, WireError, WorkerCrashedError
 from cloister.net.connection import Connection, Frame
 from cloister.net.greeting import refuse
+from cloister.net.proving import Prover
 from cloister.node.child import Child
 from cloister.node.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.wire.frames import Kind
@@ -72,7 +73,14 @@ class Relay:
     """Relays one session's frames until the caller leaves, the executor dies or the node closes."""
 
     def __init__(
-        self, caller: Connection, child: Child, *, closing: Bell, grace_s: float, release: Callable[[], None]
+        self,
+        caller: Connection,
+        child: Child,
+        *,
+        closing: Bell,
+        grace_s: float,
+        release: Callable[[], None],
+        prover: Prover | None = None,
     ) -> None:
         self._caller = caller
         self._child = child
@@ -81,6 +89,7 @@ class Relay:
         self._watch = Watch(caller, closing=closing, grace_s=grace_s)
         self._idle = Watched({end.fileno(): READABLE for end in (caller, child.session, closing)})
         self._release = release
+        self._prover = prover
         self._unread = 0  # of the caller's frame
         self._asked = False  # the caller waits for an answer
         self._answering = False  # and has got a part of it
@@ -123,6 +132,9 @@ class Relay:
 
     def _forward(self, frame: Frame) -> bool:
         """Relays one frame, and the answer if it asks for one; False when the session is over."""
+        if frame.kind is Kind.CHALLENGE and self._prover is not None:
+            self._how = "it was refused a proof"  # where this is the end
+            return self._prover.serve(frame)
         if frame.kind not in (Kind.BATCH, Kind.ASK):
             raise MessageError(f"{frame.kind.name} has no place in a session")
         self._asked, self._unread = frame.kind is Kind.ASK, frame.body_bytes

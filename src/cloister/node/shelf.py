@@ -1,8 +1,8 @@
 """The registered data sets as one session finds them. This module imports torch: only executors do so.
 
 A session works on memory of its own: an ``.npz`` array is read into it, a ``.safetensors`` tensor is mapped
-copy-on-write. Whatever a session does to what it found, the owner's file and every other session's view stay as they
-were.
+copy-on-write, and what is sealed is opened there, a piece at a time, and written nowhere. Whatever a session does to
+what it found, the owner's file and every other session's view stay as they were.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cloister.errors import InteractiveRefusedError, WorkerError
-from cloister.node.data_files import ShelfEntry
+from cloister.node.data_files import ShelfEntry, format_of, locate, open_data
+from cloister.worker.values import as_bytes, empty
 
 _log: Final = logging.getLogger("cloister.node.shelf")
 
@@ -37,7 +38,7 @@ class Shelf:
 
         Raises:
             InteractiveRefusedError: data sets match, and all of them are closed to interactive use.
-            WorkerError: a file no longer holds what it held when the node started.
+            WorkerError: a file no longer holds what it held when the node started, or is locked.
         """
         wanted = set(tags)
         matching = [index for index, entry in enumerate(self._entries) if wanted <= set(entry.tags)]
@@ -56,8 +57,10 @@ class Shelf:
         tensor = self._loaded.get(index)
         if tensor is None:
             entry = self._entries[index]
+            if entry.spec is None:
+                raise WorkerError(f"the data set tagged {_listed(entry.tags)} is locked: {entry.locked}")
             try:
-                tensor = _load(Path(entry.path), entry.tensor)
+                tensor = _load(Path(entry.path), entry.tensor, entry.key)
             except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, SafetensorError) as fault:
                 _log.error("data set %s: cannot read %s: %s", _listed(entry.tags), entry.path, type(fault).__name__)
                 raise WorkerError(f"the data set tagged {_listed(entry.tags)} cannot be read at its node") from None
@@ -68,12 +71,26 @@ class Shelf:
         return tensor
 
 
-def _load(path: Path, name: str) -> torch.Tensor:
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+def _load(path: Path, name: str, key: bytes | None) -> torch.Tensor:
+    if format_of(path) == ".npz":
+        with open_data(path, key=key) as file, np.load(file, allow_pickle=False) as archive:
             return torch.from_numpy(archive[name])
+    if key is not None:
+        return _load_sealed(path, name, key)
     with safe_open(path, framework="pt") as file:
         tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+
+def _load_sealed(path: Path, name: str, key: bytes) -> torch.Tensor:
+    """A tensor from a sealed ``.safetensors`` file, whose library reads files only."""
+    with open_data(path, key=key) as file:
+        spec, start = locate(file, path=path, tensor=name)
+        tensor = empty(spec)
+        view = as_bytes(tensor)
+        file.seek(start or 0)
+        if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+            raise ValueError("the file ends within the tensor")
         return tensor
 
 

@@ -12,7 +12,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.pointer import PointerTensor, fetch
 from cloister.wire.limits import LIST_ITEMS
-from cloister.wire.messages import Push, Take
+from cloister.wire.messages import Push, Reach, Take
 from cloister.wire.tensors import TensorSpec
 
 
@@ -46,7 +46,8 @@ def _push(moved: Sequence[PointerTensor], worker: Location) -> list[RemoteObject
     ids = tuple(pointer.remote.id for pointer in moved)
     specs = tuple(TensorSpec(DTYPE_NAMES[pointer.dtype], tuple(pointer.shape)) for pointer in moved)
     site = sites.current()
-    # The other worker is told to wait only once this one has nothing else to do before it dials.
+    # The other worker is told to wait only once this one has nothing else to do and has a way to it.
+    source.post(Reach(worker.fingerprint, site))
     source.describe([pointer.remote for pointer in moved])
     source.post(Push(ids, worker.fingerprint, ticket, site))
     source.flush()

@@ -6,21 +6,22 @@ For tests, measurements and demonstrations. Nothing in it is simulated but the d
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
-from cloister.errors import ConfigurationError, UnreachableError
+from cloister.charter import Charter
+from cloister.errors import ConfigurationError
+from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.testing.charters import sign_charter, write_charter
+from cloister.testing.processes import Service, end_all
 
 if TYPE_CHECKING:
     from cloister.net.client import RemoteWorker
 
-_STOP_S: Final = 20.0
 _CONNECT_S: Final = 60.0
 """An executor has to import PyTorch before it can take its first session."""
 
@@ -54,16 +55,31 @@ class LocalFederation:
         folder: where keys, configurations and logs go; it must exist.
         names: of the nodes; each is started by ``start``.
         session: lines for the nodes' ``[session]`` table, such as ``{"memory": "256 MiB"}``.
+        aggregator: the name of an aggregator, such as ``aggregator.example:7443``. There is then a charter, signed by
+            all nodes as owners and by the researcher; ``start_aggregator`` starts an aggregator under it in a simulated
+            TEE, and nodes that are started later give it values once it has proved itself.
+        charter, interactive: the charter's name, and whether its aggregator takes a researcher's operations.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], *, session: Mapping[str, str | int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        session: Mapping[str, str | int] | None = None,
+        aggregator: str | None = None,
+        charter: str = "rehearsal",
+        interactive: bool = True,
+    ) -> None:
         self.folder = folder
         self.researcher = Identity.create(folder / "researcher.key")
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in names}
         self.nodes: dict[str, LocalNode] = {}
         self._session = dict(session or {})
-        self._started: dict[str, subprocess.Popen[str]] = {}
-        self._logs: list[IO[str]] = []
+        self._services: dict[str, Service] = {}
+        self._aggregator = aggregator
+        self._route = ""
+        self.charter = None if aggregator is None else self._agree(charter, aggregator, interactive=interactive)
 
     def start(self, *names: str, data_sets: Mapping[str, Sequence[LocalDataSet]] | None = None) -> None:
         """Starts nodes, all of ``names`` at once, and waits until they are ready.
@@ -74,7 +90,8 @@ class LocalFederation:
         for name in names:
             self._launch(name, (data_sets or {}).get(name, ()))
         for name in names:
-            self.nodes[name] = self._await(name)
+            service = self._services[name]
+            self.nodes[name] = LocalNode(service.process, *service.ready())
 
     def connect(self, name: str, *, address: str | None = None, answer_s: float = 60.0) -> RemoteWorker:
         """A session at a node, as the researcher; ``address`` is that of something in between, if there is."""
@@ -89,26 +106,57 @@ class LocalFederation:
             answer_s=answer_s,
         )
 
+    def start_aggregator(self, name: str = "aggregator", *, environment: Mapping[str, str] | None = None) -> str:
+        """Starts an aggregator under the charter, as the process ``name``, and returns where it listens.
+
+        ``environment``: such as a PYTHONPATH, to run other software than this.
+
+        Raises:
+            UnreachableError: it did not start; the message holds the end of its log.
+        """
+        arguments = ["aggregator", "serve", "--charter", str(self.folder / "charter.toml"), "--tee", "simulated"]
+        arguments += ["--listen", "127.0.0.1:0", "--memory", str(self._session.get("memory", "512 MiB"))]
+        service = Service(arguments, log=self.folder / f"{name}.log", environment=environment)
+        self._services[name] = service
+        address, _ = service.ready()
+        self._route = self._route or address
+        return address
+
+    @property
+    def agreed(self) -> Charter:
+        """The charter.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if self.charter is None:
+            raise ConfigurationError("this federation has no charter: name its aggregator")
+        return self.charter
+
+    def demands(self) -> Demands:
+        """What an aggregator of the charter has to prove. It is simulated, so that proves nothing."""
+        return Demands(charter=self.agreed, accept_simulated=True)
+
+    def connect_to_aggregator(self, *, at: str | None = None, answer_s: float = 60.0) -> RemoteWorker:
+        """A session at the aggregator, as the researcher, once it has proved itself."""
+        from cloister.net.client import connect
+
+        return connect(
+            self._aggregator or "",
+            identity=self.researcher,
+            demands=self.demands(),
+            at=at or self._route,
+            connect_s=_CONNECT_S,
+            answer_s=answer_s,
+        )
+
     def log(self, name: str) -> str:
         """What a node has written to its log."""
-        return (self.folder / f"{name}.log").read_text(encoding="utf-8")
+        return self._services[name].log()
 
     def close(self) -> None:
         """Ends the nodes as their owners would; one that does not go is killed."""
-        for process in self._started.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self._started.values():
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        for log in self._logs:
-            log.close()
-        self._logs.clear()
+        end_all(list(self._services.values()))
 
     def __enter__(self) -> LocalFederation:
         return self
@@ -116,27 +164,26 @@ class LocalFederation:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _agree(self, name: str, aggregator: str, *, interactive: bool) -> Charter:
+        owners = {name: ("owner", identity) for name, identity in self.identities.items()}
+        charter = write_charter(
+            self.folder / "charter.toml",
+            members={**owners, "researcher": ("researcher", self.researcher)},
+            addresses=[aggregator],
+            name=name,
+            interactive=interactive,
+        )
+        signers = {**self.identities, "researcher": self.researcher}
+        sign_charter(charter, self.folder / "charter.sigs", signers=signers)
+        return charter
+
     def _launch(self, name: str, data_sets: Sequence[LocalDataSet]) -> None:
-        if name not in self.identities or name in self._started:
+        if name not in self.identities or name in self._services:
             raise ConfigurationError(f"{name!r} is no node of this federation, or is running already")
         file = self.folder / f"{name}.toml"
         file.write_text(self._configuration(name, data_sets), encoding="utf-8")
-        log = (self.folder / f"{name}.log").open("w", encoding="utf-8")
-        self._logs.append(log)
-        self._started[name] = subprocess.Popen(
-            [sys.executable, "-m", "cloister", "node", "serve", str(file)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-
-    def _await(self, name: str) -> LocalNode:
-        process = self._started[name]
-        line = process.stdout.readline() if process.stdout is not None else ""
-        words = line.split()
-        if words[:1] != ["ready"]:
-            raise UnreachableError(f"{name} did not start; its log ends: {self.log(name)[-2000:]}")
-        return LocalNode(process, words[-2], words[-1])
+        log = self.folder / f"{name}.log"
+        self._services[name] = Service(["node", "serve", str(file)], log=log)
 
     def _configuration(self, name: str, data_sets: Sequence[LocalDataSet]) -> str:
         # A JSON text is also a TOML one.
@@ -155,6 +202,10 @@ class LocalFederation:
                 lines += ["[[workers]]", f"name = {json.dumps(other)}", f'fingerprint = "{identity.fingerprint}"']
                 if other in self.nodes:
                     lines.append(f'address = "{self.nodes[other].address}"')
+        if self.charter is not None and self._route:
+            lines += ["[charter]", 'file = "charter.toml"', 'signatures = "charter.sigs"']
+            lines += [f'state = "{name}.state"', "accept_simulated = true"]
+            lines += ["[charter.routes]", f"{json.dumps(self._aggregator)} = {json.dumps(self._route)}"]
         for data_set in data_sets:
             lines += [
                 "[[data_sets]]",

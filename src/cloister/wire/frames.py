@@ -39,6 +39,9 @@ class Kind(IntEnum):
     ANSWER = 6
     FAILURE = 7
     PUSH = 8
+    CHALLENGE = 9
+    PROOF = 10
+    PROVISION = 11
     # Between a node's listener and its executors only.
     DIAL = 16
     AWAIT = 17

@@ -47,3 +47,15 @@ FOUND: Final = 1024
 
 VERSIONS: Final = 16
 """Protocol versions that one hello may offer."""
+
+TRANSCRIPT_BYTES: Final = 4096
+"""What evidence is about: keys, digests and a name."""
+
+EVIDENCE_BYTES: Final = 1 << 17
+"""Evidence with the certificates that came along."""
+
+SECRET_BYTES: Final = 4096
+"""One secret that is provisioned: a key, a password, a token."""
+
+SEALED_BYTES: Final = SECRET_BYTES + 1280
+"""The same, sealed: HPKE adds an encapsulated key (1120 bytes) and a tag (16)."""

@@ -21,12 +21,15 @@ from cloister.wire.frames import Kind
 from cloister.wire.limits import (
     ARGUMENTS,
     COMMANDS,
+    EVIDENCE_BYTES,
     FOUND,
     HEADER_BYTES,
     LIST_ITEMS,
     NAME_CHARS,
+    SEALED_BYTES,
     TAGS,
     TEXT_CHARS,
+    TRANSCRIPT_BYTES,
     VERSIONS,
 )
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
@@ -42,6 +45,7 @@ Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=LIST_ITEMS)]
 Fingerprint = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 Ticket = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Versions = Annotated[tuple[Annotated[int, Meta(ge=0, lt=256)], ...], Meta(min_length=1, max_length=VERSIONS)]
 Site = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
@@ -92,6 +96,13 @@ class Tag(_Message, tag="tag", frozen=True):
     tags: Tags
 
 
+class Reach(_Message, tag="reach", frozen=True):
+    """Have a connection to this worker ready for a push, so that it is known if there is no way before anybody waits."""
+
+    peer: Fingerprint
+    site: Site
+
+
 class Push(_Message, tag="push", frozen=True):
     """Give the values of these objects to the same caller's session at another worker, named by its key."""
 
@@ -111,7 +122,7 @@ class Take(_Message, tag="take", frozen=True):
     site: Site
 
 
-Command = Put | Call | Free | Tag | Push | Take
+Command = Put | Call | Free | Tag | Reach | Push | Take
 Commands = Annotated[list[Command], Meta(max_length=COMMANDS)]
 
 
@@ -219,7 +230,7 @@ class Failure(_Message, frozen=True):
 class Hello(_Message, frozen=True):
     """The first frame on a connection."""
 
-    versions: Annotated[tuple[Annotated[int, Meta(ge=0, lt=256)], ...], Meta(min_length=1, max_length=VERSIONS)]
+    versions: Versions
     purpose: Literal["session", "push"]
     software: Name
     table: Digest | None
@@ -237,7 +248,7 @@ class Welcome(_Message, frozen=True):
 class Refusal(_Message, frozen=True):
     """Not accepted, or no longer: why, in a word and in a sentence."""
 
-    code: Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed"]
+    code: Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
     text: Text
 
 
@@ -246,6 +257,31 @@ class Delivery(_Message, frozen=True):
 
     ticket: Ticket
     specs: Specs
+
+
+# How one end proves what it runs (docs/attestation.md). Before the proof nothing else is said.
+
+
+class Challenge(_Message, frozen=True):
+    """Prove what you run, for this nonce, under this charter."""
+
+    versions: Versions
+    nonce: Digest
+    charter: Digest
+
+
+class Proof(_Message, frozen=True):
+    """The transcript (deterministic CBOR) and evidence that is about it (``cloister.attest.evidence``)."""
+
+    transcript: Annotated[bytes, Meta(max_length=TRANSCRIPT_BYTES)]
+    evidence: Annotated[bytes, Meta(max_length=EVIDENCE_BYTES)]
+
+
+class Provision(_Message, frozen=True):
+    """Keep this secret under this name. It is sealed to the key that was proved on this connection."""
+
+    name: Name
+    sealed: Annotated[bytes, Meta(max_length=SEALED_BYTES)]
 
 
 # Between a node's listener and its executors.
@@ -275,6 +311,9 @@ _TYPES: Final[dict[Kind, Any]] = {
     Kind.ANSWER: Answer,
     Kind.FAILURE: Failure,
     Kind.PUSH: Delivery,
+    Kind.CHALLENGE: Challenge,
+    Kind.PROOF: Proof,
+    Kind.PROVISION: Provision,
     Kind.DIAL: Dial,
     Kind.AWAIT: Await,
 }

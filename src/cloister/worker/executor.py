@@ -51,6 +51,9 @@ class DataSets(Protocol):
 class Exchange(Protocol):
     """How values go from worker to worker."""
 
+    def reach(self, peer: str) -> None:
+        """Has a connection to ``peer`` ready for a push; raises MoveError."""
+
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
         """Gives tensors to the session at ``peer`` that waits for this ticket; raises MoveError."""
 
@@ -107,6 +110,8 @@ class Executor:
                     self._put(command, next(arriving, None))
                 elif type(command) is m.Tag:
                     self._tag(command)
+                elif type(command) is m.Reach:
+                    self._exchange.reach(command.peer)
                 elif type(command) is m.Push:
                     self._push(command)
                 elif type(command) is m.Take:
@@ -130,7 +135,7 @@ class Executor:
             case m.Take(site=site, ids=ids):
                 op = "move"
                 self._store.lose(ids, fault)
-            case m.Push(site=site):
+            case m.Push(site=site) | m.Reach(site=site):
                 op = "move"
             case m.Put(id=id):
                 op = "send"

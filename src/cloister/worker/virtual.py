@@ -125,6 +125,9 @@ class _Handover:
     def __init__(self, own: str) -> None:
         self._own = own
 
+    def reach(self, peer: str) -> None:
+        """Nothing to do: every virtual worker is at hand."""
+
     def push(self, peer: str, ticket: bytes, tensors: Sequence[torch.Tensor]) -> None:
         _pushed[self._own, peer, ticket] = [tensor.clone() for tensor in tensors]
 

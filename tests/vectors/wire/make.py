@@ -34,6 +34,7 @@ class Vector(NamedTuple):
 
 
 HELLO, WELCOME, REFUSAL, BATCH, ASK, ANSWER, FAILURE, PUSH, DIAL, AWAIT = 1, 2, 3, 4, 5, 6, 7, 8, 16, 17
+CHALLENGE, PROOF, PROVISION = 9, 10, 11
 
 GOOD: dict[str, Vector] = {
     "hello": Vector(HELLO, [[1], "session", "cloister 0.1.0", bytes(32)]),
@@ -45,6 +46,7 @@ GOOD: dict[str, Vector] = {
     "call with a seed": Vector(BATCH, [[["call", "aten::rand", [[2, 3]], {"dtype": "float32"}, [7], -(1 << 62), 42]]]),
     "free": Vector(BATCH, [[["free", [1, 2, 300, 70_000]]]]),
     "tag": Vector(BATCH, [[["tag", 1, ["#x", "#mri"]]]]),
+    "reach": Vector(BATCH, [[["reach", BOB, 7]]]),
     "push": Vector(BATCH, [[["push", [1], BOB, TICKET, 7]]]),
     "take": Vector(BATCH, [[["take", [5], [["float32", [2, 2]]], BOB, TICKET, 7]]]),
     "two puts, one of them empty, and a call": Vector(
@@ -69,6 +71,9 @@ GOOD: dict[str, Vector] = {
     "done": Vector(ANSWER, ["done"]),
     "failure": Vector(FAILURE, ["op.runtime", "aten::mm", 7, "mat1 and mat2 shapes cannot be multiplied"]),
     "delivery": Vector(PUSH, [TICKET, [["float32", [2, 2]]]], FLOATS),
+    "challenge": Vector(CHALLENGE, [[1], TICKET, bytes(32)]),
+    "proof": Vector(PROOF, [b"\x80", msgspec.msgpack.encode(["simulated", b"report", []])]),
+    "provision": Vector(PROVISION, ["mri", b"sealed"]),
     "dial": Vector(DIAL, [BOB]),
     "await": Vector(AWAIT, [BOB, TICKET]),
 }
@@ -89,7 +94,7 @@ _COUNT = pack([[], ["count"]])
 BAD: dict[str, tuple[str, bytes]] = {
     "another magic": ("FrameError", frame(ASK, _COUNT, magic=b"CLSt")),
     "another version": ("VersionError", frame(ASK, _COUNT, version=2)),
-    "an unknown kind": ("FrameError", frame(9, _COUNT)),
+    "an unknown kind": ("FrameError", frame(15, _COUNT)),
     "reserved bits": ("FrameError", frame(ASK, _COUNT, reserved=1)),
     "a header over its limit": ("LimitError", frame(ASK, _COUNT, header=(1 << 20) + 1)),
     "a body over its limit": ("LimitError", frame(ASK, _COUNT, body=(1 << 40) + 1)),
@@ -106,6 +111,9 @@ BAD: dict[str, tuple[str, bytes]] = {
     "a list three deep": ("MessageError", frame(BATCH, pack([[["call", "aten::x", [[[[1]]]], {}, [], None, 0]]]))),
     "bytes among the arguments": ("MessageError", frame(BATCH, pack([[["call", "aten::x", [b"x"], {}, [], None, 0]]]))),
     "a fingerprint in upper case": ("MessageError", frame(DIAL, pack([BOB.upper()]))),
+    "a nonce of 31 bytes": ("MessageError", frame(CHALLENGE, pack([[1], TICKET[:31], bytes(32)]))),
+    "a transcript over its limit": ("MessageError", frame(PROOF, pack([bytes(4097), b"x"]))),
+    "a secret over its limit": ("MessageError", frame(PROVISION, pack(["mri", bytes(5377)]))),
     "a ticket of 31 bytes": ("MessageError", frame(AWAIT, pack([BOB, TICKET[:31]]))),
     "an element type that does not travel": ("MessageError", frame(ANSWER, pack(["values", [["object", [1]]]]), b"x")),
     "a body that is too short": ("MessageError", frame(ANSWER, pack(["values", [["uint8", [4]]]]), b"xyz")),

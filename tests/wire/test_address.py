@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.errors import ConfigurationError
-from cloister.net.address import Address, parse_address
+from cloister.wire.address import Address, parse_address
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,166 @@
+"""The charter: who works together, which software may see their contributions, and what may leave it.
+
+``charter.toml`` is for people; ``Charter`` is the same as a value, and its digest is what members sign and evidence is
+bound to. docs/charter.md is the reference of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+import cbor2
+
+from cloister.attest.reference import Entry, Reference
+
+FORMAT: Final = "cloister charter 1"
+DIGEST_BYTES: Final = 32
+ROLES: Final = ("owner", "researcher", "auditor")
+
+Role = Literal["owner", "researcher", "auditor"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """An organisation: one name, one role, one key."""
+
+    name: str
+    role: Role
+    key: str
+    """The fingerprint of its identity: ``sha256:`` and 64 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """What is added to an aggregate before it is released."""
+
+    mechanism: Literal["gaussian"]
+    multiplier: float
+    """The standard deviation, as a multiple of ``clip``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number that may be released beside a model, and the range that members' values are clipped to."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What may leave the aggregator."""
+
+    floor: int
+    """The least members in an aggregate."""
+    largest_share: float
+    """The greatest weight of one member in an aggregate; above 0, at most 1."""
+    clip: float
+    """The greatest Euclidean norm of one contribution."""
+    noise: Noise | None
+    rounds: int
+    """How many aggregates may be released in all."""
+    min_examples: int
+    """The least examples behind one contribution."""
+    plans: frozenset[bytes]
+    """SHA-256 of each plan that owners' nodes may run."""
+    first_model: bytes | None
+    """SHA-256 of the model that the first round starts from; None where there is no plan."""
+    metrics: tuple[Metric, ...]
+    interactive: bool
+    """Whether researchers may compute with contributions one operation after another, without clip and noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charter:
+    """A charter without faults. What has no order in the file (members, software, addresses, ...) is sorted here."""
+
+    name: str
+    serial: int
+    """1 for the first; a successor has a greater one."""
+    supersedes: bytes | None
+    """The predecessor's digest; None for the first."""
+    not_before: datetime
+    not_after: datetime
+    members: tuple[Member, ...]
+    addresses: tuple[str, ...]
+    """Where aggregators may be, each ``host:port``."""
+    reference: Reference
+    """Which software on which TEE they may be."""
+    limits: Limits
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "charter.toml") -> Charter:
+        """The charter in a TOML text; ``source`` is its name for messages.
+
+        Raises:
+            CharterError: the text has faults; the message lists all of them, each with its place.
+        """
+        from cloister.charter.reading import parse
+
+        return parse(text, source=source)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the deterministic CBOR (RFC 8949, section 4.2.1) of the format's name and the content, 32 bytes.
+
+        Layout, comments and the order of keys and lists in the file do not matter to it.
+        """
+        return hashlib.sha256(cbor2.dumps([FORMAT, content(self)], canonical=True)).digest()
+
+    @property
+    def interactive(self) -> bool:
+        """Whether the aggregator takes a researcher's operations one by one."""
+        return self.limits.interactive
+
+    @property
+    def owners(self) -> tuple[Member, ...]:
+        """The members that contribute."""
+        return self._with("owner")
+
+    @property
+    def researchers(self) -> tuple[Member, ...]:
+        """The members that may submit jobs."""
+        return self._with("researcher")
+
+    @property
+    def auditors(self) -> tuple[Member, ...]:
+        """The members that may look."""
+        return self._with("auditor")
+
+    def member(self, key: str) -> Member | None:
+        """The member with that fingerprint, if there is one."""
+        return next((member for member in self.members if member.key == key), None)
+
+    def _with(self, role: Role) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.role == role)
+
+
+def content(value: Any) -> Any:
+    """A value of a charter as plain CBOR, the same for all ways of writing it down.
+
+    Dataclasses become maps by their fields' names (a reference's entries with their ``tee``), sets become sorted
+    arrays, and times whole microseconds: since 1970-01-01 UTC for a moment, in all for a duration.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        told = {field.name: content(getattr(value, field.name)) for field in fields(value)}
+        return {"tee": value.tee, **told} if isinstance(value, Entry) else told
+    match value:
+        case Mapping():
+            return {key: content(item) for key, item in value.items()}
+        case frozenset():
+            return sorted(value)
+        case tuple():
+            return [content(item) for item in value]
+        case datetime():
+            return (value - _EPOCH) // timedelta(microseconds=1)
+        case timedelta():
+            return value // timedelta(microseconds=1)
+        case _:
+            return value

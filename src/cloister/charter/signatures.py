@@ -1,0 +1,171 @@
+"""Members' signatures of a charter. They are detached: a charter stays the same file however many have signed it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from cloister.charter.charter import DIGEST_BYTES, Charter, Member
+from cloister.charter.names import shown
+from cloister.errors import CharterError, ConfigurationError
+from cloister.tables import Table, faulty, load
+from cloister.wire.peers import check_fingerprint, fingerprint
+
+CONTEXT: Final = b"cloister charter signature 1\0"
+"""Before the digest in what is signed, so that no signature made for something else can be one of a charter."""
+
+FORMAT: Final = "cloister charter signature 1"
+FILE_BYTES: Final = 4096
+"""The longest signature file."""
+
+PrivateKey: TypeAlias = Ed25519PrivateKey | EllipticCurvePrivateKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What one key signed. Nothing in it has been checked."""
+
+    charter: bytes
+    """The charter's digest, 32 bytes."""
+    key: str
+    """The signer's fingerprint."""
+    public_key: bytes
+    """The signer's SubjectPublicKeyInfo, in DER."""
+    signature: bytes
+    """Over ``CONTEXT`` and the digest: Ed25519 (RFC 8032), or ECDSA on P-256 with SHA-256 (FIPS 186-5) in DER."""
+
+
+def sign(charter: Charter, *, key: PrivateKey) -> Signature:
+    """Signs a charter with the key of a member's identity.
+
+    Raises:
+        CharterError: the key is no member's, or of a kind that does not sign charters.
+    """
+    public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    signer = fingerprint(public_key)
+    if charter.member(signer) is None:
+        raise CharterError(
+            f"the key {signer} is no member's of the charter {charter.name!r}: its signature counts nothing"
+        )
+    message = CONTEXT + charter.digest
+    if isinstance(key, Ed25519PrivateKey):
+        signature = key.sign(message)
+    elif isinstance(key.curve, SECP256R1):
+        signature = key.sign(message, ECDSA(SHA256()))
+    else:
+        raise CharterError("charters are signed with Ed25519 or P-256 keys")
+    return Signature(charter=charter.digest, key=signer, public_key=public_key, signature=signature)
+
+
+def encode(signature: Signature) -> str:
+    """A signature as the TOML text of its file."""
+    return (
+        f'format = "{FORMAT}"\n'
+        f'charter = "{signature.charter.hex()}"\n'
+        f'key = "{signature.key}"\n'
+        f'public_key = "{base64.b64encode(signature.public_key).decode()}"\n'
+        f'signature = "{base64.b64encode(signature.signature).decode()}"\n'
+    )
+
+
+def decode(text: str, *, source: str = "the signature") -> Signature:
+    """The signature in a TOML text; ``source`` is its name for messages.
+
+    Raises:
+        CharterError: it is none.
+    """
+    if len(text) > FILE_BYTES:
+        raise CharterError(f"{source} is too long to be a signature")
+    faults: list[str] = []
+    try:
+        table = Table(load(text, source=source), faults=faults)
+    except ConfigurationError as fault:
+        raise CharterError(str(fault)) from None
+    if table.text("format") not in ("", FORMAT):
+        table.fault("format", f'must be "{FORMAT}"')
+    signature = Signature(
+        charter=table.hexadecimal("charter", size=DIGEST_BYTES) or bytes(DIGEST_BYTES),
+        key=table.checked("key", what="a fingerprint", check=check_fingerprint) or "",
+        public_key=table.checked("public_key", what="base64", check=_unbase64) or b"",
+        signature=table.checked("signature", what="base64", check=_unbase64) or b"",
+    )
+    table.finish()
+    if faults:
+        raise faulty(source, faults, error=CharterError)
+    return signature
+
+
+def verify(signature: Signature, *, charter: Charter) -> Member:
+    """The member who made the signature, for this charter.
+
+    Raises:
+        CharterError: it is for another charter, by no member, or does not verify.
+    """
+    signer = charter.member(signature.key)
+    if signer is None:
+        raise CharterError(f"a signature by {signature.key}, which is no member of the charter {charter.name!r}")
+    if signature.charter != charter.digest:
+        raise CharterError(
+            f"{shown(signer.name)}'s signature is for another charter ({signature.charter.hex()}): this one is"
+            f" {charter.digest.hex()}"
+        )
+    if fingerprint(signature.public_key) != signer.key:
+        raise CharterError(f"{shown(signer.name)}'s signature comes with another public key than {signer.key}")
+    try:
+        _verify(signature.public_key, signature.signature, CONTEXT + charter.digest)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        raise CharterError(
+            f"{shown(signer.name)}'s signature is not valid: it was not made with {signer.key}"
+        ) from None
+    return signer
+
+
+def check_signed(charter: Charter, *, signatures: Iterable[Signature], own: str | None = None) -> None:
+    """Checks that all owners have signed a charter, and the member with the fingerprint ``own``.
+
+    Raises:
+        CharterError: ``own`` is no member, a signature is missing, or one of those given cannot stand.
+    """
+    signed = {verify(signature, charter=charter).key for signature in signatures}
+    needed = {member.key: shown(member.name) for member in charter.owners}
+    if own is not None:
+        member = charter.member(own)
+        if member is None:
+            raise CharterError(f"the key {own} is no member's of the charter {charter.name!r}")
+        needed[own] = shown(member.name)
+    missing = sorted(name for key, name in needed.items() if key not in signed)
+    if missing:
+        raise CharterError(
+            f"the charter {charter.name!r} is not signed by {', '.join(missing)}: `cloister charter sign` does it"
+        )
+
+
+def _verify(public_key: bytes, signature: bytes, message: bytes) -> None:
+    key = load_der_public_key(public_key)
+    if isinstance(key, Ed25519PublicKey):
+        key.verify(signature, message)
+    elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        key.verify(signature, message, ECDSA(SHA256()))
+    else:
+        raise UnsupportedAlgorithm("neither Ed25519 nor P-256")
+
+
+def _unbase64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise CharterError("must be base64") from None

@@ -1,0 +1,150 @@
+"""The file that ``cloister charter new`` writes: every key with a comment, to be filled in."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from cloister.charter.charter import FORMAT
+from cloister.charter.names import NAME_CHARS, is_name
+from cloister.errors import CharterError
+
+VALID: Final = timedelta(days=365)
+
+
+def template(name: str, *, now: datetime) -> str:
+    """The text of a new charter, valid for a year from the day of ``now`` (UTC). What is to be filled in is a fault
+    until it is.
+
+    Raises:
+        CharterError: not a name for a charter.
+    """
+    if not is_name(name):
+        raise CharterError(
+            f"{name!a} is no name for a charter: it starts with a letter or digit, and has at most {NAME_CHARS}"
+            " letters, digits, spaces and marks such as - and _"
+        )
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return _TEMPLATE.format(
+        format=FORMAT, name=name, not_before=f"{day:%Y-%m-%dT%H:%M:%SZ}", not_after=f"{day + VALID:%Y-%m-%dT%H:%M:%SZ}"
+    )
+
+
+_TEMPLATE: Final = """\
+# A charter: who works together, which software may see their contributions, and what may leave it.
+# Reference: docs/charter.md. Look it over with `cloister charter check`: it explains every fault and every hole.
+# All members sign the same content: its digest does not depend on layout, comments, or the order of keys and lists.
+
+format = "{format}"
+name = "{name}"
+serial = 1                              # a successor has a greater one, and the line below
+# supersedes = "..."                    # the digest of the charter before it
+not_before = {not_before}
+not_after = {not_after}
+
+# One organisation is one member: one name, one role, one key.
+#   owner       contributes from its own data, and signs
+#   researcher  submits jobs, or computes with contributions where `interactive` is true
+#   auditor     looks, and computes nothing
+# A key is the fingerprint that `cloister key show` prints. Have it told to you by its owner.
+
+[[members]]
+name = "bob"
+role = "owner"
+key = "sha256:..."
+
+[[members]]
+name = "alice"
+role = "owner"
+key = "sha256:..."
+
+[[members]]
+name = "chuck"
+role = "owner"
+key = "sha256:..."
+
+[[members]]
+name = "rosa"
+role = "researcher"
+key = "sha256:..."
+
+[aggregator]
+addresses = ["agg.example:7443"]        # where members dial it
+
+# Which software may be the aggregator: any one entry will do. What is not checked is written as "any".
+# A new version is an entry beside the old one; the old one goes with the next charter.
+
+[[software]]
+name = "rehearsal"
+tee = "simulated"                       # proves nothing; stands beside no real TEE, and each node has to accept it too
+measurement = ["..."]                   # SHA-384 of what runs, from: cloister attest measure
+min_svn = 0
+platforms = "any"                       # or ["simulated:<64 hexadecimal digits>"]
+
+# [[software]]
+# name = "aggregator 0.1 on SGX"
+# tee = "sgx"
+# mr_enclave = ["..."]                  # 64 hexadecimal digits each, or "any"
+# mr_signer = "any"
+# isv_prod_id = 0                       # or "any"
+# min_isv_svn = 0
+# allowed_status = ["UpToDate", "SWHardeningNeeded"]
+# allowed_advisories = ["INTEL-SA-00615"]         # each advisory of the platform must be here; or "any"
+# min_eval_number = 17                  # the least tcbEvaluationDataNumber of Intel's collateral
+# max_collateral_age = "30 d"
+# platforms = ["ppid:<32 hexadecimal digits>"]    # or platform_instance_id:..., or "any"
+
+# [[software]]
+# name = "aggregator 0.1 on TDX"
+# tee = "tdx"
+# mr_td = ["..."]                       # 96 hexadecimal digits each, or "any"; so are all below
+# rt_mr0 = ["..."]
+# rt_mr1 = ["..."]
+# rt_mr2 = ["..."]
+# rt_mr3 = ["..."]
+# mr_config_id = "any"
+# mr_owner = "any"
+# mr_owner_config = "any"
+# min_tee_tcb_svn = "..."               # optional: 32 hexadecimal digits, compared byte by byte
+# allowed_status = ["UpToDate"]
+# allowed_advisories = []
+# min_eval_number = 17
+# max_collateral_age = "30 d"
+# platforms = ["ppid:<32 hexadecimal digits>"]
+
+# [[software]]
+# name = "aggregator 0.1 on SEV-SNP"
+# tee = "snp"
+# measurement = ["..."]                 # 96 hexadecimal digits each, or "any"
+# host_data = ["..."]                   # 64
+# id_key_digest = "any"                 # 96
+# author_key_digest = "any"             # 96
+# min_guest_svn = 0
+# products = ["Milan"]                  # Milan, Genoa, Turin; each has its own TCB below
+# allow_smt = false
+# require_single_socket = false
+# signers = ["vcek"]                    # vcek, vlek
+# max_collateral_age = "400 d"          # of AMD's CRL, which seldom changes; or: unsafe_no_revocation = true
+# platforms = ["chip_id:<128 hexadecimal digits>"]
+# [software.min_tcb.Milan]              # the least of the committed, launch and reported TCB; Turin has fmc too
+# bl = 3
+# tee = 0
+# snp = 23
+# ucode = 209
+
+[limits]
+floor = 3                               # the least members in an aggregate; no fewer ever come out
+largest_share = 0.5                     # the greatest weight of one member in it
+clip = 1.0                              # the greatest norm of one contribution
+noise = "none"                          # or {{ mechanism = "gaussian", multiplier = 1.0 }}: deviation, in clips
+rounds = 100                            # aggregates in all
+min_examples = 100                      # behind one contribution
+plans = []                              # SHA-256 of each plan that owners' nodes may run
+# first_model = "..."                   # SHA-256 of the model of the first round; needed with plans
+interactive = false                     # true: operations one by one, without clip and noise, for trusted researchers
+
+# [[limits.metrics]]                    # numbers that may come out beside a model, clipped to a range
+# name = "loss"
+# low = 0.0
+# high = 10.0
+"""

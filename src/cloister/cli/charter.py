@@ -1,0 +1,142 @@
+"""`cloister charter`: write, look over, sign and show the file that the members agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cloister.charter import Charter
+from cloister.charter.checking import holes
+from cloister.charter.names import shown
+from cloister.charter.reading import TEXT_BYTES
+from cloister.charter.signatures import Signature, encode, verify
+from cloister.charter.signatures import sign as sign_charter
+from cloister.charter.summary import limits, software
+from cloister.charter.template import template
+from cloister.errors import CharterError, ConfigurationError
+from cloister.net.files import read_text
+from cloister.net.identity import private_key
+from cloister.node.agreement import read_signatures
+from cloister.node.config import signatures_beside
+
+app: Final = typer.Typer(no_args_is_help=True)
+
+CharterFile = Annotated[Path, typer.Argument(metavar="CHARTER.TOML", help="The charter.", show_default=False)]
+
+
+@app.command()
+def new(
+    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("charter.toml"),
+    *,
+    name: Annotated[str, typer.Option(help="What the charter is called.", show_default=False)],
+) -> None:
+    """Write a charter to fill in, with a comment on every key."""
+    text = template(name, now=datetime.now(UTC))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} exists and is not overwritten; name another file") from None
+    except OSError as fault:
+        raise ConfigurationError(f"{path} cannot be written: {fault.strerror}") from None
+    typer.echo(f"wrote {path}. Next: fill it in, then cloister charter check {path}")
+
+
+@app.command()
+def check(path: CharterFile) -> None:
+    """Look a charter over: list every fault and every hole in it, and say who has signed."""
+    charter = _read(path)
+    _echo(_heading(charter))
+    signed, refused = _signed(charter, signatures_beside(path))
+    _echo(_members(charter, signed))
+    _echo(_holes(charter))
+    _echo(refused)
+    missing = [member.name for member in charter.owners if member.key not in signed]
+    if refused:
+        raise CharterError(
+            f"{signatures_beside(path)} holds signatures that do not stand: remove them, or have them made anew"
+        )
+    if missing:
+        typer.echo(f"\n{path} has no faults; the signature of {', '.join(map(shown, missing))} is missing")
+    else:
+        typer.echo(f"\n{path} has no faults, and all owners have signed it")
+
+
+@app.command()
+def sign(
+    path: CharterFile,
+    *,
+    key: Annotated[Path, typer.Option(help="Your identity file, from: cloister key new.", show_default=False)],
+) -> None:
+    """Sign a charter with your key. Read what it says first: it is shown here, with its holes."""
+    charter = _read(path)
+    signature = sign_charter(charter, key=private_key(key))
+    signer = verify(signature, charter=charter)
+    _echo(_heading(charter))
+    _echo(_holes(charter))
+    file = signatures_beside(path) / f"{signer.name}.sig"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(encode(signature), encoding="utf-8")
+    except OSError as fault:
+        raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from None
+    typer.echo(f"\nsigned as {shown(signer.name)} ({signer.role}): {file}. Give that file to the other members;")
+    typer.echo("what they sign has to have the same digest.")
+
+
+@app.command()
+def show(path: CharterFile) -> None:
+    """Print what a charter says."""
+    charter = _read(path)
+    _echo(_heading(charter))
+    _echo(_members(charter, None))
+    _echo(f"aggregator  {address}" for address in charter.addresses)
+    for entry in charter.reference:
+        typer.echo(f"\nsoftware    {shown(entry.name)}: {entry.tee}")
+        _echo(f"  {name:<20}{phrase}" for name, phrase in software(entry) if name != "name")
+    typer.echo("\nlimits")
+    _echo(f"  {name:<20}{phrase}" for name, phrase in limits(charter.limits).items())
+
+
+def _read(path: Path) -> Charter:
+    return Charter.parse(read_text(path, limit=TEXT_BYTES, error=CharterError), source=str(path))
+
+
+def _signed(charter: Charter, folder: Path) -> tuple[set[str], list[str]]:
+    """The keys that have signed, and what is wrong with the signatures that cannot stand."""
+    signed: set[str] = set()
+    refused: list[str] = []
+    found: tuple[Signature, ...] = read_signatures(folder)
+    for signature in found:
+        try:
+            signed.add(verify(signature, charter=charter).key)
+        except CharterError as fault:
+            refused.append(f"refused     {fault}")
+    return signed, refused
+
+
+def _heading(charter: Charter) -> Iterator[str]:
+    yield f"charter     {shown(charter.name)}, serial {charter.serial}"
+    yield f"digest      {charter.digest.hex()}"
+    yield f"valid       {charter.not_before:%Y-%m-%d %H:%M} to {charter.not_after:%Y-%m-%d %H:%M} UTC"
+    if charter.supersedes is not None:
+        yield f"supersedes  {charter.supersedes.hex()}"
+
+
+def _members(charter: Charter, signed: set[str] | None) -> Iterator[str]:
+    for member in charter.members:
+        state = "" if signed is None else ", signed" if member.key in signed else ", NOT SIGNED"
+        yield f"{member.role:<12}{shown(member.name)}, {member.key}{state}"
+
+
+def _holes(charter: Charter) -> Iterator[str]:
+    yield from (f"hole        {hole}" for hole in holes(charter))
+
+
+def _echo(lines: Iterator[str] | list[str]) -> None:
+    for line in lines:
+        typer.echo(line)

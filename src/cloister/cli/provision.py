@@ -1,0 +1,58 @@
+"""``cloister provision``: give a node in a TEE a secret, once it has proved itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloister.errors import ConfigurationError
+from cloister.net.attested import examine
+from cloister.net.collateral import source
+from cloister.net.demands import Demands, configuration_digest, read_charter, read_reference
+from cloister.net.files import read_text
+from cloister.net.identity import Identity
+from cloister.wire.limits import SECRET_BYTES
+
+
+def provision(
+    address: Annotated[str, typer.Argument(help="host:port, as the node's [tee] has it.", show_default=False)],
+    *,
+    name: Annotated[str, typer.Option(help="What the node's configuration calls the secret.")],
+    secret: Annotated[Path, typer.Option(help="The file that holds it, such as a data set's key.")],
+    key: Annotated[Path, typer.Option(help="Your identity file: a secret goes by its name and by who gave it.")],
+    charter: Annotated[Path, typer.Option(help="The charter that the node has to run under.")],
+    software: Annotated[Path, typer.Option(help="Which software it may be: a file with [[software]] tables.")],
+    configuration: Annotated[Path, typer.Option(help="The node.toml that it has to run with, as you wrote it.")],
+    collateral: Annotated[str | None, typer.Option(help="A file, or the URL of a PCCS or KDS.")] = None,
+    at: Annotated[str | None, typer.Option(help="Where to dial, if the way there is another.")] = None,
+    accept_simulated: Annotated[
+        bool, typer.Option("--accept-simulated", help="Let a simulated TEE pass. It proves nothing.")
+    ] = False,
+) -> None:
+    """Give a node in a TEE a secret. Nothing is sent before it has proved its software and its configuration."""
+    demands = Demands(
+        charter=read_charter(charter),
+        role="node",
+        reference=read_reference(software),
+        configuration=configuration_digest(read_text(configuration)),
+        accept_simulated=accept_simulated,
+        collateral=source(collateral),
+    )
+    value = _read(secret)
+    with examine(address, demands=demands, identity=Identity.load(key), at=at) as proven:
+        typer.echo(proven.verdict.line())
+        proven.provision(name, value)
+    typer.echo(f"{address} keeps {name!r}, in its memory, until it ends")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            value = opened.read(SECRET_BYTES + 1)
+    except OSError as fault:
+        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
+    if not 1 <= len(value) <= SECRET_BYTES:
+        raise ConfigurationError(f"{file} must hold 1 to {SECRET_BYTES} bytes to be a secret")
+    return value

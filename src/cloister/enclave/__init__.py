@@ -1,0 +1,1 @@
+"""What runs inside the enclave. Holds no torch."""

@@ -1,0 +1,274 @@
+"""The side that verifies: dial an instance, have it prove what it runs, and only then speak (docs/attestation.md).
+
+Towards an instance TLS is transport. The client sends a nonce, the protocol's version and the charter's digest, and
+nothing else before the verdict. What comes back must be about this connection: its nonce, its two TLS keys, the address
+that was dialled, the charter; and it must be evidence that the reference accepts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Final
+
+from cloister.attest import evidence as evidence_form
+from cloister.attest.claims import Claims
+from cloister.attest.evidence import Evidence
+from cloister.attest.reference import Entry
+from cloister.attest.sealing import seal
+from cloister.attest.transcript import NONCE_BYTES, Transcript
+from cloister.attest.verdict import Verdict
+from cloister.attest.verifier import Verified, verify
+from cloister.charter.summary import rules
+from cloister.errors import CollateralError, MessageError, UnacceptableError, UnreachableError, WorkerError
+from cloister.net import tcp
+from cloister.net.connection import Connection, Frame
+from cloister.net.demands import Demands
+from cloister.net.greeting import refusal_error
+from cloister.net.identity import Identity, spki_hash
+from cloister.net.proving import provision_info
+from cloister.net.tls import handshake, unverified_client_context, wrap
+from cloister.wire.address import parse_address
+from cloister.wire.frames import VERSION, Kind
+from cloister.wire.messages import Challenge, Failure, Proof, Provision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proven:
+    """An instance that has proved itself, and the connection on which it did. Ready for a hello, or a secret."""
+
+    demands: Demands
+    name: str
+    connection: Connection
+    client: bytes | None
+    transcript: Transcript
+    evidence: Evidence
+    claims: Claims
+    entry: Entry
+    proved_at: datetime
+    """By the verifier's clock."""
+    took: timedelta
+    """From the nonce's making to the proof's judgement: the evidence is no older."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was judged, for a person, a log or a machine."""
+        return Verdict.accepted(
+            self.claims,
+            entry=self.entry,
+            checked_at=self.proved_at,
+            rules=rules(self.demands.charter),
+            transcript=self.transcript,
+            address=self.name,
+            took=self.took,
+        )
+
+    def again(self, *, wait_s: float = 10.0) -> Proven:
+        """The same instance, proved anew on the same connection; done each round, and after a long silence.
+
+        Raises:
+            UnacceptableError: it proves something else now.
+            Everything else that ``examine`` raises, once there is a connection. That is closed then.
+        """
+        try:
+            proven = _prove(self.connection, self._demands_again(), name=self.name, client=self.client, wait_s=wait_s)
+            old, new = self.transcript, proven.transcript
+            if replace(old, nonce=new.nonce, ledger_head=new.ledger_head, ledger_sequence=new.ledger_sequence) != new:
+                raise UnacceptableError(["it is not the instance that proved itself on this connection before"])
+            return proven
+        except BaseException:
+            self.close()
+            raise
+
+    def provision(self, name: str, secret: bytes, *, wait_s: float = 10.0) -> None:
+        """Gives the instance a secret, sealed to the key that it proved here; nobody between here and it can read it.
+
+        Raises:
+            WorkerError: it does not keep it; the message says why. LimitError: the name or the secret is too long.
+            NetworkError: the connection failed.
+        """
+        info = provision_info(self.transcript.report_data(), name)
+        sealed = seal(secret, public_key=self.transcript.hpke_key, info=info)
+        self.connection.send(Kind.PROVISION, Provision(name=name, sealed=sealed))
+        frame = self.connection.receive(wait_s=wait_s)
+        match frame.kind, frame.message():
+            case Kind.ANSWER, _:
+                return
+            case Kind.FAILURE, Failure(code=code, text=text):
+                raise WorkerError.from_code(code)(text)
+            case Kind.REFUSAL, refusal:
+                raise refusal_error(refusal)
+        raise MessageError(f"a secret was answered by {frame.kind.name}")
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.connection.close()
+
+    def __enter__(self) -> Proven:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _demands_again(self) -> Demands:
+        seen = (self.transcript.ledger_sequence, self.transcript.ledger_head)
+        return replace(self.demands, newest=max(self.demands.newest, seen))
+
+
+def examine(
+    address: str,
+    *,
+    demands: Demands,
+    identity: Identity | str | os.PathLike[str] | None = None,
+    at: str | None = None,
+    within_s: float = 10.0,
+    send_s: float = 30.0,
+) -> Proven:
+    """Dials an instance and has it prove itself, before anything but the challenge is sent.
+
+    Args:
+        address: ``host:port`` as the charter has it; the instance must say that this is its name.
+        identity: whose certificate to show; None: none, which is enough to verify.
+        at: where to dial, if the way there is another (a tunnel, a relay). The name stays what it must be.
+        within_s: the time for reaching it, in seconds, and again for its proof.
+
+    Raises:
+        ConfigurationError: an address or identity that cannot be used.
+        NetworkError: it cannot be reached, or stops answering. WireError: it does not speak the protocol.
+        EvidenceError, NotGenuineError, CollateralError, UnacceptableError: as ``cloister.attest.verifier.verify``;
+            also UnacceptableError where the proof is about another connection, address, charter or role.
+        CharterError: it runs under another charter. NoTeeError: its TEE gives no evidence.
+    """
+    own = identity if isinstance(identity, Identity) or identity is None else Identity.load(identity)
+    target = parse_address(at or address)
+    deadline = monotonic() + within_s
+    secured = wrap(tcp.dial(target, within_s=within_s), context=unverified_client_context(own), server_side=False)
+    try:
+        server = handshake(secured, within_s=max(deadline - monotonic(), 0.001))
+    except UnreachableError as fault:
+        raise UnreachableError(f"{target} cannot be talked to: {fault}") from fault
+    connection = Connection(
+        secured,
+        peer=server,
+        send_s=send_s,
+        refused=f"{target} closed the connection right after the handshake: it may refuse this certificate, or be busy",
+    )
+    client = None if own is None else spki_hash(own.fingerprint)
+    try:
+        return _prove(connection, demands, name=address, client=client, wait_s=within_s)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _prove(connection: Connection, demands: Demands, *, name: str, client: bytes | None, wait_s: float) -> Proven:
+    asked = monotonic()
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    connection.send(Kind.CHALLENGE, Challenge(versions=(VERSION,), nonce=nonce, charter=demands.charter.digest))
+    proof = _proof(connection.receive(wait_s=wait_s))
+    transcript = Transcript.decode(proof.transcript)
+    evidence = evidence_form.decode(proof.evidence)
+    failures = _mismatches(
+        transcript, evidence, demands, name=name, nonce=nonce, server=spki_hash(connection.peer), client=client
+    )
+    now = demands.clock()
+    if not demands.charter.not_before <= now <= demands.charter.not_after:
+        failures.append("the charter is not valid at this time")
+    verified = _judge(transcript, evidence, demands, failures=failures, now=now)
+    return Proven(
+        demands=demands,
+        name=name,
+        connection=connection,
+        client=client,
+        transcript=transcript,
+        evidence=evidence,
+        claims=verified.claims,
+        entry=verified.entry,
+        proved_at=now,
+        took=timedelta(seconds=monotonic() - asked),
+    )
+
+
+def _proof(frame: Frame) -> Proof:
+    if frame.kind is Kind.REFUSAL:
+        raise refusal_error(frame.message())
+    if frame.kind is not Kind.PROOF or frame.body_bytes:
+        raise MessageError(f"a challenge was answered by {frame.kind.name}")
+    proof: Proof = frame.message()
+    return proof
+
+
+def _judge(
+    transcript: Transcript, evidence: Evidence, demands: Demands, *, failures: list[str], now: datetime
+) -> Verified:
+    """The verdict on evidence that came with a transcript whose own ``failures`` are known."""
+    try:
+        verified = verify(
+            evidence,
+            reference=demands.charter.reference if demands.reference is None else demands.reference,
+            collateral=demands.collateral(evidence, now),
+            now=now,
+            report_data=transcript.report_data(),
+            unsafe_roots=demands.unsafe_roots,
+        )
+    except UnacceptableError as fault:
+        raise UnacceptableError([*failures, *fault.failures]) from None
+    except CollateralError as fault:
+        if not failures:
+            raise
+        raise UnacceptableError([*failures, f"and its evidence could not be judged: {fault}"]) from None
+    if failures:
+        raise UnacceptableError(failures)
+    return verified
+
+
+_MISMATCHES: Final = {
+    "nonce": "its proof answers another challenge than ours: old evidence, played again",
+    "role": "it says that it is a {found}, and a {wanted} was dialled",
+    "charter": "it is bound to another charter",
+    "name": "it is another instance than the one that was dialled: it listens as {found}, not as {wanted}",
+    "server": "its proof is about another TLS key than this connection's: somebody stands in between",
+    "client": "its proof is about another client's connection: somebody stands in between",
+    "configuration": "it runs with another configuration than the one that is demanded",
+}
+
+
+def _mismatches(
+    transcript: Transcript,
+    evidence: Evidence,
+    demands: Demands,
+    *,
+    name: str,
+    nonce: bytes,
+    server: bytes | None,
+    client: bytes | None,
+) -> list[str]:
+    wanted = {
+        "nonce": nonce,
+        "role": demands.role,
+        "charter": demands.charter.digest,
+        "name": name,
+        "server": server,
+        "client": client,
+        "configuration": demands.configuration,
+    }
+    found = {field: getattr(transcript, field) for field in wanted}
+    failures = [
+        _MISMATCHES[field].format(found=repr(found[field]), wanted=repr(value))
+        for field, value in wanted.items()
+        if found[field] != value
+    ]
+    if demands.role == "aggregator" and name not in demands.charter.addresses:
+        failures.append(f"the charter names no aggregator at {name}")
+    if transcript.tee != evidence.tee:
+        failures.append("its proof calls one kind of TEE what the evidence calls another")
+    if evidence.tee == "simulated" and not demands.accept_simulated:
+        failures.append("a simulated TEE proves nothing, and is not accepted here unless that is asked for")
+    sequence, head = demands.newest
+    found_sequence, found_head = transcript.ledger_sequence, transcript.ledger_head
+    if found_sequence < sequence or (found_sequence == sequence and found_head != head):
+        failures.append("its ledger does not go on from the newest record that was seen: it was rolled back or forked")
+    return failures

@@ -1,0 +1,205 @@
+"""The side that proves what it runs: an instance's keys, and its answers to challenges (docs/attestation.md).
+
+An instance is one run of the software. Its keys are made when it starts, live in its memory, and die with it, so a
+restart is another instance and is verified anew.
+"""
+
+from __future__ import annotations
+
+import secrets as chance
+import ssl
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from cloister.attest import evidence
+from cloister.attest.attester import Attester
+from cloister.attest.sealing import SealingKey
+from cloister.attest.transcript import INSTANCE_BYTES, Role, Transcript
+from cloister.errors import AttestationError, MessageError, NoTeeError, WireError, WorkerError
+from cloister.net.connection import Connection, Frame
+from cloister.net.greeting import hello_in, refuse, refuse_for
+from cloister.net.identity import new_instance_key, spki_hash
+from cloister.net.secrets import Secrets
+from cloister.net.tls import instance_context
+from cloister.wire.frames import VERSION, Kind
+from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.messages import Challenge, Done, Failure, Hello, Proof, Provision
+
+PROVISION: Final = b"cloister provision 1\0"
+"""What a sealed secret is bound to: this label, SHA-512(T), and the secret's name."""
+
+_OPENINGS: Final = 72
+"""Challenges and secrets that may come before a hello: all that a node can keep, and some to spare."""
+
+_OPENING_S: Final = 60.0
+"""How long they may take in all: whoever only asks holds a place that others wait for."""
+
+
+def provision_info(report_data: bytes, name: str) -> bytes:
+    """What a secret of this name is sealed with, on the connection whose transcript has this hash."""
+    return PROVISION + report_data + name.encode()
+
+
+class Instance:
+    """One run of attested software: its keys, made here and now, and who asks the TEE for evidence.
+
+    Args:
+        role: what it is for those who dial it. name: the address that they dial, as the charter has it.
+        charter: the charter's digest. configuration: SHA-256 of a node's own configuration; None for an aggregator.
+        ledger: the newest record's hash and the number of records, when asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        attester: Attester,
+        charter: bytes,
+        name: str,
+        configuration: bytes | None = None,
+        ledger: Callable[[], tuple[bytes, int]] = lambda: (b"", 0),
+        now: datetime | None = None,
+    ) -> None:
+        self.role: Final = role
+        self.tee: Final = attester.tee
+        self.charter: Final = charter
+        self.name: Final = name
+        self._configuration = configuration
+        self._attester = attester
+        self._ledger = ledger
+        self._id = chance.token_bytes(INSTANCE_BYTES)
+        self._signing_key = Ed25519PrivateKey.generate()
+        self._sealing_key = SealingKey.generate()
+        private, certificate, self.fingerprint = new_instance_key(now=now)
+        self.context: Final[ssl.SSLContext] = instance_context(private, certificate)
+
+    def transcript(self, nonce: bytes, *, client: bytes | None) -> Transcript:
+        """What this instance proves to whoever sent ``nonce`` and shows the key with the hash ``client``."""
+        head, sequence = self._ledger()
+        return Transcript(
+            role=self.role,
+            tee=self.tee,
+            nonce=nonce,
+            hpke_key=self._sealing_key.public_bytes(),
+            signing_key=self._signing_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
+            charter=self.charter,
+            instance=self._id,
+            name=self.name,
+            server=spki_hash(self.fingerprint) or b"",
+            client=client,
+            ledger_head=head,
+            ledger_sequence=sequence,
+            configuration=self._configuration,
+        )
+
+    def prove(self, transcript: Transcript) -> Proof:
+        """Fresh evidence about ``transcript``.
+
+        Raises:
+            NoTeeError: the TEE gives none.
+        """
+        found = self._attester.evidence(transcript.report_data())
+        return Proof(transcript=transcript.encode(), evidence=evidence.encode(found))
+
+    def unseal(self, sealed: bytes, *, info: bytes) -> bytes:
+        """A secret that was sealed to this instance's key.
+
+        Raises:
+            NotGenuineError: it was sealed to another key, or for something else.
+        """
+        return self._sealing_key.unseal(sealed, info=info)
+
+
+class Prover:
+    """Answers one connection's challenges, and takes the secrets that are sealed for it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        instance: Instance,
+        *,
+        secrets: Secrets | None = None,
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._secrets = secrets
+        self._kept = kept
+        self._report_data: bytes | None = None
+
+    def open(self, *, hello_s: float = 10.0) -> Hello | None:
+        """Serves challenges and secrets until the peer says hello; None once it was refused something for good.
+
+        Raises:
+            NoAnswerError: nothing more came within ``hello_s`` seconds, or a minute is over.
+            WireError: not what may come here; the peer has been told, and the connection is closed.
+            ConnectionLostError: the connection ended.
+        """
+        until = monotonic() + _OPENING_S
+        for _ in range(_OPENINGS):
+            try:
+                frame = self._connection.receive(wait_s=min(hello_s, max(until - monotonic(), 0.0)))
+                if frame.kind is Kind.HELLO:
+                    return hello_in(frame, self._connection)
+                if not self.serve(frame):
+                    return None
+            except WireError as fault:
+                refuse_for(self._connection, fault)
+                raise
+        refuse(self._connection, "protocol", text="a conversation goes on with a hello, not with ever more challenges")
+        return None
+
+    def serve(self, frame: Frame) -> bool:
+        """Answers one challenge or secret; False when the conversation is over.
+
+        Raises:
+            MessageError: the frame is neither. ConnectionLostError: the connection ended.
+        """
+        match frame.kind, frame.message(), frame.body_bytes:
+            case Kind.CHALLENGE, Challenge() as challenge, 0:
+                return self._answer(challenge)
+            case Kind.PROVISION, Provision() as provision, 0 if self._secrets is not None:
+                self._keep(provision, self._secrets)
+                return True
+        raise MessageError(f"{frame.kind.name} has no place here")
+
+    def _answer(self, challenge: Challenge) -> bool:
+        if VERSION not in challenge.versions:
+            refuse(self._connection, "version", text=f"this end speaks version {VERSION} of the protocol")
+            return False
+        if challenge.charter != self._instance.charter:
+            own = self._instance.charter.hex()
+            refuse(self._connection, "charter", text=f"this {self._instance.role} runs under another charter: {own}")
+            return False
+        transcript = self._instance.transcript(challenge.nonce, client=spki_hash(self._connection.peer))
+        try:
+            proof = self._instance.prove(transcript)
+        except NoTeeError as fault:
+            refuse(self._connection, "evidence", text=str(fault))
+            return False
+        self._connection.send(Kind.PROOF, proof)
+        self._report_data = transcript.report_data()
+        return True
+
+    def _keep(self, provision: Provision, kept: Secrets) -> None:
+        try:
+            if self._report_data is None:
+                raise WorkerError("a secret comes after a proof: challenge this instance first")
+            info = provision_info(self._report_data, provision.name)
+            secret = self._instance.unseal(provision.sealed, info=info)
+            kept.keep(provision.name, secret, sender=self._connection.peer)
+        except WorkerError as fault:
+            self._fail(fault.code, str(fault))
+        except AttestationError as fault:
+            self._fail(WorkerError.code, str(fault))
+        else:
+            self._kept()
+            self._connection.send(Kind.ANSWER, Done())
+
+    def _fail(self, code: str, text: str) -> None:
+        self._connection.send(Kind.FAILURE, Failure(code=code, op="", site=0, text=text[:TEXT_CHARS]))

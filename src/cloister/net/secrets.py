@@ -1,0 +1,74 @@
+"""Secrets that were provisioned to this process, in its memory and nowhere else.
+
+A secret is kept once: whoever holds its name can say the same again, and cannot replace it. It is taken by code in this
+process only; no message reads one back, and nothing here prints one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from cloister.errors import OpRefusedError
+from cloister.wire.limits import NAME_CHARS, SECRET_BYTES
+
+NAMES: Final = 64
+"""How many secrets one process keeps."""
+
+
+class SecretName(NamedTuple):
+    """A secret goes by its name *and* its sender's fingerprint, so that nobody can set another's."""
+
+    name: str
+    sender: str
+
+
+class Secrets:
+    """What was provisioned to this process. May be used by several threads.
+
+    ``expected``: the secrets that have a use here; any other is refused, so that a stranger who verifies this instance
+    cannot fill its memory. None: any, from anybody who shows a key.
+    """
+
+    def __init__(self, expected: Collection[SecretName] | None = None) -> None:
+        self._expected = None if expected is None else frozenset(expected)
+        self._kept: dict[SecretName, bytes] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return "<Secrets>"
+
+    def keep(self, name: str, secret: bytes, *, sender: str) -> None:
+        """Keeps a secret of 1 to 4096 bytes under a name of 1 to 128 printable characters. Once: the same again is done
+        already.
+
+        Raises:
+            OpRefusedError: name or secret cannot be kept, ``sender`` is nobody, nobody here waits for it, another
+                secret has that name, or there are 64 already.
+        """
+        if not (1 <= len(name) <= NAME_CHARS and name.isprintable() and name.strip()):
+            raise OpRefusedError(f"a secret's name has 1 to {NAME_CHARS} printable characters")
+        if not 1 <= len(secret) <= SECRET_BYTES:
+            raise OpRefusedError(f"a secret has 1 to {SECRET_BYTES} bytes, not {len(secret)}")
+        if not sender:
+            raise OpRefusedError("a secret comes from somebody: show your certificate on the connection that brings it")
+        key = SecretName(name, sender)
+        if self._expected is not None and key not in self._expected:
+            raise OpRefusedError(f"nothing here waits for a secret {name!r} from {sender}; its configuration says what")
+        with self._lock:
+            if len(self._kept) >= NAMES and key not in self._kept:
+                raise OpRefusedError(f"{NAMES} secrets are kept here already, which is all that there may be")
+            kept = self._kept.setdefault(key, bytes(secret))
+        if not hmac.compare_digest(kept, secret):
+            raise OpRefusedError(f"another secret is kept as {name!r} already; restart this instance to replace it")
+
+    def expects(self, sender: str) -> bool:
+        """Whether a secret from the peer with this fingerprint has a use here."""
+        return any(each.sender == sender for each in self._expected or ())
+
+    def take(self, name: str, *, sender: str) -> bytes | None:
+        """The secret that ``sender`` has provisioned under this name; None where it has not, so far."""
+        with self._lock:
+            return self._kept.get(SecretName(name, sender))

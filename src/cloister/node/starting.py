@@ -1,0 +1,81 @@
+"""How a node comes to be from its node.toml: its charter, what it proves, and what it has others prove."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cloister.attest.attester import find
+from cloister.charter import Charter
+from cloister.charter.floors import reference_under
+from cloister.errors import ConfigurationError
+from cloister.net.collateral import source
+from cloister.net.demands import Demands, configuration_digest
+from cloister.net.identity import Identity
+from cloister.net.proving import Instance
+from cloister.node import config
+from cloister.node.aggregators import Aggregators
+from cloister.node.agreement import load_charter
+from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
+from cloister.node.service import Node
+
+_SEALED: Final = "a sealed data set is opened by a node in a TEE only, which can be given its key: see [tee]"
+_NEEDS: Final = "a node in a TEE proves under which charter it runs: name it, with [charter]"
+
+
+def node_of(file: str | os.PathLike[str]) -> Node:
+    """The node of a configuration file, listening.
+
+    Raises:
+        ConfigurationError: the file, the charter that it names, or what either needs, cannot be used.
+        NoTeeError: it is to run in a TEE, and there is none.
+    """
+    text = config.read_text(file)
+    configuration = config.parse(text, folder=Path(file).absolute().parent, source=str(file))
+    identity = None if configuration.identity is None else Identity.load(configuration.identity)
+    charter = agreed(configuration)
+    instance = None
+    if configuration.tee is not None:
+        instance = _instance(configuration.tee, charter, text)
+    elif any(data_set.key is not None for data_set in configuration.data_sets):
+        raise ConfigurationError(_SEALED)
+    aggregators = None
+    if identity is not None and charter is not None and configuration.charter is not None:
+        aggregators = _aggregators(configuration.charter, charter, identity)
+    return Node(configuration, instance=instance, aggregators=aggregators)
+
+
+def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> Charter | None:
+    """The charter that a node's configuration names, if it names one; it is remembered, unless it is only looked at.
+
+    Raises:
+        ConfigurationError: as ``cloister.node.agreement.load_charter``.
+    """
+    if configuration.charter is None:
+        return None
+    own = None if configuration.identity is None else Identity.load(configuration.identity).fingerprint
+    return load_charter(configuration.charter, own=own, now=datetime.now(UTC), remember=remember)
+
+
+def _instance(tee: TeeUse, charter: Charter | None, text: str) -> Instance:
+    if charter is None:
+        raise ConfigurationError(_NEEDS)
+    return Instance(
+        role="node",
+        attester=find(tee.kind, role="node"),
+        charter=charter.digest,
+        name=tee.address,
+        configuration=configuration_digest(text),
+    )
+
+
+def _aggregators(use: CharterUse, charter: Charter, identity: Identity) -> Aggregators:
+    demands = Demands(
+        charter=charter,
+        reference=reference_under(charter, floors=use.floors),
+        accept_simulated=use.accept_simulated,
+        collateral=source(use.collateral),
+    )
+    return Aggregators(demands, identity=identity, routes=use.routes)

@@ -1,0 +1,152 @@
+"""``cloister charter``: new, check, sign, show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cloister.cli import main
+from cloister.net.identity import Identity
+from tests.charters import fingerprint_of, text
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command and returns its exit code, output and complaints."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["charter", *words])
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
+
+
+def agree(**changed: str) -> str:
+    """A charter.toml whose members have identity files."""
+    written = text(**changed)  # type: ignore[arg-type]
+    for name, algorithm in (("bob", "ed25519"), ("alice", "p256"), ("chuck", "ed25519"), ("rosa", "ed25519")):
+        if not Path(f"{name}.key").exists():
+            Identity.create(f"{name}.key", algorithm=algorithm)
+        written = written.replace(fingerprint_of(name), Identity.read(f"{name}.key").fingerprint)
+    Path("charter.toml").write_text(written)
+    return written
+
+
+def digest(out: str) -> str:
+    return re.search(r"digest +([0-9a-f]{64})\n", out)[1]
+
+
+def test_new_writes_a_file_to_fill_in_and_never_over_one(run, folder) -> None:
+    code, out, err = run("new", "charter.toml", "--name", "stroke-study")
+    assert (code, err) == (0, "")
+    assert "cloister charter check charter.toml" in out
+    written = (folder / "charter.toml").read_text()
+    assert 'name = "stroke-study"' in written
+    code, _, err = run("new", "charter.toml", "--name", "other")
+    assert code == 1
+    assert "not overwritten" in err
+    assert (folder / "charter.toml").read_text() == written
+    assert run("new", "none/charter.toml", "--name", "x")[0] == 1
+    assert run("new", "x.toml", "--name", "../x")[0] == 1
+    assert run("new", "x.toml")[0] == 2
+
+
+def test_check_lists_every_fault(run) -> None:
+    run("new", "--name", "stroke-study")
+    code, _, err = run("check", "charter.toml")
+    assert code == 1
+    for place in ("members[0].key", "members[3].key", "software[0].measurement"):
+        assert place in err
+    code, _, err = run("check", "none.toml")
+    assert code == 1
+    assert "none.toml cannot be read" in err
+
+
+def test_all_members_sign_the_same_digest(run, folder) -> None:
+    agree()
+    code, out, _ = run("check", "charter.toml")
+    assert code == 0
+    assert out.count("NOT SIGNED") == 4
+    assert "hole        interactive: " in out
+    assert "the signature of alice, bob, chuck is missing" in out
+    agreed = digest(out)
+    for name in ("bob", "alice", "chuck"):
+        code, out, err = run("sign", "charter.toml", "--key", f"{name}.key")
+        assert (code, err) == (0, "")
+        assert digest(out) == agreed
+        assert "hole        interactive: " in out
+        assert f"signed as {name} (owner): charter.sigs/{name}.sig" in out
+        assert "PRIVATE" not in out
+    code, out, _ = run("check", "charter.toml")
+    assert code == 0
+    assert out.count(", signed") == 3
+    assert "all owners have signed it" in out
+    assert sorted(file.name for file in (folder / "charter.sigs").iterdir()) == ["alice.sig", "bob.sig", "chuck.sig"]
+
+
+def test_a_changed_charter_needs_new_signatures(run) -> None:
+    written = agree()
+    run("sign", "charter.toml", "--key", "bob.key")
+    Path("charter.toml").write_text("# only a comment\n" + written)
+    assert ", signed" in run("check", "charter.toml")[1]
+    Path("charter.toml").write_text(written.replace("rounds = 100", "rounds = 101"))
+    code, out, err = run("check", "charter.toml")
+    assert code == 1
+    assert "bob's signature is for another charter" in out
+    assert "do not stand" in err
+    run("sign", "charter.toml", "--key", "bob.key")
+    assert run("check", "charter.toml")[0] == 0
+
+
+def test_sign_refuses_strangers_and_faults(run, folder) -> None:
+    agree()
+    Identity.create("mallory.key")
+    code, _, err = run("sign", "charter.toml", "--key", "mallory.key")
+    assert code == 1
+    assert "no member's" in err
+    assert run("sign", "charter.toml", "--key", "none.key")[0] == 1
+    (folder / "bob.key").chmod(0o644)
+    code, _, err = run("sign", "charter.toml", "--key", "bob.key")
+    assert code == 1
+    assert "chmod 600" in err
+    (folder / "bob.key").chmod(0o600)
+    agree(floor="1")
+    code, _, err = run("sign", "charter.toml", "--key", "alice.key")
+    assert code == 1
+    assert "limits.floor" in err
+    assert not (folder / "charter.sigs").exists()
+
+
+def test_show_says_what_a_charter_says(run) -> None:
+    agree()
+    code, out, _ = run("show", "charter.toml")
+    assert code == 0
+    for said in (
+        "agg.example:7443",
+        "5a" * 48,
+        "platforms",
+        "at least 2 members",
+        "researcher  rosa",
+        "yes: without clip",
+    ):
+        assert said in out
+
+
+def test_look_alikes_are_shown_with_their_code_points(run) -> None:
+    written = agree()
+    Path("charter.toml").write_text(written.replace('name = "chuck"', 'name = "b\u043eb"'))  # a Cyrillic o
+    for command in ("check", "show"):
+        out = run(command, "charter.toml")[1]
+        assert "owner       bob, sha256:" in out
+        assert "b\u043eb (b\\u043eb)" in out
+    assert "b\u043eb (b\\u043eb)" in run("check", "charter.toml")[1].splitlines()[-1]
