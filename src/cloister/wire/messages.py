@@ -97,7 +97,7 @@ class Tag(_Message, tag="tag", frozen=True):
 
 
 class Reach(_Message, tag="reach", frozen=True):
-    """Have a connection to this worker ready for a push, so that it is known if there is no way before anybody waits."""
+    """Have a connection to this worker ready for a push: where there is no way, that is known before anybody waits."""
 
     peer: Fingerprint
     site: Site
