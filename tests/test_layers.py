@@ -85,6 +85,10 @@ UNTOUCHED = {
     "attest": EVERYTHING,
     "charter": EVERYTHING,
     "aggregator.rounds": EVERYTHING,
+    "aggregator.mean": EVERYTHING,
+    "aggregator.updates": EVERYTHING,
+    "aggregator.vectors": EVERYTHING,
+    "study.splitting": EVERYTHING,
     "tensor": "socket clock file process",
 }
 EXCEPT = {

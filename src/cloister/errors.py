@@ -3,7 +3,8 @@
     CloisterError
     ├── ConfigurationError            a file or an argument that cannot be used as it is
     │   ├── IdentityError             a key, certificate or fingerprint that cannot be used
-    │   └── CharterError              a charter, or a signature of one, that cannot be used
+    │   ├── CharterError              a charter, or a signature of one, that cannot be used
+    │   └── DataSetError              a data set that cannot be trained on: damaged, or not what the training expects
     ├── MissingDependencyError        a package that is not installed (names the command that installs it)
     ├── WireError                     bytes from outside that break the rules of docs/wire.md
     │   ├── FrameError                not a frame
@@ -31,7 +32,9 @@
     │   ├── UnknownObjectError        an id that this session does not hold
     │   ├── InteractiveRefusedError   a registered data set that is closed to interactive use
     │   ├── MoveError                 values could not be pushed to the other worker
+    │   ├── TrainingError             local training came to no update that can be used
     │   └── WorkerCrashedError        the session's process died (a native crash, or it was killed)
+    ├── AggregationError              contributions that cannot be added up, or a model they cannot be added to
     └── PointerError                  a use of a pointer that has no meaning
         ├── NotColocatedError         tensors that live in different places
         ├── PointerSpentError         its value was taken back by get()
@@ -64,6 +67,10 @@ class IdentityError(ConfigurationError):
 
 class CharterError(ConfigurationError):
     """A charter, or a signature of one, that cannot be used."""
+
+
+class DataSetError(ConfigurationError):
+    """A data set that cannot be trained on: damaged, in a form that is not read, or not what the training expects."""
 
 
 class MissingDependencyError(CloisterError, ImportError):
@@ -239,10 +246,20 @@ class MoveError(WorkerError):
     code = "move"
 
 
+class TrainingError(WorkerError):
+    """Local training came to no update that can be used."""
+
+    code = "training"
+
+
 class WorkerCrashedError(WorkerError):
     """The session's process died: a native crash, or it was killed."""
 
     code = "crashed"
+
+
+class AggregationError(CloisterError):
+    """Contributions that cannot be added up, or a model that they cannot be added to."""
 
 
 class PointerError(CloisterError):

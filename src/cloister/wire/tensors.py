@@ -64,7 +64,15 @@ class TensorSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tru
             raise MessageError(
                 f"element type {self.dtype!r} does not travel; these do: {', '.join(ITEM_BYTES)}"
             ) from None
+        return item * self.count()
+
+    def count(self) -> int:
+        """Its number of elements.
+
+        Raises:
+            LimitError: more than any tensor may have.
+        """
         count = math.prod(self.shape)
         if count > SIZE:
             raise LimitError(f"a tensor of {count} elements is over the limit of {SIZE}")
-        return item * count
+        return count

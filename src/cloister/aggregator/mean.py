@@ -1,0 +1,126 @@
+"""The weighted mean of contributions (McMahan et al. 2017, Algorithm 1), with a limit on what one member counts for.
+
+    mean = sum over k of (w_k * u_k) / sum over k of w_k
+
+McMahan, Moore, Ramage, Hampson, Aguera y Arcas: "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017; its w_k is n_k, the member's number of examples.
+
+Sums are kept in float64. Floating-point addition depends on the order, so there is one order wherever the bits must
+not depend on who was quicker: ``mean`` adds in the order of the members' names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.aggregator.vectors import BLOCK, Vector, check
+from cloister.errors import AggregationError
+
+
+class Contribution(NamedTuple):
+    """What one member sends: its update, a flat vector, and the number of examples that it trained on."""
+
+    update: Vector
+    examples: int
+
+
+class Sum:
+    """A running weighted sum: one float64 vector of ``length``, however many contributions are added to it."""
+
+    def __init__(self, length: int) -> None:
+        self._sum: NDArray[np.float64] = np.zeros(length)
+        self._weights: list[float] = []
+
+    def __len__(self) -> int:
+        """How many contributions were added."""
+        return len(self._weights)
+
+    def add(self, update: Vector, *, weight: float, what: str = "a contribution") -> None:
+        """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages.
+
+        Raises:
+            AggregationError: a weight that is not positive and finite, another length than the sum's, or a value that
+                is NaN or infinite.
+        """
+        if not (math.isfinite(weight) and weight > 0):
+            raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
+        check(update, length=len(self._sum), what=what)
+        with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
+            for start in range(0, len(update), BLOCK):
+                block = slice(start, start + BLOCK)
+                self._sum[block] += np.multiply(update[block], weight, dtype=np.float64)
+        self._weights.append(weight)
+
+    def mean(self) -> NDArray[np.float64]:
+        """The weighted mean of what was added.
+
+        Raises:
+            AggregationError: nothing was added, or the sum is not finite.
+        """
+        if not self._weights:
+            raise AggregationError("there are no contributions, and so there is no mean of them")
+        mean = self._sum / math.fsum(self._weights)
+        check(mean, length=len(self._sum), what="the mean of the contributions")
+        return mean
+
+
+def mean(contributions: Mapping[str, Contribution], *, largest_share: float = 1.0) -> NDArray[np.float64]:
+    """The mean of the members' updates, weighted by their examples, no member's share over ``largest_share``.
+
+    It is the same to the last bit in whatever order the members are listed.
+
+    Raises:
+        AggregationError: no contributions, shares that are impossible, or a contribution that cannot be added.
+    """
+    weights = shares({name: each.examples for name, each in contributions.items()}, largest_share=largest_share)
+    names = sorted(contributions)
+    total = Sum(np.size(contributions[names[0]].update))
+    for name in names:
+        total.add(contributions[name].update, weight=weights[name], what=f"the contribution of {name}")
+    return total.mean()
+
+
+def shares(examples: Mapping[str, int], *, largest_share: float = 1.0) -> dict[str, float]:
+    """What part of the mean each member is: by its examples, but never more than ``largest_share``.
+
+    A share over the limit is set to it, and the rest is given to the others in proportion to their examples; where that
+    lifts another over the limit, the same again, until none is over it. The shares add up to 1 (within rounding), and
+    more examples never mean a smaller share. Computed in whole numbers, so members of equal examples have equal shares.
+
+    Raises:
+        AggregationError: no members, a member without examples, or fewer members than the limit needs (1 / limit).
+    """
+    if not examples:
+        raise AggregationError("there are no contributions, and so there are no shares")
+    for name, count in examples.items():
+        if type(count) is not int or count < 1:
+            raise AggregationError(f"{name} counts {count!r} examples; a contribution has at least one")
+    if not 0 < largest_share <= 1:
+        raise AggregationError(f"the largest share is {largest_share}; it is more than 0 and at most 1")
+    if 1 / len(examples) > largest_share:
+        raise AggregationError(
+            f"{len(examples)} contributions cannot each be at most {largest_share} of the mean: "
+            f"that takes {math.ceil(1 / largest_share)}"
+        )
+    return _cap(examples, Fraction(largest_share))
+
+
+def _cap(examples: Mapping[str, int], limit: Fraction) -> dict[str, float]:
+    # From the largest down: once one is within the limit, so are all that follow it.
+    left, mass = sum(examples.values()), Fraction(1)
+    capped = {}
+    for name in sorted(examples, key=lambda name: -examples[name]):
+        if examples[name] * mass <= limit * left:
+            break
+        capped[name] = float(limit)
+        left -= examples[name]
+        mass -= limit
+    scale = mass / left if left else Fraction(0)
+    # A fraction is rounded to the nearest float, and the limit is one, so rounding lifts none over it.
+    return {name: capped[name] if name in capped else float(count * scale) for name, count in examples.items()}

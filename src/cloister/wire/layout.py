@@ -1,0 +1,74 @@
+"""A model as one flat vector: which value stands where.
+
+    The floating-point tensors of a model stand in the order of their names, compared by code point (``"a.10"`` before
+    ``"a.2"``), each with its values in row-major order, end to end, without padding. The vector's element type is
+    float64 if any of the tensors is float64, and float32 otherwise, which holds float16 and bfloat16 exactly.
+
+Names decide the order because both ends know them; the order in which a module registers its tensors is an accident of
+the code that built it. What is no floating-point tensor (``num_batches_tracked`` counts in int64) is no part of the
+vector, and neither is a tied weight's second name: it is one tensor, and counted once.
+
+``cloister.worker.delta`` reads and writes such vectors with PyTorch, ``cloister.aggregator.vectors`` with NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from cloister.errors import LimitError, MessageError
+from cloister.wire.limits import SIZE
+from cloister.wire.tensors import TensorSpec
+
+FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
+"""The element types that a vector can hold."""
+
+
+class Place(NamedTuple):
+    """One tensor's place: elements ``start`` to ``stop`` of the vector."""
+
+    name: str
+    spec: TensorSpec
+    start: int
+    stop: int
+
+
+class Layout(Struct, frozen=True):
+    """Where each tensor of a model stands in its vector; made by ``lay_out``."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def length(self) -> int:
+        """The vector's number of elements."""
+        return self.places[-1].stop if self.places else 0
+
+    @property
+    def dtype(self) -> str:
+        """The vector's element type, ``float32`` or ``float64``."""
+        return "float64" if any(place.spec.dtype == "float64" for place in self.places) else "float32"
+
+
+def lay_out(specs: Mapping[str, TensorSpec]) -> Layout:
+    """The layout of tensors that go by these names.
+
+    Raises:
+        MessageError: an element type that is no floating-point type.
+        LimitError: more elements than any tensor may have.
+    """
+    places = []
+    start = 0
+    for name in sorted(specs):
+        spec = specs[name]
+        if spec.dtype not in FLOATS:
+            raise MessageError(
+                f"tensor {name!r} is {spec}; a model's vector holds floating-point tensors only: {', '.join(FLOATS)}"
+            )
+        stop = start + spec.count()
+        places.append(Place(name, spec, start, stop))
+        start = stop
+    if start > SIZE:
+        raise LimitError(f"a model of {start} elements is over the limit of {SIZE}")
+    return Layout(tuple(places))
