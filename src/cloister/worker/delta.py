@@ -18,7 +18,7 @@ SMALLEST_NORM: Final = 1e-30
 """No update is clipped to less: below it float32 values are rounded too coarsely for a norm to be kept."""
 
 _BLOCK: Final = 1 << 20
-"""Elements whose norm is taken at a time, so that no float64 copy of a model is made."""
+"""Elements that are worked on at a time, so that no float64 copy of a model is made."""
 _SLACK: Final = 2.0**-22
 """By how much scaling float32 values may round their norm up, relatively: half of it in the scale, half in the values.
 """
@@ -119,7 +119,13 @@ def clip(vector: torch.Tensor, *, limit: float) -> torch.Tensor:
     if not (math.isfinite(limit) and limit >= SMALLEST_NORM):
         raise ConfigurationError(f"the norm to clip to is {limit}; it is a number of at least {SMALLEST_NORM}")
     found = norm(vector)
-    return vector if found <= limit * (1 - _DOUBT) else vector * (limit / found * (1 - _SLACK))
+    if found <= limit * (1 - _DOUBT):
+        return vector
+    scale = limit / found * (1 - _SLACK)  # may be too small for a float32, which the scaled values need not be
+    clipped = torch.empty_like(vector)
+    for block, scaled in zip(torch.split(vector, _BLOCK), torch.split(clipped, _BLOCK), strict=True):
+        scaled.copy_(block.double() * scale)
+    return clipped
 
 
 def _norm(vector: torch.Tensor) -> float:

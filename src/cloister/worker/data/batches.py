@@ -1,0 +1,108 @@
+"""Rows in batches: what training asks of a data set, whatever keeps it.
+
+The order of the rows is a function of ``seed`` and ``step`` alone: ``step`` is how many steps of the run came before
+this epoch, so that each epoch of a run has an order of its own, and a run that is gone on with has the orders that it
+would have had. Both ends of a test, or two machines, get the same order with the same version of NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloister.errors import ConfigurationError, DataSetError
+from cloister.wire.tensors import TensorSpec
+
+_SEEDS: Final = 1 << 64
+
+
+class Column(NamedTuple):
+    """One column of a data set: its name, and what one row of it is: ``float32[28, 28]``, or ``int64[]``."""
+
+    name: str
+    row: TensorSpec
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.row})"
+
+
+class Batches(Protocol):
+    """A data set as local training reads it."""
+
+    @property
+    def schema(self) -> tuple[Column, ...]:
+        """The columns, in the order in which an epoch gives them."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of rows, at least 1."""
+        ...
+
+    def epoch(self, batch_size: int, *, seed: int, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Every row once, in an order that is drawn from ``seed`` (0 to 2^64 - 1) and ``step``: a tuple of tensors for
+        each batch, one for each column, of shape ``(rows, *row)``. The last batch is smaller if need be.
+
+        The tensors are the caller's own; what it writes into them changes nothing else.
+
+        Raises:
+            ConfigurationError: a batch size below 1, or a seed or step out of range; at the call.
+            DataSetError: the file turns out to be damaged on the way.
+        """
+        ...
+
+
+def batches_in(rows: int, *, batch_size: int) -> int:
+    """How many batches an epoch of so many rows has."""
+    return -(-rows // batch_size)
+
+
+def generator(*, seed: int, step: int) -> np.random.Generator:
+    """Where an epoch's order is drawn from.
+
+    Raises:
+        ConfigurationError: a seed or step that is negative, or over 2^64 - 1.
+    """
+    if not (0 <= seed < _SEEDS and 0 <= step < _SEEDS):
+        raise ConfigurationError(f"seed {seed} and step {step} are not both from 0 to 2^64 - 1")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, step))))
+
+
+def order(rows: int, *, seed: int, step: int) -> NDArray[np.int64]:
+    """All row numbers below ``rows``, in the order of an epoch of a data set whose rows can be read in any order."""
+    return generator(seed=seed, step=step).permutation(rows)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a batch size that is none.
+
+    Raises:
+        ConfigurationError: below 1.
+    """
+    if batch_size < 1:
+        raise ConfigurationError(f"the batch size is {batch_size}; it is at least 1")
+
+
+def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> None:
+    """Whether a data set is what a training takes, before its first step. Columns are compared in their order; their
+    names are the owner's to choose, and those of ``expected`` are the arguments of the plan.
+
+    Raises:
+        DataSetError: another number of columns, another element type or another shape of rows. All faults at once.
+    """
+    faults = []
+    if len(schema) != len(expected):
+        faults.append(
+            f"it has {len(schema)} columns ({', '.join(map(str, schema))}) "
+            f"where {len(expected)} are expected ({', '.join(map(str, expected))})"
+        )
+    for column, wanted in zip(schema, expected, strict=False):
+        if column.row.dtype != wanted.row.dtype:
+            faults.append(f"column {column.name!r} holds {column.row.dtype} where {wanted} is expected")
+        if column.row.shape != wanted.row.shape:
+            faults.append(f"a row of column {column.name!r} is {column.row} where {wanted} is expected")
+    if faults:
+        raise DataSetError("the data set does not fit the training: " + "; ".join(faults))

@@ -1,0 +1,141 @@
+"""What the headers of ``.npy`` and ``.safetensors`` files say, read without believing it.
+
+``.npy`` is NumPy's format (numpy.lib.format, versions 1.0 to 3.0). ``.safetensors`` starts with the length of a JSON
+header, u64 little-endian, and the header (https://github.com/huggingface/safetensors, "Format").
+
+The readers raise ``ValueError`` or ``WireError`` for what is broken, and ``DataSetError`` for what is whole and cannot
+be used; ``faults.reading`` adds the file's name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import IO, Any, Final, NamedTuple
+
+from cloister.errors import DataSetError
+from cloister.wire.limits import DIMENSIONS, SIZE
+from cloister.wire.tensors import TensorSpec
+
+NUMPY_TYPES: Final = {
+    "?": "bool",
+    "b1": "bool",
+    "u1": "uint8",
+    "i1": "int8",
+    "i2": "int16",
+    "u2": "uint16",
+    "i4": "int32",
+    "u4": "uint32",
+    "i8": "int64",
+    "u8": "uint64",
+    "f2": "float16",
+    "f4": "float32",
+    "f8": "float64",
+    "c8": "complex64",
+    "c16": "complex128",
+}
+SAFETENSORS_TYPES: Final = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "I32": "int32",
+    "U32": "uint32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+}
+HEADER_BYTES: Final = 1 << 20
+"""The longest header that is read: a data set has a few columns, and no thousands of tensors."""
+
+
+class Stored(NamedTuple):
+    """An array in a file: what it is, at which byte its values start, and whether they are stored by columns."""
+
+    spec: TensorSpec
+    start: int
+    by_columns: bool = False
+
+
+def read_npy(file: IO[bytes]) -> Stored:
+    """The array of a ``.npy`` stream, which is left at its first value."""
+    magic = _exactly(file, 8)
+    if magic[:6] != b"\x93NUMPY" or magic[6] not in (1, 2, 3):
+        raise ValueError("it does not start as a .npy file does")
+    width = 2 if magic[6] == 1 else 4
+    length = int.from_bytes(_exactly(file, width), "little")
+    if length > HEADER_BYTES:
+        raise ValueError(f"it claims a header of {length} bytes")
+    header = _exactly(file, length).decode("utf-8" if magic[6] == 3 else "latin-1")
+    descr = re.search(r"'descr': *'([^']*)'", header)
+    shape = re.search(r"'shape': *\(((?:\d{1,18},? *)*)\)", header)
+    by_columns = re.search(r"'fortran_order': *(True|False)", header)
+    if descr is None and re.search(r"'descr': *\[", header):
+        raise DataSetError("records of several fields cannot be trained on, only plain arrays")
+    if descr is None or shape is None or by_columns is None:
+        raise ValueError("its header describes no array")
+    sizes = tuple(int(size) for size in re.findall(r"\d+", shape[1]))
+    return Stored(
+        _checked(TensorSpec(_numpy_type(descr[1]), sizes)),
+        8 + width + length,
+        by_columns=by_columns[1] == "True" and len(sizes) > 1,
+    )
+
+
+def read_safetensors(file: IO[bytes], *, size: int) -> dict[str, Stored]:
+    """The tensors of a ``.safetensors`` file of ``size`` bytes, by name, those whose element type cannot be used left
+    out."""
+    length = int.from_bytes(_exactly(file, 8), "little")
+    if not 2 <= length <= min(HEADER_BYTES, size - 8):
+        raise ValueError(f"it claims a header of {length} bytes")
+    header = json.loads(_exactly(file, length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a table")
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, start, end = _entry(entry)
+        if dtype not in SAFETENSORS_TYPES:
+            continue
+        spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
+        if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
+            raise ValueError(f"it does not hold all the values of {name!r}")
+        found[name] = Stored(spec, 8 + length + start)
+    return found
+
+
+def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
+            if all(type(size) is int and 0 <= size <= SIZE for size in shape):
+                return dtype, tuple(shape), start, end
+    raise ValueError("its header describes a tensor wrongly")
+
+
+def _numpy_type(descr: str) -> str:
+    order, kind = descr[:1], descr[1:]
+    if kind.startswith("O"):
+        raise DataSetError("an array of Python objects is never loaded; save numbers")
+    if order not in ("<", "|") or kind not in NUMPY_TYPES:
+        raise DataSetError(f"element type {descr!r} cannot be trained on; convert it, for instance to float32")
+    return NUMPY_TYPES[kind]
+
+
+def _checked(spec: TensorSpec) -> TensorSpec:
+    if len(spec.shape) > DIMENSIONS:
+        raise ValueError(f"it claims an array of {len(spec.shape)} dimensions")
+    spec.nbytes()
+    return spec
+
+
+def _exactly(file: IO[bytes], length: int) -> bytes:
+    data = file.read(length)
+    if len(data) != length:
+        raise ValueError("it ends within its header")
+    return data

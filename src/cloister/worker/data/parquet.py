@@ -1,0 +1,245 @@
+"""Parquet files, a window of row groups at a time.
+
+A row group is the smallest part of a Parquet file that can be read by itself, so rows cannot be drawn from all over the
+file. The order of an epoch is this instead:
+
+1. The row groups are taken in a random order.
+2. In that order they are gathered into windows: as many as fit into ``window_bytes``, and at least one.
+3. Within a window, the rows are in a random order; what does not fill a batch goes into the first of the next window.
+
+Memory holds one window. Rows of one row group stay within a window of each other: where a file is sorted, say by
+hospital or by date, either shuffle it once when it is written, or make its row groups small.
+
+A column is of numbers, of booleans, or of fixed-size lists of them (also nested, also Arrow's fixed-shape tensors), and
+has no nulls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloister.errors import DataSetError, MissingDependencyError
+from cloister.wire.limits import DIMENSIONS, SIZE
+from cloister.wire.tensors import TensorSpec
+from cloister.worker.data.batches import Column, check_batch_size, generator
+from cloister.worker.data.faults import reading
+
+if TYPE_CHECKING:
+    import pyarrow
+
+WINDOW_BYTES: Final = 128 << 20
+"""What a window's values may take in memory."""
+
+_READ_BYTES: Final = 4 << 20
+"""Values decoded at a time."""
+_METADATA_BYTES: Final = 64 << 20
+"""The longest text, and the most items, that a file's metadata may claim."""
+_TYPES: Final = {
+    "bool": "bool",
+    "uint8": "uint8",
+    "int8": "int8",
+    "int16": "int16",
+    "uint16": "uint16",
+    "int32": "int32",
+    "uint32": "uint32",
+    "int64": "int64",
+    "uint64": "uint64",
+    "halffloat": "float16",
+    "float": "float32",
+    "double": "float64",
+}
+
+
+class RowGroups:
+    """A data set in one Parquet file. Implements ``Batches``.
+
+    ``columns``: the names of the columns here, and in the file. ``memory_bytes``: a row group of more is refused.
+
+    Raises:
+        DataSetError: the file is damaged, or a column is missing or of a type that cannot be trained on.
+        OSError: it cannot be read.
+        MissingDependencyError: pyarrow is not installed.
+    """
+
+    def __init__(
+        self, path: Path, *, columns: Mapping[str, str], window_bytes: int = WINDOW_BYTES, memory_bytes: int = SIZE
+    ) -> None:
+        arrow = _arrow()
+        self._window_bytes = window_bytes
+        self._names = list(columns.values())
+        self._path = path
+        with _reading(path):
+            self._file = arrow.parquet.ParquetFile(
+                path,
+                buffer_size=_READ_BYTES,
+                pre_buffer=False,
+                thrift_string_size_limit=_METADATA_BYTES,
+                thrift_container_size_limit=_METADATA_BYTES,
+            )
+            metadata, fields = self._file.metadata, self._file.schema_arrow
+            self.schema = tuple(Column(name, _row(there, fields)) for name, there in columns.items())
+            self._rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._row_bytes = sum(column.row.nbytes() for column in self.schema)
+        self._check_sizes(memory_bytes)
+        self._check_nulls()
+
+    def __len__(self) -> int:
+        return sum(self._rows)
+
+    def epoch(self, batch_size: int, *, seed: int, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See ``Batches.epoch``; the order is told at the top of this module."""
+        check_batch_size(batch_size)
+        return self._deal(batch_size, generator(seed=seed, step=step))
+
+    def _deal(self, batch_size: int, chance: np.random.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
+        kept: list[NDArray[Any]] = []  # of windows before: fewer rows than a batch
+        for groups in self._windows(chance):
+            values = self._read(groups)
+            order, start = chance.permutation(len(values[0])), 0
+            if kept:
+                start = batch_size - len(kept[0])
+                kept = [np.concatenate((old, new[order[:start]])) for old, new in zip(kept, values, strict=True)]
+                if len(kept[0]) == batch_size:
+                    yield _tensors(kept)
+                    kept = []
+            while len(order) - start >= batch_size:
+                yield _tensors([column[order[start : start + batch_size]] for column in values])
+                start += batch_size
+            if start < len(order):
+                kept = [column[order[start:]] for column in values]
+            del values  # before the next window is read, not after
+        if kept:
+            yield _tensors(kept)
+
+    def _windows(self, chance: np.random.Generator) -> Iterator[list[int]]:
+        window: list[int] = []
+        rows = 0
+        for group in chance.permutation(len(self._rows)).tolist():
+            if window and (rows + self._rows[group]) * self._row_bytes > self._window_bytes:
+                yield window
+                window, rows = [], 0
+            window.append(group)
+            rows += self._rows[group]
+        yield window
+
+    def _read(self, groups: Sequence[int]) -> list[NDArray[Any]]:
+        rows = sum(self._rows[group] for group in groups)
+        values = [np.empty((rows, *column.row.shape), column.row.dtype) for column in self.schema]
+        filled = 0
+        with _reading(self._path):
+            pieces = self._file.iter_batches(
+                batch_size=max(1, _READ_BYTES // self._row_bytes),
+                row_groups=groups,
+                columns=self._names,
+                use_threads=False,
+            )
+            for piece in pieces:
+                if filled + piece.num_rows > rows:
+                    raise ValueError("its row groups hold more rows than its metadata says")
+                for column, name, into in zip(self.schema, self._names, values, strict=True):
+                    found = _numbers(piece.column(name), name)
+                    into[filled : filled + piece.num_rows] = found.reshape(piece.num_rows, *column.row.shape)
+                filled += piece.num_rows
+            if filled != rows:
+                raise ValueError("its row groups hold fewer rows than its metadata says")
+        return values
+
+    def _check_sizes(self, memory_bytes: int) -> None:
+        if any(not 0 <= rows <= SIZE for rows in self._rows) or not self._row_bytes:
+            raise DataSetError(f"{self._path}: the file is damaged: it claims impossible numbers of rows")
+        if not sum(self._rows):
+            raise DataSetError(f"{self._path}: the data set has no rows")
+        largest = max(self._rows) * self._row_bytes
+        if largest > memory_bytes:
+            raise DataSetError(
+                f"{self._path}: a row group of it takes {largest} bytes of memory, and {memory_bytes} are allowed; "
+                "write it with smaller row groups (row_group_size in pyarrow and pandas)"
+            )
+
+    def _check_nulls(self) -> None:
+        """As far as the file tells without being read."""
+        with _reading(self._path):
+            metadata = self._file.metadata
+            for group in range(metadata.num_row_groups):
+                for leaf in range(metadata.num_columns):
+                    chunk = metadata.row_group(group).column(leaf)
+                    name = chunk.path_in_schema.partition(".")[0]
+                    found = chunk.statistics if name in self._names and chunk.is_stats_set else None
+                    if found is not None and found.has_null_count and found.null_count:
+                        raise _nulls(name)
+
+
+def _row(name: str, fields: pyarrow.Schema) -> TensorSpec:
+    """What a row of the file's column ``name`` is."""
+    import pyarrow
+
+    found = fields.get_all_field_indices(name)
+    if len(found) != 1:
+        listed = ", ".join(sorted(fields.names)[:20]) or "nothing"
+        raise DataSetError(f"the file holds {len(found)} columns {name!r}; it holds {listed}")
+    kind, shape = fields.field(found[0]).type, []
+    while pyarrow.types.is_fixed_size_list(kind) or isinstance(kind, pyarrow.FixedShapeTensorType):
+        if not isinstance(kind, pyarrow.FixedShapeTensorType):
+            shape.append(kind.list_size)
+        elif kind.permutation is None:
+            shape += kind.shape
+        else:
+            break  # its dimensions are stored in another order than they are meant
+        kind = kind.value_type
+    if str(kind) not in _TYPES or len(shape) > DIMENSIONS:
+        hint = "; write it as a fixed-size list, pyarrow.list_(type, size)" if pyarrow.types.is_list(kind) else ""
+        raise DataSetError(f"column {name!r} holds {fields.field(found[0]).type}, which cannot be trained on{hint}")
+    return TensorSpec(_TYPES[str(kind)], tuple(shape))
+
+
+def _numbers(array: pyarrow.Array, column: str) -> NDArray[Any]:
+    """The numbers of a column, row after row, without the structure around them."""
+    import pyarrow
+
+    while True:
+        if array.null_count:
+            raise _nulls(column)
+        if isinstance(array, pyarrow.ExtensionArray):
+            array = array.storage
+        elif isinstance(array, pyarrow.FixedSizeListArray):
+            array = array.flatten()
+        else:
+            numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+            return numbers
+
+
+def _tensors(columns: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, ...]:
+    return tuple(map(torch.from_numpy, columns))
+
+
+def _nulls(column: str) -> DataSetError:
+    return DataSetError(f"column {column!r} holds nulls; fill them or leave those rows out")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    arrow = _arrow()
+    with reading(path):
+        try:
+            yield
+        except (MemoryError, OSError):
+            raise
+        except (arrow.ArrowException, TypeError) as fault:
+            raise ValueError(str(fault)) from None
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise MissingDependencyError(
+            "reading Parquet needs pyarrow, which is not installed: pip install 'cloister[parquet]'"
+        ) from None
+    return pyarrow
