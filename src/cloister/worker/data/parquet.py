@@ -188,7 +188,7 @@ def _row(name: str, fields: pyarrow.Schema) -> TensorSpec:
     while pyarrow.types.is_fixed_size_list(kind) or isinstance(kind, pyarrow.FixedShapeTensorType):
         if not isinstance(kind, pyarrow.FixedShapeTensorType):
             shape.append(kind.list_size)
-        elif kind.permutation is None:
+        elif kind.permutation in (None, list(range(len(kind.shape)))):
             shape += kind.shape
         else:
             break  # its dimensions are stored in another order than they are meant

@@ -6,7 +6,7 @@ An epoch's order is a permutation of all the rows, which takes 8 bytes of memory
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from cloister.errors import DataSetError
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.batches import Column, check_batch_size, order
+
+_TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Element types that PyTorch hardly computes with, each with one of its size that it selects rows of."""
 
 
 class Rows(Protocol):
@@ -39,7 +42,8 @@ class TensorRows:
     def __init__(self, tensor: torch.Tensor) -> None:
         if tensor.ndim == 0 or tensor.dtype not in DTYPE_NAMES:
             raise DataSetError(f"a tensor of {tensor.dtype} and {tensor.ndim} dimensions has no rows to train on")
-        self._tensor = tensor.detach()
+        self._tensor = tensor.detach().view(_TWINS.get(tensor.dtype, tensor.dtype))
+        self._dtype = tensor.dtype
         self.row = TensorSpec(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape[1:]))
 
     def __len__(self) -> int:
@@ -47,7 +51,7 @@ class TensorRows:
 
     def take(self, indices: NDArray[np.int64]) -> torch.Tensor:
         """A copy of these rows, on the tensor's device."""
-        return self._tensor.index_select(0, torch.from_numpy(indices).to(self._tensor.device))
+        return self._tensor.index_select(0, torch.from_numpy(indices).to(self._tensor.device)).view(self._dtype)
 
 
 class MappedRows:
