@@ -24,7 +24,7 @@ from cloister.worker.data.faults import reading
 from cloister.worker.data.headers import Stored, read_npy, read_safetensors
 from cloister.worker.data.parquet import WINDOW_BYTES, RowGroups
 from cloister.worker.data.rows import Arrays, MappedRows, Rows
-from cloister.worker.values import as_bytes, empty
+from cloister.worker.values import as_bytes
 
 MEMORY_BYTES: Final = 4 << 30
 """What may be read into memory where nothing else is said: the values of ``.npz`` arrays, a window of row groups."""
@@ -120,7 +120,8 @@ def _load_npz(file: IO[bytes], name: str, memory_bytes: int) -> torch.Tensor:
                     f"{spec} takes {spec.nbytes()} bytes of memory, and {memory_bytes} are allowed; "
                     "save it as .npy or .safetensors, which are not read into memory"
                 )
-            stored = empty(TensorSpec(spec.dtype, spec.shape[::-1]) if by_columns else spec)
+            # NumPy's, because that says so with a MemoryError where there is not enough.
+            stored = torch.from_numpy(np.empty(spec.shape[::-1] if by_columns else spec.shape, spec.dtype))
             _fill(stored, stream)
     if stored.dtype == torch.bool:
         stored.view(torch.uint8).clamp_(max=1)  # any byte is a bool to PyTorch, and only 0 and 1 are defined

@@ -11,7 +11,8 @@ Memory holds one window. Rows of one row group stay within a window of each othe
 hospital or by date, either shuffle it once when it is written, or make its row groups small.
 
 A column is of numbers, of booleans, or of fixed-size lists of them (also nested, also Arrow's fixed-shape tensors), and
-has no nulls.
+has no nulls. Nulls are found when they are read: a file's statistics would tell of them before, but where its metadata
+is damaged, asking pyarrow for them ends the process.
 """
 
 from __future__ import annotations
@@ -88,7 +89,6 @@ class RowGroups:
             self._rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._row_bytes = sum(column.row.nbytes() for column in self.schema)
         self._check_sizes(memory_bytes)
-        self._check_nulls()
 
     def __len__(self) -> int:
         return sum(self._rows)
@@ -131,9 +131,9 @@ class RowGroups:
 
     def _read(self, groups: Sequence[int]) -> list[NDArray[Any]]:
         rows = sum(self._rows[group] for group in groups)
-        values = [np.empty((rows, *column.row.shape), column.row.dtype) for column in self.schema]
         filled = 0
         with _reading(self._path):
+            values = [np.empty((rows, *column.row.shape), column.row.dtype) for column in self.schema]
             pieces = self._file.iter_batches(
                 batch_size=max(1, _READ_BYTES // self._row_bytes),
                 row_groups=groups,
@@ -162,18 +162,6 @@ class RowGroups:
                 f"{self._path}: a row group of it takes {largest} bytes of memory, and {memory_bytes} are allowed; "
                 "write it with smaller row groups (row_group_size in pyarrow and pandas)"
             )
-
-    def _check_nulls(self) -> None:
-        """As far as the file tells without being read."""
-        with _reading(self._path):
-            metadata = self._file.metadata
-            for group in range(metadata.num_row_groups):
-                for leaf in range(metadata.num_columns):
-                    chunk = metadata.row_group(group).column(leaf)
-                    name = chunk.path_in_schema.partition(".")[0]
-                    found = chunk.statistics if name in self._names and chunk.is_stats_set else None
-                    if found is not None and found.has_null_count and found.null_count:
-                        raise _nulls(name)
 
 
 def _row(name: str, fields: pyarrow.Schema) -> TensorSpec:
