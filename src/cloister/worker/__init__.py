@@ -1,1 +1,1 @@
-"""Where tensors live: what a session holds, the operations run on it, and the limits on both."""
+"""Where tensors live: what a session holds, the operations run on it, the limits on both; and local training."""

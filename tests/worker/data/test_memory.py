@@ -1,8 +1,8 @@
 """Files larger than the memory of the process that trains on them.
 
 The limit is RLIMIT_DATA: what a process may hold that is its own. A mapping of a file is not, the system can take its
-pages back at any time. (RLIMIT_AS would forbid the mapping itself, whatever is read of it.) ``tools/large_files.py`` does the
-same with 20 GiB.
+pages back at any time. (RLIMIT_AS would forbid the mapping itself, whatever is read of it.) ``tools/large_files.py``
+does the same with 20 GiB.
 """
 
 from __future__ import annotations
