@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator.vectors import BLOCK, Vector, check
+from cloister.aggregator.vectors import Vector, blocks, check
 from cloister.errors import AggregationError
 
 
@@ -52,8 +52,7 @@ class Sum:
             raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
         check(update, length=len(self._sum), what=what)
         with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
-            for start in range(0, len(update), BLOCK):
-                block = slice(start, start + BLOCK)
+            for block in blocks(len(update)):
                 self._sum[block] += np.multiply(update[block], weight, dtype=np.float64)
         self._weights.append(weight)
 

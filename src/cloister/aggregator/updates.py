@@ -29,7 +29,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator.vectors import Vector, check
+from cloister.aggregator.vectors import Vector, blocks, check
 from cloister.errors import AggregationError, ConfigurationError
 
 Doubles: TypeAlias = NDArray[np.float64]
@@ -81,7 +81,7 @@ class FedAvg:
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
         """``x + lr * delta``; see ``Rule.apply``."""
         _check(model, mean)
-        return _move(model, self.lr, np.asarray(mean, np.float64)), State(state.rounds + 1)
+        return _move(model, self.lr, mean), State(state.rounds + 1)
 
 
 @dataclass(frozen=True)
@@ -152,15 +152,17 @@ class _Adaptive:
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
         """``x + lr * m / (sqrt(v) + tau)``; see ``Rule.apply``."""
         _check(model, mean)
-        delta = np.asarray(mean, np.float64)
-        momentum = _recall(state.momentum, len(model)) * self.beta1
-        momentum += (1 - self.beta1) * delta
-        with np.errstate(over="ignore"):  # what overflows is found in the model
-            squares = self._squares(_recall(state.squares, len(model)), delta**2)
-        step = momentum / (np.sqrt(squares) + self.tau)
-        if not np.isfinite(squares).all():
-            raise AggregationError("the mean of the contributions is so large that its square is not finite")
-        return _move(model, self.lr, step), State(state.rounds + 1, momentum, squares)
+        old_momentum, old_squares = _recall(state.momentum, len(model)), _recall(state.squares, len(model))
+        moved, momentum, squares = np.empty_like(model), np.empty_like(old_momentum), np.empty_like(old_squares)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+            for block in blocks(len(model)):
+                delta = mean[block].astype(np.float64)
+                momentum[block] = self.beta1 * old_momentum[block] + (1 - self.beta1) * delta
+                squares[block] = self._squares(old_squares[block], delta**2)
+                moved[block] = model[block] + self.lr * (momentum[block] / (np.sqrt(squares[block]) + self.tau))
+        check(squares, length=len(model), what="the average of the squares")
+        check(moved, length=len(model), what="the new model")
+        return moved, State(state.rounds + 1, momentum, squares)
 
     def _squares(self, squares: Doubles, new: Doubles) -> Doubles:
         raise NotImplementedError
@@ -209,9 +211,11 @@ def _recall(average: Doubles | None, length: int) -> Doubles:
     return average
 
 
-def _move(model: Vector, lr: float, step: Doubles) -> Vector:
+def _move(model: Vector, lr: float, step: Vector) -> Vector:
+    moved = np.empty_like(model)
     with np.errstate(over="ignore", invalid="ignore"):
-        moved: Vector = (model + lr * step).astype(model.dtype)
+        for block in blocks(len(model)):
+            moved[block] = model[block] + lr * step[block].astype(np.float64)
     check(moved, length=len(model), what="the new model")
     return moved
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,6 +18,11 @@ BLOCK: Final = 1 << 18
 """Elements that are worked on at a time: what is computed on the way takes a few megabytes, however large the model."""
 
 
+def blocks(length: int) -> Iterator[slice]:
+    """The parts of a vector, ``BLOCK`` elements each."""
+    return (slice(start, start + BLOCK) for start in range(0, length, BLOCK))
+
+
 def check(vector: Vector, *, length: int, what: str) -> None:
     """Refuses what is no vector of ``length`` finite numbers; ``what`` names it in the message.
 
@@ -28,8 +33,8 @@ def check(vector: Vector, *, length: int, what: str) -> None:
         raise AggregationError(f"{what} is not a flat vector of float32 or float64")
     if len(vector) != length:
         raise AggregationError(f"{what} has {len(vector)} values where the model has {length}")
-    for start in range(0, length, BLOCK):
-        if not np.isfinite(vector[start : start + BLOCK]).all():
+    for block in blocks(length):
+        if not np.isfinite(vector[block]).all():
             raise AggregationError(f"{what} holds a value that is not finite")
 
 

@@ -83,12 +83,13 @@ def delta(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: L
     """
     _check_vector(start, layout)
     change = flatten(tensors, layout=layout).sub_(start)
-    for name, _, first, last in layout.places:
-        if not math.isfinite(_norm(change[first:last])) and not change[first:last].isfinite().all():
-            raise TrainingError(
-                f"training led to values in {name!r} that are not finite; a lower learning rate, clipped gradients, or "
-                "data without NaN and infinite values may help"
-            )
+    if not math.isfinite(_norm(change)):
+        for name, _, first, last in layout.places:
+            if not change[first:last].isfinite().all():
+                raise TrainingError(
+                    f"training led to values in {name!r} that are not finite; a lower learning rate, clipped "
+                    "gradients, or data without NaN and infinite values may help"
+                )
     return change
 
 
