@@ -21,7 +21,7 @@ from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.faults import reading
-from cloister.worker.data.headers import Stored, read_npy, read_safetensors
+from cloister.worker.data.headers import Stored, missing, read_npy, read_safetensors
 from cloister.worker.data.parquet import WINDOW_BYTES, RowGroups
 from cloister.worker.data.rows import Arrays, MappedRows, Rows
 from cloister.worker.values import as_bytes
@@ -83,10 +83,7 @@ def _open(path: Path, tensor: str, memory_bytes: int) -> torch.Tensor | Rows:
             case ".npy":
                 return _map(file, read_npy(file))
             case ".safetensors":
-                tensors = read_safetensors(file, size=os.fstat(file.fileno()).st_size)
-                if tensor not in tensors:
-                    raise _missing(list(tensors))
-                return _map(file, tensors[tensor])
+                return _map(file, read_safetensors(file, tensor=tensor, size=os.fstat(file.fileno()).st_size))
     raise DataSetError("a data set is an .npz, .npy, .safetensors or .parquet file")
 
 
@@ -106,7 +103,7 @@ def _load_npz(file: IO[bytes], name: str, memory_bytes: int) -> torch.Tensor:
     with zipfile.ZipFile(file) as archive:
         names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
         if name not in names:
-            raise _missing(names)
+            raise missing(name, names)
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("it is compressed in a way that NumPy does not write")
@@ -143,8 +140,3 @@ def _fill(tensor: torch.Tensor, stream: IO[bytes]) -> None:
 def _check_rows(spec: TensorSpec) -> None:
     if not spec.shape or not spec.count():
         raise DataSetError(f"{spec} has no rows to train on, or nothing in them")
-
-
-def _missing(present: Sequence[str]) -> DataSetError:
-    listed = ", ".join(sorted(present)[:20]) or "nothing"
-    return DataSetError(f"the file holds no such tensor of numbers; it holds {listed}")

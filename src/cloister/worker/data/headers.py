@@ -4,13 +4,15 @@
 header, u64 little-endian, and the header (https://github.com/huggingface/safetensors, "Format").
 
 The readers raise ``ValueError`` or ``WireError`` for what is broken, and ``DataSetError`` for what is whole and cannot
-be used; ``faults.reading`` adds the file's name.
+be used; whoever opens the file adds its name. No PyTorch is imported here, so that a node can tell what its data sets
+are without it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import IO, Any, Final, NamedTuple
 
 from cloister.errors import DataSetError
@@ -76,7 +78,7 @@ def read_npy(file: IO[bytes]) -> Stored:
     shape = re.search(r"'shape': *\(((?:\d{1,18},? *)*)\)", header)
     by_columns = re.search(r"'fortran_order': *(True|False)", header)
     if descr is None and re.search(r"'descr': *\[", header):
-        raise DataSetError("records of several fields cannot be trained on, only plain arrays")
+        raise DataSetError("records of several fields cannot be used, only plain arrays")
     if descr is None or shape is None or by_columns is None:
         raise ValueError("its header describes no array")
     sizes = tuple(int(size) for size in re.findall(r"\d+", shape[1]))
@@ -87,27 +89,28 @@ def read_npy(file: IO[bytes]) -> Stored:
     )
 
 
-def read_safetensors(file: IO[bytes], *, size: int) -> dict[str, Stored]:
-    """The tensors of a ``.safetensors`` file of ``size`` bytes, by name, those whose element type cannot be used left
-    out."""
+def read_safetensors(file: IO[bytes], *, tensor: str, size: int) -> Stored:
+    """One tensor of a ``.safetensors`` file of ``size`` bytes."""
     length = int.from_bytes(_exactly(file, 8), "little")
     if not 2 <= length <= min(HEADER_BYTES, size - 8):
         raise ValueError(f"it claims a header of {length} bytes")
     header = json.loads(_exactly(file, length))
     if not isinstance(header, dict):
         raise ValueError("its header is not a table")
-    found = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        dtype, shape, start, end = _entry(entry)
-        if dtype not in SAFETENSORS_TYPES:
-            continue
-        spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
-        if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
-            raise ValueError(f"it does not hold all the values of {name!r}")
-        found[name] = Stored(spec, 8 + length + start)
-    return found
+    if tensor == "__metadata__" or tensor not in header:
+        raise missing(tensor, [name for name in header if name != "__metadata__"])
+    dtype, shape, start, end = _entry(header[tensor])
+    if dtype not in SAFETENSORS_TYPES:
+        raise DataSetError(f"element type {dtype!r} cannot be used; convert it, for instance to F32")
+    spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
+    if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
+        raise ValueError("it does not hold all of its values")
+    return Stored(spec, 8 + length + start)
+
+
+def missing(tensor: str, present: Sequence[str]) -> DataSetError:
+    """What to raise where a file does not hold a tensor."""
+    return DataSetError(f"the file holds no tensor {tensor!r}; it holds {', '.join(sorted(present)[:20]) or 'nothing'}")
 
 
 def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -123,7 +126,7 @@ def _numpy_type(descr: str) -> str:
     if kind.startswith("O"):
         raise DataSetError("an array of Python objects is never loaded; save numbers")
     if order not in ("<", "|") or kind not in NUMPY_TYPES:
-        raise DataSetError(f"element type {descr!r} cannot be trained on; convert it, for instance to float32")
+        raise DataSetError(f"element type {descr!r} cannot be used; convert it, for instance to float32")
     return NUMPY_TYPES[kind]
 
 
