@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cloister.aggregator.mean import Contribution, mean
 from cloister.aggregator.updates import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Rule, State
+from cloister.aggregator.vectors import BLOCK
 from cloister.errors import AggregationError, ConfigurationError
 
 RULES: list[Rule] = [FedAvg(), FedProx(0.1), FedAvgM(), FedAdagrad(), FedYogi(), FedAdam()]
@@ -129,6 +130,14 @@ def test_each_coordinate_goes_its_own_way(rule: Rule) -> None:
     model, means = some()
     order = np.array([3, 1, 4, 0, 2])
     assert np.array_equal(run(rule, model, means)[order], run(rule, model[order], means[:, order]))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_model_longer_than_a_block(rule: Rule) -> None:
+    generator = np.random.default_rng(0)
+    model, means = generator.normal(size=BLOCK + 3), generator.normal(size=(2, BLOCK + 3))
+    parts = [run(rule, model[part], means[:, part]) for part in (slice(0, 7), slice(7, None))]
+    assert np.array_equal(run(rule, model, means), np.concatenate(parts))
 
 
 @given(st.floats(0.01, 2), st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=5))
