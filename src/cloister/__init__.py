@@ -35,14 +35,20 @@ if TYPE_CHECKING:
     from cloister.net.identity import Identity
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
+    from cloister.worker.optimizers import SGD, Adam, AdamW
+    from cloister.worker.plans import Plan, plan
     from cloister.worker.virtual import VirtualWorker
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
     "CloisterError",
     "Demands",
     "Identity",
+    "Plan",
     "PointerTensor",
     "RemoteWorker",
     "TorchHook",
@@ -51,18 +57,24 @@ __all__ = [
     "connect",
     "errors",
     "examine",
+    "plan",
     "read_charter",
 ]
 
 _HOME = {
+    "Adam": "cloister.worker.optimizers",
+    "AdamW": "cloister.worker.optimizers",
     "Demands": "cloister.net.demands",
     "Identity": "cloister.net.identity",
+    "Plan": "cloister.worker.plans",
     "PointerTensor": "cloister.tensor.pointer",
     "RemoteWorker": "cloister.net.client",
+    "SGD": "cloister.worker.optimizers",
     "TorchHook": "cloister.tensor.hook",
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
     "examine": "cloister.net.attested",
+    "plan": "cloister.worker.plans",
     "read_charter": "cloister.net.demands",
 }
 

@@ -6,6 +6,7 @@
     │   ├── CharterError              a charter, or a signature of one, that cannot be used
     │   └── DataSetError              a data set that cannot be trained on: damaged, or not what the training expects
     ├── MissingDependencyError        a package that is not installed (names the command that installs it)
+    ├── PlanError                     a step that cannot become a plan, or a plan that cannot be run
     ├── WireError                     bytes from outside that break the rules of docs/wire.md
     │   ├── FrameError                not a frame
     │   ├── MessageError              a frame whose message does not decode
@@ -75,6 +76,10 @@ class DataSetError(ConfigurationError):
 
 class MissingDependencyError(CloisterError, ImportError):
     """A package that is not installed; the message holds the command that installs it."""
+
+
+class PlanError(CloisterError):
+    """A training step that cannot become a plan, or a plan that is refused or cannot be run as asked."""
 
 
 class WireError(CloisterError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from traceback import walk_tb
 from types import FrameType
 from typing import Final
 
@@ -31,11 +32,24 @@ def current() -> int:
         try:
             library = _is_library[filename]
         except KeyError:
-            library = _is_library[filename] = filename.startswith((*_LIBRARIES, "<frozen"))
+            library = _library(filename)
         if not library:
             return _number(filename, frame.f_lineno)
         frame = frame.f_back
     return 0
+
+
+def raised(fault: BaseException) -> int:
+    """The number of the innermost such line that an exception came through; 0 if there is none."""
+    number = 0
+    for frame, line in walk_tb(fault.__traceback__):
+        if not _library(frame.f_code.co_filename):
+            number = _number(frame.f_code.co_filename, line)
+    return number
+
+
+def _library(filename: str) -> bool:
+    return _is_library.setdefault(filename, filename.startswith((*_LIBRARIES, "<frozen")))
 
 
 def _number(filename: str, line: int) -> int:

@@ -1,0 +1,185 @@
+"""``@cloister.plan``: a loss function whose training step can be captured as a plan."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from cloister.errors import PlanError
+from cloister.tensor import sites
+from cloister.tensor.geometry import DTYPE_NAMES
+from cloister.tensor.plan import encoding, lowering
+from cloister.tensor.plan.batch import SIZES
+from cloister.tensor.plan.plan import Plan
+from cloister.tensor.plan.program import Buffer, Parameter, Rows
+from cloister.tensor.plan.recording import Recorder, plain_kernels
+from cloister.tensor.pointer import PointerTensor
+
+_LOSS: Final = "loss"
+
+Outcome = Tensor | Mapping[str, Tensor]
+"""What a loss function returns: the loss, or the loss and metrics by name, each a tensor without dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One step at one batch size: the trace, and the numbers of what it hands out."""
+
+    trace: Any
+    loss: int
+    metrics: tuple[tuple[str, int], ...]
+    gradients: tuple[int | None, ...]
+    buffers: tuple[int, ...]
+
+
+class PlannedLoss:
+    """A loss function that can be called, and captured."""
+
+    def __init__(self, function: Callable[..., Outcome]) -> None:
+        self.function = function
+        self.__name__ = getattr(function, "__name__", "loss")
+        self.__doc__ = function.__doc__
+
+    def __call__(self, model: nn.Module, *batch: Tensor) -> Outcome:
+        """The function itself, in plain PyTorch."""
+        return self.function(model, *batch)
+
+    def __repr__(self) -> str:
+        return f"<plan of {self.__name__}>"
+
+    def capture(self, model: nn.Module, *, example: Sequence[Tensor]) -> Plan:
+        """The plan of one step: loss, metrics, gradients and new buffers, for a batch of any size.
+
+        The function runs three times, at three batch sizes, on tensors without values; the model is not changed, and its
+        values and those of the example do not matter. What does: shapes, element types, which parameters have
+        ``requires_grad``, and the modes of the modules (``train`` or ``eval``).
+
+        Args:
+            example: one batch; the first dimension of each of its tensors is the batch's.
+
+        Raises:
+            PlanError: the step reads values, makes Python numbers from the batch, or does what no plan can; with the
+                line of the script that does it.
+        """
+        parameters, buffers, rows = _parameters(model), _buffers(model), _rows(example)
+        with plain_kernels():
+            captured = [self._at(size, model, parameters, buffers, rows) for size in SIZES]
+        program = lowering.lower(captured, parameters=parameters, buffers=buffers, rows=rows)
+        return Plan.decode(encoding.encode(program))
+
+    def _at(
+        self,
+        size: int,
+        model: nn.Module,
+        parameters: Sequence[Parameter],
+        buffers: Sequence[Buffer],
+        rows: Sequence[Rows],
+    ) -> Captured:
+        recorder = Recorder()
+        own = dict(model.named_parameters()), dict(model.named_buffers())
+        leaves: list[Tensor] = []
+        memo: dict[int, Any] = {}
+        for parameter, held in zip(parameters, own[0].values(), strict=True):
+            leaf = nn.Parameter(
+                recorder.stand_in(held.dtype, held.shape), requires_grad=parameter.trained
+            )
+            recorder.rename(leaf, len(leaves))
+            leaves.append(leaf)
+            memo[id(held)] = leaf
+        for held in own[1].values():
+            memo[id(held)] = recorder.stand_in(held.dtype, held.shape)
+        replica = copy.deepcopy(model, memo)
+        batch = [recorder.stand_in(getattr(torch, each.dtype), (size, *each.row)) for each in rows]
+        with torch.enable_grad(), recorder:
+            loss, metrics = self._run(replica, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        after = dict(replica.named_buffers())
+        if [name for name in after] != list(own[1]):
+            raise PlanError(f"{self.__name__} adds or removes buffers of the model")
+        return Captured(
+            recorder.trace,
+            recorder.number_of(loss),
+            tuple((name, recorder.number_of(value)) for name, value in metrics.items()),
+            tuple(None if leaf.grad is None else recorder.number_of(leaf.grad) for leaf in leaves),
+            tuple(recorder.number_of(value) for value in after.values()),
+        )
+
+    def _run(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        try:
+            outcome = self.function(model, *batch)
+        except PlanError:
+            raise
+        except Exception as fault:
+            place = sites.describe(sites.raised(fault))
+            raise PlanError(f"{place}: {type(fault).__name__} on tensors without values: {fault}") from fault
+        metrics = {_LOSS: outcome} if isinstance(outcome, Tensor) else dict(outcome)
+        for name, value in metrics.items():
+            if not isinstance(value, Tensor) or value.dim():
+                raise PlanError(f"{self.__name__} returns {name!r}, which is no tensor without dimensions")
+        loss = metrics.pop(_LOSS, None)
+        if loss is None or not loss.requires_grad:
+            raise PlanError(f"{self.__name__} returns no 'loss' that depends on a parameter with requires_grad")
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def plan(function: Callable[..., Outcome]) -> PlannedLoss:
+    """Marks a pure function of model and batch, which returns the loss and metrics of one batch, for capture as a plan.
+
+    It takes the model and the batch's tensors, and returns the loss or ``{"loss": ..., "accuracy": ...}``.
+    """
+    return PlannedLoss(function)
+
+
+def _parameters(model: nn.Module) -> tuple[Parameter, ...]:
+    aliases = _aliases(model.named_parameters(remove_duplicate=False))
+    found = []
+    for tensor in model.parameters():
+        _check_held(aliases[id(tensor)][0], tensor)
+        found.append(
+            Parameter(
+                tuple(aliases[id(tensor)]), DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), tensor.requires_grad
+            )
+        )
+    return tuple(found)
+
+
+def _buffers(model: nn.Module) -> tuple[Buffer, ...]:
+    aliases = _aliases(model.named_buffers(remove_duplicate=False))
+    found = []
+    for tensor in model.buffers():
+        _check_held(aliases[id(tensor)][0], tensor)
+        found.append(Buffer(tuple(aliases[id(tensor)]), DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)))
+    return tuple(found)
+
+
+def _aliases(named: Any) -> dict[int, list[str]]:
+    aliases: dict[int, list[str]] = {}
+    for name, tensor in named:
+        aliases.setdefault(id(tensor), []).append(name)
+    return aliases
+
+
+def _check_held(name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, PointerTensor):
+        raise PlanError(f"{name} is at {tensor.location.id}; get() the model, then capture")
+    if tensor.dtype not in DTYPE_NAMES or tensor.layout is not torch.strided:
+        raise PlanError(f"{name} is of a kind that plans do not take: {tensor.dtype}, {tensor.layout}")
+
+
+def _rows(example: Sequence[Tensor]) -> tuple[Rows, ...]:
+    if isinstance(example, Tensor) or not example or not all(isinstance(tensor, Tensor) for tensor in example):
+        raise PlanError("example must be a tuple of tensors, one batch: example=(x, y)")
+    if len({tensor.shape[:1] for tensor in example}) != 1 or not example[0].dim():
+        raise PlanError("the tensors of the example must all have the batch as their first dimension, and be as long")
+    return tuple(Rows(_dtype(tensor), tuple(tensor.shape[1:])) for tensor in example)
+
+
+def _dtype(tensor: Tensor) -> str:
+    if tensor.dtype not in DTYPE_NAMES:
+        raise PlanError(f"plans take no tensors of {tensor.dtype}")
+    return DTYPE_NAMES[tensor.dtype]

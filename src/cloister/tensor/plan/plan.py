@@ -1,0 +1,106 @@
+"""``Plan``: a program that was checked, ready to be read, named and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Final
+
+import torch
+
+from cloister.tensor.plan import encoding, listing
+from cloister.tensor.plan.checking import Checked, check
+from cloister.tensor.plan.program import Program
+from cloister.tensor.plan.replay import Outcome, Replay
+
+_REPLAYS: Final = 8
+_MEMORY_BYTES: Final = 1 << 36
+
+
+class Plan:
+    """The loss, the metrics and the gradients of one batch, as a pure function of parameters, buffers, batch and seed.
+
+    It is data: a list of ATen operations. ``code`` shows it, ``digest`` names it, ``encode`` gives the bytes that
+    ``decode`` takes.
+    """
+
+    def __init__(self, program: Program, data: bytes, checked: Checked) -> None:
+        self.program: Final = program
+        self._data = data
+        self._checked = checked
+        self._replays: dict[tuple[int, torch.device], Replay] = {}
+
+    @classmethod
+    def decode(cls, data: bytes, *, memory_bytes: int = _MEMORY_BYTES) -> Plan:
+        """The plan that these bytes spell, checked: operations, arguments, order, shapes, memory, constants.
+
+        Args:
+            memory_bytes: the most that one step may hold at once, parameters and batch included.
+
+        Raises:
+            PlanError: the bytes are no plan, or one that must not run.
+        """
+        program = encoding.decode(data)
+        return cls(program, bytes(data), check(program, memory_bytes=memory_bytes))
+
+    def encode(self) -> bytes:
+        """The plan as bytes."""
+        return self._data
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the plan's bytes: the same on every machine, in every run and for every batch size."""
+        return encoding.digest(self._data)
+
+    @cached_property
+    def code(self) -> str:
+        """The plan for reading: one line an operation, with the shapes of what it makes; b is the batch size."""
+        return listing.listing(self.program, self._checked, self.digest)
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.digest.hex()[:12]}: {len(self.program.lines)} operations>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self._data == other._data
+
+    def __hash__(self) -> int:
+        return hash(self._data)
+
+    def step(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        buffers: Mapping[str, torch.Tensor],
+        batch: Sequence[torch.Tensor],
+        *,
+        seed: int = 0,
+        step: int = 0,
+    ) -> Outcome:
+        """Runs the plan on one batch. What it is given stays as it is.
+
+        Args:
+            parameters, buffers: by name, as ``dict(model.named_parameters())`` gives them.
+            batch: as many tensors as the example had; their first dimension is the batch's.
+            seed, step: with the operation's place in the plan they decide all random numbers; 64 bits each.
+
+        Raises:
+            PlanError: tensors that do not fit the plan, or an operation that failed on their values.
+        """
+        replay = self.replay(len(batch[0]) if len(batch) and batch[0].dim() else 0, _device_of(batch))
+        return replay.run(parameters, buffers, batch, seed=seed, step=step)
+
+    def replay(self, size: int, device: torch.device) -> Replay:
+        """The plan made ready for batches of ``size``; kept for the next such batch.
+
+        Raises:
+            PlanError: the plan does not fit batches of that size.
+        """
+        found = self._replays.get((size, device))
+        if found is None:
+            if len(self._replays) >= _REPLAYS:
+                self._replays.pop(next(iter(self._replays)), None)
+            found = self._replays[size, device] = Replay(self.program, self._checked, size=size, device=device)
+        return found
+
+
+def _device_of(batch: Sequence[torch.Tensor]) -> torch.device:
+    return batch[0].device if len(batch) else torch.device("cpu")

@@ -1,0 +1,154 @@
+"""What a program's values will look like for a batch of some size, and what they will weigh: found without values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cloister.errors import CloisterError, HostileIndexError, PlanError
+from cloister.tensor import ops
+from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
+from cloister.tensor.inference import Outline, outline_of
+from cloister.tensor.ops import Of, Op, Param
+from cloister.tensor.plan import safety
+from cloister.tensor.plan.lifetimes import Lifetimes
+from cloister.tensor.plan.operands import operand
+from cloister.tensor.plan.program import Line, Program
+from cloister.wire.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """``geometries`` has an entry for each value, None for one that PyTorch leaves out; ``watched`` are the lines whose
+    arguments' values must be looked at before each run; ``peak`` is the most memory that a step holds at once, inputs
+    included, in bytes."""
+
+    geometries: tuple[Geometry | None, ...]
+    watched: frozenset[int]
+    peak: int
+
+
+def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, size: int) -> Shapes:
+    """The shapes of every value for a batch of ``size``.
+
+    Raises:
+        PlanError: some operation would not take its arguments.
+    """
+    run = _Run(size)
+    for dtype, shape in given(program, size):
+        run.take(_geometry(dtype, shape))
+    held = sum(geometry.nbytes for geometry in run.geometries if geometry is not None)
+    peak, weights = held, dict[int, int]()
+    for at, (op, line) in enumerate(zip(operations, program.lines, strict=True)):
+        first = len(run.geometries)
+        try:
+            outline = run.follow(op, line, at)
+        except CloisterError as fault:
+            raise PlanError(f"line {at}, {op}, for a batch of {size}: {fault}") from None
+        except Exception as fault:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
+            raise PlanError(f"line {at}, {op}, for a batch of {size}: {fault}") from None
+        if op.views is None:
+            for number, geometry in enumerate(outline.geometries, first):
+                weights[number] = 0 if geometry is None else geometry.storage_bytes
+                held += weights[number]
+        peak = max(peak, held)
+        held -= sum(weights.pop(root, 0) for root in lifetimes.freed[at])
+    return Shapes(tuple(run.geometries), frozenset(run.watched), peak)
+
+
+def given(program: Program, size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Element type and shape of every input, in order, for a batch of ``size``."""
+    held = [(each.dtype, each.shape) for each in (*program.parameters, *program.buffers)]
+    rows = [(each.dtype, (size, *each.row)) for each in program.batch]
+    return held + rows + [(each.dtype, each.shape) for each in program.constants]
+
+
+def _geometry(dtype: str, shape: tuple[int, ...]) -> Geometry:
+    try:
+        TensorSpec(dtype, shape).nbytes()
+    except CloisterError as fault:
+        raise PlanError(str(fault)) from None
+    return Geometry.contiguous(DTYPES[dtype], shape)
+
+
+class _Run:
+    """One pass over the lines, with stand-ins on the meta device for the values."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.geometries: list[Geometry | None] = []
+        self.watched: list[int] = []
+        self._stand_ins: list[torch.Tensor | None] = []
+        self._geometry_of: dict[int, Geometry] = {}
+
+    def take(self, geometry: Geometry | None) -> None:
+        self.geometries.append(geometry)
+        if geometry is None:
+            self._stand_ins.append(None)
+            return
+        stand_in = torch.empty_strided(geometry.shape, geometry.strides, dtype=geometry.dtype, device="meta")
+        self._stand_ins.append(stand_in)
+        self._geometry_of[id(stand_in)] = geometry
+
+    def follow(self, op: Op, line: Line, at: int) -> Outline:
+        key: list[object] = []
+        args = [self._operand(param, value, key) for param, value in zip(op.params, line.args, strict=False)]
+        kwargs = {}
+        for name, value in line.named.items():
+            key.append(name)
+            kwargs[name] = self._operand(op.by_name[name], value, key)
+        outline = op.outlines.get(known := tuple(key))
+        if outline is None:
+            safety.installed().check_form(op, args, kwargs)
+            outline = outline_of(op, known, args, kwargs, lambda tensor: self._geometry_of[id(tensor)])
+        if outline.data_dependent:
+            raise PlanError("the shape of its result depends on values")
+        if line.makes != len(outline.geometries):
+            raise PlanError(f"it makes {len(outline.geometries)} values here, not {line.makes}")
+        if not all(geometry is None or geometry.dtype in DTYPE_NAMES for geometry in outline.geometries):
+            op.outlines.pop(known, None)
+            raise PlanError("it would make a tensor of an element type that plans do not know")
+        if op.guard and self._depends_on_values(op, ops.arguments_by_name(op, args, kwargs)):
+            self.watched.append(at)
+        for geometry in outline.geometries:
+            self.take(geometry)
+        return outline
+
+    def _depends_on_values(self, op: Op, named: dict[str, Any]) -> bool:
+        """Whether the guard of an operation has to see values, which stand-ins have not; what it says of shapes holds."""
+        try:
+            safety.installed().check_values(op, named)
+        except HostileIndexError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever PyTorch raises where a stand-in's value is asked for
+            return True
+        return False
+
+    def _operand(self, param: Param, value: Any, key: list[object]) -> Any:
+        found = operand(param, value, self.size, self._stand_in)
+        of = param.of
+        if found is None:
+            key.append(None)
+        elif of is Of.TENSOR:
+            tensor = isinstance(found, torch.Tensor)
+            key.append(self._geometry_of[id(found)] if tensor else type(found))
+        elif of is Of.TENSORS:
+            key.append(tuple([None if item is None else self._geometry_of[id(item)] for item in found]))
+        elif of is Of.LIST:
+            key.append(tuple(found))
+        elif of is Of.DTYPE or of is Of.MEMORY_FORMAT:
+            key.append(value)
+        else:
+            key.append(type(found))
+            if param.value_in_key:
+                key.append(found)
+        return found
+
+    def _stand_in(self, number: int) -> torch.Tensor:
+        found = self._stand_ins[number] if number < len(self._stand_ins) else None
+        if found is None:
+            raise PlanError(f"value %{number} is not there")
+        return found

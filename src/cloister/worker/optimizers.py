@@ -1,0 +1,179 @@
+"""Optimizers by name and numbers, as a plan's caller declares them; ``torch.optim`` runs them beside the plan.
+
+A plan holds no optimizer: a captured update would freeze step counters, schedules and bias correction at their first
+values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cloister.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecay:
+    """The learning rate is multiplied by ``factor`` after every ``every`` steps."""
+
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _whole("every", self.every)
+        _number("factor", self.factor, low=0, high=1)
+
+    def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDecay:
+    """The learning rate follows half a cosine down to ``lowest`` within ``steps`` (Loshchilov and Hutter 2017)."""
+
+    steps: int
+    lowest: float = 0.0
+
+    def __post_init__(self) -> None:
+        _whole("steps", self.steps)
+        _number("lowest", self.lowest, low=0)
+
+    def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, self.lowest)
+
+
+Schedule: TypeAlias = StepDecay | CosineDecay
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Declared:
+    """What every optimizer has.
+
+    ``clip_norm`` bounds the L2 norm of all gradients together; ``schedule`` changes the learning rate from step to step.
+    """
+
+    lr: float
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        _number("lr", self.lr, low=0)
+        _number("weight_decay", self.weight_decay, low=0)
+        if self.clip_norm is not None:
+            _number("clip_norm", self.clip_norm, above=0)
+        if self.schedule is not None and not isinstance(self.schedule, (StepDecay, CosineDecay)):
+            raise ConfigurationError("schedule must be a StepDecay or a CosineDecay")
+
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The ``torch.optim`` optimizer."""
+        raise NotImplementedError
+
+    def over(self, parameters: Mapping[str, nn.Parameter]) -> Update:
+        """This optimizer at work on parameters, by name."""
+        return Update(self, parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(_Declared):
+    """Stochastic gradient descent, with momentum where it is not 0; the numbers are those of ``torch.optim.SGD``."""
+
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _number("momentum", self.momentum, low=0)
+        _number("dampening", self.dampening)
+        if self.nesterov and (not self.momentum or self.dampening):
+            raise ConfigurationError("nesterov needs momentum, and no dampening")
+
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The ``torch.optim`` optimizer."""
+        return torch.optim.SGD(
+            parameters, self.lr, self.momentum, self.dampening, self.weight_decay, nesterov=self.nesterov
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(_Declared):
+    """Adam (Kingma and Ba 2015); the numbers are those of ``torch.optim.Adam``."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    amsgrad: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.betas) is not tuple or len(self.betas) != 2:
+            raise ConfigurationError("betas must be two numbers")
+        for beta in self.betas:
+            _number("betas", beta, low=0, below=1)
+        _number("eps", self.eps, low=0)
+
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The ``torch.optim`` optimizer."""
+        return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019); the numbers are those of ``torch.optim.AdamW``."""
+
+    weight_decay: float = 1e-2
+
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The ``torch.optim`` optimizer."""
+        return torch.optim.AdamW(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
+
+
+Optimizer: TypeAlias = SGD | Adam | AdamW
+
+
+class Update:
+    """An optimizer at work: its state, its schedule, and the parameters that it changes in place."""
+
+    def __init__(self, declared: _Declared, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = dict(parameters)
+        self._clip_norm = declared.clip_norm
+        self.optimizer = declared.make(list(self._parameters.values()))
+        self._schedule = None if declared.schedule is None else declared.schedule.over(self.optimizer)
+
+    def step(self, gradients: Mapping[str, Tensor]) -> None:
+        """One update of the parameters. The gradients are given up: clipping scales them in place."""
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients.get(name)
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+        self.optimizer.step()
+        if self._schedule is not None:
+            self._schedule.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+
+def _number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ConfigurationError(f"{name} must be a finite number, not {value!r}")
+    if not (low <= value <= high and above < value < below):
+        raise ConfigurationError(f"{name} cannot be {value}")
+
+
+def _whole(name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(f"{name} must be a whole number of at least 1, not {value!r}")
