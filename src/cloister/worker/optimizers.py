@@ -54,7 +54,8 @@ Schedule: TypeAlias = StepDecay | CosineDecay
 class _Declared:
     """What every optimizer has.
 
-    ``clip_norm`` bounds the L2 norm of all gradients together; ``schedule`` changes the learning rate from step to step.
+    ``clip_norm`` bounds the L2 norm of all gradients together; ``schedule`` changes the learning rate at each
+    step.
     """
 
     lr: float

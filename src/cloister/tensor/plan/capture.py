@@ -55,8 +55,8 @@ class PlannedLoss:
     def capture(self, model: nn.Module, *, example: Sequence[Tensor]) -> Plan:
         """The plan of one step: loss, metrics, gradients and new buffers, for a batch of any size.
 
-        The function runs three times, at three batch sizes, on tensors without values; the model is not changed, and its
-        values and those of the example do not matter. What does: shapes, element types, which parameters have
+        The function runs three times, at three batch sizes, on tensors without values; the model is not changed, and
+        its values and those of the example do not matter. What does: shapes, element types, which parameters have
         ``requires_grad``, and the modes of the modules (``train`` or ``eval``).
 
         Args:
@@ -82,24 +82,25 @@ class PlannedLoss:
     ) -> Captured:
         recorder = Recorder()
         own = dict(model.named_parameters()), dict(model.named_buffers())
-        leaves: list[Tensor] = []
+        leaves: list[nn.Parameter] = []
         memo: dict[int, Any] = {}
         for parameter, held in zip(parameters, own[0].values(), strict=True):
-            leaf = nn.Parameter(
-                recorder.stand_in(held.dtype, held.shape), requires_grad=parameter.trained
-            )
+            leaf = nn.Parameter(recorder.stand_in(held.dtype, held.shape), requires_grad=parameter.trained)
             recorder.rename(leaf, len(leaves))
             leaves.append(leaf)
             memo[id(held)] = leaf
-        for held in own[1].values():
-            memo[id(held)] = recorder.stand_in(held.dtype, held.shape)
-        replica = copy.deepcopy(model, memo)
+        for buffer in own[1].values():
+            memo[id(buffer)] = recorder.stand_in(buffer.dtype, buffer.shape)
+        try:
+            replica = copy.deepcopy(model, memo)
+        except Exception as fault:
+            raise PlanError(f"the model cannot be copied, which capturing needs: {fault}") from fault
         batch = [recorder.stand_in(getattr(torch, each.dtype), (size, *each.row)) for each in rows]
         with torch.enable_grad(), recorder:
-            loss, metrics = self._run(replica, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, metrics = self._forward(replica, batch)
+            self._guarded(loss.backward)
         after = dict(replica.named_buffers())
-        if [name for name in after] != list(own[1]):
+        if list(after) != list(own[1]):
             raise PlanError(f"{self.__name__} adds or removes buffers of the model")
         return Captured(
             recorder.trace,
@@ -109,14 +110,20 @@ class PlannedLoss:
             tuple(recorder.number_of(value) for value in after.values()),
         )
 
-    def _run(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls it, and says of any error in which line of the script it came up."""
         try:
-            outcome = self.function(model, *batch)
+            return function(*args)
         except PlanError:
             raise
         except Exception as fault:
             place = sites.describe(sites.raised(fault))
             raise PlanError(f"{place}: {type(fault).__name__} on tensors without values: {fault}") from fault
+
+    def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        outcome: Any = self._guarded(self.function, model, *batch)
+        if not isinstance(outcome, (Tensor, Mapping)):
+            raise PlanError(f"{self.__name__} must return the loss, or a dict of the loss and metrics")
         metrics = {_LOSS: outcome} if isinstance(outcome, Tensor) else dict(outcome)
         for name, value in metrics.items():
             if not isinstance(value, Tensor) or value.dim():
@@ -141,9 +148,7 @@ def _parameters(model: nn.Module) -> tuple[Parameter, ...]:
     for tensor in model.parameters():
         _check_held(aliases[id(tensor)][0], tensor)
         found.append(
-            Parameter(
-                tuple(aliases[id(tensor)]), DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), tensor.requires_grad
-            )
+            Parameter(tuple(aliases[id(tensor)]), DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), tensor.requires_grad)
         )
     return tuple(found)
 
@@ -172,7 +177,11 @@ def _check_held(name: str, tensor: Tensor) -> None:
 
 
 def _rows(example: Sequence[Tensor]) -> tuple[Rows, ...]:
-    if isinstance(example, Tensor) or not example or not all(isinstance(tensor, Tensor) for tensor in example):
+    if (
+        not isinstance(example, (tuple, list))
+        or not example
+        or not all(isinstance(tensor, Tensor) for tensor in example)
+    ):
         raise PlanError("example must be a tuple of tensors, one batch: example=(x, y)")
     if len({tensor.shape[:1] for tensor in example}) != 1 or not example[0].dim():
         raise PlanError("the tensors of the example must all have the batch as their first dimension, and be as long")

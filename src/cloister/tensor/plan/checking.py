@@ -16,7 +16,7 @@ from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lifetimes import Lifetimes, lifetimes
 from cloister.tensor.plan.operands import operation, references
 from cloister.tensor.plan.program import Program
-from cloister.tensor.plan.shapes import Shapes, infer
+from cloister.tensor.plan.shapes import Shapes, given, infer
 from cloister.tensor.plan.values import tensor
 
 CHECKED: Final = SIZES[:2]
@@ -67,18 +67,17 @@ def shapes_of(program: Program, checked: Checked, size: int) -> Shapes:
 
 
 def _check_names(program: Program) -> None:
-    for kind, held in (("parameters", program.parameters), ("buffers", program.buffers)):
-        names = [name for each in held for name in each.names]  # type: ignore[attr-defined]
-        if len(set(names)) != len(names):
-            raise PlanError(f"two {kind} have one name")
+    names = [name for each in program.held for name in each.names]
+    if len(set(names)) != len(names):
+        raise PlanError("two parameters or buffers have one name")
     metrics = [metric.name for metric in program.metrics]
     if metrics != sorted(set(metrics) - {"loss"}):
         raise PlanError("metrics need names of their own, in order, and none is called loss")
     if len(program.gradients) != len(program.parameters) or len(program.updates) != len(program.buffers):
         raise PlanError("there must be one gradient for each parameter and one update for each buffer, or None")
-    for each in (*program.parameters, *program.buffers, *program.batch, *program.constants):
-        if each.dtype not in DTYPES:
-            raise PlanError(f"plans know no element type {each.dtype!r}")
+    for dtype, _ in given(program, CHECKED[0]):
+        if dtype not in DTYPES:
+            raise PlanError(f"plans know no element type {dtype!r}")
 
 
 def _operations(program: Program) -> tuple[Op, ...]:
@@ -110,7 +109,10 @@ def _followed(program: Program, operations: Sequence[Op]) -> Roots:
 
 
 def _references(at: int, op: Op, line: Any) -> list[tuple[Any, int]]:
-    for param, value in (*zip(op.params, line.args, strict=False), *((op.by_name[n], v) for n, v in line.named.items())):
+    for param, value in (
+        *zip(op.params, line.args, strict=False),
+        *((op.by_name[n], v) for n, v in line.named.items()),
+    ):
         if param.of is Of.TENSORS and not (value is None or type(value) is tuple):
             raise PlanError(f"line {at}, {op}: argument {param.name!r} is no list of tensors")
     return list(references(op, line.args, line.named))
@@ -120,7 +122,7 @@ def _check_outputs(program: Program, roots: Roots) -> None:
     for value in program.outputs():
         if roots.of(value) < program.inputs:
             raise PlanError(f"the step hands out an input, %{value}")
-    alone = [roots.of(value) for value in (*program.gradients, *program.updates) if value is not None]
+    alone = [roots.of(value) for value in program.after if value is not None]
     others = {roots.of(value) for value in (program.loss, *(metric.value for metric in program.metrics))}
     if len(set(alone)) != len(alone) or others & set(alone):
         raise PlanError("gradients and new buffers may share memory with nothing else that the step hands out")
@@ -137,8 +139,7 @@ def _check_results(program: Program, geometries: Sequence[Geometry | None]) -> N
         found = geometries[metric.value]
         if found is None or found.shape or found.dtype.is_complex:
             raise PlanError(f"metric {metric.name!r} must be one real number")
-    pairs = (*zip(program.parameters, program.gradients, strict=True), *zip(program.buffers, program.updates, strict=True))
-    for held, value in pairs:
+    for held, value in zip(program.held, program.after, strict=True):
         if value is None:
             continue
         found = geometries[value]

@@ -1,9 +1,9 @@
 """Lines made ready for the loop of a replay.
 
-An instruction is ``(call, read, out, outs, dead)``: ``read`` takes the arguments from the list of values, ``out`` is the
-slot of a single result (0: none), ``outs`` are those of several, ``dead`` the slots to empty. Slot 0 holds run seed and
-step, value n lies in slot n + 1, and literals lie in slots of their own behind the values, so that one ``itemgetter``
-collects all arguments at once.
+An instruction is ``(call, read, out, outs, dead)``: ``read`` takes the arguments from the list of values, ``out`` is
+the slot of a single result (0: none), ``outs`` are those of several, ``dead`` the slots to empty. Slot 0 holds run seed
+and step, value n lies in slot n + 1, and literals lie in slots of their own behind the values, so that one
+``itemgetter`` collects all arguments at once.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.ops import Of, Param
 from cloister.tensor.plan.batch import SIZES, fit
 from cloister.tensor.plan.checking import Checked, shapes_of
-from cloister.tensor.plan.program import Program
+from cloister.tensor.plan.program import Buffer, Parameter, Program
 
 
 def listing(program: Program, checked: Checked, digest: bytes) -> str:
@@ -43,12 +43,13 @@ def _lines(program: Program, checked: Checked, digest: bytes) -> Iterator[str]:
     yield f"loss: %{program.loss}"
     if program.metrics:
         yield "metrics: " + ", ".join(f"{metric.name} %{metric.value}" for metric in program.metrics)
-    for title, held, values in (
-        ("gradients", program.parameters, program.gradients),
-        ("new buffers", program.buffers, program.updates),
-    ):
-        found = [f"    {each.names[0]}: %{v}" for each, v in zip(held, values, strict=True) if v is not None]
-        yield from [f"{title}:", *found] if found else []
+    yield from _named("gradients", program.parameters, program.gradients)
+    yield from _named("new buffers", program.buffers, program.updates)
+
+
+def _named(title: str, held: Sequence[Parameter | Buffer], values: Sequence[int | None]) -> Iterator[str]:
+    found = [f"    {each.names[0]}: %{value}" for each, value in zip(held, values, strict=True) if value is not None]
+    yield from [f"{title}:", *found] if found else []
 
 
 def _shown(geometries: Sequence[Geometry | None]) -> str:

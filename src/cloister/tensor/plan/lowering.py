@@ -59,9 +59,7 @@ def lower(
         PlanError: they do not, or the step writes to what is not its own.
     """
     first = captured[0]
-    draft = _Draft(
-        _merged(captured), first.loss, list(first.metrics), list(first.gradients), list(first.buffers)
-    )
+    draft = _Draft(_merged(captured), first.loss, list(first.metrics), list(first.gradients), list(first.buffers))
     given = len(parameters) + len(buffers) + len(rows)
     own = range(len(parameters), len(parameters) + len(buffers))
     _own_what_is_written(draft, first.trace.passing, parameters=len(parameters), given=given)

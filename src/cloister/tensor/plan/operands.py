@@ -63,16 +63,16 @@ def operand(param: Param, value: Any, size: int, tensor: Callable[[int], Any]) -
     Raises:
         PlanError: a value that the schema does not allow.
     """
-    of, value = param.of, at(value, size)
+    of = param.of
     if value is None:
         if not param.optional and of is not Of.UNSENT:
             raise PlanError(f"argument {param.name!r} is missing")
         return None
     if of is Of.TENSOR:
-        if type(value) is int:
+        if type(value) is int:  # never a symbol: which value is meant must not change with the batch
             return tensor(value)
-        if type(value) is tuple and len(value) == 1 and type(value[0]) in (bool, int, float):
-            return value[0]
+        if type(value) is tuple and len(value) == 1 and type(number := at(value[0], size)) in (bool, int, float):
+            return number
         raise PlanError(f"argument {param.name!r} is no tensor")
     if of is Of.TENSORS:
         if type(value) is not tuple or not all(item is None or type(item) is int for item in value):
@@ -81,6 +81,6 @@ def operand(param: Param, value: Any, size: int, tensor: Callable[[int], Any]) -
     if of is Of.UNSENT or of is Of.GENERATOR or of is Of.UNKNOWN:
         raise PlanError(f"argument {param.name!r} is not a plan's to give")
     try:
-        return param.from_wire(value)
+        return param.from_wire(at(value, size))
     except OpRefusedError as fault:
         raise PlanError(str(fault)) from None

@@ -1,8 +1,8 @@
 """A program: what a plan says, as plain data.
 
-Values have numbers. The inputs come first, in this order: parameters, buffers, the tensors of the batch, constants. Then
-each line numbers what it makes, in order. A line can therefore name only what stands above it, and makes each number
-once: there is no way to write a cycle.
+Values have numbers. The inputs come first, in this order: parameters, buffers, the tensors of the batch, constants.
+Then each line numbers what it makes, in order. A line can therefore name only what stands above it, and makes each
+number once: there is no way to write a cycle.
 """
 
 from __future__ import annotations
@@ -38,17 +38,15 @@ class Affine(Struct, frozen=True, forbid_unknown_fields=True):
         return scaled if not self.plus else f"{scaled} {'-' if self.plus < 0 else '+'} {abs(self.plus)}"
 
 
-Item: TypeAlias = None | bool | Integer | float | Affine
-Argument: TypeAlias = None | bool | Integer | float | str | Affine | Annotated[tuple[Item, ...], Meta(max_length=LIST_ITEMS)]
+Item: TypeAlias = bool | Integer | float | Affine | None
+Argument: TypeAlias = (
+    bool | Integer | float | str | Affine | Annotated[tuple[Item, ...], Meta(max_length=LIST_ITEMS)] | None
+)
 """One argument of a line. As on the wire its meaning is its schema's: where a tensor belongs, an integer is a value's
 number, and a number of its own is a list of one."""
 
 
-class _Struct(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
-class Parameter(_Struct):
+class Parameter(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A parameter of the model: all names under which the model knows it, and whether it has a gradient."""
 
     names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=LIST_ITEMS)]
@@ -57,7 +55,7 @@ class Parameter(_Struct):
     trained: bool
 
 
-class Buffer(_Struct):
+class Buffer(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A buffer of the model: state that a step reads and may replace."""
 
     names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=LIST_ITEMS)]
@@ -65,14 +63,14 @@ class Buffer(_Struct):
     shape: Shape
 
 
-class Rows(_Struct):
+class Rows(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A tensor of the batch; ``row`` is its shape without the first dimension, which is the batch's."""
 
     dtype: DType
     row: Shape
 
 
-class Constant(_Struct):
+class Constant(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A tensor whose values are part of the plan, row-major and little-endian."""
 
     dtype: DType
@@ -80,7 +78,7 @@ class Constant(_Struct):
     data: bytes
 
 
-class Line(_Struct):
+class Line(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One operation, by its name in the table; it makes ``makes`` values, those that PyTorch leaves out included."""
 
     op: Annotated[str, Meta(max_length=NAME_CHARS)]
@@ -89,14 +87,14 @@ class Line(_Struct):
     makes: Annotated[int, Meta(ge=0, le=LIST_ITEMS)]
 
 
-class Metric(_Struct):
+class Metric(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A number that a step reports beside the loss."""
 
     name: Annotated[str, Meta(min_length=1, max_length=NAME_CHARS)]
     value: Id
 
 
-class Program(_Struct):
+class Program(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """Everything that matters of a plan.
 
     ``gradients`` has one entry for each parameter (None: it has none), ``updates`` one for each buffer (None: the step
@@ -119,7 +117,17 @@ class Program(_Struct):
         """How many values are given rather than made."""
         return len(self.parameters) + len(self.buffers) + len(self.batch) + len(self.constants)
 
+    @property
+    def held(self) -> tuple[Parameter | Buffer, ...]:
+        """What the model brings along."""
+        return (*self.parameters, *self.buffers)
+
+    @property
+    def after(self) -> tuple[Id | None, ...]:
+        """For each of ``held``, its gradient or its new value."""
+        return (*self.gradients, *self.updates)
+
     def outputs(self) -> list[int]:
         """The values that a step hands out: loss, metrics, gradients, new buffers."""
-        after = (value for value in (*self.gradients, *self.updates) if value is not None)
+        after = [value for value in self.after if value is not None]
         return [self.loss, *(metric.value for metric in self.metrics), *after]

@@ -9,7 +9,12 @@ from threading import RLock
 from typing import Any, Final
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cloister.errors import OpRefusedError, PlanError
@@ -21,7 +26,7 @@ aten = torch.ops.aten
 _SAME: Final = frozenset({aten.detach.default, aten.alias.default})
 _READS: Final = "reads a value of the batch or the model, which a plan cannot: {}"
 _INSTEAD: Final = {
-    "aten::_local_scalar_dense": "item(), float(), bool() and `if tensor:` read values; use torch.where, or keep tensors",
+    "aten::_local_scalar_dense": "item(), float(), bool() and `if tensor:` read values; use torch.where",
     "aten::equal": "torch.equal reads values; use torch.eq, which makes a tensor",
     "aten::allclose": "torch.allclose reads values",
 }
@@ -65,7 +70,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def stand_in(self, dtype: torch.dtype, shape: Sequence[int]) -> FakeTensor:
         """A new input of the step: a row-major tensor without values."""
-        made = self._fake(dtype, shape)
+        made: FakeTensor = self._fake(dtype, shape)
         self._number(made)
         return made
 
@@ -129,8 +134,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._fakes:
             try:
                 returned = func(*given, **named)
-            except NotImplementedError as fault:
-                raise PlanError(f"{_here()}: the shapes that {op} returns cannot be told: {fault}") from None
+            except (DynamicOutputShapeException, DataDependentOutputException):
+                raise PlanError(
+                    f"{_here()}: the shape of what {op} returns depends on values, which a plan's may not; "
+                    "torch.where and masks that multiply keep it fixed"
+                ) from None
         self._record(op, args, kwargs, returned)
         return returned
 

@@ -36,10 +36,10 @@ class _BelowAutograd:
 
     def __enter__(self) -> None:
         self._autograd = torch._C._AutoDispatchBelowAutograd()
-        self._autograd.__enter__()
+        self._autograd.__enter__()  # type: ignore[no-untyped-call]
         excluded = torch._C._dispatch_tls_local_exclude_set().add(torch._C.DispatchKey.ADInplaceOrView)
         self._views = torch._C._ExcludeDispatchKeyGuard(excluded)
-        self._views.__enter__()
+        self._views.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *fault: object) -> None:
         self._views.__exit__(*fault)
@@ -54,14 +54,14 @@ class Replay:
         self._prepared = instructions.prepare(program, checked, shapes, size=size, device=device)
         self._program = program
         self._device = device
-        self._expected: Final = tuple(
-            (torch.Size(shape), DTYPES[dtype]) for dtype, shape in given(program, size)
-        )
+        self._expected: Final = tuple((torch.Size(shape), DTYPES[dtype]) for dtype, shape in given(program, size))
         parameters, buffers = program.parameters, program.buffers
         self._parameters: Final = tuple(each.names[0] for each in parameters)
         self._buffers: Final = tuple(each.names[0] for each in buffers)
         self._gradients: Final = tuple(
-            (name, value + 1) for name, value in zip(self._parameters, program.gradients, strict=True) if value is not None
+            (name, value + 1)
+            for name, value in zip(self._parameters, program.gradients, strict=True)
+            if value is not None
         )
         self._updates: Final = tuple(
             (name, value + 1) for name, value in zip(self._buffers, program.updates, strict=True) if value is not None
@@ -122,7 +122,11 @@ class Replay:
         return values
 
     def _misfit(self, at: int, tensor: torch.Tensor) -> str:
-        names = (*self._parameters, *self._buffers, *(f"tensor {n} of the batch" for n in range(len(self._program.batch))))
+        names = (
+            *self._parameters,
+            *self._buffers,
+            *(f"tensor {n} of the batch" for n in range(len(self._program.batch))),
+        )
         shape, dtype = self._expected[at]
         return (
             f"{names[at]} is {list(tensor.shape)} of {tensor.dtype} on {tensor.device}; "
@@ -131,9 +135,7 @@ class Replay:
 
     def _failure(self, read: Callable[[Any], Any] | None, fault: Exception) -> PlanError:
         """Names the line, and not the text of PyTorch's own error, which can hold values."""
-        for instruction in self._prepared.code:
-            if instruction.read is read:
-                why = str(fault) if isinstance(fault, HostileIndexError) else f"PyTorch raised {type(fault).__name__}"
-                return PlanError(f"line {instruction.line} of the plan, {instruction.name}: {why}")
-        return PlanError(f"the plan could not be run: {type(fault).__name__}")
-
+        at = self._prepared.lines.get(id(read))
+        where = "" if at is None else f"line {at}, {self._program.lines[at].op}: "
+        why = str(fault) if isinstance(fault, HostileIndexError) else f"PyTorch raised {type(fault).__name__}"
+        return PlanError(f"the plan could not be run: {where}{why}")

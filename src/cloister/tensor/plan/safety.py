@@ -44,4 +44,3 @@ def installed() -> Safety:
     if not _installed:
         raise RuntimeError("import cloister.worker.plans first: plans run only with the worker's checks")
     return _installed[0]
-

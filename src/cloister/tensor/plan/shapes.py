@@ -61,7 +61,7 @@ def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, size
 
 def given(program: Program, size: int) -> list[tuple[str, tuple[int, ...]]]:
     """Element type and shape of every input, in order, for a batch of ``size``."""
-    held = [(each.dtype, each.shape) for each in (*program.parameters, *program.buffers)]
+    held = [(each.dtype, each.shape) for each in program.held]
     rows = [(each.dtype, (size, *each.row)) for each in program.batch]
     return held + rows + [(each.dtype, each.shape) for each in program.constants]
 
@@ -118,7 +118,7 @@ class _Run:
         return outline
 
     def _depends_on_values(self, op: Op, named: dict[str, Any]) -> bool:
-        """Whether the guard of an operation has to see values, which stand-ins have not; what it says of shapes holds."""
+        """Whether the guard of an operation has to see values; what it says of the shapes of stand-ins holds."""
         try:
             safety.installed().check_values(op, named)
         except HostileIndexError:
