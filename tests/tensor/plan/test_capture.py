@@ -125,6 +125,29 @@ def test_writing_into_the_batch_or_a_new_tensor_is_done_on_a_copy() -> None:
     assert torch.equal(first.loss, writes(model, x.clone()))
 
 
+def test_shapes_that_change_in_place_become_views() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            states, _ = self.layer(x.clone().unsqueeze_(1))
+            return states.squeeze(1)
+
+    model = Recurrent()
+    plan = squares.capture(model, example=rows(3))
+    assert_same_as_plain(plan, squares, model, torch.randn(6, 3))
+
+
+def test_modes_around_the_capture_do_not_matter() -> None:
+    model = nn.Linear(3, 2)
+    expected = squares.capture(model, example=rows(3)).digest
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert squares.capture(model, example=(torch.zeros(4, 3),)).digest == expected
+
+
 def test_dead_operations_are_left_out() -> None:
     @cloister.plan
     def wasteful(model: nn.Module, x: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class PlannedLoss:
                 line of the script that does it.
         """
         parameters, buffers, rows = _parameters(model), _buffers(model), _rows(example)
-        with plain_kernels():
+        with plain_kernels(), torch.inference_mode(False):
             captured = [self._at(size, model, parameters, buffers, rows) for size in SIZES]
         program = lowering.lower(captured, parameters=parameters, buffers=buffers, rows=rows)
         return Plan.decode(encoding.encode(program))
@@ -117,7 +117,7 @@ class PlannedLoss:
         except PlanError:
             raise
         except Exception as fault:
-            place = sites.describe(sites.raised(fault))
+            place = sites.describe(sites.raised(fault) or sites.current())
             raise PlanError(f"{place}: {type(fault).__name__} on tensors without values: {fault}") from fault
 
     def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

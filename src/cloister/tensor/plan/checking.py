@@ -16,6 +16,7 @@ from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lifetimes import Lifetimes, lifetimes
 from cloister.tensor.plan.operands import operation, references
 from cloister.tensor.plan.program import Program
+from cloister.tensor.plan.proofs import Proofs
 from cloister.tensor.plan.shapes import Shapes, given, infer
 from cloister.tensor.plan.values import tensor
 
@@ -29,6 +30,7 @@ class Checked:
 
     operations: tuple[Op, ...]
     lifetimes: Lifetimes
+    proofs: Proofs
     constants: tuple[torch.Tensor, ...]
     memory_bytes: int
 
@@ -44,7 +46,11 @@ def check(program: Program, *, memory_bytes: int) -> Checked:
     roots = _followed(program, operations)
     _check_outputs(program, roots)
     checked = Checked(
-        operations, lifetimes(program, operations, roots), tuple(map(tensor, program.constants)), memory_bytes
+        operations,
+        lifetimes(program, operations, roots),
+        Proofs(program, operations, roots),
+        tuple(map(tensor, program.constants)),
+        memory_bytes,
     )
     for size in CHECKED:
         shapes_of(program, checked, size)
@@ -57,7 +63,7 @@ def shapes_of(program: Program, checked: Checked, size: int) -> Shapes:
     Raises:
         PlanError: the plan does not fit such a batch, or would take too much memory.
     """
-    shapes = infer(program, checked.operations, checked.lifetimes, size)
+    shapes = infer(program, checked.operations, checked.lifetimes, checked.proofs, size)
     if shapes.peak > checked.memory_bytes:
         raise PlanError(
             f"the plan takes {shapes.peak} bytes for a batch of {size}; the limit is {checked.memory_bytes}"

@@ -41,6 +41,7 @@ class Prepared:
 
 def prepare(program: Program, checked: Checked, shapes: Shapes, *, size: int, device: torch.device) -> Prepared:
     """The instructions for batches of ``size`` on ``device``."""
+    watched = shapes.watched if device.type == "cpu" else shapes.watched | shapes.proven
     prepared = Prepared(blank=[None] * (len(shapes.geometries) + 1))
     first = program.inputs - len(program.constants)
     for at, constant in enumerate(checked.constants, first + 1):
@@ -51,7 +52,7 @@ def prepare(program: Program, checked: Checked, shapes: Shapes, *, size: int, de
         following += line.makes
         dead = tuple(value + 1 for value in checked.lifetimes.dropped[at])
         maker = _Maker(prepared, op, line, size=size, device=device)
-        maker.add(at, watched=at in shapes.watched, made=made, dead=dead)
+        maker.add(at, watched=at in watched, made=made, dead=dead)
     return prepared
 
 

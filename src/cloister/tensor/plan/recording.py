@@ -23,7 +23,17 @@ from cloister.tensor.ops import LITERALS, Of, Op, Param
 
 aten = torch.ops.aten
 
-_SAME: Final = frozenset({aten.detach.default, aten.alias.default})
+_SAME: Final = frozenset({aten.detach.default, aten.detach_.default, aten.alias.default})
+_RESHAPED: Final = {
+    aten.t_.default: aten.t.default,
+    aten.transpose_.default: aten.transpose.int,
+    aten.squeeze_.default: aten.squeeze.default,
+    aten.squeeze_.dim: aten.squeeze.dim,
+    aten.squeeze_.dims: aten.squeeze.dims,
+    aten.unsqueeze_.default: aten.unsqueeze.default,
+    aten.as_strided_.default: aten.as_strided.default,
+}
+"""What changes a tensor's shape in place becomes a view, which takes the tensor's place from then on."""
 _READS: Final = "reads a value of the batch or the model, which a plan cannot: {}"
 _INSTEAD: Final = {
     "aten::_local_scalar_dense": "item(), float(), bool() and `if tensor:` read values; use torch.where",
@@ -128,7 +138,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given, named = self._faked(args), {name: self._faked(value) for name, value in kwargs.items()}
         if func in _SAME:
             return self._again(func, given[0])
-        op = self._op(func)
+        op = self._op(_RESHAPED.get(func, func))
         if op is None:
             return func.decompose(*args, **kwargs)
         with self._fakes:
@@ -140,7 +150,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     "torch.where and masks that multiply keep it fixed"
                 ) from None
         self._record(op, args, kwargs, returned)
-        return returned
+        return args[0] if func in _RESHAPED else returned
 
     def _again(self, func: Any, tensor: Any) -> Any:
         with self._fakes:

@@ -17,27 +17,29 @@ from cloister.tensor.plan import safety
 from cloister.tensor.plan.lifetimes import Lifetimes
 from cloister.tensor.plan.operands import operand
 from cloister.tensor.plan.program import Line, Program
+from cloister.tensor.plan.proofs import Proofs
 from cloister.wire.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
     """``geometries`` has an entry for each value, None for one that PyTorch leaves out; ``watched`` are the lines whose
-    arguments' values must be looked at before each run; ``peak`` is the most memory that a step holds at once, inputs
-    included, in bytes."""
+    arguments' values must be looked at before each run, ``proven`` those of which lines above them, run on a CPU, make
+    sure; ``peak`` is the most memory that a step holds at once, inputs included, in bytes."""
 
     geometries: tuple[Geometry | None, ...]
     watched: frozenset[int]
+    proven: frozenset[int]
     peak: int
 
 
-def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, size: int) -> Shapes:
+def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, proofs: Proofs, size: int) -> Shapes:
     """The shapes of every value for a batch of ``size``.
 
     Raises:
         PlanError: some operation would not take its arguments.
     """
-    run = _Run(size)
+    run = _Run(size, proofs)
     for dtype, shape in given(program, size):
         run.take(_geometry(dtype, shape))
     held = sum(geometry.nbytes for geometry in run.geometries if geometry is not None)
@@ -56,7 +58,7 @@ def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, size
                 held += weights[number]
         peak = max(peak, held)
         held -= sum(weights.pop(root, 0) for root in lifetimes.freed[at])
-    return Shapes(tuple(run.geometries), frozenset(run.watched), peak)
+    return Shapes(tuple(run.geometries), frozenset(run.watched), frozenset(run.proven), peak)
 
 
 def given(program: Program, size: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -77,8 +79,10 @@ def _geometry(dtype: str, shape: tuple[int, ...]) -> Geometry:
 class _Run:
     """One pass over the lines, with stand-ins on the meta device for the values."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, proofs: Proofs) -> None:
         self.size = size
+        self._proofs = proofs
+        self.proven: list[int] = []
         self.geometries: list[Geometry | None] = []
         self.watched: list[int] = []
         self._stand_ins: list[torch.Tensor | None] = []
@@ -112,7 +116,7 @@ class _Run:
             op.outlines.pop(known, None)
             raise PlanError("it would make a tensor of an element type that plans do not know")
         if op.guard and self._depends_on_values(op, ops.arguments_by_name(op, args, kwargs)):
-            self.watched.append(at)
+            (self.proven if self._proofs.cover(at, self.geometries) else self.watched).append(at)
         for geometry in outline.geometries:
             self.take(geometry)
         return outline

@@ -1,0 +1,86 @@
+"""Declared optimizers: numbers that are checked, and ``torch.optim`` behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import cloister
+from cloister.errors import ConfigurationError
+from cloister.worker.optimizers import CosineDecay, Optimizer, StepDecay
+
+
+@pytest.mark.parametrize(
+    ("declared", "plain"),
+    [
+        (cloister.SGD(lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+        (
+            cloister.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        ),
+        (
+            cloister.SGD(lr=0.1, momentum=0.9, dampening=0.5),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+        ),
+        (cloister.Adam(), lambda p: torch.optim.Adam(p)),
+        (
+            cloister.Adam(lr=0.01, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1, amsgrad=True),
+            lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1, amsgrad=True),
+        ),
+        (cloister.AdamW(lr=0.01), lambda p: torch.optim.AdamW(p, lr=0.01)),
+    ],
+)
+def test_the_numbers_reach_torch_optim(declared: Optimizer, plain: Callable[[Any], torch.optim.Optimizer]) -> None:
+    parameters = [nn.Parameter(torch.zeros(2))]
+    made, expected = declared.make(parameters), plain(parameters)
+    assert type(made) is type(expected)
+    assert made.defaults == expected.defaults
+
+
+def test_an_update_clips_steps_and_follows_its_schedule() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    idle = nn.Parameter(torch.ones(1))
+    update = cloister.SGD(lr=1.0, clip_norm=1.0, schedule=StepDecay(every=1, factor=0.5)).over({"w": weight, "i": idle})
+    for _ in range(3):
+        update.step({"w": torch.tensor([3.0, 4.0])})
+    torch.testing.assert_close(weight.detach(), -1.75 * torch.tensor([0.6, 0.8]))
+    assert idle.item() == 1.0
+    assert weight.grad is None
+
+
+def test_half_a_cosine() -> None:
+    weight = nn.Parameter(torch.zeros(()))
+    update = cloister.SGD(lr=1.0, schedule=CosineDecay(steps=4, lowest=0.0)).over({"w": weight})
+    seen = []
+    for _ in range(4):
+        before = weight.item()
+        update.step({"w": torch.tensor(1.0)})
+        seen.append(before - weight.item())
+    assert seen == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: cloister.SGD(lr=-1.0),
+        lambda: cloister.SGD(lr=float("nan")),
+        lambda: cloister.SGD(lr="0.1"),  # type: ignore[arg-type]
+        lambda: cloister.SGD(lr=True),
+        lambda: cloister.SGD(lr=0.1, nesterov=True),
+        lambda: cloister.SGD(lr=0.1, clip_norm=0.0),
+        lambda: cloister.SGD(lr=0.1, schedule="cosine"),  # type: ignore[arg-type]
+        lambda: cloister.Adam(betas=(0.9, 1.0)),
+        lambda: cloister.Adam(betas=(0.9,)),  # type: ignore[arg-type]
+        lambda: cloister.AdamW(eps=-1e-8),
+        lambda: StepDecay(every=0),
+        lambda: StepDecay(every=10, factor=2.0),
+        lambda: CosineDecay(steps=1.5),  # type: ignore[arg-type]
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError):
+        wrong()
