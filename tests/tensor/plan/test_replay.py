@@ -123,6 +123,27 @@ def test_a_batch_may_lie_anyhow_in_memory() -> None:
     assert torch.equal(step(plan, model, x).loss, step(plan, model, x.contiguous()).loss)
 
 
+def test_a_plan_reads_nothing_around_its_batch() -> None:
+    """``as_strided`` counts from where the storage begins, which is the data set's and not the batch's."""
+
+    @cloister.plan
+    def around(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x.as_strided((1, 3), (3, 1), 0)).sum()
+
+    model, data = nn.Linear(3, 2), torch.arange(24.0).reshape(8, 3)
+    plan = around.capture(model, example=rows(3))
+    batch = data[4:6]
+    assert torch.equal(step(plan, model, batch).loss, step(plan, model, batch.clone()).loss)
+
+    @cloister.plan
+    def beyond(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x.as_strided((len(x) + 1, 3), (3, 1))).sum()
+
+    plan = beyond.capture(model, example=rows(3))
+    with pytest.raises(PlanError, match="as_strided"):
+        step(plan, model, batch)
+
+
 def test_intermediate_values_are_dropped_when_the_step_is_over() -> None:
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     plan = squares.capture(model, example=rows(3))

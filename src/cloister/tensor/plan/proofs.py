@@ -7,6 +7,7 @@ cost time, and would keep a plan from being vectorised.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ _POOLS: Final = {
 }
 
 
+_CHECKS: Final = {"aten::nll_loss_forward": "target", "aten::embedding": "indices"}
+"""Forward operations that check an argument's values, on a CPU."""
+
+
 class Proofs:
     """What a program's lines show about the indices of other lines."""
 
@@ -29,10 +34,14 @@ class Proofs:
         self._written: set[int] = set()
         self._makers: dict[int, tuple[int, int]] = {}
         self._lines: list[tuple[str, dict[str, Any]]] = []
+        self._checks: dict[tuple[str, int], list[int]] = {}
         following = program.inputs
         for at, (op, line) in enumerate(zip(operations, program.lines, strict=True)):
             named = {param.name: value for param, value in named_operands(op, line.args, line.named)}
             self._lines.append((op.name, named))
+            index = named.get(_CHECKS.get(op.name, ""))
+            if type(index) is int:
+                self._checks.setdefault((op.name, index), []).append(at)
             for param, value in references(op, line.args, line.named):
                 if param.written:
                     self._written.add(roots.of(value))
@@ -47,22 +56,22 @@ class Proofs:
         if name in _POOLS:
             return self._pooled(_POOLS[name], named)
         if name == "aten::nll_loss_backward":
-            return any(
-                earlier == "aten::nll_loss_forward"
-                and self._same(before, named, "target")
-                and before.get("ignore_index") == named.get("ignore_index")
-                and _extent(before, "self", -1, geometries) == _extent(named, "self", -1, geometries) is not None
-                for earlier, before in self._lines[:at]
-            )
+            before = self._checked(at, "aten::nll_loss_forward", named.get("target"))
+            classes = _extent(named, "self", -1, geometries)
+            same = before.get("ignore_index", 0) == named.get("ignore_index")
+            return same and classes is not None and _extent(before, "self", -1, geometries) == classes
         if name == "aten::embedding_dense_backward":
-            rows = named.get("num_weights")
-            return type(rows) is int and any(
-                earlier == "aten::embedding"
-                and self._same(before, named, "indices")
-                and _extent(before, "weight", 0, geometries) == rows
-                for earlier, before in self._lines[:at]
-            )
+            before, rows = self._checked(at, "aten::embedding", named.get("indices")), named.get("num_weights")
+            return type(rows) is int and _extent(before, "weight", 0, geometries) == rows
         return False
+
+    def _checked(self, at: int, forward: str, index: Any) -> dict[str, Any]:
+        """The arguments of the last ``forward`` before line ``at`` that checked this index, if nobody writes to it."""
+        if type(index) is not int or self._roots.of(index) in self._written:
+            return {}
+        lines = self._checks.get((forward, index), [])
+        found = bisect_left(lines, at)
+        return self._lines[lines[found - 1]][1] if found else {}
 
     def _pooled(self, forward: str, named: dict[str, Any]) -> bool:
         """The indices are what the pool of the same input made, and nobody wrote to them."""
@@ -73,10 +82,6 @@ class Proofs:
         name, before = self._lines[at]
         made = name == forward and place == 1 and before.get("self") == named.get("self")
         return made and self._roots.of(indices) not in self._written
-
-    def _same(self, before: dict[str, Any], named: dict[str, Any], argument: str) -> bool:
-        value = named.get(argument)
-        return type(value) is int and before.get(argument) == value and self._roots.of(value) not in self._written
 
 
 def _extent(named: dict[str, Any], argument: str, dim: int, geometries: Sequence[Geometry | None]) -> int | None:

@@ -55,6 +55,8 @@ class Replay:
         self._program = program
         self._device = device
         self._expected: Final = tuple((torch.Size(shape), DTYPES[dtype]) for dtype, shape in given(program, size))
+        # These count from where a tensor's storage begins, and a batch may be a part of something larger.
+        self._alone: Final = any(line.op.startswith("aten::as_strided") for line in program.lines)
         parameters, buffers = program.parameters, program.buffers
         self._parameters: Final = tuple(each.names[0] for each in parameters)
         self._buffers: Final = tuple(each.names[0] for each in buffers)
@@ -119,6 +121,8 @@ class Replay:
             if tensor.shape != shape or tensor.dtype is not dtype or tensor.device != self._device:
                 raise PlanError(self._misfit(at - 1, tensor))
             values[at] = tensor if tensor.is_contiguous() else tensor.detach().contiguous()
+            if self._alone and tensor.untyped_storage().nbytes() != tensor.nbytes:
+                values[at] = tensor.detach().clone(memory_format=torch.contiguous_format)
         return values
 
     def _misfit(self, at: int, tensor: torch.Tensor) -> str:

@@ -104,10 +104,10 @@ class _Run:
         for name, value in line.named.items():
             key.append(name)
             kwargs[name] = self._operand(op.by_name[name], value, key)
-        outline = op.outlines.get(known := tuple(key))
-        if outline is None:
-            safety.installed().check_form(op, args, kwargs)
-            outline = outline_of(op, known, args, kwargs, lambda tensor: self._geometry_of[id(tensor)])
+        # Always, and before the cache is asked: others fill it too, and not all of them come by this check.
+        safety.installed().check_form(op, args, kwargs)
+        known = tuple(key)
+        outline = outline_of(op, known, args, kwargs, lambda tensor: self._geometry_of[id(tensor)])
         if outline.data_dependent:
             raise PlanError("the shape of its result depends on values")
         if line.makes != len(outline.geometries):
