@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -15,6 +14,7 @@ from cloister.tensor import sites
 from cloister.tensor.geometry import DTYPE_NAMES
 from cloister.tensor.plan import encoding, lowering
 from cloister.tensor.plan.batch import SIZES
+from cloister.tensor.plan.lowering import Captured
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.program import Buffer, Parameter, Rows
 from cloister.tensor.plan.recording import Recorder, plain_kernels
@@ -24,17 +24,6 @@ _LOSS: Final = "loss"
 
 Outcome = Tensor | Mapping[str, Tensor]
 """What a loss function returns: the loss, or the loss and metrics by name, each a tensor without dimensions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """One step at one batch size: the trace, and the numbers of what it hands out."""
-
-    trace: Any
-    loss: int
-    metrics: tuple[tuple[str, int], ...]
-    gradients: tuple[int | None, ...]
-    buffers: tuple[int, ...]
 
 
 class PlannedLoss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cloister.errors import PlanError
 from cloister.tensor import ops, sites
@@ -22,13 +22,21 @@ from cloister.tensor.plan.program import (
     Program,
     Rows,
 )
-from cloister.tensor.plan.recording import Recorded
+from cloister.tensor.plan.recording import Recorded, Trace
 from cloister.tensor.plan.values import constant
 
-if TYPE_CHECKING:
-    from cloister.tensor.plan.capture import Captured
-
 _AT: Final = f"for batches of {SIZES[0]}, {SIZES[1]} and {SIZES[2]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One step at one batch size: the trace, and the numbers of what it hands out."""
+
+    trace: Trace
+    loss: int
+    metrics: tuple[tuple[str, int], ...]
+    gradients: tuple[int | None, ...]
+    buffers: tuple[int, ...]
 
 
 @dataclass(slots=True)
