@@ -77,6 +77,8 @@ def follow(console: Console, rounds: Iterable[Round], names: Sequence[str], *, t
             table.add_row(str(outcome.number), *losses, f"{outcome.accuracy:.1%}")
             progress.advance(task)
             seen.append(outcome)
+    if not console.is_terminal:
+        console.print()  # where nothing is drawn over, the last line of the progress bar is still open
     return seen
 
 
