@@ -29,10 +29,12 @@ from cloister import errors
 from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from cloister.aggregator.updates import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
     from cloister.net.attested import examine
     from cloister.net.client import RemoteWorker, connect
     from cloister.net.demands import Demands, read_charter
     from cloister.net.identity import Identity
+    from cloister.study.simulate import simulate
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
     from cloister.worker.optimizers import SGD, Adam, AdamW
@@ -47,6 +49,12 @@ __all__ = [
     "AdamW",
     "CloisterError",
     "Demands",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedProx",
+    "FedYogi",
     "Identity",
     "Plan",
     "PointerTensor",
@@ -59,12 +67,19 @@ __all__ = [
     "examine",
     "plan",
     "read_charter",
+    "simulate",
 ]
 
 _HOME = {
     "Adam": "cloister.worker.optimizers",
     "AdamW": "cloister.worker.optimizers",
     "Demands": "cloister.net.demands",
+    "FedAdagrad": "cloister.aggregator.updates",
+    "FedAdam": "cloister.aggregator.updates",
+    "FedAvg": "cloister.aggregator.updates",
+    "FedAvgM": "cloister.aggregator.updates",
+    "FedProx": "cloister.aggregator.updates",
+    "FedYogi": "cloister.aggregator.updates",
     "Identity": "cloister.net.identity",
     "Plan": "cloister.worker.plans",
     "PointerTensor": "cloister.tensor.pointer",
@@ -76,6 +91,7 @@ _HOME = {
     "examine": "cloister.net.attested",
     "plan": "cloister.worker.plans",
     "read_charter": "cloister.net.demands",
+    "simulate": "cloister.study.simulate",
 }
 
 

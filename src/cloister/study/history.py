@@ -1,0 +1,121 @@
+"""What happened in a run, round by round: to read, to print, to plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from cloister.errors import ConfigurationError, MissingDependencyError
+
+_EVALUATED = "evaluated "
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    ``number`` counts from 1; ``owners`` are those that took part, by name; ``examples`` is how many rows they have
+    together; ``metrics`` are the means over what they trained on, weighted by examples; ``evaluation`` is what
+    ``evaluate`` found of the new model. ``seconds`` it took, which is no part of what two rounds are compared by.
+    """
+
+    number: int
+    owners: tuple[str, ...]
+    examples: int
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, float]
+    seconds: float = field(compare=False)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All metrics; those of ``evaluate`` under names that begin with ``"evaluated "``."""
+        return {**self.metrics, **{f"{_EVALUATED}{name}": value for name, value in self.evaluation.items()}}
+
+    def __str__(self) -> str:
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        some = "1 owner" if len(self.owners) == 1 else f"{len(self.owners)} owners"
+        return f"round {self.number}  {some}  {self.examples:,} examples  {numbers}  {self.seconds:.1f} s"
+
+
+class History(Sequence[Round]):
+    """The rounds of a run. ``print`` shows them as a table."""
+
+    def __init__(self, rounds: Sequence[Round] = ()) -> None:
+        self._rounds = tuple(rounds)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A round, or those of a slice."""
+        return self._rounds[at]
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    def __iter__(self) -> Iterator[Round]:
+        return iter(self._rounds)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, History) and self._rounds == other._rounds
+
+    def __hash__(self) -> int:
+        return hash(tuple(each.number for each in self._rounds))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that any of the rounds has."""
+        return tuple({name: None for each in self._rounds for name in each.numbers})
+
+    def series(self, name: str) -> list[float | None]:
+        """One metric, round by round; None where a round has no such number.
+
+        Raises:
+            ConfigurationError: no round has it.
+        """
+        if name not in self.names:
+            raise ConfigurationError(f"there is no metric {name!r}; there are: {', '.join(self.names) or 'none'}")
+        return [each.numbers.get(name) for each in self._rounds]
+
+    def plot(self, *names: str, axes: Any = None) -> Any:
+        """The metrics of these names, or all, over the rounds; with matplotlib, on ``axes`` if given. Gives the axes.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            ConfigurationError: there is no such metric.
+        """
+        lines = {name: self.series(name) for name in names or self.names}
+        if axes is None:
+            try:
+                from matplotlib import pyplot
+            except ModuleNotFoundError as fault:
+                raise MissingDependencyError(
+                    "plot() needs matplotlib, which is not installed: pip install matplotlib"
+                ) from fault
+            axes = pyplot.subplots()[1]
+        for name, values in lines.items():
+            shown = [(each.number, value) for each, value in zip(self, values, strict=True) if value is not None]
+            axes.plot(*zip(*shown, strict=True), label=name)
+        axes.set_xlabel("round")
+        axes.legend()
+        return axes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, for rich."""
+        names = self.names
+        table = Table()
+        for column in ("round", "owners", "examples", *names, "s"):
+            table.add_column(column, justify="right")
+        for each in self._rounds:
+            found = [each.numbers.get(name) for name in names]
+            shown = ("" if value is None else f"{value:.4g}" for value in found)
+            row = (str(each.number), str(len(each.owners)), f"{each.examples:,}", *shown, f"{each.seconds:.2f}")
+            table.add_row(*row)
+        yield table
+
+    def __str__(self) -> str:
+        console = Console(width=200, color_system=None, force_terminal=False, force_jupyter=False)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip()
