@@ -1,4 +1,4 @@
-"""``python -m bench [script|lenet|ops|transfer|attestation|plans ...]``: everything, or the parts that are named."""
+"""``python -m bench [script|lenet|ops|transfer|attestation|plans|simulate ...]``: everything, or the parts named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bench import attestation, lenet, ops, plans, script, transfer
+from bench import attestation, lenet, ops, plans, script, simulate, transfer
 
 PARTS: dict[str, Callable[[Console, Path], None]] = {
     "script": script.run,
@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[Console, Path], None]] = {
     "transfer": transfer.run,
     "attestation": attestation.run,
     "plans": plans.run,
+    "simulate": simulate.run,
 }
 
 

@@ -310,6 +310,45 @@ def test_the_history_prints() -> None:
         history.series("nonsense")
 
 
+def test_a_terminal_gets_a_line_for_each_round(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(rounds=1)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, a terminal
+    run = ran(rounds=2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == list(map(str, run.history))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "run"
+    ran(rounds=1, checkpoint=file)
+    kept = file.read_bytes()
+
+    def fail(*names: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fail)
+        with pytest.raises(ConfigurationError, match="cannot be written: no space left"):
+            ran(rounds=2, checkpoint=file)
+    assert file.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [file]
+    assert same(ran(rounds=2, checkpoint=file).model, ran(rounds=2).model)
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    start = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    start[2].weight = start[0].weight
+    run = ran(model=start, rounds=2, strategy=cloister.FedAvgM())
+    assert run.model[2].weight is run.model[0].weight  # type: ignore[index]
+    assert not same(run.model, start)
+
+
 class Axes:
     """What a plot draws on, to see what it draws."""
 

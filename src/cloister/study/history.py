@@ -60,9 +60,6 @@ class History(Sequence[Round]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, History) and self._rounds == other._rounds
 
-    def __hash__(self) -> int:
-        return hash(tuple(each.number for each in self._rounds))
-
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics that any of the rounds has."""

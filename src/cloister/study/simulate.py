@@ -18,6 +18,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -174,7 +175,7 @@ class _Simulation:
         vector = deltas.flatten(deltas.floats_of(self.model), layout=self.layout).numpy()
         return Progress(vector, self.strategy.start(len(vector)), self._others())
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         return deltas.layout_of(deltas.floats_of(self.model))
 
@@ -322,5 +323,5 @@ def _of(owner: str) -> Iterator[None]:
 def _printed() -> Callable[[Round], None]:
     console = Console(stderr=True)
     if console.is_terminal or console.is_jupyter:
-        return lambda done: console.print(str(done), highlight=False, markup=False)
+        return lambda done: console.print(str(done), highlight=False, markup=False, soft_wrap=True)
     return lambda done: None

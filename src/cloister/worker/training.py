@@ -38,7 +38,6 @@ class Trained(NamedTuple):
     others: dict[str, Tensor]
 
 
-@torch.no_grad()
 def floats_in(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The floating-point tensors among these, by name: what a delta holds where no layout is given."""
     return {name: each for name, each in {**parameters, **buffers}.items() if each.is_floating_point()}
