@@ -3,7 +3,10 @@
 A round is that of McMahan et al. 2017, Algorithm 1, with the server's rules of ``aggregator.updates``: some owners are
 drawn, each trains the model on its data beginning from the same values, and the mean of what they changed, weighted by
 their examples, goes into the strategy's rule. Floating-point parameters and buffers take part; other buffers, such as
-the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name.
+the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. A rule
+that does more than average (momentum, the adaptive rules, ``lr`` over 1) does so with buffers too, and can carry the
+running variance of a batch normalisation below zero, so that the model gives NaN in ``eval`` mode: take group or layer
+normalisation with those.
 
 A run is a function of its arguments: owner by owner a plan is replayed, seeds are drawn from the run's seed, the
 round's number and the owner's name, and sums are taken in the order of the names. So a run that is gone on with from a
