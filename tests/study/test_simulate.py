@@ -373,3 +373,30 @@ def test_the_history_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
         History(rounds).plot()
+
+
+def test_running_variances_stay_what_variances_are() -> None:
+    """An adaptive step on a buffer would carry a small variance below zero, and the model to NaN in eval mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    generator = torch.Generator().manual_seed(1)
+    data = {
+        name: (0.05 * torch.randn(64, 4, generator=generator), torch.randint(2, (64,), generator=generator))
+        for name in ("bob", "alice")
+    }
+
+    @cloister.plan
+    def loss(model, x, y):
+        return {"loss": F.cross_entropy(model(x), y)}
+
+    run = cloister.simulate(
+        model,
+        loss,
+        owners=data,
+        optimizer=cloister.SGD(lr=0.1),
+        batch_size=32,
+        rounds=5,
+        strategy=cloister.FedAdam(lr=0.3),
+    )
+    assert (run.model[1].running_var > 0).all()
+    assert torch.isfinite(run.model.eval()(data["bob"][0])).all()

@@ -23,6 +23,7 @@ and rounded once, to the model's element type.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -62,6 +63,22 @@ class Rule(Protocol):
                 or a state of another rule.
         """
         ...
+
+
+def apply_to_parameters(
+    rule: Rule, model: Vector, *, mean: Vector, state: State, buffers: Sequence[slice]
+) -> tuple[Vector, State]:
+    """The next model, and what to remember: ``rule`` for the parameters, and for ``buffers`` the mean as it is.
+
+    Buffers are statistics, not weights: momentum or an adaptive step could carry a variance below zero.
+
+    Raises:
+        AggregationError: as ``Rule.apply``.
+    """
+    updated, after = rule.apply(model, mean=mean, state=state)
+    for part in buffers:
+        updated[part] = model[part].astype(np.float64) + mean[part]
+    return updated, after
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 A round is that of McMahan et al. 2017, Algorithm 1, with the server's rules of ``aggregator.updates``: some owners are
 drawn, each trains the model on its data beginning from the same values, and the mean of what they changed, weighted by
 their examples, goes into the strategy's rule. Floating-point parameters and buffers take part; other buffers, such as
-the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. A rule
-that does more than average (momentum, the adaptive rules, ``lr`` over 1) does so with buffers too, and can carry the
-running variance of a batch normalisation below zero, so that the model gives NaN in ``eval`` mode: take group or layer
-normalisation with those.
+the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. The
+rule is for parameters; buffers get the mean as it is, since they are statistics, and momentum or an adaptive step could
+carry a variance below zero.
 
 A run is a function of its arguments: owner by owner a plan is replayed, seeds are drawn from the run's seed, the
 round's number and the owner's name, and sums are taken in the order of the names. So a run that is gone on with from a
@@ -33,7 +32,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cloister.aggregator.mean import Sum, shares
-from cloister.aggregator.updates import FedAvg, FedProx, Rule
+from cloister.aggregator.updates import FedAvg, FedProx, Rule, apply_to_parameters
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.study import checkpoint as checkpoints
 from cloister.study.checkpoint import Progress
@@ -182,6 +181,11 @@ class _Simulation:
     def layout(self) -> Layout:
         return deltas.layout_of(deltas.floats_of(self.model))
 
+    @cached_property
+    def _buffers(self) -> list[slice]:
+        names = {name for name, _ in self.model.named_buffers()}
+        return [slice(place.start, place.stop) for place in self.layout.places if place.name in names]
+
     def settings(self, start: Progress) -> dict[str, str]:
         """What a checkpoint must agree in with the run that goes on from it; data sets are told by their sizes."""
         sizes = {name: len(each) for name, each in self.data.items()}
@@ -217,7 +221,9 @@ class _Simulation:
             total.add(found.delta.numpy(), weight=weights[name], what=f"the update of {name}")
             means[name] = found.metrics
             others = others or found.others
-        vector, state = self.strategy.apply(before.vector, mean=total.mean(), state=before.state)
+        vector, state = apply_to_parameters(
+            self.strategy, before.vector, mean=total.mean(), state=before.state, buffers=self._buffers
+        )
         after = Progress(vector, state, others)
         evaluation = {} if evaluate is None else self._evaluate(after, evaluate)
         examples = {name: len(self.data[name]) for name in drawn}
