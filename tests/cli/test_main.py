@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +91,10 @@ def test_what_is_missing_is_named(capsys, monkeypatch):
 
 def test_the_script_that_pip_installs_points_here():
     assert main.__module__ == "cloister.cli.main"
+
+
+def test_help_says_all_that_was_written() -> None:
+    """What stands in square brackets is markup to the printer of help pages, which leaves it out."""
+    for file in (Path(cloister.__file__).parent / "cli").glob("*.py"):
+        for text in re.findall(r'help="([^"]*)"', file.read_text(encoding="utf-8")):
+            assert "[" not in text, f"{file.name}: {text}"

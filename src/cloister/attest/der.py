@@ -15,7 +15,6 @@ from cloister.errors import EvidenceError
 DER_BYTES: Final = 1 << 17
 """The longest that is looked at: as long as evidence may be."""
 
-BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
 BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04

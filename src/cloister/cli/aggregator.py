@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -20,10 +19,9 @@ from cloister.enclave.service import Aggregator
 from cloister.errors import CharterError
 from cloister.net.demands import read_charter
 from cloister.net.proving import Instance
-from cloister.node import config
-from cloister.node.config import NodeConfiguration
+from cloister.node.config import Neighbour, NodeConfiguration, Researcher, session_limits
 from cloister.node.service import Node
-from cloister.wire.address import parse_address
+from cloister.wire.address import Address, parse_address
 
 app: Final = typer.Typer(help="Run an aggregator that proves what it is.", no_args_is_help=True)
 
@@ -65,7 +63,7 @@ def serve(
     instance = Instance(role="aggregator", attester=attester, charter=agreed.digest, name=address)
     service: Node | Aggregator
     if agreed.interactive:
-        service = Node(_configuration(agreed, listen=str(listening), memory=memory), instance=instance)
+        service = Node(_configuration(agreed, listen=listening, memory=memory), instance=instance)
     else:
         service = Aggregator(instance, listen=listening, members=[member.key for member in agreed.members])
     end_on_signals(service.stop)
@@ -82,11 +80,14 @@ def _choose(charter: Charter, name: str | None) -> str:
     return name
 
 
-def _configuration(charter: Charter, *, listen: str, memory: str) -> NodeConfiguration:
+def _configuration(charter: Charter, *, listen: Address, memory: str) -> NodeConfiguration:
     """The secure worker of an interactive charter: its researchers open sessions, its owners push values."""
-    lines = ['name = "aggregator"', f"listen = {json.dumps(listen)}", "[session]", f"memory = {json.dumps(memory)}"]
-    lines += ["[tee]", 'kind = "auto"', f"address = {json.dumps(charter.addresses[0])}"]
-    for table, members in (("researchers", charter.researchers), ("workers", charter.owners)):
-        for member in members:
-            lines += [f"[[{table}]]", f"name = {json.dumps(member.name)}", f'fingerprint = "{member.key}"']
-    return config.parse("\n".join(lines), folder=Path(), source="the charter")
+    return NodeConfiguration(
+        name="aggregator",
+        listen=listen,
+        identity=None,
+        session=session_limits({"memory": memory}),
+        researchers=tuple(Researcher(member.name, member.key) for member in charter.researchers),
+        workers=tuple(Neighbour(member.name, member.key, None) for member in charter.owners),
+        data_sets=(),
+    )

@@ -17,13 +17,13 @@ from cloister.wire.limits import SECRET_BYTES
 
 
 def provision(
-    address: Annotated[str, typer.Argument(help="host:port, as the node's [tee] has it.", show_default=False)],
+    address: Annotated[str, typer.Argument(help="host:port, as the node's configuration has it.", show_default=False)],
     *,
     name: Annotated[str, typer.Option(help="What the node's configuration calls the secret.")],
     secret: Annotated[Path, typer.Option(help="The file that holds it, such as a data set's key.")],
     key: Annotated[Path, typer.Option(help="Your identity file: a secret goes by its name and by who gave it.")],
     charter: Annotated[Path, typer.Option(help="The charter that the node has to run under.")],
-    software: Annotated[Path, typer.Option(help="Which software it may be: a file with [[software]] tables.")],
+    software: Annotated[Path, typer.Option(help="Which software it may be: tables as in a charter, in a file.")],
     configuration: Annotated[Path, typer.Option(help="The node.toml that it has to run with, as you wrote it.")],
     collateral: Annotated[str | None, typer.Option(help="A file, or the URL of a PCCS or KDS.")] = None,
     at: Annotated[str | None, typer.Option(help="Where to dial, if the way there is another.")] = None,

@@ -6,7 +6,6 @@ says hello is told so.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection
 from typing import Final
@@ -18,7 +17,6 @@ from cloister.net.server import Listener
 from cloister.net.strangers import Strangers
 from cloister.wire.address import Address
 
-_log: Final = logging.getLogger(__name__)
 _CONNECTIONS: Final = 64
 _CLOSED: Final = (
     "this aggregator's charter is closed to interactive use (interactive = false), and this version has no rounds yet:"

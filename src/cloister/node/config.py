@@ -170,6 +170,21 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
     return configuration
 
 
+def session_limits(settings: Mapping[str, object]) -> SessionLimits:
+    """What a session may have, by the keys of a ``[session]`` table; those that are left out have their defaults.
+
+    Raises:
+        ConfigurationError: a key or value that makes no sense.
+    """
+    faults: list[str] = []
+    table = _NodeTable(settings, faults=faults)
+    limits = _session(table)
+    table.finish()
+    if faults:
+        raise faulty("the session's limits", faults)
+    return limits
+
+
 def _session(table: _NodeTable) -> SessionLimits:
     max_sessions = table.whole("max_sessions", default=8, least=1, most=256)
     return SessionLimits(
