@@ -36,6 +36,11 @@
     │   ├── TrainingError             local training came to no update that can be used
     │   └── WorkerCrashedError        the session's process died (a native crash, or it was killed)
     ├── AggregationError              contributions that cannot be added up, or a model they cannot be added to
+    ├── StudyError                    a study that cannot begin or go on
+    │   ├── JobError                  a job that the charter, the aggregator or an owner's node does not take
+    │   ├── RoundError                what was sent for a round is refused, or the round came to nothing
+    │   └── LedgerError               records that are no chain of this charter, or another chain than the one known
+    ├── RecordsError                  a node's own records of what it has signed cannot be read or written
     └── PointerError                  a use of a pointer that has no meaning
         ├── NotColocatedError         tensors that live in different places
         ├── PointerSpentError         its value was taken back by get()
@@ -265,6 +270,26 @@ class WorkerCrashedError(WorkerError):
 
 class AggregationError(CloisterError):
     """Contributions that cannot be added up, or a model that they cannot be added to."""
+
+
+class StudyError(CloisterError):
+    """A study that cannot begin or go on."""
+
+
+class JobError(StudyError):
+    """A job that the charter, the aggregator or an owner's node does not take."""
+
+
+class RoundError(StudyError):
+    """What was sent for a round is refused, or the round came to nothing."""
+
+
+class LedgerError(StudyError):
+    """Records that are no chain of this charter, or that leave the chain that is known here."""
+
+
+class RecordsError(CloisterError):
+    """A node's own records of what it has signed cannot be read or written: it signs nothing until they can."""
 
 
 class PointerError(CloisterError):

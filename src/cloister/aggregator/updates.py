@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,6 +214,31 @@ class FedAdam(_Adaptive):
 
     def _squares(self, squares: Doubles, new: Doubles) -> Doubles:
         return self.beta2 * squares + (1 - self.beta2) * new
+
+
+_RULES: Final[dict[str, type[Rule]]] = {
+    each.__name__: each for each in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedYogi, FedAdam)
+}
+
+
+def rule(name: str, **numbers: float) -> Rule:
+    """The rule that goes by this name, with these numbers: ``rule("FedAvg", lr=1.0)``. ``numbers_of`` reverses it.
+
+    Raises:
+        ConfigurationError: there is none, or its numbers are others or out of range.
+    """
+    kind = _RULES.get(name)
+    if kind is None:
+        raise ConfigurationError(f"there is no server rule {name!r}; there are: {', '.join(_RULES)}")
+    try:
+        return kind(**numbers)
+    except TypeError:
+        raise ConfigurationError(f"{name} takes other numbers than {', '.join(numbers) or 'none'}") from None
+
+
+def numbers_of(rule: Rule) -> tuple[str, dict[str, float]]:
+    """A rule's name and numbers."""
+    return type(rule).__name__, {name: float(value) for name, value in vars(rule).items()}
 
 
 def _check(model: Vector, mean: Vector) -> None:

@@ -12,8 +12,7 @@ from cloister.charter.charter import Charter
 from cloister.errors import CharterError
 
 ENFORCED: Final = frozenset({"interactive"})
-"""The optional rules of a charter that this version of cloister enforces. Its rounds are not part of it yet, so it runs
-no plan and releases nothing that the other limits would bound."""
+"""The optional rules of a charter that this version of cloister enforces, beside those that every charter has."""
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400

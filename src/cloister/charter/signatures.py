@@ -6,21 +6,12 @@ import base64
 import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    ECDSA,
-    SECP256R1,
-    EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-
+from cloister.charter import signing
 from cloister.charter.charter import DIGEST_BYTES, Charter, Member
 from cloister.charter.names import shown
+from cloister.charter.signing import PrivateKey
 from cloister.errors import CharterError, ConfigurationError
 from cloister.tables import Table, faulty, load
 from cloister.wire.peers import check_fingerprint, fingerprint
@@ -31,8 +22,6 @@ CONTEXT: Final = b"cloister charter signature 1\0"
 FORMAT: Final = "cloister charter signature 1"
 FILE_BYTES: Final = 4096
 """The longest signature file."""
-
-PrivateKey: TypeAlias = Ed25519PrivateKey | EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +44,13 @@ def sign(charter: Charter, *, key: PrivateKey) -> Signature:
     Raises:
         CharterError: the key is no member's, or of a kind that does not sign charters.
     """
-    public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    public_key = signing.public_bytes(key)
     signer = fingerprint(public_key)
     if charter.member(signer) is None:
         raise CharterError(
             f"the key {signer} is no member's of the charter {charter.name!r}: its signature counts nothing"
         )
-    message = CONTEXT + charter.digest
-    if isinstance(key, Ed25519PrivateKey):
-        signature = key.sign(message)
-    elif isinstance(key.curve, SECP256R1):
-        signature = key.sign(message, ECDSA(SHA256()))
-    else:
-        raise CharterError("charters are signed with Ed25519 or P-256 keys")
+    signature = signing.sign(CONTEXT + charter.digest, key=key)
     return Signature(charter=charter.digest, key=signer, public_key=public_key, signature=signature)
 
 
@@ -126,8 +109,8 @@ def verify(signature: Signature, *, charter: Charter) -> Member:
     if fingerprint(signature.public_key) != signer.key:
         raise CharterError(f"{shown(signer.name)}'s signature comes with another public key than {signer.key}")
     try:
-        _verify(signature.public_key, signature.signature, CONTEXT + charter.digest)
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        signing.verify(signature.signature, message=CONTEXT + charter.digest, public_key=signature.public_key)
+    except CharterError:
         raise CharterError(
             f"{shown(signer.name)}'s signature is not valid: it was not made with {signer.key}"
         ) from None
@@ -152,16 +135,6 @@ def check_signed(charter: Charter, *, signatures: Iterable[Signature], own: str 
         raise CharterError(
             f"the charter {charter.name!r} is not signed by {', '.join(missing)}: `cloister charter sign` does it"
         )
-
-
-def _verify(public_key: bytes, signature: bytes, message: bytes) -> None:
-    key = load_der_public_key(public_key)
-    if isinstance(key, Ed25519PublicKey):
-        key.verify(signature, message)
-    elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-        key.verify(signature, message, ECDSA(SHA256()))
-    else:
-        raise UnsupportedAlgorithm("neither Ed25519 nor P-256")
 
 
 def _unbase64(text: str) -> bytes:

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     CHALLENGE = 9
     PROOF = 10
     PROVISION = 11
+    ROUND = 12
     # Between a node's listener and its executors only.
     DIAL = 16
     AWAIT = 17

@@ -59,3 +59,21 @@ SECRET_BYTES: Final = 4096
 
 SEALED_BYTES: Final = SECRET_BYTES + 1280
 """The same, sealed: HPKE adds an encapsulated key (1120 bytes) and a tag (16)."""
+
+KEY_BYTES: Final = 256
+"""A member's public key (SubjectPublicKeyInfo, DER)."""
+
+SIGNATURE_BYTES: Final = 128
+"""A member's signature."""
+
+ROUND_METRICS: Final = 64
+"""Metrics of one round."""
+
+ROUND_BODY_BYTES: Final = 1 << 18
+"""What members sign of a round."""
+
+RECORD_BYTES: Final = 1 << 20
+"""One record of a ledger."""
+
+JOB_BYTES: Final = 1 << 26
+"""A job, its plan and the model's constant tensors included."""

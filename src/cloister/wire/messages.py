@@ -17,6 +17,22 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cloister.errors import LimitError, MessageError
+from cloister.wire.fields import (
+    Digest,
+    Fingerprint,
+    Ids,
+    Message,
+    Name,
+    ObjectId,
+    OutputIds,
+    Seed,
+    Site,
+    Specs,
+    Tags,
+    Text,
+    Ticket,
+    Versions,
+)
 from cloister.wire.frames import Kind
 from cloister.wire.limits import (
     ARGUMENTS,
@@ -27,27 +43,10 @@ from cloister.wire.limits import (
     LIST_ITEMS,
     NAME_CHARS,
     SEALED_BYTES,
-    TAGS,
-    TEXT_CHARS,
     TRANSCRIPT_BYTES,
-    VERSIONS,
 )
+from cloister.wire.rounds import RoundMessage
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
-
-Name = Annotated[str, Meta(max_length=NAME_CHARS)]
-Text = Annotated[str, Meta(max_length=TEXT_CHARS)]
-ObjectId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
-OutputId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-Ids = Annotated[tuple[ObjectId, ...], Meta(max_length=LIST_ITEMS)]
-OutputIds = Annotated[tuple[OutputId, ...], Meta(max_length=LIST_ITEMS)]
-Tags = Annotated[tuple[Name, ...], Meta(max_length=TAGS)]
-Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=LIST_ITEMS)]
-Fingerprint = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
-Ticket = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Versions = Annotated[tuple[Annotated[int, Meta(ge=0, lt=256)], ...], Meta(min_length=1, max_length=VERSIONS)]
-Site = Annotated[int, Meta(ge=0, lt=1 << 31)]
-Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
 _Row = Scalar | Annotated[list[Scalar], Meta(max_length=LIST_ITEMS)]
@@ -55,14 +54,10 @@ Argument = Scalar | Annotated[list[_Row], Meta(max_length=LIST_ITEMS)]
 """An operation's argument: a scalar, a list of scalars, or a list of lists of them, and no deeper."""
 
 
-class _Message(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    pass
-
-
 # What a caller tells a worker to do. None of these is answered.
 
 
-class Put(_Message, tag="put", frozen=True):
+class Put(Message, tag="put", frozen=True):
     """Hold this tensor; its bytes are in the frame's body, in the order of the ``Put``s."""
 
     id: ObjectId
@@ -83,27 +78,27 @@ class Call(Struct, array_like=True, forbid_unknown_fields=True, tag="call"):
     site: Site
 
 
-class Free(_Message, tag="free", frozen=True):
+class Free(Message, tag="free", frozen=True):
     """Forget these objects."""
 
     ids: Ids
 
 
-class Tag(_Message, tag="tag", frozen=True):
+class Tag(Message, tag="tag", frozen=True):
     """Keep the object, under these tags, until the session ends."""
 
     id: ObjectId
     tags: Tags
 
 
-class Reach(_Message, tag="reach", frozen=True):
+class Reach(Message, tag="reach", frozen=True):
     """Have a connection to this worker ready for a push: where there is no way, that is known before anybody waits."""
 
     peer: Fingerprint
     site: Site
 
 
-class Push(_Message, tag="push", frozen=True):
+class Push(Message, tag="push", frozen=True):
     """Give the values of these objects to the same caller's session at another worker, named by its key."""
 
     ids: Ids
@@ -112,7 +107,7 @@ class Push(_Message, tag="push", frozen=True):
     site: Site
 
 
-class Take(_Message, tag="take", frozen=True):
+class Take(Message, tag="take", frozen=True):
     """Hold, under these ids, what that worker pushes with this ticket."""
 
     ids: Ids
@@ -126,7 +121,7 @@ Command = Put | Call | Free | Tag | Reach | Push | Take
 Commands = Annotated[list[Command], Meta(max_length=COMMANDS)]
 
 
-class Batch(_Message, frozen=True):
+class Batch(Message, frozen=True):
     """Commands, run in order."""
 
     commands: Commands
@@ -135,46 +130,46 @@ class Batch(_Message, frozen=True):
 # What a caller may ask. Each is answered by one answer or one failure.
 
 
-class Fetch(_Message, tag="fetch", frozen=True):
+class Fetch(Message, tag="fetch", frozen=True):
     """The values of these objects. Answered by ``Values``."""
 
     ids: Ids
 
 
-class Describe(_Message, tag="describe", frozen=True):
+class Describe(Message, tag="describe", frozen=True):
     """The shapes of these objects. Answered by ``Described``."""
 
     ids: Ids
 
 
-class Search(_Message, tag="search", frozen=True):
+class Search(Message, tag="search", frozen=True):
     """Tensors that carry all these tags; they get ids from ``first`` upwards. Answered by ``Found``."""
 
     tags: Tags
     first: ObjectId
 
 
-class Count(_Message, tag="count", frozen=True):
+class Count(Message, tag="count", frozen=True):
     """How much this session holds. Answered by ``Counted``."""
 
 
 Question = Fetch | Describe | Search | Count
 
 
-class Ask(_Message, frozen=True):
+class Ask(Message, frozen=True):
     """Commands, run in order, and then one question."""
 
     commands: Commands
     question: Question
 
 
-class Values(_Message, tag="values", frozen=True):
+class Values(Message, tag="values", frozen=True):
     """Tensors; their bytes are in the frame's body, in order."""
 
     specs: Specs
 
 
-class StridedSpec(_Message, frozen=True):
+class StridedSpec(Message, frozen=True):
     """A tensor's element type, shape and strides (in elements)."""
 
     dtype: DType
@@ -182,40 +177,40 @@ class StridedSpec(_Message, frozen=True):
     strides: Shape
 
 
-class Described(_Message, tag="described", frozen=True):
+class Described(Message, tag="described", frozen=True):
     """The shapes that were asked for, in order."""
 
     specs: Annotated[tuple[StridedSpec, ...], Meta(max_length=LIST_ITEMS)]
 
 
-class Match(_Message, frozen=True):
+class Match(Message, frozen=True):
     """One tensor found: its tags and its shape."""
 
     tags: Tags
     spec: StridedSpec
 
 
-class Found(_Message, tag="found", frozen=True):
+class Found(Message, tag="found", frozen=True):
     """What a search found."""
 
     matches: Annotated[tuple[Match, ...], Meta(max_length=FOUND)]
 
 
-class Counted(_Message, tag="counted", frozen=True):
+class Counted(Message, tag="counted", frozen=True):
     """Objects that the session holds, and the bytes of memory behind them."""
 
     objects: Size
     nbytes: Size
 
 
-class Done(_Message, tag="done", frozen=True):
+class Done(Message, tag="done", frozen=True):
     """Done, and nothing to say about it."""
 
 
 Answer = Values | Described | Found | Counted | Done
 
 
-class Failure(_Message, frozen=True):
+class Failure(Message, frozen=True):
     """The first thing that went wrong since the last answer: its code (``WorkerError``), the operation, the site."""
 
     code: Name
@@ -227,16 +222,16 @@ class Failure(_Message, frozen=True):
 # How a conversation is opened.
 
 
-class Hello(_Message, frozen=True):
+class Hello(Message, frozen=True):
     """The first frame on a connection."""
 
     versions: Versions
-    purpose: Literal["session", "push"]
+    purpose: Literal["session", "push", "study"]
     software: Name
     table: Digest | None
 
 
-class Welcome(_Message, frozen=True):
+class Welcome(Message, frozen=True):
     """Accepted. What a session may hold: bytes and objects."""
 
     version: Annotated[int, Meta(ge=0, lt=256)]
@@ -245,14 +240,14 @@ class Welcome(_Message, frozen=True):
     objects: Size
 
 
-class Refusal(_Message, frozen=True):
+class Refusal(Message, frozen=True):
     """Not accepted, or no longer: why, in a word and in a sentence."""
 
     code: Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
     text: Text
 
 
-class Delivery(_Message, frozen=True):
+class Delivery(Message, frozen=True):
     """Values from worker to worker; their bytes are in the frame's body, in order."""
 
     ticket: Ticket
@@ -262,7 +257,7 @@ class Delivery(_Message, frozen=True):
 # How one end proves what it runs (docs/attestation.md). Before the proof nothing else is said.
 
 
-class Challenge(_Message, frozen=True):
+class Challenge(Message, frozen=True):
     """Prove what you run, for this nonce, under this charter."""
 
     versions: Versions
@@ -270,14 +265,14 @@ class Challenge(_Message, frozen=True):
     charter: Digest
 
 
-class Proof(_Message, frozen=True):
+class Proof(Message, frozen=True):
     """The transcript (deterministic CBOR) and evidence that is about it (``cloister.attest.evidence``)."""
 
     transcript: Annotated[bytes, Meta(max_length=TRANSCRIPT_BYTES)]
     evidence: Annotated[bytes, Meta(max_length=EVIDENCE_BYTES)]
 
 
-class Provision(_Message, frozen=True):
+class Provision(Message, frozen=True):
     """Keep this secret under this name. It is sealed to the key that was proved on this connection."""
 
     name: Name
@@ -287,13 +282,13 @@ class Provision(_Message, frozen=True):
 # Between a node's listener and its executors.
 
 
-class Dial(_Message, frozen=True):
+class Dial(Message, frozen=True):
     """Open a connection to this peer; a ``Delivery`` for it follows."""
 
     peer: Fingerprint
 
 
-class Await(_Message, frozen=True):
+class Await(Message, frozen=True):
     """Hand me the ``Delivery`` that this peer makes with this ticket."""
 
     peer: Fingerprint
@@ -314,6 +309,7 @@ _TYPES: Final[dict[Kind, Any]] = {
     Kind.CHALLENGE: Challenge,
     Kind.PROOF: Proof,
     Kind.PROVISION: Provision,
+    Kind.ROUND: RoundMessage,
     Kind.DIAL: Dial,
     Kind.AWAIT: Await,
 }

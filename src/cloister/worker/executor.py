@@ -26,6 +26,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.ops import Of, Op
 from cloister.wire import messages as m
+from cloister.wire.fields import Tags
 from cloister.wire.limits import FOUND
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import bounds, forms, gaps, guards
@@ -345,7 +346,7 @@ class Executor:
             held = values.to(self._device)
             self._store.hold(id, held, Geometry.contiguous(held.dtype, tuple(held.shape)))
 
-    def _search(self, tags: m.Tags, first: int) -> m.Found:
+    def _search(self, tags: Tags, first: int) -> m.Found:
         wanted = set(tags)
         found = [(own, entry.tensor, entry.allocation) for own, entry in self._tagged if wanted <= set(own)]
         refusal: InteractiveRefusedError | None = None
