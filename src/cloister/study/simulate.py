@@ -18,7 +18,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -35,6 +35,7 @@ from cloister.aggregator.mean import Sum, shares
 from cloister.aggregator.updates import FedAvg, FedProx, Rule, apply_to_parameters
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.study import checkpoint as checkpoints
+from cloister.study.board import board
 from cloister.study.checkpoint import Progress
 from cloister.study.history import History, Round
 from cloister.wire.layout import Layout
@@ -80,6 +81,7 @@ def simulate(
     clip: float | None = None,
     seed: int = 0,
     checkpoint: str | PathLike[str] | None = None,
+    tensorboard: str | PathLike[str] | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     on_round: Callable[[Round], None] | None = None,
 ) -> Run:
@@ -98,12 +100,14 @@ def simulate(
         clip: the most that the L2 norm of an owner's update may be.
         seed: 0 to 2^64 - 1.
         checkpoint: a file (safetensors) that is written after each round; one that is there is gone on with.
+        tensorboard: a folder that each round is written to as it ends, for TensorBoard to show.
         evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in the
             history.
         on_round: called after each round, in place of the line that is printed where there is a terminal.
 
     Raises:
-        ConfigurationError: numbers out of range, or a checkpoint of another run.
+        ConfigurationError: numbers out of range, a checkpoint of another run, or a folder that cannot be written.
+        MissingDependencyError: ``tensorboard`` is given, and the package is not installed.
         DataSetError: an owner's data set does not fit the plan; the message names owner and column.
         PlanError: the loss cannot be captured, or fails on the owners' values.
         TrainingError, AggregationError: training led to values that are not finite.
@@ -119,7 +123,8 @@ def simulate(
         trained, plan, data, optimizer, batch_size, local_epochs, strategy, per_round, largest_share, clip, seed
     )
     path = None if checkpoint is None else Path(checkpoint)
-    progress, finished = _run(simulation, rounds, path, evaluate, _printed() if on_round is None else on_round)
+    tell = _printed() if on_round is None else on_round
+    progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
     simulation.load(progress)
     return Run(trained, History(progress.rounds), plan, finished)
 
@@ -134,6 +139,7 @@ def _run(
     simulation: _Simulation,
     rounds: int,
     path: Path | None,
+    tensorboard: str | PathLike[str] | None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
     on_round: Callable[[Round], None],
 ) -> tuple[Progress, bool]:
@@ -146,11 +152,14 @@ def _run(
                 f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
             )
     try:
-        while len(progress.rounds) < rounds:
-            progress = simulation.round(progress, evaluate)  # in one step, so that Ctrl-C finds either
-            if path:
-                checkpoints.write(path, progress, settings=settings)
-            on_round(progress.rounds[-1])
+        with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
+            while len(progress.rounds) < rounds:
+                progress = simulation.round(progress, evaluate)  # in one step, so that Ctrl-C finds either
+                if path:
+                    checkpoints.write(path, progress, settings=settings)
+                if show:
+                    show(progress.rounds[-1])
+                on_round(progress.rounds[-1])
     except KeyboardInterrupt:
         return progress, len(progress.rounds) == rounds
     return progress, True
