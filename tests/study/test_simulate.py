@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.errors import ConfigurationError, DataSetError, MissingDependencyError, TrainingError
-from cloister.study.history import History, Round
+from cloister.errors import ConfigurationError, DataSetError, TrainingError
+from cloister.study.history import Round
 from cloister.study.simulate import Run, seed_of
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import order
@@ -347,32 +346,6 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     run = ran(model=start, rounds=2, strategy=cloister.FedAvgM())
     assert run.model[2].weight is run.model[0].weight  # type: ignore[index]
     assert not same(run.model, start)
-
-
-class Axes:
-    """What a plot draws on, to see what it draws."""
-
-    def __init__(self) -> None:
-        self.lines: dict[str, Any] = {}
-
-    def plot(self, xs: Any, ys: Any, *, label: str) -> None:
-        self.lines[label] = (xs, ys)
-
-    def set_xlabel(self, text: str) -> None:
-        self.below = text
-
-    def legend(self) -> None:
-        self.explained = True
-
-
-def test_the_history_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = [Round(at, ("a",), 1, {"loss": 1 / at}, {"auc": 0.5} if at == 2 else {}, 0.1) for at in (1, 2)]
-    axes = Axes()
-    assert History(rounds).plot(axes=axes) is axes
-    assert axes.lines == {"loss": ((1, 2), (1.0, 0.5)), "evaluated auc": ((2,), (0.5,))}
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
-        History(rounds).plot()
 
 
 def test_running_variances_stay_what_variances_are() -> None:
