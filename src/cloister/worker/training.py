@@ -1,7 +1,8 @@
 """Local training: a plan replayed over one owner's data set, and what came out of it as one vector.
 
 A training is a function of its arguments alone: the same plan, data set, tensors, numbers and seed give the same bits
-on the same machine. The seed decides the order of the rows in each epoch and, through the plan, all random numbers.
+on the same machine with as many threads. The seed decides the order of the rows in each epoch and, through the plan,
+all random numbers.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ STEPS: Final = 1 << 22
 _COPIES: Final = 5
 """Of the model beside what a step holds: where it began and what changed, as vectors, what FedProx adds, and the
 optimizer's own intermediate results."""
+_ANY: Final = 1 << 62
+"""Bytes that a step may take as far as loading a plan goes: the batches tried then may be larger than those that come,
+which are held to the session's memory."""
 _ROW_BYTES: Final = 16
 """An epoch's order, in bytes for each row."""
 
@@ -99,7 +102,7 @@ class Trainings:
         data = bytes(as_bytes(sendable(held)))
         if self._plan is None or self._plan.encode() != data:
             self._plan = None
-            self._plan = Plan.decode(data, memory_bytes=self._store.memory_bytes)
+            self._plan = Plan.decode(data, memory_bytes=_ANY)
         return self._plan
 
     def _held(self, what: str, named: Sequence[Parameter | Buffer], ids: Sequence[int]) -> dict[str, torch.Tensor]:
