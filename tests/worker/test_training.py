@@ -243,6 +243,24 @@ def test_a_last_batch_of_one_row_is_refused_where_batchnorm_is_trained() -> None
     assert len(trained(model, data, batch_size=ROWS - 1, local_epochs=1).losses) == 2
 
 
+def test_the_loss_of_every_step_is_kept_in_its_place() -> None:
+    """More steps than are kept as tensors of their own."""
+    rows, weight = 1100, torch.tensor([[2.0]])
+
+    @cloister.plan
+    def product(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).sum()
+
+    model = nn.Linear(1, 1, bias=False)
+    plan = product.capture(model, example=(torch.zeros(4, 1),))
+    data = Arrays({"x": torch.arange(float(rows)).reshape(-1, 1)})
+    given: Any = {"parameters": {"weight": weight}, "buffers": {}, "optimizer": cloister.SGD(lr=0)}
+    got = train(plan, data, batch_size=1, local_epochs=2, seed=3, **given)
+    expected = [2 * x.item() for step in (0, rows) for (x,) in data.epoch(1, seed=3, step=step)]
+    assert got.losses == tuple(expected)
+    assert got.metrics["loss"] == rows - 1
+
+
 def test_a_training_that_diverges_says_so() -> None:
     model, data = made("mlp")
     with pytest.raises(TrainingError, match="not finite"):

@@ -56,15 +56,20 @@ def floats_in(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -
     return {name: each for name, each in {**parameters, **buffers}.items() if each.is_floating_point()}
 
 
-def check_fits(plan: Plan, data: Batches) -> None:
-    """Whether a plan can be trained on a data set.
+def check_fits(plan: Plan, data: Batches, *, batch_size: int | None = None) -> None:
+    """Whether a plan can be trained on a data set; with a ``batch_size``, also if that leaves a last batch of one row.
 
     Raises:
         DataSetError: it cannot; the message names the columns.
+        PlanError: it cannot be trained on one row, which is left.
     """
     rows = plan.program.batch
     expected = [Column(f"batch[{at}]", TensorSpec(each.dtype, each.row)) for at, each in enumerate(rows)]
     check_schema(data.schema, expected=expected)
+    if batch_size is not None:
+        check_batch_size(batch_size)
+        if len(data) % batch_size == 1:
+            prepare(plan, rows=len(data), batch_size=batch_size, device=torch.device("cpu"))
 
 
 def train(
@@ -279,8 +284,9 @@ def prepare(plan: Plan, *, rows: int, batch_size: int, device: torch.device) -> 
 
 
 def _check_held(what: str, held: Parameter | Buffer, among: Mapping[str, Tensor]) -> None:
-    given, expected = among.get(held.names[0]), TensorSpec(held.dtype, held.shape)
-    if given is None or given.dtype is not DTYPES[held.dtype] or tuple(given.shape) != held.shape:
+    given = among.get(held.names[0])
+    if given is None or given.dtype is not DTYPES[held.dtype] or given.shape != held.shape:
+        expected = TensorSpec(held.dtype, held.shape)
         found = "" if given is None else f"; what it was given is {given.dtype} {list(given.shape)}"
         raise PlanError(f"the plan needs the {what} {held.names[0]!r}, {expected}{found}")
 
