@@ -141,6 +141,17 @@ HOSTILE: dict[str, tuple[str, Change]] = {
             "batch_size": 1 << 48,
         },
     ),
+    "a lazy column that takes no memory": (
+        "memory",
+        lambda s: {
+            "columns": (
+                s.call(
+                    "aten::_conj", s.call("aten::expand", s.put(torch.zeros(1, 4, dtype=torch.cfloat)), [1 << 40, 4])
+                ),
+                s.columns[1],
+            )
+        },
+    ),
     "batches of nothing": ("configuration", lambda s: {"batch_size": 0}),
     "batches of one": ("plan", lambda s: {"batch_size": 1}),
     "one row at the end": ("plan", lambda s: {"batch_size": 9}),

@@ -77,8 +77,7 @@ class Trainings:
         plan = self._read(asked.plan)
         parameters = self._held("parameters", plan.program.parameters, asked.parameters)
         buffers = self._held("buffers", plan.program.buffers, asked.buffers)
-        columns = [self._store.entry(id).tensor.resolve_conj().resolve_neg() for id in asked.columns]
-        data = Arrays({f"data[{at}]": column for at, column in enumerate(columns)})
+        data = self._data(asked.columns)
         self._check_size(plan, asked, optimizer, rows=len(data))
         seen = train_in_place(
             plan,
@@ -118,6 +117,12 @@ class Trainings:
                 )
             held[each.names[0]] = entry.tensor
         return held
+
+    def _data(self, ids: Sequence[int]) -> Arrays:
+        columns = [self._store.entry(id).tensor for id in ids]
+        # What is lazy about a column must not be kept by its rows; undoing it copies all of them.
+        self._store.check_room(nbytes=sum(each.nbytes for each in columns if each.is_conj() or each.is_neg()))
+        return Arrays({f"data[{at}]": each.resolve_conj().resolve_neg() for at, each in enumerate(columns)})
 
     def _check_size(self, plan: Plan, asked: m.Train, optimizer: Optimizer, *, rows: int) -> None:
         check_batch_size(asked.batch_size)
