@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.errors import ConfigurationError, DataSetError, TrainingError
+from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.study.history import Round
 from cloister.study.simulate import Run, seed_of
 from cloister.worker import delta as deltas
@@ -259,6 +259,8 @@ def test_a_misfit_is_found_before_the_first_step() -> None:
     data["bob"] = (np.zeros((3, 6)), np.zeros(3))
     with pytest.raises(DataSetError, match=r"owner 'bob'.*as_tensor"):
         ran(owners=data)
+    with pytest.raises(PlanError, match=r"owner 'bob': 17 rows in batches of 8 leave one row.*BatchNorm"):
+        ran(owners=owners({"alice": 16, "bob": 17}), on_round=lambda done: pytest.fail("a round was run"))
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def simulate(
         ConfigurationError: numbers out of range, a checkpoint of another run, or a folder that cannot be written.
         MissingDependencyError: ``tensorboard`` is given, and the package is not installed.
         DataSetError: an owner's data set does not fit the plan; the message names owner and column.
-        PlanError: the loss cannot be captured, or fails on the owners' values.
+        PlanError: the loss cannot be captured, or fails on the owners' values, or an owner's last batch is one row, on
+            which the plan cannot be trained (BatchNorm).
         TrainingError, AggregationError: training led to values that are not finite.
     """
     data = {name: _data_set(name, owners[name], loss) for name in sorted(owners)}
@@ -118,7 +119,7 @@ def simulate(
     plan = _plan(loss, trained, next(iter(data.values())))
     for name, each in data.items():
         with _of(name):
-            check_fits(plan, each)
+            check_fits(plan, each, batch_size=batch_size)
     simulation = _Simulation(
         trained, plan, data, optimizer, batch_size, local_epochs, strategy, per_round, largest_share, clip, seed
     )

@@ -24,7 +24,9 @@ from cloister.wire.limits import (
     EVIDENCE_BYTES,
     FOUND,
     HEADER_BYTES,
+    INPUTS,
     LIST_ITEMS,
+    METRICS,
     NAME_CHARS,
     SEALED_BYTES,
     TAGS,
@@ -32,6 +34,7 @@ from cloister.wire.limits import (
     TRANSCRIPT_BYTES,
     VERSIONS,
 )
+from cloister.wire.optimizers import Optimizer
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
 
 Name = Annotated[str, Meta(max_length=NAME_CHARS)]
@@ -40,6 +43,7 @@ ObjectId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 OutputId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Ids = Annotated[tuple[ObjectId, ...], Meta(max_length=LIST_ITEMS)]
 OutputIds = Annotated[tuple[OutputId, ...], Meta(max_length=LIST_ITEMS)]
+ManyIds = Annotated[tuple[ObjectId, ...], Meta(max_length=INPUTS)]
 Tags = Annotated[tuple[Name, ...], Meta(max_length=TAGS)]
 Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=LIST_ITEMS)]
 Fingerprint = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
@@ -158,7 +162,26 @@ class Count(_Message, tag="count", frozen=True):
     """How much this session holds. Answered by ``Counted``."""
 
 
-Question = Fetch | Describe | Search | Count
+class Train(_Message, tag="train", frozen=True):
+    """Train a model that this session holds, in place. Answered by ``Trained``.
+
+    ``plan`` is an object too: a ``uint8`` tensor of the plan's bytes. ``parameters`` and ``buffers`` are in the plan's
+    order, ``columns`` in the order of its batch; the rows of all columns are the data set.
+    """
+
+    plan: ObjectId
+    parameters: ManyIds
+    buffers: ManyIds
+    columns: Annotated[tuple[ObjectId, ...], Meta(min_length=1, max_length=METRICS)]
+    optimizer: Optimizer
+    batch_size: Size
+    local_epochs: Size
+    seed: Annotated[int, Meta(ge=0)]
+    proximal: float
+    clip: float | None
+
+
+Question = Fetch | Describe | Search | Count | Train
 
 
 class Ask(_Message, frozen=True):
@@ -208,11 +231,23 @@ class Counted(_Message, tag="counted", frozen=True):
     nbytes: Size
 
 
+class Trained(_Message, tag="trained", frozen=True):
+    """The means over all that was trained on, ``"loss"`` among them; the body holds the loss of each step, float64."""
+
+    metrics: Annotated[dict[Name, float], Meta(max_length=METRICS + 1)]
+    steps: Size
+
+    @property
+    def losses(self) -> TensorSpec:
+        """What the body holds."""
+        return TensorSpec("float64", (self.steps,))
+
+
 class Done(_Message, tag="done", frozen=True):
     """Done, and nothing to say about it."""
 
 
-Answer = Values | Described | Found | Counted | Done
+Answer = Values | Described | Found | Counted | Trained | Done
 
 
 class Failure(_Message, frozen=True):
@@ -356,6 +391,8 @@ def body_specs(message: Any) -> tuple[TensorSpec, ...]:
             return tuple(command.spec for command in commands if type(command) is Put)
         case Values(specs) | Delivery(_, specs):
             return specs
+        case Trained():
+            return (message.losses,)
         case _:
             return ()
 

@@ -52,6 +52,8 @@ class Replay:
     def __init__(self, program: Program, checked: Checked, *, size: int, device: torch.device) -> None:
         shapes = shapes_of(program, checked, size)
         self._prepared = instructions.prepare(program, checked, shapes, size=size, device=device)
+        self.peak: Final = shapes.peak
+        """The most memory that a step holds at once, inputs included, in bytes."""
         self._program = program
         self._device = device
         self._expected: Final = tuple((torch.Size(shape), DTYPES[dtype]) for dtype, shape in given(program, size))
