@@ -16,7 +16,8 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import ConfigurationError, DataSetError, MissingDependencyError, TrainingError
 from cloister.study.history import History, Round
-from cloister.study.simulate import Run, seed_of
+from cloister.study.rounds import seed_of
+from cloister.study.simulate import Run
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import order
 from cloister.worker.data.rows import Arrays

@@ -49,9 +49,12 @@ def check_fits(plan: Plan, data: Batches) -> None:
     Raises:
         DataSetError: it cannot; the message names the columns.
     """
-    rows = plan.program.batch
-    expected = [Column(f"batch[{at}]", TensorSpec(each.dtype, each.row)) for at, each in enumerate(rows)]
-    check_schema(data.schema, expected=expected)
+    check_schema(data.schema, expected=columns_of(plan))
+
+
+def columns_of(plan: Plan) -> list[Column]:
+    """The columns that a plan takes."""
+    return [Column(f"batch[{at}]", TensorSpec(each.dtype, each.row)) for at, each in enumerate(plan.program.batch)]
 
 
 def train(
@@ -88,24 +91,70 @@ def train(
         PlanError: the tensors do not fit the plan, or an operation failed on their values.
         TrainingError: training led to values that are not finite.
     """
-    check_fits(plan, data)
-    _check_numbers(batch_size, local_epochs, proximal, clip)
-    if layout is None:
-        layout = deltas.layout_of(floats_in(parameters, buffers))
-    start = deltas.flatten(_those(layout, parameters, buffers), layout=layout)
-    model = _Model(plan, parameters, buffers, optimizer, proximal)
-    seen = _Seen()
-    step = 0
-    for _ in range(local_epochs):
-        for batch in data.epoch(batch_size, seed=seed, step=step):
-            seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
-            step += 1
-    change = deltas.delta(_those(layout, model.parameters, model.buffers), start=start, layout=layout)
-    if clip is not None:
-        change = deltas.clip(change, limit=clip)
-    in_vector = {place.name for place in layout.places}
-    others = {name: each for name, each in model.buffers.items() if name not in in_vector}
-    return Trained(change, len(data), seen.means(), seen.losses(), others)
+    training = Training(
+        plan,
+        parameters=parameters,
+        buffers=buffers,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        local_epochs=local_epochs,
+        proximal=proximal,
+        clip=clip,
+        layout=layout,
+    )
+    return training.run(data, seed=seed)
+
+
+class Training:
+    """What ``train`` does, made ready once for one data set after the other; the arguments are those of ``train``.
+
+    Each run begins with the values of the tensors given here, which nobody may change meanwhile, and comes to the bits
+    of a ``train`` of its own.
+
+    Raises:
+        ConfigurationError, PlanError: as ``train``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        batch_size: int,
+        local_epochs: int,
+        proximal: float = 0.0,
+        clip: float | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        check_numbers(batch_size, local_epochs, proximal, clip)
+        self._layout = layout or deltas.layout_of(floats_in(parameters, buffers))
+        self._start = deltas.flatten(those(self._layout, parameters, buffers), layout=self._layout)
+        self._model = _Model(plan, parameters, buffers, optimizer, proximal)
+        self._expected = columns_of(plan)
+        self._batch_size, self._epochs, self._clip = batch_size, local_epochs, clip
+        self._in_vector = {place.name for place in self._layout.places}
+
+    def run(self, data: Batches, *, seed: int) -> Trained:
+        """Trains on one data set.
+
+        Raises:
+            DataSetError, PlanError, TrainingError: as ``train``.
+        """
+        check_schema(data.schema, expected=self._expected)
+        model, seen, step = self._model, _Seen(), 0
+        model.restart()
+        for _ in range(self._epochs):
+            for batch in data.epoch(self._batch_size, seed=seed, step=step):
+                seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
+                step += 1
+        trained = those(self._layout, model.parameters, model.buffers)
+        change = deltas.delta(trained, start=self._start, layout=self._layout)
+        if self._clip is not None:
+            change = deltas.clip(change, limit=self._clip)
+        others = {name: each for name, each in model.buffers.items() if name not in self._in_vector}
+        return Trained(change, len(data), seen.means(), seen.losses(), others)
 
 
 class _Model:
@@ -119,23 +168,26 @@ class _Model:
         optimizer: Optimizer,
         proximal: float,
     ) -> None:
-        if not parameters:
-            raise ConfigurationError("there are no parameters to train")
-        for held in plan.program.parameters:
-            given = parameters.get(held.names[0])
-            if given is None or given.dtype is not getattr(torch, held.dtype):
-                raise PlanError(f"the plan needs the parameter {held.names[0]!r}, of {held.dtype}")
+        check_parameters(plan, parameters)
         trained = {each.names[0] for each in plan.program.parameters if each.trained}
         self._plan = plan
         self._proximal = proximal
-        self._start = {name: each.detach() for name, each in parameters.items()} if proximal else {}
+        self._start = {name: each.detach() for name, each in parameters.items()}
+        self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.parameters = {
-            name: nn.Parameter(each.detach().clone(), requires_grad=name in trained)
-            for name, each in parameters.items()
+            name: nn.Parameter(each.clone(), requires_grad=name in trained) for name, each in self._start.items()
         }
-        self.buffers = {name: each.detach().clone() for name, each in buffers.items()}
+        self.buffers = self._buffers
         self._device = next(iter(self.parameters.values())).device
         self._update = optimizer.over(self.parameters)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Goes back to the start; what an earlier training handed out stays as it is."""
+        for name, each in self._start.items():
+            self.parameters[name].copy_(each)
+        self.buffers = {name: each.clone() for name, each in self._buffers.items()}
+        self._update.restart()
 
     def step(self, batch: tuple[Tensor, ...], *, seed: int, step: int) -> Outcome:
         """One step; its outcome, whose gradients are used up."""
@@ -177,12 +229,33 @@ class _Seen:
         }
 
 
-def _those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a layout has."""
     held = {**buffers, **parameters}
     return {place.name: held[place.name] for place in layout.places if place.name in held}
 
 
-def _check_numbers(batch_size: int, local_epochs: int, proximal: float, clip: float | None) -> None:
+def check_parameters(plan: Plan, parameters: Mapping[str, Tensor]) -> None:
+    """Refuses parameters that are not the plan's.
+
+    Raises:
+        ConfigurationError: there are none.
+        PlanError: one is missing, or of another element type.
+    """
+    if not parameters:
+        raise ConfigurationError("there are no parameters to train")
+    for held in plan.program.parameters:
+        given = parameters.get(held.names[0])
+        if given is None or given.dtype is not getattr(torch, held.dtype):
+            raise PlanError(f"the plan needs the parameter {held.names[0]!r}, of {held.dtype}")
+
+
+def check_numbers(batch_size: int, local_epochs: int, proximal: float, clip: float | None) -> None:
+    """Refuses numbers that a training cannot have.
+
+    Raises:
+        ConfigurationError: it says which.
+    """
     check_batch_size(batch_size)
     if local_epochs < 1:
         raise ConfigurationError(f"local_epochs is {local_epochs}; it is at least 1")

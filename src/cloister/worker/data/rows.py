@@ -1,6 +1,6 @@
 """Data sets whose rows can be read in any order: tensors in memory, and arrays that are mapped from files.
 
-An epoch's order is a permutation of all the rows, which takes 8 bytes of memory for each.
+An epoch's order takes 8 bytes of memory for each row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.batches import Column, check_batch_size, order
 
-_TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Element types that PyTorch hardly computes with, each with one of its size that it selects rows of."""
 
 
@@ -42,16 +42,17 @@ class TensorRows:
     def __init__(self, tensor: torch.Tensor) -> None:
         if tensor.ndim == 0 or tensor.dtype not in DTYPE_NAMES:
             raise DataSetError(f"a tensor of {tensor.dtype} and {tensor.ndim} dimensions has no rows to train on")
-        self._tensor = tensor.detach().view(_TWINS.get(tensor.dtype, tensor.dtype))
-        self._dtype = tensor.dtype
+        self.tensor = tensor.detach()
+        self._twin = self.tensor.view(TWINS[tensor.dtype]) if tensor.dtype in TWINS else self.tensor
         self.row = TensorSpec(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape[1:]))
 
     def __len__(self) -> int:
-        return len(self._tensor)
+        return len(self.tensor)
 
     def take(self, indices: NDArray[np.int64]) -> torch.Tensor:
         """A copy of these rows, on the tensor's device."""
-        return self._tensor.index_select(0, torch.from_numpy(indices).to(self._tensor.device)).view(self._dtype)
+        taken = self._twin.index_select(0, torch.from_numpy(indices).to(self.tensor.device))
+        return taken if self._twin is self.tensor else taken.view(self.tensor.dtype)
 
 
 class MappedRows:
