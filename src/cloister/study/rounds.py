@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
@@ -133,8 +132,10 @@ class Simulation:
     def _train_alone(self, updates: _Updates, names: Sequence[str], number: int) -> None:
         training = Training(self.plan, **self._arguments)
         for name in names:
-            with of_owner(name):
+            try:
                 trained = training.run(self.data[name], seed=seed_of(name, round=number, seed=self.seed))
+            except (DataSetError, PlanError, TrainingError) as fault:
+                raise at_owner(name, fault) from fault
             updates.add(name, trained)
 
     @cached_property
@@ -215,10 +216,6 @@ def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) ->
     }
 
 
-@contextmanager
-def of_owner(owner: str) -> Iterator[None]:
-    """Says at which owner's a fault came up."""
-    try:
-        yield
-    except (DataSetError, PlanError, TrainingError) as fault:
-        raise type(fault)(f"owner {owner!r}: {fault}") from fault
+def at_owner(owner: str, fault: CloisterError) -> CloisterError:
+    """The fault, with at whose it came up."""
+    return type(fault)(f"owner {owner!r}: {fault}")

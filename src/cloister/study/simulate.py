@@ -36,7 +36,7 @@ from cloister.errors import AggregationError, ConfigurationError, DataSetError
 from cloister.study import checkpoint as checkpoints
 from cloister.study.checkpoint import Progress
 from cloister.study.history import History, Round
-from cloister.study.rounds import Simulation, of_owner
+from cloister.study.rounds import Simulation, at_owner
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import Optimizer
@@ -122,8 +122,10 @@ def simulate(
     plan = _plan(loss, trained, next(iter(data.values())))
     expected = columns_of(plan)
     for name, each in data.items():
-        with of_owner(name):
+        try:
             check_schema(each.schema, expected=expected)
+        except DataSetError as fault:
+            raise at_owner(name, fault) from fault
     numbers = (batch_size, local_epochs, strategy, per_round, largest_share, clip, seed)
     simulation = Simulation(trained, plan, data, optimizer, *numbers, vectorise)
     path = None if checkpoint is None else Path(checkpoint)
@@ -181,9 +183,11 @@ def _data_sets(owners: Mapping[str, Owner], loss: PlannedLoss | Plan) -> dict[st
         if not all(isinstance(column, Tensor) for column in owner):
             raise DataSetError(f"owner {name!r}: the columns of a data set are tensors; torch.as_tensor makes them")
         count = len(owner)
-        with of_owner(name):
-            columns = names.get(count) or names.setdefault(count, _columns(loss, count))
+        columns = names.get(count) or names.setdefault(count, _columns(loss, count))
+        try:
             data[name] = Arrays(dict(zip(columns, owner, strict=True)))
+        except DataSetError as fault:
+            raise at_owner(name, fault) from fault
     return data
 
 

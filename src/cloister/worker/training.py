@@ -7,7 +7,7 @@ on the same machine. The seed decides the order of the rows in each epoch and, t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -154,7 +154,8 @@ class Training:
         if self._clip is not None:
             change = deltas.clip(change, limit=self._clip)
         others = {name: each for name, each in model.buffers.items() if name not in self._in_vector}
-        return Trained(change, len(data), seen.means(), seen.losses(), others)
+        values = seen.read()
+        return Trained(change, len(data), seen.means(values), tuple(values["loss"]), others)
 
 
 class _Model:
@@ -218,14 +219,15 @@ class _Seen:
         for name, value in outcome.metrics.items():
             self._values.setdefault(name, []).append(value)
 
-    def losses(self) -> tuple[float, ...]:
-        return tuple(torch.stack(self._values["loss"]).tolist())
+    def read(self) -> dict[str, list[float]]:
+        """All values, step by step."""
+        return {name: torch.stack(values).tolist() for name, values in self._values.items()}
 
-    def means(self) -> dict[str, float]:
+    def means(self, values: Mapping[str, Sequence[float]]) -> dict[str, float]:
         total = sum(self._rows)
         return {
-            name: math.fsum(map(float.__mul__, torch.stack(values).double().tolist(), map(float, self._rows))) / total
-            for name, values in self._values.items()
+            name: math.fsum(value * rows for value, rows in zip(each, self._rows, strict=True)) / total
+            for name, each in values.items()
         }
 
 

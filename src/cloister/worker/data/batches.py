@@ -20,7 +20,8 @@ from cloister.errors import ConfigurationError, DataSetError
 from cloister.wire.tensors import TensorSpec
 
 _SEEDS: Final = 1 << 64
-_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
+_GAMMA, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_30, _27, _31 = map(np.uint64, (30, 27, 31))
 _BLOCK: Final = 1 << 18
 """Keys that are worked out at a time."""
 
@@ -97,23 +98,28 @@ def orders(rows: int, *, seeds: Sequence[int], step: int) -> NDArray[np.int64]:
     """
     if not (0 <= step < _SEEDS and all(0 <= seed < _SEEDS for seed in seeds)):
         raise ConfigurationError("the seed and the step of an order are both from 0 to 2^64 - 1")
-    state = _mix(_mix(np.array(seeds, np.uint64) + _GAMMA) + np.array([step], np.uint64))[:, None]
+    state = _mix(np.array(seeds, np.uint64) + _mix(np.array([step], np.uint64)))[:, None]
     keys = np.empty((len(seeds), rows), np.uint64)
     below = np.uint64((1 << (rows - 1).bit_length()) - 1)
     columns = max(1, _BLOCK // max(1, len(seeds)))
     for start in range(0, rows, columns):
         numbers = np.arange(start, min(start + columns, rows), dtype=np.uint64)
-        keys[:, start : start + columns] = (_mix(state + (numbers + np.uint64(1)) * _GAMMA) & ~below) | numbers
+        drawn = _mix(state + (numbers + np.uint64(1)) * _GAMMA)
+        drawn &= ~below
+        np.bitwise_or(drawn, numbers, out=keys[:, start : start + columns])
     keys.sort(axis=1)
     keys &= below
     return keys.view(np.int64)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """What SplitMix64 makes of its states."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """What SplitMix64 makes of its states, in place."""
+    values ^= values >> _30
+    values *= _FIRST
+    values ^= values >> _27
+    values *= _SECOND
+    values ^= values >> _31
+    return values
 
 
 def check_batch_size(batch_size: int) -> None:
