@@ -11,8 +11,10 @@ from cloister.worker.data.rows import Arrays
 from cloister.worker.together import TrainingTogether
 
 _BYTES: Final = 1 << 25
-"""What a group may take, in bytes: little enough for a processor's caches to be of use, and whatever the number of
-owners is, memory stays the same."""
+"""What a group may take, in bytes, so that memory stays the same whatever the number of owners is."""
+_LARGEST: Final = 1 << 20
+"""An owner who takes more bytes than this trains alone: what is saved for each operation hardly counts there, and
+convolutions with a kernel for each model take longer than one by one."""
 _FEWEST: Final = 4
 """Fewer owners than these train faster one by one."""
 
@@ -54,8 +56,8 @@ class Groups:
         if found is None:
             try:
                 found = self._make(rows)
-                if _BYTES // found.bytes_each < _FEWEST:
-                    found = f"{_FEWEST} at a time would take more than {_BYTES >> 20} MiB"
+                if found.bytes_each > _LARGEST:
+                    found = f"a step takes each more than {_LARGEST >> 20} MiB, which is faster one by one"
             except PlanError as fault:
                 found = str(fault)
             self._made[rows] = found

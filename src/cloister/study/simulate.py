@@ -12,8 +12,9 @@ what is summed is summed in an order that the owners' names and sizes decide. So
 checkpoint ends in the same bits.
 
 Owners with equally many rows train together where the plan allows (``study.groups``), their models stacked; all others
-one by one, which takes longer and differs only in rounding: by less than 1e-5 of the largest value in a step. What is
-held at a time, one owner's update or one group's, does not grow with the number of owners.
+one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
+step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. What is held at a time, one
+owner's update or one group's, does not grow with the number of owners.
 """
 
 from __future__ import annotations

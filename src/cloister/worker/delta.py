@@ -120,7 +120,8 @@ def clip_each(vectors: torch.Tensor, *, limit: float) -> torch.Tensor:
 
 
 def _norms(vectors: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    found: torch.Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    return found
 
 
 @torch.no_grad()

@@ -114,14 +114,15 @@ class Vectorised:
 
 def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Look], set[int]]:
     """What must be asked of the batch, and the lines whose indices are in range then, or anyway."""
+    for at, op in enumerate(checked.operations):
+        if op.random:
+            raise PlanError(f"{_line(program, at)} draws random numbers, and each model's come from a seed of its own")
     own = set(range(program.inputs - len(program.constants)))  # values that differ from model to model
     looks: set[_Look] = set()
     seen: set[int] = set()
     following = program.inputs
     for at, (op, line) in enumerate(zip(checked.operations, program.lines, strict=True)):
         used = [(param.name, value) for param, value in references(op, line.args, line.named)]
-        if op.random:
-            raise PlanError(f"{_line(program, at)} draws random numbers, and each owner's come from a seed of its own")
         if safety.installed().leaves_gaps(op):
             raise PlanError(f"{_line(program, at)} hands out memory that must be written first")
         indices = [value for name, value in used if name in _INDICES and value in own and _whole(shapes, value)]

@@ -83,15 +83,17 @@ def order(rows: int, *, seed: int, step: int) -> NDArray[np.int64]:
     Raises:
         ConfigurationError: a seed or step that is negative, or over 2^64 - 1.
     """
-    return orders(rows, seeds=[seed], step=step)[0]
+    found: NDArray[np.int64] = orders(rows, seeds=[seed], step=step)[0]
+    return found
 
 
 def orders(rows: int, *, seeds: Sequence[int], step: int) -> NDArray[np.int64]:
     """``order`` for many seeds at once, of shape ``(len(seeds), rows)``; 8 bytes of memory for each number.
 
     Rows are sorted by random keys: row r has number r of the SplitMix64 generator (Steele, Lea and Flood, "Fast
-    splittable pseudorandom number generators", OOPSLA 2014) whose state is made of seed and step. The lowest bits of a
-    key are the row's number, so that no two keys are equal and every way of sorting gives the same order.
+    splittable pseudorandom number generators", OOPSLA 2014) whose state, with m the function that makes its numbers, is
+    m(seed + m(step)). The lowest bits of a key, as many as the last row's number has, are the row's number, so that no
+    two keys are equal and every way of sorting gives the same order.
 
     Raises:
         ConfigurationError: a seed or step that is negative, or over 2^64 - 1.

@@ -45,7 +45,7 @@ class Stack:
 class _Flat:
     """One column of all the data sets, one after the other."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
         self._values = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
     def take(self, places: torch.Tensor) -> torch.Tensor:
