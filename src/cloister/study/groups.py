@@ -10,7 +10,7 @@ from cloister.worker.data.batches import Batches
 from cloister.worker.data.rows import Arrays
 from cloister.worker.together import TrainingTogether
 
-_BYTES: Final = 1 << 25
+_BYTES: Final = 1 << 24
 """What a group may take, in bytes, so that memory stays the same whatever the number of owners is."""
 _LARGEST: Final = 1 << 20
 """An owner who takes more bytes than this trains alone: what is saved for each operation hardly counts there, and
