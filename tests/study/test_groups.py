@@ -165,7 +165,10 @@ def computed(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         ({"model": model(0.5)}, "draws random numbers"),
         ({"loss": noisy}, "draws random numbers"),
         ({"loss": computed}, "follows indices that are computed on the way"),
-        ({"model": nn.Sequential(nn.Linear(6, 90_000), nn.Linear(90_000, 3))}, "more than 1 MiB"),
+        (
+            {"model": nn.Sequential(nn.Linear(6, 90_000), nn.Linear(90_000, 3))},
+            "bytes for each model, more than 1,048,576",
+        ),
     ],
 )
 def test_what_cannot_be_vectorised_is_replayed_and_says_why(options: dict[str, Any], reason: str) -> None:

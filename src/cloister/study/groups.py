@@ -12,7 +12,7 @@ from cloister.worker.together import TrainingTogether
 
 _BYTES: Final = 1 << 24
 """What a group may take, in bytes, so that memory stays the same whatever the number of owners is."""
-_LARGEST: Final = 1 << 20
+LARGEST: Final = 1 << 20
 """An owner who takes more bytes than this trains alone: what is saved for each operation hardly counts there, and
 convolutions with a kernel for each model take longer than one by one."""
 _FEWEST: Final = 4
@@ -56,8 +56,6 @@ class Groups:
         if found is None:
             try:
                 found = self._make(rows)
-                if found.bytes_each > _LARGEST:
-                    found = f"a step takes each more than {_LARGEST >> 20} MiB, which is faster one by one"
             except PlanError as fault:
                 found = str(fault)
             self._made[rows] = found

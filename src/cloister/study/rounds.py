@@ -18,7 +18,7 @@ from cloister.aggregator.mean import Sum, shares
 from cloister.aggregator.updates import FedProx, Rule, apply_to_parameters
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.study.checkpoint import Progress
-from cloister.study.groups import Groups
+from cloister.study.groups import LARGEST, Groups
 from cloister.study.history import Round
 from cloister.wire.layout import Layout
 from cloister.worker import delta as deltas
@@ -141,7 +141,7 @@ class Simulation:
     @cached_property
     def _groups(self) -> Groups:
         def make(rows: int) -> TrainingTogether:
-            return TrainingTogether(self.plan, rows=rows, **self._arguments)
+            return TrainingTogether(self.plan, rows=rows, memory_bytes=LARGEST, **self._arguments)
 
         return Groups(self.data, make=make, vectorise=self.vectorise)
 

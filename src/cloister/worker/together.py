@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cloister.errors import PlanError
 from cloister.wire.layout import Layout
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import delta as deltas
@@ -43,7 +44,8 @@ class TrainingTogether:
 
     Raises:
         ConfigurationError: as ``train``.
-        PlanError: as ``train``, or the plan cannot be vectorised; the message says why.
+        PlanError: as ``train``, or the plan cannot be vectorised, or ``bytes_each`` would be more than
+            ``memory_bytes``; the message says why.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TrainingTogether:
         plan: Plan,
         *,
         rows: int,
+        memory_bytes: int,
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         optimizer: Optimizer,
@@ -68,15 +71,17 @@ class TrainingTogether:
         self._device = next(iter(parameters.values())).device
         self._trained = {each.names[0] for each in plan.program.parameters if each.trained}
         sizes = {min(batch_size, rows), rows % batch_size} - {0}
-        self._plans = {size: plan.vectorised(size, self._device) for size in sizes}
+        self._plans = {size: plan.vectorised(size, self._device, memory_bytes=memory_bytes) for size in sizes}
         row = sum(TensorSpec(each.dtype, each.row).nbytes() for each in plan.program.batch)
         values = sum(each.nbytes for each in parameters.values())
         steps = max(each.bytes_each for each in self._plans.values())
         self.bytes_each: Final = steps + _COPIES * values + 2 * rows * row
+        if self.bytes_each > memory_bytes:
+            raise PlanError(f"a training takes {self.bytes_each:,} bytes for each model, more than {memory_bytes:,}")
 
     def run(self, owners: Sequence[Arrays], *, seeds: Sequence[int]) -> TrainedTogether:
-        """Trains a group, each owner with its seed, beginning with the values that the tensors given before have now;
-        they stay as they are.
+        """Trains a group whose data sets fit the plan, each owner with its seed. It begins with the values that the
+        tensors given before have now; they stay as they are.
 
         Raises:
             PlanError: indices out of range, or an operation failed.

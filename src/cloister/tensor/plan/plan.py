@@ -103,16 +103,17 @@ class Plan:
             found = self._replays[size, device] = Replay(self.program, self._checked, size=size, device=device)
         return found
 
-    def vectorised(self, size: int, device: torch.device) -> Vectorised:
+    def vectorised(self, size: int, device: torch.device, *, memory_bytes: int = _MEMORY_BYTES) -> Vectorised:
         """The plan made ready for many models at once, each with a batch of ``size``; kept as a replay is.
 
         Raises:
-            PlanError: it cannot be; the message says why. Or it does not fit batches of that size.
+            PlanError: it cannot be, would take more than ``memory_bytes`` for each model, or does not fit batches of
+                that size; the message says why.
         """
         found = self._vectorised.get((size, device))
         if found is None:
             self._make_room(self._vectorised)
-            made = Vectorised(self.program, self._checked, size=size, device=device)
+            made = Vectorised(self.program, self._checked, size=size, device=device, memory_bytes=memory_bytes)
             found = self._vectorised[size, device] = made
         return found
 

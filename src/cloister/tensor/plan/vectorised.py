@@ -61,11 +61,17 @@ class Vectorised:
     ``bytes_each`` is what a step holds at once for each model, in bytes, inputs included.
 
     Raises:
-        PlanError: it cannot be vectorised, or does not fit batches of that size.
+        PlanError: it cannot be vectorised, does not fit batches of that size, or would take more than ``memory_bytes``
+            for each model.
     """
 
-    def __init__(self, program: Program, checked: Checked, *, size: int, device: torch.device) -> None:
+    def __init__(
+        self, program: Program, checked: Checked, *, size: int, device: torch.device, memory_bytes: int
+    ) -> None:
+        _refuse_random(program, checked)
         shapes = shapes_of(program, checked, size)
+        if shapes.peak > memory_bytes:  # before anything is run
+            raise PlanError(f"a step takes {shapes.peak:,} bytes for each model, more than {memory_bytes:,}")
         self._program = program
         self._looks, seen = _looks(program, checked, shapes)
         for at in shapes.watched - seen:
@@ -112,11 +118,14 @@ class Vectorised:
             raise PlanError(f"{fault}, in its vectorised form") from fault
 
 
-def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Look], set[int]]:
-    """What must be asked of the batch, and the lines whose indices are in range then, or anyway."""
+def _refuse_random(program: Program, checked: Checked) -> None:
     for at, op in enumerate(checked.operations):
         if op.random:
             raise PlanError(f"{_line(program, at)} draws random numbers, and each model's come from a seed of its own")
+
+
+def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Look], set[int]]:
+    """What must be asked of the batch, and the lines whose indices are in range then, or anyway."""
     own = set(range(program.inputs - len(program.constants)))  # values that differ from model to model
     looks: set[_Look] = set()
     seen: set[int] = set()
