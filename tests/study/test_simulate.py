@@ -15,7 +15,8 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.study.history import Round
-from cloister.study.simulate import Run, seed_of
+from cloister.study.rounds import seed_of
+from cloister.study.simulate import Run
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import order
 from cloister.worker.data.rows import Arrays

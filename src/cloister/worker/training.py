@@ -14,13 +14,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cloister.errors import ConfigurationError, PlanError
-from cloister.tensor.geometry import DTYPES
-from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.wire.layout import Layout
-from cloister.wire.tensors import TensorSpec
 from cloister.worker import delta as deltas
-from cloister.worker.data.batches import Batches, Column, batches_in, check_batch_size, check_schema
+from cloister.worker.data.batches import Batches, check_schema
+from cloister.worker.fitting import check_numbers, check_tensors, columns_of, prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
 
@@ -54,22 +51,6 @@ class Seen(NamedTuple):
 def floats_in(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The floating-point tensors among these, by name: what a delta holds where no layout is given."""
     return {name: each for name, each in {**parameters, **buffers}.items() if each.is_floating_point()}
-
-
-def check_fits(plan: Plan, data: Batches, *, batch_size: int | None = None) -> None:
-    """Whether a plan can be trained on a data set; with a ``batch_size``, also if that leaves a last batch of one row.
-
-    Raises:
-        DataSetError: it cannot; the message names the columns.
-        PlanError: it cannot be trained on one row, which is left.
-    """
-    rows = plan.program.batch
-    expected = [Column(f"batch[{at}]", TensorSpec(each.dtype, each.row)) for at, each in enumerate(rows)]
-    check_schema(data.schema, expected=expected)
-    if batch_size is not None:
-        check_batch_size(batch_size)
-        if len(data) % batch_size == 1:
-            prepare(plan, rows=len(data), batch_size=batch_size, device=torch.device("cpu"))
 
 
 def train(
@@ -106,18 +87,18 @@ def train(
         PlanError: the tensors do not fit the plan, or an operation failed on their values.
         TrainingError: training led to values that are not finite.
     """
-    _check_numbers(local_epochs, clip)
-    if layout is None:
-        layout = deltas.layout_of(floats_in(parameters, buffers))
-    start = deltas.flatten(_those(layout, parameters, buffers), layout=layout)
-    model = _Model(plan, parameters, buffers, optimizer, proximal)
-    seen = model.run(data, batch_size=batch_size, local_epochs=local_epochs, seed=seed)
-    change = deltas.delta(_those(layout, model.parameters, model.buffers), start=start, layout=layout)
-    if clip is not None:
-        change = deltas.clip(change, limit=clip)
-    in_vector = {place.name for place in layout.places}
-    others = {name: each for name, each in model.buffers.items() if name not in in_vector}
-    return Trained(change, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+    training = Training(
+        plan,
+        parameters=parameters,
+        buffers=buffers,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        local_epochs=local_epochs,
+        proximal=proximal,
+        clip=clip,
+        layout=layout,
+    )
+    return training.run(data, seed=seed)
 
 
 @torch.no_grad()
@@ -141,22 +122,95 @@ def train_in_place(
     Raises:
         As ``train``; then the tensors are as they were.
     """
-    _check_numbers(local_epochs, clip)
-    layout = deltas.layout_of(floats_in(parameters, buffers))
-    start = deltas.flatten(_those(layout, parameters, buffers), layout=layout)
-    model = _Model(plan, parameters, buffers, optimizer, proximal)
+    training = Training(
+        plan,
+        parameters=parameters,
+        buffers=buffers,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        local_epochs=local_epochs,
+        proximal=proximal,
+        clip=clip,
+    )
     with torch.enable_grad():  # as in any training: some kernels are chosen by it
-        seen = model.run(data, batch_size=batch_size, local_epochs=local_epochs, seed=seed)
-    change = deltas.delta(_those(layout, model.parameters, model.buffers), start=start, layout=layout)
-    clipped = change if clip is None else deltas.clip(change, limit=clip)
-    reported = Seen(seen.means(), seen.losses())
-    if clipped is not change:
-        trained = _those(layout, model.parameters, model.buffers)
-        deltas.unflatten(start.add_(clipped), layout=layout, into=trained)
-    for given, reached in ((parameters, model.parameters), (buffers, model.buffers)):
-        for name, each in given.items():
-            each.copy_(reached[name])
-    return reported
+        return training.run_into({**buffers, **parameters}, data, seed=seed)
+
+
+class Training:
+    """What ``train`` does, made ready once for one data set after the other; the arguments are those of ``train``.
+
+    Each run begins with the values of the tensors given here, which nobody may change meanwhile, and comes to the bits
+    of a ``train`` of its own.
+
+    Raises:
+        ConfigurationError, PlanError: as ``train``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        batch_size: int,
+        local_epochs: int,
+        proximal: float = 0.0,
+        clip: float | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        check_numbers(batch_size, local_epochs, proximal, clip)
+        check_tensors(plan, parameters, buffers)
+        self._layout = layout or deltas.layout_of(floats_in(parameters, buffers))
+        self._start = deltas.flatten(those(self._layout, parameters, buffers), layout=self._layout)
+        self._model = _Model(plan, parameters, buffers, optimizer, proximal)
+        self._plan, self._expected = plan, columns_of(plan)
+        self._batch_size, self._epochs, self._clip = batch_size, local_epochs, clip
+        self._in_vector = {place.name for place in self._layout.places}
+        self._clipped = False
+
+    def run(self, data: Batches, *, seed: int) -> Trained:
+        """Trains on one data set.
+
+        Raises:
+            DataSetError, PlanError, TrainingError: as ``train``.
+        """
+        seen, change = self._run(data, seed)
+        others = {name: each for name, each in self._model.buffers.items() if name not in self._in_vector}
+        return Trained(change, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+
+    def run_into(self, tensors: Mapping[str, Tensor], data: Batches, *, seed: int) -> Seen:
+        """Trains on one data set, and writes what came of it into these parameters and buffers, by name.
+
+        Raises:
+            DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
+        """
+        seen, change = self._run(data, seed)
+        reported = Seen(seen.means(), seen.losses())
+        with torch.no_grad():
+            if self._clipped:
+                trained = those(self._layout, self._model.parameters, self._model.buffers)
+                deltas.unflatten(self._start + change, layout=self._layout, into=trained)
+            reached = {**self._model.buffers, **self._model.parameters}
+            for name, each in tensors.items():
+                each.copy_(reached[name])
+        return reported
+
+    def _run(self, data: Batches, seed: int) -> tuple[_Seen, Tensor]:
+        """All epochs, and the change that they made. What can be known not to fit is found before the first step."""
+        check_schema(data.schema, expected=self._expected)
+        model, seen, step = self._model, _Seen(), 0
+        prepare(self._plan, rows=len(data), batch_size=self._batch_size, device=model.device)
+        model.restart()
+        for _ in range(self._epochs):
+            for batch in data.epoch(self._batch_size, seed=seed, step=step):
+                seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
+                step += 1
+        trained = those(self._layout, model.parameters, model.buffers)
+        change = deltas.delta(trained, start=self._start, layout=self._layout)
+        clipped = change if self._clip is None else deltas.clip(change, limit=self._clip)
+        self._clipped = clipped is not change
+        return seen, clipped
 
 
 class _Model:
@@ -170,41 +224,29 @@ class _Model:
         optimizer: Optimizer,
         proximal: float,
     ) -> None:
-        if not parameters:
-            raise ConfigurationError("there are no parameters to train")
-        if not (math.isfinite(proximal) and proximal >= 0):
-            raise ConfigurationError(f"proximal is {proximal}; it is a number of at least 0")
-        for held in plan.program.parameters:
-            _check_held("parameter", held, parameters)
-        for buffer in plan.program.buffers:
-            _check_held("buffer", buffer, buffers)
         trained = {each.names[0] for each in plan.program.parameters if each.trained}
         self._plan = plan
         self._proximal = proximal
-        self._start = {name: each.detach() for name, each in parameters.items()} if proximal else {}
+        self._start = {name: each.detach() for name, each in parameters.items()}
+        self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.parameters = {
-            name: nn.Parameter(each.detach().clone(), requires_grad=name in trained)
-            for name, each in parameters.items()
+            name: nn.Parameter(each.clone(), requires_grad=name in trained) for name, each in self._start.items()
         }
-        self.buffers = {name: each.detach().clone() for name, each in buffers.items()}
-        self._device = next(iter(self.parameters.values())).device
+        self.buffers = self._buffers
+        self.device = next(iter(self.parameters.values())).device
         self._update = optimizer.over(self.parameters)
 
-    def run(self, data: Batches, *, batch_size: int, local_epochs: int, seed: int) -> _Seen:
-        """All epochs. What can be known not to fit is found before the first step."""
-        check_fits(self._plan, data)
-        prepare(self._plan, rows=len(data), batch_size=batch_size, device=self._device)
-        seen = _Seen()
-        step = 0
-        for _ in range(local_epochs):
-            for batch in data.epoch(batch_size, seed=seed, step=step):
-                seen.add(self.step(batch, seed=seed, step=step), rows=len(batch[0]))
-                step += 1
-        return seen
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Goes back to the start; what an earlier training handed out stays as it is."""
+        for name, each in self._start.items():
+            self.parameters[name].copy_(each)
+        self.buffers = {name: each.clone() for name, each in self._buffers.items()}
+        self._update.restart()
 
     def step(self, batch: tuple[Tensor, ...], *, seed: int, step: int) -> Outcome:
         """One step; its outcome, whose gradients are used up."""
-        here = [tensor.to(self._device) for tensor in batch]
+        here = [tensor.to(self.device) for tensor in batch]
         outcome = self._plan.step(self.parameters, self.buffers, here, seed=seed, step=step)
         self._update.step(self._drawn_back(outcome.gradients) if self._proximal else outcome.gradients)
         self.buffers.update(outcome.buffers)
@@ -256,43 +298,7 @@ def _alone(value: Tensor) -> Tensor:
     return value.clone() if value.untyped_storage().nbytes() > value.itemsize else value
 
 
-def _those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a layout has."""
     held = {**buffers, **parameters}
     return {place.name: held[place.name] for place in layout.places if place.name in held}
-
-
-def prepare(plan: Plan, *, rows: int, batch_size: int, device: torch.device) -> int:
-    """Makes the plan ready for the batches of so many rows; the memory that the largest step takes, in bytes.
-
-    Raises:
-        ConfigurationError: no batch size.
-        PlanError: the plan does not fit such batches.
-    """
-    check_batch_size(batch_size)
-    largest = min(batch_size, rows)
-    peak = plan.replay(largest, device).peak
-    last = rows - (batches_in(rows, batch_size=batch_size) - 1) * batch_size
-    try:
-        plan.replay(last, device)
-    except PlanError as fault:
-        few = "one row" if last == 1 else f"{last} rows"
-        raise PlanError(
-            f"{rows} rows in batches of {batch_size} leave {few} for the last batch of an epoch; "
-            f"choose another batch size, for which the plan can be run ({fault})"
-        ) from None
-    return peak
-
-
-def _check_held(what: str, held: Parameter | Buffer, among: Mapping[str, Tensor]) -> None:
-    given = among.get(held.names[0])
-    if given is None or given.dtype is not DTYPES[held.dtype] or given.shape != held.shape:
-        expected = TensorSpec(held.dtype, held.shape)
-        found = "" if given is None else f"; what it was given is {given.dtype} {list(given.shape)}"
-        raise PlanError(f"the plan needs the {what} {held.names[0]!r}, {expected}{found}")
-
-
-def _check_numbers(local_epochs: int, clip: float | None) -> None:
-    if local_epochs < 1:
-        raise ConfigurationError(f"local_epochs is {local_epochs}; it is at least 1")
-    if clip is not None and not (math.isfinite(clip) and clip >= deltas.SMALLEST_NORM):
-        raise ConfigurationError(f"clip is {clip}; it is a norm of at least {deltas.SMALLEST_NORM}")
