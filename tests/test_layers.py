@@ -37,7 +37,7 @@ MAY_IMPORT = {
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
     "study": "errors wire attest charter tensor worker aggregator net",
     "enclave": "errors wire attest charter aggregator net",
-    "node": "errors tables wire attest charter tensor worker net",
+    "node": "errors tables wire attest charter tensor worker aggregator net",
     "engines": "errors wire attest charter tensor worker aggregator net study node",
     # for people who build on cloister, and for people at a terminal
     "testing": "errors tables wire attest charter tensor worker aggregator net study enclave node",
@@ -85,6 +85,10 @@ UNTOUCHED = {
     "attest": EVERYTHING,
     "charter": EVERYTHING,
     "aggregator.rounds": EVERYTHING,
+    "aggregator.job": EVERYTHING,
+    "aggregator.records": EVERYTHING,
+    "aggregator.ledger": EVERYTHING,
+    "aggregator.audit": EVERYTHING,
     "aggregator.mean": EVERYTHING,
     "aggregator.updates": EVERYTHING,
     "aggregator.vectors": EVERYTHING,
