@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -99,7 +99,8 @@ class Conversation:
         bodies = [memoryview(each) for each in records]
         message = Chain(first=first, records=tuple(map(len, bodies)))
         if held is not None:
-            vectors = [_bytes_of(each) for each in (held.vector, held.state.momentum, held.state.squares) if _is(each)]
+            kept = (held.vector, held.state.momentum, held.state.squares)
+            vectors = [bytes_of(each) for each in kept if each is not None]
             state = tuple(map(len, vectors[1:]))
             message = Chain(
                 first=first, records=message.records, model=len(vectors[0]), rounds=held.state.rounds, state=state
@@ -129,7 +130,7 @@ class Conversation:
         if not chain.model:
             return Received(chain.first, records, None)
         vector = self._read_vector(layout.length, layout.dtype)
-        averages = [self._read_vector(layout.length, _STATE_DTYPE) for _ in chain.state]
+        averages: list[Any] = [self._read_vector(layout.length, _STATE_DTYPE) for _ in chain.state]
         return Received(chain.first, records, Held(vector, State(chain.rounds, *averages)))
 
     def _read_bytes(self, length: int) -> bytes:
@@ -139,7 +140,7 @@ class Conversation:
 
     def _read_vector(self, length: int, dtype: str) -> Vector:
         vector: Vector = np.empty(length, dtype)
-        self._connection.read_into(_bytes_of(vector))
+        self._connection.read_into(bytes_of(vector))
         return vector
 
 
@@ -164,9 +165,6 @@ def follow(ledger: Ledger, received: Received) -> Ledger:
     return settled
 
 
-def _bytes_of(vector: Vector) -> memoryview:
-    return memoryview(np.ascontiguousarray(vector)).cast("B")
-
-
-def _is(vector: Vector | None) -> bool:
-    return vector is not None
+def bytes_of(vector: Vector) -> memoryview:
+    """The vector's memory."""
+    return vector.data.cast("B")

@@ -14,11 +14,12 @@ from cloister.aggregator import job as jobs
 from cloister.aggregator.job import Job
 from cloister.aggregator.ledger import Ledger, Receipt
 from cloister.aggregator.records import state_digest
+from cloister.aggregator.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import JobError, LedgerError, MessageError, NetworkError, RoundError, StudyError
 from cloister.net.attested import Proven
 from cloister.net.waiting import READABLE, Bell, wait
-from cloister.study.conversation import Conversation, Received, follow
+from cloister.study.conversation import Conversation, Received, bytes_of, follow
 from cloister.study.history import Round
 from cloister.study.jobs import load
 from cloister.study.keeping import Folder, Held
@@ -53,7 +54,7 @@ class Fitting:
     ledger: Ledger
     model: nn.Module
     data: bytes
-    start: Held
+    start: Vector
     dial: Callable[[], Proven]
     judge: Callable[[Ledger, Ledger], None]
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None
@@ -126,7 +127,7 @@ class Fitting:
                 return
 
     def _submit(self, conversation: Conversation) -> None:
-        conversation.say(Submit(len(self.data)), [memoryview(self.data), memoryview(self.start.vector).cast("B")])
+        conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 
     def _take(self, conversation: Conversation, message: RoundMessage, body_bytes: int) -> bool:
         """Takes one message; whether the job is over."""
@@ -187,7 +188,11 @@ class Fitting:
 
     def _is_newest(self, held: Held, ledger: Ledger) -> bool:
         """Whether it is what the ledger's newest round released."""
-        if not ledger.receipts or len(held.vector) != self.job.layout.length or held.vector.dtype != self.job.layout.dtype:
+        if (
+            not ledger.receipts
+            or len(held.vector) != self.job.layout.length
+            or held.vector.dtype != self.job.layout.dtype
+        ):
             return False
         return jobs.model_digest(self.job, held.vector) == ledger.model and state_digest(held.state) == ledger.state
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cloister.aggregator import chain
 from cloister.aggregator.audit import check_instance
 from cloister.aggregator.ledger import Ledger, Receipt
-from cloister.aggregator.updates import FedAvg, Rule, State
+from cloister.aggregator.updates import FedAvg, Rule
 from cloister.charter.checking import check_valid, enforceable
 from cloister.errors import CharterError, NetworkError, StudyError
 from cloister.net import collateral as collaterals
@@ -31,7 +31,7 @@ from cloister.study import jobs
 from cloister.study.fitting import Fitting
 from cloister.study.history import History, Round
 from cloister.study.jobs import Numbers
-from cloister.study.keeping import CHAIN, Folder, Held, write
+from cloister.study.keeping import CHAIN, Folder, write
 from cloister.study.showing import Interrupts, Screen
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
@@ -177,7 +177,7 @@ class Study:
                 self._folder.ledger(self.charter),
                 trained,
                 job,
-                Held(described.vector, State()),
+                described.vector,
                 dial=self._dial,
                 judge=self._judge,
                 evaluate=evaluate,
