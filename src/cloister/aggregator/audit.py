@@ -73,12 +73,40 @@ def audit(
     """
     ledger = Ledger.from_records(charter, records)
 
-    def judge(instance: Instance) -> Verified:
-        time = now or moment(instance.record.time)
-        if time is None:
-            raise LedgerError(
-                f"record {instance.record.sequence} has a time beyond any calendar: name another to judge by"
-            )
+    verified = (
+        judge(
+            instance,
+            charter=charter,
+            collateral=collateral,
+            accept_simulated=accept_simulated,
+            now=now,
+            unsafe_roots=unsafe_roots,
+        )
+        for instance in ledger.instances
+    )
+    return Report(ledger=ledger, verified=tuple(verified))
+
+
+def judge(
+    instance: Instance,
+    *,
+    charter: Charter,
+    collateral: CollateralSource,
+    accept_simulated: bool = False,
+    now: datetime | None = None,
+    unsafe_roots: Roots = MAKERS,
+) -> Verified:
+    """Verifies the evidence of one instance, whose record a ledger has taken; the arguments are those of ``audit``.
+
+    Raises:
+        LedgerError: the record's time is none.
+        EvidenceError, NotGenuineError, CollateralError, UnacceptableError: as ``audit``.
+    """
+    what = f"the instance of record {instance.record.sequence}"
+    time = now or moment(instance.record.time)
+    if time is None:
+        raise LedgerError(f"record {instance.record.sequence} has a time beyond any calendar: name another to judge by")
+    try:
         evidence = evidence_form.decode(instance.record.evidence)
         failures = _mismatches(instance, evidence, charter, accept_simulated=accept_simulated)
         if failures:
@@ -92,8 +120,10 @@ def audit(
             report_data=instance.transcript.report_data(),
             unsafe_roots=unsafe_roots,
         )
-
-    return Report(ledger=ledger, verified=tuple(_named(judge, instance) for instance in ledger.instances))
+    except UnacceptableError as fault:
+        raise UnacceptableError([f"{what}: {failure}" for failure in fault.failures]) from None
+    except (EvidenceError, NotGenuineError, CollateralError) as fault:
+        raise type(fault)(f"{what}: {fault}") from None
 
 
 def used_once(ledger: Ledger, commitment: bytes) -> Receipt:
@@ -124,13 +154,3 @@ def _mismatches(instance: Instance, evidence: Evidence, charter: Charter, *, acc
     if evidence.tee == "simulated" and not accept_simulated:
         failures.append("a simulated TEE proves nothing, and is not accepted here unless that is asked for")
     return failures
-
-
-def _named(judge: Callable[[Instance], Verified], instance: Instance) -> Verified:
-    what = f"the instance of record {instance.record.sequence}"
-    try:
-        return judge(instance)
-    except UnacceptableError as fault:
-        raise UnacceptableError([f"{what}: {failure}" for failure in fault.failures]) from None
-    except (EvidenceError, NotGenuineError, CollateralError) as fault:
-        raise type(fault)(f"{what}: {fault}") from None

@@ -162,7 +162,7 @@ class Fitting:
             held = self.held
         if received.held is not None:
             self.folder.keep(received.held)
-        self.folder.keep_records(ledger.records)
+        self.folder.keep_records(ledger.records, before=self.ledger.records)
         known = len(self.receipts)
         self.ledger, self.held = ledger, held
         for receipt in self.receipts[known:]:

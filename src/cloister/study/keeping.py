@@ -3,8 +3,9 @@
     chain.jsonl           the records, for `cloister ledger audit`
     newest.safetensors    the model that the newest round released, and what the server's rule remembers
 
-Both are written whole or not at all. The model is written first: a chain whose newest model is missing could not be
-gone on with if nobody else had it either, and a model that is ahead of its chain is only sent again.
+The chain grows by a line a record; a last line that was broken off is no record yet. The model is written whole or not
+at all, and first: a chain whose newest model is missing could not be gone on with if nobody else had it either, and a
+model that is ahead of its chain is only sent again.
 """
 
 from __future__ import annotations
@@ -21,18 +22,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from cloister.aggregator import chain
 from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.lines import LINE_BYTES, read_lines, write_line
 from cloister.aggregator.updates import State
 from cloister.aggregator.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError
-from cloister.net.files import read_text
 
 CHAIN: Final = "chain.jsonl"
 NEWEST: Final = "newest.safetensors"
 _LOCK: Final = "lock"
-_CHAIN_BYTES: Final = 1 << 32
 _ROUNDS: Final = "rounds"
 
 
@@ -78,19 +77,25 @@ class Folder:
             ConfigurationError: the file cannot be read.
             LedgerError: it holds no chain of this charter.
         """
-        file = self.path / CHAIN
-        if not file.exists():
-            return Ledger(charter)
-        return Ledger.from_records(charter, chain.parse(read_text(file, limit=_CHAIN_BYTES), source=str(file)))
+        return Ledger.from_records(charter, read_lines(_whole_lines(self.path / CHAIN)))
 
-    def keep_records(self, records: Sequence[bytes]) -> None:
-        """Writes the chain.
+    def keep_records(self, records: Sequence[bytes], *, before: Sequence[bytes]) -> None:
+        """Writes the chain, of which ``before`` was kept until now.
 
         Raises:
             ConfigurationError: it cannot be written.
         """
-        text = chain.text(records)
-        write(self.path / CHAIN, lambda draft: draft.write_text(text, encoding="utf-8", newline=""))
+        file = self.path / CHAIN
+        if not before or records[: len(before)] != before:
+            write_chain(file, records)
+            return
+        try:
+            with file.open("ab") as opened:
+                opened.writelines(write_line(record).encode() for record in records[len(before) :])
+                opened.flush()
+                os.fsync(opened.fileno())
+        except OSError as fault:
+            raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from fault
 
     def held(self) -> Held | None:
         """The model that is kept, if there is one. Nothing says yet that it is the newest.
@@ -117,10 +122,37 @@ class Folder:
         """
         named = {"model": held.vector, "momentum": held.state.momentum, "squares": held.state.squares}
         tensors = {name: torch.from_numpy(each) for name, each in named.items() if each is not None}
-        write(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(held.state.rounds)}))
+        _write(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(held.state.rounds)}))
 
 
-def write(file: Path, into: Callable[[Path], object]) -> None:
+def write_chain(file: Path, records: Sequence[bytes]) -> None:
+    """Writes a chain whole, for ``cloister ledger audit``.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+
+    def into(draft: Path) -> None:
+        with draft.open("wb") as opened:
+            opened.writelines(write_line(record).encode() for record in records)
+
+    _write(file, into)
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    try:
+        with file.open("rb") as opened:
+            while line := opened.readline(LINE_BYTES + 1):
+                if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
+                    return  # it was being written
+                yield line
+    except FileNotFoundError:
+        return
+    except OSError as fault:
+        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
+
+
+def _write(file: Path, into: Callable[[Path], object]) -> None:
     """Has a file written by ``into``, which is given a draft's path: whoever reads finds all of it, or the one before.
 
     Raises:

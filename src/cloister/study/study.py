@@ -17,8 +17,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from cloister.aggregator import chain
-from cloister.aggregator.audit import check_instance
+from cloister.aggregator.audit import judge
 from cloister.aggregator.ledger import Ledger, Receipt
 from cloister.aggregator.updates import FedAvg, Rule
 from cloister.charter.checking import check_valid, enforceable
@@ -31,7 +30,7 @@ from cloister.study import jobs
 from cloister.study.fitting import Fitting
 from cloister.study.history import History, Round
 from cloister.study.jobs import Numbers
-from cloister.study.keeping import CHAIN, Folder, write
+from cloister.study.keeping import CHAIN, Folder, write_chain
 from cloister.study.showing import Interrupts, Screen
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
@@ -59,8 +58,7 @@ class StudyRun:
         Raises:
             ConfigurationError: the file cannot be written.
         """
-        text = chain.text(self._records)
-        write(Path(path), lambda draft: draft.write_text(text, encoding="utf-8", newline=""))
+        write_chain(Path(path), self._records)
 
 
 class Study:
@@ -218,7 +216,12 @@ class Study:
         heads = {instance.head for instance in known.instances}
         for instance in ledger.instances:
             if instance.head not in heads:
-                check_instance(instance)
+                judge(
+                    instance,
+                    charter=self.charter,
+                    collateral=self._demands.collateral,
+                    accept_simulated=self._demands.accept_simulated,
+                )
 
     @staticmethod
     def _run(fitting: Fitting, plan: Plan) -> StudyRun:
