@@ -23,6 +23,8 @@ from cloister.wire.rounds import Chain, RoundMessage
 
 _ROUND_S: Final = 60.0
 """For the first byte of a frame once there is something to read: TLS may have had a word of its own to say."""
+_CHAIN_BYTES: Final = 1 << 26
+"""The records in one message."""
 _STATE_DTYPE: Final = "float64"
 
 
@@ -83,30 +85,28 @@ class Conversation:
         return message, frame.body_bytes
 
     def hand_over(self, ledger: Ledger, *, after: int, held: Held | None) -> None:
-        """Sends the records after the first ``after``, and what the newest of them released.
+        """Sends the records after the first ``after``, and what the newest of them released. A long chain goes in
+        parts: the aggregator asks for each.
 
         Raises:
             NetworkError: the connection is lost.
         """
-        records = ledger.since(after)
-        first = after + 1
-        while len(records) > LIST_ITEMS:
-            self._send_records(first, records[:LIST_ITEMS], None)
-            first, records = first + LIST_ITEMS, records[LIST_ITEMS:]
-        self._send_records(first, records, held)
-
-    def _send_records(self, first: int, records: Sequence[bytes], held: Held | None) -> None:
-        bodies = [memoryview(each) for each in records]
-        message = Chain(first=first, records=tuple(map(len, bodies)))
-        if held is not None:
-            kept = (held.vector, held.state.momentum, held.state.squares)
-            vectors = [bytes_of(each) for each in kept if each is not None]
-            state = tuple(map(len, vectors[1:]))
-            message = Chain(
-                first=first, records=message.records, model=len(vectors[0]), rounds=held.state.rounds, state=state
-            )
-            bodies += vectors
-        self.say(message, bodies)
+        records, size = ledger.since(after), 0
+        for count, record in enumerate(records[: LIST_ITEMS + 1]):
+            size += len(record)
+            if count == LIST_ITEMS or size > _CHAIN_BYTES:
+                records, held = records[:count], None
+                break
+        bodies = list(map(memoryview, records))
+        sizes = tuple(map(len, bodies))
+        if held is None:
+            self.say(Chain(first=after + 1, records=sizes), bodies)
+            return
+        kept = (held.vector, held.state.momentum, held.state.squares)
+        vectors = [bytes_of(each) for each in kept if each is not None]
+        model, *state = map(len, vectors)
+        message = Chain(first=after + 1, records=sizes, model=model, rounds=held.state.rounds, state=tuple(state))
+        self.say(message, [*bodies, *vectors])
 
     def read_chain(self, chain: Chain, body_bytes: int, *, job: Job) -> Received:
         """What came with a ``Chain``; nothing of it is checked but its lengths.

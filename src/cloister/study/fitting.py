@@ -188,11 +188,8 @@ class Fitting:
 
     def _is_newest(self, held: Held, ledger: Ledger) -> bool:
         """Whether it is what the ledger's newest round released."""
-        if (
-            not ledger.receipts
-            or len(held.vector) != self.job.layout.length
-            or held.vector.dtype != self.job.layout.dtype
-        ):
+        layout = self.job.layout
+        if len(held.vector) != layout.length or held.vector.dtype != layout.dtype:
             return False
         return jobs.model_digest(self.job, held.vector) == ledger.model and state_digest(held.state) == ledger.state
 

@@ -47,6 +47,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._whole = False  # a last line that was broken off would spoil the next one
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -86,8 +87,9 @@ class Folder:
             ConfigurationError: it cannot be written.
         """
         file = self.path / CHAIN
-        if not before or records[: len(before)] != before:
+        if not self._whole or records[: len(before)] != before:
             write_chain(file, records)
+            self._whole = True
             return
         try:
             with file.open("ab") as opened:
