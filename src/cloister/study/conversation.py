@@ -97,7 +97,7 @@ class Conversation:
             if count == LIST_ITEMS or size > _CHAIN_BYTES:
                 records, held = records[:count], None
                 break
-        bodies = list(map(memoryview, records))
+        bodies = [memoryview(each) for each in records]
         sizes = tuple(map(len, bodies))
         if held is None:
             self.say(Chain(first=after + 1, records=sizes), bodies)
