@@ -62,12 +62,8 @@ class Folder:
         except OSError as fault:
             raise ConfigurationError(f"{self.path} cannot be used: {fault.strerror}") from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock, self.path)
             yield
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"{self.path} is in use by another script; end that one, or name another folder with state="
-            ) from None
         finally:
             os.close(lock)
 
@@ -139,6 +135,15 @@ def write_chain(file: Path, records: Sequence[bytes]) -> None:
             opened.writelines(write_line(record).encode() for record in records)
 
     _write(file, into)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigurationError(
+            f"{path} is in use by another script; end that one, or name another folder with state="
+        ) from None
 
 
 def _whole_lines(file: Path) -> Iterator[bytes]:
