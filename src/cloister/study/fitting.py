@@ -21,7 +21,7 @@ from cloister.net.attested import Proven
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.study.conversation import Conversation, Received, bytes_of, follow
 from cloister.study.history import Round
-from cloister.study.jobs import load
+from cloister.study.jobs import check_start, load
 from cloister.study.keeping import Folder, Held
 from cloister.study.showing import evaluated
 from cloister.wire.rounds import (
@@ -68,6 +68,7 @@ class Fitting:
     held: Held | None = field(init=False)
     rounds: list[Round] = field(init=False)
     _highest: int = field(init=False, default=0)
+    _submitted: bool = field(init=False, default=False)
     _accepted: bool = field(init=False, default=False)
     _since: float = field(init=False, default_factory=perf_counter)
 
@@ -116,17 +117,22 @@ class Fitting:
         ledger = self.ledger
         highest = max(self._highest, ledger.last_round)
         conversation.say(Join(ledger.sequence, ledger.head, highest, self.held is not None))
-        self._submit(conversation)
-        bell: Bell | None = self.bell
+        self._submitted = False
+        stopped = False
         while True:
-            heard = conversation.hear(bell=bell)
+            heard = conversation.hear(bell=self.bell if self._accepted and not stopped else None)
             if heard is None:
                 conversation.say(Stop())
-                bell = None
+                stopped = True
             elif self._take(conversation, *heard):
                 return
 
     def _submit(self, conversation: Conversation) -> None:
+        """Submits the job once both ends have the same records: only then it is known what it may start from."""
+        if self._submitted:
+            return
+        check_start(self.job.start, newest=self.ledger.model, own=bool(self.receipts))
+        self._submitted = True
         conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 
     def _take(self, conversation: Conversation, message: RoundMessage, body_bytes: int) -> bool:
@@ -134,6 +140,7 @@ class Fitting:
         match message:
             case Chain():
                 self._extend(conversation.read_chain(message, body_bytes, job=self.job))
+                self._submit(conversation)
             case HandOver(after=after):
                 conversation.hand_over(self.ledger, after=after, held=self.held)
             case Accepted(job=job):
@@ -157,11 +164,13 @@ class Fitting:
         self.judge(self.ledger, ledger)
         held = received.held
         if held is not None and not self._is_newest(held, ledger):
-            raise LedgerError("the model that came with the newest record is not the one that the record names")
+            if ledger.done(self.digest) or jobs.model_digest(self.job, held.vector) != ledger.model:
+                raise LedgerError("the model that came with the newest record is not the one that the record names")
+            held = None  # before the first round the rule's state is in no record
         if held is None and self.held is not None and self._is_newest(self.held, ledger):
             held = self.held
-        if received.held is not None:
-            self.folder.keep(received.held)
+        if held is not None and held is not self.held:
+            self.folder.keep(held)
         self.folder.keep_records(ledger.records, before=self.ledger.records)
         known = len(self.receipts)
         self.ledger, self.held = ledger, held

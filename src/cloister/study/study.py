@@ -184,8 +184,6 @@ class Study:
                 bell=interrupts.bell,
                 patience_s=self._patience_s,
             )
-            own = bool(fitting.receipts)
-            jobs.check_start(described.digest, newest=fitting.ledger.model, own=own)
             fitting.run()
         return self._run(fitting, plan)
 
