@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cloister.errors import ConfigurationError
+from cloister.wire import optimizers as wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class StepDecay:
     def __post_init__(self) -> None:
         _whole("every", self.every)
         _number("factor", self.factor, low=0, high=1)
+
+    def spelt(self) -> wire.StepDecay:
+        """As it travels."""
+        return wire.StepDecay(self.every, float(self.factor))
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.factor)
@@ -42,6 +47,10 @@ class CosineDecay:
     def __post_init__(self) -> None:
         _whole("steps", self.steps)
         _number("lowest", self.lowest, low=0)
+
+    def spelt(self) -> wire.CosineDecay:
+        """As it travels."""
+        return wire.CosineDecay(self.steps, float(self.lowest))
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, self.lowest)
@@ -75,6 +84,19 @@ class _Declared:
         """The ``torch.optim`` optimizer."""
         raise NotImplementedError
 
+    def spelt(self) -> wire.Optimizer:
+        """As it travels; ``read`` reverses it."""
+        raise NotImplementedError
+
+    @property
+    def tensors_kept(self) -> int:
+        """How many tensors of each parameter's size it keeps from step to step."""
+        raise NotImplementedError
+
+    def _shared(self) -> tuple[float, float, float | None, wire.Schedule | None]:
+        clip_norm = None if self.clip_norm is None else float(self.clip_norm)
+        return float(self.lr), float(self.weight_decay), clip_norm, self.schedule.spelt() if self.schedule else None
+
     def over(self, parameters: Mapping[str, nn.Parameter]) -> Update:
         """This optimizer at work on parameters, by name."""
         return Update(self, parameters)
@@ -101,6 +123,15 @@ class SGD(_Declared):
             parameters, self.lr, self.momentum, self.dampening, self.weight_decay, nesterov=self.nesterov
         )
 
+    def spelt(self) -> wire.SGD:
+        """As it travels; ``read`` reverses it."""
+        return wire.SGD(*self._shared(), float(self.momentum), float(self.dampening), bool(self.nesterov))
+
+    @property
+    def tensors_kept(self) -> int:
+        """The momentum."""
+        return 1 if self.momentum else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(_Declared):
@@ -123,6 +154,16 @@ class Adam(_Declared):
         """The ``torch.optim`` optimizer."""
         return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
 
+    def spelt(self) -> wire.Adam:
+        """As it travels; ``read`` reverses it."""
+        first, second = self.betas
+        return wire.Adam(*self._shared(), (float(first), float(second)), float(self.eps), bool(self.amsgrad))
+
+    @property
+    def tensors_kept(self) -> int:
+        """Both moments, and the largest second one where it counts."""
+        return 3 if self.amsgrad else 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
@@ -134,8 +175,36 @@ class AdamW(Adam):
         """The ``torch.optim`` optimizer."""
         return torch.optim.AdamW(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
 
+    def spelt(self) -> wire.AdamW:
+        """As it travels; ``read`` reverses it."""
+        as_adam = super().spelt()
+        return wire.AdamW(*(getattr(as_adam, name) for name in as_adam.__struct_fields__))
+
 
 Optimizer: TypeAlias = SGD | Adam | AdamW
+_READ: Final[dict[type, type]] = {
+    wire.SGD: SGD,
+    wire.Adam: Adam,
+    wire.AdamW: AdamW,
+    wire.StepDecay: StepDecay,
+    wire.CosineDecay: CosineDecay,
+}
+
+
+def read(spelt: wire.Optimizer) -> Optimizer:
+    """The optimizer that was declared elsewhere.
+
+    Raises:
+        ConfigurationError: numbers out of range.
+    """
+    numbers = {name: getattr(spelt, name) for name in spelt.__struct_fields__}
+    schedule = numbers["schedule"]
+    if schedule is not None:
+        numbers["schedule"] = _READ[type(schedule)](
+            **{name: getattr(schedule, name) for name in schedule.__struct_fields__}
+        )
+    found: Optimizer = _READ[type(spelt)](**numbers)
+    return found
 
 
 class Update:
