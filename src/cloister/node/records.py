@@ -16,7 +16,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
@@ -122,24 +122,17 @@ class Records:
         self._signed: dict[bytes, list[Signed]] = {}
         self._models: dict[bytes, Model] = {}
         self._count, self._hash = 0, _START
-        self._lock: int | None = None
-        with _sqlite("opened"):
+        with ExitStack() as opened, _sqlite("opened"):
             if folder is not None and not read_only:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._lock = _locked(folder)
-            self._database = _connect(folder, read_only=read_only)
-            try:
-                self._load(read_only=read_only)
-            except BaseException:
-                self.close()
-                raise
+                opened.callback(os.close, _lock(folder))
+            self._database = opened.enter_context(closing(_connect(folder, read_only=read_only)))
+            self._load(read_only=read_only)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Lets another process have them. May be called twice."""
-        self._database.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._opened.close()
 
     # What is known
 
@@ -308,7 +301,7 @@ def _connect(folder: Path | None, *, read_only: bool) -> sqlite3.Connection:
     return database
 
 
-def _locked(folder: Path) -> int:
+def _lock(folder: Path) -> int:
     """The lock that keeps a second node off, held until it is closed or the process ends."""
     descriptor = os.open(folder / "records.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
