@@ -25,8 +25,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from cloister.net.connection import Frame
-from cloister.node.waiting import READABLE, WRITABLE
-from cloister.node.waiting import wait as wait_for
+from cloister.net.waiting import READABLE, WRITABLE
+from cloister.net.waiting import wait as wait_for
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.messages import encode

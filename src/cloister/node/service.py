@@ -34,7 +34,7 @@ from cloister.node.moves import Mover, receive_push
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
 from cloister.node.sessions import Relay
-from cloister.node.waiting import READABLE, Bell, wait
+from cloister.net.waiting import READABLE, Bell, wait
 from cloister.tables import faulty
 from cloister.tensor import optable
 from cloister.wire.address import Address

@@ -18,7 +18,7 @@ from cloister.net.connection import Connection, Frame
 from cloister.net.greeting import refuse
 from cloister.net.proving import Prover
 from cloister.node.child import Child
-from cloister.node.waiting import HUNG_UP, READABLE, Bell, Watched, wait
+from cloister.net.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Failure, Refusal
 
