@@ -85,6 +85,7 @@ UNTOUCHED = {
     "attest": EVERYTHING,
     "charter": EVERYTHING,
     "aggregator.rounds": EVERYTHING,
+    "node.member": EVERYTHING,
     "aggregator.job": EVERYTHING,
     "aggregator.records": EVERYTHING,
     "aggregator.ledger": EVERYTHING,

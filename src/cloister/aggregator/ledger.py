@@ -205,6 +205,21 @@ class Ledger:
             grown.append(record)
         self._chain = grown._chain
 
+    def check_cohort(self, cohort: Cohort) -> bytes:
+        """Whether the next record could have this cohort, as far as the ledger can tell; the key that would sign it.
+
+        Raises:
+            LedgerError: it could not.
+        """
+        if self.signer is None:
+            raise LedgerError("a round before any instance has begun")
+        self._check_place(cohort, what="its cohort")
+        if cohort.signer != self.signer:
+            raise LedgerError("its cohort is for another instance than the newest")
+        self._check_begin(cohort)
+        self._check_shares(cohort)
+        return self.signer
+
     def _with(self, chain: _Chain) -> Ledger:
         ledger = Ledger(self.charter)
         ledger._chain = chain
@@ -226,17 +241,11 @@ class Ledger:
         return transcript
 
     def _check_round(self, record: RoundRecord) -> Cohort:
-        if self.signer is None:
-            raise LedgerError("a round before any instance has begun")
         cohort = decode_cohort(record.cohort)
-        self._check_place(cohort, what="its cohort")
-        if cohort.signer != self.signer:
-            raise LedgerError("its cohort is for another instance than the newest")
-        self._check_begin(cohort)
-        self._check_shares(cohort)
+        signer = self.check_cohort(cohort)
         self._check_outcome(record, cohort)
         self._check_signatures(record, cohort)
-        _check_signed(record, signer=self.signer)
+        _check_signed(record, signer=signer)
         return cohort
 
     def _check_place(self, placed: InstanceRecord | Cohort, *, what: str) -> None:
