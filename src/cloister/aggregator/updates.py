@@ -76,8 +76,9 @@ def apply_to_parameters(
         AggregationError: as ``Rule.apply``.
     """
     updated, after = rule.apply(model, mean=mean, state=state)
-    for part in buffers:
-        updated[part] = model[part].astype(np.float64) + mean[part]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in buffers:
+            _add(updated[part], model[part], mean[part])
     return updated, after
 
 
@@ -240,6 +241,12 @@ def rule(name: str, **numbers: float) -> Rule:
 def numbers_of(rule: Rule) -> tuple[str, dict[str, float]]:
     """A rule's name and numbers."""
     return type(rule).__name__, {name: float(value) for name, value in vars(rule).items()}
+
+
+def _add(moved: Vector, model: Vector, step: Vector) -> None:
+    for block in blocks(len(model)):
+        moved[block] = model[block].astype(np.float64) + step[block]
+    check(moved, length=len(model), what="the new model")
 
 
 def _check(model: Vector, mean: Vector) -> None:
