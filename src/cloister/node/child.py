@@ -18,9 +18,9 @@ import msgspec
 
 import cloister
 from cloister.errors import NoAnswerError, WireError
+from cloister.net.waiting import wait
 from cloister.node.data_files import ShelfEntry
 from cloister.node.link import Link, pair
-from cloister.net.waiting import wait
 from cloister.wire.frames import Kind
 
 _log: Final = logging.getLogger(__name__)

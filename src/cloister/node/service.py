@@ -26,6 +26,7 @@ from cloister.net.secrets import Secrets
 from cloister.net.server import Listener
 from cloister.net.strangers import Strangers
 from cloister.net.tls import server_context
+from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
@@ -34,7 +35,6 @@ from cloister.node.moves import Mover, receive_push
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
 from cloister.node.sessions import Relay
-from cloister.net.waiting import READABLE, Bell, wait
 from cloister.tables import faulty
 from cloister.tensor import optable
 from cloister.wire.address import Address
