@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 
 from cloister.aggregator.ledger import Instance, Ledger, Receipt
@@ -16,6 +17,7 @@ from cloister.aggregator.lines import moment
 from cloister.attest import evidence as evidence_form
 from cloister.attest.collateral import Collateral, parse_bundle
 from cloister.attest.evidence import Evidence
+from cloister.attest.reference import Reference
 from cloister.attest.verifier import MAKERS, Roots, Verified, verify
 from cloister.charter import Charter
 from cloister.errors import CollateralError, EvidenceError, LedgerError, NotGenuineError, UnacceptableError
@@ -72,41 +74,34 @@ def audit(
             ``cloister.attest.verifier.verify``. The message names the record.
     """
     ledger = Ledger.from_records(charter, records)
-
-    verified = (
-        judge(
-            instance,
-            charter=charter,
-            collateral=collateral,
-            accept_simulated=accept_simulated,
-            now=now,
-            unsafe_roots=unsafe_roots,
-        )
-        for instance in ledger.instances
+    demands = partial(
+        vouch,
+        charter=charter,
+        collateral=collateral,
+        accept_simulated=accept_simulated,
+        now=now,
+        unsafe_roots=unsafe_roots,
     )
-    return Report(ledger=ledger, verified=tuple(verified))
+    return Report(ledger=ledger, verified=tuple(map(demands, ledger.instances)))
 
 
-def judge(
+def vouch(
     instance: Instance,
     *,
     charter: Charter,
     collateral: CollateralSource,
+    reference: Reference | None = None,
     accept_simulated: bool = False,
     now: datetime | None = None,
     unsafe_roots: Roots = MAKERS,
 ) -> Verified:
-    """Verifies the evidence of one instance, whose record a ledger has taken; the arguments are those of ``audit``.
-
-    Raises:
-        LedgerError: the record's time is none.
-        EvidenceError, NotGenuineError, CollateralError, UnacceptableError: as ``audit``.
-    """
+    """Verifies the evidence of one instance of a ledger that holds. ``reference``: acceptable software, where that is
+    less than the charter names. The rest is as for ``audit``."""
     what = f"the instance of record {instance.record.sequence}"
-    time = now or moment(instance.record.time)
-    if time is None:
-        raise LedgerError(f"record {instance.record.sequence} has a time beyond any calendar: name another to judge by")
     try:
+        time = now or moment(instance.record.time)
+        if time is None:
+            raise LedgerError(f"{what} has a time beyond any calendar: name another to judge by")
         evidence = evidence_form.decode(instance.record.evidence)
         failures = _mismatches(instance, evidence, charter, accept_simulated=accept_simulated)
         if failures:
@@ -114,7 +109,7 @@ def judge(
         own = instance.record.collateral
         return verify(
             evidence,
-            reference=charter.reference,
+            reference=charter.reference if reference is None else reference,
             collateral=collateral(evidence, time) if own is None else parse_bundle(own),
             now=time,
             report_data=instance.transcript.report_data(),

@@ -17,7 +17,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from cloister.aggregator.audit import judge
+from cloister.aggregator.audit import vouch
 from cloister.aggregator.ledger import Ledger, Receipt
 from cloister.aggregator.updates import FedAvg, Rule
 from cloister.charter.checking import check_valid, enforceable
@@ -214,7 +214,7 @@ class Study:
         heads = {instance.head for instance in known.instances}
         for instance in ledger.instances:
             if instance.head not in heads:
-                judge(
+                vouch(
                     instance,
                     charter=self.charter,
                     collateral=self._demands.collateral,
