@@ -18,13 +18,11 @@ from cloister.net.greeting import greet, refusal_error
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.study.keeping import Held
 from cloister.wire.frames import Kind
-from cloister.wire.limits import LIST_ITEMS, RECORD_BYTES
+from cloister.wire.limits import CHAIN_BYTES, LIST_ITEMS, RECORD_BYTES
 from cloister.wire.rounds import Chain, RoundMessage
 
 _ROUND_S: Final = 60.0
 """For the first byte of a frame once there is something to read: TLS may have had a word of its own to say."""
-_CHAIN_BYTES: Final = 1 << 26
-"""The records in one message."""
 _STATE_DTYPE: Final = "float64"
 
 
@@ -85,27 +83,30 @@ class Conversation:
         return message, frame.body_bytes
 
     def hand_over(self, ledger: Ledger, *, after: int, held: Held | None) -> None:
-        """Sends the records after the first ``after``, and what the newest of them released. A long chain goes in
-        parts: the aggregator asks for each.
+        """Sends the records after the first ``after``, in parts if they are many, and what the newest one released.
 
         Raises:
             NetworkError: the connection is lost.
         """
-        records, size = ledger.since(after), 0
-        for count, record in enumerate(records[: LIST_ITEMS + 1]):
+        first, part, size = after + 1, list[bytes](), 0
+        for record in ledger.since(after):
+            if len(part) == LIST_ITEMS or size + len(record) > CHAIN_BYTES:
+                self._send_chain(first, part, None)
+                first, part, size = first + len(part), [], 0
+            part.append(record)
             size += len(record)
-            if count == LIST_ITEMS or size > _CHAIN_BYTES:
-                records, held = records[:count], None
-                break
+        self._send_chain(first, part, held)
+
+    def _send_chain(self, first: int, records: Sequence[bytes], held: Held | None) -> None:
         bodies = [memoryview(each) for each in records]
         sizes = tuple(map(len, bodies))
         if held is None:
-            self.say(Chain(first=after + 1, records=sizes), bodies)
+            self.say(Chain(first=first, records=sizes), bodies)
             return
         kept = (held.vector, held.state.momentum, held.state.squares)
         vectors = [bytes_of(each) for each in kept if each is not None]
         model, *state = map(len, vectors)
-        message = Chain(first=after + 1, records=sizes, model=model, rounds=held.state.rounds, state=tuple(state))
+        message = Chain(first=first, records=sizes, model=model, rounds=held.state.rounds, state=tuple(state))
         self.say(message, [*bodies, *vectors])
 
     def read_chain(self, chain: Chain, body_bytes: int, *, job: Job) -> Received:
