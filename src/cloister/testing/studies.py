@@ -102,6 +102,11 @@ class LocalStudy:
         service.process.kill()
         service.end()
 
+    def running(self, name: str) -> bool:
+        """Whether an owner's node, or the aggregator, is there."""
+        services = self._services.get(name, ())
+        return bool(services) and services[-1].process.poll() is None
+
     def study(self, **options: Any) -> Study:
         """The researcher's part; ``options`` are those of ``cloister.Study``."""
         from cloister.study.study import Study
@@ -130,7 +135,7 @@ class LocalStudy:
 
     def _launch(self, name: str, arguments: Sequence[str]) -> Service:
         services = self._services.setdefault(name, [])
-        if services and services[-1].process.poll() is None:
+        if self.running(name):
             raise ConfigurationError(f"{name} is running already")
         services.append(Service(arguments, log=self.folder / f"{name}.{len(services) + 1}.log"))
         return services[-1]
@@ -140,7 +145,7 @@ class LocalStudy:
         lines = [
             f"name = {json.dumps(name)}",
             f"identity = {json.dumps(str(self.identities[name].path))}",
-            "[session]",
+            "[training]",
             "threads = 1",
             "[charter]",
             'file = "charter.toml"',
