@@ -1,4 +1,4 @@
-"""Studies as they are: an aggregator and three owners' nodes as processes of their own, and a researcher; killed at will.
+"""Studies as they are: an aggregator and three owners' nodes as processes, and a researcher; killed at will.
 
 What came out is compared to the last bit with a simulation of the same, or, where rounds were void on the way, with the
 same trainings one after another: an owner's seed in a round depends on the round's number, and numbers of void rounds
@@ -31,6 +31,8 @@ from cloister.study.study import Study, StudyRun
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 from cloister.worker.data.rows import Arrays
 from cloister.worker.training import train
+
+pytestmark = pytest.mark.e2e
 
 SIZES = {"alice": 60, "bob": 36, "carol": 16}
 SHARE, CLIP = 0.5, 2.0

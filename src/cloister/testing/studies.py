@@ -104,7 +104,7 @@ class LocalStudy:
 
     def running(self, name: str) -> bool:
         """Whether an owner's node, or the aggregator, is there."""
-        services = self._services.get(name, ())
+        services = self._services.get(name, [])
         return bool(services) and services[-1].process.poll() is None
 
     def study(self, **options: Any) -> Study:
