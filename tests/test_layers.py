@@ -88,6 +88,7 @@ UNTOUCHED = {
     "aggregator.job": EVERYTHING,
     "aggregator.records": EVERYTHING,
     "aggregator.ledger": EVERYTHING,
+    "aggregator.lines": EVERYTHING,
     "aggregator.audit": EVERYTHING,
     "aggregator.mean": EVERYTHING,
     "aggregator.updates": EVERYTHING,

@@ -165,7 +165,7 @@ class _Adaptive:
 
     def start(self, length: int) -> State:
         """m_{-1} = 0, v_{-1} = tau^2."""
-        return State(momentum=np.zeros(length), squares=np.full(length, self.tau**2))
+        return State(momentum=np.zeros(length), squares=np.full(length, self.tau * self.tau))
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
         """``x + lr * m / (sqrt(v) + tau)``; see ``Rule.apply``."""
@@ -234,7 +234,8 @@ def rule(name: str, **numbers: float) -> Rule:
     try:
         return kind(**numbers)
     except TypeError:
-        raise ConfigurationError(f"{name} takes other numbers than {', '.join(numbers) or 'none'}") from None
+        given = ", ".join(map(repr, numbers)) or "none"  # names from outside: repr keeps what steers a terminal out
+        raise ConfigurationError(f"{name} takes other numbers than {given}") from None
 
 
 def numbers_of(rule: Rule) -> tuple[str, dict[str, float]]:
