@@ -31,8 +31,8 @@ from cloister.attest.transcript import Transcript
 from cloister.charter import Charter, signing
 from cloister.errors import CloisterError
 from cloister.wire import rounds as w
-from cloister.wire.optimizers import SGD
 from cloister.wire.messages import Proof
+from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests import charters
 
@@ -395,7 +395,7 @@ class Study:
         """What rounds of these cohorts must have come to, by ``mean`` and ``updates`` alone."""
         model, rule = first_model(self.length), self.job.rule
         state: State = rule.start(self.length)
-        for number, names in zip(numbers or count(1), cohorts):
+        for number, names in zip(numbers or count(1), cohorts, strict=False):
             found = {
                 name: Contributed(update_of(name, number, self.length), self.owners[name].examples) for name in names
             }
