@@ -15,8 +15,9 @@ from cloister.aggregator.vectors import Vector
 from cloister.errors import LedgerError, MessageError, PeerRefusedError, StudyError
 from cloister.net.attested import Proven
 from cloister.net.greeting import greet, refusal_error
-from cloister.net.waiting import READABLE, Bell, wait
+from cloister.net.waiting import READABLE, wait
 from cloister.study.keeping import Held
+from cloister.study.showing import Interrupts
 from cloister.wire.frames import Kind
 from cloister.wire.limits import CHAIN_BYTES, LIST_ITEMS, RECORD_BYTES
 from cloister.wire.rounds import Chain, RoundMessage
@@ -63,16 +64,20 @@ class Conversation:
         """
         self._connection.send(Kind.ROUND, message, bodies)
 
-    def hear(self, *, bell: Bell | None) -> tuple[RoundMessage, int] | None:
-        """The next message and the length of its body, which must be read; None as soon as the bell rings.
+    def hear(self, *, unless: Interrupts | None) -> tuple[RoundMessage, int] | None:
+        """The next message and the length of its body, which must be read; None if Ctrl-C was pressed before it came.
 
         Raises:
             NetworkError: the connection is lost. WireError: what came is no message of a study.
         """
-        watched = {self._connection.fileno(): READABLE, **({} if bell is None else {bell.fileno(): READABLE})}
-        if not self._connection.pending() and bell is not None and bell.fileno() in wait(watched, until=None):
-            return None
-        frame = self._connection.receive(wait_s=None if bell is None else _ROUND_S)
+        while unless is not None and not self._connection.pending():
+            own = self._connection.fileno()
+            found = wait({own: READABLE, unless.fileno(): READABLE}, until=None)
+            if unless.asked:
+                return None
+            if own in found:
+                break
+        frame = self._connection.receive(wait_s=None if unless is None else _ROUND_S)
         if frame.kind is Kind.REFUSAL:
             raise refusal_error(frame.message())
         if frame.kind is not Kind.ROUND:

@@ -18,12 +18,12 @@ from cloister.aggregator.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import JobError, LedgerError, MessageError, NetworkError, RoundError, StudyError
 from cloister.net.attested import Proven
-from cloister.net.waiting import READABLE, Bell, wait
+from cloister.net.waiting import READABLE, wait
 from cloister.study.conversation import Conversation, Received, bytes_of, follow
 from cloister.study.history import Round
 from cloister.study.jobs import check_start, load
 from cloister.study.keeping import Folder, Held
-from cloister.study.showing import evaluated
+from cloister.study.showing import Interrupts, evaluated
 from cloister.wire.rounds import (
     Accepted,
     Chain,
@@ -60,7 +60,7 @@ class Fitting:
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None
     on_round: Callable[[Round], None]
     say: Callable[[object], None]
-    bell: Bell
+    interrupts: Interrupts
     patience_s: float
 
     job: Job = field(init=False)
@@ -90,7 +90,7 @@ class Fitting:
         return len(self.receipts) >= self.job.rounds
 
     def run(self) -> None:
-        """Follows the job until it is over, or until the bell has rung and the round under way is done.
+        """Follows the job until it is over, or until Ctrl-C was pressed and the round under way is done.
 
         Raises:
             JobError: the aggregator does not take it. LedgerError: its chain cannot stand.
@@ -109,7 +109,8 @@ class Fitting:
                 if monotonic() + delay > until:
                     raise
                 self.say(f"the aggregator is out of reach ({fault}); trying again in {delay:g} s")
-                if wait({self.bell.fileno(): READABLE}, until=monotonic() + delay):
+                wait({self.interrupts.fileno(): READABLE}, until=monotonic() + delay)
+                if self.interrupts.asked:
                     return
                 delay = min(2 * delay, _LONGEST_DELAY_S)
 
@@ -120,7 +121,7 @@ class Fitting:
         self._submitted = False
         stopped = False
         while True:
-            heard = conversation.hear(bell=self.bell if self._accepted and not stopped else None)
+            heard = conversation.hear(unless=self.interrupts if self._accepted and not stopped else None)
             if heard is None:
                 conversation.say(Stop())
                 stopped = True

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
 from rich.console import Console
 from torch import nn
 
-from cloister.net.waiting import Bell
-
 _log: Final = logging.getLogger(__name__)
+_SIGNALS: Final = 1024
 
 
 def evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
@@ -43,32 +44,47 @@ class Screen:
 
 
 class Interrupts:
-    """While it is entered, the first Ctrl-C rings a bell, and only the second one raises KeyboardInterrupt.
+    """While it is entered, the first Ctrl-C is only noted, and the second one raises KeyboardInterrupt.
 
-    Signals come to the main thread; in another one nothing changes.
+    A handler in Python runs when the main thread next gets to it, which may be too late for a wait that begins just
+    then. So what can be waited for is a pipe, into which the interpreter writes each signal at once
+    (``signal.set_wakeup_fd``). Signals are the main thread's: in another one nothing changes.
     """
 
     def __init__(self, *, said: Callable[[str], None]) -> None:
-        self.bell = Bell()
         self._said = said
+        self._pressed = 0
+        self._noted = False
         self._before: Any = None
+        self._woken = -1
 
     def __enter__(self) -> Interrupts:
+        self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         if threading.current_thread() is threading.main_thread():
+            self._woken = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
             self._before = signal.signal(signal.SIGINT, self._interrupted)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+            signal.set_wakeup_fd(self._woken)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def fileno(self) -> int:
+        """Readable when there may be something new in ``asked``."""
+        return self._reading
 
     @property
     def asked(self) -> bool:
         """Whether Ctrl-C was pressed."""
-        return self.bell.rung
+        with suppress(BlockingIOError):
+            self._noted |= signal.SIGINT in os.read(self._reading, _SIGNALS)
+        return self._noted
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        self._pressed += 1
+        if self._pressed > 1:
             raise KeyboardInterrupt
-        self.bell.ring()
         self._said("stopping after the round that is under way; Ctrl-C again leaves it at once")

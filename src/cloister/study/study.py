@@ -181,7 +181,7 @@ class Study:
                 evaluate=evaluate,
                 on_round=screen if on_round is None else on_round,
                 say=screen,
-                bell=interrupts.bell,
+                interrupts=interrupts,
                 patience_s=self._patience_s,
             )
             fitting.run()
