@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,24 @@ def test_ctrl_c_ends_the_job_after_the_round(aggregator: Aggregator) -> None:
     assert not run.finished
     assert len(run.history) == 1
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_wakes_a_study_that_waits(aggregator: Aggregator) -> None:
+    """The signal interrupts another thread than the one that waits, whose own handler would come too late."""
+
+    def press(talk: Talk) -> None:
+        talk.accept()
+        signal.raise_signal(signal.SIGINT)
+        talk.hear(Stop)
+        talk.finish("stopped by the researcher")
+
+    with aggregator.saying(press) as options:
+        assert not fit(aggregator.study(options)).history
+
+
+def test_a_study_in_a_thread_of_its_own(aggregator: Aggregator) -> None:
+    with aggregator.saying(two_rounds) as options, ThreadPoolExecutor(1) as threads:
+        assert threads.submit(fit, aggregator.study(options)).result().finished
 
 
 def test_a_second_ctrl_c_leaves_at_once(aggregator: Aggregator) -> None:
