@@ -31,20 +31,20 @@ def test_members_are_told_that_there_is_no_more(study: Study) -> None:
     with study.aggregator() as running:
         for identity, purpose in ((study.carol, "session"), (study.bob, "push")):
             proven = study.examine(running.at, identity=identity)
-            with pytest.raises(PeerRefusedError, match="it can be verified, and that is all"):
+            with pytest.raises(PeerRefusedError, match="closed to interactive use"):
                 greet(proven.connection, purpose=purpose, software="test", wait_s=SOON)  # type: ignore[arg-type]
 
 
 def test_it_shows_the_key_of_its_instance(study: Study) -> None:
     instance = study.instance()
-    aggregator = Aggregator(instance, listen=Address("127.0.0.1", 0))
+    aggregator = Aggregator(instance, charter=study.charter, listen=Address("127.0.0.1", 0))
     with serving(aggregator):
         assert aggregator.fingerprint == instance.fingerprint
         assert aggregator.address.port != 0
 
 
 def test_it_says_when_it_serves(study: Study) -> None:
-    aggregator = Aggregator(study.instance(), listen=Address("127.0.0.1", 0))
+    aggregator = Aggregator(study.instance(), charter=study.charter, listen=Address("127.0.0.1", 0))
     ready = threading.Event()
     thread = threading.Thread(target=aggregator.serve, kwargs={"ready": ready.set})
     thread.start()
@@ -57,7 +57,7 @@ def test_it_says_when_it_serves(study: Study) -> None:
 
 def test_a_stop_before_it_serves_is_a_stop(study: Study) -> None:
     """A signal may come between the two."""
-    aggregator = Aggregator(study.instance(), listen=Address("127.0.0.1", 0))
+    aggregator = Aggregator(study.instance(), charter=study.charter, listen=Address("127.0.0.1", 0))
     aggregator.stop()
     aggregator.serve()
 
@@ -73,7 +73,7 @@ def test_when_it_stops_its_connections_end(study: Study) -> None:
 
 def test_an_address_that_is_taken(study: Study) -> None:
     with study.aggregator() as running, pytest.raises(ConfigurationError, match="cannot listen"):
-        Aggregator(study.instance(), listen=Address("127.0.0.1", running.port))
+        Aggregator(study.instance(), charter=study.charter, listen=Address("127.0.0.1", running.port))
 
 
 def test_many_members_at_once(study: Study) -> None:
