@@ -89,8 +89,9 @@ class Conversation:
         return message, frame.body_bytes
 
     def hand_over(self, ledger: Ledger, *, after: int, held: Held | None) -> None:
-        """Sends the records after the first ``after``; or, if there are none, what the newest one released. An aggregator
-        asks for that once it knows that these records are the newest.
+        """Sends the records after the first ``after``; or, if there are none, what the newest of all released.
+
+        An aggregator asks for that once it knows that these records are the newest.
 
         Raises:
             NetworkError: the connection is lost.
