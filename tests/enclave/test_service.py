@@ -189,6 +189,7 @@ def test_a_body_that_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
         ):
             line = table.dial("alice")
             line.say(table.owners["alice"].join())
+            line.until(w.Chain)
             line.connection.send_raw(Kind.ROUND, encode(message), claimed)
             assert isinstance(line.hear().message, w.Refused)
             assert goodbye(line.connection).code == "protocol"
@@ -205,6 +206,7 @@ def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> Non
     with table.serving(), seated(table, "alice", "chuck"):
         first = table.dial("bob")
         first.say(table.owners["bob"].join())
+        first.until(w.Chain)
         with seated(table, "bob"):
             assert goodbye(first.connection).code == "closing"
             line = researching(table)
