@@ -132,7 +132,7 @@ class Member:
         floors: Floors | None,
         data: Mapping[str, frozenset[str]],
         records: Records,
-        vouch: Callable[[Instance], None],
+        vouch: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
     ) -> None:
         self.charter: Final = charter

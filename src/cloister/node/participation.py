@@ -83,8 +83,12 @@ class Participation:
                 wait({self._closing.fileno(): READABLE}, until=monotonic() + pause * (0.5 + self._jitter() / 2))
                 pause = min(2 * pause, last)
         finally:
-            self._trainer.close()
-            self._records.close()
+            self.close()
+
+    def close(self) -> None:
+        """Ends the training's process, and lets another node have the records; ``run`` does so at its end."""
+        self._trainer.close()
+        self._records.close()
 
     def _attend(self, address: str) -> bool:
         """Takes part with the aggregator at this address until the connection ends; whether there was one."""
