@@ -79,15 +79,17 @@ class Sum:
         self._weights += weights
 
     def mean(self) -> NDArray[np.float64]:
-        """The weighted mean of what was added.
+        """The weighted mean of what was added. It takes the sum's place in memory: the sum is empty after it.
 
         Raises:
             AggregationError: nothing was added, or the sum is not finite.
         """
         if not self._weights:
             raise AggregationError("there are no contributions, and so there is no mean of them")
-        mean = self._sum / math.fsum(self._weights)
-        check(mean, length=len(self._sum), what="the mean of the contributions")
+        mean, weights = self._sum, self._weights
+        self._sum, self._weights = np.zeros(len(mean)), []
+        mean /= math.fsum(weights)
+        check(mean, length=len(mean), what="the mean of the contributions")
         return mean
 
 

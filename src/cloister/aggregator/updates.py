@@ -76,8 +76,9 @@ def apply_to_parameters(
         AggregationError: as ``Rule.apply``.
     """
     updated, after = rule.apply(model, mean=mean, state=state)
-    for part in buffers:
-        updated[part] = model[part].astype(np.float64) + mean[part]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in buffers:
+            _add(updated[part], model[part], mean[part])
     return updated, after
 
 
@@ -167,7 +168,7 @@ class _Adaptive:
 
     def start(self, length: int) -> State:
         """m_{-1} = 0, v_{-1} = tau^2."""
-        return State(momentum=np.zeros(length), squares=np.full(length, self.tau**2))
+        return State(momentum=np.zeros(length), squares=np.full(length, self.tau * self.tau))
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
         """``x + lr * m / (sqrt(v) + tau)``; see ``Rule.apply``."""
@@ -236,12 +237,19 @@ def rule(name: str, **numbers: float) -> Rule:
     try:
         return kind(**numbers)
     except TypeError:
-        raise ConfigurationError(f"{name} takes other numbers than {', '.join(numbers) or 'none'}") from None
+        given = ", ".join(map(repr, numbers)) or "none"  # names from outside: repr keeps what steers a terminal out
+        raise ConfigurationError(f"{name} takes other numbers than {given}") from None
 
 
 def numbers_of(rule: Rule) -> tuple[str, dict[str, float]]:
     """A rule's name and numbers."""
     return type(rule).__name__, {name: float(value) for name, value in vars(rule).items()}
+
+
+def _add(moved: Vector, model: Vector, step: Vector) -> None:
+    for block in blocks(len(model)):
+        moved[block] = model[block].astype(np.float64) + step[block]
+    check(moved, length=len(model), what="the new model")
 
 
 def _check(model: Vector, mean: Vector) -> None:

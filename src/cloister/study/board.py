@@ -56,7 +56,7 @@ def _scalars(done: Round) -> dict[str, float]:
         **{f"training/{name}": value for name, value in done.metrics.items()},
         **{f"evaluation/{name}": value for name, value in done.evaluation.items()},
         "round/owners": len(done.owners),
-        "round/examples": done.examples,
+        **({} if done.examples is None else {"round/examples": done.examples}),
         "round/seconds": done.seconds,
     }
 

@@ -83,3 +83,6 @@ RECORD_BYTES: Final = 1 << 20
 
 JOB_BYTES: Final = 1 << 26
 """A job, its plan and the model's constant tensors included."""
+
+CHAIN_BYTES: Final = 1 << 28
+"""The records in one message; longer chains travel in several."""

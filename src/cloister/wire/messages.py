@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cloister.errors import LimitError, MessageError
+from cloister.wire import rounds
 from cloister.wire.fields import (
     Digest,
     Fingerprint,
@@ -48,7 +49,6 @@ from cloister.wire.limits import (
     TRANSCRIPT_BYTES,
 )
 from cloister.wire.optimizers import Optimizer
-from cloister.wire.rounds import RoundMessage
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
 
 Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
@@ -343,7 +343,7 @@ _TYPES: Final[dict[Kind, Any]] = {
     Kind.CHALLENGE: Challenge,
     Kind.PROOF: Proof,
     Kind.PROVISION: Provision,
-    Kind.ROUND: RoundMessage,
+    Kind.ROUND: rounds.RoundMessage,
     Kind.DIAL: Dial,
     Kind.AWAIT: Await,
 }
@@ -395,10 +395,15 @@ def body_specs(message: Any) -> tuple[TensorSpec, ...]:
 def check_body(message: Any, body_bytes: int) -> tuple[TensorSpec, ...]:
     """``body_specs``, checked against the length of the body that came with the message.
 
+    What comes with the messages of rounds is no tensors with specs: ``rounds.check_body`` looks at its length.
+
     Raises:
         MessageError: the body is longer or shorter than its tensors, or holds an element type that does not travel.
-        LimitError: a tensor of more elements than any may have.
+        LimitError: a tensor of more elements than any may have, or a job over its limit.
     """
+    if isinstance(message, rounds.RoundMessage):
+        rounds.check_body(message, body_bytes)
+        return ()
     specs = body_specs(message)
     expected = sum(spec.nbytes() for spec in specs)
     if expected != body_bytes:

@@ -24,6 +24,7 @@ FILE = Path(__file__).with_name("frames.json")
 BOB = "sha256:" + "b0" * 32
 TICKET = bytes(range(32))
 FLOATS = struct.pack("<4f", 1.0, -2.0, 0.5, 0.0)
+HEAD, JOB, MODEL, COMMITMENT, SALT = (bytes([value]) * 32 for value in (0x1E, 0x0B, 0x3D, 0xC0, 0x5A))
 
 
 class Vector(NamedTuple):
@@ -35,7 +36,7 @@ class Vector(NamedTuple):
 
 
 HELLO, WELCOME, REFUSAL, BATCH, ASK, ANSWER, FAILURE, PUSH, DIAL, AWAIT = 1, 2, 3, 4, 5, 6, 7, 8, 16, 17
-CHALLENGE, PROOF, PROVISION = 9, 10, 11
+CHALLENGE, PROOF, PROVISION, ROUND = 9, 10, 11, 12
 
 GOOD: dict[str, Vector] = {
     "hello": Vector(HELLO, [[1], "session", "cloister 0.1.0", bytes(32)]),
@@ -122,6 +123,28 @@ GOOD: dict[str, Vector] = {
     "challenge": Vector(CHALLENGE, [[1], TICKET, bytes(32)]),
     "proof": Vector(PROOF, [b"\x80", msgspec.msgpack.encode(["simulated", b"report", []])]),
     "provision": Vector(PROVISION, ["mri", b"sealed"]),
+    "hello of a member": Vector(HELLO, [[1], "study", "cloister 0.1.0", None]),
+    "join": Vector(ROUND, ["join", 2, HEAD, 1, True]),
+    "join without records": Vector(ROUND, ["join", 0, b"", 0, False]),
+    "hand-over": Vector(ROUND, ["hand-over", 1]),
+    "chain": Vector(ROUND, ["chain", 2, [6, 5], 0, 0, []], b"recordanewr"),
+    "chain with a model and a rule's state": Vector(
+        ROUND, ["chain", 3, [6], 8, 2, [16]], b"record" + FLOATS + FLOATS[:8]
+    ),
+    "submit": Vector(ROUND, ["submit", 3], b"job" + FLOATS),
+    "accepted": Vector(ROUND, ["accepted", JOB, 0]),
+    "work": Vector(ROUND, ["work", JOB], b"job"),
+    "propose": Vector(ROUND, ["propose", 3, JOB, MODEL, 2, HEAD, TICKET, 600.0]),
+    "ready": Vector(ROUND, ["ready", 3, 569, {"loss": 0.5}, COMMITMENT]),
+    "declined": Vector(ROUND, ["declined", 3, "the rounds of this data set are spent"]),
+    "send": Vector(ROUND, ["send", 3]),
+    "contribution": Vector(ROUND, ["contribution", 3, SALT], FLOATS),
+    "sign": Vector(ROUND, ["sign", 3, b"cohort"]),
+    "signature": Vector(ROUND, ["signature", 3, b"public key", b"signature"]),
+    "over": Vector(ROUND, ["over", 3, "1 of 2 owners contributed"]),
+    "refused": Vector(ROUND, ["refused", 3, "too late: round 3 is over"]),
+    "stop": Vector(ROUND, ["stop"]),
+    "finished": Vector(ROUND, ["finished", JOB, 3, "stopped by the researcher"]),
     "dial": Vector(DIAL, [BOB]),
     "await": Vector(AWAIT, [BOB, TICKET]),
 }
@@ -169,6 +192,17 @@ BAD: dict[str, tuple[str, bytes]] = {
     "a transcript over its limit": ("MessageError", frame(PROOF, pack([bytes(4097), b"x"]))),
     "a secret over its limit": ("MessageError", frame(PROVISION, pack(["mri", bytes(5377)]))),
     "a ticket of 31 bytes": ("MessageError", frame(AWAIT, pack([BOB, TICKET[:31]]))),
+    "a head of 33 bytes": ("MessageError", frame(ROUND, pack(["join", 1, bytes(33), 0, False]))),
+    "round zero": ("MessageError", frame(ROUND, pack(["send", 0]))),
+    "no examples": ("MessageError", frame(ROUND, pack(["ready", 1, 0, {}, COMMITMENT]))),
+    "bytes for a metric": ("MessageError", frame(ROUND, pack(["ready", 1, 1, {"loss": b"1"}, COMMITMENT]))),
+    "a salt of 31 bytes": ("MessageError", frame(ROUND, pack(["contribution", 1, SALT[:31]]))),
+    "an empty record": ("MessageError", frame(ROUND, pack(["chain", 1, [0], 0, 0, []]))),
+    "a record over its limit": ("MessageError", frame(ROUND, pack(["chain", 1, [(1 << 20) + 1], 0, 0, []]))),
+    "a chain whose body is too short": ("MessageError", frame(ROUND, pack(["chain", 1, [6], 8, 0, []]), b"record")),
+    "a job longer than its body": ("MessageError", frame(ROUND, pack(["submit", 4]), b"job")),
+    "work without a job": ("MessageError", frame(ROUND, pack(["work", JOB]))),
+    "a body of a message that has none": ("MessageError", frame(ROUND, pack(["stop"]), b"x")),
     "an element type that does not travel": ("MessageError", frame(ANSWER, pack(["values", [["object", [1]]]]), b"x")),
     "a training without data": ("MessageError", frame(ASK, pack([[], _train(columns=[])]))),
     "an optimizer that nobody knows": ("MessageError", frame(ASK, pack([[], _train(optimizer="exec")]))),
