@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from cloister.wire.frames import Kind
 from cloister.worker import delta as deltas
 from cloister.worker.values import as_bytes, spec_of
 from tests.net.instances import ADDRESS, ATTESTER, MEASUREMENT, serving
+from tests.testing.processes import wait_until
 
 SOON: Final = 60.0
 OWNERS: Final = ("alice", "bob")
@@ -162,6 +163,18 @@ class Federation:
     def records(self, name: str) -> Records:
         """What an owner's node has written down."""
         return Records(self.folder / f"{name}.state", read_only=True)
+
+    def remembered(self, rounds: int) -> bool:
+        """Whether both owners have so many releases in their records, in time: the researcher may hear of one first."""
+
+        def known() -> bool:
+            for name in OWNERS:
+                with closing(self.records(name)) as records:
+                    if len(records.released(self.charter.digest)) < rounds:
+                        return False
+            return True
+
+        return wait_until(known, within_s=SOON)
 
     @contextmanager
     def researcher(self) -> Iterator[Researcher]:

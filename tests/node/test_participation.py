@@ -50,6 +50,7 @@ def test_a_study_ends_in_the_bits_of_its_simulation_and_both_owners_remember_it(
     with study.aggregator(), study.nodes(), study.researcher() as carol:
         carol.submit(study.job())
         finished = carol.until(w.Finished)
+        assert study.remembered(2)
     assert (finished.done, finished.text) == (2, "")
     assert carol.models[-1] == simulated(study, rounds=2)
     for name in OWNERS:
@@ -76,15 +77,15 @@ def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
         with study.researcher() as carol:
             carol.submit(study.job(rounds=1))
             carol.until(w.Finished)
-        newest = carol.models[-1]
-    study.vector = newest
+        assert study.remembered(1)
+    study.vector = carol.models[-1]
+    with closing(study.records("bob")) as records:
+        start = Ledger.from_records(study.charter, records.chain(study.charter.digest)).model
     with study.aggregator(), study.nodes(), study.researcher() as carol:
-        with closing(study.records("bob")) as records:
-            start = Ledger.from_records(study.charter, records.chain(study.charter.digest)).model
-        while not carol.models:  # until the owners are there
-            carol.until(w.Chain)
+        carol.until(w.Chain)  # an owner is there, and has handed over what there is
         carol.submit(study.job(rounds=1, start=start, seed=6))
         assert carol.until(w.Finished).done == 1
+        assert study.remembered(2)
     with closing(study.records("alice")) as records:
         ledger = Ledger.from_records(study.charter, records.chain(study.charter.digest))
     assert [receipt.cohort.round for receipt in ledger.receipts] == [1, 2]
@@ -147,6 +148,7 @@ def test_node_log_shows_each_round_and_what_is_left(study):
     with study.aggregator(), study.nodes(), study.researcher() as carol:
         carol.submit(study.job(rounds=1))
         carol.until(w.Finished)
+        assert study.remembered(1)
         assert run(app, ["log", file]).exit_code == 0  # while it runs
     shown = run(app, ["log", file], env={"COLUMNS": "160"})
     assert shown.exit_code == 0
