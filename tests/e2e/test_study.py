@@ -7,6 +7,7 @@ are not used again.
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,10 +93,10 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
         yield running
 
 
-def fit(study: Study, **changed: Any) -> StudyRun:
+def fit(study: Study, start: nn.Module | None = None, **changed: Any) -> StudyRun:
     given: dict[str, Any] = {"data": "#mri", "optimizer": SGD, "batch_size": 8, "rounds": 4, "seed": 5}
     given = {"on_round": lambda done: None, "example": EXAMPLE, **given, **changed}
-    return study.fit(model(), loss, **given)
+    return study.fit(start or model(), loss, **given)
 
 
 def simulated(**changed: Any) -> nn.Module:
@@ -103,9 +104,9 @@ def simulated(**changed: Any) -> nn.Module:
     return cloister.simulate(model(), loss, owners=data(), largest_share=SHARE, clip=CLIP, **given).model
 
 
-def replayed(history: History, *, strategy: Rule) -> nn.Module:
+def replayed(history: History, *, strategy: Rule, start: nn.Module | None = None) -> nn.Module:
     """The rounds of a history, by their numbers, owners and shares, computed here."""
-    trained = model()
+    trained = copy.deepcopy(start or model())
     vector = describe(trained).vector
     state = strategy.start(len(vector))
     for done in history:
@@ -153,9 +154,14 @@ def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: Loc
     assert all(max(done.weights.values()) == SHARE for done in run.history)
     assert set(run.history[-1].metrics) == {"loss"}
     assert same(run.model, simulated(rounds=6))
+    elsewhere = fit(local.study(state=local.folder / "elsewhere"), rounds=6)
+    assert same(elsewhere.model, run.model)
+    more = fit(local.study(), run.model, rounds=2, strategy=cloister.FedAdam())
+    assert [done.number for done in more.history] == [7, 8]
+    assert same(more.model, replayed(more.history, strategy=cloister.FedAdam(), start=run.model))
     records = read_lines(local.study().chain.read_bytes().splitlines(keepends=True))
     report = audit(records, charter=local.charter, collateral=no_collateral, accept_simulated=True)
-    assert report.contributed == dict.fromkeys(SIZES, 6)
+    assert report.contributed == dict.fromkeys(SIZES, 8)
 
 
 def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None:
