@@ -298,7 +298,7 @@ def test_a_cohort_with_it_to_which_it_contributed_nothing():
 def test_another_contribution_than_its_own():
     here = Aggregator.facing(owner())
     here.contribute()
-    shares = tuple(changed(share, commitment=bytes(32)) for share in here.cohort().shares)
+    shares = tuple(changed(share, commitment=bytes([at]) * 32) for at, share in enumerate(here.cohort().shares))
     assert "another contribution" in unsigned(here, shares=shares)
 
 

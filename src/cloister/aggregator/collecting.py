@@ -86,6 +86,8 @@ class Collection:
                 raise RoundError(
                     f"the contribution's norm is not a number of at most {self._limits.clip:g}, the charter's clip"
                 )
+            if not update.norm:  # in a mean with others that are 0 it would hide nobody
+                raise RoundError("the contribution changes nothing: its norm is 0")
             if update.commitment != answer.commitment:
                 raise RoundError("the contribution is not the one that was committed to")
         except RoundError:

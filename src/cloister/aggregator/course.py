@@ -259,7 +259,14 @@ class Course:
             )
             self._guests.tell(guest, proposed)
         names = {guest.name for guest in owners}
-        self._phase = Training(number, digest=digest, owners=names, limits=self._limits, until=self.now + seconds)
+        self._phase = Training(
+            number,
+            digest=digest,
+            owners=names,
+            limits=self._limits,
+            until=self.now + seconds,
+            used=ledger.commitments,
+        )
         self._again = None
         self._guests.note(f"round {number} is proposed to {len(owners)} owners")
 

@@ -20,7 +20,7 @@ from cloister.errors import CloisterError, ConfigurationError, JobError
 from cloister.wire.fields import Digest, Message, Name
 from cloister.wire.layout import Layout, lay_out
 from cloister.wire.limits import JOB_BYTES
-from cloister.wire.optimizers import Optimizer
+from cloister.wire.optimizers import SGD, CosineDecay, Optimizer, StepDecay
 from cloister.wire.tensors import TensorSpec
 
 FORMAT: Final[Literal["cloister job 1"]] = "cloister job 1"
@@ -185,8 +185,7 @@ def check(job: Job, *, charter: Charter) -> None:
         faults.append("the time for a round is more than 0 and at most a week")
     if not job.seed < 1 << 64:
         faults.append("its seed has more than 64 bits")
-    if not (math.isfinite(job.optimizer.lr) and job.optimizer.lr > 0):
-        faults.append("its learning rate is not above 0: owners would contribute nothing")
+    faults += _optimizer(job.optimizer)
     faults += _tensors(job)
     try:
         _ = job.rule
@@ -196,14 +195,38 @@ def check(job: Job, *, charter: Charter) -> None:
         raise JobError("the job is refused: " + "; ".join(faults))
 
 
+def _optimizer(found: Optimizer) -> list[str]:
+    """As ``cloister.worker.optimizers`` reads it, and a learning rate beside that; a comparison with NaN is false."""
+    fits = {
+        "weight decay": 0 <= found.weight_decay < math.inf,
+        "clip norm": found.clip_norm is None or 0 < found.clip_norm < math.inf,
+    }
+    if isinstance(found, SGD):
+        fits["momentum"] = 0 <= found.momentum < math.inf
+        fits["dampening"] = math.isfinite(found.dampening)
+        fits["nesterov"] = not found.nesterov or (found.momentum > 0 and found.dampening == 0)
+    else:
+        fits["betas"] = all(0 <= beta < 1 for beta in found.betas)
+        fits["eps"] = 0 <= found.eps < math.inf
+    match found.schedule:
+        case StepDecay(every=every, factor=factor):
+            fits["schedule"] = every >= 1 and 0 <= factor <= 1
+        case CosineDecay(steps=steps, lowest=lowest):
+            fits["schedule"] = steps >= 1 and 0 <= lowest < math.inf
+    faults = [f"its optimizer's {name} is out of range" for name, within in fits.items() if not within]
+    if not 0 < found.lr < math.inf:
+        faults.append("its learning rate is not above 0: owners would contribute nothing")
+    return faults
+
+
 def _tensors(job: Job) -> list[str]:
     names = [part.name for part in job.parts]
     others = [constant.name for constant in job.constants]
     if names != sorted(set(names)) or others != sorted(set(others)) or set(names) & set(others):
         return ["its tensors are not each named once, in order"]
     try:
-        if not job.layout.length:
-            return ["its model has no parameters"]
+        if job.layout.length == sum(each.stop - each.start for each in job.buffers):
+            return ["its model has no parameters: owners would contribute nothing"]
         if any(constant.spec.nbytes() != len(constant.data) for constant in job.constants):
             return ["a constant of its model is longer or shorter than its shape"]
     except CloisterError as fault:

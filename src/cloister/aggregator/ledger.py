@@ -75,6 +75,7 @@ class _Chain:
     heads: tuple[bytes, ...] = ()
     instances: tuple[Instance, ...] = ()
     receipts: tuple[Receipt, ...] = ()
+    commitments: frozenset[bytes] = frozenset()
 
 
 class Ledger:
@@ -109,7 +110,9 @@ class Ledger:
         """
         count = self.receipts[-1].cohort.sequence if self.receipts else 0
         kept = tuple(each for each in self.instances if each.record.sequence <= count)
-        return self._with(_Chain(self.records[:count], self._chain.heads[:count], kept, self.receipts))
+        return self._with(
+            replace(self._chain, records=self.records[:count], heads=self._chain.heads[:count], instances=kept)
+        )
 
     @property
     def records(self) -> tuple[bytes, ...]:
@@ -161,6 +164,11 @@ class Ledger:
         """The digest of what the server's rule remembers after the newest round; None where it remembers nothing."""
         return self.receipts[-1].record.state if self.receipts else None
 
+    @property
+    def commitments(self) -> frozenset[bytes]:
+        """Those to all contributions so far: each is in one round."""
+        return self._chain.commitments
+
     def done(self, job: bytes) -> int:
         """How many rounds of the job with this digest were released."""
         return sum(receipt.cohort.job == job for receipt in self.receipts)
@@ -193,7 +201,8 @@ class Ledger:
                 chain = replace(chain, instances=(*chain.instances, instance))
             else:
                 receipt = Receipt(record=record, cohort=self._check_round(record), head=head)
-                chain = replace(chain, receipts=(*chain.receipts, receipt))
+                used = chain.commitments.union(share.commitment for share in receipt.cohort.shares)
+                chain = replace(chain, receipts=(*chain.receipts, receipt), commitments=used)
         except LedgerError as fault:
             raise LedgerError(f"record {self.sequence + 1} cannot stand: {fault}") from None
         self._chain = replace(chain, records=(*chain.records, bytes(data)), heads=(*chain.heads, head))
@@ -285,6 +294,9 @@ class Ledger:
         self._check_owners(members, what="its cohort")
         if len(members) < limits.floor:
             raise LedgerError(f"its cohort has {len(members)} members, and the charter's floor is {limits.floor}")
+        commitments = {share.commitment for share in cohort.shares}
+        if len(commitments) < len(members) or commitments & self.commitments:
+            raise LedgerError("a contribution in its cohort is there twice, or was in an earlier round")
         most = math.nextafter(limits.largest_share, math.inf)
         if not all(0 < share.weight <= most for share in cohort.shares):
             raise LedgerError(f"a weight in its cohort is not above 0 and at most {limits.largest_share}")

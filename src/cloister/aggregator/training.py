@@ -12,9 +12,14 @@ from cloister.wire.rounds import Ready
 
 
 class Training:
-    """The owners of one round, by name. ``until``: when those who have not answered are too late."""
+    """The owners of one round, by name. ``until``: when those who have not answered are too late.
 
-    def __init__(self, number: int, *, digest: bytes, owners: set[str], limits: Limits, until: float) -> None:
+    ``used``: commitments to contributions that are in earlier rounds.
+    """
+
+    def __init__(
+        self, number: int, *, digest: bytes, owners: set[str], limits: Limits, until: float, used: frozenset[bytes]
+    ) -> None:
         self.number = number
         self.digest = digest
         """The round's."""
@@ -24,6 +29,7 @@ class Training:
         """How many they were."""
         self._waiting = set(owners)
         self._limits = limits
+        self._used = used
 
     @property
     def over(self) -> bool:
@@ -41,6 +47,8 @@ class Training:
         self._waiting.discard(guest.name)
         if message.examples < self._limits.min_examples:
             raise RoundError(f"the charter wants {self._limits.min_examples} examples behind a contribution")
+        if message.commitment in self._used:
+            raise RoundError("a contribution is used once, and this commitment is of one that came before")
         metrics = {}
         for metric in self._limits.metrics:
             if metric.name in message.metrics:
@@ -48,6 +56,7 @@ class Training:
                 if not math.isfinite(value):
                     raise RoundError("a metric is not finite")
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
+        self._used |= {message.commitment}
         self.answers[guest.name] = Answer(guest.member, message.examples, metrics, message.commitment)
 
     def leave_out(self, name: str) -> None:

@@ -131,6 +131,7 @@ def check_parts(plan: Plan, job: Job) -> None:
     given: dict[str, Part | Constant] = {part.name: part for part in job.parts}
     given |= {constant.name: constant for constant in job.constants}
     parameters = {held.names[0] for held in plan.program.parameters}
+    trained = {held.names[0] for held in plan.program.parameters if held.trained}
     faults = []
     for held in plan.program.held:
         name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
@@ -142,6 +143,8 @@ def check_parts(plan: Plan, job: Job) -> None:
         elif isinstance(found, Part) and found.buffer == (name in parameters):
             kinds = ("a buffer", "a parameter")
             faults.append(f"tensor {name!r} is {kinds[not found.buffer]} where the plan needs {kinds[found.buffer]}")
+        elif isinstance(found, Constant) and name in trained:
+            faults.append(f"tensor {name!r} is a constant where the plan trains it")
     if faults:
         raise PlanError("the plan does not fit the job's model: " + "; ".join(faults))
 

@@ -15,6 +15,7 @@ from cloister.aggregator.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError, JobError
 from cloister.worker import delta as deltas
+from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 from cloister.worker.values import as_bytes, sendable, spec_of
@@ -81,9 +82,10 @@ def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Ten
 
     Raises:
         ConfigurationError: the loss is no plan, or there is no example to capture it from.
-        PlanError: it cannot be captured.
+        PlanError: it cannot be captured, or was captured from another model; the message names the tensor.
     """
     if isinstance(loss, Plan):
+        check_tensors(loss, dict(model.named_parameters()), dict(model.named_buffers()))
         return loss
     if not isinstance(loss, PlannedLoss):
         raise ConfigurationError("the loss is no plan; write @cloister.plan above the function")
