@@ -140,7 +140,7 @@ class Instance:
         own = Self(
             signer=self.signer,
             sign=self._key.sign,
-            prove=self._prove,
+            prove=self.prove,
             salt=lambda: next(self._salts),
             time=lambda: 1_800_000_000_000 + int(self.now * 1000),
             collateral=collateral,
@@ -209,7 +209,8 @@ class Instance:
             case Note(text=text):
                 self.notes.append(text)
 
-    def _prove(self, nonce: bytes) -> Proof:
+    def prove(self, nonce: bytes) -> Proof:
+        """What it proves now."""
         transcript = Transcript(
             role="aggregator",
             tee="simulated",

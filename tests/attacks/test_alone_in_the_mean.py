@@ -1,0 +1,228 @@
+"""Attack: have all owners but one contribute nothing, so that the mean is that one's update alone.
+
+A job cannot ask for it: its numbers are held against what a training can have, its plan and model are the charter's,
+and all owners train for the very same job. Whoever cannot train, or lacks the data, is out of the round, and counts for
+no floor; and a contribution that changes nothing is refused, so that it counts for none either.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import cloister
+from cloister.aggregator import arriving
+from cloister.aggregator import job as jobs
+from cloister.aggregator.job import Part
+from cloister.errors import ConfigurationError, JobError
+from cloister.node.member import Train
+from cloister.wire import rounds as w
+from cloister.wire.optimizers import SGD, Adam, CosineDecay, StepDecay
+from cloister.wire.tensors import TensorSpec
+from cloister.worker import optimizers
+from cloister.worker.data.rows import Arrays
+from cloister.worker.training import train
+from tests.aggregator.driving import LENGTH, PARTS, agree, first_model, make_job, update_of
+from tests.attacks.gathering import MRI, Gathering
+from tests.node.studies import Aggregator, declined, job, owner
+
+NOTHING = np.zeros(LENGTH, np.float32).tobytes()
+
+
+def idle(order: Train) -> bytes:
+    return NOTHING
+
+
+# Contributions of nothing
+
+
+def test_without_the_check_the_mean_is_one_owners_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = arriving._norm
+    monkeypatch.setattr(arriving, "_norm", lambda part: max(norm(part), 1e-30))
+    study = Gathering(agree(floor="3"), job={"rounds": 1})
+    study.nodes["alice"].train = study.nodes["chuck"].train = idle
+    study.run()
+    (share,) = (
+        each for each in study.instance.ledger.receipts[0].cohort.shares if each.member == study.charter.members[1].key
+    )
+    found = (study.model - first_model()) / share.weight
+    assert np.allclose(found, update_of("bob", 1), atol=1e-5)
+
+
+def test_contributions_that_change_nothing_count_for_no_floor() -> None:
+    study = Gathering(agree(floor="3"), job={"rounds": 1})
+    study.nodes["alice"].train = study.nodes["chuck"].train = idle
+    study.run()
+    assert "changes nothing" in study.told("alice", w.Refused)[0].text
+    assert "floor is 3" in study.told("bob", w.Over)[0].text
+    assert not study.instance.ledger.released
+
+
+def test_one_that_changes_nothing_is_left_out_and_the_round_goes_on() -> None:
+    study = Gathering(job={"rounds": 1})
+    study.nodes["alice"].train = idle
+    study.run()
+    study.check(("bob", "chuck"))
+    assert any("changes nothing" in note for note in study.nodes["alice"].notes)
+
+
+# Jobs that only one owner can do
+
+
+def test_a_data_tag_that_only_one_owner_has() -> None:
+    study = Gathering(job={"data": "#rare"}, data={"bob": {"#rare": frozenset({"#rare"})}, "alice": MRI})
+    study.run()
+    assert not study.instance.ledger.released
+    assert "0 data sets" in " ".join(study.nodes["alice"].notes)
+    assert "1 owners are left in the round" in study.told("rosa", w.Over)[0].text
+
+
+@pytest.mark.parametrize(
+    "why", ["3 rows leave one row for the last batch", "values that are not finite", "too few rows"]
+)
+def test_numbers_under_which_all_but_one_fail(why: str) -> None:
+    """A batch size, a learning rate: whatever it is, those who fail are not there, and the floor counts the others."""
+    study = Gathering(job={"rounds": 1})
+    study.nodes["alice"].train = study.nodes["chuck"].train = lambda order: why
+    study.run()
+    assert not study.instance.ledger.released
+    assert any(why in note for note in study.nodes["alice"].notes)
+
+
+# Numbers
+
+
+def sgd(**changed: Any) -> SGD:
+    given = {"lr": 0.1, "weight_decay": 0.0, "clip_norm": None, "schedule": None, "momentum": 0.0, "dampening": 0.0}
+    return SGD(**{**given, "nesterov": False, **changed})
+
+
+def adam(**changed: Any) -> Adam:
+    given = {"lr": 0.1, "weight_decay": 0.0, "clip_norm": None, "schedule": None, "betas": (0.9, 0.999), "eps": 1e-8}
+    return Adam(**{**given, "amsgrad": False, **changed})
+
+
+TRICKS: dict[str, dict[str, Any]] = {
+    "no learning rate": {"optimizer": sgd(lr=0.0)},
+    "one below zero": {"optimizer": sgd(lr=-0.1)},
+    "a schedule without steps": {"optimizer": sgd(schedule=CosineDecay(0, 0.0))},
+    "a schedule that begins before its time": {"optimizer": sgd(schedule=StepDecay(0, 0.0))},
+    "a schedule by NaN": {"optimizer": sgd(schedule=StepDecay(1, math.nan))},
+    "gradients clipped to nothing": {"optimizer": sgd(clip_norm=0.0)},
+    "gradients clipped by NaN": {"optimizer": adam(clip_norm=math.nan)},
+    "endless weight decay": {"optimizer": sgd(weight_decay=math.inf)},
+    "momentum that is no number": {"optimizer": sgd(momentum=math.nan)},
+    "dampening that is no number": {"optimizer": sgd(dampening=math.inf)},
+    "nesterov without momentum": {"optimizer": sgd(nesterov=True)},
+    "a mean that forgets nothing": {"optimizer": adam(betas=(1.0, 0.999))},
+    "a step divided by infinity": {"optimizer": adam(eps=math.inf)},
+    "no epochs": {"local_epochs": 0},
+    "empty batches": {"batch_size": 0},
+    "buffers only": {"parts": tuple(Part(part.name, part.spec, buffer=True) for part in PARTS)},
+    "parameters without values": {
+        "parts": (Part("mean", PARTS[1].spec, True), Part("w", TensorSpec("float32", (0,)), False))
+    },
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_the_aggregator_takes_no_such_job(trick: str) -> None:
+    study = Gathering(job=TRICKS[trick])
+    study.run()
+    assert "job" in study.told("rosa", w.Refused)[0].text
+    assert not study.told("bob", w.Work)
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_no_node_trains_for_such_a_job(trick: str) -> None:
+    here = Aggregator.facing(owner())
+    here.job = job(here.ledger.charter, **TRICKS[trick])
+    here.show()
+    assert declined(here.member.handle(here.proposal()))
+
+
+NUMBERS = st.floats() | st.sampled_from([0.0, -0.0, 0.5, 1.0, math.nan, math.inf, 5e-324])
+SCHEDULES = (
+    st.none() | st.builds(StepDecay, st.integers(0, 3), NUMBERS) | st.builds(CosineDecay, st.integers(0, 3), NUMBERS)
+)
+SHARED = (NUMBERS, NUMBERS, st.none() | NUMBERS, SCHEDULES)
+
+
+@settings(max_examples=300)
+@given(
+    st.builds(SGD, *SHARED, NUMBERS, NUMBERS, st.booleans())
+    | st.builds(Adam, *SHARED, st.tuples(NUMBERS, NUMBERS), NUMBERS, st.booleans())
+)
+def test_the_aggregator_allows_the_numbers_that_a_node_trains_with_and_no_others(numbers: SGD | Adam) -> None:
+    agreed = AGREED
+    try:
+        jobs.check(make_job(agreed, optimizer=numbers), charter=agreed)
+        allowed = True
+    except JobError:
+        allowed = False
+    try:
+        optimizers.read(numbers)
+        trains = numbers.lr > 0
+    except ConfigurationError:
+        trains = False
+    assert allowed == trains
+
+
+AGREED = agree()
+
+
+# Models
+
+
+@pytest.mark.parametrize("dead", [NOTHING, np.full(LENGTH, np.nan, np.float32).tobytes()], ids=["zeros", "NaN"])
+def test_a_dead_model_in_the_place_of_the_charters(dead: bytes) -> None:
+    study = Gathering()
+    study.join()
+    for start in (study.job.start, jobs.model_digest(study.job, dead)):
+        data = jobs.encode(make_job(study.charter, start=start))
+        study.instance.say("rosa", w.Submit(len(data)), data + dead)
+        assert isinstance(study.instance.read("rosa")[-1], w.Refused)
+    study.settle()
+    assert not study.told("bob", w.Propose)
+
+
+def test_the_charters_values_with_a_parameter_called_a_buffer() -> None:
+    """What nobody trains would be averaged as it is. The model's digest is about its tensors too."""
+    parts = tuple(Part(part.name, part.spec, part.buffer or part.name == "bias") for part in PARTS)
+    study = Gathering(job={"parts": parts})
+    study.run()
+    assert "not the one" in study.told("rosa", w.Refused)[0].text
+
+
+# What a schedule can do
+
+
+@cloister.plan
+def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return (model(x) ** 2).mean()
+
+
+@pytest.mark.parametrize("schedule", [optimizers.StepDecay(every=1, factor=0.0), optimizers.CosineDecay(steps=1)])
+def test_no_schedule_is_zero_at_the_first_step(schedule: Any) -> None:
+    """An owner of one batch contributes like the others."""
+    torch.manual_seed(1)
+    model = nn.Linear(3, 1)
+    rows = torch.randn(4, 3)
+    found = train(
+        loss.capture(model, example=(rows,)),
+        Arrays({"x": rows}),
+        parameters=dict(model.named_parameters()),
+        buffers={},
+        optimizer=cloister.SGD(lr=0.1, schedule=schedule),
+        batch_size=4,
+        local_epochs=1,
+        seed=1,
+    )
+    assert torch.linalg.vector_norm(found.delta) > 1e-3
