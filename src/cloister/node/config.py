@@ -266,6 +266,11 @@ def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> No
                 faults.append(f"data_sets[{data.index}].tags: data_sets[{other.index}] carries the same")
             if data.path == other.path and data.path != data.path.parent:
                 faults.append(f"data_sets[{data.index}].file: data_sets[{other.index}] is the same file")
+        for opened in configuration.data_sets:
+            if opened.unsafe_interactive and opened.path == data.path:
+                faults.append(
+                    f"data_sets[{opened.index}].unsafe_interactive: data_sets[{data.index}] keeps this file for studies"
+                )
     if configuration.study_data and configuration.tee is not None:
         faults.append("data_sets: a charter names its members' keys, and a node in a TEE has a new one at each start")
 

@@ -1,0 +1,88 @@
+"""Attack, or mistake: agree on a plan and a model, or name a data set, that do not go together.
+
+Nobody trains a step of it. What the researcher can know is said to the researcher before anything is sent; what only an
+owner's node can know, it says before the first step, to its owner and in declining the round. Each names the tensor or
+the column, and no file. tests/node/test_training.py has the cases of data in a real training process.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+
+import cloister
+from cloister.aggregator.job import Constant, Job
+from cloister.errors import PlanError
+from cloister.node.member import Prove
+from cloister.node.trainee import check_parts
+from cloister.study import jobs
+from tests.aggregator.driving import agree, make_job
+from tests.node.studies import Aggregator, declined, only, owner
+
+EXAMPLE = (torch.zeros(4, 3), torch.zeros(4, 1))
+
+
+@cloister.plan
+def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return ((model(x) - y) ** 2).mean()
+
+
+def plan_of(model: nn.Module) -> cloister.Plan:
+    return loss.capture(model, example=EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (nn.Linear(3, 1, bias=False), r"needs the parameter 'bias'"),
+        (nn.Linear(3, 1, dtype=torch.float64), r"'weight', .*float32.*given is torch.float64"),
+        (nn.Linear(3, 2), r"'weight'.*\[2, 3\]"),
+        (nn.Sequential(nn.Linear(3, 1)), r"needs the parameter 'weight'"),
+    ],
+    ids=["a tensor less", "another type", "another shape", "other names"],
+)
+def test_a_plan_of_another_model_is_told_to_the_researcher(model: nn.Module, why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        jobs.planned(plan_of(nn.Linear(3, 1)), model=model, example=None)
+
+
+def test_a_plan_of_this_model_is_taken() -> None:
+    plan = plan_of(nn.Linear(3, 1))
+    assert jobs.planned(plan, model=nn.Linear(3, 1), example=None) is plan
+
+
+def job_of(model: nn.Module, **changed: object) -> Job:
+    described = jobs.describe(model)
+    given = {"parts": described.parts, "constants": described.constants, "start": described.digest}
+    return make_job(agree(), **given | changed)
+
+
+def test_each_tensor_that_does_not_fit_is_named_at_the_node() -> None:
+    job = job_of(nn.Linear(3, 2, bias=False))
+    with pytest.raises(PlanError, match=r"tensor 'weight' is float32\[2, 3\] where.*needs a tensor 'bias'"):
+        check_parts(plan_of(nn.Linear(3, 1)), job)
+
+
+def test_a_parameter_that_is_called_a_constant() -> None:
+    """It would be trained, and no part of what is contributed."""
+    whole = job_of(nn.Linear(3, 1))
+    weight = next(part for part in whole.parts if part.name == "weight")
+    constant = Constant("weight", weight.spec, bytes(12))
+    job = msgspec.structs.replace(
+        whole, parts=tuple(part for part in whole.parts if part is not weight), constants=(constant,)
+    )
+    with pytest.raises(PlanError, match="tensor 'weight' is a constant where the plan trains it"):
+        check_parts(plan_of(nn.Linear(3, 1)), job)
+
+
+def test_a_round_that_does_not_fit_takes_no_number_of_the_owners_budget() -> None:
+    """Its node declines before it trains, and nothing of it is in its records."""
+    here = Aggregator.facing(owner())
+    here.propose()
+    why = "the data set has column 'y', float64 [1], where the plan needs float32 [1]"
+    assert declined(here.member.failed(1, why)) == why
+    digest = here.ledger.charter.digest
+    assert not here.member._records.took_part(digest)
+    assert only(here.member.handle(here.proposal(1)), Prove)
