@@ -6,6 +6,7 @@ evidence in the records of instances is looked at by ``cloister.aggregator.audit
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,11 @@ from cloister.wire.peers import fingerprint
 
 ROUNDING: Final = 1e-9
 """How far the weights of a cohort may be from 1 together."""
+
+
+def quorum(charter: Charter) -> int:
+    """How many owners have to sign a round before it is released: more than half of them (docs/adr/0010)."""
+    return len(charter.owners) // 2 + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +212,7 @@ class Ledger:
         self._chain = grown._chain
 
     def _with(self, chain: _Chain) -> Ledger:
-        ledger = Ledger(self.charter)
+        ledger = copy.copy(self)
         ledger._chain = chain
         return ledger
 
@@ -294,7 +300,7 @@ class Ledger:
         missing = sorted({share.member for share in cohort.shares} - set(signers))
         if missing:
             raise LedgerError(f"{self._owners[missing[0]]} is in its cohort and has not signed it")
-        if 2 * len(signers) <= len(self._owners):
+        if len(signers) < quorum(self.charter):
             raise LedgerError(
                 f"{len(signers)} of {len(self._owners)} owners have signed it, not more than half of them"
             )
