@@ -20,7 +20,8 @@ from cloister.net.demands import Demands
 from cloister.net.greeting import greet, refusal_error
 from cloister.net.identity import Identity
 from cloister.net.waiting import READABLE, Bell, wait
-from cloister.node.member import Abandon, Effect, Leave, Member, Note, Prove, Say, Train
+from cloister.node.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
+from cloister.node.member import Member
 from cloister.node.records import Records
 from cloister.node.training import Failed, Trained, Trainer
 from cloister.wire import rounds as w
