@@ -46,7 +46,7 @@ MAY_IMPORT = {
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
-NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow")
+NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow", "matplotlib", "tensorboard")
 BASE = (
     "__init__",
     "__main__",

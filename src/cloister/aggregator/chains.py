@@ -57,10 +57,11 @@ class _Asked:
 class Chains:
     """This instance's ledger and model, and who has been asked to hand over more."""
 
-    def __init__(self, charter: Charter, *, guests: Guests) -> None:
+    def __init__(self, charter: Charter, *, guests: Guests, upload_s: float) -> None:
         self.ledger = Ledger(charter)
         self.held: Held | None = None
         self._tell = guests.tell
+        self._upload_s = upload_s
         self._ahead: deque[Guest] = deque()
         self._asked: _Asked | None = None
 
@@ -81,12 +82,11 @@ class Chains:
             LedgerError: it is on a fork.
         """
         guest.joined, guest.sequence, guest.head = True, message.sequence, message.head
+        guest.holds = message.holds
         # An instance that releases nothing leaves no record behind, so that there are no more of them than rounds.
         if message.sequence > 2 * self.ledger.charter.limits.rounds + 1:
             raise LedgerError(_FORK)
         if self.ledger.passed(guest.sequence, guest.head):
-            if message.holds and guest.sequence == self.ledger.sequence:
-                guest.model = self.ledger.model
             self.bring(guest)
             return
         if self._settled_within(guest.sequence) == guest.sequence:
@@ -127,7 +127,7 @@ class Chains:
             raise LedgerError("these are not the records that were asked for")
         if size > CHAIN_BYTES or (asked.job is not None and message.records):
             raise LedgerError("these are more records than were asked for")
-        asked.until = now + seconds_for(body_bytes)
+        asked.until = now + seconds_for(body_bytes, least=self._upload_s)
         return HandedOver(message, job=asked.job, vectors=asked.vectors)
 
     def take(self, guest: Guest, body: HandedOver, *, now: float) -> bool:
@@ -169,12 +169,15 @@ class Chains:
         lacking = guest.sequence
         if not self.ledger.passed(lacking, guest.head):
             lacking = self._settled_within(lacking)
+        if guest.holds and lacking >= self._settled_within(self.ledger.sequence):
+            guest.model = self.ledger.model
+        guest.holds = False
         held = self.newest if guest.takes_models else None
         if held is not None and guest.model == held.digest:
             held = None
         parts = list(in_parts(self.ledger.since(lacking)))
-        if held is not None and not parts:
-            parts = [()]
+        if not parts and (held is not None or not guest.ready):
+            parts = [()]  # it waits for word that there are no others
         for part in parts:
             lacking += len(part)
             sizes = tuple(map(len, part))
@@ -182,7 +185,9 @@ class Chains:
             if held is None or lacking < self.ledger.sequence:
                 self._tell(guest, Chain(first=first, records=sizes), views(part))
                 continue
-            averages = [each for each in (held.state.momentum, held.state.squares) if each is not None]
+            # What a rule begins with is in no record, so that nobody could check it.
+            kept = (held.state.momentum, held.state.squares) if held.state.rounds else ()
+            averages = [each for each in kept if each is not None]
             state = tuple(each.nbytes for each in averages)
             message = Chain(first=first, records=sizes, model=held.vector.nbytes, rounds=held.state.rounds, state=state)
             self._tell(guest, message, views(part, held.vector, *averages))
@@ -206,7 +211,7 @@ class Chains:
         better = theirs is not None and theirs.released > self.ledger.released
         if theirs is not None and better:
             self.ledger = theirs
-        guest.sequence, guest.head = self._settled_within(guest.sequence), b""
+        guest.sequence, guest.head = self._settled_within(guest.sequence), b""  # which `bring` begins after
         self.bring(guest)
         return better
 
@@ -223,9 +228,9 @@ class Chains:
         return next((number for number in rounds if number <= sequence), 0)
 
 
-def seconds_for(nbytes: int) -> float:
-    """How long an upload of so many bytes may take: 10 s, and 1 s for each MiB."""
-    return 10.0 + nbytes / (1 << 20)
+def seconds_for(nbytes: int, *, least: float) -> float:
+    """How long an upload of so many bytes may take: 1 s for each MiB, beside ``least``."""
+    return least + nbytes / (1 << 20)
 
 
 def in_parts(found: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:

@@ -25,6 +25,7 @@ from cloister.wire.rounds import Contribution, Declined, Over, Propose, Ready, S
 
 SIGN_S: Final = 30.0
 """How long members may take to sign."""
+UPLOAD_S: Final = 10.0
 PAUSE_S: Final = (1.0, 60.0)
 """After a round that came to nothing, with the same owners there: the first pause, doubled up to the last."""
 
@@ -35,6 +36,7 @@ class Self(NamedTuple):
     ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
     nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
     since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
+    ``upload_s``: how long any upload may take, beside 1 s for each MiB.
     """
 
     signer: bytes
@@ -43,6 +45,7 @@ class Self(NamedTuple):
     salt: Callable[[], bytes]
     time: Callable[[], int]
     collateral: bytes | None = None
+    upload_s: float = UPLOAD_S
 
 
 @dataclass
@@ -82,7 +85,8 @@ class Course:
 
     def start(self, run: Run) -> None:
         """Another run begins, and nothing of the one before hinders it."""
-        self.run, self._failed, self._again, self._voids = run, frozenset(), 0.0, 0
+        self.run = run
+        self._unhinder()
 
     @property
     def due(self) -> float | None:
@@ -112,7 +116,7 @@ class Course:
         collecting = self._expecting(guest, message)
         if collecting is None:
             return Forgotten(body_bytes)
-        collecting.deadlines[guest.name] += seconds_for(0)  # it has begun, so that its own pace decides
+        collecting.deadlines[guest.name] += self._own.upload_s  # it has begun, so that its own pace decides
         return collecting.collection.room(guest.name, salt=message.salt)
 
     def contribute(self, guest: Guest, message: Contribution, body: Body | None) -> None:
@@ -199,6 +203,14 @@ class Course:
             self._failed = frozenset(guest.key for guest in self._guests.owners())
             self._again = None if hopeless else self.now + min(first * 2 ** min(self._voids, 10), last)
             self._voids += 1
+
+    def begin_again(self, why: str) -> None:
+        """Ends the round that is under way, if there is one, because it was begun on what is no longer the newest."""
+        self.void(why)
+        self._unhinder()
+
+    def _unhinder(self) -> None:
+        self._failed, self._again, self._voids = frozenset(), 0.0, 0
 
     @property
     def under_way(self) -> bool:
@@ -290,7 +302,7 @@ class Course:
             return
         owners = {guest.name: guest for guest in self._guests.owners()}
         for name in collecting.collection.next():
-            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes)
+            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes, least=self._own.upload_s)
             owners[name].owes = True
             self._guests.tell(owners[name], Send(round=collecting.training.number))
 
@@ -347,7 +359,8 @@ class Course:
     def _release(self, signing: Signing, outcome: Outcome) -> None:
         self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
         self._chains.held = outcome.held
-        self._phase, self._failed, self._again, self._voids = None, frozenset(), 0.0, 0
+        self._phase = None
+        self._unhinder()
         self._guests.note(f"round {signing.number} is released")
         for guest in self._guests.present():
             guest.refused = 0
