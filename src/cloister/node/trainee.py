@@ -32,9 +32,9 @@ from cloister.worker import delta as deltas
 from cloister.worker import optimizers
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.files import open_file
+from cloister.worker.fitting import check_fits
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
-from cloister.worker.fitting import check_fits
 from cloister.worker.training import Trained, train
 from cloister.worker.values import as_bytes
 
