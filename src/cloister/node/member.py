@@ -281,7 +281,9 @@ class Member:
             job=self._work.data,
             model=model.vector,
             data=begun.data,
-            seed=owner_seed(job.seed, number=number, owner=self.own),
+            # By how many rounds came out, not by this one's number: where a void round is made up for, everybody
+            # contributes the very same again, and nothing is told that was not agreed to before.
+            seed=owner_seed(job.seed, number=self._ledger.done(self._work.digest) + 1, owner=self.own),
             clip=self._limits.clip,
             least=self._limits.min_examples,
         )
