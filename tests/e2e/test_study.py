@@ -179,7 +179,7 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 5
     assert same(run.model, replayed(run.history, strategy=cloister.FedAdam(lr=0.05)))
-    if numbers == [1, 2, 3, 4, 5] and all(len(done.owners) == 3 for done in run.history):
+    if all(len(done.owners) == 3 for done in run.history):  # whatever the numbers of the rounds
         assert same(run.model, simulated(rounds=5, strategy=cloister.FedAdam(lr=0.05)))
 
 
