@@ -171,7 +171,6 @@ class Node:
             WorkerCrashedError: no executor can be started here.
         """
         with ExitStack() as running:
-            running.callback(_log.info, "closing")
             if self._listener is not None:
                 self._serve_sessions(self._listener, running)
             if self._participation is not None:
@@ -179,6 +178,7 @@ class Node:
             running.callback(self._closing.ring)
             ready()
             wait({self._closing.fileno(): READABLE}, until=None)
+            _log.info("closing")
 
     def _serve_sessions(self, listener: Listener, running: ExitStack) -> None:
         limits = self._configuration.session
