@@ -87,6 +87,11 @@ UNTOUCHED = {
     "charter": EVERYTHING,
     "aggregator": EVERYTHING,
     "node.member": EVERYTHING,
+    "node.holdings": EVERYTHING,
+    "node.countersigning": EVERYTHING,
+    "node.effects": EVERYTHING,
+    "node.limits": EVERYTHING,
+    "node.account": EVERYTHING,
     "study.splitting": EVERYTHING,
     "tensor": "socket clock file process",
 }

@@ -12,7 +12,7 @@ from cloister.aggregator.records import cohort_to_be_signed, commitment, encode
 from cloister.charter import signing
 from cloister.charter.floors import Floors
 from cloister.errors import NotGenuineError, RecordsError
-from cloister.node.member import Abandon, Leave, Prove, Say, Train
+from cloister.node.effects import Abandon, Leave, Prove, Say, Train
 from cloister.node.records import Records
 from cloister.wire import rounds as w
 from tests import chains, charters
@@ -372,6 +372,24 @@ def test_a_chain_that_goes_on_without_the_newest_release():
     here.ledger = fork
     assert "a fork" in leaves(here.chain(after=1))
     assert here.member.newest[0] == 2
+
+
+def test_instances_that_released_nothing_give_way_one_by_one():
+    here = Aggregator.facing(owner())
+    here.round()
+    settled = here.ledger.copy()
+    for name in ("dead", "dying"):
+        here.ledger.append(chains.Instance(name).begin(here.ledger))
+    here.chain(after=2)
+    kept = Ledger.from_records(settled.charter, here.ledger.records[:3])
+    kept.append(chains.Instance("third").begin(kept))
+    here.ledger = kept
+    assert not leaves(here.chain(after=3))  # beside "dying"
+    assert here.member.newest == (4, kept.head)
+    settled.append(chains.Instance("fourth").begin(settled))
+    here.ledger = settled
+    assert not leaves(here.chain(after=2))  # beside "dead", and all that follows it
+    assert here.member.newest == (3, settled.head)
 
 
 def test_a_chain_with_a_gap_or_a_broken_record_changes_nothing():
