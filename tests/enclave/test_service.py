@@ -190,7 +190,7 @@ def test_a_body_that_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
             line = table.dial("alice")
             line.join(table.owners["alice"])
             line.connection.send_raw(Kind.ROUND, encode(message), claimed)
-            assert isinstance(line.hear().message, w.Refused)
+            line.until(w.Refused)
             assert goodbye(line.connection).code == "protocol"
             line.close()
         line = researching(table)
