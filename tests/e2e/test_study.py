@@ -106,13 +106,13 @@ def simulated(**changed: Any) -> nn.Module:
 
 
 def replayed(history: History, *, strategy: Rule, start: nn.Module | None = None) -> nn.Module:
-    """The rounds of a history, by their numbers, owners and shares, computed here."""
+    """The rounds of a history, by their owners and shares, computed here."""
     trained = copy.deepcopy(start or model())
     parts, _, vector = describe(trained)
     places = lay_out({part.name: part.spec for part in parts}).places
     buffers = [slice(place.start, place.stop) for place, part in zip(places, parts, strict=True) if part.buffer]
     state = strategy.start(len(vector))
-    for done in history:
+    for number, done in enumerate(history, 1):
         total = Sum(len(vector))
         load(vector, into=trained)
         for name in sorted(done.owners):
@@ -125,7 +125,7 @@ def replayed(history: History, *, strategy: Rule, start: nn.Module | None = None
                 optimizer=SGD,
                 batch_size=8,
                 local_epochs=1,
-                seed=owner_seed(5, number=done.number, owner=name),
+                seed=owner_seed(5, number=number, owner=name),
                 clip=CLIP,
             )
             total.add(found.delta.numpy(), weight=done.weights[name])
@@ -179,7 +179,7 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 5
     assert same(run.model, replayed(run.history, strategy=cloister.FedAdam(lr=0.05)))
-    if numbers == [1, 2, 3, 4, 5] and all(len(done.owners) == 3 for done in run.history):
+    if all(len(done.owners) == 3 for done in run.history):  # whatever the numbers of the rounds
         assert same(run.model, simulated(rounds=5, strategy=cloister.FedAdam(lr=0.05)))
 
 

@@ -15,6 +15,7 @@ import cloister
 from cloister.aggregator.ledger import Ledger
 from cloister.cli.node import app
 from cloister.errors import CharterError, ConfigurationError, RecordsError
+from cloister.node.participation import Pauses
 from cloister.node.starting import node_of
 from cloister.wire import rounds as w
 from cloister.worker import delta as deltas
@@ -90,6 +91,14 @@ def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
         ledger = Ledger.from_records(study.charter, records.chain(study.charter.digest))
     assert [receipt.cohort.round for receipt in ledger.receipts] == [1, 2]
     assert len(ledger.instances) == 2
+
+
+def test_pauses_grow_and_begin_anew_after_a_connection_that_lasted():
+    pauses = Pauses(lambda: 1.0)
+    assert [pauses.after(0.0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pauses.after(59.0) == 60  # an aggregator that ends each connection soon is not dialled more often
+    assert pauses.after(61.0) == 1
+    assert Pauses(lambda: 0.0).after(0.0) == 0.5
 
 
 def test_a_node_stops_at_once_where_there_is_no_aggregator(study, caplog):

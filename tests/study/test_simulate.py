@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
+from cloister.aggregator.job import owner_seed
 from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.study.history import Round
-from cloister.study.rounds import seed_of
 from cloister.study.simulate import Run
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import order
@@ -101,7 +101,7 @@ def plainly(start: nn.Module, data: dict[str, tuple[Tensor, Tensor]], *, rounds:
             optimizer = torch.optim.SGD(local.parameters(), 0.1, 0.9)
             step = 0
             for _ in range(epochs):
-                rows = order(len(x), seed=seed_of(name, round=number, seed=5), step=step)
+                rows = order(len(x), seed=owner_seed(5, number=number, owner=name), step=step)
                 for first in range(0, len(x), 8):
                     batch = torch.from_numpy(rows[first : first + 8])
                     optimizer.zero_grad()
@@ -133,7 +133,7 @@ def test_one_owner_trains_as_if_it_were_alone() -> None:
         optimizer=SGD,
         batch_size=8,
         local_epochs=3,
-        seed=seed_of("alice", round=1, seed=5),
+        seed=owner_seed(5, number=1, owner="alice"),
     )
     floats = deltas.floats_of(start)
     layout = deltas.layout_of(floats)

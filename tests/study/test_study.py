@@ -122,6 +122,7 @@ def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
     report = audit(found, charter=aggregator.charter, collateral=no_collateral, accept_simulated=True)
     assert report.ledger.released == 2
     assert "2 owners" in str(run.history[1])
+    assert "examples" not in f"{run.history}{run.history[1]}"
 
 
 def test_the_model_that_was_given_stays_as_it_is(aggregator: Aggregator) -> None:

@@ -118,13 +118,14 @@ class History(Sequence[Round]):
         """The table, for rich."""
         names = self.names
         table = Table()
-        for column in ("round", "owners", "examples", *names, "s"):
+        counted = ["examples"] if any(each.examples is not None for each in self._rounds) else []
+        for column in ("round", "owners", *counted, *names, "s"):
             table.add_column(column, justify="right")
         for each in self._rounds:
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
-            examples = "" if each.examples is None else f"{each.examples:,}"
-            row = (str(each.number), str(len(each.owners)), examples, *shown, f"{each.seconds:.2f}")
+            examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
+            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.seconds:.2f}")
             table.add_row(*row)
         yield table
 

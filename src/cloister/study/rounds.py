@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cloister.aggregator.job import owner_seed
 from cloister.aggregator.mean import Sum, shares
 from cloister.aggregator.updates import FedProx, Rule, apply_to_parameters
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.study.checkpoint import Progress
 from cloister.study.groups import LARGEST, Groups
 from cloister.study.history import Round
+from cloister.study.showing import evaluated
 from cloister.wire.layout import Layout
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import Batches
@@ -27,12 +29,6 @@ from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
 from cloister.worker.together import TrainedTogether, TrainingTogether
 from cloister.worker.training import Trained, Training
-
-
-def seed_of(owner: str, *, round: int, seed: int) -> int:  # noqa: A002  what it is
-    """The seed of one owner's training in one round (from 1): the first 8 bytes, big-endian, of SHA-256 of
-    ``"seed round owner"``. It does not depend on who else there is."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {round} {owner}".encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +96,8 @@ class Simulation:
             self.strategy, before.vector, mean=found.total.mean(), state=before.state, buffers=self._buffers
         )
         after = Progress(vector, state, found.others)
-        evaluation = {} if evaluate is None else self._evaluate(after, evaluate)
+        self.load(after)
+        evaluation = {} if evaluate is None else evaluated(self.model, evaluate)
         examples = [self._sizes[name] for name in found.owners]
         seconds = perf_counter() - started
         done = Round(number, drawn, sum(examples), _weighted(found.metrics, examples), evaluation, seconds)
@@ -118,7 +115,7 @@ class Simulation:
         """Has every owner train who was drawn: in groups, and then one by one in the order of their names."""
         groups, alone = self._groups.of(drawn)
         for together, names in groups:
-            seeds = [seed_of(name, round=number, seed=self.seed) for name in names]
+            seeds = [owner_seed(self.seed, number=number, owner=name) for name in names]
             try:
                 trained = together.run([self.data[name] for name in names], seeds=seeds)  # type: ignore[misc]
                 updates.add_all(names, trained)
@@ -133,7 +130,7 @@ class Simulation:
         training = Training(self.plan, **self._arguments)
         for name in names:
             try:
-                trained = training.run(self.data[name], seed=seed_of(name, round=number, seed=self.seed))
+                trained = training.run(self.data[name], seed=owner_seed(self.seed, number=number, owner=name))
             except (DataSetError, PlanError, TrainingError) as fault:
                 raise at_owner(name, fault) from fault
             updates.add(name, trained)
@@ -162,16 +159,6 @@ class Simulation:
             "clip": self.clip,
             "layout": self.layout,
         }
-
-    def _evaluate(self, after: Progress, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
-        self.load(after)
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            self.model.eval()
-            return {name: float(value) for name, value in evaluate(self.model).items()}
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     def _others(self) -> dict[str, Tensor]:
         averaged = deltas.floats_of(self.model)

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from cloister.aggregator.mean import shares
@@ -40,6 +39,7 @@ from cloister.study.board import board
 from cloister.study.checkpoint import Progress
 from cloister.study.history import History, Round
 from cloister.study.rounds import Simulation, at_owner
+from cloister.study.showing import Screen
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.data.rows import Arrays
 from cloister.worker.fitting import check_last, columns_of
@@ -137,7 +137,7 @@ def simulate(
     numbers = (batch_size, local_epochs, strategy, per_round, largest_share, clip, seed)
     simulation = Simulation(trained, plan, data, optimizer, *numbers, vectorise)
     path = None if checkpoint is None else Path(checkpoint)
-    tell = _printed() if on_round is None else on_round
+    tell = Screen() if on_round is None else on_round
     progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
     simulation.load(progress)
     return Run(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
@@ -226,10 +226,3 @@ def _check(data: Mapping[str, Batches], *, rounds: int, per_round: int | None, l
         shares(dict.fromkeys(list(data)[:per_round], 1), largest_share=largest_share)
     except AggregationError as fault:
         raise ConfigurationError(f"a round cannot be as is asked for: {fault}") from fault
-
-
-def _printed() -> Callable[[Round], None]:
-    console = Console(stderr=True)
-    if console.is_terminal or console.is_jupyter:
-        return lambda done: console.print(str(done), highlight=False, markup=False, soft_wrap=True)
-    return lambda done: None
