@@ -146,3 +146,13 @@ def test_links_lead_somewhere(page):
             if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there)):
                 dead.append(f"{page}:{number}: {target}")
     assert not dead, "\n".join(dead)
+
+
+def test_every_attack_is_in_a_table_and_every_table_names_attacks_that_are_there():
+    named = set()
+    for page in ("threat-model.md", "attestation.md"):
+        rows = [
+            line for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines() if line.startswith("|")
+        ]
+        named |= {found for row in rows for found in re.findall(r"`(?:tests/attacks/)?(test_\w+\.py)`", row)}
+    assert named == {file.name for file in (ROOT / "tests" / "attacks").glob("test_*.py")}
