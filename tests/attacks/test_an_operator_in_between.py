@@ -196,33 +196,28 @@ def test_a_recorded_connection_cannot_be_begun_again(tmp_path: Path, caplog: pyt
 
 
 def test_a_study_goes_on_once_the_operator_lets_it(tmp_path: Path) -> None:
-    """Alice's contribution is changed on the way: her connection ends, and the rounds go on without her."""
+    """What alice says in a round is changed on the way: her connection ends, and the rounds go on without her."""
     table = Table(tmp_path, job={"rounds": 2})
     owner = table.owners["alice"]
     with table.serving(), relaying(table.at) as relay:
-        lines = {name: through(table, relay, name) for name in table.owners}
+        lines = {"alice": through(table, relay, "alice")}
+        for name in ("bob", "chuck"):
+            lines[name] = table.dial(name)
+            lines[name].say(table.owners[name].join())
+            lines[name].until(w.Chain)
         rosa = researching(table)
         table.submit(rosa)
 
-        def play(name: str, kind: type) -> None:
-            """One member does its part until it has heard a message of this kind, and answers that too."""
-            while True:
-                heard = lines[name].hear()
-                for said in table.owners[name].answer(heard):
-                    lines[name].say(*said)
-                if isinstance(heard.message, kind):
-                    return
-
         for name in table.owners:
-            play(name, w.Propose)
+            play(lines[name], table, name, until=w.Propose)
         relay.of_members = changed
         with suppress(NetworkError):
-            play("alice", w.Send)
+            play(lines["alice"], table, "alice", until=w.Send)
         assert answers(lines["alice"]) == 0
         relay.of_members = passed
         for kind in (w.Send, w.Sign):
             for name in ("bob", "chuck"):
-                play(name, kind)
+                play(lines[name], table, name, until=kind)
         lines["alice"].close()
         threads = [threading.Thread(target=to_the_end, args=(lines[name], table, name)) for name in ("bob", "chuck")]
         for thread in threads:
@@ -238,8 +233,16 @@ def test_a_study_goes_on_once_the_operator_lets_it(tmp_path: Path) -> None:
     assert table.rosa.model[1].startswith(by_hand(table, ("bob", "chuck"), ("bob", "chuck")))
 
 
+def play(line: Line, table: Table, name: str, *, until: type) -> None:
+    """A member does its part until it has heard a message of this kind, and has answered that too."""
+    while True:
+        heard = line.hear()
+        for said in table.owners[name].answer(heard):
+            line.say(*said)
+        if isinstance(heard.message, until):
+            return
+
+
 def to_the_end(line: Line, table: Table, name: str) -> None:
     with suppress(NetworkError):
-        while True:
-            for said in table.owners[name].answer(line.hear()):
-                line.say(*said)
+        play(line, table, name, until=w.Finished)  # which owners are not told
