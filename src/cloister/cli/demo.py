@@ -37,19 +37,23 @@ def demo(
         Path | None, typer.Option(help="An empty folder for keys, configurations and logs, to look at afterwards.")
     ] = None,
 ) -> None:
-    """Three hospitals train one model on real data that stays with them, each in its own process; then three attacks."""
+    """Three hospitals train one model, each in its own process, on data that stays there; then three attacks on it."""
+    started = monotonic()
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        _run(keep.absolute(), rounds, left=keep.absolute())
+        _run(keep.absolute(), rounds, left=keep.absolute(), started=started)
         return
     with tempfile.TemporaryDirectory(prefix="cloister-demo-") as folder:
-        _run(Path(folder), rounds, left=None)
+        _run(Path(folder), rounds, left=None, started=started)
 
 
-def _run(folder: Path, rounds: int, *, left: Path | None) -> None:
+def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> None:
+    import torch
+
     from cloister.demo import attacks, hospitals, screen, training
 
-    started, console = monotonic(), Console()
+    console = Console()
+    torch.set_num_threads(1)  # as at the nodes: batches of 32 patients are too small to share
     parts, held_out = hospitals.split(hospitals.load())
     counts = {name: (len(part), int(part.y.sum())) for name, part in parts.items()}
     screen.introduce(console, counts, held_out=len(held_out))

@@ -18,8 +18,8 @@ from cloister.study.history import Round
 
 _CAVEAT = (
     "[bold]What this shows:[/] three hospitals train one model, each in a process of its own, and no patient's data"
-    " leaves its hospital. A node that only dials out trains on each; an aggregator that has proved its software and its"
-    " charter adds up; and only means of at least two hospitals come out, each signed for.\n"
+    " leaves its hospital. At each a node trains that only dials out; an aggregator that has proved its software and"
+    " its charter adds up; and only means of at least two hospitals come out, each signed for.\n"
     "[bold]What it does not show:[/] a real TEE. The one here is [yellow]simulated[/], which rehearses and proves"
     " nothing. And a mean still tells something about what went in: no noise is added."
 )
@@ -43,7 +43,8 @@ def agree(console: Console, charter: Charter) -> None:
     owners = ", ".join(member.name for member in charter.owners)
     console.print(
         f"Charter [bold]{charter.name}[/] #{charter.serial}, signed by {owners} and the researcher:"
-        f" {charter.digest.hex()[:16]}..."
+        f" {charter.digest.hex()[:16]}...",
+        soft_wrap=True,
     )
 
 
@@ -59,9 +60,9 @@ class Rounds:
     def __init__(self, console: Console, *, total: int) -> None:
         self._console = console
         self._table = Table(title="The study")
-        for name in ("round", "signed by", "loss", "accuracy at the hospitals"):
+        for name in ("round", "mean of", "loss at the hospitals", "accuracy there"):
             self._table.add_column(name, justify="right")
-        self._table.add_column("on the patients held out", justify="right", style="bold")
+        self._table.add_column("held out: accuracy", justify="right", style="bold")
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console)
         self._task = self._progress.add_task("training", total=total)
@@ -100,7 +101,7 @@ def compare(console: Console, alone: Mapping[str, float], *, federated: float, p
 
 def refuse(console: Console, attempt: str, faults: Mapping[str, str]) -> None:
     """What somebody tried, and how it was refused: by whom, in which words. Those who say the same share a line."""
-    console.print(attempt)
+    console.print(attempt, soft_wrap=True)
     said: dict[str, list[str]] = {}
     for name, fault in faults.items():
         said.setdefault(fault, []).append(name)
@@ -115,7 +116,7 @@ def audit(console: Console, lines: Iterable[str], *, command: str) -> None:
     console.print("Every round has left a receipt. Their audit, from files alone:")
     for line in lines:
         console.print(Text(f"  {line}"), soft_wrap=True)
-    console.print("To repeat it:")
+    console.print("To have it done by hand:")
     console.print(Text(f"  {command}", style="bold"), soft_wrap=True)
 
 

@@ -157,9 +157,7 @@ class LocalStudy:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _launch(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
-    ) -> Service:
+    def _launch(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Service:
         services = self._services.setdefault(name, [])
         if self.running(name):
             raise ConfigurationError(f"{name} is running already")
