@@ -18,8 +18,8 @@ _DIALLED_S: Final = 60.0
 _THEFT: Final = "1. The researcher submits another training step, which copies a patient's row into the model:"
 _TAMPERING: Final = "2. An operator puts an aggregator with [bold]one byte changed[/] behind the same address:"
 _ROLLBACK: Final = (
-    "3. An operator who can forge proofs, as anybody can where the TEE is simulated, goes back to round {older}, to have"
-    " round {again} once more:"
+    "3. An operator who can forge proofs, as anybody can where the TEE is simulated, goes back to round {older}, to"
+    " have round {again} once more:"
 )
 _LEAGUE: Final = "   In league with the researcher of 1, it hands that training step to the hospitals itself:"
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Self
 from cloister.aggregator.job import job_digest, round_digest
 from cloister.aggregator.ledger import Ledger
 from cloister.attest.attester import find
-from cloister.errors import NoAnswerError
+from cloister.errors import NoAnswerError, UnacceptableError
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance, Prover
 from cloister.net.server import Listener
@@ -57,17 +57,18 @@ def set_back(ledger: Ledger) -> Ledger:
 
 
 class RolledBack:
-    """It listens at ``address`` and is known as ``name``; as a context manager it leaves no thread behind."""
+    """Listens at ``address`` (port 0: any), as ``name``. As a context manager it leaves no thread behind."""
 
     def __init__(self, scheme: Scheme, *, name: str, address: str) -> None:
         self._scheme = scheme
         charter = scheme.older.charter.digest
         self._instance = Instance(role="aggregator", attester=find("simulated"), charter=charter, name=name)
         self._instance.follow(lambda: (scheme.older.head, scheme.older.sequence))
-        self._answers: SimpleQueue[tuple[str, int, str]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[str, int, str | None]] = SimpleQueue()
         self._listener = Listener(
             address=address, context=self._instance.context, accepts=lambda _: True, handle=self._handle
         )
+        self.address = str(self._listener.address)
         self._thread = threading.Thread(target=self._listener.serve, name="cloister rolled back", daemon=True)
         self._thread.start()
 
@@ -76,6 +77,7 @@ class RolledBack:
 
         Raises:
             NoAnswerError: one has not answered in time.
+            UnacceptableError: one does what it is told.
         """
         until = monotonic() + within_s
         found = Refusals({}, {})
@@ -85,6 +87,8 @@ class RolledBack:
                 peer, number, text = self._answers.get(timeout=max(until - monotonic(), 0.0))
             except Empty:
                 raise NoAnswerError("a hospital has not answered the aggregator that was set back") from None
+            if text is None:
+                raise UnacceptableError([f"a hospital trained for round {number}, which it should have refused"])
             (found.round if number == self._scheme.again else found.job)[peer] = text
         return found
 
@@ -115,7 +119,7 @@ class RolledBack:
                     open_rounds.discard(number)
                     self._answers.put((connection.peer, number, text))
                 case Ready(round=number):
-                    self._answers.put((connection.peer, number, "it has trained"))
+                    self._answers.put((connection.peer, number, None))
                     return
 
     def _try(self, connection: Connection) -> None:
