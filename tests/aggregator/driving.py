@@ -59,7 +59,12 @@ def parts_of(length: int) -> tuple[Part, ...]:
     return PARTS if length == LENGTH else (Part("weight", TensorSpec("float32", (length,)), buffer=False),)
 
 
-def agree(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **changed: str) -> Charter:
+def agree(**changed: Any) -> Charter:
+    """The charter in ``charter_text``."""
+    return Charter.parse(charter_text(**changed))
+
+
+def charter_text(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **changed: str) -> str:
     """A charter of these owners and the researcher rosa; ``changed``: limits, as they stand in the file."""
     start = jobs.describe(parts_of(length), CONSTANTS, first_model(length))
     limits = {
@@ -71,7 +76,7 @@ def agree(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **changed: st
         "limits": METRICS,
         **changed,
     }
-    return charters.charter(owners=owners, **limits)
+    return charters.text(owners=owners, **limits)
 
 
 def make_job(charter: Charter, **changed: Any) -> Job:
@@ -279,8 +284,11 @@ class Party:
 class Owner(Party):
     """An owner. Attributes that start with ``spoil`` let a test change what it says."""
 
-    def __init__(self, name: str, charter: Charter, *, length: int = LENGTH) -> None:
+    def __init__(
+        self, name: str, charter: Charter, *, length: int = LENGTH, key: signing.PrivateKey | None = None
+    ) -> None:
         super().__init__(name, charter)
+        self.key = charters.key_of(name) if key is None else key
         self.length = length
         self.job = b""
         self.round = 0
@@ -312,9 +320,8 @@ class Owner(Party):
                 assert number == self.round
                 answers.append((w.Contribution(number, self.salt), self.update()))
             case w.Sign(round=number, cohort=cohort):
-                key = charters.key_of(self.name)
-                signature = signing.sign(cohort_to_be_signed(cohort), key=key)
-                answers.append((w.Signature(number, signing.public_bytes(key), signature), b""))
+                signature = signing.sign(cohort_to_be_signed(cohort), key=self.key)
+                answers.append((w.Signature(number, signing.public_bytes(self.key), signature), b""))
         return [said for answer in answers for said in self.spoil(*answer)]
 
     def _train(self, asked: w.Propose) -> Any:

@@ -57,10 +57,11 @@ class _Asked:
 class Chains:
     """This instance's ledger and model, and who has been asked to hand over more."""
 
-    def __init__(self, charter: Charter, *, guests: Guests) -> None:
+    def __init__(self, charter: Charter, *, guests: Guests, upload_s: float) -> None:
         self.ledger = Ledger(charter)
         self.held: Held | None = None
         self._tell = guests.tell
+        self._upload_s = upload_s
         self._ahead: deque[Guest] = deque()
         self._asked: _Asked | None = None
 
@@ -127,7 +128,7 @@ class Chains:
             raise LedgerError("these are not the records that were asked for")
         if size > CHAIN_BYTES or (asked.job is not None and message.records):
             raise LedgerError("these are more records than were asked for")
-        asked.until = now + seconds_for(body_bytes)
+        asked.until = now + seconds_for(body_bytes, least=self._upload_s)
         return HandedOver(message, job=asked.job, vectors=asked.vectors)
 
     def take(self, guest: Guest, body: HandedOver, *, now: float) -> bool:
@@ -223,9 +224,9 @@ class Chains:
         return next((number for number in rounds if number <= sequence), 0)
 
 
-def seconds_for(nbytes: int) -> float:
-    """How long an upload of so many bytes may take: 10 s, and 1 s for each MiB."""
-    return 10.0 + nbytes / (1 << 20)
+def seconds_for(nbytes: int, *, least: float) -> float:
+    """How long an upload of so many bytes may take: 1 s for each MiB, beside ``least``."""
+    return least + nbytes / (1 << 20)
 
 
 def _parts(found: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:

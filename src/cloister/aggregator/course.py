@@ -25,6 +25,7 @@ from cloister.wire.rounds import Contribution, Declined, Over, Propose, Ready, S
 
 SIGN_S: Final = 30.0
 """How long members may take to sign."""
+UPLOAD_S: Final = 10.0
 PAUSE_S: Final = (1.0, 60.0)
 """After a round that came to nothing, with the same owners there: the first pause, doubled up to the last."""
 
@@ -35,6 +36,7 @@ class Self(NamedTuple):
     ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
     nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
     since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
+    ``upload_s``: how long any upload may take, beside 1 s for each MiB.
     """
 
     signer: bytes
@@ -43,6 +45,7 @@ class Self(NamedTuple):
     salt: Callable[[], bytes]
     time: Callable[[], int]
     collateral: bytes | None = None
+    upload_s: float = UPLOAD_S
 
 
 @dataclass
@@ -112,7 +115,7 @@ class Course:
         collecting = self._expecting(guest, message)
         if collecting is None:
             return Forgotten(body_bytes)
-        collecting.deadlines[guest.name] += seconds_for(0)  # it has begun, so that its own pace decides
+        collecting.deadlines[guest.name] += self._own.upload_s  # it has begun, so that its own pace decides
         return collecting.collection.room(guest.name, salt=message.salt)
 
     def contribute(self, guest: Guest, message: Contribution, body: Body | None) -> None:
@@ -290,7 +293,7 @@ class Course:
             return
         owners = {guest.name: guest for guest in self._guests.owners()}
         for name in collecting.collection.next():
-            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes)
+            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes, least=self._own.upload_s)
             owners[name].owes = True
             self._guests.tell(owners[name], Send(round=collecting.training.number))
 

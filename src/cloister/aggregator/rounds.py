@@ -52,7 +52,7 @@ class Rounds:
     def __init__(self, charter: Charter, *, own: Self) -> None:
         self._charter = charter
         self._guests = Guests()
-        self._chains = Chains(charter, guests=self._guests)
+        self._chains = Chains(charter, guests=self._guests, upload_s=own.upload_s)
         self._course = Course(charter, own=own, guests=self._guests, chains=self._chains)
         self._now = 0.0
 

@@ -96,7 +96,7 @@ class Attendance:
         return True
 
     def _read(self, body: Body, *, body_bytes: int) -> None:
-        until = monotonic() + seconds_for(body_bytes)
+        until = monotonic() + seconds_for(body_bytes, least=self._meeting.upload_s)
         for room in body.rooms():
             self._connection.read_into(room, until=until)
 

@@ -72,7 +72,7 @@ class Seat:
 class Meeting:
     """The state machine of an instance, for as many threads as there are members."""
 
-    def __init__(self, charter: Charter, *, instance: Instance, collateral: bytes | None) -> None:
+    def __init__(self, charter: Charter, *, instance: Instance, collateral: bytes | None, upload_s: float) -> None:
         def prove(nonce: bytes) -> Proof:
             return instance.prove(instance.transcript(nonce, client=None))
 
@@ -83,7 +83,9 @@ class Meeting:
             salt=lambda: secrets.token_bytes(32),
             time=lambda: time_ns() // 1_000_000,
             collateral=collateral,
+            upload_s=upload_s,
         )
+        self.upload_s: Final = upload_s
         self._rounds = Rounds(charter, own=own)
         self._lock = threading.RLock()
         self._seats: dict[str, Seat] = {}

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from cloister.aggregator.course import UPLOAD_S
 from cloister.charter.charter import Charter
 from cloister.enclave.attending import Attendance
 from cloister.enclave.meeting import Meeting
@@ -38,17 +39,24 @@ class Aggregator:
     Args:
         charter: that the instance is bound to; it has no faults, and this software can enforce it.
         collateral: encoded, for the record of this instance, so that auditors need no other source; or None.
+        upload_s: how long a member's upload may take, in seconds, beside 1 s for each MiB.
 
     Raises:
         ConfigurationError: its address cannot be bound.
     """
 
     def __init__(
-        self, instance: Instance, *, charter: Charter, listen: Address, collateral: bytes | None = None
+        self,
+        instance: Instance,
+        *,
+        charter: Charter,
+        listen: Address,
+        collateral: bytes | None = None,
+        upload_s: float = UPLOAD_S,
     ) -> None:
         self._instance = instance
         self._members = frozenset(member.key for member in charter.members)
-        self._meeting = Meeting(charter, instance=instance, collateral=collateral)
+        self._meeting = Meeting(charter, instance=instance, collateral=collateral, upload_s=upload_s)
         self._strangers = Strangers()
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
