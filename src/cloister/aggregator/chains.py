@@ -174,8 +174,8 @@ class Chains:
         if held is not None and guest.model == held.digest:
             held = None
         parts = list(_parts(self.ledger.since(lacking)))
-        if held is not None and not parts:
-            parts = [()]
+        if not parts and (held is not None or not guest.ready):
+            parts = [()]  # it waits for word that there are no others
         for part in parts:
             lacking += len(part)
             sizes = tuple(map(len, part))
@@ -183,7 +183,9 @@ class Chains:
             if held is None or lacking < self.ledger.sequence:
                 self._tell(guest, Chain(first=first, records=sizes), views(part))
                 continue
-            averages = [each for each in (held.state.momentum, held.state.squares) if each is not None]
+            # What a rule begins with is in no record, so that nobody could check it.
+            kept = (held.state.momentum, held.state.squares) if held.state.rounds else ()
+            averages = [each for each in kept if each is not None]
             state = tuple(each.nbytes for each in averages)
             message = Chain(first=first, records=sizes, model=held.vector.nbytes, rounds=held.state.rounds, state=state)
             self._tell(guest, message, views(part, held.vector, *averages))

@@ -39,6 +39,11 @@ ROUNDING: Final = 1e-9
 """How far the weights of a cohort may be from 1 together."""
 
 
+def quorum(charter: Charter) -> int:
+    """How many owners have to sign a round before it is released: more than half of them (docs/adr/0010)."""
+    return len(charter.owners) // 2 + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """An instance that has begun: its record, and what its evidence is about."""
@@ -303,7 +308,7 @@ class Ledger:
         missing = sorted({share.member for share in cohort.shares} - set(signers))
         if missing:
             raise LedgerError(f"{self._owners[missing[0]]} is in its cohort and has not signed it")
-        if 2 * len(signers) <= len(self._owners):
+        if len(signers) < quorum(self.charter):
             raise LedgerError(
                 f"{len(signers)} of {len(self._owners)} owners have signed it, not more than half of them"
             )

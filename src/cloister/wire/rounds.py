@@ -54,8 +54,8 @@ class Chain(Message, tag="chain", frozen=True):
 class Join(Message, tag="join", frozen=True):
     """The first message: how far the member's copy of the ledger goes, and the highest round that it took part in.
 
-    ``holds``: whether it has the model that the newest record released. Answered by ``HandOver`` or ``Chain`` where one
-    end has more records than the other.
+    ``holds``: whether it has the model that the newest record released. Answered by ``HandOver`` where the member has
+    other records than the aggregator, and by ``Chain``, which may be empty, once both have the same.
     """
 
     sequence: Sequence
