@@ -386,9 +386,11 @@ def test_a_model_that_is_not_what_was_released():
 
 def test_a_state_that_was_not_released():
     here = Aggregator.facing(owner())
-    message = w.Chain(2, (), len(START), 1, (8,))
-    assert "state" in leaves(here.member.handle(message, START + bytes(8)))
-    assert "no vector" in leaves(here.member.handle(changed(message, state=(7,)), START + bytes(7)))
+    assert not leaves(here.member.handle(w.Chain(2, (), len(START), 0, (8,)), START + bytes(8)))  # a rule's first
+    here.round()
+    message = w.Chain(3, (), len(here.model), 1, (8,))
+    assert "state" in leaves(here.member.handle(message, here.model + bytes(8)))
+    assert "no vector" in leaves(here.member.handle(changed(message, state=(7,)), here.model + bytes(7)))
     assert "without a model" in leaves(here.member.handle(w.Chain(2, (), 0, 1, (8,)), bytes(8)))
 
 
@@ -432,9 +434,9 @@ def chains_of(rounds: int) -> Ledger:
 def test_it_hands_over_what_it_holds():
     here = Aggregator.facing(owner())
     here.round()
-    said = next(each for each in here.member.handle(w.HandOver(1)) if isinstance(each, Say))
-    assert said.message == w.Chain(2, (len(here.ledger.records[1]),), len(here.model))
-    assert said.bodies == (here.ledger.records[1], here.model)
+    record = here.ledger.records[1]
+    assert here.member.handle(w.HandOver(1)) == [Say(w.Chain(2, (len(record),)), (record,))]
+    assert here.member.handle(w.HandOver(2)) == [Say(w.Chain(3, (), len(here.model)), (here.model,))]
     assert leaves(here.member.handle(w.HandOver(9)))
 
 

@@ -173,7 +173,7 @@ class Chains:
         held = self.newest if guest.takes_models else None
         if held is not None and guest.model == held.digest:
             held = None
-        parts = list(_parts(self.ledger.since(lacking)))
+        parts = list(in_parts(self.ledger.since(lacking)))
         if not parts and (held is not None or not guest.ready):
             parts = [()]  # it waits for word that there are no others
         for part in parts:
@@ -231,8 +231,8 @@ def seconds_for(nbytes: int, *, least: float) -> float:
     return least + nbytes / (1 << 20)
 
 
-def _parts(found: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
-    """Records in parts that fit a message each."""
+def in_parts(found: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
+    """Records in parts that fit a message (``Chain``) each."""
     part: list[bytes] = []
     size = 0
     for record in found:

@@ -79,7 +79,7 @@ class DataSet:
     unsafe_interactive: bool
     key: SecretName | None = None
     """Of a sealed file: the secret that opens it, and who provisions it."""
-    index: int = 0
+    index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
 
@@ -90,7 +90,7 @@ class StudyData:
     tags: tuple[str, ...]
     path: Path
     columns: tuple[str, ...]
-    index: int = 0
+    index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
     @property

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 
 from cloister.aggregator import job as jobs
+from cloister.aggregator.chains import in_parts
 from cloister.aggregator.job import Job, model_digest, owner_seed, round_digest
 from cloister.aggregator.ledger import Instance, Ledger
 from cloister.aggregator.records import (
@@ -32,7 +33,7 @@ from cloister.charter.signing import PrivateKey
 from cloister.errors import AttestationError, CloisterError, JobError, LedgerError, RecordsError, RoundError
 from cloister.node.records import Model, Records, Signed, TookPart
 from cloister.wire import rounds as w
-from cloister.wire.limits import LIST_ITEMS, TEXT_CHARS
+from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.peers import fingerprint
 
 NO_FLOORS: Final = Floors()
@@ -131,7 +132,7 @@ class Member:
         floors: Floors | None,
         data: Mapping[str, frozenset[str]],
         records: Records,
-        vouch: Callable[[Instance], None],
+        vouch: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
     ) -> None:
         self.charter: Final = charter
@@ -295,9 +296,11 @@ class Member:
         receipts = self._ledger.receipts
         if digest is None:
             raise RoundError("it comes with a model, and the charter has none")
-        if _state_digest(message.rounds, state) != (receipts[-1].record.state if receipts else None):
+        if not receipts:
+            state = []  # what a rule begins with follows from the rule
+        elif _state_digest(message.rounds, state) != receipts[-1].record.state:
             raise RoundError("the state of the server's rule is not the one that its newest record names")
-        self._unproven = Model(digest, vector, tuple(state), message.rounds)
+        self._unproven = Model(digest, vector, tuple(state), message.rounds if state else 0)
         self._prove_model()
 
     def _prove_model(self) -> None:
@@ -322,17 +325,17 @@ class Member:
     def _hand_over(self, after: int) -> list[Effect]:
         if after > self._ledger.sequence:
             return [Leave(f"the aggregator asks for records after number {after}, and there are none")]
-        records = self._ledger.since(after)
         effects: list[Effect] = []
-        while len(records) > LIST_ITEMS:
-            effects.append(Say(w.Chain(after + 1, tuple(map(len, records[:LIST_ITEMS]))), records[:LIST_ITEMS]))
-            records, after = records[LIST_ITEMS:], after + LIST_ITEMS
+        for part in in_parts(self._ledger.since(after)):
+            effects.append(Say(w.Chain(after + 1, tuple(map(len, part))), part))
+            after += len(part)
+        if effects:
+            return effects  # the model is asked for once it is known that these records are the newest
         model = self._model
-        sizes = tuple(map(len, records))
         if model is None or model.digest != self._ledger.model:
-            return [*effects, Say(w.Chain(after + 1, sizes), records)]
-        last = w.Chain(after + 1, sizes, len(model.vector), model.rounds, tuple(map(len, model.state)))
-        return [*effects, Say(last, (*records, model.vector, *model.state))]
+            return [Say(w.Chain(after + 1, ()))]
+        message = w.Chain(after + 1, (), len(model.vector), model.rounds, tuple(map(len, model.state)))
+        return [Say(message, (model.vector, *model.state))]
 
     # A round
 
