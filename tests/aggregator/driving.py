@@ -79,7 +79,7 @@ def charter_text(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **chan
     return charters.text(owners=owners, **limits)
 
 
-def make_job(charter: Charter, **changed: Any) -> Job:
+def make_job(charter: Charter, /, **changed: Any) -> Job:
     """A job that the charter allows, unless it is ``changed``."""
     given: dict[str, Any] = {
         "format": "cloister job 1",

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,11 +136,11 @@ def by_hand(table: Table, *cohorts: Sequence[str], numbers: Sequence[int] = ()) 
     return model.tobytes()
 
 
-def finish(table: Table, line: Line) -> w.Finished:
-    """Reads on to the end of the job; the researcher takes what is released."""
-    while not isinstance((heard := line.hear()).message, w.Finished):
+def heard_out(table: Table, line: Line, kind: type = w.Finished) -> Any:
+    """The next message of this kind to the researcher, which takes all that is handed to it on the way."""
+    while not isinstance((heard := line.hear()).message, kind):
         table.rosa.answer(heard)
-    return heard.message  # type: ignore[no-any-return]
+    return heard.message
 
 
 @pytest.mark.parametrize(("rule", "numbers"), [("FedAvg", {"lr": 1.0}), ("FedAdam", {"lr": 0.1})])
@@ -148,8 +149,8 @@ def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, n
     with table.serving(), seated(table, *OWNERS) as members:
         line = researching(table)
         table.submit(line)
-        assert line.until(w.Accepted).done == 0
-        assert finish(table, line) == w.Finished(job_digest(table.data), 3, "")
+        assert heard_out(table, line, w.Accepted).done == 0
+        assert heard_out(table, line) == w.Finished(job_digest(table.data), 3, "")
         line.close()
     wanted = by_hand(table, OWNERS, OWNERS, OWNERS)
     for party in (table.rosa, *table.owners.values()):
@@ -170,7 +171,7 @@ def test_an_upload_that_stalls_is_cut_off_and_holds_up_nobody(tmp_path: Path) ->
                 bob.say(message, body)
         bob.connection.send_raw(Kind.ROUND, encode(w.Contribution(1, owner.salt)), len(owner.update()))
         bob.connection.send_body(memoryview(owner.update())[:20])
-        assert finish(table, line).done == 1
+        assert heard_out(table, line).done == 1
         with pytest.raises(ConnectionLostError):
             bob.until(w.Finished)
         bob.close()
@@ -208,7 +209,7 @@ def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> Non
             assert goodbye(first.connection).code == "closing"
             line = researching(table)
             table.submit(line)
-            assert finish(table, line).done == 1
+            assert heard_out(table, line).done == 1
             line.close()
         first.close()
     assert table.rosa.model[1].startswith(by_hand(table, OWNERS))
@@ -219,14 +220,14 @@ def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
     with table.serving(), seated(table, "alice", "chuck"):
         line = researching(table)
         table.submit(line)
-        line.until(w.Accepted)
+        heard_out(table, line, w.Accepted)
         bob = table.dial("bob")
         bob.say(table.owners["bob"].join())
         bob.until(w.Propose)
         bob.close()
-        assert "floor is 3" in line.until(w.Over).text
+        assert "floor is 3" in heard_out(table, line, w.Over).text
         with seated(table, "bob"):
-            assert finish(table, line).done == 2
+            assert heard_out(table, line).done == 2
         line.close()
     assert table.rosa.model[1].startswith(by_hand(table, OWNERS, OWNERS, numbers=(2, 3)))
 
@@ -245,7 +246,7 @@ def test_the_next_instance_goes_on_from_what_members_hold(tmp_path: Path) -> Non
     with table.serving(), seated(table, *OWNERS):
         line = researching(table)
         table.submit(line)
-        assert finish(table, line).done == 3
+        assert heard_out(table, line).done == 3
         line.close()
     receipts = table.rosa.ledger.receipts
     assert 0 <= done <= 3

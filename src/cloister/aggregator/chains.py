@@ -82,12 +82,11 @@ class Chains:
             LedgerError: it is on a fork.
         """
         guest.joined, guest.sequence, guest.head = True, message.sequence, message.head
+        guest.holds = message.holds
         # An instance that releases nothing leaves no record behind, so that there are no more of them than rounds.
         if message.sequence > 2 * self.ledger.charter.limits.rounds + 1:
             raise LedgerError(_FORK)
         if self.ledger.passed(guest.sequence, guest.head):
-            if message.holds and guest.sequence == self.ledger.sequence:
-                guest.model = self.ledger.model
             self.bring(guest)
             return
         if self._settled_within(guest.sequence) == guest.sequence:
@@ -170,6 +169,9 @@ class Chains:
         lacking = guest.sequence
         if not self.ledger.passed(lacking, guest.head):
             lacking = self._settled_within(lacking)
+        if guest.holds and lacking >= self._settled_within(self.ledger.sequence):
+            guest.model = self.ledger.model
+        guest.holds = False
         held = self.newest if guest.takes_models else None
         if held is not None and guest.model == held.digest:
             held = None
@@ -209,7 +211,7 @@ class Chains:
         better = theirs is not None and theirs.released > self.ledger.released
         if theirs is not None and better:
             self.ledger = theirs
-        guest.sequence, guest.head = self._settled_within(guest.sequence), b""
+        guest.sequence, guest.head = self._settled_within(guest.sequence), b""  # which `bring` begins after
         self.bring(guest)
         return better
 

@@ -85,7 +85,8 @@ class Course:
 
     def start(self, run: Run) -> None:
         """Another run begins, and nothing of the one before hinders it."""
-        self.run, self._failed, self._again, self._voids = run, frozenset(), 0.0, 0
+        self.run = run
+        self._unhinder()
 
     @property
     def due(self) -> float | None:
@@ -202,6 +203,14 @@ class Course:
             self._failed = frozenset(guest.key for guest in self._guests.owners())
             self._again = None if hopeless else self.now + min(first * 2 ** min(self._voids, 10), last)
             self._voids += 1
+
+    def begin_again(self, why: str) -> None:
+        """Ends the round that is under way, if there is one, because it was begun on what is no longer the newest."""
+        self.void(why)
+        self._unhinder()
+
+    def _unhinder(self) -> None:
+        self._failed, self._again, self._voids = frozenset(), 0.0, 0
 
     @property
     def under_way(self) -> bool:
@@ -350,7 +359,8 @@ class Course:
     def _release(self, signing: Signing, outcome: Outcome) -> None:
         self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
         self._chains.held = outcome.held
-        self._phase, self._failed, self._again, self._voids = None, frozenset(), 0.0, 0
+        self._phase = None
+        self._unhinder()
         self._guests.note(f"round {signing.number} is released")
         for guest in self._guests.present():
             guest.refused = 0

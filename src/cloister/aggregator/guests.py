@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cloister.aggregator.arriving import Submission
 from cloister.aggregator.events import Drop, Effect, Note, Tell
 from cloister.charter.charter import Member
 from cloister.wire.fields import Message
+from cloister.wire.rounds import Submit
 
 
 @dataclass(eq=False)
@@ -21,6 +23,8 @@ class Guest:
     sequence: int = 0
     head: bytes = b""
     """How far its records go."""
+    holds: bool = False
+    """Whether it said that it holds the model which the newest of its records released."""
     model: bytes | None = None
     """The digest of the newest model that it holds."""
     job: bytes | None = None
@@ -29,6 +33,8 @@ class Guest:
     """Whether it was asked for a contribution that has not come yet, wanted or not."""
     submitting: bool = False
     """Whether it sends a job at the moment."""
+    submitted: tuple[Submit, Submission] | None = None
+    """The job that it has sent, until it is looked at."""
     refused: int = 0
     """How many of its messages were refused since a round was last released."""
 

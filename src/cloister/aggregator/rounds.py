@@ -83,7 +83,7 @@ class Rounds:
                 return self._course.room(guest, message, body_bytes=body_bytes)
             case Chain():
                 return self._chains.expect(guest, message, body_bytes=body_bytes, now=self._now)
-            case Submit() if guest.ready and guest.member.role == "researcher":
+            case Submit() if guest.joined and guest.member.role == "researcher":
                 return self._room_for_job(guest, message, body_bytes=body_bytes)
         raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
 
@@ -100,6 +100,7 @@ class Rounds:
             case Tick() | Left() | Said():
                 pass
         self._keep_time()
+        self._take_jobs()
         self._go_on()
         return self._guests.effects()
 
@@ -137,14 +138,14 @@ class Rounds:
                 return
             if run is None or run.over or self._course.under_way:
                 return
-            if not run.ended(self.ledger):
+            if self._chains.newest is None and not run.stopping:
                 self._find_model(run)
+                return
+            if not run.ended(self.ledger):
                 return
             self._end(run, run.stopping)
 
     def _find_model(self, run: Run) -> None:
-        if self._chains.newest is not None:
-            return
         for guest in self._guests.present():
             if guest.model is not None and guest.model == self.ledger.model:
                 self._chains.ask_for_model(guest, job=run.job, vectors=run.averages, now=self._now)
@@ -156,14 +157,17 @@ class Rounds:
         try:
             self._take(guest, message, body)
         except CloisterError as fault:
-            guest.refused += 1
-            self._guests.note(f"refused {guest.name}'s {type(message).__name__}: {fault}")
-            number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
-            self._guests.tell(guest, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
-            if isinstance(message, Chain | Join):
-                self._drop(guest, "its records cannot be gone on with")
-            elif guest.refused >= REFUSALS:
-                self._drop(guest, "too much of what it says is refused")
+            self._refuse(guest, message, fault)
+
+    def _refuse(self, guest: Guest, message: Message, fault: CloisterError) -> None:
+        guest.refused += 1
+        self._guests.note(f"refused {guest.name}'s {type(message).__name__}: {fault}")
+        number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
+        self._guests.tell(guest, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
+        if isinstance(message, Chain | Join):
+            self._drop(guest, "its records cannot be gone on with")
+        elif guest.refused >= REFUSALS:
+            self._drop(guest, "too much of what it says is refused")
 
     def _take(self, guest: Guest, message: Message, body: Body | None) -> None:
         match message:
@@ -173,11 +177,12 @@ class Rounds:
                 self._take_chain(guest, message, body)
             case _ if not isinstance(message, FROM_MEMBERS):
                 raise RoundError(f"{type(message).__name__} is not a member's to say")
+            case Submit() if guest.joined and guest.member.role == "researcher":
+                if not isinstance(body, Submission) or guest.submitted is not None:
+                    raise JobError("one job and its model come in the body of the message that submits it")
+                guest.submitting, guest.submitted = False, (message, body)
             case _ if not guest.ready:
                 raise RoundError("a member joins, and is given the newest records, before it says anything else")
-            case Submit() if guest.member.role == "researcher":
-                guest.submitting = False
-                self._submit(guest, body)
             case Stop() if guest.member.role == "researcher":
                 self._stop(guest)
             case Ready() if guest.owner:
@@ -202,27 +207,44 @@ class Rounds:
     def _take_chain(self, guest: Guest, message: Chain, body: Body | None) -> None:
         if body is None:
             body = self._chains.expect(guest, message, body_bytes=0, now=self._now)
-        if isinstance(body, HandedOver) and self._chains.take(guest, body, now=self._now):
+        if not isinstance(body, HandedOver):
+            return
+        if self._chains.take(guest, body, now=self._now):
             self._guests.note(f"{guest.name} has handed over a chain with {self.ledger.released} rounds")
-            self._course.void("there are newer records than those it began with")
-            for each in self._guests.present():
-                self._chains.bring(each)
+            self._course.begin_again("there are newer records than those it began with")
+            run = self._course.run
+            if run is not None and not run.over:
+                try:
+                    self._check_place(run)
+                except JobError as fault:
+                    self._end(run, str(fault))
+        for each in self._guests.present():
+            self._chains.bring(each)
 
     # Jobs
 
     def _room_for_job(self, guest: Guest, message: Submit, *, body_bytes: int) -> Submission:
         if message.job > min(JOB_BYTES, body_bytes):
             raise JobError("the job is longer than what came with it, or than a job may be")
-        if any(each.submitting for each in self._guests.all.values()):
+        if any(each.submitting or each.submitted for each in self._guests.all.values()):
             raise JobError("another job is arriving at the moment; try again later")
         guest.submitting = True
         run = self._course.run
         running = None if run is None or run.over else run.digest
         return Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
 
-    def _submit(self, guest: Guest, body: Body | None) -> None:
-        if not isinstance(body, Submission):
-            raise JobError("a job and its model come in the body of the message that submits it")
+    def _take_jobs(self) -> None:
+        """Looks at jobs once those who submitted them have handed over what records they have."""
+        for guest in self._guests.present():
+            if guest.submitted is not None:
+                message, body = guest.submitted
+                guest.submitted = None
+                try:
+                    self._submit(guest, body)
+                except CloisterError as fault:
+                    self._refuse(guest, message, fault)
+
+    def _submit(self, guest: Guest, body: Submission) -> None:
         if body.fault is not None:
             raise body.fault
         run = self._course.run
@@ -242,6 +264,15 @@ class Rounds:
         if body.model != job.start:
             raise JobError("the model that came with the job is not the one that it says it starts from")
         run = Run(job, bytes(body.data), body.digest, job.layout, job.rule)
+        self._check_place(run)
+        if job.start == ledger.model:
+            self._chains.held = Held(job.start, vector, run.rule.start(len(vector)))
+        self._course.start(run)
+        return run
+
+    def _check_place(self, run: Run) -> None:
+        """Whether a job can go on from the newest record. Raises ``JobError``."""
+        job, ledger = run.job, self.ledger
         done = ledger.done(run.digest)
         wanted, left = job.rounds - done, self._charter.limits.rounds - ledger.released
         if wanted > left:
@@ -250,10 +281,6 @@ class Rounds:
             raise JobError("another job has gone on from its model since; submit one that starts from the newest")
         if not done and job.start != ledger.model:
             raise JobError("it starts neither from the charter's first model nor from the newest record's")
-        if not done:
-            self._chains.held = Held(job.start, vector, run.rule.start(len(vector)))
-        self._course.start(run)
-        return run
 
     def _stop(self, guest: Guest) -> None:
         run = self._course.run
