@@ -14,9 +14,9 @@ import numpy as np
 
 from cloister.aggregator.ledger import Ledger
 from cloister.wire import rounds as w
-from tests.aggregator.driving import examples_of, first_model, key_of, update_of
+from tests.aggregator.driving import examples_of, first_model, key_of
 from tests.explorer.parties import Researcher
-from tests.explorer.setting import LENGTH, RESEARCHER, Setting
+from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Setting, update_of
 from tests.explorer.watching import Violation
 from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
 
@@ -104,24 +104,25 @@ class Adversary:
         if isinstance(item, Challenge):
             self.world.arrive(link)
             return
-        machine = link.machine
-        if isinstance(item[0], w.Signature) and self.chance.random() < self.world.setting.ambush:
-            self._strike(machine)
-            return
         link.up.popleft()
         self.world.tapes.setdefault((link.name, link.study, True), []).append(item)
+        machine, released = link.machine, link.machine.ledger.released
         self.world.say(link, item, whole=self.chance.random() < 0.8)
+        if isinstance(item[0], w.Signature) and self.chance.random() < self.world.setting.ambush:
+            if machine.ledger.released > released or self.chance.random() < 0.1:
+                self._strike(machine)
 
     def _strike(self, machine: Machine) -> None:
-        """It is about to be released: who shall not learn of it?"""
+        """A round is released, or is about to be: most shall not learn of it."""
         links = list(machine.links.values())
-        if self.chance.random() < 0.3:
+        if self.chance.random() < 0.5 and machine in self.world.machines:
             self.world.kill(machine)
-        for link in self.chance.sample(links, self.chance.randint(0, len(links))):
-            if link.here and self.chance.random() < 0.7:
+        for link in self.chance.sample(links, self.chance.randint(len(links) // 2, len(links))):
+            if link.here:
                 self.world.leave(link, "it is cut")
-            else:
+            if self.chance.random() < 0.5:
                 self.world.forget(link)
+        self._divide()
 
     def _bring_back(self) -> bool:
         world = self.world
@@ -320,7 +321,7 @@ class Peace:
             ledger = member._ledger.settled()
             if newest.records[: ledger.sequence] != ledger.records:
                 return False  # it is on a fork
-            if wanted and disk.spent(world_data()) + wanted > limits.rounds:
+            if wanted and disk.spent(TAG) + wanted > limits.rounds:
                 return False
             if any(0 < len(keys ^ other) < limits.floor for other in disk.on_model(newest.model or b"")):
                 return False
@@ -355,20 +356,13 @@ class Peace:
             commitments = {names[share.member]: share.commitment for share in receipt.cohort.shares}
             rows = np.array([examples_of(name) for name in members], np.float64)
             number = receipt.cohort.round
-            updates = [betrayals.get(commitments[name], update_of(name, number, LENGTH)) for name in members]
+            updates = [betrayals.get(commitments[name], update_of(name, number)) for name in members]
             model = model + (rows[:, None] * np.array(updates)).sum(0) / rows.sum()
         researcher = self.world.researchers[self.study]
         found = [self.world.watch.models[ledger.model or b""]]
         found += [np.frombuffer(researcher.model[1][: LENGTH * 4], np.float32)] if researcher.model[1] else []
         if not all(np.allclose(each, model, atol=1e-5) for each in found):
             raise Violation("the study has ended with another model than the mean of its contributions")
-
-
-def world_data() -> str:
-    """The name of the data set that everybody trains on."""
-    from tests.explorer.setting import TAG
-
-    return TAG
 
 
 def pacify(world: World) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +19,23 @@ from cloister.aggregator.records import cohort_to_be_signed, commitment
 from cloister.charter import signing
 from cloister.errors import AttestationError, CloisterError, RecordsError
 from cloister.node.member import Effect, Member, Train
-from cloister.node.records import Entry, Records
+from cloister.node.records import FILE, Entry, Records
 from cloister.wire import rounds as w
 from tests import charters
-from tests.aggregator.driving import Heard, Party, examples_of, first_model, update_of
-from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Study
+from tests.aggregator.driving import Heard, Party, examples_of, first_model
+from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Study, update_of
 
 
 class Crash(BaseException):  # no error: nothing of the package may catch it
     """A process dies in the middle of what it does."""
+
+
+@functools.cache
+def _blank() -> bytes:
+    """The file of records that a new node has: it takes time to make."""
+    with tempfile.TemporaryDirectory() as folder:
+        Records(Path(folder)).close()
+        return (Path(folder) / FILE).read_bytes()
 
 
 class Disk(Records):
@@ -33,6 +43,9 @@ class Disk(Records):
 
     def __init__(self, folder: Path) -> None:
         self.fault: str | None = None
+        folder.mkdir(exist_ok=True)
+        if not (folder / FILE).exists():
+            (folder / FILE).write_bytes(_blank())
         super().__init__(folder)
 
     def _append(self, entries: Sequence[Entry]) -> None:
@@ -96,7 +109,7 @@ class Owner:
         member = self.members[study]
         if not well:
             return member.failed(order.round, "the training failed")
-        update = update_of(self.name, order.round, LENGTH).tobytes()
+        update = update_of(self.name, order.round).tobytes()
         return member.trained(order.round, update, examples=examples_of(self.name), metrics={"loss": 1.0})
 
     def _salt(self) -> bytes:
@@ -160,7 +173,7 @@ class Traitor:
             case w.Propose(round=number):
                 return [(self._offer(number) if faithful else w.Declined(number, "no"), b"")]
             case w.Send(round=number):
-                update = self._update(number) if faithful else update_of(self.name, number + 1, LENGTH)
+                update = self._update(number) if faithful else update_of(self.name, number + 1)
                 return [(w.Contribution(number, self._salt(number)), update.tobytes())]
             case w.Sign(round=number, cohort=cohort):
                 signature = signing.sign(cohort_to_be_signed(cohort), key=self._key)
@@ -191,7 +204,7 @@ class Traitor:
         return w.Ready(number, examples_of(self.name), {"loss": 2.0}, committed)
 
     def _update(self, number: int) -> np.ndarray[Any, Any]:
-        return -update_of(self.name, number, LENGTH)
+        return -update_of(self.name, number)
 
     def _salt(self, number: int) -> bytes:
         return hashlib.sha256(f"{self.name} {number}".encode()).digest()

@@ -12,7 +12,10 @@ from typing import Any, Final
 import pytest
 
 from cloister.aggregator import job as jobs
+from cloister.aggregator import ledger as ledgers
 from cloister.aggregator.job import Job
+from cloister.aggregator.records import to_be_signed
+from cloister.aggregator.vectors import Vector
 from cloister.charter import Charter, signing
 from tests import charters
 from tests.aggregator import driving
@@ -43,7 +46,7 @@ class Setting:
     chaos: float
     """How likely a step is the adversary's rather than a message's."""
     ambush: float
-    """How likely it strikes when a signature arrives."""
+    """How likely it strikes when a round is released, before anybody knows."""
     unordered: bool
     """Whether it also reorders, repeats and replays single messages, as if there were no TLS."""
     steps: int
@@ -54,7 +57,7 @@ class Setting:
         chance = random.Random(f"setting {seed}")
         count, floor = chance.choice(SHAPES)
         owners = NAMES[:count]
-        rounds = chance.choice((2, 3, 4))
+        rounds = chance.choice((2, 4, 8))
         return cls(
             seed=seed,
             owners=owners,
@@ -62,11 +65,11 @@ class Setting:
             traitors=frozenset(chance.sample(owners, chance.randint(0, floor - 2))),
             studies=chance.choice((1, 1, 2)),
             rounds=rounds,
-            wanted=chance.randint(1, rounds),
+            wanted=chance.randint(1, min(rounds, 3)),
             chaos=chance.choice((0.01, 0.03, 0.08, 0.2)),
-            ambush=chance.choice((0.0, 0.1, 0.4)),
+            ambush=chance.choice((0.0, 0.2, 0.6)),
             unordered=chance.random() < 0.25,
-            steps=chance.choice((150, 300, 500)),
+            steps=chance.choice((100, 200, 400)),
         )
 
 
@@ -94,6 +97,12 @@ def study(owners: tuple[str, ...], floor: int, rounds: int, wanted: int, serial:
     return Study(agreed, job, jobs.encode(job))
 
 
+@functools.cache
+def update_of(name: str, number: int) -> Vector:
+    """What an honest owner finds in a round."""
+    return driving.update_of(name, number, LENGTH)
+
+
 def studies(setting: Setting) -> list[Study]:
     """All of a setting's."""
     numbers = range(1, setting.studies + 1)
@@ -108,16 +117,25 @@ def remembered() -> Iterator[None]:
     """
     digests: dict[int, tuple[Charter, bytes]] = {}
     computed: Any = Charter.digest
+    checked: Any = ledgers._check_signed
+    valid: set[tuple[bytes, bytes, bytes]] = set()
 
     def digest(charter: Charter) -> bytes:
         if id(charter) not in digests:
             digests[id(charter)] = charter, computed.fget(charter)
         return digests[id(charter)][1]
 
+    def is_signed(record: ledgers.Record, *, signer: bytes) -> None:
+        found = record.signature, to_be_signed(record), signer
+        if found not in valid:
+            checked(record, signer=signer)
+            valid.add(found)
+
     verify = functools.lru_cache(1 << 12)(signing.verify)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Charter, "digest", property(digest))
+        patch.setattr(ledgers, "_check_signed", is_signed)
         patch.setattr(charters, "key_of", functools.cache(charters.key_of))
         patch.setattr(charters, "fingerprint_of", functools.cache(charters.fingerprint_of))
         patch.setattr(

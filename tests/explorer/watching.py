@@ -21,8 +21,8 @@ from cloister.aggregator.vectors import Vector
 from cloister.charter import signing
 from cloister.errors import CharterError
 from cloister.wire import rounds as w
-from tests.aggregator.driving import examples_of, first_model, key_of, update_of
-from tests.explorer.setting import LENGTH, Setting, Study
+from tests.aggregator.driving import examples_of, first_model, key_of
+from tests.explorer.setting import LENGTH, Setting, Study, update_of
 
 
 class Violation(AssertionError):
@@ -183,7 +183,7 @@ class Watch:
             name = self.names[share.member]
             update = self.betrayals.get(share.commitment)
             if update is None:
-                update = update_of(name, cohort.round, LENGTH)
+                update = update_of(name, cohort.round)
             found[name] = Contribution(update, examples_of(name))
         average = mean(found)
         total = sum(each.examples for each in found.values())

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from cloister.aggregator.arriving import Body
 from cloister.aggregator.events import Drop, Effect, Joined, Left, Note, Said, Tell
+from cloister.aggregator.ledger import Ledger
 from cloister.attest.transcript import Transcript
 from cloister.errors import CloisterError
 from cloister.node import member as members
@@ -70,6 +71,7 @@ class Machine(Instance):
         self.study = index
         self.links: dict[str, Link] = {}
         """By the members' fingerprints."""
+        self._transcripts: dict[bytes, Transcript] = {}
 
     def welcome(self, link: Link) -> None:
         """A member has connected; its older connection ends."""
@@ -87,7 +89,10 @@ class Machine(Instance):
 
     def transcript(self) -> Transcript:
         """What it proves now."""
-        return Transcript.decode(self._prove(bytes(32)).transcript)
+        head = self.ledger.head
+        if head not in self._transcripts:
+            self._transcripts[head] = Transcript.decode(self._prove(bytes(32)).transcript)
+        return self._transcripts[head]
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -118,6 +123,7 @@ class World:
         self.researchers = [Researcher(study) for study in self.studies]
         self.tapes: dict[tuple[str, int, bool], list[Any]] = {}
         self._started = 0
+        self._looked: dict[tuple[str, int], Ledger] = {}
         for owner in self.owners.values():
             owner.start()
 
@@ -337,7 +343,9 @@ class World:
 
     def _look_at(self, owner: Owner) -> None:
         for study, member in enumerate(owner.members):
-            self.watch.knows(owner.name, study, member._ledger.settled().records)
+            if self._looked.get((owner.name, study)) is not member._ledger:
+                self._looked[owner.name, study] = member._ledger
+                self.watch.knows(owner.name, study, member._ledger.settled().records)
 
     def _do(self, link: Link, effects: Sequence[members.Effect]) -> None:
         owner = self.owners[link.name]
