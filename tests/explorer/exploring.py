@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,9 +12,12 @@ from typing import Final
 
 import numpy as np
 
+from cloister.aggregator import records
+from cloister.aggregator.job import round_digest
 from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.records import Share
 from cloister.wire import rounds as w
-from tests.aggregator.driving import examples_of, first_model, key_of
+from tests.aggregator.driving import Heard, examples_of, first_model, key_of
 from tests.explorer.parties import Researcher
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Setting, update_of
 from tests.explorer.watching import Violation
@@ -61,6 +64,8 @@ class Adversary:
         ]
         if world.setting.unordered:
             self._acts += [(self._disorder, 12), (self._replay, 6)]
+        if world.setting.lying:
+            self._acts += [(self._lie, 20)]
 
     def play(self) -> None:
         """The whole schedule."""
@@ -108,21 +113,25 @@ class Adversary:
         self.world.tapes.setdefault((link.name, link.study, True), []).append(item)
         machine, released = link.machine, link.machine.ledger.released
         self.world.say(link, item, whole=self.chance.random() < 0.8)
-        if isinstance(item[0], w.Signature) and self.chance.random() < self.world.setting.ambush:
-            if machine.ledger.released > released or self.chance.random() < 0.1:
-                self._strike(machine)
+        if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
+            self._strike(machine)
+        elif isinstance(item[0], w.Contribution | w.Signature) and self.chance.random() < self.world.setting.ambush / 5:
+            self.world.forget(self.chance.choice(list(machine.links.values()) or [link]))
 
     def _strike(self, machine: Machine) -> None:
-        """A round is released, or is about to be: most shall not learn of it."""
+        """A round is released: many shall not learn of it, and go on elsewhere."""
+        world = self.world
         links = list(machine.links.values())
-        if self.chance.random() < 0.5 and machine in self.world.machines:
-            self.world.kill(machine)
+        self._side = dict.fromkeys(world.setting.owners, 0)
         for link in self.chance.sample(links, self.chance.randint(len(links) // 2, len(links))):
+            self._side[link.name] = 1
             if link.here:
-                self.world.leave(link, "it is cut")
-            if self.chance.random() < 0.5:
-                self.world.forget(link)
-        self._divide()
+                world.leave(link, "it is cut")
+            world.forget(link)
+        if sum(each.study == machine.study for each in world.machines) < 2:
+            world.start(machine.study)
+        if self.chance.random() < 0.3 and machine in world.machines:
+            world.kill(machine)
 
     def _bring_back(self) -> bool:
         world = self.world
@@ -259,6 +268,24 @@ class Adversary:
         return bool(links)
 
 
+    def _lie(self) -> bool:
+        """An instance asks owners to sign what never was: other members, another number, another outcome."""
+        world = self.world
+        machine = self.chance.choice(world.machines) if world.machines else None
+        ledger = machine.ledger if machine is not None else None
+        if machine is None or ledger is None or ledger.signer != machine.signer:
+            return False
+        links = [link for link in machine.links.values() if link.here and link.name in world.owners]
+        numbers = [number for study, _, number in world.watch.offers if study == machine.study]
+        number = self.chance.choice((ledger.last_round + 1, max(numbers, default=1), max(numbers, default=0) + 1))
+        size = self.chance.randint(world.setting.floor, len(world.setting.owners))
+        names = self.chance.sample(world.setting.owners, size)
+        sign = w.Sign(number, invented(world, machine, names, number=number, salt=self.chance.randbytes(32)))
+        for link in links:
+            link.down.append(Heard(sign, b""))
+        return bool(links)
+
+
 class Peace:
     """What is left once the adversary has stopped: one instance, and owners who can go on together."""
 
@@ -365,6 +392,34 @@ class Peace:
             raise Violation("the study has ended with another model than the mean of its contributions")
 
 
+def invented(world: World, machine: Machine, names: Sequence[str], *, number: int, salt: bytes) -> bytes:
+    """A cohort of these owners that stands in the right place of an instance's ledger; its outcome is nothing's."""
+    ledger, study = machine.ledger, world.studies[machine.study]
+    offers, model = world.watch.offers, ledger.model or b""
+    shares = [
+        Share(key_of(name), 1 / len(names), offers.get((machine.study, name, number), salt)) for name in sorted(names)
+    ]
+    return records.encode(
+        records.Cohort(
+            format="cloister cohort 1",
+            charter=study.charter.digest,
+            sequence=ledger.sequence + 1,
+            previous=ledger.head,
+            signer=machine.signer,
+            round=number,
+            job=study.digest,
+            digest=round_digest(
+                study.digest, charter=study.charter.digest, number=number, model=model, head=ledger.head
+            ),
+            model=model,
+            rule=study.job.strategy,
+            clip=study.charter.limits.clip,
+            shares=tuple(sorted(shares, key=lambda share: share.member)),
+            outcome=salt,
+        )
+    )
+
+
 def pacify(world: World) -> None:
     """The adversary stops: everything is switched off, and owners' nodes are started again."""
     for link in list(world.links):
@@ -410,8 +465,3 @@ def _forked(world: World, study: int) -> bool:
     charter = world.studies[study].charter.digest
     found = [receipt.cohort for receipt in world.watch.receipts.values() if receipt.cohort.charter == charter]
     return len({cohort.model for cohort in found}) < len(found)
-
-
-def seeds(count: int, *, first: int = 0) -> Iterator[int]:
-    """So many seeds."""
-    return iter(range(first, first + count))

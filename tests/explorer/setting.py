@@ -24,7 +24,7 @@ NAMES: Final = ("anna", "bert", "chris", "dora", "emil", "fred", "gina")
 RESEARCHER: Final = "rosa"
 LENGTH: Final = 3
 TAG: Final = "#mri"
-SHAPES: Final = ((3, 2), (4, 2), (4, 3), (5, 2), (5, 3), (5, 4), (6, 4), (7, 5))
+SHAPES: Final = ((3, 2), (4, 2), (4, 3), (5, 2), (5, 2), (5, 3), (5, 4), (6, 2), (6, 4), (7, 3), (7, 5))
 """Owners and floors."""
 
 
@@ -49,6 +49,8 @@ class Setting:
     """How likely it strikes when a round is released, before anybody knows."""
     unordered: bool
     """Whether it also reorders, repeats and replays single messages, as if there were no TLS."""
+    lying: bool
+    """Whether it also has instances ask for signatures of any cohort, as if a TEE had been broken."""
     steps: int
 
     @classmethod
@@ -69,6 +71,7 @@ class Setting:
             chaos=chance.choice((0.01, 0.03, 0.08, 0.2)),
             ambush=chance.choice((0.0, 0.2, 0.6)),
             unordered=chance.random() < 0.25,
+            lying=chance.random() < 0.25,
             steps=chance.choice((100, 200, 400)),
         )
 
