@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Adversary:
         if world.setting.unordered:
             self._acts += [(self._disorder, 12), (self._replay, 6)]
         if world.setting.lying:
-            self._acts += [(self._lie, 20)]
+            self._acts += [(self._lie, 20), (self._hand_out, 5)]
 
     def play(self) -> None:
         """The whole schedule."""
@@ -286,6 +286,19 @@ class Adversary:
         return bool(links)
 
 
+    def _hand_out(self) -> bool:
+        """An instance hands out another chain than its own: an older one, or a fork."""
+        world = self.world
+        links = [link for link in world.links if link.here and link.name in world.owners]
+        if not links:
+            return False
+        link = self.chance.choice(links)
+        known = {machine.ledger.records for machine in world.machines if machine.study == link.study}
+        chain = self.chance.choice(sorted(known | world.chains[link.study]) or [()])
+        link.down.append(Heard(w.Chain(1, tuple(map(len, chain))), b"".join(chain)))
+        return True
+
+
 class Peace:
     """What is left once the adversary has stopped: one instance, and owners who can go on together."""
 
@@ -434,13 +447,13 @@ def pacify(world: World) -> None:
         world.revive(owner)
 
 
-def explore(seed: int, tally: Tally) -> None:
-    """One schedule from its seed.
+def explore(seed: int, tally: Tally, **bent: Any) -> None:
+    """One schedule from its seed; ``bent``: as in ``Setting.drawn``.
 
     Raises:
         Violation: with the seed and the steps, or whatever else went wrong in one of the processes.
     """
-    setting = Setting.drawn(seed)
+    setting = Setting.drawn(seed, **bent)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=TMPFS if TMPFS.is_dir() else None))
         world = World(setting, Path(folder))

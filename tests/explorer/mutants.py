@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import pytest
 
@@ -94,18 +94,28 @@ def _asks_nobody_for_the_model(patch: Patch) -> None:
     patch.setattr(Chains, "ask_for_model", lambda chains, guest, **given: None)
 
 
-MUTANTS: Final[dict[str, tuple[Callable[[Patch], None], str]]] = {
-    "an owner signs before it writes that down": (_signs_before_it_writes, "signs round"),
-    "an owner contributes before it writes that down": (_contributes_before_it_writes, "contributes to round"),
-    "an owner keeps no ledger": (_keeps_no_ledger, "gone back"),
-    "an owner signs a round twice": (_signs_a_round_twice, "signs round"),
-    "an owner ignores the highest round": (_ignores_the_highest_round, "contributes to round|signs round"),
-    "an owner ignores differences of cohorts": (_ignores_differences, "differ in"),
-    "an owner ignores its budget": (_ignores_its_budget, "it allows"),
-    "an owner follows a fork": (_follows_a_fork, "over to a fork"),
-    "no majority is needed": (_needs_no_majority, "released twice|signatures of"),
-    "a release lacks a member's signature": (_releases_without_a_member, "signatures of"),
-    "who is left out stays in the sum": (_keeps_in_the_sum_who_is_left_out, "is not the mean|not finite|weights"),
-    "nobody is asked for the model": (_asks_nobody_for_the_model, "comes to a halt"),
+class Mutant(NamedTuple):
+    """What is switched off; what is said of it; what is not left to chance, where it would take many schedules."""
+
+    apply: Callable[[Patch], None]
+    said: str
+    bent: Mapping[str, Any] = {}
+
+
+LYING: Final = {"lying": True, "chaos": 0.08, "steps": 400}
+LEAVING: Final = {"shape": (7, 3), "ambush": 0.8, "chaos": 0.01, "steps": 300, "lying": False, "unordered": False}
+MUTANTS: Final[dict[str, Mutant]] = {
+    "an owner signs before it writes that down": Mutant(_signs_before_it_writes, "signs round|differ in|it allows"),
+    "an owner contributes before it writes that down": Mutant(_contributes_before_it_writes, "contributes to round"),
+    "an owner keeps no ledger": Mutant(_keeps_no_ledger, "gone back"),
+    "an owner signs a round twice": Mutant(_signs_a_round_twice, "signs round", LYING),
+    "an owner ignores the highest round": Mutant(_ignores_the_highest_round, "contributes to round|signs round"),
+    "an owner ignores differences of cohorts": Mutant(_ignores_differences, "differ in"),
+    "an owner ignores its budget": Mutant(_ignores_its_budget, "it allows"),
+    "an owner follows a fork": Mutant(_follows_a_fork, "over to a fork", LYING),
+    "no majority is needed": Mutant(_needs_no_majority, "released twice|signatures of"),
+    "a release lacks a member's signature": Mutant(_releases_without_a_member, "signatures of"),
+    "who is left out stays in the sum": Mutant(_keeps_in_the_sum_who_is_left_out, "is not the mean", LEAVING),
+    "nobody is asked for the model": Mutant(_asks_nobody_for_the_model, "comes to a halt"),
 }
-"""What is switched off, and what is said of it."""
+"""By what is wrong with them."""

@@ -6,7 +6,7 @@ import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -54,13 +54,13 @@ class Setting:
     steps: int
 
     @classmethod
-    def drawn(cls, seed: int) -> Setting:
-        """That of a seed."""
+    def drawn(cls, seed: int, **bent: Any) -> Setting:
+        """That of a seed; ``bent``: fields that are not left to chance."""
         chance = random.Random(f"setting {seed}")
-        count, floor = chance.choice(SHAPES)
+        count, floor = bent.pop("shape", None) or chance.choice(SHAPES)
         owners = NAMES[:count]
         rounds = chance.choice((2, 4, 8))
-        return cls(
+        found = cls(
             seed=seed,
             owners=owners,
             floor=floor,
@@ -74,6 +74,7 @@ class Setting:
             lying=chance.random() < 0.25,
             steps=chance.choice((100, 200, 400)),
         )
+        return replace(found, **bent)
 
 
 @dataclass(frozen=True)
