@@ -17,9 +17,9 @@ from cloister.aggregator.job import round_digest
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.records import Share
 from cloister.wire import rounds as w
-from tests.aggregator.driving import Heard, examples_of, first_model, key_of
+from tests.aggregator.driving import Heard, first_model, key_of
 from tests.explorer.parties import Researcher
-from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Setting, update_of
+from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Setting
 from tests.explorer.watching import Violation
 from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
 
@@ -389,19 +389,18 @@ class Peace:
 
     def _check(self, ledger: Ledger) -> None:
         """The model that the researcher got is the mean of means, computed by hand."""
-        names, betrayals = self.world.watch.names, self.world.watch.betrayals
+        watch = self.world.watch
         model = first_model(LENGTH).astype(np.float64)
         for receipt in ledger.receipts:
-            members = sorted(names[share.member] for share in receipt.cohort.shares)
-            commitments = {names[share.member]: share.commitment for share in receipt.cohort.shares}
-            rows = np.array([examples_of(name) for name in members], np.float64)
-            number = receipt.cohort.round
-            updates = [betrayals.get(commitments[name], update_of(name, number)) for name in members]
-            model = model + (rows[:, None] * np.array(updates)).sum(0) / rows.sum()
+            found = [
+                watch.contribution(watch.names[share.member], receipt.cohort.round, share.commitment)
+                for share in receipt.cohort.shares
+            ]
+            rows = np.array([each.examples for each in found], np.float64)
+            model = model + (rows[:, None] * np.array([each.update for each in found])).sum(0) / rows.sum()
         researcher = self.world.researchers[self.study]
-        found = [self.world.watch.models[ledger.model or b""]]
-        found += [np.frombuffer(researcher.model[1][: LENGTH * 4], np.float32)] if researcher.model[1] else []
-        if not all(np.allclose(each, model, atol=1e-5) for each in found):
+        received = np.frombuffer(researcher.model[1][: LENGTH * 4], np.float32)
+        if not all(np.allclose(each, model, atol=1e-5) for each in (received, watch.models[ledger.model or b""])):
             raise Violation("the study has ended with another model than the mean of its contributions")
 
 

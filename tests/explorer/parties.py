@@ -152,6 +152,7 @@ class Traitor:
         """All that traitors have seen under this charter."""
         self._chance = chance
         self._key = charters.key_of(name)
+        self._own = chance.randbytes(8)
         self._chain: tuple[bytes, ...] = ()
 
     def join(self) -> w.Join:
@@ -207,7 +208,7 @@ class Traitor:
         return -update_of(self.name, number)
 
     def _salt(self, number: int) -> bytes:
-        return hashlib.sha256(f"{self.name} {number}".encode()).digest()
+        return hashlib.sha256(f"{self.name} {number}".encode() + self._own).digest()
 
 
 def spoiled(message: Any, chance: random.Random) -> Any:

@@ -48,7 +48,8 @@ class Watch:
     offers: dict[tuple[int, str, int], bytes] = field(default_factory=dict)
     """Each honest owner's commitment in a round."""
     betrayals: dict[bytes, Vector] = field(default_factory=dict)
-    """What traitors contributed, by their commitments."""
+    """What traitors contributed, by their commitments; ``claims``: how many examples they said it is of."""
+    claims: dict[bytes, int] = field(default_factory=dict)
     releasable: list[dict[bytes, Released]] = field(default_factory=list)
     receipts: dict[bytes, Receipt] = field(default_factory=dict)
     """All that were ever released, by the heads of their records."""
@@ -109,6 +110,12 @@ class Watch:
             raise Violation(f"{sorted(forged)} have never signed round {cohort.round}")
         self._release(study, data, Released(cohort, members, signers))
         self._check_mean(study, receipt)
+
+    def contribution(self, name: str, number: int, commitment: bytes) -> Contribution:
+        """What an owner contributed to a round."""
+        if commitment in self.betrayals:
+            return Contribution(self.betrayals[commitment], self.claims[commitment])
+        return Contribution(update_of(name, number), examples_of(name))
 
     # What must hold
 
@@ -181,10 +188,7 @@ class Watch:
         found = {}
         for share in cohort.shares:
             name = self.names[share.member]
-            update = self.betrayals.get(share.commitment)
-            if update is None:
-                update = update_of(name, cohort.round)
-            found[name] = Contribution(update, examples_of(name))
+            found[name] = self.contribution(name, cohort.round, share.commitment)
         average = mean(found)
         total = sum(each.examples for each in found.values())
         plain = sum(each.update.astype(np.float64) * (each.examples / total) for each in found.values())

@@ -321,6 +321,8 @@ class World:
         for message, body in link.traitor.answer(heard.message, heard.body):
             if self.chance.random() < 0.05:
                 message = spoiled(message, self.chance)
+            if isinstance(message, w.Ready):
+                self.watch.claims.setdefault(message.commitment, message.examples)
             link.up.append((message, body))
 
     def _research(self, link: Link, heard: Heard) -> None:
