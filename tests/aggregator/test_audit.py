@@ -113,6 +113,13 @@ def test_an_instance_at_another_address():
         look(ledger)
 
 
+def test_an_instance_that_calls_itself_of_another_kind():
+    ledger = Ledger(chains.charter())
+    ledger.append(FIRST.begin(ledger, transcript=FIRST.transcript(ledger, tee="sgx")))
+    with pytest.raises(UnacceptableError, match="another"):
+        look(ledger)
+
+
 def test_evidence_that_is_none_or_not_genuine():
     report = FIRST.attester.evidence(bytes(64)).quote
     damaged = Evidence(tee="simulated", quote=report[:-1] + bytes([report[-1] ^ 1]))

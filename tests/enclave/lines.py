@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from cloister.charter import Charter
 from cloister.enclave.service import Aggregator
 from cloister.errors import NetworkError
 from cloister.net.attested import examine
+from cloister.net.connection import Frame
 from cloister.net.demands import Demands
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity, private_key
@@ -75,7 +77,15 @@ class Line:
         )
         self.connection = self.proven.connection
         self.proofs = 0
+        self._early: deque[Heard] = deque()
         greet(self.connection, purpose="study", software="test", wait_s=SOON)
+
+    def join(self, party: Party) -> None:
+        """Says that it joins, and returns once that has been heard: a proof that is asked for after it has come."""
+        self.say(party.join())
+        self.challenge()
+        while (frame := self.connection.receive(wait_s=SOON)).kind is not Kind.PROOF:
+            self._early.append(self._whole(frame))
 
     def say(self, message: Any, body: bytes = b"") -> None:
         self.connection.send(Kind.ROUND, message, [memoryview(body)] if body else ())
@@ -87,14 +97,18 @@ class Line:
 
     def hear(self) -> Heard:
         """The next message of the study."""
-        while True:
+        while not self._early:
             frame = self.connection.receive(wait_s=SOON)
-            body = bytearray(frame.body_bytes)
-            self.connection.read_into(memoryview(body))
             if frame.kind is Kind.PROOF:
                 self.proofs += 1
             else:
-                return Heard(frame.message(), bytes(body))
+                return self._whole(frame)
+        return self._early.popleft()
+
+    def _whole(self, frame: Frame) -> Heard:
+        body = bytearray(frame.body_bytes)
+        self.connection.read_into(memoryview(body))
+        return Heard(frame.message(), bytes(body))
 
     def until(self, kind: type) -> Any:
         """The next message of this kind; those before it are passed over."""
@@ -115,7 +129,7 @@ class Seated:
         self.line = table.dial(party.name)
         self.told: list[Any] = []
         self.released = threading.Semaphore(0)
-        self.line.say(party.join())
+        self.line.join(party)
         self._thread = threading.Thread(target=self._talk, name=f"member {party.name}")
         self._thread.start()
 

@@ -123,7 +123,7 @@ def seated(table: Table, *names: str) -> Iterator[dict[str, Seated]]:
 def researching(table: Table) -> Line:
     """The researcher's connection, by hand."""
     line = table.dial("rosa")
-    line.say(table.rosa.join())
+    line.join(table.rosa)
     return line
 
 
@@ -145,7 +145,7 @@ def heard_out(table: Table, line: Line, kind: type = w.Finished) -> Any:
 
 @pytest.mark.parametrize(("rule", "numbers"), [("FedAvg", {"lr": 1.0}), ("FedAdam", {"lr": 0.1})])
 def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, numbers: dict[str, float]) -> None:
-    table = Table(tmp_path, job={"strategy": rule, "numbers": numbers})
+    table = Table(tmp_path, job={"strategy": rule, "numbers": numbers}, floor="3")
     with table.serving(), seated(table, *OWNERS) as members:
         line = researching(table)
         table.submit(line)
@@ -163,7 +163,7 @@ def test_an_upload_that_stalls_is_cut_off_and_holds_up_nobody(tmp_path: Path) ->
     table = Table(tmp_path, job={"rounds": 1})
     with table.serving(upload_s=0.2), seated(table, "alice", "chuck"):
         bob, owner = table.dial("bob"), table.owners["bob"]
-        bob.say(owner.join())
+        bob.join(owner)
         line = researching(table)
         table.submit(line)
         while not isinstance((heard := bob.hear()).message, w.Send):
@@ -188,7 +188,7 @@ def test_a_body_that_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
             (w.Stop(), 8),
         ):
             line = table.dial("alice")
-            line.say(table.owners["alice"].join())
+            line.join(table.owners["alice"])
             line.connection.send_raw(Kind.ROUND, encode(message), claimed)
             assert isinstance(line.hear().message, w.Refused)
             assert goodbye(line.connection).code == "protocol"
@@ -204,7 +204,7 @@ def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> Non
     table = Table(tmp_path, job={"rounds": 1})
     with table.serving(), seated(table, "alice", "chuck"):
         first = table.dial("bob")
-        first.say(table.owners["bob"].join())
+        first.join(table.owners["bob"])
         with seated(table, "bob"):
             assert goodbye(first.connection).code == "closing"
             line = researching(table)
@@ -222,7 +222,7 @@ def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
         table.submit(line)
         heard_out(table, line, w.Accepted)
         bob = table.dial("bob")
-        bob.say(table.owners["bob"].join())
+        bob.join(table.owners["bob"])
         bob.until(w.Propose)
         bob.close()
         assert "floor is 3" in heard_out(table, line, w.Over).text
@@ -233,7 +233,7 @@ def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
 
 
 def test_the_next_instance_goes_on_from_what_members_hold(tmp_path: Path) -> None:
-    table = Table(tmp_path, job={"strategy": "FedAdam", "numbers": {"lr": 0.1}})
+    table = Table(tmp_path, job={"strategy": "FedAdam", "numbers": {"lr": 0.1}}, floor="3")
     with table.serving(), seated(table, *OWNERS) as members:
         line = researching(table)
         table.submit(line)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Update:
     """
 
     def __init__(self, vector: Vector, *, salt: bytes) -> None:
-        self.vector: Final = vector
+        self.vector = vector
         self.commitment = b""
         self.norm = math.nan
         self._salt = salt
@@ -66,6 +66,11 @@ class Update:
             found.update(_bytes(part))
             norms.append(_norm(part))
         self.commitment, self.norm = found.digest(), math.hypot(*norms)
+
+    def spend(self) -> Vector:
+        """The vector, for another to use: whoever still holds this holds no memory with it."""
+        vector, self.vector = self.vector, self.vector[:0].copy()
+        return vector
 
 
 class Submission:

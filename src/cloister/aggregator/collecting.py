@@ -1,7 +1,7 @@
-"""The pull of one round's contributions: in the order of names, two at a time, each checked before it is added.
+"""The pull of one round's contributions: in the order of names, a few at a time, each checked before it is added.
 
-The order makes the bits of the sum independent of who was quicker; two at a time, one arriving while the other is
-added, bounds the memory to two vectors beside the sum, however many members there are.
+The order makes the bits of the sum independent of who was quicker. Only those whose turn it is are asked, which bounds
+the memory to the sum (float64) and one or two contributions, however many members there are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from cloister.errors import AggregationError, RoundError
 from cloister.wire.layout import Layout
 
 AT_ONCE: Final = 2
+"""How many may be on their way: one arrives while the other is added."""
+LARGE_BYTES: Final = 1 << 24
+"""Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Collection:
         self.weights: Mapping[str, float] = {}
         self._limits = limits
         self._layout = layout
+        nbytes = layout.length * np.dtype(layout.dtype).itemsize
+        self._at_once = AT_ONCE if nbytes <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added: list[str] = []
@@ -60,7 +65,7 @@ class Collection:
     def next(self) -> list[str]:
         """Those to be asked for their contributions now; they count as asked from then on."""
         found = [name for name in self._window() if name not in self._asked and name not in self._arrived]
-        found = found[: AT_ONCE - len(self._asked) - len(self._arrived)]
+        found = found[: self._at_once - len(self._asked) - len(self._arrived)]
         self._asked.update(found)
         return found
 
@@ -89,7 +94,7 @@ class Collection:
             if update.commitment != answer.commitment:
                 raise RoundError("the contribution is not the one that was committed to")
         except RoundError:
-            self._free.append(update.vector)
+            self._free.append(update.spend())
             raise
         self._arrived[name] = update
         self._add()
@@ -105,7 +110,7 @@ class Collection:
         del self.answers[name]
         self._asked.discard(name)
         if name in self._arrived:
-            self._free.append(self._arrived.pop(name).vector)
+            self._free.append(self._arrived.pop(name).spend())
         before = self.weights
         self._weigh()
         if any(self.weights.get(each) != before[each] for each in self._added):
@@ -113,7 +118,7 @@ class Collection:
             self._sum = Sum(self._layout.length)
             self._added = []
         for each in [each for each in self._arrived if each not in self._window()]:
-            self._free.append(self._arrived.pop(each).vector)
+            self._free.append(self._arrived.pop(each).spend())
         self._add()
 
     def mean(self) -> Vector:
@@ -147,7 +152,7 @@ class Collection:
 
     def _window(self) -> list[str]:
         """The next in order: no other has a place."""
-        return [name for name in self.answers if name not in self._added][:AT_ONCE]
+        return [name for name in self.answers if name not in self._added][: self._at_once]
 
     def _add(self) -> None:
         while (window := self._window()) and window[0] in self._arrived:
@@ -155,4 +160,4 @@ class Collection:
             update = self._arrived.pop(name)
             self._sum.add(update.vector, weight=self.weights[name], what=f"the contribution of {name}")
             self._added.append(name)
-            self._free.append(update.vector)
+            self._free.append(update.spend())

@@ -6,6 +6,7 @@ evidence in the records of instances is looked at by ``cloister.aggregator.audit
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -226,7 +227,7 @@ class Ledger:
         return self.signer
 
     def _with(self, chain: _Chain) -> Ledger:
-        ledger = Ledger(self.charter)
+        ledger = copy.copy(self)
         ledger._chain = chain
         return ledger
 

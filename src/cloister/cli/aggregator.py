@@ -7,24 +7,24 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cloister.aggregator.records import COLLATERAL_BYTES
 from cloister.attest.attester import find
-from cloister.attest.collateral import parse_bundle
 from cloister.charter import Charter
 from cloister.charter.checking import check_valid, enforceable
 from cloister.cli.signals import end_on_signals
 from cloister.enclave.service import Aggregator
 from cloister.errors import CharterError
-from cloister.net.demands import read_charter
-from cloister.net.files import read_text
+from cloister.net.files import read_charter, read_text
 from cloister.net.proving import Instance
-from cloister.node.config import Neighbour, NodeConfiguration, Researcher, session_limits
-from cloister.node.service import Node
 from cloister.wire.address import Address, parse_address
+
+if TYPE_CHECKING:
+    from cloister.node.config import NodeConfiguration
+    from cloister.node.service import Node
 
 app: Final = typer.Typer(help="Run an aggregator that proves what it is.", no_args_is_help=True)
 
@@ -70,6 +70,8 @@ def serve(
     instance = Instance(role="aggregator", attester=attester, charter=agreed.digest, name=address)
     service: Node | Aggregator
     if agreed.interactive:
+        from cloister.node.service import Node  # a closed charter's aggregator holds nothing of it
+
         service = Node(_configuration(agreed, listen=listening, memory=memory), instance=instance)
     else:
         service = Aggregator(instance, charter=agreed, listen=listening, collateral=_read_collateral(collateral))
@@ -90,6 +92,8 @@ def _choose(charter: Charter, name: str | None) -> str:
 def _read_collateral(file: Path | None) -> bytes | None:
     if file is None:
         return None
+    from cloister.attest.collateral import parse_bundle
+
     data = read_text(file, limit=COLLATERAL_BYTES).encode()
     parse_bundle(data)  # better now than by an auditor
     return data
@@ -97,6 +101,8 @@ def _read_collateral(file: Path | None) -> bytes | None:
 
 def _configuration(charter: Charter, *, listen: Address, memory: str) -> NodeConfiguration:
     """The secure worker of an interactive charter: its researchers open sessions, its owners push values."""
+    from cloister.node.config import Neighbour, NodeConfiguration, Researcher, session_limits
+
     return NodeConfiguration(
         name="aggregator",
         listen=listen,

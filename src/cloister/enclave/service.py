@@ -15,6 +15,7 @@ from cloister.aggregator.course import UPLOAD_S
 from cloister.charter.charter import Charter
 from cloister.enclave.attending import Attendance
 from cloister.enclave.meeting import Meeting
+from cloister.enclave.memory import give_back_large
 from cloister.net.connection import Connection
 from cloister.net.greeting import refuse
 from cloister.net.proving import Instance, Prover
@@ -86,6 +87,7 @@ class Aggregator:
 
     def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Serves until ``stop``."""
+        give_back_large()
         clock = threading.Thread(target=self._meeting.keep_time, name="cloister keeps time", daemon=True)
         clock.start()
         try:

@@ -19,6 +19,7 @@ from cloister.attest.transcript import Role
 from cloister.attest.verifier import MAKERS, Roots
 from cloister.charter import Charter
 from cloister.errors import CollateralError
+from cloister.net.files import read_charter as read_charter
 from cloister.net.files import read_text
 from cloister.tables import Table, faulty, load
 
@@ -56,15 +57,6 @@ class Demands:
     clock: Callable[[], datetime] = _now
     """The verifier's own: an enclave's is not trusted."""
     unsafe_roots: Roots = MAKERS
-
-
-def read_charter(path: str | os.PathLike[str]) -> Charter:
-    """The charter in a file.
-
-    Raises:
-        CharterError: it has faults, all of which are listed. ConfigurationError: the file cannot be read.
-    """
-    return Charter.parse(read_text(path), source=str(path))
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cloister.charter.charter import Charter
 from cloister.errors import ConfigurationError
 
 
@@ -26,3 +27,12 @@ def read_text(
         raise error(f"{path} cannot be read: {fault.strerror}") from None
     except UnicodeDecodeError:
         raise error(f"{path} is not UTF-8 text") from None
+
+
+def read_charter(path: str | os.PathLike[str]) -> Charter:
+    """The charter in a file.
+
+    Raises:
+        CharterError: it has faults, all of which are listed. ConfigurationError: the file cannot be read.
+    """
+    return Charter.parse(read_text(path), source=str(path))

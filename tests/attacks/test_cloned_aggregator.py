@@ -1,0 +1,66 @@
+"""Attack: run the aggregator twice and show each copy other owners, to have two releases for one round.
+
+Here the copies and the chains that they make; that a node signs once for a round is tested where nodes are.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cloister.aggregator.ledger import Ledger, quorum
+from cloister.aggregator.records import Cohort
+from cloister.errors import LedgerError
+from tests import chains
+from tests.chains import Instance, cohort, round_record
+from tests.charters import fingerprint_of
+
+OWNERS = ("alice", "bob", "chuck", "dave")
+CHARTER = chains.charter(owners=OWNERS)
+
+
+def copies() -> tuple[Ledger, Ledger, Instance]:
+    """Two copies of one instance that has released one round, each with its ledger."""
+    ledger = chains.chain(0, agreed=CHARTER)
+    instance = Instance("first")
+    ledger.append(round_record(ledger, instance=instance, witnesses=["chuck"]))
+    return ledger, ledger.copy(), instance
+
+
+def test_neither_half_of_the_owners_is_enough():
+    one, other, instance = copies()
+    for ledger, half in ((one, OWNERS[:2]), (other, OWNERS[2:])):
+        with pytest.raises(LedgerError, match="2 of 4 owners have signed it, not more than half"):
+            ledger.append(round_record(ledger, half, instance=instance))
+
+
+def test_two_releases_for_a_round_name_the_owner_who_signed_both():
+    one, other, instance = copies()
+    one.append(round_record(one, ["alice", "bob"], instance=instance, witnesses=["chuck"]))
+    other.append(round_record(other, ["chuck", "dave"], instance=instance, witnesses=["bob"]))
+    assert one.last_round == other.last_round
+    assert one.head != other.head
+    signed = [{each.member for each in ledger.receipts[-1].record.signatures} for ledger in (one, other)]
+    assert all(len(signers) >= quorum(CHARTER) for signers in signed)
+    assert signed[0] & signed[1] == {fingerprint_of("bob"), fingerprint_of("chuck")}
+
+
+def test_a_release_of_one_copy_does_not_go_on_from_the_others():
+    one, other, instance = copies()
+    fork = round_record(other, ["chuck", "dave"], instance=instance, witnesses=["bob"])
+    one.append(round_record(one, ["alice", "bob"], instance=instance, witnesses=["chuck"]))
+    with pytest.raises(LedgerError, match="record 4 cannot stand"):
+        one.append(fork)
+    assert not one.passed(3, Ledger.from_records(CHARTER, [*other.records, fork]).head)
+
+
+def test_signatures_for_one_copy_do_not_serve_the_other():
+    """The same cohort, for the same round: what differs is the chain before it, and with it what is signed."""
+    one, other, instance = copies()
+    other.append(Instance("second").begin(other))
+    agreed: Cohort = cohort(one, ["alice", "bob"], signer=instance.public)
+    stolen = chains.sign_cohort(chains.records.encode(agreed), ["alice", "bob", "chuck"])
+    second = Instance("second")
+    with pytest.raises(LedgerError, match="follows another record"):
+        other.append(round_record(other, ["alice", "bob"], instance=second, agreed=agreed))
+    with pytest.raises(LedgerError, match="not one of its cohort"):
+        other.append(round_record(other, ["alice", "bob"], instance=second, signatures=stolen))
