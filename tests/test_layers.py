@@ -46,7 +46,7 @@ MAY_IMPORT = {
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
-NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow")
+NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow", "matplotlib", "tensorboard")
 BASE = (
     "__init__",
     "__main__",
@@ -85,8 +85,13 @@ UNTOUCHED = {
     "wire": EVERYTHING,
     "attest": EVERYTHING,
     "charter": EVERYTHING,
-    "node.member": EVERYTHING,
     "aggregator": EVERYTHING,
+    "node.member": EVERYTHING,
+    "node.holdings": EVERYTHING,
+    "node.countersigning": EVERYTHING,
+    "node.effects": EVERYTHING,
+    "node.limits": EVERYTHING,
+    "node.account": EVERYTHING,
     "study.splitting": EVERYTHING,
     "tensor": "socket clock file process",
 }

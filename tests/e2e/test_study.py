@@ -7,6 +7,7 @@ are not used again.
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from cloister.study.history import History, Round
 from cloister.study.jobs import describe, load
 from cloister.study.study import Study, StudyRun
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
+from cloister.wire.layout import lay_out
 from cloister.worker.data.rows import Arrays
 from cloister.worker.training import train
 
@@ -49,7 +51,7 @@ def loss(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 def model() -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.ReLU(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
 
 PLAN = loss.capture(model(), example=EXAMPLE)
@@ -60,6 +62,15 @@ def data() -> dict[str, tuple[Tensor, Tensor]]:
     true = torch.randn(6, 3, generator=generator)
     inputs = {name: torch.randn(rows, 6, generator=generator) for name, rows in SIZES.items()}
     return {name: (x, (x @ true).argmax(1)) for name, x in inputs.items()}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the nodes have it: sums over a batch are taken in another order by more threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -83,10 +94,10 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
         yield running
 
 
-def fit(study: Study, **changed: Any) -> StudyRun:
+def fit(study: Study, start: nn.Module | None = None, **changed: Any) -> StudyRun:
     given: dict[str, Any] = {"data": "#mri", "optimizer": SGD, "batch_size": 8, "rounds": 4, "seed": 5}
     given = {"on_round": lambda done: None, "example": EXAMPLE, **given, **changed}
-    return study.fit(model(), loss, **given)
+    return study.fit(start or model(), loss, **given)
 
 
 def simulated(**changed: Any) -> nn.Module:
@@ -94,12 +105,14 @@ def simulated(**changed: Any) -> nn.Module:
     return cloister.simulate(model(), loss, owners=data(), largest_share=SHARE, clip=CLIP, **given).model
 
 
-def replayed(history: History, *, strategy: Rule) -> nn.Module:
-    """The rounds of a history, by their numbers, owners and shares, computed here."""
-    trained = model()
-    vector = describe(trained).vector
+def replayed(history: History, *, strategy: Rule, start: nn.Module | None = None) -> nn.Module:
+    """The rounds of a history, by their owners and shares, computed here."""
+    trained = copy.deepcopy(start or model())
+    parts, _, vector = describe(trained)
+    places = lay_out({part.name: part.spec for part in parts}).places
+    buffers = [slice(place.start, place.stop) for place, part in zip(places, parts, strict=True) if part.buffer]
     state = strategy.start(len(vector))
-    for done in history:
+    for number, done in enumerate(history, 1):
         total = Sum(len(vector))
         load(vector, into=trained)
         for name in sorted(done.owners):
@@ -112,18 +125,18 @@ def replayed(history: History, *, strategy: Rule) -> nn.Module:
                 optimizer=SGD,
                 batch_size=8,
                 local_epochs=1,
-                seed=owner_seed(5, number=done.number, owner=name),
+                seed=owner_seed(5, number=number, owner=name),
                 clip=CLIP,
             )
             total.add(found.delta.numpy(), weight=done.weights[name])
-        vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=[])
+        vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=buffers)
     load(vector, into=trained)
     return trained
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
-    there = other.state_dict()
-    return all(torch.equal(each, there[name]) for name, each in one.state_dict().items())
+    """In all that is learned, to the bit; a study leaves the count of batches as it was."""
+    return describe(one).vector.tobytes() == describe(other).vector.tobytes()
 
 
 class _GoneError(Exception):
@@ -144,9 +157,14 @@ def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: Loc
     assert all(max(done.weights.values()) == SHARE for done in run.history)
     assert set(run.history[-1].metrics) == {"loss"}
     assert same(run.model, simulated(rounds=6))
+    elsewhere = fit(local.study(state=local.folder / "elsewhere"), rounds=6)
+    assert same(elsewhere.model, run.model)
+    more = fit(local.study(), run.model, rounds=2, strategy=cloister.FedAdam())
+    assert [done.number for done in more.history] == [7, 8]
+    assert same(more.model, replayed(more.history, strategy=cloister.FedAdam(), start=run.model))
     records = read_lines(local.study().chain.read_bytes().splitlines(keepends=True))
     report = audit(records, charter=local.charter, collateral=no_collateral, accept_simulated=True)
-    assert report.contributed == dict.fromkeys(SIZES, 6)
+    assert report.contributed == dict.fromkeys(SIZES, 8)
 
 
 def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None:
@@ -161,25 +179,28 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 5
     assert same(run.model, replayed(run.history, strategy=cloister.FedAdam(lr=0.05)))
-    if numbers == [1, 2, 3, 4, 5] and all(len(done.owners) == 3 for done in run.history):
+    if all(len(done.owners) == 3 for done in run.history):  # whatever the numbers of the rounds
         assert same(run.model, simulated(rounds=5, strategy=cloister.FedAdam(lr=0.05)))
 
 
 def test_an_owner_that_is_killed_takes_part_again_once_it_is_back(local: LocalStudy) -> None:
     seen: list[tuple[str, ...]] = []
+    back: list[int] = []
 
     def watch(done: Round) -> None:
         seen.append(done.owners)
         if len(seen) == 1:
             local.kill("carol")
-        elif "carol" not in done.owners and len(seen) > 2 and not local.running("carol"):
+        elif len(seen) == 3:
             local.start("carol")
-        elif len(seen) > 2 and "carol" in done.owners:
+        elif len(seen) > 3 and "carol" in done.owners and not back:
+            back.append(done.number)
             signal.raise_signal(signal.SIGINT)
 
     run = fit(local.study(patience=60.0), rounds=5000, on_round=watch)
     assert not run.finished
     assert seen[0] == ("alice", "bob", "carol")
-    assert ("alice", "bob") in seen
-    assert "carol" in seen[-1]
+    assert seen[2] == ("alice", "bob")
+    assert back
+    assert seen[-1] == ("alice", "bob", "carol")
     assert same(run.model, replayed(run.history, strategy=cloister.FedAvg()))

@@ -267,7 +267,6 @@ class Adversary:
                 self.world.take(link, self.chance.choice(tape))
         return bool(links)
 
-
     def _lie(self) -> bool:
         """An instance asks owners to sign what never was: other members, another number, another outcome."""
         world = self.world
@@ -284,7 +283,6 @@ class Adversary:
         for link in links:
             link.down.append(Heard(sign, b""))
         return bool(links)
-
 
     def _hand_out(self) -> bool:
         """An instance hands out another chain than its own: an older one, or a fork."""
@@ -319,7 +317,10 @@ class Peace:
         newest, group = self._group()
         if newest is None:
             return None
-        if world.researchers[self.study].ledger.records != newest.records[: world.researchers[self.study].ledger.sequence]:
+        if (
+            world.researchers[self.study].ledger.records
+            != newest.records[: world.researchers[self.study].ledger.sequence]
+        ):
             world.researchers[self.study] = Researcher(world.studies[self.study])  # it was shown a fork
         machine = world.start(self.study)
         for name in (*group, RESEARCHER):

@@ -300,11 +300,7 @@ class World:
 
     def sweep(self) -> None:
         """Forgets connections that nobody has any more."""
-        self.links = [
-            link
-            for link in self.links
-            if link.here or (link.there and link.machine in self.machines)
-        ]
+        self.links = [link for link in self.links if link.here or (link.there and link.machine in self.machines)]
 
     def _take_proof(self, link: Link, proof: Proof) -> None:
         link.challenges -= 1

@@ -18,7 +18,8 @@ from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.records import Cohort, Share, outcome_digest
 from cloister.charter import Charter
 from cloister.charter.floors import Floors
-from cloister.node.member import Effect, Leave, Member, Note, Prove, Say, Train
+from cloister.node.effects import Effect, Leave, Note, Prove, Say, Train
+from cloister.node.member import Member
 from cloister.node.records import Records
 from cloister.wire import optimizers
 from cloister.wire import rounds as w

@@ -12,7 +12,7 @@ from cloister.aggregator.records import cohort_to_be_signed, commitment, encode
 from cloister.charter import signing
 from cloister.charter.floors import Floors
 from cloister.errors import NotGenuineError, RecordsError
-from cloister.node.member import Abandon, Leave, Prove, Say, Train
+from cloister.node.effects import Abandon, Leave, Prove, Say, Train
 from cloister.node.records import Records
 from cloister.wire import rounds as w
 from tests import chains, charters
@@ -62,10 +62,16 @@ def test_a_round_from_the_proposal_to_the_release():
     assert here.propose(2).model == here.model
 
 
-def test_each_owner_and_round_has_a_seed_of_its_own():
+def test_a_seed_is_an_owners_and_counts_what_came_out():
     bob, alice = (Aggregator.facing(owner(name)).propose() for name in ("bob", "alice"))
-    later = Aggregator.facing(owner()).propose(3)
-    assert len({bob.seed, alice.seed, later.seed}) == 3
+    assert bob.seed != alice.seed
+    # After rounds that came to nothing it is the same again: what is contributed tells nothing new.
+    assert Aggregator.facing(owner()).propose(3).seed == bob.seed
+    here = Aggregator.facing(owner())
+    here.contribute()
+    here.sign()
+    here.release()
+    assert here.propose(2).seed != bob.seed
 
 
 def test_an_owner_that_is_not_in_the_cohort_bears_witness():
@@ -366,6 +372,24 @@ def test_a_chain_that_goes_on_without_the_newest_release():
     here.ledger = fork
     assert "a fork" in leaves(here.chain(after=1))
     assert here.member.newest[0] == 2
+
+
+def test_instances_that_released_nothing_give_way_one_by_one():
+    here = Aggregator.facing(owner())
+    here.round()
+    settled = here.ledger.copy()
+    for name in ("dead", "dying"):
+        here.ledger.append(chains.Instance(name).begin(here.ledger))
+    here.chain(after=2)
+    kept = Ledger.from_records(settled.charter, here.ledger.records[:3])
+    kept.append(chains.Instance("third").begin(kept))
+    here.ledger = kept
+    assert not leaves(here.chain(after=3))  # beside "dying"
+    assert here.member.newest == (4, kept.head)
+    settled.append(chains.Instance("fourth").begin(settled))
+    here.ledger = settled
+    assert not leaves(here.chain(after=2))  # beside "dead", and all that follows it
+    assert here.member.newest == (3, settled.head)
 
 
 def test_a_chain_with_a_gap_or_a_broken_record_changes_nothing():

@@ -21,7 +21,7 @@ from cloister.aggregator import job as jobs
 from cloister.aggregator.job import Constant, Job, Part
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.config import StudyData, TrainingLimits
-from cloister.node.member import Train
+from cloister.node.effects import Train
 from cloister.node.training import Failed, Trained, Trainer
 from cloister.wire import optimizers
 from cloister.worker import delta as deltas

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.errors import FrameError, LimitError, MessageError, WireError
-from cloister.wire import fields, frames, limits, messages, rounds, tensors
+from cloister.wire import fields, frames, limits, messages, optimizers, rounds, tensors
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Batch, Call, Free, Hello, Put, check_body, decode, encode
 from cloister.wire.tensors import ITEM_BYTES, TensorSpec
@@ -51,17 +51,40 @@ COMMANDS = st.one_of(
     st.builds(messages.Push, MANY_IDS, PEERS, DIGESTS, SITES),
     st.builds(messages.Take, MANY_IDS, st.lists(SPECS, max_size=3).map(tuple), PEERS, DIGESTS, SITES),
 )
+SCHEDULES = st.builds(optimizers.StepDecay, SIZES, FLOATS) | st.builds(optimizers.CosineDecay, SIZES, FLOATS)
+SHARED = (FLOATS, FLOATS, st.none() | FLOATS, st.none() | SCHEDULES)
+OPTIMIZERS = st.one_of(
+    st.builds(optimizers.SGD, *SHARED, FLOATS, FLOATS, st.booleans()),
+    *(
+        st.builds(kind, *SHARED, st.tuples(FLOATS, FLOATS), FLOATS, st.booleans())
+        for kind in (optimizers.Adam, optimizers.AdamW)
+    ),
+)
 QUESTIONS = st.one_of(
     st.builds(messages.Fetch, MANY_IDS),
     st.builds(messages.Describe, MANY_IDS),
     st.builds(messages.Search, TAGS, IDS),
     st.builds(messages.Count),
+    st.builds(
+        messages.Train,
+        IDS,
+        MANY_IDS,
+        MANY_IDS,
+        st.lists(IDS, min_size=1, max_size=3).map(tuple),
+        OPTIMIZERS,
+        SIZES,
+        SIZES,
+        st.integers(0, (1 << 64) - 1),
+        FLOATS,
+        st.none() | FLOATS,
+    ),
 )
 ANSWERS = st.one_of(
     st.builds(messages.Values, st.lists(SPECS, max_size=3).map(tuple)),
     st.builds(messages.Described, st.lists(STRIDED, max_size=3).map(tuple)),
     st.builds(messages.Found, st.lists(st.builds(messages.Match, TAGS, STRIDED), max_size=3).map(tuple)),
     st.builds(messages.Counted, SIZES, SIZES),
+    st.builds(messages.Trained, st.dictionaries(NAMES, FLOATS, max_size=3), SIZES),
     st.builds(messages.Done),
 )
 SMALL = st.integers(0, 255)
@@ -313,8 +336,9 @@ def test_every_limit_is_used():
     """A limit that nothing looks at would be a promise only."""
     source = "".join(inspect.getsource(module) for module in (messages, fields, frames, rounds, tensors))
     unused = [name for name in vars(limits) if name.isupper() and name not in source]
-    # How much is moved at once, and how long what is sealed may be, which its sealed form bounds here.
-    assert unused == ["CHUNK_BYTES", "SECRET_BYTES"]
+    # How much is moved at once; how long what is sealed may be, which its sealed form bounds here; and how much of a
+    # ledger travels at once, which the aggregator looks at.
+    assert unused == ["CHUNK_BYTES", "SECRET_BYTES", "CHAIN_BYTES"]
 
 
 # Bodies

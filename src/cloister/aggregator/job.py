@@ -65,7 +65,7 @@ class Job(Message, frozen=True):
     batch_size: Whole
     local_epochs: Whole
     seed: Annotated[int, Meta(ge=0)]
-    """Each owner's seed in a round is ``owner_seed`` of it."""
+    """Each owner's seed is ``owner_seed`` of it, and of how many rounds of the job will have come out with this one."""
     data: Name
     """The tag of the data sets that owners train on."""
     strategy: Name
@@ -160,8 +160,8 @@ def round_digest(job: bytes, *, charter: bytes, number: int, model: bytes, head:
 
 
 def owner_seed(seed: int, *, number: int, owner: str) -> int:
-    """The seed of one owner's training in one round (from 1): the first 8 bytes, big-endian, of SHA-256 of
-    ``"seed round owner"``. It does not depend on who else there is."""
+    """The seed of one owner's training for the ``number``th release (from 1): the first 8 bytes, big-endian, of SHA-256
+    of ``"seed number owner"``. It does not depend on who else there is."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number} {owner}".encode()).digest()[:8], "big")
 
 

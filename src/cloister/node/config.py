@@ -7,7 +7,6 @@ Nothing that is written is ignored: a key that means nothing here is a fault too
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,9 @@ from cloister.charter.floors import Floors
 from cloister.charter.reading import COUNT
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
-from cloister.tables import LIST_ITEMS, Table, faulty, load
+from cloister.node.node_table import NodeTable
+from cloister.tables import faulty, load
 from cloister.wire.address import Address, parse_address
-from cloister.wire.limits import NAME_CHARS, TAGS
-from cloister.wire.peers import check_fingerprint
 
 MIB: Final = 1 << 20
 SEALED: Final = ".sealed"
@@ -176,7 +174,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
         ConfigurationError: the text has faults; the message lists all of them.
     """
     faults: list[str] = []
-    table = _NodeTable(load(text, source=source), faults=faults)
+    table = NodeTable(load(text, source=source), faults=faults)
     data_sets = [
         (_study_data if entry.holds("columns") else _data_set)(entry, folder, index)
         for index, entry in enumerate(table.tables("data_sets"))
@@ -217,7 +215,7 @@ def session_limits(settings: Mapping[str, object]) -> SessionLimits:
         ConfigurationError: a key or value that makes no sense.
     """
     faults: list[str] = []
-    table = _NodeTable(settings, faults=faults)
+    table = NodeTable(settings, faults=faults)
     limits = _session(table)
     table.finish()
     if faults:
@@ -225,7 +223,7 @@ def session_limits(settings: Mapping[str, object]) -> SessionLimits:
     return limits
 
 
-def _session(table: _NodeTable) -> SessionLimits:
+def _session(table: NodeTable) -> SessionLimits:
     max_sessions = table.whole("max_sessions", default=8, least=1, most=256)
     return SessionLimits(
         memory_bytes=table.size("memory", default="2 GiB", least=MIB),
@@ -240,7 +238,7 @@ def _session(table: _NodeTable) -> SessionLimits:
     )
 
 
-def _training(table: _NodeTable) -> TrainingLimits:
+def _training(table: NodeTable) -> TrainingLimits:
     return TrainingLimits(
         memory_bytes=table.size("memory", default="4 GiB", least=MIB),
         device=table.device("device"),
@@ -248,7 +246,7 @@ def _training(table: _NodeTable) -> TrainingLimits:
     )
 
 
-def _study_data(entry: _NodeTable, folder: Path, index: int) -> StudyData:
+def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
     path = folder / entry.text("file")
     if path.suffix not in ("", *_STUDIED):
         entry.fault("file", f"a data set for studies is a file of one of these kinds: {', '.join(_STUDIED)}")
@@ -270,7 +268,7 @@ def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> No
         faults.append("data_sets: a charter names its members' keys, and a node in a TEE has a new one at each start")
 
 
-def _data_set(entry: _NodeTable, folder: Path, index: int) -> DataSet:
+def _data_set(entry: NodeTable, folder: Path, index: int) -> DataSet:
     path = folder / entry.text("file")
     sealed = path.suffix == SEALED
     if (Path(path.stem).suffix if sealed else path.suffix) not in (() if sealed else ("",)) + (".npz", ".safetensors"):
@@ -288,7 +286,7 @@ def _data_set(entry: _NodeTable, folder: Path, index: int) -> DataSet:
     )
 
 
-def _identity(table: _NodeTable, folder: Path) -> Path | None:
+def _identity(table: NodeTable, folder: Path) -> Path | None:
     if not table.holds("tee"):
         return folder / table.text("identity")
     if table.holds("identity"):
@@ -297,14 +295,14 @@ def _identity(table: _NodeTable, folder: Path) -> Path | None:
     return None
 
 
-def _tee(table: _NodeTable) -> TeeUse:
+def _tee(table: NodeTable) -> TeeUse:
     kind: Literal["auto", "simulated"] = (
         "simulated" if table.choice("kind", among=("auto", "simulated")) == "simulated" else "auto"
     )
     return TeeUse(kind=kind, address=str(table.dialled("address") or table.text("address")))
 
 
-def _charter(table: _NodeTable, folder: Path) -> CharterUse:
+def _charter(table: NodeTable, folder: Path) -> CharterUse:
     file = folder / table.text("file")
     collateral = table.text("collateral") if table.holds("collateral") else None
     if collateral is not None and "://" not in collateral:
@@ -320,7 +318,7 @@ def _charter(table: _NodeTable, folder: Path) -> CharterUse:
     )
 
 
-def _routes(table: _NodeTable) -> dict[str, str]:
+def _routes(table: NodeTable) -> dict[str, str]:
     routes = table.take("routes", dict, "a table of addresses", {}) or {}
     for name, route in routes.items():
         try:
@@ -331,7 +329,7 @@ def _routes(table: _NodeTable) -> dict[str, str]:
     return dict(routes)
 
 
-def _floors(table: _NodeTable) -> Floors:
+def _floors(table: NodeTable) -> Floors:
     def whole(key: str, *, least: int) -> int | None:
         return table.whole(key, least=least, most=COUNT) if table.holds(key) else None
 
@@ -371,56 +369,3 @@ def _check_peers(configuration: NodeConfiguration, faults: list[str]) -> None:
             elif keys.setdefault(peer.name, peer.fingerprint) != peer.fingerprint:
                 faults.append(f"{place}.name: another key is called {peer.name!r} in this file")
             seen.add(peer.fingerprint)
-
-
-_DEVICE: Final = re.compile(r"cpu|cuda(?::\d{1,3})?")
-
-
-class _NodeTable(Table):
-    """A table with what only a node.toml holds."""
-
-    def name(self, key: str) -> str:
-        return self.text(key, most=NAME_CHARS)
-
-    def tags(self) -> tuple[str, ...]:
-        return self._texts("tags", most=TAGS)
-
-    def columns(self) -> tuple[str, ...]:
-        columns = self._texts("columns", most=LIST_ITEMS)
-        if len(set(columns)) != len(columns):
-            self.fault("columns", "names a column twice")
-        return columns
-
-    def _texts(self, key: str, *, most: int) -> tuple[str, ...]:
-        texts = self.take(key, list, "a list of texts", None)
-        if texts is None:
-            return ()
-        if not 1 <= len(texts) <= most:
-            self.fault(key, f"must be 1 to {most} texts")
-        for text in texts:
-            if not (isinstance(text, str) and text.strip() and text.isprintable() and len(text) <= NAME_CHARS):
-                self.fault(key, f"each must be a text of 1 to {NAME_CHARS} printable characters")
-                return ()
-        return tuple(texts)
-
-    def fingerprint(self, key: str = "fingerprint") -> str:
-        what = "a key's fingerprint, as `cloister key show` prints it"
-        return self.checked(key, what=what, check=check_fingerprint) or ""
-
-    def device(self, key: str) -> str:
-        value = self.text(key, default="cpu")
-        if value and not _DEVICE.fullmatch(value):
-            self.fault(key, 'must be "cpu", "cuda" or "cuda:" and a number')
-        return value
-
-    def listening(self, key: str) -> Address:
-        return self._address(key) or Address("", 0)
-
-    def dialled(self, key: str) -> Address | None:
-        address = self._address(key) if self.holds(key) else None
-        if address is not None and not address.port:
-            self.fault(key, "a worker is dialled at a port of its own, not at 0")
-        return address
-
-    def _address(self, key: str) -> Address | None:
-        return self.checked(key, what='an address such as "bob.example:7443"', check=parse_address)

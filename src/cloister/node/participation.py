@@ -20,7 +20,8 @@ from cloister.net.demands import Demands
 from cloister.net.greeting import greet, refusal_error
 from cloister.net.identity import Identity
 from cloister.net.waiting import READABLE, Bell, wait
-from cloister.node.member import Abandon, Effect, Leave, Member, Note, Prove, Say, Train
+from cloister.node.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
+from cloister.node.member import Member
 from cloister.node.records import Records
 from cloister.node.training import Failed, Trained, Trainer
 from cloister.wire import rounds as w
@@ -34,6 +35,21 @@ _PROOF_S: Final = 30.0
 _FRAME_S: Final = 10.0
 PAUSE_S: Final = (1.0, 60.0)
 """Between attempts to reach an aggregator: the first pause, doubled up to the last."""
+
+
+class Pauses:
+    """How long to wait before the next attempt: longer each time, up to a limit, and half of it chance."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter
+        self._next = PAUSE_S[0]
+
+    def after(self, lasted_s: float) -> float:
+        """The pause, in seconds, after a connection that lasted so long; the first again where that was longer."""
+        first, last = PAUSE_S
+        pause = first if lasted_s > self._next else self._next
+        self._next = min(2 * pause, last)
+        return pause * (1 + self._jitter()) / 2
 
 
 class Participation:
@@ -73,15 +89,11 @@ class Participation:
 
     def run(self) -> None:
         """Takes part until the node closes."""
-        first, last = PAUSE_S
-        pause = first
+        pauses = Pauses(self._jitter)
         try:
             while not self._closing.rung:
-                welcomed = [self._attend(address) for address in self._demands.charter.addresses]
-                pause = first if any(welcomed) else pause
-                # Half of it is chance.
-                wait({self._closing.fileno(): READABLE}, until=monotonic() + pause * (0.5 + self._jitter() / 2))
-                pause = min(2 * pause, last)
+                lasted_s = max(self._attend(address) for address in self._demands.charter.addresses)
+                wait({self._closing.fileno(): READABLE}, until=monotonic() + pauses.after(lasted_s))
         finally:
             self.close()
 
@@ -90,29 +102,27 @@ class Participation:
         self._trainer.close()
         self._records.close()
 
-    def _attend(self, address: str) -> bool:
-        """Takes part with the aggregator at this address until the connection ends; whether there was one."""
+    def _attend(self, address: str) -> float:
+        """Takes part with the aggregator at this address until the connection ends; for how many seconds."""
         if self._closing.rung:
-            return False
-        welcomed = False
+            return 0.0
+        began: float | None = None
         try:
             at = self._routes.get(address)
             with examine(address, demands=self._demands, identity=self._identity, at=at, within_s=_DIAL_S) as proven:
                 self._tell(address, f"is {proven.verdict.line()}")
                 greet(proven.connection, purpose="study", software=f"cloister {__version__}", wait_s=_DIAL_S)
-                welcomed = True
-                self._told.clear()
-                Conversation(
-                    self._member,
-                    proven,
-                    trainer=self._trainer,
-                    closing=self._closing,
-                    model_bytes=self._model_bytes,
-                ).hold()
+                began = monotonic()
+                self._converse(proven)
         except CloisterError as fault:
             if not self._closing.rung:
-                self._tell(address, f"is left: {fault}" if welcomed else f"cannot be taken part with: {fault}")
-        return welcomed
+                self._tell(address, f"cannot be taken part with: {fault}" if began is None else f"is left: {fault}")
+        return 0.0 if began is None else monotonic() - began
+
+    def _converse(self, proven: Proven) -> None:
+        Conversation(
+            self._member, proven, trainer=self._trainer, closing=self._closing, model_bytes=self._model_bytes
+        ).hold()
 
     def _tell(self, address: str, text: str) -> None:
         """A line for the owner, once until it changes."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cloister import __version__
 from cloister.errors import CloisterError, ConfigurationError, MoveError, WireError, WorkerCrashedError
@@ -33,7 +33,6 @@ from cloister.node.child import Assignment, Child
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
 from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
 from cloister.node.moves import Mover, receive_push
-from cloister.node.participation import Participation
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
 from cloister.node.sessions import Relay
@@ -42,6 +41,9 @@ from cloister.tensor import optable
 from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Hello, Welcome
+
+if TYPE_CHECKING:  # it loads NumPy
+    from cloister.node.participation import Participation
 
 _log: Final = logging.getLogger(__name__)
 SOFTWARE: Final = f"cloister {__version__}"
@@ -169,7 +171,6 @@ class Node:
             WorkerCrashedError: no executor can be started here.
         """
         with ExitStack() as running:
-            running.callback(_log.info, "closing")
             if self._listener is not None:
                 self._serve_sessions(self._listener, running)
             if self._participation is not None:
@@ -177,6 +178,7 @@ class Node:
             running.callback(self._closing.ring)
             ready()
             wait({self._closing.fileno(): READABLE}, until=None)
+            _log.info("closing")
 
     def _serve_sessions(self, listener: Listener, running: ExitStack) -> None:
         limits = self._configuration.session

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
-import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cloister.aggregator import audit
 from cloister.attest.attester import find
 from cloister.charter import Charter
 from cloister.charter.floors import reference_under
 from cloister.errors import ConfigurationError
 from cloister.net.collateral import source
 from cloister.net.demands import Demands, configuration_digest
-from cloister.net.identity import Identity, private_key
+from cloister.net.identity import Identity
 from cloister.net.proving import Instance
-from cloister.net.waiting import Bell
 from cloister.node import config
 from cloister.node.aggregators import Aggregators
 from cloister.node.agreement import load_charter
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
-from cloister.node.member import Member
-from cloister.node.participation import Participation
-from cloister.node.records import Records
 from cloister.node.service import Node
-from cloister.node.training import Trainer
 
 _SEALED: Final = "a sealed data set is opened by a node in a TEE only, which can be given its key: see [tee]"
 _NEEDS: Final = "a node in a TEE proves under which charter it runs: name it, with [charter]"
@@ -54,12 +44,14 @@ def node_of(file: str | os.PathLike[str]) -> Node:
     if identity is None or charter is None or configuration.charter is None:
         return Node(configuration, instance=instance)
     demands = _demands(configuration.charter, charter)
-    return Node(
-        configuration,
-        instance=instance,
-        aggregators=Aggregators(demands, identity=identity, routes=configuration.charter.routes),
-        participation=None if charter.interactive else _participation(configuration, demands, identity),
-    )
+    participation = None
+    if not charter.interactive:
+        # Its NumPy is for those who take part in studies.
+        from cloister.node.joining import participation_of
+
+        participation = participation_of(configuration, demands=demands, identity=identity)
+    aggregators = Aggregators(demands, identity=identity, routes=configuration.charter.routes)
+    return Node(configuration, instance=instance, aggregators=aggregators, participation=participation)
 
 
 def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> Charter | None:
@@ -93,56 +85,3 @@ def _demands(use: CharterUse, charter: Charter) -> Demands:
         accept_simulated=use.accept_simulated,
         collateral=source(use.collateral),
     )
-
-
-def _participation(
-    configuration: NodeConfiguration, demands: Demands, identity: Identity
-) -> Callable[[Bell], Participation] | None:
-    """What takes part in the studies of a charter that is closed to interactive use, for a node of one of its owners.
-
-    Raises:
-        RecordsError: the node's records cannot be used. LedgerError: what they hold is no chain of this charter.
-    """
-    charter, use = demands.charter, configuration.charter
-    own = charter.member(identity.fingerprint)
-    if use is None or own is None or own.role != "owner":
-        return None
-    vouch = partial(
-        audit.vouch,
-        charter=charter,
-        collateral=demands.collateral,
-        reference=demands.reference,
-        accept_simulated=demands.accept_simulated,
-        unsafe_roots=demands.unsafe_roots,
-    )
-
-    def begin(closing: Bell) -> Participation:
-        records = Records(use.state)
-        try:
-            member = Member(
-                charter=charter,
-                own=own.name,
-                key=private_key(identity.path),
-                floors=use.floors,
-                data={each.name: frozenset(each.tags) for each in configuration.study_data},
-                records=records,
-                vouch=vouch,
-                new_salt=partial(secrets.token_bytes, 32),
-            )
-        except BaseException:
-            records.close()
-            raise
-        limits = configuration.training
-        return Participation(
-            member,
-            records=records,
-            demands=demands,
-            identity=identity,
-            routes=use.routes,
-            trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),
-            closing=closing,
-            model_bytes=limits.memory_bytes,
-            jitter=random.SystemRandom().random,
-        )
-
-    return begin

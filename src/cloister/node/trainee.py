@@ -32,9 +32,10 @@ from cloister.worker import delta as deltas
 from cloister.worker import optimizers
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.files import open_file
+from cloister.worker.fitting import check_fits
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
-from cloister.worker.training import Trained, check_fits, train
+from cloister.worker.training import Trained, train
 from cloister.worker.values import as_bytes
 
 _log: Final = logging.getLogger("cloister.node.trainee")
@@ -93,7 +94,7 @@ class Trainee:
             plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes)
             check_parts(plan, job)
             data = self._open(name)
-            check_fits(plan, data)
+            check_fits(plan, data, batch_size=job.batch_size)
             self._prepared = self._job, name, Prepared(job, plan, optimizers.read(job.optimizer), data)
         return self._prepared[2]
 

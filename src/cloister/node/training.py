@@ -15,8 +15,8 @@ import msgspec
 from cloister.errors import WireError
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.config import StudyData, TrainingLimits
+from cloister.node.effects import Train
 from cloister.node.link import fill
-from cloister.node.member import Train
 from cloister.node.process import Process
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 import cloister
+from cloister.aggregator.chains import in_parts
 from cloister.aggregator.job import Job
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.updates import State
@@ -19,7 +20,7 @@ from cloister.net.waiting import READABLE, wait
 from cloister.study.keeping import Held
 from cloister.study.showing import Interrupts
 from cloister.wire.frames import Kind
-from cloister.wire.limits import CHAIN_BYTES, LIST_ITEMS, RECORD_BYTES
+from cloister.wire.limits import RECORD_BYTES
 from cloister.wire.rounds import Chain, RoundMessage
 
 _ROUND_S: Final = 60.0
@@ -88,19 +89,19 @@ class Conversation:
         return message, frame.body_bytes
 
     def hand_over(self, ledger: Ledger, *, after: int, held: Held | None) -> None:
-        """Sends the records after the first ``after``, in parts if they are many, and what the newest one released.
+        """Sends the records after the first ``after``; or, if there are none, what the newest of all released.
+
+        An aggregator asks for that once it knows that these records are the newest.
 
         Raises:
             NetworkError: the connection is lost.
         """
-        first, part, size = after + 1, list[bytes](), 0
-        for record in ledger.since(after):
-            if len(part) == LIST_ITEMS or size + len(record) > CHAIN_BYTES:
-                self._send_chain(first, part, None)
-                first, part, size = first + len(part), [], 0
-            part.append(record)
-            size += len(record)
-        self._send_chain(first, part, held)
+        first = after + 1
+        for part in in_parts(ledger.since(after)):
+            self._send_chain(first, part, None)
+            first += len(part)
+        if first == after + 1:
+            self._send_chain(first, (), held)
 
     def _send_chain(self, first: int, records: Sequence[bytes], held: Held | None) -> None:
         bodies = [memoryview(each) for each in records]

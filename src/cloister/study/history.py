@@ -1,15 +1,17 @@
-"""What happened in a run, round by round: to read, to print, to plot."""
+"""What happened in a run, round by round: to read, to print, to plot, and for TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from cloister.errors import ConfigurationError, MissingDependencyError
+from cloister.study.board import board
 
 _EVALUATED = "evaluated "
 
@@ -92,7 +94,7 @@ class History(Sequence[Round]):
                 from matplotlib import pyplot
             except ModuleNotFoundError as fault:
                 raise MissingDependencyError(
-                    "plot() needs matplotlib, which is not installed: pip install matplotlib"
+                    f"plot() needs {fault.name}, which is not installed: pip install 'cloister[plots]'"
                 ) from fault
             axes = pyplot.subplots()[1]
         for name, values in lines.items():
@@ -102,17 +104,28 @@ class History(Sequence[Round]):
         axes.legend()
         return axes
 
+    def to_tensorboard(self, folder: str | PathLike[str]) -> None:
+        """Writes all rounds to ``folder``, for TensorBoard to show; ``simulate(tensorboard=)`` does so as they come.
+
+        Raises:
+            MissingDependencyError: tensorboard is not installed.
+            ConfigurationError: the folder cannot be written.
+        """
+        with board(folder, rounds=self):
+            pass
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table, for rich."""
         names = self.names
         table = Table()
-        for column in ("round", "owners", "examples", *names, "s"):
+        counted = ["examples"] if any(each.examples is not None for each in self._rounds) else []
+        for column in ("round", "owners", *counted, *names, "s"):
             table.add_column(column, justify="right")
         for each in self._rounds:
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
-            examples = "" if each.examples is None else f"{each.examples:,}"
-            row = (str(each.number), str(len(each.owners)), examples, *shown, f"{each.seconds:.2f}")
+            examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
+            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.seconds:.2f}")
             table.add_row(*row)
         yield table
 

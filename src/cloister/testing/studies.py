@@ -90,11 +90,15 @@ class LocalStudy:
         """
         started = []
         for name in names or tuple(self._owners):
-            file = self.folder / f"{name}.toml"
-            file.write_text(self._configuration(name), encoding="utf-8")
-            started.append(self._launch(name, ["node", "serve", str(file)]))
+            started.append(self._launch(name, ["node", "serve", str(self.write_configuration(name))]))
         for service in started:
             service.ready()
+
+    def write_configuration(self, name: str) -> Path:
+        """Writes an owner's node.toml, with the way to the aggregator as it is now."""
+        file = self.folder / f"{name}.toml"
+        file.write_text(self._configuration(name), encoding="utf-8")
+        return file
 
     def kill(self, name: str) -> None:
         """Kills an owner's node, or the aggregator, as a power cut would."""

@@ -22,6 +22,7 @@ from cloister.wire.fields import (
     Digest,
     Fingerprint,
     Ids,
+    ManyIds,
     Message,
     Name,
     ObjectId,
@@ -42,10 +43,12 @@ from cloister.wire.limits import (
     FOUND,
     HEADER_BYTES,
     LIST_ITEMS,
+    METRICS,
     NAME_CHARS,
     SEALED_BYTES,
     TRANSCRIPT_BYTES,
 )
+from cloister.wire.optimizers import Optimizer
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
 
 Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
@@ -153,7 +156,26 @@ class Count(Message, tag="count", frozen=True):
     """How much this session holds. Answered by ``Counted``."""
 
 
-Question = Fetch | Describe | Search | Count
+class Train(Message, tag="train", frozen=True):
+    """Train a model that this session holds, in place. Answered by ``Trained``.
+
+    ``plan`` is an object too: a ``uint8`` tensor of the plan's bytes. ``parameters`` and ``buffers`` are in the plan's
+    order, ``columns`` in the order of its batch; the rows of all columns are the data set.
+    """
+
+    plan: ObjectId
+    parameters: ManyIds
+    buffers: ManyIds
+    columns: Annotated[tuple[ObjectId, ...], Meta(min_length=1, max_length=METRICS)]
+    optimizer: Optimizer
+    batch_size: Size
+    local_epochs: Size
+    seed: Annotated[int, Meta(ge=0)]
+    proximal: float
+    clip: float | None
+
+
+Question = Fetch | Describe | Search | Count | Train
 
 
 class Ask(Message, frozen=True):
@@ -203,11 +225,23 @@ class Counted(Message, tag="counted", frozen=True):
     nbytes: Size
 
 
+class Trained(Message, tag="trained", frozen=True):
+    """The means over all that was trained on, ``"loss"`` among them; the body holds the loss of each step, float64."""
+
+    metrics: Annotated[dict[Name, float], Meta(max_length=METRICS + 1)]
+    steps: Size
+
+    @property
+    def losses(self) -> TensorSpec:
+        """What the body holds."""
+        return TensorSpec("float64", (self.steps,))
+
+
 class Done(Message, tag="done", frozen=True):
     """Done, and nothing to say about it."""
 
 
-Answer = Values | Described | Found | Counted | Done
+Answer = Values | Described | Found | Counted | Trained | Done
 
 
 class Failure(Message, frozen=True):
@@ -352,6 +386,8 @@ def body_specs(message: Any) -> tuple[TensorSpec, ...]:
             return tuple(command.spec for command in commands if type(command) is Put)
         case Values(specs) | Delivery(_, specs):
             return specs
+        case Trained():
+            return (message.losses,)
         case _:
             return ()
 

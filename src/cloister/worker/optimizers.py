@@ -7,7 +7,8 @@ values.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -97,9 +98,10 @@ class _Declared:
         clip_norm = None if self.clip_norm is None else float(self.clip_norm)
         return float(self.lr), float(self.weight_decay), clip_norm, self.schedule.spelt() if self.schedule else None
 
-    def over(self, parameters: Mapping[str, nn.Parameter]) -> Update:
-        """This optimizer at work on parameters, by name."""
-        return Update(self, parameters)
+    def over(self, parameters: Mapping[str, nn.Parameter], *, stacked: bool = False) -> Update:
+        """This optimizer at work on parameters, by name; those of many models in one, along a first dimension, if
+        they are ``stacked``."""
+        return Update(self, parameters, stacked=stacked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,25 +210,52 @@ def read(spelt: wire.Optimizer) -> Optimizer:
 
 
 class Update:
-    """An optimizer at work: its state, its schedule, and the parameters that it changes in place."""
+    """An optimizer at work: its state, its schedule, and the parameters that it changes in place.
 
-    def __init__(self, declared: _Declared, parameters: Mapping[str, nn.Parameter]) -> None:
+    Every optimizer here works element by element, so that one does for many models whose parameters are ``stacked``.
+    Only clipping looks at a model's gradients together; it is done for each model then.
+    """
+
+    def __init__(self, declared: _Declared, parameters: Mapping[str, nn.Parameter], *, stacked: bool = False) -> None:
+        self._declared = declared
         self._parameters = dict(parameters)
-        self._clip_norm = declared.clip_norm
-        self.optimizer = declared.make(list(self._parameters.values()))
-        self._schedule = None if declared.schedule is None else declared.schedule.over(self.optimizer)
+        self._clip = _clip_each if stacked else nn.utils.clip_grad_norm_
+        self._begin()
+
+    def _begin(self) -> None:
+        self.optimizer = self._declared.make(list(self._parameters.values()))
+        self._schedule = None if self._declared.schedule is None else self._declared.schedule.over(self.optimizer)
+
+    def restart(self) -> None:
+        """Forgets all steps; the parameters stay as they are."""
+        if self._schedule is None:
+            self.optimizer.state.clear()  # all that steps leave behind; making another takes longer than a small step
+        else:
+            self._begin()
 
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """One update of the parameters. The gradients are given up: clipping scales them in place."""
         for name, parameter in self._parameters.items():
             parameter.grad = gradients.get(name)
-        if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+        if self._declared.clip_norm is not None:
+            self._clip(self._parameters.values(), self._declared.clip_norm)
         self.optimizer.step()
         if self._schedule is not None:
             self._schedule.step()
         for parameter in self._parameters.values():
             parameter.grad = None
+
+
+@torch.no_grad()
+def _clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """``clip_grad_norm_`` for each of the models whose parameters are stacked."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack([torch.linalg.vector_norm(each.flatten(1), dim=1) for each in gradients])
+    scales = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for each in gradients:
+        each.mul_(scales.view(-1, *[1] * (each.dim() - 1)))
 
 
 def _number(
@@ -238,8 +267,8 @@ def _number(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ConfigurationError(f"{name} must be a finite number, not {value!r}")
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # isfinite refuses a huge int itself
+        raise ConfigurationError(f"{name} must be a finite number, not {value!r:.40}")
     if not (low <= value <= high and above < value < below):
         raise ConfigurationError(f"{name} cannot be {value}")
 

@@ -13,6 +13,7 @@ import json
 import struct
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,10 +66,57 @@ GOOD: dict[str, Vector] = {
     "describe": Vector(ASK, [[], ["describe", [2]]]),
     "search": Vector(ASK, [[["free", [4]]], ["search", ["#x"], 100]]),
     "count": Vector(ASK, [[], ["count"]]),
+    "train": Vector(
+        ASK,
+        [
+            [["put", 9, ["uint8", [4]]]],
+            [
+                "train",
+                9,
+                [1, 2],
+                [],
+                [5, 6],
+                ["sgd", 0.1, 0.0, None, ["step-decay", 100, 0.5], 0.9, 0.0, False],
+                32,
+                2,
+                (1 << 64) - 1,
+                0.0,
+                None,
+            ],
+        ],
+        b"plan",
+    ),
+    "train with Adam": Vector(
+        ASK,
+        [
+            [],
+            ["train", 9, [1], [2], [5], ["adam", 0.001, 0.0, 1.0, None, [0.9, 0.999], 1e-8, True], 1, 1, 0, 0.5, 2.0],
+        ],
+    ),
+    "train with AdamW": Vector(
+        ASK,
+        [
+            [],
+            [
+                "train",
+                9,
+                [1],
+                [],
+                [5],
+                ["adamw", 0.001, 0.01, None, ["cosine-decay", 50, 0.0], [0.9, 0.999], 1e-8, False],
+                8,
+                1,
+                7,
+                0.0,
+                None,
+            ],
+        ],
+    ),
     "values": Vector(ANSWER, ["values", [["float32", [2]], ["uint8", []]]], FLOATS[:8] + b"\xff"),
     "described": Vector(ANSWER, ["described", [["float32", [2, 3], [3, 1]]]]),
     "found": Vector(ANSWER, ["found", [[["#x", "#mri"], ["float32", [569, 30], [30, 1]]]]]),
     "counted": Vector(ANSWER, ["counted", 3, 4096]),
+    "trained": Vector(ANSWER, ["trained", {"loss": 0.75, "accuracy": 0.5}, 2], struct.pack("<2d", 1.0, 0.5)),
     "done": Vector(ANSWER, ["done"]),
     "failure": Vector(FAILURE, ["op.runtime", "aten::mm", 7, "mat1 and mat2 shapes cannot be multiplied"]),
     "delivery": Vector(PUSH, [TICKET, [["float32", [2, 2]]]], FLOATS),
@@ -114,6 +162,12 @@ def pack(value: Any) -> bytes:
 
 _COUNT = pack([[], ["count"]])
 
+
+def _train(*, columns: Sequence[int] = (5,), optimizer: str = "sgd", seed: int = 0) -> list[Any]:
+    declared = [optimizer, 0.1, 0.0, None, None, 0.0, 0.0, False]
+    return ["train", 9, [1], [], list(columns), declared, 1, 1, seed, 0.0, None]
+
+
 BAD: dict[str, tuple[str, bytes]] = {
     "another magic": ("FrameError", frame(ASK, _COUNT, magic=b"CLSt")),
     "another version": ("VersionError", frame(ASK, _COUNT, version=2)),
@@ -150,6 +204,10 @@ BAD: dict[str, tuple[str, bytes]] = {
     "work without a job": ("MessageError", frame(ROUND, pack(["work", JOB]))),
     "a body of a message that has none": ("MessageError", frame(ROUND, pack(["stop"]), b"x")),
     "an element type that does not travel": ("MessageError", frame(ANSWER, pack(["values", [["object", [1]]]]), b"x")),
+    "a training without data": ("MessageError", frame(ASK, pack([[], _train(columns=[])]))),
+    "an optimizer that nobody knows": ("MessageError", frame(ASK, pack([[], _train(optimizer="exec")]))),
+    "a negative seed": ("MessageError", frame(ASK, pack([[], _train(seed=-1)]))),
+    "losses that did not come": ("MessageError", frame(ANSWER, pack(["trained", {"loss": 1.0}, 1]))),
     "a body that is too short": ("MessageError", frame(ANSWER, pack(["values", [["uint8", [4]]]]), b"xyz")),
     "a body that is too long": ("MessageError", frame(ANSWER, pack(["done"]), b"x")),
     "a tensor of too many elements": ("LimitError", frame(ANSWER, pack(["values", [["uint8", [1 << 30, 1 << 30]]]]))),
