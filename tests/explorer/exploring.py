@@ -20,7 +20,7 @@ from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, first_model, key_of
 from tests.explorer.parties import Researcher
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Setting
-from tests.explorer.watching import Violation
+from tests.explorer.watching import ViolationError
 from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
 
 TMPFS: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own in it; where there is none, the disk is slower
@@ -311,7 +311,7 @@ class Peace:
         """Whether the study is finished; None where no owners are left who could.
 
         Raises:
-            Violation: they could, and it is not.
+            ViolationError: they could, and it is not.
         """
         world = self.world
         newest, group = self._group()
@@ -330,10 +330,10 @@ class Peace:
                 break
             if not self._settle():
                 if machine.rounds.due is None:
-                    raise Violation(f"the study comes to a halt: {machine.notes[-3:]}")
+                    raise ViolationError(f"the study comes to a halt: {machine.notes[-3:]}")
                 world.tick(machine)
         else:
-            raise Violation(f"the study never ends: {machine.notes[-3:]}")
+            raise ViolationError(f"the study never ends: {machine.notes[-3:]}")
         self._check(machine.ledger)
         return True
 
@@ -402,7 +402,7 @@ class Peace:
         researcher = self.world.researchers[self.study]
         received = np.frombuffer(researcher.model[1][: LENGTH * 4], np.float32)
         if not all(np.allclose(each, model, atol=1e-5) for each in (received, watch.models[ledger.model or b""])):
-            raise Violation("the study has ended with another model than the mean of its contributions")
+            raise ViolationError("the study has ended with another model than the mean of its contributions")
 
 
 def invented(world: World, machine: Machine, names: Sequence[str], *, number: int, salt: bytes) -> bytes:
@@ -451,7 +451,7 @@ def explore(seed: int, tally: Tally, **bent: Any) -> None:
     """One schedule from its seed; ``bent``: as in ``Setting.drawn``.
 
     Raises:
-        Violation: with the seed and the steps, or whatever else went wrong in one of the processes.
+        ViolationError: with the seed and the steps, or whatever else went wrong in one of the processes.
     """
     setting = Setting.drawn(seed, **bent)
     with ExitStack() as stack:
@@ -466,7 +466,7 @@ def explore(seed: int, tally: Tally, **bent: Any) -> None:
                 tally.finished += done is True
                 tally.stuck += done is None
         except Exception as fault:
-            raise Violation(f"{type(fault).__name__}: {fault}\n{setting}\n" + "\n".join(world.told)) from fault
+            raise ViolationError(f"{type(fault).__name__}: {fault}\n{setting}\n" + "\n".join(world.told)) from fault
         tally.schedules += 1
         tally.steps += len(world.told)
         tally.releases += len(world.watch.receipts)

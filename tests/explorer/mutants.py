@@ -13,7 +13,8 @@ from cloister.aggregator.collecting import Collection
 from cloister.aggregator.course import Course
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.releasing import Signing
-from cloister.node.member import Member
+from cloister.node.countersigning import Countersigner
+from cloister.node.holdings import Holdings
 from cloister.node.records import Records
 
 Patch = pytest.MonkeyPatch
@@ -36,13 +37,13 @@ def _signs_a_round_twice(patch: Patch) -> None:
 
 
 def _ignores_the_highest_round(patch: Patch) -> None:
-    def check_own(member: Member, cohort: Any) -> str | None:
-        known = member._records.took_part(member._digest).get(cohort.round)
+    def check_own(signer: Countersigner, cohort: Any) -> str | None:
+        known = signer._records.took_part(signer._digest).get(cohort.round)
         return None if known is None else known.data
 
     patch.setattr(Records, "highest", lambda records, charter: 0)
     patch.setattr(Records, "signed", lambda records, charter: {})
-    patch.setattr(Member, "_check_own", check_own)
+    patch.setattr(Countersigner, "_check_own", check_own)
 
 
 def _ignores_differences(patch: Patch) -> None:
@@ -54,10 +55,10 @@ def _ignores_its_budget(patch: Patch) -> None:
 
 
 def _follows_a_fork(patch: Patch) -> None:
-    def extended(member: Member, first: int, records: Sequence[bytes]) -> Ledger:
-        return Ledger.from_records(member.charter, (*member._ledger.records[: first - 1], *records))
+    def extended(holdings: Holdings, first: int, records: Sequence[bytes]) -> Ledger:
+        return Ledger.from_records(holdings._charter, (*holdings.ledger.records[: first - 1], *records))
 
-    patch.setattr(Member, "_extended", extended)
+    patch.setattr(Holdings, "_extended", extended)
 
 
 def _needs_no_majority(patch: Patch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.explorer.exploring import Tally, explore
 from tests.explorer.mutants import MUTANTS
 from tests.explorer.setting import SHAPES, Setting, remembered
-from tests.explorer.watching import Violation
+from tests.explorer.watching import ViolationError
 
 SCHEDULES: Final = int(os.environ.get("CLOISTER_SCHEDULES", "400"))
 SEED: Final = int(os.environ.get("CLOISTER_SEED", "0"))
@@ -51,7 +51,7 @@ def test_the_explorer_would_notice(wrong: str, monkeypatch: pytest.MonkeyPatch) 
     for seed in range(MOST):
         try:
             explore(seed, Tally(), **mutant.bent)
-        except Violation as found:
+        except ViolationError as found:
             if re.search(mutant.said, str(found).splitlines()[0]):
                 return
     pytest.fail(f"nothing is noticed in {MOST} schedules although {wrong}")

@@ -25,7 +25,7 @@ from tests.aggregator.driving import examples_of, first_model, key_of
 from tests.explorer.setting import LENGTH, Setting, Study, update_of
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """Something that must never be has been."""
 
 
@@ -74,7 +74,7 @@ class Watch:
         """An owner gives a signature away."""
         cohort = next((each for each in asked if _is_of(message, each)), None)
         if cohort is None:
-            raise Violation(f"{name} signs what nobody asked it to")
+            raise ViolationError(f"{name} signs what nobody asked it to")
         decoded = decode_cohort(cohort)
         if name not in self.signatures[study, cohort]:
             self._rises(name, study, "signs", decoded.round)
@@ -88,7 +88,7 @@ class Watch:
         """What an owner's ledger is, up to its newest round."""
         before = self.chains.get((name, study), ())
         if chain[: len(before)] != before:
-            raise Violation(f"{name}'s ledger has gone back, or over to a fork")
+            raise ViolationError(f"{name}'s ledger has gone back, or over to a fork")
         self.chains[name, study] = chain
 
     # What instances do
@@ -102,12 +102,12 @@ class Watch:
         members = self._members(cohort)
         signers = frozenset(self.names.get(each.member, "?") for each in receipt.record.signatures)
         if len(members) < self.setting.floor:
-            raise Violation(f"round {cohort.round} is a mean of {len(members)} owners")
+            raise ViolationError(f"round {cohort.round} is a mean of {len(members)} owners")
         if not members <= signers or len(signers) < self._majority or not signers <= set(self.setting.owners):
-            raise Violation(f"round {cohort.round} is released with the signatures of {sorted(signers)} only")
+            raise ViolationError(f"round {cohort.round} is released with the signatures of {sorted(signers)} only")
         forged = signers - self.setting.traitors - self.signatures[study, data]
         if forged:
-            raise Violation(f"{sorted(forged)} have never signed round {cohort.round}")
+            raise ViolationError(f"{sorted(forged)} have never signed round {cohort.round}")
         self._release(study, data, Released(cohort, members, signers))
         self._check_mean(study, receipt)
 
@@ -128,7 +128,7 @@ class Watch:
 
     def _rises(self, name: str, study: int, does: str, number: int) -> None:
         if number <= self._highest.get((name, study, does), 0):
-            raise Violation(f"{name} {does} round {number} after round {self._highest[name, study, does]}")
+            raise ViolationError(f"{name} {does} round {number} after round {self._highest[name, study, does]}")
         self._highest[name, study, does] = number
 
     def _release(self, study: int, data: bytes, new: Released) -> None:
@@ -150,7 +150,7 @@ class Watch:
             if other == data or released.cohort.round != new.cohort.round:
                 continue
             if len(self.setting.traitors) < common or not new.signers & released.signers <= self.setting.traitors:
-                raise Violation(f"round {new.cohort.round} of study {study} can be released twice")
+                raise ViolationError(f"round {new.cohort.round} of study {study} can be released twice")
 
     def _check_differences(self, data: bytes, new: Released) -> None:
         """No two means of one model that have an honest owner in common tell of fewer than ``floor`` owners."""
@@ -162,13 +162,13 @@ class Watch:
                 if released.members & new.members <= self.setting.traitors:
                     continue
                 if 0 < difference < self.setting.floor:
-                    raise Violation(f"two cohorts on one model differ in {difference} owners")
+                    raise ViolationError(f"two cohorts on one model differ in {difference} owners")
 
     def _check_budgets(self) -> None:
         for name in set(self.setting.owners) - self.setting.traitors:
             spent = sum(name in each.members for found in self.releasable for each in found.values())
             if spent > self.setting.rounds:
-                raise Violation(f"{name}'s data set is in {spent} releases, and it allows {self.setting.rounds}")
+                raise ViolationError(f"{name}'s data set is in {spent} releases, and it allows {self.setting.rounds}")
 
     def _check_commitments(self, study: int, data: bytes, new: Released) -> None:
         for share in new.cohort.shares:
@@ -176,11 +176,11 @@ class Watch:
             if name in self.setting.traitors:
                 continue
             if self.offers.get((study, name, new.cohort.round)) != share.commitment:
-                raise Violation(f"round {new.cohort.round} uses what {name} did not offer for it")
+                raise ViolationError(f"round {new.cohort.round} uses what {name} did not offer for it")
             for found in self.releasable:
                 for other, released in found.items():
                     if other != data and any(each.commitment == share.commitment for each in released.cohort.shares):
-                        raise Violation(f"{name}'s contribution to round {new.cohort.round} is used twice")
+                        raise ViolationError(f"{name}'s contribution to round {new.cohort.round} is used twice")
 
     def _check_mean(self, study: int, receipt: Receipt) -> None:
         """The model is what its cohort's contributions come to, computed here."""
@@ -194,13 +194,13 @@ class Watch:
         plain = sum(each.update.astype(np.float64) * (each.examples / total) for each in found.values())
         weights = {self.names[share.member]: share.weight for share in cohort.shares}
         if not all(math.isclose(weights[name], each.examples / total) for name, each in found.items()):
-            raise Violation(f"the weights of round {cohort.round} are not those of the owners' examples")
+            raise ViolationError(f"the weights of round {cohort.round} are not those of the owners' examples")
         if not np.allclose(average, plain):
-            raise Violation("the mean is no mean")
+            raise ViolationError("the mean is no mean")
         before = self.models[cohort.model]
         model, _ = apply_to_parameters(job.rule, before, mean=average, state=State(), buffers=job.buffers)
         if model_digest(job, model) != receipt.record.model:
-            raise Violation(f"the model of round {cohort.round} is not the mean of its cohort's contributions")
+            raise ViolationError(f"the model of round {cohort.round} is not the mean of its cohort's contributions")
         self.models[receipt.record.model] = model
 
 
