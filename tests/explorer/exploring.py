@@ -65,7 +65,7 @@ class Adversary:
         if world.setting.unordered:
             self._acts += [(self._disorder, 12), (self._replay, 6)]
         if world.setting.lying:
-            self._acts += [(self._lie, 20), (self._hand_out, 5)]
+            self._acts += [(self._lie, 20), (self._hand_out, 10)]
 
     def play(self) -> None:
         """The whole schedule."""
@@ -293,6 +293,7 @@ class Adversary:
         link = self.chance.choice(links)
         known = {machine.ledger.records for machine in world.machines if machine.study == link.study}
         chain = self.chance.choice(sorted(known | world.chains[link.study]) or [()])
+        chain = chain[: self.chance.choice((len(chain), self.chance.randint(0, len(chain))))]
         link.down.append(Heard(w.Chain(1, tuple(map(len, chain))), b"".join(chain)))
         return True
 

@@ -104,6 +104,7 @@ class Mutant(NamedTuple):
 
 
 LYING: Final = {"lying": True, "chaos": 0.08, "steps": 400}
+ROLLING: Final = {**LYING, "shape": (3, 2), "rounds": 8, "wanted": 3}
 LEAVING: Final = {"shape": (7, 3), "ambush": 0.8, "chaos": 0.01, "steps": 300, "lying": False, "unordered": False}
 MUTANTS: Final[dict[str, Mutant]] = {
     "an owner signs before it writes that down": Mutant(_signs_before_it_writes, "signs round|differ in|it allows"),
@@ -113,7 +114,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "an owner ignores the highest round": Mutant(_ignores_the_highest_round, "contributes to round|signs round"),
     "an owner ignores differences of cohorts": Mutant(_ignores_differences, "differ in"),
     "an owner ignores its budget": Mutant(_ignores_its_budget, "it allows"),
-    "an owner follows a fork": Mutant(_follows_a_fork, "over to a fork", LYING),
+    "an owner follows a fork": Mutant(_follows_a_fork, "over to a fork", ROLLING),
     "no majority is needed": Mutant(_needs_no_majority, "released twice|signatures of"),
     "a release lacks a member's signature": Mutant(_releases_without_a_member, "signatures of"),
     "who is left out stays in the sum": Mutant(_keeps_in_the_sum_who_is_left_out, "is not the mean", LEAVING),

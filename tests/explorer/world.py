@@ -336,7 +336,8 @@ class World:
         except Crash:
             self.die(owner)
             return
-        self._look_at(owner)
+        finally:
+            self._look_at(owner)
         self._do(link, effects)
 
     def _look_at(self, owner: Owner) -> None:
