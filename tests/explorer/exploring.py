@@ -14,7 +14,7 @@ import numpy as np
 
 from cloister.aggregator import records
 from cloister.aggregator.job import round_digest
-from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.ledger import Ledger, quorum
 from cloister.aggregator.records import Share
 from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, first_model, key_of
@@ -343,7 +343,7 @@ class Peace:
         world = self.world
         owners = {name: owner.members[self.study] for name, owner in world.owners.items()}
         chains = {name: member._ledger.settled() for name, member in owners.items()}
-        least = max(self.charter.limits.floor, len(self.charter.owners) // 2 + 1)
+        least = quorum(self.charter)
         for size in range(len(owners), least - 1, -1):
             for group in combinations(sorted(owners), size):
                 newest = max((chains[name] for name in group), key=lambda ledger: ledger.released)

@@ -61,21 +61,21 @@ def _follows_a_fork(patch: Patch) -> None:
     patch.setattr(Holdings, "_extended", extended)
 
 
-def _needs_no_majority(patch: Patch) -> None:
+def _needs_no_quorum(patch: Patch) -> None:
     begun: Any = Course.__init__
     signing: Any = Signing.__init__
 
     def begin(course: Course, charter: Any, **given: Any) -> None:
         begun(course, charter, **given)
-        course._most = charter.limits.floor
+        course._quorum = charter.limits.floor
 
     patch.setattr(Course, "__init__", begin)
-    patch.setattr(Signing, "__init__", lambda self, **given: signing(self, **{**given, "owners": 0}))
+    patch.setattr(Signing, "__init__", lambda self, **given: signing(self, **{**given, "quorum": 0}))
     patch.setattr(ledgers, "quorum", lambda charter: 1)
 
 
 def _releases_without_a_member(patch: Patch) -> None:
-    patch.setattr(Signing, "complete", property(lambda self: 2 * len(self._signatures) > self._owners))
+    patch.setattr(Signing, "complete", property(lambda self: len(self._signatures) >= self._quorum))
     patch.setattr(Ledger, "_check_signatures", lambda ledger, record, cohort: None)
 
 
@@ -115,7 +115,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "an owner ignores differences of cohorts": Mutant(_ignores_differences, "differ in"),
     "an owner ignores its budget": Mutant(_ignores_its_budget, "it allows"),
     "an owner follows a fork": Mutant(_follows_a_fork, "over to a fork", ROLLING),
-    "no majority is needed": Mutant(_needs_no_majority, "released twice|signatures of"),
+    "no quorum is needed": Mutant(_needs_no_quorum, "released twice|signatures of"),
     "a release lacks a member's signature": Mutant(_releases_without_a_member, "signatures of"),
     "who is left out stays in the sum": Mutant(_keeps_in_the_sum_who_is_left_out, "is not the mean", LEAVING),
     "nobody is asked for the model": Mutant(_asks_nobody_for_the_model, "comes to a halt"),

@@ -81,7 +81,7 @@ class Watch:
             self.signatures[study, cohort].add(name)
         members = self._members(decoded)
         signers = self.signatures[study, cohort] | self.setting.traitors
-        if members <= signers and len(signers) >= self._majority and cohort not in self.releasable[study]:
+        if members <= signers and len(signers) >= self._quorum and cohort not in self.releasable[study]:
             self._release(study, cohort, Released(decoded, members, frozenset(signers)))
 
     def knows(self, name: str, study: int, chain: tuple[bytes, ...]) -> None:
@@ -103,7 +103,7 @@ class Watch:
         signers = frozenset(self.names.get(each.member, "?") for each in receipt.record.signatures)
         if len(members) < self.setting.floor:
             raise ViolationError(f"round {cohort.round} is a mean of {len(members)} owners")
-        if not members <= signers or len(signers) < self._majority or not signers <= set(self.setting.owners):
+        if not members <= signers or len(signers) < self._quorum or not signers <= set(self.setting.owners):
             raise ViolationError(f"round {cohort.round} is released with the signatures of {sorted(signers)} only")
         forged = signers - self.setting.traitors - self.signatures[study, data]
         if forged:
@@ -120,8 +120,8 @@ class Watch:
     # What must hold
 
     @property
-    def _majority(self) -> int:
-        return len(self.setting.owners) // 2 + 1
+    def _quorum(self) -> int:
+        return (len(self.setting.owners) + self.setting.floor) // 2
 
     def _members(self, cohort: Cohort) -> frozenset[str]:
         return frozenset(self.names.get(share.member, "?") for share in cohort.shares)
@@ -143,24 +143,19 @@ class Watch:
         self._check_commitments(study, data, new)
 
     def _check_number(self, study: int, data: bytes, new: Released) -> None:
-        """One release for a round: always, if fewer are traitors than any two majorities have in common. Otherwise
-        only traitors have signed both, and both chains show it."""
-        common = 2 * self._majority - len(self.setting.owners)
+        """One release for a round: there are never so many traitors that two quorums have none but them in common."""
         for other, released in self.releasable[study].items():
             if other == data or released.cohort.round != new.cohort.round:
                 continue
-            if len(self.setting.traitors) < common or not new.signers & released.signers <= self.setting.traitors:
-                raise ViolationError(f"round {new.cohort.round} of study {study} can be released twice")
+            raise ViolationError(f"round {new.cohort.round} of study {study} can be released twice")
 
     def _check_differences(self, data: bytes, new: Released) -> None:
-        """No two means of one model that have an honest owner in common tell of fewer than ``floor`` owners."""
+        """No two means of one model tell of fewer than ``floor`` owners, whatever the charter."""
         for releasable in self.releasable:
             for other, released in releasable.items():
                 if other == data or released.cohort.model != new.cohort.model:
                     continue
                 difference = len(released.members ^ new.members)
-                if released.members & new.members <= self.setting.traitors:
-                    continue
                 if 0 < difference < self.setting.floor:
                     raise ViolationError(f"two cohorts on one model differ in {difference} owners")
 
