@@ -91,7 +91,7 @@ class Machine(Instance):
         """What it proves now."""
         head = self.ledger.head
         if head not in self._transcripts:
-            self._transcripts[head] = Transcript.decode(self._prove(bytes(32)).transcript)
+            self._transcripts[head] = Transcript.decode(self.prove(bytes(32)).transcript)
         return self._transcripts[head]
 
     def _do(self, effect: Effect) -> None:
