@@ -271,7 +271,7 @@ def test_all_of_the_cohort_sign():
 
 def test_more_than_half_of_the_owners_sign():
     ledger = begun(owners=["bob", "alice", "chuck", "dave"])
-    refuse(ledger, round_record(ledger, instance=FIRST), "2 of 4 owners have signed it, not more than half")
+    refuse(ledger, round_record(ledger, instance=FIRST), "2 of 4 owners have signed it, and 3 have to")
     ledger.append(round_record(ledger, instance=FIRST, witnesses=["dave"]))
     with pytest.raises(LedgerError, match="no owner's"):
         ledger.append(round_record(ledger, instance=FIRST, witnesses=["rosa"]))

@@ -29,8 +29,17 @@ def copies() -> tuple[Ledger, Ledger, Instance]:
 def test_neither_half_of_the_owners_is_enough():
     one, other, instance = copies()
     for ledger, half in ((one, OWNERS[:2]), (other, OWNERS[2:])):
-        with pytest.raises(LedgerError, match="2 of 4 owners have signed it, not more than half"):
+        with pytest.raises(LedgerError, match="2 of 4 owners have signed it, and 3 have to"):
             ledger.append(round_record(ledger, half, instance=instance))
+
+
+def test_a_majority_is_not_enough_where_an_owner_signs_for_both():
+    """Five owners, a floor of three, so that one of them may break its word: eve signs for either copy."""
+    agreed = chains.charter(owners=("alice", "bob", "chuck", "dave", "eve"), floor=3)
+    for members in (["alice", "bob", "eve"], ["chuck", "dave", "eve"]):
+        ledger, instance = chains.chain(0, agreed=agreed), Instance("first")
+        with pytest.raises(LedgerError, match="3 of 5 owners have signed it, and 4 have to"):
+            ledger.append(round_record(ledger, members, instance=instance))
 
 
 def test_two_releases_for_a_round_name_the_owner_who_signed_both():

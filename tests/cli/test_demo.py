@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cloister
+from cloister.cli import main
 from tests.testing.processes import children, descendants, running, wait_until
 
 SOURCES = Path(cloister.__file__).parents[1]
@@ -90,48 +92,62 @@ def demo(tmp_path: Path) -> Iterator[Callable[[int], Demo]]:
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_it_trains_compares_and_leaves_nothing_behind(demo: Callable[[int], Demo]) -> None:
+def test_it_trains_compares_attacks_audits_and_leaves_nothing_behind(demo: Callable[[int], Demo]) -> None:
     running_demo = demo(2)
     code, said = running_demo.end()
     assert code == 0, said
-    for caveat in ("unsafe_interactive", "simulated"):
-        assert caveat in said
     for name in ("north", "harbour", "hill"):
         assert f"{name}: verified: simulated TEE (proves nothing), software" in said
-        assert f"{name} refuses it: genuine, but not acceptable: aggregator: measurement is" in said
-        assert f"{name}: loss" in said
         assert re.search(rf"{name} alone\W+\d+\.\d%", said)
+        assert re.search(rf"owner +{name}: contributed to 2, signed 2", said)
+    for refusal in (
+        "the aggregator refuses: the job is refused: its plan, ",
+        "north, harbour and hill refuse: genuine, but not acceptable: aggregator: measurement is",
+        "north, harbour and hill refuse: round 2 comes after round 2: a number is used once",
+        "north, harbour and hill refuse: the job is refused: its plan, ",
+        "2 released, of 2 in all",
+    ):
+        assert refusal in said
     assert re.search(r"the federation\D+9\d\.\d%", said)
     assert re.search(r"all data pooled\D+9\d\.\d%", said)
     assert "2/2" in said
     assert "Traceback" not in said
     assert wait_until(lambda: not running_demo.left(), within_s=ENDED_S), running_demo.left()
+    (command,) = re.findall(r"^  cloister (ledger audit .*)$", said, re.MULTILINE)
+    with pytest.raises(SystemExit) as caught:
+        main(shlex.split(command))
+    assert not caught.value.code
 
 
 def _when_it_has_spoken(running_demo: Demo) -> None:
     running_demo.read_until("cloister demo")
 
 
+def _while_the_aggregator_starts(running_demo: Demo) -> None:
+    log = running_demo.folder / "aggregator.1.log"
+    assert wait_until(log.exists, within_s=ENDED_S)
+
+
 def _while_nodes_start(running_demo: Demo) -> None:
-    log = running_demo.folder / "aggregator.log"
+    log = running_demo.folder / "hill.1.log"
     assert wait_until(log.exists, within_s=ENDED_S)
 
 
-def _while_executors_start(running_demo: Demo) -> None:
-    log = running_demo.folder / "hill.log"
-    assert wait_until(log.exists, within_s=ENDED_S)
+def _while_trainees_start(running_demo: Demo) -> None:
+    log = running_demo.folder / "hill.1.log"
+    assert wait_until(lambda: log.exists() and "training on" in log.read_text(), within_s=ENDED_S)
 
 
 def _while_it_trains(running_demo: Demo) -> None:
-    log = running_demo.folder / "hill.log"
-    assert wait_until(lambda: log.exists() and "opened" in log.read_text(), within_s=ENDED_S)
+    log = running_demo.folder / "hill.1.log"
+    assert wait_until(lambda: log.exists() and "is released" in log.read_text(), within_s=ENDED_S)
 
 
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
-    [_when_it_has_spoken, _while_nodes_start, _while_executors_start, _while_it_trains],
+    [_when_it_has_spoken, _while_the_aggregator_starts, _while_nodes_start, _while_trainees_start, _while_it_trains],
     ids=lambda moment: moment.__name__.strip("_"),
 )
 def test_ctrl_c_leaves_nothing_behind(demo: Callable[[int], Demo], moment: Callable[[Demo], None]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cloister.demo import hospitals
-from cloister.demo.hospitals import SHARES, Patients, Scale
+from cloister.demo.hospitals import SHARES, Patients
 from cloister.errors import MissingDependencyError
 
 
@@ -66,20 +66,20 @@ def test_shares_are_of_the_whole() -> None:
         assert sum(shares[diagnosis] for shares in SHARES.values()) == pytest.approx(1)
 
 
-def test_pooled_patients_are_standardised(everyone: Patients) -> None:
-    parts, _ = hospitals.split(everyone)
-    x = torch.cat([part.x for part in parts.values()])
-    pooled = hospitals.pool(parts, Scale(x.mean(0), x.std(0, correction=0)))
-    assert torch.allclose(pooled.x.mean(0), torch.zeros(30), atol=1e-4)
-    assert torch.allclose(pooled.x.std(0, correction=0), torch.ones(30), atol=1e-4)
+def test_measurements_are_placed_in_their_ranges(everyone: Patients) -> None:
+    for edge, place in ((everyone.x.min(0).values, -1.2), (everyone.x.max(0).values, 2.8)):
+        assert torch.allclose(edge, torch.full((30,), place), atol=1e-6)
+
+
+def test_pooled_patients_are_everyones(everyone: Patients) -> None:
+    parts, held_out = hospitals.split(everyone)
+    assert rows(hospitals.pool({**parts, "held out": held_out})) == rows(everyone)
 
 
 def test_a_hospitals_file_and_what_its_node_is_told_of_it(everyone: Patients, tmp_path: Path) -> None:
-    x, y = hospitals.write(tmp_path, "north", everyone)
-    assert (x.tags, y.tags) == (("#breast-cancer", "#x"), ("#breast-cancer", "#y"))
-    assert x.unsafe_interactive
-    assert y.unsafe_interactive
-    with np.load(x.file, allow_pickle=False) as archive:
+    (columns,) = hospitals.write(tmp_path, "north", everyone)
+    assert (columns.columns, columns.tags) == (("x", "y"), (hospitals.TAG,))
+    with np.load(columns.file, allow_pickle=False) as archive:
         assert np.array_equal(archive["x"], everyone.x.numpy())
         assert np.array_equal(archive["y"], everyone.y.numpy())
 

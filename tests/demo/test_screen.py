@@ -9,9 +9,8 @@ import pytest
 from rich.console import Console
 
 from cloister.demo import screen
-from cloister.demo.training import Round
-from cloister.errors import UnacceptableError
 from cloister.net.identity import Identity
+from cloister.study.history import Round
 from cloister.testing.charters import write_charter
 
 
@@ -29,10 +28,9 @@ def test_the_introduction_says_what_this_is_and_what_it_is_not(console: Console)
     screen.introduce(console, {"north": (200, 20), "hill": (50, 40)}, held_out=113)
     text = shown(console)
     for word in (
-        "unsafe_interactive",
+        "that only dials out",
         "simulated",
-        "interactive, so nothing limits",
-        "mutual TLS 1.3",
+        "no noise",
         "north",
         "200",
         "10%",
@@ -50,23 +48,43 @@ def test_the_charter_and_the_verdicts_are_shown(console: Console, tmp_path: Path
     )
     screen.agree(console, charter)
     screen.vouch(console, {"north": "verified: simulated TEE"})
-    screen.refuse(console, {"hill": UnacceptableError(["measurement is 00, which is not listed"])})
     text = shown(console)
     for word in ("hospitals #1", "hill, north", charter.digest.hex()[:16], "north: verified: simulated TEE"):
         assert word in text
-    assert "hill refuses it: genuine, but not acceptable: measurement is 00" in text
 
 
-def test_rounds_are_shown_as_they_come_and_returned(console: Console) -> None:
-    rounds = [Round(1, {"north": 0.51, "hill": 0.25}, 0.9), Round(2, {"north": 0.12345, "hill": 0.2}, 0.947)]
-    assert screen.follow(console, iter(rounds), ["north", "hill"], total=2) == rounds
+def test_those_who_refuse_in_the_same_words_share_a_line(console: Console) -> None:
+    faults = {"north": "it was rolled back", "harbour": "it is another charter", "hill": "it was rolled back"}
+    screen.refuse(console, "Somebody tries:", faults)
+    assert shown(console).splitlines() == [
+        "Somebody tries:",
+        "  ✗ north and hill refuse: it was rolled back",
+        "  ✗ harbour refuses: it is another charter",
+    ]
+
+
+def test_rounds_are_shown_as_they_come(console: Console) -> None:
+    with screen.Rounds(console, total=2) as show:
+        for number, loss, accuracy in ((1, 0.51, 0.9), (2, 0.12345, 0.947)):
+            metrics = {"loss": loss, "accuracy": accuracy + 0.01}
+            show(Round(number, ("hill", "north"), None, metrics, {"accuracy": accuracy}, 0.1))
     text = shown(console)
-    for word in ("north: loss", "hill: loss", "0.5100", "0.1235", "90.0%", "94.7%", "2/2"):
+    for word in ("2 hospitals", "0.5100", "0.1235", "90.0%", "91.0%", "94.7%", "95.7%", "2/2"):
         assert word in text
 
 
 def test_the_comparison_has_all_three_kinds(console: Console) -> None:
-    screen.compare(console, {"north": 0.6, "hill": 0.7}, federated=0.95, pooled=0.96, seconds=12.3)
+    screen.compare(console, {"north": 0.6, "hill": 0.7}, federated=0.95, pooled=0.96)
     text = shown(console)
-    for word in ("north alone", "60.0%", "hill alone", "the federation", "95.0%", "pooled", "96.0%", "12 s"):
+    for word in ("north alone", "60.0%", "hill alone", "the federation", "95.0%", "pooled", "96.0%"):
         assert word in text
+
+
+def test_the_audit_is_shown_with_the_command_that_repeats_it(console: Console) -> None:
+    command = "cloister ledger audit chain.jsonl --charter charter.toml --accept-simulated" + " " * 80 + "end"
+    screen.audit(console, ["rounds      20 released"], command=command)
+    screen.finish(console, seconds=12.3)
+    lines = shown(console).splitlines()
+    assert "  rounds      20 released" in lines
+    assert f"  {command}" in lines  # in one line, to be copied
+    assert "12 s" in lines[-1]

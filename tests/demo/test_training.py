@@ -1,113 +1,83 @@
-"""The demonstration's script computes federated averaging, as plain PyTorch does it (McMahan et al. 2017)."""
+"""The demonstration's script: the study that the hospitals agree on, what it is compared with, and a theft."""
 
 from __future__ import annotations
 
-import copy
-import gc
-from collections.abc import Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from cloister import VirtualWorker
+import cloister
 from cloister.demo import hospitals, training
-from cloister.demo.hospitals import Patients, Scale
-from cloister.demo.training import Round
-from cloister.tensor.worker import Worker
-
-ROUNDS = 3
+from cloister.demo.hospitals import Patients
+from cloister.errors import JobError
 
 
-class Federation:
-    """The demonstration with workers in this process."""
-
-    def __init__(self) -> None:
-        self.parts, self.held_out = hospitals.split(hospitals.load())
-        self.aggregator: Worker = VirtualWorker(id="aggregator")
-        self.workers: dict[str, Worker] = {name: VirtualWorker(id=name) for name in self.parts}
-        for name, part in self.parts.items():
-            for tensor, tag in ((part.x, "#x"), (part.y, "#y")):
-                self.workers[name].send(tensor, tags=["#breast-cancer", tag])
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def federation() -> Federation:
-    return Federation()
+def test_three_hospitals_learn_what_each_alone_does_not() -> None:
+    """As a simulation, to which a study of the same is equal."""
+    parts, held_out = hospitals.split(hospitals.load())
+    plan = training.captured(training.diagnose)
+    owners: dict[str, Any] = {name: (part.x, part.y) for name, part in parts.items()}
+    run = cloister.simulate(
+        training.new_model(),
+        plan,
+        owners=owners,
+        rounds=10,
+        largest_share=0.5,
+        clip=10.0,
+        on_round=lambda done: None,
+        **training.NUMBERS,
+    )
+    federated = training.accuracy(run.model, held_out)
+    alone = {
+        name: training.accuracy(training.train_at_one_place(part, plan, rounds=10), held_out)
+        for name, part in parts.items()
+    }
+    pooled = training.accuracy(training.train_at_one_place(hospitals.pool(parts), plan, rounds=10), held_out)
+    assert federated > 0.94
+    assert abs(federated - pooled) < 0.03
+    assert min(alone.values()) < 0.85
 
 
-def plainly(parts: Mapping[str, Patients], scale: Scale, held_out: Patients) -> tuple[nn.Module, list[Round]]:
-    """The same in plain PyTorch, with all data in one place."""
-    model = training.new_model()
-    total = sum(map(len, parts.values()))
-    outcomes = []
-    for number in range(1, ROUNDS + 1):
-        losses, states = {}, {}
-        for name, part in parts.items():
-            own = copy.deepcopy(model)
-            optimizer = torch.optim.SGD(own.parameters(), lr=0.3)
-            for _ in range(training.LOCAL_STEPS):
-                optimizer.zero_grad()
-                loss = F.binary_cross_entropy_with_logits(own(scale(part.x)), part.y)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            losses[name], states[name] = loss.item(), own.state_dict()
-        average = {
-            key: sum(states[name][key] * (len(part) / total) for name, part in parts.items()) for key in states[name]
-        }
-        model.load_state_dict(average)
-        outcomes.append(Round(number, losses, training.accuracy(model, held_out)))
-    return model, outcomes
+def test_what_the_thief_proposes_would_have_shown_a_patients_row() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(1, 30, generator=generator), torch.ones(1, 1)
+    before = training.new_model()
+    after = cloister.simulate(
+        before,
+        training.captured(training.copy_row),
+        owners={"north": (x, y)},
+        optimizer=cloister.SGD(lr=1.0),
+        batch_size=1,
+        rounds=1,
+        on_round=lambda done: None,
+    ).model
+    changed = before.get_parameter("0.weight") - after.get_parameter("0.weight")
+    assert torch.allclose(changed[0], x[0], atol=1e-5)
+    assert not changed[1:].any()
 
 
-def test_the_federation_computes_what_plain_pytorch_does(federation: Federation) -> None:
-    at_hospitals, scale = training.find_patients(federation.workers, federation.aggregator)
-    everyone = torch.cat([part.x for part in federation.parts.values()])
-    assert torch.allclose(scale.mean, everyone.mean(0), rtol=1e-4)
-    assert torch.allclose(scale.deviation, everyone.std(0, correction=0), rtol=1e-3)
-
-    held_out = hospitals.pool({"held out": federation.held_out}, scale)
-    model: Any = training.new_model()
-    outcomes = list(training.federate(at_hospitals, federation.aggregator, model, held_out=held_out, rounds=ROUNDS))
-    expected, expected_outcomes = plainly(federation.parts, scale, held_out)
-    for parameter, other in zip(model.parameters(), expected.parameters(), strict=True):
-        assert torch.allclose(parameter, other, atol=1e-5)
-    for outcome, other in zip(outcomes, expected_outcomes, strict=True):
-        assert outcome.number == other.number
-        assert outcome.accuracy == pytest.approx(other.accuracy, abs=1e-5)
-        assert outcome.losses == pytest.approx(other.losses, abs=1e-5)
-
-
-def test_the_federation_learns(federation: Federation) -> None:
-    at_hospitals, scale = training.find_patients(federation.workers, federation.aggregator)
-    held_out = hospitals.pool({"held out": federation.held_out}, scale)
-    model = training.new_model()
-    *_, last = training.federate(at_hospitals, federation.aggregator, model, held_out=held_out, rounds=5)
-    pooled = training.train_pooled(hospitals.pool(federation.parts, scale), rounds=5)
-    assert last.accuracy > 0.9
-    assert abs(last.accuracy - training.accuracy(pooled, held_out)) < 0.05
-
-
-def test_a_hospital_alone_trains_as_plain_pytorch_does(federation: Federation) -> None:
-    at_hospitals, scale = training.find_patients(federation.workers, federation.aggregator)
-    alone: Any = training.train_alone(at_hospitals["harbour"], rounds=2)
-    part = federation.parts["harbour"]
-    plain = training.train_pooled(hospitals.pool({"harbour": part}, scale), rounds=2)
-    for parameter, other in zip(alone.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(parameter, other, atol=1e-5)
-
-
-def test_nothing_is_left_at_the_workers(federation: Federation) -> None:
-    at_hospitals, scale = training.find_patients(federation.workers, federation.aggregator)
-    held_out = hospitals.pool({"held out": federation.held_out}, scale)
-    counts = []
-    for _ in range(2):
-        list(training.federate(at_hospitals, federation.aggregator, training.new_model(), held_out=held_out, rounds=1))
-        gc.collect()
-        counts.append([worker.count().objects for worker in (federation.aggregator, *federation.workers.values())])
-    assert counts[0] == counts[1]
+def test_the_charter_allows_the_agreed_step_and_no_other(tmp_path: Path) -> None:
+    parts, _ = hospitals.split(hospitals.load())
+    agreed, other = training.captured(training.diagnose), training.captured(training.copy_row)
+    charter = training.gather(tmp_path, parts, agreed, rounds=4).charter
+    assert charter.name == "hospitals"
+    assert {owner.name for owner in charter.owners} == set(parts)
+    assert not charter.interactive
+    assert training.job(agreed, rounds=4, charter=charter)
+    with pytest.raises(JobError, match=other.digest.hex()):
+        training.job(other, rounds=4, charter=charter)
 
 
 def test_the_first_model_is_the_same_each_time_and_takes_nothing_from_the_callers_generator() -> None:

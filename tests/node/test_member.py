@@ -515,3 +515,12 @@ def test_an_answer_to_a_challenge_for_a_round_that_is_gone():
     here.member.handle(here.proposal(2))
     assert here.prove() == []  # the first challenge's answer
     assert only(here.prove(), Train).round == 2
+
+
+def test_a_contribution_is_made_once_however_often_the_instance_proves_itself():
+    here = Aggregator.facing(owner())
+    here.contribute(1)
+    assert declined(here.ask(here.cohort(7)))  # the proof of another round comes in between
+    effects = here.ask(here.cohort(1))
+    assert only(effects, w.Signature).round == 1
+    assert not [each for each in effects if isinstance(each, Train)]

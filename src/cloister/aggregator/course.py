@@ -14,6 +14,7 @@ from cloister.aggregator.chains import Chains, seconds_for
 from cloister.aggregator.collecting import Collection
 from cloister.aggregator.guests import Guest, Guests
 from cloister.aggregator.job import round_digest
+from cloister.aggregator.ledger import quorum
 from cloister.aggregator.records import Cohort, InstanceRecord
 from cloister.aggregator.releasing import Outcome, Signing, compute, shares_of
 from cloister.aggregator.runs import Run
@@ -73,7 +74,7 @@ class Course:
         """By the clock that events are told by."""
         self._charter = charter
         self._limits = charter.limits
-        self._most = max(charter.limits.floor, len(charter.owners) // 2 + 1)
+        self._quorum = quorum(charter)
         self._own = own
         self._guests = guests
         self._chains = chains
@@ -235,7 +236,7 @@ class Course:
     def _propose(self) -> None:
         run, ledger, held = self.run, self._chains.ledger, self._chains.newest
         owners = self._guests.owners()
-        if run is None or run.ended(ledger) or len(owners) < self._most or held is None:
+        if run is None or run.ended(ledger) or len(owners) < self._quorum or held is None:
             return
         if frozenset(guest.key for guest in owners) == self._failed and (self._again is None or self.now < self._again):
             return
@@ -356,7 +357,7 @@ class Course:
             cohort=records.encode(cohort),
             members={share.member for share in shares},
             asked={guest.key for guest in owners},
-            owners=len(self._charter.owners),
+            quorum=self._quorum,
             until=self.now + SIGN_S,
         )
         for guest in owners:

@@ -41,8 +41,12 @@ ROUNDING: Final = 1e-9
 
 
 def quorum(charter: Charter) -> int:
-    """How many owners have to sign a round before it is released: more than half of them (docs/adr/0010)."""
-    return len(charter.owners) // 2 + 1
+    """How many owners have to sign a round before it is released (docs/adr/0010).
+
+    So many that any two such groups have ``floor - 1`` owners in common, at least one of whom keeps its word where up
+    to ``floor - 2`` do not. It is more than half of the owners, and never less than the floor.
+    """
+    return (len(charter.owners) + charter.limits.floor) // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +327,7 @@ class Ledger:
             raise LedgerError(f"{self._owners[missing[0]]} is in its cohort and has not signed it")
         if len(signers) < quorum(self.charter):
             raise LedgerError(
-                f"{len(signers)} of {len(self._owners)} owners have signed it, not more than half of them"
+                f"{len(signers)} of {len(self._owners)} owners have signed it, and {quorum(self.charter)} have to"
             )
         message = cohort_to_be_signed(record.cohort)
         for each in record.signatures:

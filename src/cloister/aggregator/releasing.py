@@ -58,30 +58,30 @@ class Signing:
 
     Args:
         cohort: encoded. members: the fingerprints of those in it, all of whom have to sign.
-        asked: the fingerprints of all who were asked to. owners: how many the charter has: more than half must sign.
+        asked: the fingerprints of all who were asked to. quorum: how many have to, at least.
     """
 
     def __init__(
-        self, *, number: int, cohort: bytes, members: Collection[str], asked: Collection[str], owners: int, until: float
+        self, *, number: int, cohort: bytes, members: Collection[str], asked: Collection[str], quorum: int, until: float
     ) -> None:
         self.number = number
         self.cohort = cohort
         self.until = until
         self._members = frozenset(members)
         self._pending = set(asked)
-        self._owners = owners
+        self._quorum = quorum
         self._signatures: dict[str, MemberSignature] = {}
 
     @property
     def complete(self) -> bool:
         """Whether the round may be released."""
-        return self._members <= self._signatures.keys() and 2 * len(self._signatures) > self._owners
+        return self._members <= self._signatures.keys() and len(self._signatures) >= self._quorum
 
     @property
     def hopeless(self) -> bool:
         """Whether it never may, whatever those say who have not answered."""
         possible = self._signatures.keys() | self._pending
-        return not self._members <= possible or 2 * len(possible) <= self._owners
+        return not self._members <= possible or len(possible) < self._quorum
 
     def take(self, member: str, message: Signature) -> None:
         """Takes a member's signature.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import shlex
+import shutil
 import tempfile
 from pathlib import Path
 from time import monotonic
@@ -11,13 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from cloister.errors import AttestationError, CloisterError, UnacceptableError
+from cloister.aggregator.audit import audit
+from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.lines import read_lines
+from cloister.cli.ledger import told
+from cloister.net.demands import no_collateral
 
 if TYPE_CHECKING:
-    from cloister.testing.federation import LocalFederation
+    from cloister.demo.hospitals import Patients
+    from cloister.study.study import StudyRun
+    from cloister.testing.studies import LocalStudy
+    from cloister.worker.plans import Plan
 
-_AGGREGATOR: Final = "aggregator.example:7443"
-"""What the charter calls it. Here it listens on a free port of this machine."""
+_VERDICT: Final = r"the aggregator at \S+ is (verified: .*)"
+_VERDICT_S: Final = 60.0
+_CHARTER: Final = "charter.toml"
+_CHAIN: Final = Path("charter.study", "chain.jsonl")
+_PATIENCE_S: Final = 30.0
 
 
 def demo(
@@ -26,79 +37,87 @@ def demo(
         Path | None, typer.Option(help="An empty folder for keys, configurations and logs, to look at afterwards.")
     ] = None,
 ) -> None:
-    """Three hospitals train one model on real data, with an aggregator that proves itself, each in its own process."""
+    """Three hospitals train one model, each in its own process, on data that stays there; then three attacks on it."""
+    started = monotonic()
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        _run(keep.absolute(), rounds)
+        _run(keep.absolute(), rounds, left=keep.absolute(), started=started)
         return
     with tempfile.TemporaryDirectory(prefix="cloister-demo-") as folder:
-        _run(Path(folder), rounds)
+        _run(Path(folder), rounds, left=None, started=started)
 
 
-def _run(folder: Path, rounds: int) -> None:
-    from cloister.demo import hospitals, screen, training
-    from cloister.testing.federation import LocalFederation
+def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> None:
+    import torch
 
-    started = monotonic()
+    from cloister.demo import attacks, hospitals, screen, training
+
     console = Console()
+    torch.set_num_threads(1)  # as at the nodes: batches of 32 patients are too small to share
     parts, held_out = hospitals.split(hospitals.load())
-    screen.introduce(
-        console, {name: (len(part), int(part.y.sum())) for name, part in parts.items()}, held_out=len(held_out)
-    )
-    session: dict[str, str | int] = {"memory": "512 MiB", "spare_executors": 1}
-    with LocalFederation(folder, list(parts), session=session, aggregator=_AGGREGATOR, charter="hospitals") as nodes:
-        screen.agree(console, nodes.agreed)
+    counts = {name: (len(part), int(part.y.sum())) for name, part in parts.items()}
+    screen.introduce(console, counts, held_out=len(held_out))
+    plan = training.captured(training.diagnose)
+    with training.gather(folder, parts, plan, rounds=rounds) as local:
+        screen.agree(console, local.charter)
         with console.status("starting an aggregator and three hospitals, each a process of its own"):
-            nodes.start_aggregator()
-            nodes.start(*parts, data_sets={name: hospitals.write(folder, name, part) for name, part in parts.items()})
-            aggregator = nodes.connect_to_aggregator()
-            workers = {name: nodes.connect(name) for name in parts}
-        at_hospitals, scale = training.find_patients(workers, aggregator)
-        screen.vouch(console, {name: _verdict(nodes.log(name)) for name in parts})
-        judged = hospitals.pool({"held out": held_out}, scale)
-        model = training.new_model()
-        outcomes = training.federate(at_hospitals, aggregator, model, held_out=judged, rounds=rounds)
-        screen.follow(console, outcomes, list(parts), total=rounds)
+            local.start_aggregator()
+            local.start()
+            verdicts = {name: local.found(name, _VERDICT, within_s=_VERDICT_S) for name in parts}
+        screen.vouch(console, verdicts)
+        run = _train(console, local, plan, rounds, held_out)
         with console.status("training each hospital alone, and all data pooled, to compare"):
             alone = {
-                name: training.accuracy(training.train_alone(hospital, rounds=rounds), judged)
-                for name, hospital in at_hospitals.items()
+                name: training.accuracy(training.train_at_one_place(part, plan, rounds=rounds), held_out)
+                for name, part in parts.items()
             }
-            pooled = training.train_pooled(hospitals.pool(parts, scale), rounds=rounds)
-        for worker in (aggregator, *workers.values()):
-            worker.close()
-        with console.status("starting an aggregator with one byte of its software changed"):
-            refusals = _tamper(nodes, folder / "tampered")
-        screen.refuse(console, refusals)
-    screen.compare(
-        console,
-        alone,
-        federated=training.accuracy(model, judged),
-        pooled=training.accuracy(pooled, judged),
-        seconds=monotonic() - started,
-    )
+            pooled = training.train_at_one_place(hospitals.pool(parts), plan, rounds=rounds)
+        screen.compare(
+            console,
+            alone,
+            federated=training.accuracy(run.model, held_out),
+            pooled=training.accuracy(pooled, held_out),
+        )
+        ledger = Ledger.from_records(local.charter, _records(folder))
+        attacks.attempt(console, local, ledger, plan, rounds=rounds)
+    report = audit(_records(folder), charter=local.charter, collateral=no_collateral, accept_simulated=True)
+    screen.audit(console, told(report), command=_command(left or _rescue(folder)))
+    screen.finish(console, seconds=monotonic() - started)
 
 
-def _tamper(nodes: LocalFederation, folder: Path) -> dict[str, CloisterError]:
-    """Has each hospital look at a tampered aggregator; what it says of it."""
-    from cloister.demo.tampering import tampered_copy
-    from cloister.net.attested import examine
+def _train(console: Console, local: LocalStudy, plan: Plan, rounds: int, held_out: Patients) -> StudyRun:
+    from cloister.demo import hospitals, screen, training
 
-    address = nodes.start_aggregator("tampered", environment={"PYTHONPATH": str(tampered_copy(folder))})
-    refusals: dict[str, CloisterError] = {}
-    for name, identity in nodes.identities.items():
-        try:
-            examine(_AGGREGATOR, demands=nodes.demands(), identity=identity, at=address).close()
-        except AttestationError as fault:
-            refusals[name] = fault
-        else:
-            raise UnacceptableError([f"{name} took the tampered aggregator for the real one"])
-    return refusals
+    with local.study(patience=_PATIENCE_S) as study, screen.Rounds(console, total=rounds) as show:
+        run = study.fit(
+            training.new_model(),
+            plan,
+            data=hospitals.TAG,
+            rounds=rounds,
+            evaluate=lambda model: {"accuracy": training.accuracy(model, held_out)},
+            on_round=show,
+            **training.NUMBERS,
+        )
+    if not run.finished:  # Ctrl-C, which a study takes as the wish to end after the round that is under way
+        raise KeyboardInterrupt
+    return run
 
 
-def _verdict(log: str) -> str:
-    """The verdict in a node's log: the rest of the line that starts with the aggregator."""
-    found = re.search(r"the aggregator at \S+ is (.*)", log)
-    if found is None:
-        raise UnacceptableError(["a hospital's node has sent values, and its log holds no verdict"])
-    return found[1]
+def _records(folder: Path) -> list[bytes]:
+    """All receipts, as the researcher's script has kept them."""
+    with (folder / _CHAIN).open("rb") as file:
+        return list(read_lines(file))
+
+
+def _rescue(folder: Path) -> Path:
+    """What an audit needs, in a folder that stays: the charter and the chain, which are no secrets."""
+    left = Path(tempfile.mkdtemp(prefix="cloister-demo-"))
+    for name in (Path(_CHARTER), _CHAIN):
+        (left / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / name, left / name)
+    return left
+
+
+def _command(folder: Path) -> str:
+    chain, charter = (shlex.quote(str(folder / name)) for name in (_CHAIN, _CHARTER))
+    return f"cloister ledger audit {chain} --charter {charter} --accept-simulated"

@@ -71,7 +71,7 @@ def audit_file(
         now=now,
     )
     used = None if contribution is None else used_once(report.ledger, contribution)
-    for line in _told(report, used, now=now):
+    for line in told(report, used, now=now):
         typer.echo(line)
 
 
@@ -94,7 +94,8 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise ConfigurationError(f"{path} cannot be read: {fault.strerror}") from None
 
 
-def _told(report: Report, used: Receipt | None, *, now: datetime | None) -> Iterator[str]:
+def told(report: Report, used: Receipt | None = None, *, now: datetime | None = None) -> Iterator[str]:
+    """The lines that the audit prints. ``used``: the round that used the contribution that was asked for."""
     ledger, limits = report.ledger, report.ledger.charter.limits
     yield f"charter     {shown(ledger.charter.name)}, {ledger.charter.digest.hex()}"
     yield f"records     {ledger.sequence}, all of one chain; the newest is {ledger.head.hex() or 'none'}"

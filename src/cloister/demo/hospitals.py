@@ -17,33 +17,25 @@ import numpy as np
 import torch
 
 from cloister.errors import MissingDependencyError
-from cloister.testing.federation import LocalDataSet
+from cloister.testing.studies import LocalColumns
 
+TAG: Final = "#breast-cancer"
 SHARES: Final = {"north": (0.80, 0.04), "harbour": (0.15, 0.16), "hill": (0.05, 0.80)}
 """For each hospital: its share of the benign and of the malignant patients."""
 
 
 @dataclass(frozen=True)
 class Patients:
-    """Measurements ``(patients, 30)`` and diagnoses ``(patients, 1)``, 1 for malignant, both float32."""
+    """Measurements ``(patients, 30)`` and diagnoses ``(patients, 1)``, 1 for malignant, both float32.
+
+    A measurement is -1.2 at the bottom of its range and 2.8 at the top.
+    """
 
     x: torch.Tensor
     y: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.x)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Means and standard deviations of the measurements, ``(30,)`` each."""
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Measurements, standardised."""
-        return (x - self.mean) / self.deviation
 
 
 def load() -> Patients:
@@ -60,7 +52,7 @@ def load() -> Patients:
         ) from None
     data = load_breast_cancer()
     malignant = (data.target == 0).astype(np.float32)  # scikit-learn's 0 is malignant
-    return Patients(torch.from_numpy(data.data.astype(np.float32)), torch.from_numpy(malignant).reshape(-1, 1))
+    return Patients(_scaled(data.data), torch.from_numpy(malignant).reshape(-1, 1))
 
 
 def split(patients: Patients, *, seed: int = 0) -> tuple[dict[str, Patients], Patients]:
@@ -88,16 +80,20 @@ def split(patients: Patients, *, seed: int = 0) -> tuple[dict[str, Patients], Pa
     return {name: take(parts) for name, parts in own.items()}, take(held_out)
 
 
-def pool(parts: Mapping[str, Patients], scale: Scale) -> Patients:
-    """Everyone's patients in one place, standardised."""
-    x = torch.cat([part.x for part in parts.values()])
-    return Patients(scale(x), torch.cat([part.y for part in parts.values()]))
+def pool(parts: Mapping[str, Patients]) -> Patients:
+    """Everyone's patients in one place."""
+    columns = [(part.x, part.y) for part in parts.values()]
+    x, y = (torch.cat(column) for column in zip(*columns, strict=True))
+    return Patients(x, y)
 
 
-def write(folder: Path, name: str, patients: Patients) -> list[LocalDataSet]:
+def write(folder: Path, name: str, patients: Patients) -> list[LocalColumns]:
     """A hospital's file, and what its node's configuration says of it."""
     file = folder / f"{name}.npz"
     np.savez(file, x=patients.x.numpy(), y=patients.y.numpy())
-    return [
-        LocalDataSet(file, tensor, ("#breast-cancer", f"#{tensor}"), unsafe_interactive=True) for tensor in ("x", "y")
-    ]
+    return [LocalColumns(file, ("x", "y"), (TAG,))]
+
+
+def _scaled(x: np.ndarray) -> torch.Tensor:
+    low, high = x.min(0), x.max(0)  # as the data set's description gives them
+    return torch.from_numpy((4 * ((x - low) / (high - low) - 0.3)).astype(np.float32))

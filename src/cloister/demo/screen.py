@@ -1,8 +1,10 @@
-"""What the demonstration shows: what it is and is not, the rounds as they come, and the comparison at the end."""
+"""What the demonstration shows: what it is and is not, the rounds as they come, the comparison, and what is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,17 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cloister.charter import Charter
-from cloister.demo.training import Round
-from cloister.errors import CloisterError
+from cloister.study.history import Round
 
 _CAVEAT = (
-    "[bold]What this shows:[/] a researcher's ordinary PyTorch script trains on data that stays in three other"
-    " processes, over mutual TLS 1.3; each hospital sends its model to the aggregator directly, and only once the"
-    " aggregator has proved which software it runs under which charter.\n"
-    "[bold]What it does not show yet:[/] the data sets are marked [yellow]unsafe_interactive[/], so each hospital"
-    " trusts this researcher as itself; the TEE is [yellow]simulated[/], which rehearses and proves nothing; and the"
-    " charter is [yellow]interactive[/], so nothing limits what the researcher takes out of the aggregator. Studies on"
-    " data that stays closed come in later versions."
+    "[bold]What this shows:[/] three hospitals train one model, each in a process of its own, and no patient's data"
+    " leaves its hospital. At each a node trains that only dials out; an aggregator that has proved its software and"
+    " its charter adds up; and only means of at least two hospitals come out, each signed for.\n"
+    "[bold]What it does not show:[/] a real TEE. The one here is [yellow]simulated[/], which rehearses and proves"
+    " nothing. And a mean still tells something about what went in: no noise is added."
 )
 
 
@@ -44,45 +43,51 @@ def agree(console: Console, charter: Charter) -> None:
     owners = ", ".join(member.name for member in charter.owners)
     console.print(
         f"Charter [bold]{charter.name}[/] #{charter.serial}, signed by {owners} and the researcher:"
-        f" {charter.digest.hex()[:16]}..."
+        f" {charter.digest.hex()[:16]}...",
+        soft_wrap=True,
     )
 
 
 def vouch(console: Console, lines: Mapping[str, str]) -> None:
-    """What each hospital's node found before it sent its first value to the aggregator."""
+    """What each hospital's node found of the aggregator, before it told it anything."""
     for name, line in lines.items():
-        console.print(Text.assemble(("  ✓ ", "green"), (f"{name}: ", "bold"), line))
+        console.print(Text.assemble(("  ✓ ", "green"), (f"{name}: ", "bold"), line), soft_wrap=True)
 
 
-def refuse(console: Console, faults: Mapping[str, CloisterError]) -> None:
-    """Why each hospital will have nothing to do with the tampered aggregator."""
-    console.print("An operator puts an aggregator with [bold]one byte changed[/] behind the same address:")
-    for name, fault in faults.items():
-        console.print(Text.assemble(("  ✗ ", "red"), (f"{name} refuses it: ", "bold"), str(fault)))
+class Rounds:
+    """Shows rounds as they come, with a progress bar: call it with each, within ``with``."""
+
+    def __init__(self, console: Console, *, total: int) -> None:
+        self._console = console
+        self._table = Table(title="The study")
+        for name in ("round", "mean of", "loss at the hospitals", "accuracy there"):
+            self._table.add_column(name, justify="right")
+        self._table.add_column("held out: accuracy", justify="right", style="bold")
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task("training", total=total)
+        self._live = Live(Group(self._table, self._progress), console=console, refresh_per_second=8)
+
+    def __call__(self, done: Round) -> None:
+        """One more round was released."""
+        metrics, accuracy = done.metrics, done.evaluation["accuracy"]
+        found = (f"{metrics['loss']:.4f}", f"{metrics['accuracy']:.1%}", f"{accuracy:.1%}")
+        self._table.add_row(str(done.number), f"{len(done.owners)} hospitals", *found)
+        self._progress.advance(self._task)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, fault, trace)
+        if not self._console.is_terminal:
+            self._console.print()  # where nothing is drawn over, the last line of the progress bar is still open
 
 
-def follow(console: Console, rounds: Iterable[Round], names: Sequence[str], *, total: int) -> list[Round]:
-    """Shows the rounds as they come, with a progress bar, and returns them."""
-    table = Table(title="Federated averaging")
-    table.add_column("round", justify="right")
-    for name in names:
-        table.add_column(f"{name}: loss", justify="right")
-    table.add_column("averaged model: accuracy", justify="right", style="bold")
-    progress = Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
-    task = progress.add_task("training", total=total)
-    seen: list[Round] = []
-    with Live(Group(table, progress), console=console, refresh_per_second=8):
-        for outcome in rounds:
-            losses = [f"{outcome.losses[name]:.4f}" for name in names]
-            table.add_row(str(outcome.number), *losses, f"{outcome.accuracy:.1%}")
-            progress.advance(task)
-            seen.append(outcome)
-    if not console.is_terminal:
-        console.print()  # where nothing is drawn over, the last line of the progress bar is still open
-    return seen
-
-
-def compare(console: Console, alone: Mapping[str, float], *, federated: float, pooled: float, seconds: float) -> None:
+def compare(console: Console, alone: Mapping[str, float], *, federated: float, pooled: float) -> None:
     """The accuracies side by side."""
     table = Table(title="Accuracy on the patients that nobody trained on")
     table.add_column("trained on")
@@ -92,4 +97,34 @@ def compare(console: Console, alone: Mapping[str, float], *, federated: float, p
     table.add_row("the federation: all three, and no data moved", f"{federated:.1%}", style="bold green")
     table.add_row("all data pooled in one place, for comparison", f"{pooled:.1%}", style="dim")
     console.print(table)
+
+
+def refuse(console: Console, attempt: str, faults: Mapping[str, str]) -> None:
+    """What somebody tried, and how it was refused: by whom, in which words. Those who say the same share a line."""
+    console.print(attempt, soft_wrap=True)
+    said: dict[str, list[str]] = {}
+    for name, fault in faults.items():
+        said.setdefault(fault, []).append(name)
+    for fault, names in said.items():
+        verb = "refuses" if len(names) == 1 else "refuse"
+        line = Text.assemble(("  ✗ ", "red"), (f"{_listed(names)} {verb}: ", "bold"), fault)
+        console.print(line, soft_wrap=True)
+
+
+def audit(console: Console, lines: Iterable[str], *, command: str) -> None:
+    """What the audit of the chain says, and how to repeat it."""
+    console.print("Every round has left a receipt. Their audit, from files alone:")
+    for line in lines:
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    console.print("To have it done by hand:")
+    console.print(Text(f"  {command}", style="bold"), soft_wrap=True)
+
+
+def finish(console: Console, *, seconds: float) -> None:
+    """The last line."""
     console.print(f"Done in {seconds:.0f} s. Every process that was started has ended.", style="dim")
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

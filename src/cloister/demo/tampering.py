@@ -8,7 +8,10 @@ from typing import Final
 
 import cloister
 from cloister.errors import ConfigurationError
+from cloister.testing.studies import AGGREGATOR, LocalStudy
 
+_DIALLED_S: Final = 60.0
+_REFUSED: Final = r"the aggregator at \S+ cannot be taken part with: (genuine, but not acceptable: .*)"
 CHANGED: Final = Path("net", "strangers.py")
 _BEFORE, _AFTER = b"STRANGERS: Final = 8\n", b"STRANGERS: Final = 9\n"
 
@@ -27,3 +30,19 @@ def tampered_copy(folder: Path) -> Path:
         raise ConfigurationError(f"{CHANGED} does not hold what the demonstration would change")
     file.write_bytes(source.replace(_BEFORE, _AFTER))
     return folder
+
+
+def replace_aggregator(local: LocalStudy, folder: Path) -> None:
+    """Kills the aggregator, and starts a tampered one at its address. ``folder`` is for the copy."""
+    environment = {"PYTHONPATH": str(tampered_copy(folder))}
+    local.kill(AGGREGATOR)
+    local.start_aggregator(environment=environment)
+
+
+def refusals(local: LocalStudy) -> dict[str, str]:
+    """What each owner's node, which dials again by itself, says of the tampered one in its log.
+
+    Raises:
+        NoAnswerError: one has not said anything in time.
+    """
+    return {name: local.found(name, _REFUSED, within_s=_DIALLED_S) for name in local.identities}

@@ -300,7 +300,7 @@ class Member:
         committed = commitment(salt, memoryview(vector))
         asked = begun.asked
         self._records.take_part(TookPart(self._digest, number, asked.job, begun.data, asked.digest, committed, salt))
-        begun.training = False
+        self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
         return [Say(w.Ready(number, examples, metrics, committed))]
 

@@ -58,7 +58,7 @@ class LocalFederation:
         aggregator: the name of an aggregator, such as ``aggregator.example:7443``. There is then a charter, signed by
             all nodes as owners and by the researcher; ``start_aggregator`` starts an aggregator under it in a simulated
             TEE, and nodes that are started later give it values once it has proved itself.
-        charter, interactive: the charter's name, and whether its aggregator takes a researcher's operations.
+        interactive: whether the charter's aggregator takes a researcher's operations.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class LocalFederation:
         *,
         session: Mapping[str, str | int] | None = None,
         aggregator: str | None = None,
-        charter: str = "rehearsal",
         interactive: bool = True,
     ) -> None:
         self.folder = folder
@@ -79,7 +78,7 @@ class LocalFederation:
         self._services: dict[str, Service] = {}
         self._aggregator = aggregator
         self._route = ""
-        self.charter = None if aggregator is None else self._agree(charter, aggregator, interactive=interactive)
+        self.charter = None if aggregator is None else self._agree(aggregator, interactive=interactive)
 
     def start(self, *names: str, data_sets: Mapping[str, Sequence[LocalDataSet]] | None = None) -> None:
         """Starts nodes, all of ``names`` at once, and waits until they are ready.
@@ -106,21 +105,17 @@ class LocalFederation:
             answer_s=answer_s,
         )
 
-    def start_aggregator(self, name: str = "aggregator", *, environment: Mapping[str, str] | None = None) -> str:
-        """Starts an aggregator under the charter, as the process ``name``, and returns where it listens.
-
-        ``environment``: such as a PYTHONPATH, to run other software than this.
+    def start_aggregator(self) -> str:
+        """Starts an aggregator under the charter, and returns where it listens.
 
         Raises:
             UnreachableError: it did not start; the message holds the end of its log.
         """
         arguments = ["aggregator", "serve", "--charter", str(self.folder / "charter.toml"), "--tee", "simulated"]
         arguments += ["--listen", "127.0.0.1:0", "--memory", str(self._session.get("memory", "512 MiB"))]
-        service = Service(arguments, log=self.folder / f"{name}.log", environment=environment)
-        self._services[name] = service
-        address, _ = service.ready()
-        self._route = self._route or address
-        return address
+        service = self._services["aggregator"] = Service(arguments, log=self.folder / "aggregator.log")
+        self._route, _ = service.ready()
+        return self._route
 
     @property
     def agreed(self) -> Charter:
@@ -164,13 +159,12 @@ class LocalFederation:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _agree(self, name: str, aggregator: str, *, interactive: bool) -> Charter:
+    def _agree(self, aggregator: str, *, interactive: bool) -> Charter:
         owners = {name: ("owner", identity) for name, identity in self.identities.items()}
         charter = write_charter(
             self.folder / "charter.toml",
             members={**owners, "researcher": ("researcher", self.researcher)},
             addresses=[aggregator],
-            name=name,
             interactive=interactive,
         )
         signers = {**self.identities, "researcher": self.researcher}

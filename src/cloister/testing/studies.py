@@ -7,12 +7,14 @@ the processes can be killed and started again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
-from cloister.errors import ConfigurationError
+from cloister.errors import ConfigurationError, NoAnswerError
 from cloister.net.identity import Identity
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service, end_all
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 AGGREGATOR: Final = "aggregator"
 ADDRESS: Final = "aggregator.example:7443"
 RESEARCHER: Final = "researcher"
+_LOOK_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class LocalStudy:
         owners: each owner's data sets, by its name in the charter.
         limits: of the charter, as ``write_charter`` takes them: ``plans``, ``first_model``, ``floor``, ``metrics``, ...
         floors: lines for an owner's ``[charter.floors]`` table, by its name.
+        name: the charter's.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class LocalStudy:
         *,
         limits: Mapping[str, Any],
         floors: Mapping[str, Mapping[str, float]] | None = None,
+        name: str = "study",
     ) -> None:
         self.folder = folder
         self.researcher = Identity.create(folder / f"{RESEARCHER}.key")
@@ -62,7 +67,7 @@ class LocalStudy:
                 RESEARCHER: ("researcher", self.researcher),
             },
             addresses=[ADDRESS],
-            name="study",
+            name=name,
             interactive=False,
             **limits,
         )
@@ -73,14 +78,16 @@ class LocalStudy:
         self._services: dict[str, list[Service]] = {}
         self._route = "127.0.0.1:0"
 
-    def start_aggregator(self) -> None:
+    def start_aggregator(self, *, environment: Mapping[str, str] | None = None) -> None:
         """Starts the aggregator and waits until it listens: where it did before, if it did.
+
+        ``environment``: such as a PYTHONPATH, to run other software than this.
 
         Raises:
             UnreachableError: it did not start; the message holds the end of its log.
         """
         arguments = ["aggregator", "serve", "--charter", str(self.folder / "charter.toml"), "--tee", "simulated"]
-        self._route, _ = self._launch(AGGREGATOR, [*arguments, "--listen", self._route]).ready()
+        self._route, _ = self._launch(AGGREGATOR, [*arguments, "--listen", self._route], environment).ready()
 
     def start(self, *names: str) -> None:
         """Starts the nodes of these owners, or of all, once the aggregator was started; waits until they are ready.
@@ -127,6 +134,19 @@ class LocalStudy:
         """What an owner's node, or the aggregator, has written to its logs so far."""
         return "".join(service.log() for service in self._services.get(name, ()))
 
+    def found(self, name: str, pattern: str, *, within_s: float) -> str:
+        """The first group of ``pattern`` in a log, which is looked at again and again until it is there.
+
+        Raises:
+            NoAnswerError: it is not there in time; the message holds the log's end.
+        """
+        until = monotonic() + within_s
+        while (match := re.search(pattern, self.log(name))) is None:
+            if monotonic() > until:
+                raise NoAnswerError(f"{name} has not said {pattern!r}; its log ends: {self.log(name)[-2000:]}")
+            sleep(_LOOK_S)
+        return match[1]
+
     def close(self) -> None:
         """Ends all processes; one that does not go is killed."""
         end_all([service for services in self._services.values() for service in services])
@@ -137,11 +157,12 @@ class LocalStudy:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _launch(self, name: str, arguments: Sequence[str]) -> Service:
+    def _launch(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Service:
         services = self._services.setdefault(name, [])
         if self.running(name):
             raise ConfigurationError(f"{name} is running already")
-        services.append(Service(arguments, log=self.folder / f"{name}.{len(services) + 1}.log"))
+        log = self.folder / f"{name}.{len(services) + 1}.log"
+        services.append(Service(arguments, log=log, environment=environment))
         return services[-1]
 
     def _configuration(self, name: str) -> str:

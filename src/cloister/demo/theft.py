@@ -1,0 +1,51 @@
+"""What a researcher might try: another training step than the agreed one, and a client that does not stop it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from cloister.aggregator import job as jobs
+from cloister.aggregator.ledger import Ledger
+from cloister.errors import MessageError, UnacceptableError
+from cloister.net.attested import examine
+from cloister.net.demands import Demands
+from cloister.study.conversation import Conversation, bytes_of
+from cloister.study.jobs import describe
+from cloister.testing.studies import ADDRESS, LocalStudy
+from cloister.wire.rounds import Accepted, Chain, Join, Refused, Submit
+from cloister.worker.plans import Plan
+
+
+def forge(honest: bytes, plan: Plan) -> bytes:
+    """An encoded job that differs from ``honest`` in its plan only."""
+    return jobs.encode(msgspec.structs.replace(jobs.decode(honest), plan=plan.encode()))
+
+
+def submit(forged: bytes, model: nn.Module, *, ledger: Ledger, local: LocalStudy) -> str:
+    """Submits a forged job, as the researcher; how the aggregator refuses it.
+
+    ``model``: what the job starts from. ``ledger``: the researcher's, with the same records as the aggregator's.
+
+    Raises:
+        UnacceptableError: the job is accepted. NetworkError: the connection is lost.
+    """
+    demands = Demands(charter=local.charter, accept_simulated=True)
+    vector = describe(model).vector
+    with Conversation(
+        examine(ADDRESS, demands=demands, identity=local.researcher, at=local.routes[ADDRESS])
+    ) as conversation:
+        conversation.say(Join(ledger.sequence, ledger.head, ledger.last_round, holds=True))
+        while True:
+            message: Any = conversation.hear(unless=None)
+            match message[0]:
+                case Chain(records=(), model=0):
+                    conversation.say(Submit(len(forged)), [memoryview(forged), bytes_of(vector)])
+                case Refused(text=text):
+                    return text
+                case Accepted():
+                    raise UnacceptableError(["the aggregator took a plan that the charter does not name"])
+                case other:
+                    raise MessageError(f"an aggregator answered a job with {type(other).__name__}")

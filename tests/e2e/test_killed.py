@@ -1,0 +1,112 @@
+"""kill -9, at whatever point a round is just then: what owners have on their disks afterwards, and what the chain says.
+
+The explorer (tests/explorer) tries the points one by one, without processes; this is a sample with everything real.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+import torch
+
+import cloister
+from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.lines import read_lines
+from cloister.node.records import Records
+from cloister.study.history import Round
+from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
+from tests.e2e.test_study import CLIP, PLAN, SHARE, SIZES, data, fit, model, same, simulated
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+KILLED: Final[tuple[tuple[str, ...], ...]] = (
+    ("alice",),
+    (AGGREGATOR,),
+    (AGGREGATOR, *SIZES),
+)
+"""Who dies as soon as the researcher hears of a round: the next one is under way then."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As at the owners: sums of floats in threads depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalStudy]:
+    owners = {}
+    for name, (x, y) in data().items():
+        np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
+        owners[name] = [LocalColumns(tmp_path / f"{name}.npz", ("x", "y"), ("#mri",))]
+    limits = {
+        "plans": [PLAN.digest],
+        "first_model": cloister.model_digest(model()),
+        "floor": 3,  # so that all of them are in each round, and the end is the simulation's
+        "largest_share": SHARE,
+        "clip": CLIP,
+        "rounds": 100,
+        "metrics": {"loss": (0.0, 100.0)},
+    }
+    with LocalStudy(tmp_path, owners, limits=limits) as running:
+        running.start_aggregator()
+        running.start()
+        yield running
+
+
+def test_what_was_signed_and_released_outlasts_kill_9(local: LocalStudy) -> None:
+    left = list(KILLED)
+
+    def kill(done: Round) -> None:
+        if left:
+            names = left.pop(0)
+            for name in names:
+                local.kill(name)
+            if AGGREGATOR in names:
+                local.start_aggregator()
+            owners = [name for name in names if name != AGGREGATOR]
+            if owners:
+                local.start(*owners)
+
+    run = fit(local.study(patience=100.0), rounds=len(KILLED) + 1, on_round=kill)
+    assert run.finished
+    assert not left
+    assert same(run.model, simulated(rounds=len(KILLED) + 1))
+    study = local.study()
+    command = ["ledger", "audit", str(study.chain), "--charter", str(local.folder / "charter.toml")]
+    audited = subprocess.run(
+        [sys.executable, "-m", "cloister", *command, "--accept-simulated"], capture_output=True, text=True, check=False
+    )
+    assert audited.returncode == 0, audited.stderr
+    local.close()
+    check_disks(
+        local, Ledger.from_records(local.charter, read_lines(study.chain.read_bytes().splitlines(keepends=True)))
+    )
+
+
+def check_disks(local: LocalStudy, ledger: Ledger) -> None:
+    """What owners remember fits the chain, and what each other remembers."""
+    digest = local.charter.digest
+    released = {receipt.cohort.round: receipt.record.cohort for receipt in ledger.receipts}
+    signed: dict[int, bytes] = {}
+    with ExitStack() as stack:
+        for name in SIZES:
+            records = stack.enter_context(closing(Records(local.folder / f"{name}.state", read_only=True)))
+            chain = records.chain(digest)
+            assert ledger.records[: len(chain)] == chain
+            assert records.released(digest) == tuple(released)[: len(records.released(digest))]
+            assert {number: each.cohort for number, each in records.signed(digest).items()}.items() >= released.items()
+            assert set(records.took_part(digest)) >= set(records.signed(digest))
+            assert records.spent("#mri") == len(records.signed(digest)) >= len(released)
+            for number, each in records.signed(digest).items():
+                assert signed.setdefault(number, each.cohort) == each.cohort, "two cohorts of one round were signed"

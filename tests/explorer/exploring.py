@@ -1,0 +1,356 @@
+"""The adversary of the explorer's world: what it does next, by chance."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cloister.aggregator import records
+from cloister.aggregator.job import round_digest
+from cloister.aggregator.records import Share
+from cloister.wire import rounds as w
+from tests.aggregator.driving import Heard, key_of
+from tests.explorer.parties import Researcher
+from tests.explorer.peace import Peace, pacify
+from tests.explorer.setting import RESEARCHER, Setting
+from tests.explorer.watching import ViolationError
+from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
+
+TMPFS: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own in it; where there is none, the disk is slower
+FAULTS: Final = ("full", "dies before", "dies after")
+
+
+@dataclass
+class Tally:
+    """What many schedules came to."""
+
+    schedules: int = 0
+    steps: int = 0
+    releases: int = 0
+    forks: int = 0
+    """Schedules that ended with released rounds in two chains."""
+    finished: int = 0
+    """Studies that were finished once the adversary had stopped."""
+    stuck: int = 0
+    """Those of which too few owners were left that could go on together."""
+
+
+class Adversary:
+    """It rules the network, the instances and the power supply of a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.chance = world.chance
+        self._side: dict[str, int] = {}
+        """Which of the instances it leads each member to, as a number."""
+        self._acts: list[tuple[Callable[[], bool], int]] = [
+            (self._start, 2),
+            (self._kill, 2),
+            (self._cut_here, 4),
+            (self._cut_there, 4),
+            (self._crash, 2),
+            (self._break_disk, 2),
+            (self._divide, 2),
+            (self._tick, 2),
+            (self._fail, 1),
+            (self._forget, 1),
+        ]
+        if world.setting.unordered:
+            self._acts += [(self._disorder, 12), (self._replay, 6)]
+        if world.setting.lying:
+            self._acts += [(self._lie, 20), (self._hand_out, 10)]
+
+    def play(self) -> None:
+        """The whole schedule."""
+        for _ in range(self.world.setting.steps):
+            self.step()
+
+    def step(self) -> None:
+        """One thing happens."""
+        if self.chance.random() < self.world.setting.chaos:
+            acts, weights = zip(*self._acts, strict=True)
+            self.chance.choices(acts, weights)[0]()
+        elif self.chance.random() < 0.1 or not self._deliver():
+            self._bring_back() or self._tick()
+
+    # What goes on by itself
+
+    def _deliver(self) -> bool:
+        moves: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        world = self.world
+        for link in world.links:
+            if link.arriving is not None:
+                moves.append((world.complete, (link,)))
+            elif link.up and link.there and link.machine in world.machines:
+                moves.append((self._arrive, (link,)))
+            if link.down and link.here:
+                moves.append((world.hear, (link,)))
+            if link.here and not link.there and not link.down:
+                moves.append((world.leave, (link, "it is gone")))
+            if link.there and not link.here and not link.up:
+                moves.append((world.forget, (link,)))
+        for owner in world.owners.values():
+            moves += [(world.train, (owner, study)) for study in owner.training]
+        if moves:
+            act, arguments = self.chance.choice(moves)
+            act(*arguments)
+        world.sweep()
+        return bool(moves)
+
+    def _arrive(self, link: Link) -> None:
+        item = link.up[0]
+        if isinstance(item, Challenge):
+            self.world.arrive(link)
+            return
+        link.up.popleft()
+        self.world.tapes.setdefault((link.name, link.study, True), []).append(item)
+        machine, released = link.machine, link.machine.ledger.released
+        self.world.say(link, item, whole=self.chance.random() < 0.8)
+        if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
+            self._strike(machine)
+        elif isinstance(item[0], w.Contribution | w.Signature) and self.chance.random() < self.world.setting.ambush / 5:
+            self.world.forget(self.chance.choice(list(machine.links.values()) or [link]))
+
+    def _strike(self, machine: Machine) -> None:
+        """A round is released: many shall not learn of it, and go on elsewhere."""
+        world = self.world
+        links = list(machine.links.values())
+        self._side = dict.fromkeys(world.setting.owners, 0)
+        for link in self.chance.sample(links, self.chance.randint(len(links) // 2, len(links))):
+            self._side[link.name] = 1
+            if link.here:
+                world.leave(link, "it is cut")
+            world.forget(link)
+        if sum(each.study == machine.study for each in world.machines) < 2:
+            world.start(machine.study)
+        if self.chance.random() < 0.3 and machine in world.machines:
+            world.kill(machine)
+
+    def _bring_back(self) -> bool:
+        world = self.world
+        for owner in world.owners.values():
+            if not owner.alive and self.chance.random() < 0.3:
+                world.revive(owner)
+                return True
+        for study in range(len(world.studies)):
+            if not any(machine.study == study for machine in world.machines):
+                world.start(study)
+        machine = self.chance.choice(world.machines)
+        running = [each for each in world.machines if each.study == machine.study]
+        absent = [name for name in self._names(machine) if name == RESEARCHER or self._led(name, running) is machine]
+        if not absent:
+            return False
+        world.connect(self.chance.choice(absent), machine)
+        return True
+
+    def _names(self, machine: Machine) -> list[str]:
+        """Those who could connect to an instance."""
+        world = self.world
+        honest = [name for name, owner in world.owners.items() if owner.alive]
+        placed = {link.name for link in world.links if link.here and link.study == machine.study and link.there}
+        present = {link.name for link in machine.links.values() if link.here}
+        free = [name for name in (*honest, RESEARCHER) if name not in placed]
+        return free + [name for name in sorted(world.setting.traitors) if name not in present]
+
+    def _led(self, name: str, running: list[Machine]) -> Machine | None:
+        if name in self.world.setting.traitors:
+            return self.chance.choice(running)
+        return running[self._side.get(name, 0) % len(running)]
+
+    # What only an adversary does
+
+    def _start(self) -> bool:
+        study = self.chance.randrange(len(self.world.studies))
+        if sum(machine.study == study for machine in self.world.machines) >= INSTANCES:
+            return False
+        self.world.start(study)
+        return self._divide()
+
+    def _kill(self) -> bool:
+        if not self.world.machines:
+            return False
+        self.world.kill(self.chance.choice(self.world.machines))
+        return True
+
+    def _divide(self) -> bool:
+        """Leads each owner to one of the instances."""
+        sides = self.chance.choice((1, 2, 2, 3))
+        self._side = {name: self.chance.randrange(sides) for name in self.world.setting.owners}
+        for link in [link for link in self.world.links if link.here and link.name != RESEARCHER]:
+            running = [machine for machine in self.world.machines if machine.study == link.study]
+            if running and link.traitor is None and self._led(link.name, running) is not link.machine:
+                self.world.leave(link, "it is led elsewhere")
+        return True
+
+    def _cut_here(self) -> bool:
+        open_links = [link for link in self.world.links if link.here]
+        if open_links:
+            self.world.leave(self.chance.choice(open_links), "it is cut")
+        return bool(open_links)
+
+    def _cut_there(self) -> bool:
+        open_links = [link for link in self.world.links if link.there]
+        if open_links:
+            self.world.forget(self.chance.choice(open_links))
+        return bool(open_links)
+
+    def _crash(self) -> bool:
+        alive = [owner for owner in self.world.owners.values() if owner.alive]
+        if alive:
+            self.world.die(self.chance.choice(alive))
+        return bool(alive)
+
+    def _break_disk(self) -> bool:
+        alive = [owner for owner in self.world.owners.values() if owner.disk is not None]
+        if alive:
+            owner = self.chance.choice(alive)
+            assert owner.disk is not None
+            owner.disk.fault = self.chance.choice(FAULTS)
+            self.world.tell(f"{owner.name}'s disk, the next time: {owner.disk.fault}")
+        return bool(alive)
+
+    def _tick(self) -> bool:
+        waiting = [machine for machine in self.world.machines if machine.rounds.due is not None]
+        if waiting:
+            self.world.tick(self.chance.choice(waiting))
+        return bool(waiting)
+
+    def _fail(self) -> bool:
+        training = [(owner, study) for owner in self.world.owners.values() for study in owner.training]
+        if training:
+            owner, study = self.chance.choice(training)
+            self.world.train(owner, study, well=False)
+        return bool(training)
+
+    def _forget(self) -> bool:
+        """The researcher begins anew, with nothing."""
+        study = self.chance.randrange(len(self.world.studies))
+        for link in [link for link in self.world.links if link.name == RESEARCHER and link.study == study]:
+            if link.here:
+                self.world.leave(link, "it begins anew")
+        self.world.researchers[study] = Researcher(self.world.studies[study])
+        return True
+
+    def _disorder(self) -> bool:
+        """A message is delivered before its turn, or twice."""
+        keep = self.chance.random() < 0.5
+        up = [link for link in self.world.links if link.up and link.there and link.machine in self.world.machines]
+        down = [link for link in self.world.links if link.down and link.here]
+        if up and self.chance.random() < 0.5:
+            link = self.chance.choice(up)
+            self.world.arrive(link, at=self.chance.randrange(len(link.up)), keep=keep)
+        elif down:
+            link = self.chance.choice(down)
+            at = self.chance.randrange(len(link.down))
+            if not isinstance(link.down[at], Proof):
+                tape = self.world.tapes.setdefault((link.name, link.study, False), [])
+                tape.append(link.down[at])
+            self.world.hear(link, at=at, keep=keep)
+        return True
+
+    def _replay(self) -> bool:
+        """A message of the past is delivered once more, on another connection."""
+        links = [link for link in self.world.links if link.here and link.there and link.machine in self.world.machines]
+        if links:
+            link, up = self.chance.choice(links), self.chance.random() < 0.5
+            tape = self.world.tapes.get((link.name, link.study, up))
+            if tape and up:
+                self.world.say(link, self.chance.choice(tape))
+            elif tape:
+                self.world.take(link, self.chance.choice(tape))
+        return bool(links)
+
+    def _lie(self) -> bool:
+        """An instance asks owners to sign what never was: other members, another number, another outcome."""
+        world = self.world
+        machine = self.chance.choice(world.machines) if world.machines else None
+        ledger = machine.ledger if machine is not None else None
+        if machine is None or ledger is None or ledger.signer != machine.signer:
+            return False
+        links = [link for link in machine.links.values() if link.here and link.name in world.owners]
+        numbers = [number for study, _, number in world.watch.offers if study == machine.study]
+        number = self.chance.choice((ledger.last_round + 1, max(numbers, default=1), max(numbers, default=0) + 1))
+        size = self.chance.randint(world.setting.floor, len(world.setting.owners))
+        names = self.chance.sample(world.setting.owners, size)
+        sign = w.Sign(number, invented(world, machine, names, number=number, salt=self.chance.randbytes(32)))
+        for link in links:
+            link.down.append(Heard(sign, b""))
+        return bool(links)
+
+    def _hand_out(self) -> bool:
+        """An instance hands out another chain than its own: an older one, or a fork."""
+        world = self.world
+        links = [link for link in world.links if link.here and link.name in world.owners]
+        if not links:
+            return False
+        link = self.chance.choice(links)
+        known = {machine.ledger.records for machine in world.machines if machine.study == link.study}
+        chain = self.chance.choice(sorted(known | world.chains[link.study]) or [()])
+        chain = chain[: self.chance.choice((len(chain), self.chance.randint(0, len(chain))))]
+        link.down.append(Heard(w.Chain(1, tuple(map(len, chain))), b"".join(chain)))
+        return True
+
+
+def invented(world: World, machine: Machine, names: Sequence[str], *, number: int, salt: bytes) -> bytes:
+    """A cohort of these owners that stands in the right place of an instance's ledger; its outcome is nothing's."""
+    ledger, study = machine.ledger, world.studies[machine.study]
+    offers, model = world.watch.offers, ledger.model or b""
+    shares = [
+        Share(key_of(name), 1 / len(names), offers.get((machine.study, name, number), salt)) for name in sorted(names)
+    ]
+    return records.encode(
+        records.Cohort(
+            format="cloister cohort 1",
+            charter=study.charter.digest,
+            sequence=ledger.sequence + 1,
+            previous=ledger.head,
+            signer=machine.signer,
+            round=number,
+            job=study.digest,
+            digest=round_digest(
+                study.digest, charter=study.charter.digest, number=number, model=model, head=ledger.head
+            ),
+            model=model,
+            rule=study.job.strategy,
+            clip=study.charter.limits.clip,
+            shares=tuple(sorted(shares, key=lambda share: share.member)),
+            outcome=salt,
+        )
+    )
+
+
+def explore(seed: int, tally: Tally, **bent: Any) -> None:
+    """One schedule from its seed; ``bent``: as in ``Setting.drawn``.
+
+    Raises:
+        ViolationError: with the seed and the steps, or whatever else went wrong in one of the processes.
+    """
+    setting = Setting.drawn(seed, **bent)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=TMPFS if TMPFS.is_dir() else None))
+        world = World(setting, Path(folder))
+        stack.callback(world.close)
+        try:
+            Adversary(world).play()
+            pacify(world)
+            for study in range(len(world.studies)):
+                done = Peace(world, study).finish()
+                tally.finished += done is True
+                tally.stuck += done is None
+        except Exception as fault:
+            raise ViolationError(f"{type(fault).__name__}: {fault}\n{setting}\n" + "\n".join(world.told)) from fault
+        tally.schedules += 1
+        tally.steps += len(world.told)
+        tally.releases += len(world.watch.receipts)
+        tally.forks += any(_forked(world, study) for study in range(len(world.studies)))
+
+
+def _forked(world: World, study: int) -> bool:
+    """Whether two of the rounds that were released follow the same record, or start from the same model."""
+    charter = world.studies[study].charter.digest
+    found = [receipt.cohort for receipt in world.watch.receipts.values() if receipt.cohort.charter == charter]
+    return len({cohort.model for cohort in found}) < len(found)

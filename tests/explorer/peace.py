@@ -1,0 +1,136 @@
+"""What is left of the explorer's world once the adversary stops: the study has to finish."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from cloister.aggregator.ledger import Ledger, quorum
+from tests.aggregator.driving import first_model, key_of
+from tests.explorer.parties import Researcher
+from tests.explorer.setting import LENGTH, RESEARCHER, TAG
+from tests.explorer.watching import ViolationError
+from tests.explorer.world import World
+
+
+class Peace:
+    """What is left once the adversary has stopped: one instance, and owners who can go on together."""
+
+    def __init__(self, world: World, study: int) -> None:
+        self.world = world
+        self.study = study
+        self.charter = world.studies[study].charter
+        self.job = world.studies[study].job
+        self.digest = world.studies[study].digest
+
+    def finish(self) -> bool | None:
+        """Whether the study is finished; None where no owners are left who could.
+
+        Raises:
+            ViolationError: they could, and it is not.
+        """
+        world = self.world
+        newest, group = self._group()
+        if newest is None:
+            return None
+        if (
+            world.researchers[self.study].ledger.records
+            != newest.records[: world.researchers[self.study].ledger.sequence]
+        ):
+            world.researchers[self.study] = Researcher(world.studies[self.study])  # it was shown a fork
+        machine = world.start(self.study)
+        for name in (*group, RESEARCHER):
+            world.connect(name, machine)
+        for _ in range(5_000):
+            if machine.ledger.done(self.digest) >= self.job.rounds and not self._busy():
+                break
+            if not self._settle():
+                if machine.rounds.due is None:
+                    raise ViolationError(f"the study comes to a halt: {machine.notes[-3:]}")
+                world.tick(machine)
+        else:
+            raise ViolationError(f"the study never ends: {machine.notes[-3:]}")
+        self._check(machine.ledger)
+        return True
+
+    def _group(self) -> tuple[Ledger | None, tuple[str, ...]]:
+        """The largest set of owners who could release the next rounds together, and the newest ledger among them."""
+        world = self.world
+        owners = {name: owner.members[self.study] for name, owner in world.owners.items()}
+        chains = {name: member._ledger.settled() for name, member in owners.items()}
+        least = quorum(self.charter)
+        for size in range(len(owners), least - 1, -1):
+            for group in combinations(sorted(owners), size):
+                newest = max((chains[name] for name in group), key=lambda ledger: ledger.released)
+                if self._could(group, newest):
+                    return newest, group
+        return None, ()
+
+    def _could(self, group: tuple[str, ...], newest: Ledger) -> bool:
+        world, limits = self.world, self.charter.limits
+        wanted = self.job.rounds - newest.done(self.digest)
+        keys = frozenset(key_of(name) for name in group)
+        held = not newest.released
+        for name in group:
+            owner = world.owners[name]
+            member, disk = owner.members[self.study], owner.disk
+            assert disk is not None
+            ledger = member._ledger.settled()
+            if newest.records[: ledger.sequence] != ledger.records:
+                return False  # it is on a fork
+            if wanted and disk.spent(TAG) + wanted > limits.rounds:
+                return False
+            if any(0 < len(keys ^ other) < limits.floor for other in disk.on_model(newest.model or b"")):
+                return False
+            held = held or disk.kept(self.charter.digest) == newest.model
+        return held and wanted <= limits.rounds - newest.released
+
+    def _busy(self) -> bool:
+        return any((link.up and link.there) or (link.down and link.here) for link in self.world.links)
+
+    def _settle(self) -> bool:
+        """The next message arrives, or training ends; in order."""
+        world = self.world
+        for link in world.links:
+            if link.up and link.there:
+                world.arrive(link)
+                return True
+            if link.down and link.here:
+                world.hear(link)
+                return True
+        for owner in world.owners.values():
+            for study in list(owner.training):
+                world.train(owner, study)
+                return True
+        return False
+
+    def _check(self, ledger: Ledger) -> None:
+        """The model that the researcher got is the mean of means, computed by hand."""
+        watch = self.world.watch
+        model = first_model(LENGTH).astype(np.float64)
+        for receipt in ledger.receipts:
+            found = [
+                watch.contribution(watch.names[share.member], receipt.cohort.round, share.commitment)
+                for share in receipt.cohort.shares
+            ]
+            rows = np.array([each.examples for each in found], np.float64)
+            model = model + (rows[:, None] * np.array([each.update for each in found])).sum(0) / rows.sum()
+        researcher = self.world.researchers[self.study]
+        received = np.frombuffer(researcher.model[1][: LENGTH * 4], np.float32)
+        if not all(np.allclose(each, model, atol=1e-5) for each in (received, watch.models[ledger.model or b""])):
+            raise ViolationError("the study has ended with another model than the mean of its contributions")
+
+
+def pacify(world: World) -> None:
+    """The adversary stops: everything is switched off, and owners' nodes are started again."""
+    for link in list(world.links):
+        if link.here:
+            world.leave(link, "everything is switched off")
+    for machine in list(world.machines):
+        world.kill(machine)
+    world.links.clear()
+    for owner in world.owners.values():
+        if owner.alive:
+            owner.die()
+        world.revive(owner)

@@ -1,0 +1,150 @@
+"""What a schedule is played with: keys, charters and jobs, of which there are few, so that they are made once."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pytest
+
+from cloister.aggregator import job as jobs
+from cloister.aggregator import ledger as ledgers
+from cloister.aggregator.job import Job
+from cloister.aggregator.records import to_be_signed
+from cloister.aggregator.vectors import Vector
+from cloister.charter import Charter, signing
+from tests import charters
+from tests.aggregator import driving
+
+NAMES: Final = ("anna", "bert", "chris", "dora", "emil", "fred", "gina")
+RESEARCHER: Final = "rosa"
+LENGTH: Final = 3
+TAG: Final = "#mri"
+SHAPES: Final = ((3, 2), (4, 2), (4, 3), (5, 2), (5, 2), (5, 3), (5, 4), (6, 2), (6, 4), (7, 3), (7, 5))
+"""Owners and floors."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One seed's world, before anything has happened."""
+
+    seed: int
+    owners: tuple[str, ...]
+    floor: int
+    traitors: frozenset[str]
+    """Owners who do whatever harms; at most ``floor`` - 2 of them."""
+    studies: int
+    """How many charters there are; they share owners, data sets and the first model."""
+    rounds: int
+    """How many releases each charter allows."""
+    wanted: int
+    """How many rounds the researcher's job has."""
+    chaos: float
+    """How likely a step is the adversary's rather than a message's."""
+    ambush: float
+    """How likely it strikes when a round is released, before anybody knows."""
+    unordered: bool
+    """Whether it also reorders, repeats and replays single messages, as if there were no TLS."""
+    lying: bool
+    """Whether it also has instances ask for signatures of any cohort, as if a TEE had been broken."""
+    steps: int
+
+    @classmethod
+    def drawn(cls, seed: int, **bent: Any) -> Setting:
+        """That of a seed; ``bent``: fields that are not left to chance."""
+        chance = random.Random(f"setting {seed}")
+        count, floor = bent.pop("shape", None) or chance.choice(SHAPES)
+        owners = NAMES[:count]
+        rounds = chance.choice((2, 4, 8))
+        found = cls(
+            seed=seed,
+            owners=owners,
+            floor=floor,
+            traitors=frozenset(chance.sample(owners, chance.randint(0, floor - 2))),
+            studies=chance.choice((1, 1, 2)),
+            rounds=rounds,
+            wanted=chance.randint(1, min(rounds, 3)),
+            chaos=chance.choice((0.01, 0.03, 0.08, 0.2)),
+            ambush=chance.choice((0.0, 0.2, 0.6)),
+            unordered=chance.random() < 0.25,
+            lying=chance.random() < 0.25,
+            steps=chance.choice((100, 200, 400)),
+        )
+        return replace(found, **bent)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A charter and the job that the researcher submits under it."""
+
+    charter: Charter
+    job: Job
+    data: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """The job's."""
+        return jobs.job_digest(self.data)
+
+
+@functools.cache
+def study(owners: tuple[str, ...], floor: int, rounds: int, wanted: int, serial: int) -> Study:
+    """The charter with that serial, and its job."""
+    before = None if serial == 1 else bytes(32)
+    limits = {"floor": str(floor), "rounds": str(rounds)}
+    agreed = driving.agree(owners=owners, length=LENGTH, serial=serial, supersedes=before, **limits)
+    job = driving.make_job(agreed, parts=driving.parts_of(LENGTH), constants=driving.CONSTANTS, rounds=wanted, data=TAG)
+    return Study(agreed, job, jobs.encode(job))
+
+
+@functools.cache
+def update_of(name: str, number: int) -> Vector:
+    """What an honest owner finds in a round."""
+    return driving.update_of(name, number, LENGTH)
+
+
+def studies(setting: Setting) -> list[Study]:
+    """All of a setting's."""
+    numbers = range(1, setting.studies + 1)
+    return [study(setting.owners, setting.floor, setting.rounds, setting.wanted, serial) for serial in numbers]
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Within it, what is a function of its arguments is computed once: digests of charters, keys, valid signatures.
+
+    Thousands of schedules check the same few signatures again and again.
+    """
+    digests: dict[int, tuple[Charter, bytes]] = {}
+    computed: Any = Charter.digest
+    checked: Any = ledgers._check_signed
+    valid: set[tuple[bytes, bytes, bytes]] = set()
+
+    def digest(charter: Charter) -> bytes:
+        if id(charter) not in digests:
+            digests[id(charter)] = charter, computed.fget(charter)
+        return digests[id(charter)][1]
+
+    def is_signed(record: ledgers.Record, *, signer: bytes) -> None:
+        found = record.signature, to_be_signed(record), signer
+        if found not in valid:
+            checked(record, signer=signer)
+            valid.add(found)
+
+    verify = functools.lru_cache(1 << 12)(signing.verify)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Charter, "digest", property(digest))
+        patch.setattr(ledgers, "_check_signed", is_signed)
+        patch.setattr(charters, "key_of", functools.cache(charters.key_of))
+        patch.setattr(charters, "fingerprint_of", functools.cache(charters.fingerprint_of))
+        patch.setattr(
+            signing,
+            "verify",
+            lambda signature, *, message, public_key: verify(signature, message=message, public_key=public_key),
+        )
+        yield
