@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.aggregator import job as jobs
 from cloister.aggregator.arriving import Body
-from cloister.aggregator.course import Self
 from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
 from cloister.aggregator.job import Constant, Job, Part
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.mean import Contribution as Contributed
 from cloister.aggregator.mean import mean
+from cloister.aggregator.own import Self
 from cloister.aggregator.records import cohort_to_be_signed, commitment
 from cloister.aggregator.rounds import Rounds
 from cloister.aggregator.updates import State, apply_to_parameters

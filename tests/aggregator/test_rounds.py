@@ -370,6 +370,39 @@ def test_signatures_that_do_not_come() -> None:
     assert "in time" in study.instance.heard[key_of("alice")][-1].message.text
 
 
+def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
+    """They would sign no other cohort on that model: the two would tell of the one owner in whom they differ."""
+    study = Study(job={"rounds": 2})
+    study.owners["bob"].spoil = silent_on(w.Signature)
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    study.join("chuck")
+    study.settle()
+    study.instance.tick()  # alice has signed, and bob has not in time
+    study.owners["bob"].spoil = lambda message, body: [(message, body)]
+    study.instance.tick()
+    study.settle()
+    check(study, ("alice", "bob"), ("alice", "bob", "chuck"))
+    assert numbers(study) == [2, 3]
+    assert "makes up for" in told(study, "chuck", w.Refused)[0].text
+
+
+def test_what_is_declined_is_not_made_up_for() -> None:
+    """A member that declines may have signed another cohort, at another instance: then that one is to be found."""
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [
+        (w.Declined(message.round, "no"), b"") if isinstance(message, w.Signature) else (message, body)
+    ]
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    study.owners["bob"].spoil = lambda message, body: [(message, body)]
+    study.join("chuck")
+    study.settle()
+    check(study, ("alice", "bob", "chuck"))
+
+
 def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
     study = Study(agree(owners=FOUR), job={"rounds": 1})
     for name in ("chuck", "dave"):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from cloister.aggregator import records
 from cloister.aggregator.arriving import Body, Forgotten, Update, views
@@ -15,38 +12,20 @@ from cloister.aggregator.collecting import Collection
 from cloister.aggregator.guests import Guest, Guests
 from cloister.aggregator.job import round_digest
 from cloister.aggregator.ledger import quorum
-from cloister.aggregator.records import Cohort, InstanceRecord
+from cloister.aggregator.making_up import MakingUp
+from cloister.aggregator.own import Self, begin
+from cloister.aggregator.records import Cohort
 from cloister.aggregator.releasing import Outcome, Signing, compute, shares_of
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
-from cloister.wire.messages import Proof
-from cloister.wire.rounds import Contribution, Declined, Over, Propose, Ready, Send, Sign, Signature, Work
+from cloister.wire.rounds import Contribution, Declined, Over, Propose, Ready, Refused, Send, Sign, Signature, Work
 
 SIGN_S: Final = 30.0
 """How long members may take to sign."""
-UPLOAD_S: Final = 10.0
 PAUSE_S: Final = (1.0, 60.0)
 """After a round that came to nothing, with the same owners there: the first pause, doubled up to the last."""
-
-
-class Self(NamedTuple):
-    """What an instance can do that nobody else can.
-
-    ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
-    nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
-    since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
-    ``upload_s``: how long any upload may take, beside 1 s for each MiB.
-    """
-
-    signer: bytes
-    sign: Callable[[bytes], bytes]
-    prove: Callable[[bytes], Proof]
-    salt: Callable[[], bytes]
-    time: Callable[[], int]
-    collateral: bytes | None = None
-    upload_s: float = UPLOAD_S
 
 
 @dataclass
@@ -79,6 +58,7 @@ class Course:
         self._guests = guests
         self._chains = chains
         self._phase: Training | _Collecting | _Signing | None = None
+        self._making_up = MakingUp(charter.limits.floor)
 
         self._failed: frozenset[str] = frozenset()
         self._again: float | None = 0.0
@@ -142,7 +122,10 @@ class Course:
         if message.round != self._number:
             raise RoundError(f"round {message.round} is not under way")
         self._guests.note(f"{guest.name} declines round {message.round}")
-        self.leave_out(guest)
+        if isinstance(self._phase, _Signing):
+            self._phase.signing.decline(guest.key)
+        else:
+            self.leave_out(guest)
 
     def sign(self, guest: Guest, message: Signature) -> None:
         """An owner has signed the cohort. Raises ``RoundError``: the signature does not count."""
@@ -196,7 +179,10 @@ class Course:
 
     def void(self, why: str, *, hopeless: bool = False) -> None:
         """Ends the round that is under way, if there is one. ``hopeless``: the same owners would end it again."""
-        number, self._phase = self._number, None
+        number = self._number
+        if isinstance(self._phase, _Signing) and self._chains.newest is not None:
+            self._making_up.failed(self._phase.signing, model=self._chains.newest.digest)
+        self._phase = None
         if number:
             self._guests.tell_all(Over(round=number, text=why))
             self._guests.note(f"round {number} is void: {why}")
@@ -276,25 +262,20 @@ class Course:
         ledger, own = self._chains.ledger, self._own
         if ledger.signer == own.signer:
             return
-        proof = own.prove(records.nonce_of(ledger.head))
-        record = InstanceRecord(
-            charter=self._charter.digest,
-            sequence=ledger.sequence + 1,
-            previous=ledger.head,
-            transcript=proof.transcript,
-            evidence=proof.evidence,
-            collateral=own.collateral,
-            time=own.time(),
-            signature=b"",
-        )
-        signature = own.sign(records.to_be_signed(record))
-        ledger.append(records.encode(msgspec.structs.replace(record, signature=signature)))
+        ledger.append(begin(ledger, own=own))
         for guest in self._guests.present():
             self._chains.bring(guest)
 
     def _collect(self, training: Training) -> None:
-        if self.run is None:
+        before = self._chains.newest
+        if self.run is None or before is None:
             return
+        ready = {each.member.key for each in training.answers.values()}
+        late = self._making_up.left_out(ready, model=before.digest)
+        for guest in [each for each in self._guests.owners() if each.key in late]:
+            training.leave_out(guest.name)
+            text = "it makes up for one that some owners have signed, and is of the same owners; the next is for all"
+            self._guests.tell(guest, Refused(round=training.number, text=text))
         try:
             collection = Collection(training.answers, limits=self._limits, layout=self.run.layout)
         except RoundError as fault:

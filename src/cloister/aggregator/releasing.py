@@ -67,21 +67,28 @@ class Signing:
         self.number = number
         self.cohort = cohort
         self.until = until
-        self._members = frozenset(members)
+        self.members = frozenset(members)
+        self.refused = False
+        """Whether one of the members will not sign."""
         self._pending = set(asked)
         self._quorum = quorum
         self._signatures: dict[str, MemberSignature] = {}
 
     @property
+    def begun(self) -> bool:
+        """Whether anybody has signed."""
+        return bool(self._signatures)
+
+    @property
     def complete(self) -> bool:
         """Whether the round may be released."""
-        return self._members <= self._signatures.keys() and len(self._signatures) >= self._quorum
+        return self.members <= self._signatures.keys() and len(self._signatures) >= self._quorum
 
     @property
     def hopeless(self) -> bool:
         """Whether it never may, whatever those say who have not answered."""
         possible = self._signatures.keys() | self._pending
-        return not self._members <= possible or len(possible) < self._quorum
+        return not self.members <= possible or len(possible) < self._quorum
 
     def take(self, member: str, message: Signature) -> None:
         """Takes a member's signature.
@@ -103,8 +110,13 @@ class Signing:
         self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
 
     def lose(self, member: str) -> None:
-        """The member has declined, or left: what it signed before stands."""
+        """The member has left: what it signed before stands."""
         self._pending.discard(member)
+
+    def decline(self, member: str) -> None:
+        """The member will not sign."""
+        self.refused |= member in self._pending & self.members
+        self.lose(member)
 
     def record(self, outcome: Outcome, *, time: int, sign: Callable[[bytes], bytes]) -> bytes:
         """The record that releases the round. ``time``: milliseconds since 1970-01-01 UTC."""

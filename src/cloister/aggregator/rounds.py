@@ -11,10 +11,11 @@ from typing import Final
 
 from cloister.aggregator.arriving import Body, HandedOver, Submission
 from cloister.aggregator.chains import Chains, Held
-from cloister.aggregator.course import Course, Self
+from cloister.aggregator.course import Course
 from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
 from cloister.aggregator.guests import Guest, Guests
 from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.own import Self
 from cloister.aggregator.runs import Run
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError, RoundError

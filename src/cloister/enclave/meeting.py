@@ -11,8 +11,8 @@ from time import monotonic, time_ns
 from typing import Final, NamedTuple
 
 from cloister.aggregator.arriving import Body
-from cloister.aggregator.course import Self
 from cloister.aggregator.events import Drop, Event, Joined, Left, Note, Said, Tell, Tick
+from cloister.aggregator.own import Self
 from cloister.aggregator.rounds import Rounds
 from cloister.charter import Charter
 from cloister.net.proving import Instance

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from cloister.aggregator.course import UPLOAD_S
+from cloister.aggregator.own import UPLOAD_S
 from cloister.charter.charter import Charter
 from cloister.enclave.attending import Attendance
 from cloister.enclave.meeting import Meeting

@@ -1,0 +1,49 @@
+"""What an instance can do that nobody else can, and the record that it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from cloister.aggregator import records
+from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.records import InstanceRecord
+from cloister.wire.messages import Proof
+
+UPLOAD_S: Final = 10.0
+
+
+class Self(NamedTuple):
+    """What an instance can do that nobody else can.
+
+    ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
+    nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
+    since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
+    ``upload_s``: how long any upload may take, beside 1 s for each MiB.
+    """
+
+    signer: bytes
+    sign: Callable[[bytes], bytes]
+    prove: Callable[[bytes], Proof]
+    salt: Callable[[], bytes]
+    time: Callable[[], int]
+    collateral: bytes | None = None
+    upload_s: float = UPLOAD_S
+
+
+def begin(ledger: Ledger, *, own: Self) -> bytes:
+    """An instance's record, the next one of this ledger."""
+    proof = own.prove(records.nonce_of(ledger.head))
+    record = InstanceRecord(
+        charter=ledger.charter.digest,
+        sequence=ledger.sequence + 1,
+        previous=ledger.head,
+        transcript=proof.transcript,
+        evidence=proof.evidence,
+        collateral=own.collateral,
+        time=own.time(),
+        signature=b"",
+    )
+    return records.encode(msgspec.structs.replace(record, signature=own.sign(records.to_be_signed(record))))
