@@ -160,13 +160,20 @@ def serving(service: Service) -> Iterator[str]:
     before = set(threading.enumerate())
     thread = threading.Thread(target=service.serve)
     thread.start()
+    # Whoever looks at the threads there are, before and after something, finds all of this service's from now on.
+    accepting = wait_until(lambda: any(each.name == "cloister accepts" for each in _begun(before)), within_s=SOON)
     try:
+        assert accepting, threading.enumerate()
         yield str(service.address)
     finally:
         service.stop()
         thread.join(SOON)
     assert not thread.is_alive()
     assert wait_until(lambda: set(threading.enumerate()) <= before, within_s=SOON), threading.enumerate()
+
+
+def _begun(before: set[threading.Thread]) -> set[threading.Thread]:
+    return set(threading.enumerate()) - before
 
 
 Handle = Callable[[Connection], None]
