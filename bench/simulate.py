@@ -1,13 +1,18 @@
-"""Simulated runs against the same training in a plain loop, and how many owners of a tiny model train in a second."""
+"""Simulated runs against the same training in a plain loop; how many owners of a tiny model train in a second, and what
+memory they take."""
 
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +22,9 @@ from cloister.study.history import Round
 from cloister.testing.models import SAMPLES
 
 ROUNDS, BATCH = 10, 32
-TINY = 500
+TINY = {"replayed": (500, 2), "vectorised": (10_000, 5)}
+"""Owners and rounds."""
+CROWDS = (100, 1_000, 10_000)
 
 
 @cloister.plan
@@ -50,12 +57,13 @@ def plain(start: nn.Module, owners: dict[str, tuple[Tensor, Tensor]]) -> nn.Modu
 
 
 def run(console: Console, folder: Path) -> None:
-    """(l) and (m)."""
+    """(l) to (n)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         _convolutions(console)
         _owners(console)
+        _memory(console)
     finally:
         torch.set_num_threads(threads)
 
@@ -77,16 +85,65 @@ def _convolutions(console: Console) -> None:
     show(console, title, timings, against="plain loop", aims={"simulate": "1.05x"}, unit="s")
 
 
-def _owners(console: Console) -> None:
-    sample = SAMPLES["mlp"]
-    owners = {str(at): sample.batch(20) for at in range(TINY)}
+def crowd(count: int, *, rounds: int, vectorise: bool) -> None:
+    """Linear(20, 5), one step on 20 samples for each owner and round; all owners' rows are views of one tensor."""
+    x, y = torch.randn(count, 20, 20), torch.randint(5, (count, 20))
+    owners = {str(at): rows for at, rows in enumerate(zip(x, y, strict=True))}
     model = nn.Linear(20, 5)
-    plan = entropy.capture(model, example=sample.batch(4))
-    rates = []
-    for _ in range(3):
-        started = perf_counter()
-        cloister.simulate(
-            model, plan, owners=owners, optimizer=cloister.SGD(lr=0.1), batch_size=20, rounds=2, on_round=quiet
+    plan = entropy.capture(model, example=(x[0], y[0]))
+
+    def run(names: Iterable[str], rounds: int) -> bool:
+        some = {name: owners[name] for name in names}
+        optimizer = cloister.SGD(lr=0.1)
+        done = cloister.simulate(
+            model,
+            plan,
+            owners=some,
+            optimizer=optimizer,
+            batch_size=20,
+            rounds=rounds,
+            vectorise=vectorise,
+            on_round=quiet,
         )
-        rates.append(2 * TINY / (perf_counter() - started))
-    console.print(f"(m) owners per second, each one step of Linear(20, 5) on 20 samples: {sorted(rates)[1]:,.0f}\n")
+        return done.vectorised
+
+    before = _peak()
+    run(list(owners)[:10], 1)  # what PyTorch imports and prepares when it is first needed
+    started = perf_counter()
+    vectorised = run(owners, rounds)
+    seconds = perf_counter() - started
+    assert vectorised is vectorise
+    print(count * rounds / seconds, before, _peak())
+
+
+def _peak() -> float:
+    """The most memory that this process has held, in MiB. What getrusage says counts the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def _crowd(count: int, *, rounds: int, vectorise: bool) -> tuple[float, float, float]:
+    """Owners per second, and the peak of memory before and after, of ``crowd`` in a process of its own."""
+    script = f"from bench.simulate import crowd, torch; torch.set_num_threads(1); crowd({count}, rounds={rounds}, "
+    command = [sys.executable, "-c", f"{script}vectorise={vectorise})"]
+    rate, before, after = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    return float(rate), float(before), float(after)
+
+
+def _owners(console: Console) -> None:
+    for name, (count, rounds) in TINY.items():
+        rates = [_crowd(count, rounds=rounds, vectorise=name == "vectorised")[0] for _ in range(5)]
+        spread = f"{sorted(rates)[2]:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        console.print(f"(m) owners per second, {name}, each one step of Linear(20, 5) on 20 samples: {spread}")
+    console.print()
+
+
+def _memory(console: Console) -> None:
+    table = Table(title="(n) peak memory, MiB: with the owners' data, and what simulate adds", title_justify="left")
+    for column in ("owners", "", "before", "added"):
+        table.add_column(column, justify="right")
+    for name in TINY:
+        for count in CROWDS:
+            _, before, after = _crowd(count, rounds=1, vectorise=name == "vectorised")
+            table.add_row(f"{count:,}", name, f"{before:,.0f}", f"{after - before:,.1f}")
+    console.print(table)

@@ -1,10 +1,13 @@
 """What the pages say is so: their Python runs, their commands exist, their links lead somewhere.
 
 A block that cannot run here is marked by a comment on the line before it: <!-- not run: the reason -->
+What the Python of a page prints may be shown in a block marked as output, where a line of three dots stands for lines
+that are left out. An SVG that a page shows is one that its Python draws.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -21,6 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^(?P<fence>```+)(?P<language>\w*).*$")
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")  # the text before it may have begun on the line above
+PICTURE = re.compile(r"!\[[^\]]*\]\((?P<file>[^)]+\.svg)\)")
 HEADING = re.compile(r"^#+ (?P<title>.+?)\s*$")
 
 
@@ -86,14 +91,36 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def printed(blocks: list[Block]) -> Iterator[str]:
+    """Each piece of output that the page shows without a gap."""
+    for block in blocks:
+        if block.language == "output":
+            yield from "\n".join(block.lines).split("\n...\n")
+
+
+def curves(picture: Path) -> list[list[float]]:
+    """The lines that a plot draws inside its axes, each as x, y, x, y ... on a paper of about 460 by 350."""
+    drawing = ElementTree.parse(picture)  # noqa: S314  our own
+    paths = drawing.iter("{http://www.w3.org/2000/svg}path")
+    inside = [each.attrib["d"] for each in paths if "clip-path" in each.attrib]
+    return [[float(number) for number in re.findall(r"[\d.]+", line)] for line in inside]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if program(split(page)[0])], ids=name)
 def test_python_runs(page, tmp_path):
     script = tmp_path / f"{page.stem}.py"
     script.write_text(program(split(page)[0]), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", script.name], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small models are slow on many, where others compute as well
+    command = [sys.executable, "-W", "error", script.name]
+    done = subprocess.run(command, cwd=tmp_path, env=one_thread, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{page}:\n{done.stdout}{done.stderr}"
+    missing = [piece for piece in printed(split(page)[0]) if piece not in done.stdout]
+    assert not missing, f"{page} shows what is not printed:\n" + "\n...\n".join(missing)
+    for file in PICTURE.findall(page.read_text(encoding="utf-8")):
+        shown, drawn = curves(page.parent / file), curves(tmp_path / file)
+        # Sums come out differently in their last bits from one processor to another, and a run carries that on.
+        assert shown == [pytest.approx(line, abs=20) for line in drawn], f"cp {tmp_path / file} {page.parent / file}"
+        assert shown, f"{page.parent / file} shows no curves"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(split(page)[0]))], ids=name)

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
     "study": "errors wire attest charter tensor worker aggregator net",
     "enclave": "errors wire attest charter aggregator net",
-    "node": "errors tables wire attest charter tensor worker net",
+    "node": "errors tables wire attest charter tensor worker aggregator net",
     "engines": "errors wire attest charter tensor worker aggregator net study node",
     # for people who build on cloister, and for people at a terminal
     "testing": "errors tables wire attest charter tensor worker aggregator net study enclave node",
@@ -46,7 +46,7 @@ MAY_IMPORT = {
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
-NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow")
+NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow", "matplotlib", "tensorboard")
 BASE = (
     "__init__",
     "__main__",
@@ -64,6 +64,7 @@ BASE = (
 NEEDS_TORCH = {
     "net.client": "hands out pointers",
     "node.executor": "the process of one session, where its tensors live",
+    "node.trainee": "trains on an owner's data sets, in a process of its own",
     "node.shelf": "loads an owner's data sets, inside that process",
 }
 
@@ -85,6 +86,12 @@ UNTOUCHED = {
     "attest": EVERYTHING,
     "charter": EVERYTHING,
     "aggregator.rounds": EVERYTHING,
+    "node.member": EVERYTHING,
+    "aggregator.job": EVERYTHING,
+    "aggregator.records": EVERYTHING,
+    "aggregator.ledger": EVERYTHING,
+    "aggregator.lines": EVERYTHING,
+    "aggregator.audit": EVERYTHING,
     "aggregator.mean": EVERYTHING,
     "aggregator.updates": EVERYTHING,
     "aggregator.vectors": EVERYTHING,

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from cloister.net.client import RemoteWorker, connect
     from cloister.net.demands import Demands, read_charter
     from cloister.net.identity import Identity
+    from cloister.study.jobs import model_digest
     from cloister.study.simulate import simulate
+    from cloister.study.study import Study
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
     from cloister.worker.optimizers import SGD, Adam, AdamW
@@ -59,12 +61,14 @@ __all__ = [
     "Plan",
     "PointerTensor",
     "RemoteWorker",
+    "Study",
     "TorchHook",
     "VirtualWorker",
     "__version__",
     "connect",
     "errors",
     "examine",
+    "model_digest",
     "plan",
     "read_charter",
     "simulate",
@@ -85,10 +89,12 @@ _HOME = {
     "PointerTensor": "cloister.tensor.pointer",
     "RemoteWorker": "cloister.net.client",
     "SGD": "cloister.worker.optimizers",
+    "Study": "cloister.study.study",
     "TorchHook": "cloister.tensor.hook",
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
     "examine": "cloister.net.attested",
+    "model_digest": "cloister.study.jobs",
     "plan": "cloister.worker.plans",
     "read_charter": "cloister.net.demands",
     "simulate": "cloister.study.simulate",

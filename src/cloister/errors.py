@@ -34,6 +34,9 @@
     │   ├── InteractiveRefusedError   a registered data set that is closed to interactive use
     │   ├── MoveError                 values could not be pushed to the other worker
     │   ├── TrainingError             local training came to no update that can be used
+    │   ├── RemotePlanError           a plan that it refuses, or cannot run as asked (also a PlanError)
+    │   ├── RemoteDataSetError        columns that cannot be trained on (also a DataSetError)
+    │   ├── RemoteConfigurationError  numbers that cannot be used (also a ConfigurationError)
     │   └── WorkerCrashedError        the session's process died (a native crash, or it was killed)
     ├── AggregationError              contributions that cannot be added up, or a model they cannot be added to
     ├── StudyError                    a study that cannot begin or go on
@@ -260,6 +263,24 @@ class TrainingError(WorkerError):
     """Local training came to no update that can be used."""
 
     code = "training"
+
+
+class RemotePlanError(WorkerError, PlanError):
+    """The worker refused the plan, or could not run it as asked."""
+
+    code = "plan"
+
+
+class RemoteDataSetError(WorkerError, DataSetError):
+    """The worker cannot train on these columns."""
+
+    code = "data-set"
+
+
+class RemoteConfigurationError(WorkerError, ConfigurationError):
+    """The worker cannot train with these numbers."""
+
+    code = "configuration"
 
 
 class WorkerCrashedError(WorkerError):

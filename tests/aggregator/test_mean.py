@@ -49,8 +49,9 @@ def test_float32_updates_are_added_in_float64() -> None:
     total = Sum(1)
     for value in (1e8, 1.0, -1e8):
         total.add(np.full(1, value, np.float32), weight=1.0)
-    assert total.mean()[0] == pytest.approx(1 / 3)
     assert len(total) == 3
+    assert total.mean()[0] == pytest.approx(1 / 3)
+    assert len(total) == 0
 
 
 def test_a_vector_longer_than_a_block() -> None:
@@ -129,8 +130,45 @@ def test_a_refused_contribution_adds_nothing() -> None:
     for update, weight in ((np.array([1, np.nan]), 1.0), (np.ones(3), 1.0), (np.ones(2), 0.0), (np.ones(2), math.inf)):
         with pytest.raises(AggregationError):
             total.add(update, weight=weight)
-    assert np.array_equal(total.mean(), np.ones(2))
     assert len(total) == 1
+    assert np.array_equal(total.mean(), np.ones(2))
+
+
+def test_many_at_once_are_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32)
+    weights = [1.0, 0.5, 3.0, 1e-3, 2.0, 7.0, 0.1]
+    one, many, narrow = Sum(11), Sum(11), Sum(11)
+    for update, weight in zip(updates, weights, strict=True):
+        one.add(update, weight=weight)
+    many.add_all(updates[:4], weights=weights[:4], what="the first")
+    many.add_all(updates[4:], weights=weights[4:], what="the others")
+    assert len(many) == 7
+    mean = one.mean()
+    np.testing.assert_allclose(many.mean(), mean, rtol=1e-12, atol=1e-15)
+    monkeypatch.setattr("cloister.aggregator.mean.BLOCK", 14)
+    narrow.add_all(updates, weights=weights, what="all")
+    np.testing.assert_allclose(narrow.mean(), mean, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("updates", "weights", "text"),
+    [
+        (np.ones((2, 3)), [1.0], "for 1 weights"),
+        (np.ones((2, 4)), [1.0, 1.0], "the shape"),
+        (np.ones(3), [1.0], "the shape"),
+        (np.ones((2, 3)), [1.0, 0.0], "no positive number"),
+        (np.ones((2, 3)), [1.0, math.nan], "no positive number"),
+        (np.array([[1.0, 2.0, math.nan], [1.0, 2.0, 3.0]]), [1.0, 1.0], "not finite"),
+        (np.array([[1.0, 2.0, math.inf], [1.0, 2.0, -math.inf]]), [1.0, 1.0], "not finite"),
+    ],
+)
+def test_many_that_cannot_be_added_add_nothing(updates: Any, weights: list[float], text: str) -> None:
+    total = Sum(3)
+    with pytest.raises(AggregationError, match=text):
+        total.add_all(updates, weights=weights, what="they")
+    assert len(total) == 0
+    total.add(np.ones(3), weight=2.0)
+    assert total.mean().tolist() == [1.0] * 3
 
 
 def test_an_empty_sum_and_one_that_overflows_have_no_mean() -> None:

@@ -48,6 +48,20 @@ ATTESTER = SimulatedAttester(measurement=MEASUREMENT, platform=b"\x77" * 32)
 NONCE = bytes(range(32))
 
 
+class Claiming(Instance):
+    """A run of the study's software that tells of the ``ledger`` that a test says, if it says one."""
+
+    def __init__(self, *, ledger: Callable[[], tuple[bytes, int]] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._said = ledger
+        if ledger is not None:
+            super().follow(ledger)
+
+    def follow(self, ledger: Callable[[], tuple[bytes, int]]) -> None:
+        if self._said is None:
+            super().follow(ledger)
+
+
 class Study:
     """Two owners, a researcher, a stranger, and the charter of the first three."""
 
@@ -80,13 +94,13 @@ class Study:
     def instance(self, **options: Any) -> Instance:
         """A run of the study's software."""
         options = {"charter": self.charter.digest, "name": ADDRESS, "attester": ATTESTER, **options}
-        return Instance(**{"role": "aggregator", **options})
+        return Claiming(**{"role": "aggregator", **options})
 
     @contextmanager
     def aggregator(self, instance: Instance | None = None, *, port: int = 0) -> Iterator[Running]:
         """The study's aggregator, in a thread."""
         own = instance or self.instance()
-        with serving(Aggregator(own, listen=Address("127.0.0.1", port), members=self.known)) as at:
+        with serving(Aggregator(own, charter=self.charter, listen=Address("127.0.0.1", port))) as at:
             yield Running(own, at)
 
     @contextmanager

@@ -81,7 +81,8 @@ def proved(client: Connection, *, nonce: bytes = NONCE) -> Transcript:
 
 
 def test_an_instance_says_what_it_is_in_every_field() -> None:
-    own = instance(role="node", configuration=b"\x0f" * 32, ledger=lambda: (b"\x1e" * 32, 4))
+    own = instance(role="node", configuration=b"\x0f" * 32)
+    own.follow(lambda: (b"\x1e" * 32, 4))
     told = own.transcript(NONCE, client=b"\xc1" * 32)
     assert (told.role, told.tee, told.nonce, told.charter, told.name) == ("node", "simulated", NONCE, CHARTER, ADDRESS)
     assert (told.client, told.configuration) == (b"\xc1" * 32, b"\x0f" * 32)

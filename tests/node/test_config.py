@@ -181,7 +181,8 @@ def test_the_template_is_a_configuration_and_names_every_default() -> None:
     assert {line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]} == {
         "researchers[0].fingerprint",
         "workers[0].fingerprint",
-        "data_sets[1].key_from",
+        "data_sets[2].key_from",
+        "data_sets",  # a node in a TEE takes part in no study
         "identity",
     }
 

@@ -14,12 +14,12 @@ import torch
 
 from cloister.errors import MoveError, UnreachableError
 from cloister.net.connection import Connection, Frame
+from cloister.net.waiting import Bell
 from cloister.node import rendezvous
 from cloister.node.executor import Courier
 from cloister.node.link import Link, pair
 from cloister.node.moves import Mover, receive_push
 from cloister.node.rendezvous import Arrival, Rendezvous
-from cloister.node.waiting import Bell
 from cloister.wire import messages as m
 from cloister.wire.frames import Kind
 from cloister.worker.values import spec_of

@@ -13,9 +13,9 @@ import pytest
 from cloister.errors import ConnectionLostError
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance, Prover
+from cloister.net.waiting import Bell
 from cloister.node.link import Link, pair
 from cloister.node.sessions import Relay
-from cloister.node.waiting import Bell
 from cloister.wire import messages as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec

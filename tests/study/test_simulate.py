@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.errors import ConfigurationError, DataSetError, MissingDependencyError, TrainingError
-from cloister.study.history import History, Round
-from cloister.study.simulate import Run, seed_of
+from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
+from cloister.study.history import Round
+from cloister.study.rounds import seed_of
+from cloister.study.simulate import Run
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import order
 from cloister.worker.data.rows import Arrays
@@ -260,6 +260,8 @@ def test_a_misfit_is_found_before_the_first_step() -> None:
     data["bob"] = (np.zeros((3, 6)), np.zeros(3))
     with pytest.raises(DataSetError, match=r"owner 'bob'.*as_tensor"):
         ran(owners=data)
+    with pytest.raises(PlanError, match=r"owner 'bob': 17 rows in batches of 8 leave one row.*BatchNorm"):
+        ran(owners=owners({"alice": 16, "bob": 17}), on_round=lambda done: pytest.fail("a round was run"))
 
 
 @pytest.mark.parametrize(
@@ -347,32 +349,6 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     run = ran(model=start, rounds=2, strategy=cloister.FedAvgM())
     assert run.model[2].weight is run.model[0].weight  # type: ignore[index]
     assert not same(run.model, start)
-
-
-class Axes:
-    """What a plot draws on, to see what it draws."""
-
-    def __init__(self) -> None:
-        self.lines: dict[str, Any] = {}
-
-    def plot(self, xs: Any, ys: Any, *, label: str) -> None:
-        self.lines[label] = (xs, ys)
-
-    def set_xlabel(self, text: str) -> None:
-        self.below = text
-
-    def legend(self) -> None:
-        self.explained = True
-
-
-def test_the_history_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = [Round(at, ("a",), 1, {"loss": 1 / at}, {"auc": 0.5} if at == 2 else {}, 0.1) for at in (1, 2)]
-    axes = Axes()
-    assert History(rounds).plot(axes=axes) is axes
-    assert axes.lines == {"loss": ((1, 2), (1.0, 0.5)), "evaluated auc": ((2,), (0.5,))}
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
-        History(rounds).plot()
 
 
 def test_running_variances_stay_what_variances_are() -> None:

@@ -39,7 +39,7 @@ def test_no_tensors_are_a_vector_of_none() -> None:
 
 @pytest.mark.parametrize("dtype", ["int64", "bool", "complex64", "nonsense"])
 def test_what_is_no_float_has_no_place(dtype: str) -> None:
-    with pytest.raises(MessageError, match=r"'a' is .*floating-point"):
+    with pytest.raises(MessageError, match=r"'a' is of .*floating-point"):
         lay_out({"a": TensorSpec(dtype, (2,))})
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.errors import FrameError, LimitError, MessageError, WireError
-from cloister.wire import frames, limits, messages, tensors
+from cloister.wire import fields, frames, limits, messages, optimizers, rounds, tensors
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Batch, Call, Free, Hello, Put, check_body, decode, encode
 from cloister.wire.tensors import ITEM_BYTES, TensorSpec
@@ -51,25 +51,74 @@ COMMANDS = st.one_of(
     st.builds(messages.Push, MANY_IDS, PEERS, DIGESTS, SITES),
     st.builds(messages.Take, MANY_IDS, st.lists(SPECS, max_size=3).map(tuple), PEERS, DIGESTS, SITES),
 )
+SCHEDULES = st.builds(optimizers.StepDecay, SIZES, FLOATS) | st.builds(optimizers.CosineDecay, SIZES, FLOATS)
+SHARED = (FLOATS, FLOATS, st.none() | FLOATS, st.none() | SCHEDULES)
+OPTIMIZERS = st.one_of(
+    st.builds(optimizers.SGD, *SHARED, FLOATS, FLOATS, st.booleans()),
+    *(
+        st.builds(kind, *SHARED, st.tuples(FLOATS, FLOATS), FLOATS, st.booleans())
+        for kind in (optimizers.Adam, optimizers.AdamW)
+    ),
+)
 QUESTIONS = st.one_of(
     st.builds(messages.Fetch, MANY_IDS),
     st.builds(messages.Describe, MANY_IDS),
     st.builds(messages.Search, TAGS, IDS),
     st.builds(messages.Count),
+    st.builds(
+        messages.Train,
+        IDS,
+        MANY_IDS,
+        MANY_IDS,
+        st.lists(IDS, min_size=1, max_size=3).map(tuple),
+        OPTIMIZERS,
+        SIZES,
+        SIZES,
+        st.integers(0, (1 << 64) - 1),
+        FLOATS,
+        st.none() | FLOATS,
+    ),
 )
 ANSWERS = st.one_of(
     st.builds(messages.Values, st.lists(SPECS, max_size=3).map(tuple)),
     st.builds(messages.Described, st.lists(STRIDED, max_size=3).map(tuple)),
     st.builds(messages.Found, st.lists(st.builds(messages.Match, TAGS, STRIDED), max_size=3).map(tuple)),
     st.builds(messages.Counted, SIZES, SIZES),
+    st.builds(messages.Trained, st.dictionaries(NAMES, FLOATS, max_size=3), SIZES),
     st.builds(messages.Done),
 )
 SMALL = st.integers(0, 255)
+WHOLE = st.integers(0, (1 << 53) - 1)
+ROUNDS = st.integers(1, (1 << 53) - 1)
+HEADS = DIGESTS | st.just(b"")
+METRICS = st.dictionaries(NAMES, FLOATS, max_size=3)
+RECORDS = st.lists(st.integers(1, limits.RECORD_BYTES), max_size=3).map(tuple)
+FROM_MEMBERS = st.one_of(
+    st.builds(rounds.Chain, WHOLE, RECORDS, SIZES, WHOLE, st.lists(SIZES, max_size=2).map(tuple)),
+    st.builds(rounds.Join, WHOLE, HEADS, WHOLE, st.booleans()),
+    st.builds(rounds.Ready, ROUNDS, ROUNDS, METRICS, DIGESTS),
+    st.builds(rounds.Contribution, ROUNDS, DIGESTS),
+    st.builds(rounds.Declined, ROUNDS, TEXTS),
+    st.builds(rounds.Signature, ROUNDS, st.binary(max_size=100), st.binary(max_size=100)),
+    st.builds(rounds.Submit, st.integers(1, limits.JOB_BYTES)),
+    st.builds(rounds.Stop),
+)
+FROM_AGGREGATORS = st.one_of(
+    st.builds(rounds.HandOver, WHOLE),
+    st.builds(rounds.Work, DIGESTS),
+    st.builds(rounds.Propose, ROUNDS, DIGESTS, DIGESTS, WHOLE, HEADS, DIGESTS, FLOATS),
+    st.builds(rounds.Send, ROUNDS),
+    st.builds(rounds.Sign, ROUNDS, st.binary(max_size=100)),
+    st.builds(rounds.Over, ROUNDS, TEXTS),
+    st.builds(rounds.Refused, WHOLE, TEXTS),
+    st.builds(rounds.Accepted, DIGESTS, WHOLE),
+    st.builds(rounds.Finished, DIGESTS, WHOLE, TEXTS),
+)
 MESSAGES = {
     Kind.HELLO: st.builds(
         Hello,
         st.lists(SMALL, min_size=1, max_size=16).map(tuple),
-        st.sampled_from(["session", "push"]),
+        st.sampled_from(["session", "push", "study"]),
         NAMES,
         st.none() | DIGESTS,
     ),
@@ -89,6 +138,7 @@ MESSAGES = {
     ),
     Kind.PROOF: st.builds(messages.Proof, st.binary(max_size=100), st.binary(max_size=100)),
     Kind.PROVISION: st.builds(messages.Provision, NAMES, st.binary(max_size=100)),
+    Kind.ROUND: FROM_MEMBERS | FROM_AGGREGATORS,
     Kind.DIAL: st.builds(messages.Dial, PEERS),
     Kind.AWAIT: st.builds(messages.Await, PEERS, DIGESTS),
 }
@@ -241,6 +291,22 @@ AT_THE_LIMIT = {
     "a digest": (Kind.HELLO, lambda over: [[1], "session", "", bytes(32 + over)]),
     "a worker's name": (Kind.WELCOME, lambda over: [1, NAME + "x" * over, 0, 0]),
     "a version chosen": (Kind.WELCOME, lambda over: [255 + over, "", 0, 0]),
+    "a chain's records": (Kind.ROUND, lambda over: ["chain", 0, ITEMS + [1] * over, 0, 0, []]),
+    "a record": (Kind.ROUND, lambda over: ["chain", 0, [limits.RECORD_BYTES + over], 0, 0, []]),
+    "a rule's state": (Kind.ROUND, lambda over: ["chain", 0, [], 1, 0, [1] * (2 + over)]),
+    "a sequence": (Kind.ROUND, lambda over: ["hand-over", (1 << 53) - 1 + over]),
+    "a round": (Kind.ROUND, lambda over: ["send", (1 << 53) - 1 + over]),
+    "a head": (Kind.ROUND, lambda over: ["join", 0, bytes(32 + over), 0, False]),
+    "metrics": (
+        Kind.ROUND,
+        lambda over: ["ready", 1, 1, {str(i): 0.5 for i in range(limits.ROUND_METRICS + over)}, bytes(32)],
+    ),
+    "a metric's name": (Kind.ROUND, lambda over: ["ready", 1, 1, {NAME + "x" * over: 0.5}, bytes(32)]),
+    "why a round is declined": (Kind.ROUND, lambda over: ["declined", 1, TEXT + "x" * over]),
+    "a public key": (Kind.ROUND, lambda over: ["signature", 1, bytes(limits.KEY_BYTES + over), b""]),
+    "a signature": (Kind.ROUND, lambda over: ["signature", 1, b"", bytes(limits.SIGNATURE_BYTES + over)]),
+    "a cohort": (Kind.ROUND, lambda over: ["sign", 1, bytes(limits.ROUND_BODY_BYTES + over)]),
+    "a job": (Kind.ROUND, lambda over: ["submit", limits.JOB_BYTES + over]),
     "memory": (Kind.WELCOME, lambda over: [1, "", limits.SIZE + over, 0]),
 }
 
@@ -268,10 +334,11 @@ def test_a_message_that_is_too_long_to_send():
 
 def test_every_limit_is_used():
     """A limit that nothing looks at would be a promise only."""
-    source = "".join(inspect.getsource(module) for module in (messages, frames, tensors))
+    source = "".join(inspect.getsource(module) for module in (messages, fields, frames, rounds, tensors))
     unused = [name for name in vars(limits) if name.isupper() and name not in source]
-    # How much is moved at once, and how long what is sealed may be, which its sealed form bounds here.
-    assert unused == ["CHUNK_BYTES", "SECRET_BYTES"]
+    # How much is moved at once; how long what is sealed may be, which its sealed form bounds here; and how much of a
+    # ledger travels at once, which the aggregator looks at.
+    assert unused == ["CHUNK_BYTES", "SECRET_BYTES", "CHAIN_BYTES"]
 
 
 # Bodies

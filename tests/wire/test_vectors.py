@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cloister import errors
-from cloister.wire import messages
+from cloister.wire import messages, optimizers, rounds
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import check_body, decode, encode
 from tests.vectors.wire import make
@@ -59,6 +59,7 @@ def test_bad_frames(vector):
 def test_every_kind_and_every_tag_has_a_vector():
     assert {vector["kind"] for vector in VECTORS["good"]} == set(Kind)
     seen = json.dumps([vector["message"] for vector in VECTORS["good"]])
-    structs = [it for it in vars(messages).values() if isinstance(it, type) and issubclass(it, msgspec.Struct)]
+    named = {**vars(messages), **vars(rounds), **vars(optimizers)}.values()
+    structs = [it for it in named if isinstance(it, type) and issubclass(it, msgspec.Struct)]
     tags = [struct.__struct_config__.tag for struct in structs]
     assert all(f'"{tag}"' in seen for tag in tags if tag)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import nn
 
 import cloister
 from cloister.errors import ConfigurationError
-from cloister.worker.optimizers import CosineDecay, Optimizer, StepDecay
+from cloister.wire import optimizers as wire
+from cloister.worker.optimizers import CosineDecay, Optimizer, StepDecay, read
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_half_a_cosine() -> None:
     [
         lambda: cloister.SGD(lr=-1.0),
         lambda: cloister.SGD(lr=float("nan")),
+        lambda: cloister.SGD(lr=10**400),
         lambda: cloister.SGD(lr="0.1"),  # type: ignore[arg-type]
         lambda: cloister.SGD(lr=True),
         lambda: cloister.SGD(lr=0.1, nesterov=True),
@@ -84,3 +87,36 @@ def test_half_a_cosine() -> None:
 def test_numbers_that_cannot_be_meant_are_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(ConfigurationError):
         wrong()
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        cloister.SGD(lr=1, momentum=0.9, nesterov=True, clip_norm=2, schedule=StepDecay(every=3, factor=0.5)),
+        cloister.Adam(amsgrad=True, schedule=CosineDecay(steps=10, lowest=0.01)),
+        cloister.AdamW(lr=0.2, betas=(0.5, 0.75), eps=1e-4, weight_decay=0.0),
+    ],
+)
+def test_one_that_travels_is_the_same_afterwards(declared: Optimizer) -> None:
+    data = msgspec.msgpack.encode(declared.spelt())
+    again = read(msgspec.msgpack.decode(data, type=wire.Optimizer))
+    assert again == declared
+    assert type(again) is type(declared)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        cloister.SGD(lr=0.1),
+        cloister.SGD(lr=0.1, momentum=0.5),
+        cloister.Adam(),
+        cloister.Adam(amsgrad=True),
+        cloister.AdamW(),
+    ],
+)
+def test_it_keeps_as_many_tensors_as_it_says(optimizer: Optimizer) -> None:
+    weight = nn.Parameter(torch.zeros(7))
+    update = optimizer.over({"w": weight})
+    update.step({"w": torch.ones(7)})
+    kept = [each for each in update.optimizer.state[weight].values() if torch.is_tensor(each) and each.numel() == 7]
+    assert len(kept) == optimizer.tensors_kept

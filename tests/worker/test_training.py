@@ -219,6 +219,48 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str)
         trained(model, data, **options)
 
 
+def test_a_last_batch_of_one_row_is_refused_where_batchnorm_is_trained() -> None:
+    """Before the first step, where PyTorch would find out at the end of the first epoch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    seen: list[int] = []
+
+    class Watched(Arrays):
+        def epoch(self, *args: Any, **options: Any) -> Any:
+            seen.append(1)
+            return super().epoch(*args, **options)
+
+    watched = Watched({"x": torch.randn(13, 4), "y": torch.randint(3, (13,))})
+    plan = loss.capture(model, example=(torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)))
+    named: Any = {"parameters": dict(model.named_parameters()), "buffers": dict(model.named_buffers())}
+    given: Any = {"optimizer": OPTIMIZERS["sgd"], "local_epochs": 1, "seed": 0, **named}
+    with pytest.raises(PlanError, match=r"13 rows in batches of 6 leave one row.*another batch size.*BatchNorm"):
+        train(plan, watched, batch_size=6, **given)
+    assert not seen
+    assert train(plan, watched, batch_size=5, **given).examples == 13
+    # An image has many places for each channel, and PyTorch takes one alone.
+    model, data = made("resnet")
+    assert len(trained(model, data, batch_size=ROWS - 1, local_epochs=1).losses) == 2
+
+
+def test_the_loss_of_every_step_is_kept_in_its_place() -> None:
+    """More steps than are kept as tensors of their own."""
+    rows, weight = 1100, torch.tensor([[2.0]])
+
+    @cloister.plan
+    def product(model: nn.Module, x: Tensor) -> Tensor:
+        return model(x).sum()
+
+    model = nn.Linear(1, 1, bias=False)
+    plan = product.capture(model, example=(torch.zeros(4, 1),))
+    data = Arrays({"x": torch.arange(float(rows)).reshape(-1, 1)})
+    given: Any = {"parameters": {"weight": weight}, "buffers": {}, "optimizer": cloister.SGD(lr=0)}
+    got = train(plan, data, batch_size=1, local_epochs=2, seed=3, **given)
+    expected = [2 * x.item() for step in (0, rows) for (x,) in data.epoch(1, seed=3, step=step)]
+    assert got.losses == tuple(expected)
+    assert got.metrics["loss"] == rows - 1
+
+
 def test_a_training_that_diverges_says_so() -> None:
     model, data = made("mlp")
     with pytest.raises(TrainingError, match="not finite"):

@@ -12,14 +12,14 @@ not depend on who was quicker: ``mean`` adds in the order of the members' names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator.vectors import Vector, blocks, check
+from cloister.aggregator.vectors import BLOCK, Vector, blocks, check
 from cloister.errors import AggregationError
 
 
@@ -56,16 +56,40 @@ class Sum:
                 self._sum[block] += np.multiply(update[block], weight, dtype=np.float64)
         self._weights.append(weight)
 
+    def add_all(self, updates: NDArray[np.floating[Any]], *, weights: Sequence[float], what: str) -> None:
+        """Adds many updates, the rows of ``updates``. They are added up among themselves first, so that the result is
+        that of adding one after the other within rounding, and not to the last bit.
+
+        Raises:
+            AggregationError: as ``add``; nothing is added then.
+        """
+        if updates.ndim != 2 or len(updates) != len(weights) or updates.shape[1] != len(self._sum):
+            raise AggregationError(f"{what} have the shape {updates.shape}, for {len(weights)} weights")
+        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise AggregationError(f"{what} have a weight that is no positive number")
+        column = np.array(weights)[:, None]
+        added = np.empty_like(self._sum)
+        width = max(1, BLOCK // max(1, len(updates)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(added), width):
+                part = slice(start, start + width)
+                added[part] = (updates[:, part] * column).sum(axis=0)
+        check(added, length=len(added), what=what)
+        self._sum += added
+        self._weights += weights
+
     def mean(self) -> NDArray[np.float64]:
-        """The weighted mean of what was added.
+        """The weighted mean of what was added. It takes the sum's place in memory: the sum is empty after it.
 
         Raises:
             AggregationError: nothing was added, or the sum is not finite.
         """
         if not self._weights:
             raise AggregationError("there are no contributions, and so there is no mean of them")
-        mean = self._sum / math.fsum(self._weights)
-        check(mean, length=len(self._sum), what="the mean of the contributions")
+        mean, weights = self._sum, self._weights
+        self._sum, self._weights = np.zeros(len(mean)), []
+        mean /= math.fsum(weights)
+        check(mean, length=len(mean), what="the mean of the contributions")
         return mean
 
 
@@ -122,4 +146,5 @@ def _cap(examples: Mapping[str, int], limit: Fraction) -> dict[str, float]:
         mass -= limit
     scale = mass / left if left else Fraction(0)
     # A fraction is rounded to the nearest float, and the limit is one, so rounding lifts none over it.
-    return {name: capped[name] if name in capped else float(count * scale) for name, count in examples.items()}
+    rounded = {count: float(count * scale) for count in set(examples.values())}
+    return {name: capped[name] if name in capped else rounded[count] for name, count in examples.items()}

@@ -11,13 +11,16 @@ from typing import Annotated, Final
 
 import typer
 
+from cloister.aggregator.records import COLLATERAL_BYTES
 from cloister.attest.attester import find
+from cloister.attest.collateral import parse_bundle
 from cloister.charter import Charter
 from cloister.charter.checking import check_valid, enforceable
 from cloister.cli.signals import end_on_signals
 from cloister.enclave.service import Aggregator
 from cloister.errors import CharterError
 from cloister.net.demands import read_charter
+from cloister.net.files import read_text
 from cloister.net.proving import Instance
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher, session_limits
 from cloister.node.service import Node
@@ -50,6 +53,10 @@ def serve(
     listen: Annotated[
         str | None, typer.Option(help="Where to listen, host:port; by default everywhere, at its address's port.")
     ] = None,
+    collateral: Annotated[
+        Path | None,
+        typer.Option(help="Collateral for this machine, for the ledger: auditors then need no other source."),
+    ] = None,
     memory: Annotated[str, typer.Option(help="What a session may hold, where the charter is interactive.")] = "2 GiB",
 ) -> None:
     """Run the aggregator of a charter until SIGTERM or Ctrl-C. It refuses to start without a TEE."""
@@ -65,7 +72,7 @@ def serve(
     if agreed.interactive:
         service = Node(_configuration(agreed, listen=listening, memory=memory), instance=instance)
     else:
-        service = Aggregator(instance, listen=listening, members=[member.key for member in agreed.members])
+        service = Aggregator(instance, charter=agreed, listen=listening, collateral=_read_collateral(collateral))
     end_on_signals(service.stop)
     service.serve(ready=lambda: typer.echo(f"ready aggregator at {service.address} {service.fingerprint}"))
 
@@ -78,6 +85,14 @@ def _choose(charter: Charter, name: str | None) -> str:
         listed = ", ".join(addresses)
         raise CharterError(f"say which address of the charter this aggregator has, with --name: {listed}")
     return name
+
+
+def _read_collateral(file: Path | None) -> bytes | None:
+    if file is None:
+        return None
+    data = read_text(file, limit=COLLATERAL_BYTES).encode()
+    parse_bundle(data)  # better now than by an auditor
+    return data
 
 
 def _configuration(charter: Charter, *, listen: Address, memory: str) -> NodeConfiguration:

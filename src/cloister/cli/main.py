@@ -104,6 +104,12 @@ def _demo(app: typer.Typer, name: str, about: str) -> None:
     app.command(name, help=about)(demo.demo)
 
 
+def _ledger(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import ledger
+
+    app.add_typer(ledger.app, name=name, help=about)
+
+
 def _provision(app: typer.Typer, name: str, about: str) -> None:
     from cloister.cli import provision
 
@@ -121,6 +127,7 @@ NOUNS: Final = {
     "data": Noun("Seal a data set for a node on someone else's machine.", _data),
     "demo": Noun("Train one model over three hospitals' data, all on this machine.", _demo),
     "key": Noun("Make, show and renew the key that others know you by.", _key),
+    "ledger": Noun("Verify what a study released, from its chain of receipts.", _ledger),
     "node": Noun("Run a worker beside your data.", _node),
     "provision": Noun("Give a node in a TEE a secret, once it has proved itself.", _provision),
     "version": Noun("Say which versions are installed.", _version),

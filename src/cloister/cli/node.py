@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from cloister.charter import Charter
 from cloister.cli.signals import end_on_signals
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.node import config
+from cloister.node.account import Budget, Line, budgets, lines
 from cloister.node.config import NodeConfiguration
+from cloister.node.records import FILE as RECORDS
+from cloister.node.records import Records
 from cloister.node.service import check
 from cloister.node.starting import agreed, node_of
 
@@ -25,7 +32,8 @@ ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="Th
 
 @app.callback()
 def _node() -> None:
-    """Run a node beside the data: `new` writes its configuration, `check` looks it over, `serve` runs it."""
+    """Run a node beside the data: `new` writes its configuration, `check` looks it over, `serve` runs it,
+    `log` shows its part in studies."""
 
 
 @app.command()
@@ -64,9 +72,49 @@ def serve(file: ConfigurationFile) -> None:
     try:
         node = node_of(file)
         end_on_signals(node.stop)
-        node.serve(ready=lambda: typer.echo(f"ready {node.name} at {node.address} {node.fingerprint}"))
+        node.serve(ready=lambda: typer.echo(f"ready {node.name} at {node.address or '-'} {node.fingerprint}"))
     except CloisterError as fault:
         raise _stop(str(fault)) from None
+
+
+@app.command()
+def log(
+    file: ConfigurationFile, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
+) -> None:
+    """Show what the node did in studies: each round, and what is left of each data set's budget.
+
+    The node may be running meanwhile.
+    """
+    try:
+        configuration = config.read(file)
+        charter, use = agreed(configuration, remember=False), configuration.charter
+        if charter is None or use is None:
+            raise ConfigurationError(f"{file} names no charter, and without one a node takes part in no study")
+        if use.state is None or not (use.state / RECORDS).exists():
+            raise ConfigurationError(f"{file}: there are no records yet; this node has taken part in no study")
+        with closing(Records(use.state, read_only=True)) as records:
+            rounds = lines(records)
+            names = [data.name for data in configuration.study_data]
+            left = budgets(records, names=names, charter=charter, floors=use.floors)
+    except CloisterError as fault:
+        raise _stop(str(fault)) from None
+    if as_json:
+        found = {"rounds": [line._asdict() for line in rounds], "budgets": [each._asdict() for each in left]}
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print(rounds, left)
+
+
+def _print(rounds: Sequence[Line], left: Sequence[Budget]) -> None:
+    table = Table("round", "charter", "data set", "contributed", "signed as", "released")
+    for line in rounds:
+        yes_no = ["yes" if flag else "no" for flag in (line.contributed, line.released)]
+        table.add_row(str(line.round), line.charter[:12], line.data or "-", yes_no[0], line.signed or "-", yes_no[1])
+    budget = Table("data set", "spent", "allowed", "left")
+    for each in left:
+        budget.add_row(each.data, str(each.spent), str(each.most), str(each.left))
+    console = Console()
+    console.print(table, budget, sep="\n", markup=False)
 
 
 def _stop(text: str) -> typer.Exit:
@@ -75,7 +123,7 @@ def _stop(text: str) -> typer.Exit:
 
 
 def _overview(configuration: NodeConfiguration, identity: Identity | None, charter: Charter | None) -> Iterator[str]:
-    yield f"node        {configuration.name} at {configuration.listen}"
+    yield f"node        {configuration.name} at {configuration.listen or 'no address: it dials out'}"
     yield f"key         {'made at each start, in the TEE' if identity is None else identity.fingerprint}"
     if charter is not None:
         yield f"charter     {charter.name} #{charter.serial}, {charter.digest.hex()}"
@@ -86,13 +134,17 @@ def _overview(configuration: NodeConfiguration, identity: Identity | None, chart
     for data_set in configuration.data_sets:
         state = "OPEN to interactive use (unsafe)" if data_set.unsafe_interactive else "closed to interactive use"
         yield f"data set    {' '.join(data_set.tags)}: {data_set.tensor} in {data_set.path}, {state}"
+    for data in configuration.study_data:
+        columns = ", ".join(data.columns)
+        yield f"data set    {' '.join(data.tags)}: {columns} in {data.path}, for studies; no session finds it"
 
 
 TEMPLATE: Final = """\
 # A cloister node. Reference: docs/operations.md. Look it over with: cloister node check node.toml
 
 name = "bob"                  # what callers see
-listen = "0.0.0.0:7443"       # host:port; an IPv6 host in brackets; port 0 takes a free one
+listen = "0.0.0.0:7443"       # host:port; an IPv6 host in brackets; port 0 takes a free one. A node that only takes
+                              # part in studies dials out and needs none: leave it out
 identity = "node.key"         # made by: cloister key new node.key; paths start from this file's folder
 
 [session]                     # what each session may have; these are the defaults
@@ -104,6 +156,11 @@ grace = "10 s"                # to finish what is under way when a caller vanish
 move_wait = "10 min"          # how long values wait for the session that they are moved to
 device = "cpu"                # or "cuda", "cuda:1"
 # threads = 1                 # CPU threads of each session; default: the cores divided by max_sessions
+
+# [training]                  # in studies; these are the defaults
+# memory = "4 GiB"            # for the plan, the model and what is read of the data
+# device = "cpu"              # or "cuda", "cuda:1"
+# threads = 8                 # CPU threads; default: all cores
 
 # Who may open sessions. `cloister key show me.key` prints a fingerprint; have it told to you by its owner.
 # [[researchers]]
@@ -122,6 +179,12 @@ device = "cpu"                # or "cuda", "cuda:1"
 # file = "mri.npz"            # or .safetensors
 # tensor = "x"                # the array in it
 # unsafe_interactive = true   # a researcher whom you trust as yourself may see every row
+
+# What studies train on: columns of an .npz, .npy, .safetensors or .parquet file. No session ever finds it.
+# [[data_sets]]
+# tags = ["#stroke"]
+# file = "stroke.parquet"
+# columns = ["age", "pressure", "outcome"]   # in the order in which the plan takes them
 
 # On somebody else's machine, a data set can be sealed: `cloister data seal` makes such a file.
 # [[data_sets]]

@@ -1,26 +1,35 @@
-"""The aggregator's entry point: it proves to anyone what it runs and under which charter, and lets members in.
+"""The aggregator's entry point: it proves to anyone what it runs and under which charter, and members take part in it.
 
-Of the members' work it does none yet: rounds come with the aggregator proper. Until then whoever has verified it and
-says hello is told so.
+A thread for each connection. Strangers can have it prove itself, and no more; a member says hello after that, and its
+messages go to the state machine of ``cloister.aggregator.rounds``.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
+from cloister.aggregator.course import UPLOAD_S
+from cloister.charter.charter import Charter
+from cloister.enclave.attending import Attendance
+from cloister.enclave.meeting import Meeting
 from cloister.net.connection import Connection
 from cloister.net.greeting import refuse
 from cloister.net.proving import Instance, Prover
 from cloister.net.server import Listener
 from cloister.net.strangers import Strangers
 from cloister.wire.address import Address
+from cloister.wire.frames import VERSION, Kind
+from cloister.wire.limits import NAME_CHARS
+from cloister.wire.messages import Welcome
 
-_CONNECTIONS: Final = 64
+_EACH: Final = 4
+"""Connections that one member may have at once: one takes part, the others verify, or are about to take its place."""
 _CLOSED: Final = (
-    "this aggregator's charter is closed to interactive use (interactive = false), and this version has no rounds yet:"
-    " it can be verified, and that is all"
+    "this aggregator takes members' contributions to studies, and no operations: its charter is closed to interactive"
+    " use (interactive = false)"
 )
 
 
@@ -28,23 +37,36 @@ class Aggregator:
     """An aggregator that listens from the start and serves in ``serve``.
 
     Args:
-        members: the fingerprints of the charter's members, for whom strangers leave room.
+        charter: that the instance is bound to; it has no faults, and this software can enforce it.
+        collateral: encoded, for the record of this instance, so that auditors need no other source; or None.
+        upload_s: how long a member's upload may take, in seconds, beside 1 s for each MiB.
 
     Raises:
         ConfigurationError: its address cannot be bound.
     """
 
-    def __init__(self, instance: Instance, *, listen: Address, members: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        *,
+        charter: Charter,
+        listen: Address,
+        collateral: bytes | None = None,
+        upload_s: float = UPLOAD_S,
+    ) -> None:
         self._instance = instance
-        self._members = frozenset(members)
+        self._members = frozenset(member.key for member in charter.members)
+        self._meeting = Meeting(charter, instance=instance, collateral=collateral, upload_s=upload_s)
         self._strangers = Strangers()
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()
         self._ended = threading.Event()
         self._listener = Listener(
             address=str(listen),
             context=instance.context,
             accepts=lambda _: True,
             handle=self._handle,
-            max_connections=_CONNECTIONS,
+            max_connections=_EACH * len(self._members) + Strangers.most,
         )
 
     @property
@@ -64,20 +86,44 @@ class Aggregator:
 
     def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Serves until ``stop``."""
+        clock = threading.Thread(target=self._meeting.keep_time, name="cloister keeps time", daemon=True)
+        clock.start()
         try:
             ready()
             if not self._ended.is_set():
                 self._listener.serve()
         finally:
             self._listener.close()
+            self._meeting.end()
+            clock.join()
 
     def _handle(self, connection: Connection) -> None:
-        if connection.peer in self._members:
-            self._converse(connection)
-        else:
+        member = connection.peer
+        if member not in self._members:
             self._strangers.serve(connection, self._converse)
+            return
+        with self._lock:
+            self._open[member] += 1
+            many = self._open[member] > _EACH
+        try:
+            if many:
+                refuse(connection, "busy", text="this member has as many connections as one may have")
+            else:
+                self._converse(connection)
+        finally:
+            with self._lock:
+                self._open[member] -= 1
 
     def _converse(self, connection: Connection) -> None:
-        hello = Prover(connection, self._instance).open()
-        if hello is not None:
+        prover = Prover(connection, self._instance)
+        hello = prover.open()
+        if hello is None:
+            return
+        if hello.purpose != "study":
             refuse(connection, "peer", text=_CLOSED)
+        elif connection.peer not in self._members:
+            refuse(connection, "peer", text="only members of its charter take part in a study")
+        else:
+            name = self._instance.name[:NAME_CHARS]
+            connection.send(Kind.WELCOME, Welcome(version=VERSION, name=name, memory_bytes=0, objects=0))
+            Attendance(connection, meeting=self._meeting, prover=prover).serve()

@@ -74,14 +74,23 @@ class Proven:
             Everything else that ``examine`` raises, once there is a connection. That is closed then.
         """
         try:
-            proven = _prove(self.connection, self._demands_again(), name=self.name, client=self.client, wait_s=wait_s)
-            old, new = self.transcript, proven.transcript
-            if replace(old, nonce=new.nonce, ledger_head=new.ledger_head, ledger_sequence=new.ledger_sequence) != new:
-                raise UnacceptableError(["it is not the instance that proved itself on this connection before"])
-            return proven
+            asked = self.challenge()
+            return asked.judge(self.connection.receive(wait_s=wait_s))
         except BaseException:
             self.close()
             raise
+
+    def challenge(self, *, newest: tuple[int, bytes] = (0, b"")) -> Challenged:
+        """Asks it to prove itself anew, where the answer may come among other frames.
+
+        ``newest``: the ledger sequence and head that its ledger must go on from, if that is later than all it proved.
+
+        Raises:
+            ConnectionLostError: the connection ended.
+        """
+        seen = (self.transcript.ledger_sequence, self.transcript.ledger_head)
+        demands = replace(self.demands, newest=max(self.demands.newest, seen, newest))
+        return Challenged(_challenge(self.connection, demands, name=self.name, client=self.client), self.transcript)
 
     def provision(self, name: str, secret: bytes, *, wait_s: float = 10.0) -> None:
         """Gives the instance a secret, sealed to the key that it proved here; nobody between here and it can read it.
@@ -113,9 +122,26 @@ class Proven:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _demands_again(self) -> Demands:
-        seen = (self.transcript.ledger_sequence, self.transcript.ledger_head)
-        return replace(self.demands, newest=max(self.demands.newest, seen))
+
+@dataclass(frozen=True)
+class Challenged:
+    """A challenge that is to be answered by an instance that proved itself on the connection before."""
+
+    asked: _Asked
+    before: Transcript
+
+    def judge(self, frame: Frame) -> Proven:
+        """What the frame that answers it proves.
+
+        Raises:
+            UnacceptableError: it is another instance, or proves something else now.
+            Everything else that ``examine`` raises, once there is a connection.
+        """
+        proven = self.asked.judge(frame)
+        old, new = self.before, proven.transcript
+        if replace(old, nonce=new.nonce, ledger_head=new.ledger_head, ledger_sequence=new.ledger_sequence) != new:
+            raise UnacceptableError(["it is not the instance that proved itself on this connection before"])
+        return proven
 
 
 def examine(
@@ -158,38 +184,56 @@ def examine(
     )
     client = None if own is None else spki_hash(own.fingerprint)
     try:
-        return _prove(connection, demands, name=address, client=client, wait_s=within_s)
+        asked = _challenge(connection, demands, name=address, client=client)
+        return asked.judge(connection.receive(wait_s=within_s))
     except BaseException:
         connection.close()
         raise
 
 
-def _prove(connection: Connection, demands: Demands, *, name: str, client: bytes | None, wait_s: float) -> Proven:
-    asked = monotonic()
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A challenge that is out: what its answer has to be about."""
+
+    connection: Connection
+    demands: Demands
+    name: str
+    client: bytes | None
+    nonce: bytes
+    at: float
+
+    def judge(self, frame: Frame) -> Proven:
+        demands = self.demands
+        proof = _proof(frame)
+        transcript = Transcript.decode(proof.transcript)
+        evidence = evidence_form.decode(proof.evidence)
+        server = spki_hash(self.connection.peer)
+        failures = _mismatches(
+            transcript, evidence, demands, name=self.name, nonce=self.nonce, server=server, client=self.client
+        )
+        now = demands.clock()
+        if not demands.charter.not_before <= now <= demands.charter.not_after:
+            failures.append("the charter is not valid at this time")
+        verified = _judge(transcript, evidence, demands, failures=failures, now=now)
+        return Proven(
+            demands=demands,
+            name=self.name,
+            connection=self.connection,
+            client=self.client,
+            transcript=transcript,
+            evidence=evidence,
+            claims=verified.claims,
+            entry=verified.entry,
+            proved_at=now,
+            took=timedelta(seconds=monotonic() - self.at),
+        )
+
+
+def _challenge(connection: Connection, demands: Demands, *, name: str, client: bytes | None) -> _Asked:
+    at = monotonic()
     nonce = secrets.token_bytes(NONCE_BYTES)
     connection.send(Kind.CHALLENGE, Challenge(versions=(VERSION,), nonce=nonce, charter=demands.charter.digest))
-    proof = _proof(connection.receive(wait_s=wait_s))
-    transcript = Transcript.decode(proof.transcript)
-    evidence = evidence_form.decode(proof.evidence)
-    failures = _mismatches(
-        transcript, evidence, demands, name=name, nonce=nonce, server=spki_hash(connection.peer), client=client
-    )
-    now = demands.clock()
-    if not demands.charter.not_before <= now <= demands.charter.not_after:
-        failures.append("the charter is not valid at this time")
-    verified = _judge(transcript, evidence, demands, failures=failures, now=now)
-    return Proven(
-        demands=demands,
-        name=name,
-        connection=connection,
-        client=client,
-        transcript=transcript,
-        evidence=evidence,
-        claims=verified.claims,
-        entry=verified.entry,
-        proved_at=now,
-        took=timedelta(seconds=monotonic() - asked),
-    )
+    return _Asked(connection=connection, demands=demands, name=name, client=client, nonce=nonce, at=at)
 
 
 def _proof(frame: Frame) -> Proof:

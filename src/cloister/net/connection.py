@@ -7,6 +7,7 @@ in ``tls`` and in ``tcp`` the errors of sockets become cloister's, and nowhere e
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 from collections.abc import Sequence
@@ -158,8 +159,8 @@ class Connection:
         self._refused = None
         return Frame(kind, header, body_bytes)
 
-    def read_into(self, view: memoryview) -> None:
-        """Fills ``view`` (flat, of bytes) with the next bytes of the body.
+    def read_into(self, view: memoryview, *, until: float = math.inf) -> None:
+        """Fills ``view`` (flat, of bytes) with the next bytes of the body, by the moment ``until`` (``monotonic``).
 
         Raises:
             ConnectionLostError: the connection ended, or its bytes come too slowly.
@@ -172,7 +173,7 @@ class Connection:
         self._start += done
         while done < total:
             piece = view[done : done + CHUNK_BYTES]
-            self._read_exactly(piece, monotonic() + self._piece_s)
+            self._read_exactly(piece, min(monotonic() + self._piece_s, until))
             done += len(piece)
         self._unread -= total
 

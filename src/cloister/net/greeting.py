@@ -11,7 +11,7 @@ from cloister.wire.frames import VERSION, Kind
 from cloister.wire.limits import NAME_CHARS, TEXT_CHARS
 from cloister.wire.messages import Hello, Refusal, Welcome
 
-Purpose = Literal["session", "push"]
+Purpose = Literal["session", "push", "study"]
 RefusalCode = Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
 
 _ERRORS: dict[str, type[CloisterError]] = {

@@ -51,7 +51,6 @@ class Instance:
     Args:
         role: what it is for those who dial it. name: the address that they dial, as the charter has it.
         charter: the charter's digest. configuration: SHA-256 of a node's own configuration; None for an aggregator.
-        ledger: the newest record's hash and the number of records, when asked.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Instance:
         charter: bytes,
         name: str,
         configuration: bytes | None = None,
-        ledger: Callable[[], tuple[bytes, int]] = lambda: (b"", 0),
         now: datetime | None = None,
     ) -> None:
         self.role: Final = role
@@ -71,12 +69,25 @@ class Instance:
         self.name: Final = name
         self._configuration = configuration
         self._attester = attester
-        self._ledger = ledger
+        self._ledger: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
         self._id = chance.token_bytes(INSTANCE_BYTES)
         self._signing_key = Ed25519PrivateKey.generate()
         self._sealing_key = SealingKey.generate()
         private, certificate, self.fingerprint = new_instance_key(now=now)
         self.context: Final[ssl.SSLContext] = instance_context(private, certificate)
+
+    def follow(self, ledger: Callable[[], tuple[bytes, int]]) -> None:
+        """From now on its proofs tell what ``ledger`` does: the newest record's hash, and the number of records."""
+        self._ledger = ledger
+
+    @property
+    def signing_key(self) -> bytes:
+        """The public one, Ed25519, 32 bytes."""
+        return self._signing_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def sign(self, message: bytes) -> bytes:
+        """Signs with the key that its proofs name; every kind of message begins with a label of its own."""
+        return self._signing_key.sign(message)
 
     def transcript(self, nonce: bytes, *, client: bytes | None) -> Transcript:
         """What this instance proves to whoever sent ``nonce`` and shows the key with the hash ``client``."""
@@ -86,7 +97,7 @@ class Instance:
             tee=self.tee,
             nonce=nonce,
             hpke_key=self._sealing_key.public_bytes(),
-            signing_key=self._signing_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
+            signing_key=self.signing_key,
             charter=self.charter,
             instance=self._id,
             name=self.name,

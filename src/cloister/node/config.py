@@ -18,7 +18,7 @@ from cloister.charter.floors import Floors
 from cloister.charter.reading import COUNT
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
-from cloister.tables import Table, faulty, load
+from cloister.tables import LIST_ITEMS, Table, faulty, load
 from cloister.wire.address import Address, parse_address
 from cloister.wire.limits import NAME_CHARS, TAGS
 from cloister.wire.peers import check_fingerprint
@@ -26,6 +26,7 @@ from cloister.wire.peers import check_fingerprint
 MIB: Final = 1 << 20
 SEALED: Final = ".sealed"
 """Ends the name of a sealed file, after the ending that says what is in it."""
+_STUDIED: Final = (".npz", ".npy", ".safetensors", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class SessionLimits:
     move_wait_s: float
     device: str
     threads: int
+
+
+@dataclass(frozen=True)
+class TrainingLimits:
+    """What training in studies may have."""
+
+    memory_bytes: int = 4 << 30
+    device: str = "cpu"
+    threads: int = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,24 @@ class DataSet:
     unsafe_interactive: bool
     key: SecretName | None = None
     """Of a sealed file: the secret that opens it, and who provisions it."""
+    index: int = field(default=0, compare=False)
+    """Where it stands in the file's list."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Columns that studies train on. No session ever finds them."""
+
+    tags: tuple[str, ...]
+    path: Path
+    columns: tuple[str, ...]
+    index: int = field(default=0, compare=False)
+    """Where it stands in the file's list."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the node's records, where its budget is counted."""
+        return " ".join(sorted(self.tags))
 
 
 @dataclass(frozen=True)
@@ -103,15 +131,18 @@ class NodeConfiguration:
     """A node.toml without faults. Paths are absolute."""
 
     name: str
-    listen: Address
+    listen: Address | None
+    """None where nobody is served: a node that takes part in studies dials out."""
     identity: Path | None
     """None in a TEE, where the key is made anew at each start."""
     session: SessionLimits
     researchers: tuple[Researcher, ...]
     workers: tuple[Neighbour, ...]
     data_sets: tuple[DataSet, ...]
+    study_data: tuple[StudyData, ...] = ()
     charter: CharterUse | None = None
     tee: TeeUse | None = None
+    training: TrainingLimits = TrainingLimits()
 
 
 def read(path: str | os.PathLike[str]) -> NodeConfiguration:
@@ -146,11 +177,16 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
     """
     faults: list[str] = []
     table = _NodeTable(load(text, source=source), faults=faults)
+    data_sets = [
+        (_study_data if entry.holds("columns") else _data_set)(entry, folder, index)
+        for index, entry in enumerate(table.tables("data_sets"))
+    ]
     configuration = NodeConfiguration(
         name=table.name("name"),
-        listen=table.listening("listen"),
+        listen=table.listening("listen") if table.holds("listen") or not table.holds("charter") else None,
         identity=_identity(table, folder),
         session=_session(table.table("session")),
+        training=_training(table.table("training")),
         researchers=tuple(
             Researcher(name=entry.name("name"), fingerprint=entry.fingerprint())
             for entry in table.tables("researchers")
@@ -159,12 +195,16 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
             Neighbour(name=entry.name("name"), fingerprint=entry.fingerprint(), address=entry.dialled("address"))
             for entry in table.tables("workers")
         ),
-        data_sets=tuple(_data_set(entry, folder) for entry in table.tables("data_sets")),
+        data_sets=tuple(each for each in data_sets if isinstance(each, DataSet)),
+        study_data=tuple(each for each in data_sets if isinstance(each, StudyData)),
         charter=_charter(table.table("charter"), folder) if table.holds("charter") else None,
         tee=_tee(table.table("tee")) if table.holds("tee") else None,
     )
     table.finish()
     _check_peers(configuration, faults)
+    _check_study_data(configuration, faults)
+    if configuration.listen is None and (configuration.researchers or configuration.workers or configuration.data_sets):
+        faults.append("listen: is missing; researchers, workers and data sets for sessions are served at an address")
     if faults:
         raise faulty(source, faults)
     return configuration
@@ -200,7 +240,37 @@ def _session(table: _NodeTable) -> SessionLimits:
     )
 
 
-def _data_set(entry: _NodeTable, folder: Path) -> DataSet:
+def _training(table: _NodeTable) -> TrainingLimits:
+    return TrainingLimits(
+        memory_bytes=table.size("memory", default="4 GiB", least=MIB),
+        device=table.device("device"),
+        threads=table.whole("threads", default=os.cpu_count() or 1, least=1, most=1024),
+    )
+
+
+def _study_data(entry: _NodeTable, folder: Path, index: int) -> StudyData:
+    path = folder / entry.text("file")
+    if path.suffix not in ("", *_STUDIED):
+        entry.fault("file", f"a data set for studies is a file of one of these kinds: {', '.join(_STUDIED)}")
+    for key in ("tensor", "unsafe_interactive", "key", "key_from"):
+        if entry.holds(key):
+            entry.fault(key, "a data set with columns is for studies, and no session ever finds it; leave this out")
+    return StudyData(tags=entry.tags(), path=path, columns=entry.columns(), index=index)
+
+
+def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> None:
+    """One name has one file, and one file one name: what was released of a data set is counted by its name."""
+    for index, data in enumerate(configuration.study_data):
+        for other in configuration.study_data[:index]:
+            if data.name and data.name == other.name:
+                faults.append(f"data_sets[{data.index}].tags: data_sets[{other.index}] carries the same")
+            if data.path == other.path and data.path != data.path.parent:
+                faults.append(f"data_sets[{data.index}].file: data_sets[{other.index}] is the same file")
+    if configuration.study_data and configuration.tee is not None:
+        faults.append("data_sets: a charter names its members' keys, and a node in a TEE has a new one at each start")
+
+
+def _data_set(entry: _NodeTable, folder: Path, index: int) -> DataSet:
     path = folder / entry.text("file")
     sealed = path.suffix == SEALED
     if (Path(path.stem).suffix if sealed else path.suffix) not in (() if sealed else ("",)) + (".npz", ".safetensors"):
@@ -214,6 +284,7 @@ def _data_set(entry: _NodeTable, folder: Path) -> DataSet:
         tensor=entry.text("tensor"),
         unsafe_interactive=entry.flag("unsafe_interactive", default=False),
         key=SecretName(entry.name("key"), entry.fingerprint("key_from")) if keyed else None,
+        index=index,
     )
 
 
@@ -312,16 +383,25 @@ class _NodeTable(Table):
         return self.text(key, most=NAME_CHARS)
 
     def tags(self) -> tuple[str, ...]:
-        tags = self.take("tags", list, "a list of texts", None)
-        if tags is None:
+        return self._texts("tags", most=TAGS)
+
+    def columns(self) -> tuple[str, ...]:
+        columns = self._texts("columns", most=LIST_ITEMS)
+        if len(set(columns)) != len(columns):
+            self.fault("columns", "names a column twice")
+        return columns
+
+    def _texts(self, key: str, *, most: int) -> tuple[str, ...]:
+        texts = self.take(key, list, "a list of texts", None)
+        if texts is None:
             return ()
-        if not 1 <= len(tags) <= TAGS:
-            self.fault("tags", f"must be 1 to {TAGS} texts")
-        for tag in tags:
-            if not (isinstance(tag, str) and tag.strip() and tag.isprintable() and len(tag) <= NAME_CHARS):
-                self.fault("tags", f"each must be a text of 1 to {NAME_CHARS} printable characters")
+        if not 1 <= len(texts) <= most:
+            self.fault(key, f"must be 1 to {most} texts")
+        for text in texts:
+            if not (isinstance(text, str) and text.strip() and text.isprintable() and len(text) <= NAME_CHARS):
+                self.fault(key, f"each must be a text of 1 to {NAME_CHARS} printable characters")
                 return ()
-        return tuple(tags)
+        return tuple(texts)
 
     def fingerprint(self, key: str = "fingerprint") -> str:
         what = "a key's fingerprint, as `cloister key show` prints it"

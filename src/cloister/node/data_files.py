@@ -19,7 +19,7 @@ import msgspec
 
 from cloister.errors import ConfigurationError, DataSetError, WireError
 from cloister.net.secrets import Secrets
-from cloister.node.config import SEALED, DataSet
+from cloister.node.config import SEALED, DataSet, StudyData
 from cloister.node.sealed import check_header, open_sealed
 from cloister.wire.limits import DIMENSIONS
 from cloister.wire.tensors import TensorSpec
@@ -115,26 +115,49 @@ def inspect(data_set: DataSet, *, key: bytes | None = None) -> TensorSpec:
             The message names file and tensor.
     """
     path = data_set.path
-    if format_of(path) not in _READERS or (path.suffix == SEALED) != (key is not None):
+    if format_of(path) not in (".npz", ".safetensors") or (path.suffix == SEALED) != (key is not None):
         raise ConfigurationError(f"{path}: a data set is an .npz or a .safetensors file, and sealed where it has a key")
+    return _inspect(path, data_set.tensor, key=key)
+
+
+def _inspect(path: Path, tensor: str, *, key: bytes | None = None) -> TensorSpec:
     try:
         with open_data(path, key=key) as file:
-            spec = locate(file, path=path, tensor=data_set.tensor).spec
+            spec = locate(file, path=path, tensor=tensor).spec
         spec.nbytes()
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: there is no such file") from None
     except OSError as fault:
         raise ConfigurationError(f"{path}: {fault.strerror or 'it cannot be read'}") from None
     except WireError as fault:
-        raise ConfigurationError(f"{path}, tensor {data_set.tensor!r}: {fault}") from None
+        raise ConfigurationError(f"{path}, tensor {tensor!r}: {fault}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as fault:
         # What zipfile raises for damaged, encrypted or exotic archives; a UnicodeDecodeError is a ValueError.
         if isinstance(fault, ConfigurationError):
             raise
         raise ConfigurationError(f"{path} is damaged or not a {format_of(path)} file: {fault}") from None
     if len(spec.shape) > DIMENSIONS:
-        raise ConfigurationError(f"{path}, tensor {data_set.tensor!r}: more than {DIMENSIONS} dimensions")
+        raise ConfigurationError(f"{path}, tensor {tensor!r}: more than {DIMENSIONS} dimensions")
     return spec
+
+
+def inspect_columns(data: StudyData) -> tuple[TensorSpec | None, ...]:
+    """Element type and shape of each column of a data set for studies, from the file's headers; None for each of a
+    Parquet file, which takes a package to read.
+
+    Raises:
+        ConfigurationError: as ``inspect``, or the columns differ in their number of rows.
+    """
+    if data.path.suffix == ".parquet":
+        if not data.path.is_file():
+            raise ConfigurationError(f"{data.path}: there is no such file")
+        return (None,) * len(data.columns)
+    if data.path.suffix == ".npy" and len(data.columns) != 1:
+        raise ConfigurationError(f"{data.path}: an .npy file is one column, and {len(data.columns)} are named")
+    found = tuple(_inspect(data.path, column) for column in data.columns)
+    if any(not spec.shape for spec in found) or len({spec.shape[0] for spec in found}) > 1:
+        raise ConfigurationError(f"{data.path}: the columns have different numbers of rows, or one has none")
+    return found
 
 
 def locate(file: IO[bytes], *, path: Path, tensor: str) -> Located:
@@ -172,7 +195,13 @@ def _read_safetensors(file: IO[bytes], tensor: str) -> Located:
     return Located(stored.spec, stored.start)
 
 
+def _read_npy(file: IO[bytes], tensor: str) -> Located:
+    stored = read_npy(file)
+    return Located(stored.spec, stored.start)
+
+
 _READERS: Final[dict[str, Callable[[IO[bytes], str], Located]]] = {
     ".npz": _read_npz,
+    ".npy": _read_npy,
     ".safetensors": _read_safetensors,
 }

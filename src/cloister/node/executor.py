@@ -21,7 +21,7 @@ from cloister.errors import MessageError, MoveError, WireError, WorkerError
 from cloister.net.connection import Frame
 from cloister.node.child import Assignment, Opening
 from cloister.node.confinement import confine, limit_memory
-from cloister.node.link import Descriptors, End, Link
+from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.shelf import Shelf
 from cloister.wire import messages as m
 from cloister.wire.frames import Kind
@@ -164,23 +164,7 @@ def _send(link: Link, kind: Kind, message: msgspec.Struct, tensors: Sequence[tor
     views = [as_bytes(tensor) for tensor in tensors]
     body_bytes = sum(map(len, views))
     link.send(kind, message, body_bytes)
-    _gather(views, link.rooms(body_bytes))
-
-
-def _gather(views: Iterable[memoryview], rooms: Iterable[memoryview]) -> None:
-    """Copies views, one after the other, into rooms that together are as long."""
-    sources = iter(views)
-    source = memoryview(b"")
-    for room in rooms:
-        filled = 0
-        while filled < len(room):
-            if not source:
-                source = next(sources)
-                continue
-            part = min(len(source), len(room) - filled)
-            room[filled : filled + part] = source[:part]
-            source = source[part:]
-            filled += part
+    fill(link.rooms(body_bytes), views)
 
 
 def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> None:

@@ -18,15 +18,15 @@ import fcntl
 import mmap
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from cloister.net.connection import Frame
-from cloister.node.waiting import READABLE, WRITABLE
-from cloister.node.waiting import wait as wait_for
+from cloister.net.waiting import READABLE, WRITABLE
+from cloister.net.waiting import wait as wait_for
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.messages import encode
@@ -256,6 +256,22 @@ class Link:
         self._free += signals.count(_FREED)
         if not signals or self._filled > SLOTS or self._free > SLOTS:
             raise _ended()
+
+
+def fill(rooms: Iterable[memoryview], views: Iterable[bytes | memoryview]) -> None:
+    """Copies views, one after the other, into rooms that together are as long."""
+    sources = (memoryview(view) for view in views)
+    source = memoryview(b"")
+    for room in rooms:
+        filled = 0
+        while filled < len(room):
+            if not source:
+                source = next(sources)
+                continue
+            part = min(len(source), len(room) - filled)
+            room[filled : filled + part] = source[:part]
+            source = source[part:]
+            filled += part
 
 
 def _ended() -> EOFError:

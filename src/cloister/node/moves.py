@@ -20,9 +20,9 @@ from typing import Final
 
 from cloister.errors import CloisterError, MessageError, MoveError, NetworkError, WireError
 from cloister.net.connection import Connection, Frame
+from cloister.net.waiting import Bell
 from cloister.node.link import Link
 from cloister.node.rendezvous import Arrival, Rendezvous, Verdict
-from cloister.node.waiting import Bell
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.messages import Await, Delivery, Dial, Done, Failure, check_body

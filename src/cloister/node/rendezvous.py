@@ -12,7 +12,7 @@ from typing import Final
 
 from cloister.errors import MoveError
 from cloister.net.connection import Connection, Frame
-from cloister.node.waiting import HUNG_UP, READABLE, Bell, wait
+from cloister.net.waiting import HUNG_UP, READABLE, Bell, wait
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Done, Failure
 

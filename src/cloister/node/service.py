@@ -11,6 +11,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from typing import Final
@@ -26,15 +27,16 @@ from cloister.net.secrets import Secrets
 from cloister.net.server import Listener
 from cloister.net.strangers import Strangers
 from cloister.net.tls import server_context
+from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
-from cloister.node.data_files import ShelfEntry, shelve, unlock
+from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
 from cloister.node.moves import Mover, receive_push
+from cloister.node.participation import Participation
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
 from cloister.node.sessions import Relay
-from cloister.node.waiting import READABLE, Bell, wait
 from cloister.tables import faulty
 from cloister.tensor import optable
 from cloister.wire.address import Address
@@ -49,7 +51,8 @@ _END_S: Final = 2.0
 
 
 def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[ShelfEntry, ...]]:
-    """Looks at the files that a configuration names: the identity, where there is one, and the data sets' headers.
+    """Looks at the files that a configuration names: the identity, where there is one, and the data sets' headers. Of
+    data sets for studies, nothing goes on the shelf.
 
     Raises:
         ConfigurationError: files that cannot be used, all of them, each with its place in node.toml.
@@ -65,18 +68,26 @@ def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[Shel
                 faults.append(f"workers[{index}].fingerprint: this is the node's own key")
     except ConfigurationError as fault:
         faults.append(f"identity: {fault}")
-    for index, data_set in enumerate(configuration.data_sets):
+    for data_set in configuration.data_sets:
         try:
             entries.append(shelve(data_set))
         except ConfigurationError as fault:
-            faults.append(f"data_sets[{index}]: {fault}")
+            faults.append(f"data_sets[{data_set.index}]: {fault}")
+    for data in configuration.study_data:
+        try:
+            inspect_columns(data)
+        except ConfigurationError as fault:
+            faults.append(f"data_sets[{data.index}]: {fault}")
     if faults:
         raise faulty("the node's configuration", faults)
     return identity, tuple(entries)
 
 
 class Node:
-    """A node that listens from the start and serves in ``serve``.
+    """A node that listens from the start, if it has an address, and serves in ``serve``.
+
+    Args:
+        participation: its part in studies, as a function of the bell that is rung when the node closes.
 
     Raises:
         ConfigurationError: its files cannot be used, or its address cannot be bound.
@@ -88,6 +99,7 @@ class Node:
         *,
         instance: Instance | None = None,
         aggregators: Aggregators | None = None,
+        participation: Callable[[Bell], Participation] | None = None,
     ) -> None:
         self._configuration = configuration
         self._identity, entries = check(configuration)
@@ -110,13 +122,22 @@ class Node:
         self._entries = entries
         self._secrets = Secrets([data_set.key for data_set in configuration.data_sets if data_set.key is not None])
         self._unlocking = threading.Lock()
-        self._listener = Listener(
-            address=str(configuration.listen),
+        self._participation = None if participation is None else participation(self._closing)
+        try:
+            self._listener = None if configuration.listen is None else self._listen(configuration.listen)
+        except BaseException:
+            if self._participation is not None:
+                self._participation.close()
+            raise
+
+    def _listen(self, address: Address) -> Listener:
+        return Listener(
+            address=str(address),
             context=self._context(),
-            accepts=lambda peer: instance is not None or self._knows(peer),
+            accepts=lambda peer: self._instance is not None or self._knows(peer),
             handle=self._handle,
             # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
-            max_connections=2 * limits.max_sessions + 64 + Strangers.most,
+            max_connections=2 * self._configuration.session.max_sessions + 64 + Strangers.most,
         )
 
     @property
@@ -131,9 +152,9 @@ class Node:
         return shown.fingerprint if shown is not None else ""
 
     @property
-    def address(self) -> Address:
-        """Where it listens: the port is the one that the system gave when 0 was asked for."""
-        return self._listener.address
+    def address(self) -> Address | None:
+        """Where it listens, if it does: the port is the one that the system gave when 0 was asked for."""
+        return None if self._listener is None else self._listener.address
 
     def stop(self) -> None:
         """Makes ``serve`` come to its end. May be called by a signal handler."""
@@ -147,20 +168,32 @@ class Node:
         Raises:
             WorkerCrashedError: no executor can be started here.
         """
+        with ExitStack() as running:
+            running.callback(_log.info, "closing")
+            if self._listener is not None:
+                self._serve_sessions(self._listener, running)
+            if self._participation is not None:
+                self._take_part(self._participation, running)
+            running.callback(self._closing.ring)
+            ready()
+            wait({self._closing.fileno(): READABLE}, until=None)
+
+    def _serve_sessions(self, listener: Listener, running: ExitStack) -> None:
         limits = self._configuration.session
         self._pool = Pool(
             lambda: Child.start(self._assignment), sessions=limits.max_sessions, spares=limits.spare_executors
         )
-        try:
-            self._pool.warm()
-            threading.Thread(target=self._listener.serve, name="cloister listener", daemon=True).start()
-            ready()
-            wait({self._closing.fileno(): READABLE}, until=None)
-            _log.info("closing")
-        finally:
-            self._closing.ring()
-            self._listener.close(grace_s=limits.grace_s + _END_S)
-            self._pool.close()
+        running.callback(self._pool.close)
+        running.callback(listener.close, grace_s=limits.grace_s + _END_S)
+        running.callback(self._closing.ring)
+        self._pool.warm()
+        threading.Thread(target=listener.serve, name="cloister listener", daemon=True).start()
+
+    def _take_part(self, participation: Participation, running: ExitStack) -> None:
+        thread = threading.Thread(target=participation.run, name="cloister study", daemon=True)
+        # It may be dialling, which nothing interrupts; its child dies with it.
+        running.callback(thread.join, _END_S)
+        thread.start()
 
     def _context(self) -> ssl.SSLContext:
         if self._instance is not None:

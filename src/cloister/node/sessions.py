@@ -17,8 +17,8 @@ from cloister.errors import CloisterError, MessageError, NetworkError, NoAnswerE
 from cloister.net.connection import Connection, Frame
 from cloister.net.greeting import refuse
 from cloister.net.proving import Prover
+from cloister.net.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.node.child import Child
-from cloister.node.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Failure, Refusal
 

@@ -1,15 +1,17 @@
-"""What happened in a run, round by round: to read, to print, to plot."""
+"""What happened in a run, round by round: to read, to print, to plot, and for TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from cloister.errors import ConfigurationError, MissingDependencyError
+from cloister.study.board import board
 
 _EVALUATED = "evaluated "
 
@@ -19,16 +21,19 @@ class Round:
     """One round.
 
     ``number`` counts from 1; ``owners`` are those that took part, by name; ``examples`` is how many rows they have
-    together; ``metrics`` are the means over what they trained on, weighted by examples; ``evaluation`` is what
-    ``evaluate`` found of the new model. ``seconds`` it took, which is no part of what two rounds are compared by.
+    together, which only a simulation tells; ``metrics`` are the means over what they trained on, weighted by examples,
+    and in a study by shares; ``evaluation`` is what ``evaluate`` found of the new model. ``seconds`` it took, which is
+    no part of what two rounds are compared by. ``weights`` are the owners' shares of the mean, where they are told, as
+    the receipts of a study do.
     """
 
     number: int
     owners: tuple[str, ...]
-    examples: int
+    examples: int | None
     metrics: Mapping[str, float]
     evaluation: Mapping[str, float]
     seconds: float = field(compare=False)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -38,7 +43,8 @@ class Round:
     def __str__(self) -> str:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         some = "1 owner" if len(self.owners) == 1 else f"{len(self.owners)} owners"
-        return f"round {self.number}  {some}  {self.examples:,} examples  {numbers}  {self.seconds:.1f} s"
+        examples = "" if self.examples is None else f"{self.examples:,} examples  "
+        return f"round {self.number}  {some}  {examples}{numbers}  {self.seconds:.1f} s"
 
 
 class History(Sequence[Round]):
@@ -88,7 +94,7 @@ class History(Sequence[Round]):
                 from matplotlib import pyplot
             except ModuleNotFoundError as fault:
                 raise MissingDependencyError(
-                    "plot() needs matplotlib, which is not installed: pip install matplotlib"
+                    f"plot() needs {fault.name}, which is not installed: pip install 'cloister[plots]'"
                 ) from fault
             axes = pyplot.subplots()[1]
         for name, values in lines.items():
@@ -97,6 +103,16 @@ class History(Sequence[Round]):
         axes.set_xlabel("round")
         axes.legend()
         return axes
+
+    def to_tensorboard(self, folder: str | PathLike[str]) -> None:
+        """Writes all rounds to ``folder``, for TensorBoard to show; ``simulate(tensorboard=)`` does so as they come.
+
+        Raises:
+            MissingDependencyError: tensorboard is not installed.
+            ConfigurationError: the folder cannot be written.
+        """
+        with board(folder, rounds=self):
+            pass
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table, for rich."""
@@ -107,7 +123,8 @@ class History(Sequence[Round]):
         for each in self._rounds:
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
-            row = (str(each.number), str(len(each.owners)), f"{each.examples:,}", *shown, f"{each.seconds:.2f}")
+            examples = "" if each.examples is None else f"{each.examples:,}"
+            row = (str(each.number), str(len(each.owners)), examples, *shown, f"{each.seconds:.2f}")
             table.add_row(*row)
         yield table
 

@@ -7,43 +7,44 @@ the number of batches that a normalisation has seen, become those of the first o
 rule is for parameters; buffers get the mean as it is, since they are statistics, and momentum or an adaptive step could
 carry a variance below zero.
 
-A run is a function of its arguments: owner by owner a plan is replayed, seeds are drawn from the run's seed, the
-round's number and the owner's name, and sums are taken in the order of the names. So a run that is gone on with from a
-checkpoint ends in the same bits. One owner's update is held at a time, however many owners there are.
+A run is a function of its arguments: seeds are drawn from the run's seed, the round's number and the owner's name, and
+what is summed is summed in an order that the owners' names and sizes decide. So a run that is gone on with from a
+checkpoint ends in the same bits.
+
+Owners with equally many rows train together where the plan allows (``study.groups``), their models stacked; all others
+one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
+step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. What is held at a time, one
+owner's update or one group's, does not grow with the number of owners.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from time import perf_counter
 from typing import Final, TypeAlias
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from cloister.aggregator.mean import Sum, shares
-from cloister.aggregator.updates import FedAvg, FedProx, Rule, apply_to_parameters
-from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError, TrainingError
+from cloister.aggregator.mean import shares
+from cloister.aggregator.updates import FedAvg, Rule
+from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.study import checkpoint as checkpoints
+from cloister.study.board import board
 from cloister.study.checkpoint import Progress
 from cloister.study.history import History, Round
-from cloister.wire.layout import Layout
-from cloister.worker import delta as deltas
-from cloister.worker.data.batches import Batches
+from cloister.study.rounds import Simulation, at_owner
+from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.data.rows import Arrays
+from cloister.worker.fitting import check_last, columns_of
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
-from cloister.worker.training import Trained, check_fits, train
 
 Owner: TypeAlias = Batches | Sequence[Tensor]
 """An owner's data: a data set, or its columns as tensors, such as ``(x, y)``."""
@@ -56,13 +57,20 @@ _FEDAVG: Final = FedAvg()
 class Run:
     """What came of a simulation: the trained model, what happened round by round, and the plan that was trained.
 
-    ``finished`` is False where Ctrl-C ended it before its last round.
+    ``finished`` is False where Ctrl-C ended it before its last round. ``replayed`` says how many owners' trainings were
+    replayed one by one, by the reason why they could not be vectorised; it is empty where all of them were.
     """
 
     model: nn.Module
     history: History
     plan: Plan
     finished: bool
+    replayed: Mapping[str, int]
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether all owners trained in groups, with ``torch.func.vmap``."""
+        return not self.replayed
 
 
 def simulate(
@@ -79,7 +87,9 @@ def simulate(
     largest_share: float = 1.0,
     clip: float | None = None,
     seed: int = 0,
+    vectorise: bool = True,
     checkpoint: str | PathLike[str] | None = None,
+    tensorboard: str | PathLike[str] | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     on_round: Callable[[Round], None] | None = None,
 ) -> Run:
@@ -97,43 +107,47 @@ def simulate(
         largest_share: the most that one owner may be of the mean.
         clip: the most that the L2 norm of an owner's update may be.
         seed: 0 to 2^64 - 1.
+        vectorise: whether owners may train in groups, which is fast where they are many and small; ``Run.replayed``
+            says what did not. False replays each on its own, to the bits of ``worker.training.train``.
         checkpoint: a file (safetensors) that is written after each round; one that is there is gone on with.
+        tensorboard: a folder that each round is written to as it ends, for TensorBoard to show.
         evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in the
             history.
         on_round: called after each round, in place of the line that is printed where there is a terminal.
 
     Raises:
-        ConfigurationError: numbers out of range, or a checkpoint of another run.
+        ConfigurationError: numbers out of range, a checkpoint of another run, or a folder that cannot be written.
+        MissingDependencyError: ``tensorboard`` is given, and the package is not installed.
         DataSetError: an owner's data set does not fit the plan; the message names owner and column.
-        PlanError: the loss cannot be captured, or fails on the owners' values.
+        PlanError: the loss cannot be captured, or fails on the owners' values, or an owner's last batch is one row, on
+            which the plan cannot be trained (BatchNorm).
         TrainingError, AggregationError: training led to values that are not finite.
     """
-    data = {name: _data_set(name, owners[name], loss) for name in sorted(owners)}
+    data = _data_sets(owners, loss)
     _check(data, rounds=rounds, per_round=per_round, largest_share=largest_share, seed=seed)
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
+    expected = columns_of(plan)
     for name, each in data.items():
-        with _of(name):
-            check_fits(plan, each)
-    simulation = _Simulation(
-        trained, plan, data, optimizer, batch_size, local_epochs, strategy, per_round, largest_share, clip, seed
-    )
+        try:
+            check_schema(each.schema, expected=expected)
+            check_last(plan, rows=len(each), batch_size=batch_size)
+        except (DataSetError, PlanError) as fault:
+            raise at_owner(name, fault) from fault
+    numbers = (batch_size, local_epochs, strategy, per_round, largest_share, clip, seed)
+    simulation = Simulation(trained, plan, data, optimizer, *numbers, vectorise)
     path = None if checkpoint is None else Path(checkpoint)
-    progress, finished = _run(simulation, rounds, path, evaluate, _printed() if on_round is None else on_round)
+    tell = _printed() if on_round is None else on_round
+    progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
     simulation.load(progress)
-    return Run(trained, History(progress.rounds), plan, finished)
-
-
-def seed_of(owner: str, *, round: int, seed: int) -> int:  # noqa: A002  what it is
-    """The seed of one owner's training in one round (from 1): the first 8 bytes, big-endian, of SHA-256 of
-    ``"seed round owner"``. It does not depend on who else there is."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {round} {owner}".encode()).digest()[:8], "big")
+    return Run(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
 
 
 def _run(
-    simulation: _Simulation,
+    simulation: Simulation,
     rounds: int,
     path: Path | None,
+    tensorboard: str | PathLike[str] | None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
     on_round: Callable[[Round], None],
 ) -> tuple[Progress, bool]:
@@ -146,134 +160,17 @@ def _run(
                 f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
             )
     try:
-        while len(progress.rounds) < rounds:
-            progress = simulation.round(progress, evaluate)  # in one step, so that Ctrl-C finds either
-            if path:
-                checkpoints.write(path, progress, settings=settings)
-            on_round(progress.rounds[-1])
+        with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
+            while len(progress.rounds) < rounds:
+                progress = simulation.round(progress, evaluate)  # in one step, so that Ctrl-C finds either
+                if path:
+                    checkpoints.write(path, progress, settings=settings)
+                if show:
+                    show(progress.rounds[-1])
+                on_round(progress.rounds[-1])
     except KeyboardInterrupt:
         return progress, len(progress.rounds) == rounds
     return progress, True
-
-
-@dataclass(frozen=True, eq=False)
-class _Simulation:
-    """A simulation's arguments. ``model`` is its own; what it holds is that of the round that is being computed."""
-
-    model: nn.Module
-    plan: Plan
-    data: Mapping[str, Batches]
-    optimizer: Optimizer
-    batch_size: int
-    local_epochs: int
-    strategy: Rule
-    per_round: int | None
-    largest_share: float
-    clip: float | None
-    seed: int
-
-    def begin(self) -> Progress:
-        """Before the first round."""
-        vector = deltas.flatten(deltas.floats_of(self.model), layout=self.layout).numpy()
-        return Progress(vector, self.strategy.start(len(vector)), self._others())
-
-    @cached_property
-    def layout(self) -> Layout:
-        return deltas.layout_of(deltas.floats_of(self.model))
-
-    @cached_property
-    def _buffers(self) -> list[slice]:
-        names = {name for name, _ in self.model.named_buffers()}
-        return [slice(place.start, place.stop) for place in self.layout.places if place.name in names]
-
-    def settings(self, start: Progress) -> dict[str, str]:
-        """What a checkpoint must agree in with the run that goes on from it; data sets are told by their sizes."""
-        sizes = {name: len(each) for name, each in self.data.items()}
-        others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
-        numbers = "optimizer batch_size local_epochs strategy per_round largest_share clip seed".split()
-        return {
-            "plan": self.plan.digest.hex(),
-            "model": hashlib.sha256(start.vector.tobytes() + repr(others).encode()).hexdigest(),
-            "set of owners": hashlib.sha256(repr(sizes).encode()).hexdigest(),
-            **{name: repr(getattr(self, name)) for name in numbers},
-        }
-
-    @torch.no_grad()
-    def load(self, progress: Progress) -> None:
-        """Gives the model the values of a round."""
-        vector = torch.from_numpy(progress.vector)
-        deltas.unflatten(vector, layout=self.layout, into=deltas.floats_of(self.model))
-        for name, each in self._others().items():
-            each.copy_(progress.others[name])
-
-    def round(self, before: Progress, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> Progress:
-        """What one round makes of ``before``, which stays as it is."""
-        started = perf_counter()
-        number = len(before.rounds) + 1
-        self.load(before)
-        drawn = self._draw(number)
-        weights = shares({name: len(self.data[name]) for name in drawn}, largest_share=self.largest_share)
-        total = Sum(len(before.vector))
-        means: dict[str, dict[str, float]] = {}
-        others: Mapping[str, Tensor] = {}
-        for name in drawn:
-            found = self._train(name, number)
-            total.add(found.delta.numpy(), weight=weights[name], what=f"the update of {name}")
-            means[name] = found.metrics
-            others = others or found.others
-        vector, state = apply_to_parameters(
-            self.strategy, before.vector, mean=total.mean(), state=before.state, buffers=self._buffers
-        )
-        after = Progress(vector, state, others)
-        evaluation = {} if evaluate is None else self._evaluate(after, evaluate)
-        examples = {name: len(self.data[name]) for name in drawn}
-        seconds = perf_counter() - started
-        done = Round(number, drawn, sum(examples.values()), _weighted(means, examples), evaluation, seconds)
-        return Progress(vector, state, others, (*before.rounds, done))
-
-    def _draw(self, number: int) -> tuple[str, ...]:
-        names = sorted(self.data)
-        if self.per_round is None:
-            return tuple(names)
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, number))))
-        drawn = generator.choice(len(names), self.per_round, replace=False)
-        return tuple(names[at] for at in sorted(drawn))
-
-    def _train(self, name: str, number: int) -> Trained:
-        with _of(name):
-            return train(
-                self.plan,
-                self.data[name],
-                parameters=dict(self.model.named_parameters()),
-                buffers=dict(self.model.named_buffers()),
-                optimizer=self.optimizer,
-                batch_size=self.batch_size,
-                local_epochs=self.local_epochs,
-                seed=seed_of(name, round=number, seed=self.seed),
-                proximal=self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0,
-                clip=self.clip,
-                layout=self.layout,
-            )
-
-    def _evaluate(self, after: Progress, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
-        self.load(after)
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            self.model.eval()
-            return {name: float(value) for name, value in evaluate(self.model).items()}
-        finally:
-            for module, mode in modes:
-                module.training = mode
-
-    def _others(self) -> dict[str, Tensor]:
-        averaged = deltas.floats_of(self.model)
-        return {name: each for name, each in self.model.named_buffers() if name not in averaged}
-
-
-def _weighted(means: Mapping[str, Mapping[str, float]], examples: Mapping[str, int]) -> dict[str, float]:
-    total = sum(examples.values())
-    names = next(iter(means.values()))
-    return {name: sum(examples[owner] * means[owner][name] for owner in means) / total for name in names}
 
 
 def _plan(loss: PlannedLoss | Plan, model: nn.Module, data: Batches) -> Plan:
@@ -285,15 +182,26 @@ def _plan(loss: PlannedLoss | Plan, model: nn.Module, data: Batches) -> Plan:
     return loss.capture(model, example=example)
 
 
-def _data_set(name: str, owner: Owner, loss: PlannedLoss | Plan) -> Batches:
+def _data_sets(owners: Mapping[str, Owner], loss: PlannedLoss | Plan) -> dict[str, Batches]:
+    """The owners' data sets, in the order of their names."""
     if not isinstance(loss, (PlannedLoss, Plan)):
         raise ConfigurationError("the loss is no plan; write @cloister.plan above the function")
-    if not isinstance(owner, (tuple, list)):
-        return owner  # type: ignore[return-value]  # a Protocol cannot be told from a Sequence
-    if not all(isinstance(column, Tensor) for column in owner):
-        raise DataSetError(f"owner {name!r}: the columns of a data set are tensors; torch.as_tensor makes them")
-    with _of(name):
-        return Arrays(dict(zip(_columns(loss, len(owner)), owner, strict=True)))
+    names: dict[int, list[str]] = {}
+    data: dict[str, Batches] = {}
+    for name in sorted(owners):
+        owner = owners[name]
+        if not isinstance(owner, (tuple, list)):
+            data[name] = owner  # type: ignore[assignment]  # a Protocol cannot be told from a Sequence
+            continue
+        if not all(isinstance(column, Tensor) for column in owner):
+            raise DataSetError(f"owner {name!r}: the columns of a data set are tensors; torch.as_tensor makes them")
+        count = len(owner)
+        columns = names.get(count) or names.setdefault(count, _columns(loss, count))
+        try:
+            data[name] = Arrays(dict(zip(columns, owner, strict=True)))
+        except DataSetError as fault:
+            raise at_owner(name, fault) from fault
+    return data
 
 
 def _columns(loss: PlannedLoss | Plan, count: int) -> list[str]:
@@ -318,15 +226,6 @@ def _check(data: Mapping[str, Batches], *, rounds: int, per_round: int | None, l
         shares(dict.fromkeys(list(data)[:per_round], 1), largest_share=largest_share)
     except AggregationError as fault:
         raise ConfigurationError(f"a round cannot be as is asked for: {fault}") from fault
-
-
-@contextmanager
-def _of(owner: str) -> Iterator[None]:
-    """Says at which owner's a fault came up."""
-    try:
-        yield
-    except (DataSetError, PlanError, TrainingError) as fault:
-        raise type(fault)(f"owner {owner!r}: {fault}") from fault
 
 
 def _printed() -> Callable[[Round], None]:

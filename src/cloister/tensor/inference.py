@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 
 from cloister.errors import OpRefusedError
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
-from cloister.tensor.ops import Of, Op
+from cloister.tensor.ops import Of, Op, Param
 
 _CACHED_PER_OP: Final = 4096
 
@@ -77,6 +77,24 @@ def outline_of(
         op.outlines.clear()
     op.outlines[key] = outline
     return outline
+
+
+def add_literal(key: list[object], param: Param, travelling: object, taken: Any) -> None:
+    """Adds to a ``key`` what outputs depend on of an argument that is no tensor.
+
+    Args:
+        travelling: the argument as it travels.
+        taken: the same as PyTorch takes it, by ``param.from_wire``.
+    """
+    of = param.of
+    if of is Of.LIST:
+        key.append(tuple(taken))
+    elif of is Of.DTYPE or of is Of.MEMORY_FORMAT:
+        key.append(travelling)
+    else:
+        key.append(type(taken))
+        if param.value_in_key:
+            key.append(taken)
 
 
 def _infer(

@@ -1,4 +1,4 @@
-"""What a script asks of a worker, whichever kind it is: find tensors, make tensors there, count what is held."""
+"""What a script asks of a worker, whichever kind it is: find tensors, make tensors there, train, count what is held."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from cloister.errors import ConfigurationError
 from cloister.tensor.births import BornAt, upload
 from cloister.tensor.location import Location
+from cloister.tensor.plan.plan import Plan
 from cloister.tensor.pointer import PointerTensor
+from cloister.tensor.training import Optimizer, Report, train
 from cloister.wire.limits import NAME_CHARS, TAGS
 from cloister.wire.messages import Tag
 
@@ -45,6 +48,56 @@ class Worker(Location):
             pointer.tags = own_tags  # type: ignore[attr-defined]
             found.append(pointer)
         return found
+
+    def train(
+        self,
+        plan: Plan,
+        *,
+        model: nn.Module,
+        data: torch.Tensor | Sequence[torch.Tensor],
+        optimizer: Optimizer,
+        batch_size: int,
+        local_epochs: int = 1,
+        seed: int = 0,
+        proximal: float = 0.0,
+        clip: float | None = None,
+    ) -> Report:
+        """Trains a model that was sent here, in place, on data that is here: one message, and numbers come home.
+
+        The steps are those of ``cloister.worker.training.train``, to the last bit where as many threads compute (the
+        node's ``threads``). If anything goes wrong, the model is as it was. This waits until the training is over:
+        ``connect(..., answer_s=...)`` says for how long.
+
+        Args:
+            plan: what the loss was captured as; it is sent along, and checked by the worker.
+            model: with its parameters and buffers here, by the names that they had when the plan was captured.
+            data: the plan's columns, as pointers: ``(x, y)``. Their first dimension counts the rows.
+            optimizer: ``cloister.SGD``, ``Adam`` or ``AdamW``; it begins anew.
+            batch_size: in rows; the last batch of an epoch is smaller if need be.
+            seed: 0 to 2^64 - 1; it decides the order of the rows and all random numbers.
+            proximal: the mu of FedProx (Li et al. 2020, equation 2).
+            clip: the most that the L2 norm of the model's change may be; a larger one is scaled down to it.
+
+        Raises:
+            NotColocatedError: a part of the model or of the data is somewhere else.
+            ConfigurationError: numbers out of range.
+            PlanError: the worker refuses the plan, or it does not fit the model or the batch size.
+            DataSetError: it does not fit the data; the message names the column.
+            MemoryLimitError: it takes more memory than this session may have.
+            TrainingError: training led to values that are not finite.
+        """
+        return train(
+            plan,
+            model=model,
+            data=data,
+            at=self,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            local_epochs=local_epochs,
+            seed=seed,
+            proximal=proximal,
+            clip=clip,
+        )
 
     def zeros(self, *size: Any, **options: Any) -> torch.Tensor:
         """``torch.zeros``, born here."""

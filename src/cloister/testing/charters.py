@@ -24,11 +24,23 @@ def write_charter(
     serial: int = 1,
     supersedes: bytes | None = None,
     floor: int | None = None,
+    largest_share: float = 1.0,
+    clip: float = 10.0,
+    rounds: int = 100,
+    min_examples: int = 1,
+    plans: Sequence[bytes] = (),
+    first_model: bytes | None = None,
+    metrics: Mapping[str, tuple[float, float]] | None = None,
     now: datetime | None = None,
 ) -> Charter:
-    """Writes a charter for a simulated aggregator, and returns it. ``members``: a name, its role, its identity.
+    """Writes a charter for a simulated aggregator, and returns it.
 
-    ``measurements``: of the software, 48 bytes each; None: of the aggregator that this installation would run.
+    Args:
+        members: a name, its role, its identity.
+        measurements: of the software, 48 bytes each; None: of the aggregator that this installation would run.
+        floor: None: all owners.
+        plans, first_model: digests, 32 bytes each; a charter with plans has a first model.
+        metrics: the range of each number that may come out beside a model, by its name.
     """
     owners = sum(role == "owner" for role, _ in members.values())
     start = (now or datetime.now(UTC)).replace(microsecond=0) - timedelta(hours=1)
@@ -47,9 +59,13 @@ def write_charter(
     lines += ["[aggregator]", f"addresses = {json.dumps(list(addresses))}"]
     lines += ["[[software]]", 'name = "aggregator"', 'tee = "simulated"']
     lines += [f"measurement = {json.dumps([each.hex() for each in software])}", "min_svn = 1", 'platforms = "any"']
-    lines += ["[limits]", f"floor = {owners if floor is None else floor}", "largest_share = 1.0", "clip = 10.0"]
-    lines += ['noise = "none"', "rounds = 100", "min_examples = 1", "plans = []"]
+    lines += ["[limits]", f"floor = {owners if floor is None else floor}", f"largest_share = {float(largest_share)}"]
+    lines += [f"clip = {float(clip)}", 'noise = "none"', f"rounds = {rounds}", f"min_examples = {min_examples}"]
+    lines += [f"plans = {json.dumps([each.hex() for each in plans])}"]
+    lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
     lines += [f"interactive = {json.dumps(interactive)}"]
+    for metric, (low, high) in (metrics or {}).items():
+        lines += ["[[limits.metrics]]", f"name = {json.dumps(metric)}", f"low = {float(low)}", f"high = {float(high)}"]
     text = "\n".join([*lines, ""])
     file.write_text(text, encoding="utf-8")
     return Charter.parse(text, source=str(file))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from cloister.wire.limits import LIST_ITEMS, NAME_CHARS, TAGS, TEXT_CHARS, VERSIONS
+from cloister.wire.limits import INPUTS, LIST_ITEMS, NAME_CHARS, TAGS, TEXT_CHARS, VERSIONS
 from cloister.wire.tensors import TensorSpec
 
 Name = Annotated[str, Meta(max_length=NAME_CHARS)]
@@ -14,6 +14,7 @@ Text = Annotated[str, Meta(max_length=TEXT_CHARS)]
 ObjectId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 OutputId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Ids = Annotated[tuple[ObjectId, ...], Meta(max_length=LIST_ITEMS)]
+ManyIds = Annotated[tuple[ObjectId, ...], Meta(max_length=INPUTS)]
 OutputIds = Annotated[tuple[OutputId, ...], Meta(max_length=LIST_ITEMS)]
 Tags = Annotated[tuple[Name, ...], Meta(max_length=TAGS)]
 Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=LIST_ITEMS)]

@@ -64,7 +64,8 @@ def lay_out(specs: Mapping[str, TensorSpec]) -> Layout:
         spec = specs[name]
         if spec.dtype not in FLOATS:
             raise MessageError(
-                f"tensor {name!r} is {spec}; a model's vector holds floating-point tensors only: {', '.join(FLOATS)}"
+                f"tensor {name!r} is of {spec.dtype!r}; a model's vector holds floating-point tensors only: "
+                + ", ".join(FLOATS)
             )
         stop = start + spec.count()
         places.append(Place(name, spec, start, stop))

@@ -45,6 +45,12 @@ TAGS: Final = 16
 FOUND: Final = 1024
 """Tensors that one search may return."""
 
+INPUTS: Final = 1 << 14
+"""Parameters of a plan, and as many buffers."""
+
+METRICS: Final = 64
+"""Numbers that a training reports beside the loss, and tensors that a batch has."""
+
 VERSIONS: Final = 16
 """Protocol versions that one hello may offer."""
 
@@ -77,3 +83,6 @@ RECORD_BYTES: Final = 1 << 20
 
 JOB_BYTES: Final = 1 << 26
 """A job, its plan and the model's constant tensors included."""
+
+CHAIN_BYTES: Final = 1 << 28
+"""The records in one message; longer chains travel in several."""

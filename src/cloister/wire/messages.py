@@ -17,10 +17,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cloister.errors import LimitError, MessageError
+from cloister.wire import rounds
 from cloister.wire.fields import (
     Digest,
     Fingerprint,
     Ids,
+    ManyIds,
     Message,
     Name,
     ObjectId,
@@ -41,11 +43,12 @@ from cloister.wire.limits import (
     FOUND,
     HEADER_BYTES,
     LIST_ITEMS,
+    METRICS,
     NAME_CHARS,
     SEALED_BYTES,
     TRANSCRIPT_BYTES,
 )
-from cloister.wire.rounds import RoundMessage
+from cloister.wire.optimizers import Optimizer
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
 
 Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
@@ -153,7 +156,26 @@ class Count(Message, tag="count", frozen=True):
     """How much this session holds. Answered by ``Counted``."""
 
 
-Question = Fetch | Describe | Search | Count
+class Train(Message, tag="train", frozen=True):
+    """Train a model that this session holds, in place. Answered by ``Trained``.
+
+    ``plan`` is an object too: a ``uint8`` tensor of the plan's bytes. ``parameters`` and ``buffers`` are in the plan's
+    order, ``columns`` in the order of its batch; the rows of all columns are the data set.
+    """
+
+    plan: ObjectId
+    parameters: ManyIds
+    buffers: ManyIds
+    columns: Annotated[tuple[ObjectId, ...], Meta(min_length=1, max_length=METRICS)]
+    optimizer: Optimizer
+    batch_size: Size
+    local_epochs: Size
+    seed: Annotated[int, Meta(ge=0)]
+    proximal: float
+    clip: float | None
+
+
+Question = Fetch | Describe | Search | Count | Train
 
 
 class Ask(Message, frozen=True):
@@ -203,11 +225,23 @@ class Counted(Message, tag="counted", frozen=True):
     nbytes: Size
 
 
+class Trained(Message, tag="trained", frozen=True):
+    """The means over all that was trained on, ``"loss"`` among them; the body holds the loss of each step, float64."""
+
+    metrics: Annotated[dict[Name, float], Meta(max_length=METRICS + 1)]
+    steps: Size
+
+    @property
+    def losses(self) -> TensorSpec:
+        """What the body holds."""
+        return TensorSpec("float64", (self.steps,))
+
+
 class Done(Message, tag="done", frozen=True):
     """Done, and nothing to say about it."""
 
 
-Answer = Values | Described | Found | Counted | Done
+Answer = Values | Described | Found | Counted | Trained | Done
 
 
 class Failure(Message, frozen=True):
@@ -309,7 +343,7 @@ _TYPES: Final[dict[Kind, Any]] = {
     Kind.CHALLENGE: Challenge,
     Kind.PROOF: Proof,
     Kind.PROVISION: Provision,
-    Kind.ROUND: RoundMessage,
+    Kind.ROUND: rounds.RoundMessage,
     Kind.DIAL: Dial,
     Kind.AWAIT: Await,
 }
@@ -352,6 +386,8 @@ def body_specs(message: Any) -> tuple[TensorSpec, ...]:
             return tuple(command.spec for command in commands if type(command) is Put)
         case Values(specs) | Delivery(_, specs):
             return specs
+        case Trained():
+            return (message.losses,)
         case _:
             return ()
 
@@ -359,10 +395,15 @@ def body_specs(message: Any) -> tuple[TensorSpec, ...]:
 def check_body(message: Any, body_bytes: int) -> tuple[TensorSpec, ...]:
     """``body_specs``, checked against the length of the body that came with the message.
 
+    What comes with the messages of rounds is no tensors with specs: ``rounds.check_body`` looks at its length.
+
     Raises:
         MessageError: the body is longer or shorter than its tensors, or holds an element type that does not travel.
-        LimitError: a tensor of more elements than any may have.
+        LimitError: a tensor of more elements than any may have, or a job over its limit.
     """
+    if isinstance(message, rounds.RoundMessage):
+        rounds.check_body(message, body_bytes)
+        return ()
     specs = body_specs(message)
     expected = sum(spec.nbytes() for spec in specs)
     if expected != body_bytes:

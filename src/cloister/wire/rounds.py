@@ -10,14 +10,25 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from cloister.errors import LimitError, MessageError
 from cloister.wire.fields import Digest, Message, Name, Text
-from cloister.wire.limits import KEY_BYTES, LIST_ITEMS, ROUND_BODY_BYTES, ROUND_METRICS, SIGNATURE_BYTES
+from cloister.wire.limits import (
+    JOB_BYTES,
+    KEY_BYTES,
+    LIST_ITEMS,
+    RECORD_BYTES,
+    ROUND_BODY_BYTES,
+    ROUND_METRICS,
+    SIGNATURE_BYTES,
+)
 from cloister.wire.tensors import Size
 
 Sequence = Annotated[int, Meta(ge=0, lt=1 << 53)]
 RoundNumber = Annotated[int, Meta(ge=1, lt=1 << 53)]
 Head = Annotated[bytes, Meta(max_length=32)]
 """A record's hash, or nothing before the first record."""
+RecordSize = Annotated[int, Meta(ge=1, le=RECORD_BYTES)]
+JobSize = Annotated[int, Meta(ge=1, le=JOB_BYTES)]
 Metrics = Annotated[dict[Name, float], Meta(max_length=ROUND_METRICS)]
 
 # Either way.
@@ -31,7 +42,7 @@ class Chain(Message, tag="chain", frozen=True):
     """
 
     first: Sequence
-    records: Annotated[tuple[Size, ...], Meta(max_length=LIST_ITEMS)]
+    records: Annotated[tuple[RecordSize, ...], Meta(max_length=LIST_ITEMS)]
     model: Size = 0
     rounds: Sequence = 0
     state: Annotated[tuple[Size, ...], Meta(max_length=2)] = ()
@@ -43,8 +54,8 @@ class Chain(Message, tag="chain", frozen=True):
 class Join(Message, tag="join", frozen=True):
     """The first message: how far the member's copy of the ledger goes, and the highest round that it took part in.
 
-    ``holds``: whether it has the model that the newest record released. Answered by ``HandOver`` or ``Chain`` where one
-    end has more records than the other.
+    ``holds``: whether it has the model that the newest record released. Answered by ``HandOver`` where the member has
+    other records than the aggregator, and by ``Chain``, which may be empty, once both have the same.
     """
 
     sequence: Sequence
@@ -93,7 +104,7 @@ class Submit(Message, tag="submit", frozen=True):
     Answered by ``Accepted`` or ``Refused``.
     """
 
-    job: Size
+    job: JobSize
 
 
 class Stop(Message, tag="stop", frozen=True):
@@ -196,3 +207,28 @@ RoundMessage = (
 )
 
 FROM_MEMBERS: Final = (Chain, Join, Ready, Contribution, Declined, Signature, Submit, Stop)
+
+
+def check_body(message: RoundMessage, body_bytes: int) -> None:
+    """Checks the length of the body that came with a message, as far as the message says it.
+
+    A contribution's, and that of the model behind a submitted job, are for the receiver to hold against its job.
+
+    Raises:
+        MessageError: it is longer or shorter than the message says. LimitError: a job over its limit.
+    """
+    match message:
+        case Chain(records=records, model=model, state=state):
+            expected = sum(records) + model + sum(state)
+        case Contribution():
+            return
+        case Submit(job=job):
+            expected = max(job, body_bytes)
+        case Work():
+            if body_bytes > JOB_BYTES:
+                raise LimitError(f"a job of {body_bytes} bytes is over the limit of {JOB_BYTES}")
+            expected = max(1, body_bytes)
+        case _:
+            expected = 0
+    if body_bytes != expected:
+        raise MessageError(f"a body of {body_bytes} bytes came with a message that says {expected}")

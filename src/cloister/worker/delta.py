@@ -94,6 +94,37 @@ def delta(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: L
 
 
 @torch.no_grad()
+def deltas(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """``delta`` for many models at once, whose tensors are stacked along a first dimension: of shape
+    ``(models, layout.length)``.
+
+    Raises:
+        TrainingError: a value that is not finite, or a delta whose norm is not.
+    """
+    models = len(next(iter(tensors.values())))
+    changes = torch.empty(models, layout.length, dtype=DTYPES[layout.dtype])
+    for name, spec, first, last in layout.places:
+        changes[:, first:last].view(models, *spec.shape).copy_(tensors[name])
+    changes.sub_(start)
+    if not bool(_norms(changes).isfinite().all()):
+        raise TrainingError("training led to values that are not finite")
+    return changes
+
+
+@torch.no_grad()
+def clip_each(vectors: torch.Tensor, *, limit: float) -> torch.Tensor:
+    """``clip`` for each row of ``vectors``, which ``deltas`` gave."""
+    found = _norms(vectors)
+    scales = torch.where(found <= limit * (1 - _DOUBT), 1.0, limit / found * (1 - _SLACK))
+    return vectors.double().mul_(scales[:, None]).to(vectors.dtype)
+
+
+def _norms(vectors: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    return found
+
+
+@torch.no_grad()
 def norm(vector: torch.Tensor) -> float:
     """The vector's L2 norm, computed in float64.
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from cloister.errors import (
-    HostileIndexError,
     InteractiveRefusedError,
     MemoryLimitError,
     ObjectLimitError,
     OpRefusedError,
-    RemoteIndexError,
-    RemoteNotImplementedError,
-    RemoteOpError,
-    RemoteRuntimeError,
-    RemoteValueError,
     WireError,
     WorkerError,
 )
 from cloister.tensor import ops
-from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.ops import Of, Op
 from cloister.wire import messages as m
@@ -30,16 +24,12 @@ from cloister.wire.fields import Tags
 from cloister.wire.limits import FOUND
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import bounds, forms, gaps, guards
+from cloister.worker.arguments import decode, decode_named
+from cloister.worker.faults import reported
 from cloister.worker.seeding import seeded
 from cloister.worker.store import Entry, Store
+from cloister.worker.trainings import Trainings
 from cloister.worker.values import empty, is_sendable, sendable, spec_of
-
-_OF_TORCH: Final = {
-    IndexError: RemoteIndexError,
-    ValueError: RemoteValueError,
-    NotImplementedError: RemoteNotImplementedError,
-    RuntimeError: RemoteRuntimeError,
-}
 
 
 class DataSets(Protocol):
@@ -86,6 +76,7 @@ class Executor:
         self._data_sets = data_sets
         self._exchange = exchange
         self._tagged: list[tuple[tuple[str, ...], Entry]] = []
+        self._trainings = Trainings(self._store, self._device)
         self._failure: m.Failure | None = None
 
     def allocate(self, specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
@@ -165,6 +156,8 @@ class Executor:
                     return self._search(tags, first), []
                 case m.Count():
                     return m.Counted(len(self._store), self._store.nbytes), []
+                case m.Train():
+                    return self._trainings.train(question)
         except WorkerError as fault:
             return m.Failure(fault.code, "", 0, str(fault)), []
         raise AssertionError(question)
@@ -196,8 +189,8 @@ class Executor:
                 args.append(entry.tensor)
                 key.append(entry.geometry)
             else:
-                args.append(self._decode(param, value, key))
-        kwargs = self._decode_named(op, call.kwargs, key) if call.kwargs else {}
+                args.append(decode(param, value, self._store, key))
+        kwargs = decode_named(op, call.kwargs, self._store, key) if call.kwargs else {}
         outline = op.outlines.get(known := tuple(key)) or self._outline(op, known, args, kwargs)
         by_values = op.guard or outline.data_dependent
         nbytes = self._check_values(op, outline, args, kwargs) if by_values else outline.nbytes
@@ -216,51 +209,6 @@ class Executor:
         if not op.inplace:
             self._hold(op, call, outline, returned)
 
-    def _decode_named(self, op: Op, named: dict[str, Any], key: list[object]) -> dict[str, Any]:
-        kwargs: dict[str, Any] = {}
-        for name, value in named.items():
-            param = op.by_name.get(name)
-            if param is None:
-                raise OpRefusedError(f"{op} has no argument of that name")
-            key.append(name)
-            kwargs[name] = self._decode(param, value, key)
-        return kwargs
-
-    def _decode(self, param: ops.Param, value: Any, key: list[object]) -> Any:
-        of = param.of
-        if value is None:
-            if not param.optional and of is not Of.UNSENT:
-                raise OpRefusedError(f"argument {param.name!r} is missing")
-            key.append(None)
-            return None
-        if of is Of.TENSOR:
-            if type(value) is int:
-                entry = self._store.entry(value)
-                key.append(entry.geometry)
-                return entry.tensor
-            if type(value) in (list, tuple) and len(value) == 1 and type(value[0]) in (bool, int, float):
-                key.append(type(value[0]))
-                return value[0]
-            raise OpRefusedError(f"argument {param.name!r} is no tensor")
-        if of is Of.TENSORS:
-            if type(value) not in (list, tuple) or not all(item is None or type(item) is int for item in value):
-                raise OpRefusedError(f"argument {param.name!r} is no list of tensors")
-            entries = [None if item is None else self._store.entry(item) for item in value]
-            key.append(tuple([None if entry is None else entry.geometry for entry in entries]))
-            return [None if entry is None else entry.tensor for entry in entries]
-        if of is Of.UNSENT or of is Of.GENERATOR or of is Of.UNKNOWN or (type(value) is list and of is not Of.LIST):
-            raise OpRefusedError(f"argument {param.name!r} does not travel, or not as a list")
-        literal = param.from_wire(value)
-        if of is Of.LIST:
-            key.append(tuple(value))
-        elif of is Of.DTYPE or of is Of.MEMORY_FORMAT:
-            key.append(value)
-        else:
-            key.append(type(value))
-            if param.value_in_key:
-                key.append(value)
-        return literal
-
     def _outline(self, op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str, Any]) -> Outline:
         forms.check(op, args, kwargs)
         try:
@@ -268,7 +216,7 @@ class Executor:
         except WorkerError:
             raise
         except Exception as fault:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
-            raise _reported(op, fault) from None
+            raise reported(fault) from None
         if not all(geometry is None or geometry.dtype in DTYPE_NAMES for geometry in outline.geometries):
             op.outlines.pop(key, None)
             raise OpRefusedError(f"{op} would make a tensor of an element type that does not travel")
@@ -285,7 +233,7 @@ class Executor:
             nbytes = bounds.output_bytes(op.name, named) if outline.data_dependent else outline.nbytes
         except (RuntimeError, LookupError, ValueError, TypeError, OverflowError) as fault:
             # Arguments whose values cannot even be looked at: PyTorch would not take them either.
-            raise _reported(op, fault) from None
+            raise reported(fault) from None
         if outline.data_dependent and self._store.nbytes + nbytes > self._store.memory_bytes:
             # Not how much: that would tell a value.
             raise MemoryLimitError(f"{op} could make more here than the session may hold; free tensors (del)")
@@ -298,7 +246,7 @@ class Executor:
             with seeded(call.seed, self._device):
                 return op.overload(*args, **kwargs)
         except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
-            raise _reported(op, fault) from None
+            raise reported(fault) from None
 
     def _hold(self, op: Op, call: m.Call, outline: Outline, returned: Any) -> None:
         of = None
@@ -383,23 +331,3 @@ def _may_be_absent(id: int, geometry: object) -> bool:
 
 def _describe(geometry: Geometry) -> m.StridedSpec:
     return m.StridedSpec(DTYPE_NAMES[geometry.dtype], geometry.shape, geometry.strides)
-
-
-def _reported(op: Op, fault: Exception) -> WorkerError:
-    """PyTorch's exception as one that may travel: its type, but not its text, which can hold values."""
-    if isinstance(fault, WorkerError):
-        return fault
-    text = str(fault)
-    if isinstance(fault, MemoryError) or "not enough memory" in text or "can't allocate memory" in text:
-        return MemoryLimitError("the operation needs more memory for its intermediate results than the session may use")
-    for kind, reported in _OF_TORCH.items():
-        if isinstance(fault, kind):
-            return reported(
-                f"PyTorch raised {kind.__name__} at the worker; its text stays there, since it could hold values"
-            )
-    return RemoteOpError(
-        "PyTorch refused the operation at the worker; its text stays there, since it could hold values"
-    )
-
-
-__all__ = ["DTYPES", "DataSets", "Exchange", "Executor", "HostileIndexError"]

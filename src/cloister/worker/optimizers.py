@@ -7,14 +7,16 @@ values.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cloister.errors import ConfigurationError
+from cloister.wire import optimizers as wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,10 @@ class StepDecay:
     def __post_init__(self) -> None:
         _whole("every", self.every)
         _number("factor", self.factor, low=0, high=1)
+
+    def spelt(self) -> wire.StepDecay:
+        """As it travels."""
+        return wire.StepDecay(self.every, float(self.factor))
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.factor)
@@ -42,6 +48,10 @@ class CosineDecay:
     def __post_init__(self) -> None:
         _whole("steps", self.steps)
         _number("lowest", self.lowest, low=0)
+
+    def spelt(self) -> wire.CosineDecay:
+        """As it travels."""
+        return wire.CosineDecay(self.steps, float(self.lowest))
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, self.lowest)
@@ -75,9 +85,23 @@ class _Declared:
         """The ``torch.optim`` optimizer."""
         raise NotImplementedError
 
-    def over(self, parameters: Mapping[str, nn.Parameter]) -> Update:
-        """This optimizer at work on parameters, by name."""
-        return Update(self, parameters)
+    def spelt(self) -> wire.Optimizer:
+        """As it travels; ``read`` reverses it."""
+        raise NotImplementedError
+
+    @property
+    def tensors_kept(self) -> int:
+        """How many tensors of each parameter's size it keeps from step to step."""
+        raise NotImplementedError
+
+    def _shared(self) -> tuple[float, float, float | None, wire.Schedule | None]:
+        clip_norm = None if self.clip_norm is None else float(self.clip_norm)
+        return float(self.lr), float(self.weight_decay), clip_norm, self.schedule.spelt() if self.schedule else None
+
+    def over(self, parameters: Mapping[str, nn.Parameter], *, stacked: bool = False) -> Update:
+        """This optimizer at work on parameters, by name; those of many models in one, along a first dimension, if
+        they are ``stacked``."""
+        return Update(self, parameters, stacked=stacked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +125,15 @@ class SGD(_Declared):
             parameters, self.lr, self.momentum, self.dampening, self.weight_decay, nesterov=self.nesterov
         )
 
+    def spelt(self) -> wire.SGD:
+        """As it travels; ``read`` reverses it."""
+        return wire.SGD(*self._shared(), float(self.momentum), float(self.dampening), bool(self.nesterov))
+
+    @property
+    def tensors_kept(self) -> int:
+        """The momentum."""
+        return 1 if self.momentum else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(_Declared):
@@ -123,6 +156,16 @@ class Adam(_Declared):
         """The ``torch.optim`` optimizer."""
         return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
 
+    def spelt(self) -> wire.Adam:
+        """As it travels; ``read`` reverses it."""
+        first, second = self.betas
+        return wire.Adam(*self._shared(), (float(first), float(second)), float(self.eps), bool(self.amsgrad))
+
+    @property
+    def tensors_kept(self) -> int:
+        """Both moments, and the largest second one where it counts."""
+        return 3 if self.amsgrad else 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
@@ -134,30 +177,85 @@ class AdamW(Adam):
         """The ``torch.optim`` optimizer."""
         return torch.optim.AdamW(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
 
+    def spelt(self) -> wire.AdamW:
+        """As it travels; ``read`` reverses it."""
+        as_adam = super().spelt()
+        return wire.AdamW(*(getattr(as_adam, name) for name in as_adam.__struct_fields__))
+
 
 Optimizer: TypeAlias = SGD | Adam | AdamW
+_READ: Final[dict[type, type]] = {
+    wire.SGD: SGD,
+    wire.Adam: Adam,
+    wire.AdamW: AdamW,
+    wire.StepDecay: StepDecay,
+    wire.CosineDecay: CosineDecay,
+}
+
+
+def read(spelt: wire.Optimizer) -> Optimizer:
+    """The optimizer that was declared elsewhere.
+
+    Raises:
+        ConfigurationError: numbers out of range.
+    """
+    numbers = {name: getattr(spelt, name) for name in spelt.__struct_fields__}
+    schedule = numbers["schedule"]
+    if schedule is not None:
+        numbers["schedule"] = _READ[type(schedule)](
+            **{name: getattr(schedule, name) for name in schedule.__struct_fields__}
+        )
+    found: Optimizer = _READ[type(spelt)](**numbers)
+    return found
 
 
 class Update:
-    """An optimizer at work: its state, its schedule, and the parameters that it changes in place."""
+    """An optimizer at work: its state, its schedule, and the parameters that it changes in place.
 
-    def __init__(self, declared: _Declared, parameters: Mapping[str, nn.Parameter]) -> None:
+    Every optimizer here works element by element, so that one does for many models whose parameters are ``stacked``.
+    Only clipping looks at a model's gradients together; it is done for each model then.
+    """
+
+    def __init__(self, declared: _Declared, parameters: Mapping[str, nn.Parameter], *, stacked: bool = False) -> None:
+        self._declared = declared
         self._parameters = dict(parameters)
-        self._clip_norm = declared.clip_norm
-        self.optimizer = declared.make(list(self._parameters.values()))
-        self._schedule = None if declared.schedule is None else declared.schedule.over(self.optimizer)
+        self._clip = _clip_each if stacked else nn.utils.clip_grad_norm_
+        self._begin()
+
+    def _begin(self) -> None:
+        self.optimizer = self._declared.make(list(self._parameters.values()))
+        self._schedule = None if self._declared.schedule is None else self._declared.schedule.over(self.optimizer)
+
+    def restart(self) -> None:
+        """Forgets all steps; the parameters stay as they are."""
+        if self._schedule is None:
+            self.optimizer.state.clear()  # all that steps leave behind; making another takes longer than a small step
+        else:
+            self._begin()
 
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """One update of the parameters. The gradients are given up: clipping scales them in place."""
         for name, parameter in self._parameters.items():
             parameter.grad = gradients.get(name)
-        if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+        if self._declared.clip_norm is not None:
+            self._clip(self._parameters.values(), self._declared.clip_norm)
         self.optimizer.step()
         if self._schedule is not None:
             self._schedule.step()
         for parameter in self._parameters.values():
             parameter.grad = None
+
+
+@torch.no_grad()
+def _clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """``clip_grad_norm_`` for each of the models whose parameters are stacked."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack([torch.linalg.vector_norm(each.flatten(1), dim=1) for each in gradients])
+    scales = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for each in gradients:
+        each.mul_(scales.view(-1, *[1] * (each.dim() - 1)))
 
 
 def _number(
@@ -169,8 +267,8 @@ def _number(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ConfigurationError(f"{name} must be a finite number, not {value!r}")
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # isfinite refuses a huge int itself
+        raise ConfigurationError(f"{name} must be a finite number, not {value!r:.40}")
     if not (low <= value <= high and above < value < below):
         raise ConfigurationError(f"{name} cannot be {value}")
 

@@ -1,25 +1,28 @@
 """Local training: a plan replayed over one owner's data set, and what came out of it as one vector.
 
 A training is a function of its arguments alone: the same plan, data set, tensors, numbers and seed give the same bits
-on the same machine. The seed decides the order of the rows in each epoch and, through the plan, all random numbers.
+on the same machine with as many threads. The seed decides the order of the rows in each epoch and, through the plan,
+all random numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cloister.errors import ConfigurationError, PlanError
 from cloister.wire.layout import Layout
-from cloister.wire.tensors import TensorSpec
 from cloister.worker import delta as deltas
-from cloister.worker.data.batches import Batches, Column, check_batch_size, check_schema
+from cloister.worker.data.batches import Batches, check_schema
+from cloister.worker.fitting import check_numbers, check_tensors, columns_of, prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
+
+_KEPT_APART: Final = 1024
+"""So many losses are single tensors at a time; those before them are together in one."""
 
 
 class Trained(NamedTuple):
@@ -38,20 +41,16 @@ class Trained(NamedTuple):
     others: dict[str, Tensor]
 
 
+class Seen(NamedTuple):
+    """What a training in place reports; ``losses`` is a float64 tensor on the CPU. The rest as in ``Trained``."""
+
+    metrics: dict[str, float]
+    losses: Tensor
+
+
 def floats_in(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The floating-point tensors among these, by name: what a delta holds where no layout is given."""
     return {name: each for name, each in {**parameters, **buffers}.items() if each.is_floating_point()}
-
-
-def check_fits(plan: Plan, data: Batches) -> None:
-    """Whether a plan can be trained on a data set.
-
-    Raises:
-        DataSetError: it cannot; the message names the columns.
-    """
-    rows = plan.program.batch
-    expected = [Column(f"batch[{at}]", TensorSpec(each.dtype, each.row)) for at, each in enumerate(rows)]
-    check_schema(data.schema, expected=expected)
 
 
 def train(
@@ -88,24 +87,130 @@ def train(
         PlanError: the tensors do not fit the plan, or an operation failed on their values.
         TrainingError: training led to values that are not finite.
     """
-    check_fits(plan, data)
-    _check_numbers(batch_size, local_epochs, proximal, clip)
-    if layout is None:
-        layout = deltas.layout_of(floats_in(parameters, buffers))
-    start = deltas.flatten(_those(layout, parameters, buffers), layout=layout)
-    model = _Model(plan, parameters, buffers, optimizer, proximal)
-    seen = _Seen()
-    step = 0
-    for _ in range(local_epochs):
-        for batch in data.epoch(batch_size, seed=seed, step=step):
-            seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
-            step += 1
-    change = deltas.delta(_those(layout, model.parameters, model.buffers), start=start, layout=layout)
-    if clip is not None:
-        change = deltas.clip(change, limit=clip)
-    in_vector = {place.name for place in layout.places}
-    others = {name: each for name, each in model.buffers.items() if name not in in_vector}
-    return Trained(change, len(data), seen.means(), seen.losses(), others)
+    training = Training(
+        plan,
+        parameters=parameters,
+        buffers=buffers,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        local_epochs=local_epochs,
+        proximal=proximal,
+        clip=clip,
+        layout=layout,
+    )
+    return training.run(data, seed=seed)
+
+
+@torch.no_grad()
+def train_in_place(
+    plan: Plan,
+    data: Batches,
+    *,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    batch_size: int,
+    local_epochs: int,
+    seed: int,
+    proximal: float = 0.0,
+    clip: float | None = None,
+) -> Seen:
+    """The same training, whose results are written into ``parameters`` and ``buffers`` once all of it has succeeded.
+
+    With ``clip``, a larger change is scaled down before it is written.
+
+    Raises:
+        As ``train``; then the tensors are as they were.
+    """
+    training = Training(
+        plan,
+        parameters=parameters,
+        buffers=buffers,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        local_epochs=local_epochs,
+        proximal=proximal,
+        clip=clip,
+    )
+    with torch.enable_grad():  # as in any training: some kernels are chosen by it
+        return training.run_into({**buffers, **parameters}, data, seed=seed)
+
+
+class Training:
+    """What ``train`` does, made ready once for one data set after the other; the arguments are those of ``train``.
+
+    Each run begins with the values of the tensors given here, which nobody may change meanwhile, and comes to the bits
+    of a ``train`` of its own.
+
+    Raises:
+        ConfigurationError, PlanError: as ``train``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        batch_size: int,
+        local_epochs: int,
+        proximal: float = 0.0,
+        clip: float | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        check_numbers(batch_size, local_epochs, proximal, clip)
+        check_tensors(plan, parameters, buffers)
+        self._layout = layout or deltas.layout_of(floats_in(parameters, buffers))
+        self._start = deltas.flatten(those(self._layout, parameters, buffers), layout=self._layout)
+        self._model = _Model(plan, parameters, buffers, optimizer, proximal)
+        self._plan, self._expected = plan, columns_of(plan)
+        self._batch_size, self._epochs, self._clip = batch_size, local_epochs, clip
+        self._in_vector = {place.name for place in self._layout.places}
+        self._clipped = False
+
+    def run(self, data: Batches, *, seed: int) -> Trained:
+        """Trains on one data set.
+
+        Raises:
+            DataSetError, PlanError, TrainingError: as ``train``.
+        """
+        seen, change = self._run(data, seed)
+        others = {name: each for name, each in self._model.buffers.items() if name not in self._in_vector}
+        return Trained(change, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+
+    def run_into(self, tensors: Mapping[str, Tensor], data: Batches, *, seed: int) -> Seen:
+        """Trains on one data set, and writes what came of it into these parameters and buffers, by name.
+
+        Raises:
+            DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
+        """
+        seen, change = self._run(data, seed)
+        reported = Seen(seen.means(), seen.losses())
+        with torch.no_grad():
+            if self._clipped:
+                trained = those(self._layout, self._model.parameters, self._model.buffers)
+                deltas.unflatten(self._start + change, layout=self._layout, into=trained)
+            reached = {**self._model.buffers, **self._model.parameters}
+            for name, each in tensors.items():
+                each.copy_(reached[name])
+        return reported
+
+    def _run(self, data: Batches, seed: int) -> tuple[_Seen, Tensor]:
+        """All epochs, and the change that they made. What can be known not to fit is found before the first step."""
+        check_schema(data.schema, expected=self._expected)
+        model, seen, step = self._model, _Seen(), 0
+        prepare(self._plan, rows=len(data), batch_size=self._batch_size, device=model.device)
+        model.restart()
+        for _ in range(self._epochs):
+            for batch in data.epoch(self._batch_size, seed=seed, step=step):
+                seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
+                step += 1
+        trained = those(self._layout, model.parameters, model.buffers)
+        change = deltas.delta(trained, start=self._start, layout=self._layout)
+        clipped = change if self._clip is None else deltas.clip(change, limit=self._clip)
+        self._clipped = clipped is not change
+        return seen, clipped
 
 
 class _Model:
@@ -119,27 +224,29 @@ class _Model:
         optimizer: Optimizer,
         proximal: float,
     ) -> None:
-        if not parameters:
-            raise ConfigurationError("there are no parameters to train")
-        for held in plan.program.parameters:
-            given = parameters.get(held.names[0])
-            if given is None or given.dtype is not getattr(torch, held.dtype):
-                raise PlanError(f"the plan needs the parameter {held.names[0]!r}, of {held.dtype}")
         trained = {each.names[0] for each in plan.program.parameters if each.trained}
         self._plan = plan
         self._proximal = proximal
-        self._start = {name: each.detach() for name, each in parameters.items()} if proximal else {}
+        self._start = {name: each.detach() for name, each in parameters.items()}
+        self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.parameters = {
-            name: nn.Parameter(each.detach().clone(), requires_grad=name in trained)
-            for name, each in parameters.items()
+            name: nn.Parameter(each.clone(), requires_grad=name in trained) for name, each in self._start.items()
         }
-        self.buffers = {name: each.detach().clone() for name, each in buffers.items()}
-        self._device = next(iter(self.parameters.values())).device
+        self.buffers = self._buffers
+        self.device = next(iter(self.parameters.values())).device
         self._update = optimizer.over(self.parameters)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Goes back to the start; what an earlier training handed out stays as it is."""
+        for name, each in self._start.items():
+            self.parameters[name].copy_(each)
+        self.buffers = {name: each.clone() for name, each in self._buffers.items()}
+        self._update.restart()
 
     def step(self, batch: tuple[Tensor, ...], *, seed: int, step: int) -> Outcome:
         """One step; its outcome, whose gradients are used up."""
-        here = [tensor.to(self._device) for tensor in batch]
+        here = [tensor.to(self.device) for tensor in batch]
         outcome = self._plan.step(self.parameters, self.buffers, here, seed=seed, step=step)
         self._update.step(self._drawn_back(outcome.gradients) if self._proximal else outcome.gradients)
         self.buffers.update(outcome.buffers)
@@ -159,34 +266,39 @@ class _Seen:
     def __init__(self) -> None:
         self._rows: list[int] = []
         self._values: dict[str, list[Tensor]] = {"loss": []}
+        self._before: dict[str, list[Tensor]] = {}
 
     def add(self, outcome: Outcome, *, rows: int) -> None:
         self._rows.append(rows)
-        self._values["loss"].append(outcome.loss)
+        self._values["loss"].append(_alone(outcome.loss))
         for name, value in outcome.metrics.items():
-            self._values.setdefault(name, []).append(value)
+            self._values.setdefault(name, []).append(_alone(value))
+        if not len(self._rows) % _KEPT_APART:
+            for name, values in self._values.items():
+                self._before.setdefault(name, []).append(torch.stack(values).double())
+                values.clear()
 
-    def losses(self) -> tuple[float, ...]:
-        return tuple(torch.stack(self._values["loss"]).tolist())
+    def losses(self) -> Tensor:
+        return self._all("loss")
 
     def means(self) -> dict[str, float]:
         total = sum(self._rows)
         return {
-            name: math.fsum(map(float.__mul__, torch.stack(values).double().tolist(), map(float, self._rows))) / total
-            for name, values in self._values.items()
+            name: math.fsum(map(float.__mul__, self._all(name).tolist(), map(float, self._rows))) / total
+            for name in self._values
         }
 
+    def _all(self, name: str) -> Tensor:
+        last = self._values[name]
+        return torch.cat([*self._before.get(name, ()), *([torch.stack(last).double()] if last else ())]).cpu()
 
-def _those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+
+def _alone(value: Tensor) -> Tensor:
+    """The value, which keeps no larger tensor alive that it may be a part of."""
+    return value.clone() if value.untyped_storage().nbytes() > value.itemsize else value
+
+
+def those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a layout has."""
     held = {**buffers, **parameters}
     return {place.name: held[place.name] for place in layout.places if place.name in held}
-
-
-def _check_numbers(batch_size: int, local_epochs: int, proximal: float, clip: float | None) -> None:
-    check_batch_size(batch_size)
-    if local_epochs < 1:
-        raise ConfigurationError(f"local_epochs is {local_epochs}; it is at least 1")
-    if not (math.isfinite(proximal) and proximal >= 0):
-        raise ConfigurationError(f"proximal is {proximal}; it is a number of at least 0")
-    if clip is not None and not (math.isfinite(clip) and clip >= deltas.SMALLEST_NORM):
-        raise ConfigurationError(f"clip is {clip}; it is a norm of at least {deltas.SMALLEST_NORM}")

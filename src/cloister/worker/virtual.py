@@ -106,6 +106,8 @@ class _InProcess:
         failure = self.post(commands, puts)
         if failure is not None:
             return failure, []
+        if self._encode:
+            question = m.decode(Kind.ASK, m.encode(m.Ask([], question))).question
         with _as_elsewhere():
             answer, values = self.executor.answer(question)
         return answer, [value.clone() for value in values]

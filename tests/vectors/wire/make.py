@@ -13,6 +13,7 @@ import json
 import struct
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ FILE = Path(__file__).with_name("frames.json")
 BOB = "sha256:" + "b0" * 32
 TICKET = bytes(range(32))
 FLOATS = struct.pack("<4f", 1.0, -2.0, 0.5, 0.0)
+HEAD, JOB, MODEL, COMMITMENT, SALT = (bytes([value]) * 32 for value in (0x1E, 0x0B, 0x3D, 0xC0, 0x5A))
 
 
 class Vector(NamedTuple):
@@ -34,7 +36,7 @@ class Vector(NamedTuple):
 
 
 HELLO, WELCOME, REFUSAL, BATCH, ASK, ANSWER, FAILURE, PUSH, DIAL, AWAIT = 1, 2, 3, 4, 5, 6, 7, 8, 16, 17
-CHALLENGE, PROOF, PROVISION = 9, 10, 11
+CHALLENGE, PROOF, PROVISION, ROUND = 9, 10, 11, 12
 
 GOOD: dict[str, Vector] = {
     "hello": Vector(HELLO, [[1], "session", "cloister 0.1.0", bytes(32)]),
@@ -64,16 +66,85 @@ GOOD: dict[str, Vector] = {
     "describe": Vector(ASK, [[], ["describe", [2]]]),
     "search": Vector(ASK, [[["free", [4]]], ["search", ["#x"], 100]]),
     "count": Vector(ASK, [[], ["count"]]),
+    "train": Vector(
+        ASK,
+        [
+            [["put", 9, ["uint8", [4]]]],
+            [
+                "train",
+                9,
+                [1, 2],
+                [],
+                [5, 6],
+                ["sgd", 0.1, 0.0, None, ["step-decay", 100, 0.5], 0.9, 0.0, False],
+                32,
+                2,
+                (1 << 64) - 1,
+                0.0,
+                None,
+            ],
+        ],
+        b"plan",
+    ),
+    "train with Adam": Vector(
+        ASK,
+        [
+            [],
+            ["train", 9, [1], [2], [5], ["adam", 0.001, 0.0, 1.0, None, [0.9, 0.999], 1e-8, True], 1, 1, 0, 0.5, 2.0],
+        ],
+    ),
+    "train with AdamW": Vector(
+        ASK,
+        [
+            [],
+            [
+                "train",
+                9,
+                [1],
+                [],
+                [5],
+                ["adamw", 0.001, 0.01, None, ["cosine-decay", 50, 0.0], [0.9, 0.999], 1e-8, False],
+                8,
+                1,
+                7,
+                0.0,
+                None,
+            ],
+        ],
+    ),
     "values": Vector(ANSWER, ["values", [["float32", [2]], ["uint8", []]]], FLOATS[:8] + b"\xff"),
     "described": Vector(ANSWER, ["described", [["float32", [2, 3], [3, 1]]]]),
     "found": Vector(ANSWER, ["found", [[["#x", "#mri"], ["float32", [569, 30], [30, 1]]]]]),
     "counted": Vector(ANSWER, ["counted", 3, 4096]),
+    "trained": Vector(ANSWER, ["trained", {"loss": 0.75, "accuracy": 0.5}, 2], struct.pack("<2d", 1.0, 0.5)),
     "done": Vector(ANSWER, ["done"]),
     "failure": Vector(FAILURE, ["op.runtime", "aten::mm", 7, "mat1 and mat2 shapes cannot be multiplied"]),
     "delivery": Vector(PUSH, [TICKET, [["float32", [2, 2]]]], FLOATS),
     "challenge": Vector(CHALLENGE, [[1], TICKET, bytes(32)]),
     "proof": Vector(PROOF, [b"\x80", msgspec.msgpack.encode(["simulated", b"report", []])]),
     "provision": Vector(PROVISION, ["mri", b"sealed"]),
+    "hello of a member": Vector(HELLO, [[1], "study", "cloister 0.1.0", None]),
+    "join": Vector(ROUND, ["join", 2, HEAD, 1, True]),
+    "join without records": Vector(ROUND, ["join", 0, b"", 0, False]),
+    "hand-over": Vector(ROUND, ["hand-over", 1]),
+    "chain": Vector(ROUND, ["chain", 2, [6, 5], 0, 0, []], b"recordanewr"),
+    "chain with a model and a rule's state": Vector(
+        ROUND, ["chain", 3, [6], 8, 2, [16]], b"record" + FLOATS + FLOATS[:8]
+    ),
+    "submit": Vector(ROUND, ["submit", 3], b"job" + FLOATS),
+    "accepted": Vector(ROUND, ["accepted", JOB, 0]),
+    "work": Vector(ROUND, ["work", JOB], b"job"),
+    "propose": Vector(ROUND, ["propose", 3, JOB, MODEL, 2, HEAD, TICKET, 600.0]),
+    "ready": Vector(ROUND, ["ready", 3, 569, {"loss": 0.5}, COMMITMENT]),
+    "declined": Vector(ROUND, ["declined", 3, "the rounds of this data set are spent"]),
+    "send": Vector(ROUND, ["send", 3]),
+    "contribution": Vector(ROUND, ["contribution", 3, SALT], FLOATS),
+    "sign": Vector(ROUND, ["sign", 3, b"cohort"]),
+    "signature": Vector(ROUND, ["signature", 3, b"public key", b"signature"]),
+    "over": Vector(ROUND, ["over", 3, "1 of 2 owners contributed"]),
+    "refused": Vector(ROUND, ["refused", 3, "too late: round 3 is over"]),
+    "stop": Vector(ROUND, ["stop"]),
+    "finished": Vector(ROUND, ["finished", JOB, 3, "stopped by the researcher"]),
     "dial": Vector(DIAL, [BOB]),
     "await": Vector(AWAIT, [BOB, TICKET]),
 }
@@ -90,6 +161,12 @@ def pack(value: Any) -> bytes:
 
 
 _COUNT = pack([[], ["count"]])
+
+
+def _train(*, columns: Sequence[int] = (5,), optimizer: str = "sgd", seed: int = 0) -> list[Any]:
+    declared = [optimizer, 0.1, 0.0, None, None, 0.0, 0.0, False]
+    return ["train", 9, [1], [], list(columns), declared, 1, 1, seed, 0.0, None]
+
 
 BAD: dict[str, tuple[str, bytes]] = {
     "another magic": ("FrameError", frame(ASK, _COUNT, magic=b"CLSt")),
@@ -115,7 +192,22 @@ BAD: dict[str, tuple[str, bytes]] = {
     "a transcript over its limit": ("MessageError", frame(PROOF, pack([bytes(4097), b"x"]))),
     "a secret over its limit": ("MessageError", frame(PROVISION, pack(["mri", bytes(5377)]))),
     "a ticket of 31 bytes": ("MessageError", frame(AWAIT, pack([BOB, TICKET[:31]]))),
+    "a head of 33 bytes": ("MessageError", frame(ROUND, pack(["join", 1, bytes(33), 0, False]))),
+    "round zero": ("MessageError", frame(ROUND, pack(["send", 0]))),
+    "no examples": ("MessageError", frame(ROUND, pack(["ready", 1, 0, {}, COMMITMENT]))),
+    "bytes for a metric": ("MessageError", frame(ROUND, pack(["ready", 1, 1, {"loss": b"1"}, COMMITMENT]))),
+    "a salt of 31 bytes": ("MessageError", frame(ROUND, pack(["contribution", 1, SALT[:31]]))),
+    "an empty record": ("MessageError", frame(ROUND, pack(["chain", 1, [0], 0, 0, []]))),
+    "a record over its limit": ("MessageError", frame(ROUND, pack(["chain", 1, [(1 << 20) + 1], 0, 0, []]))),
+    "a chain whose body is too short": ("MessageError", frame(ROUND, pack(["chain", 1, [6], 8, 0, []]), b"record")),
+    "a job longer than its body": ("MessageError", frame(ROUND, pack(["submit", 4]), b"job")),
+    "work without a job": ("MessageError", frame(ROUND, pack(["work", JOB]))),
+    "a body of a message that has none": ("MessageError", frame(ROUND, pack(["stop"]), b"x")),
     "an element type that does not travel": ("MessageError", frame(ANSWER, pack(["values", [["object", [1]]]]), b"x")),
+    "a training without data": ("MessageError", frame(ASK, pack([[], _train(columns=[])]))),
+    "an optimizer that nobody knows": ("MessageError", frame(ASK, pack([[], _train(optimizer="exec")]))),
+    "a negative seed": ("MessageError", frame(ASK, pack([[], _train(seed=-1)]))),
+    "losses that did not come": ("MessageError", frame(ANSWER, pack(["trained", {"loss": 1.0}, 1]))),
     "a body that is too short": ("MessageError", frame(ANSWER, pack(["values", [["uint8", [4]]]]), b"xyz")),
     "a body that is too long": ("MessageError", frame(ANSWER, pack(["done"]), b"x")),
     "a tensor of too many elements": ("LimitError", frame(ANSWER, pack(["values", [["uint8", [1 << 30, 1 << 30]]]]))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -12,8 +12,10 @@ from cloister.tensor.plan import encoding, listing
 from cloister.tensor.plan.checking import Checked, check
 from cloister.tensor.plan.program import Program
 from cloister.tensor.plan.replay import Outcome, Replay
+from cloister.tensor.plan.vectorised import Vectorised
 
-_REPLAYS: Final = 8
+_KEPT_LINES: Final = 1 << 19
+"""How many prepared lines a plan keeps, over all batch sizes that it was made ready for."""
 _MEMORY_BYTES: Final = 1 << 36
 
 
@@ -29,6 +31,7 @@ class Plan:
         self._data = data
         self._checked = checked
         self._replays: dict[tuple[int, torch.device], Replay] = {}
+        self._vectorised: dict[tuple[int, torch.device], Vectorised] = {}
 
     @classmethod
     def decode(cls, data: bytes, *, memory_bytes: int = _MEMORY_BYTES) -> Plan:
@@ -96,10 +99,27 @@ class Plan:
         """
         found = self._replays.get((size, device))
         if found is None:
-            if len(self._replays) >= _REPLAYS:
-                self._replays.pop(next(iter(self._replays)), None)
+            self._make_room(self._replays)
             found = self._replays[size, device] = Replay(self.program, self._checked, size=size, device=device)
         return found
+
+    def vectorised(self, size: int, device: torch.device, *, memory_bytes: int = _MEMORY_BYTES) -> Vectorised:
+        """The plan made ready for many models at once, each with a batch of ``size``; kept as a replay is.
+
+        Raises:
+            PlanError: it cannot be, would take more than ``memory_bytes`` for each model, or does not fit batches of
+                that size; the message says why.
+        """
+        found = self._vectorised.get((size, device))
+        if found is None:
+            self._make_room(self._vectorised)
+            made = Vectorised(self.program, self._checked, size=size, device=device, memory_bytes=memory_bytes)
+            found = self._vectorised[size, device] = made
+        return found
+
+    def _make_room(self, kept: dict[Any, Any]) -> None:
+        if (len(kept) + 1) * len(self.program.lines) > _KEPT_LINES:
+            kept.pop(next(iter(kept), None), None)
 
 
 def _device_of(batch: Sequence[torch.Tensor]) -> torch.device:

@@ -11,13 +11,11 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
-from cloister.wire.limits import ARGUMENTS, LIST_ITEMS, NAME_CHARS, SIZE
+from cloister.wire.limits import ARGUMENTS, INPUTS, LIST_ITEMS, METRICS, NAME_CHARS, SIZE
 from cloister.wire.tensors import DType, Shape
 
 FORMAT: Final = "cloister plan 1"
 LINES: Final = 1 << 16
-INPUTS: Final = 1 << 14
-METRICS: Final = 64
 CONSTANT_BYTES: Final = 1 << 20
 """All constants of a plan together, in bytes. Larger tensors belong into buffers, which the model brings along."""
 

@@ -21,7 +21,7 @@ _POOLS: Final = {
     f"aten::max_pool{spatial}d_with_indices_backward": f"aten::max_pool{spatial}d_with_indices" for spatial in (2, 3)
 }
 
-
+_COPIES: Final = frozenset({"aten::clone", "aten::_to_copy"})
 _CHECKS: Final = {"aten::nll_loss_forward": "target", "aten::embedding": "indices"}
 """Forward operations that check an argument's values, on a CPU."""
 
@@ -48,6 +48,24 @@ class Proofs:
             for place in range(line.makes):
                 self._makers[following + place] = (at, place)
             following += line.makes
+
+    def named(self, at: int) -> dict[str, Any]:
+        """The arguments of line ``at`` by their names; tensors are values' numbers."""
+        return self._lines[at][1]
+
+    def input_of(self, value: int) -> int | None:
+        """The input that holds the elements of a value, all or some of them, in whatever shape and whole-number type;
+        None if they were made on the way, or written to."""
+        while True:
+            root = self._roots.of(value)
+            if root in self._written:
+                return None
+            if root < self._roots.given:
+                return root
+            name, before = self._lines[self._makers[root][0]]
+            if name not in _COPIES:
+                return None
+            value = before["self"]
 
     def cover(self, at: int, geometries: Sequence[Geometry | None]) -> bool:
         """Whether the indices that line ``at`` follows are known to be in range; ``geometries`` are those of all values

@@ -16,7 +16,7 @@ from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan import instructions
 from cloister.tensor.plan.checking import Checked, shapes_of
 from cloister.tensor.plan.program import Program
-from cloister.tensor.plan.shapes import given
+from cloister.tensor.plan.shapes import Shapes, given
 
 
 class Outcome(NamedTuple):
@@ -49,9 +49,13 @@ class _BelowAutograd:
 class Replay:
     """A plan made ready for batches of one size on one device."""
 
-    def __init__(self, program: Program, checked: Checked, *, size: int, device: torch.device) -> None:
-        shapes = shapes_of(program, checked, size)
+    def __init__(
+        self, program: Program, checked: Checked, *, size: int, device: torch.device, shapes: Shapes | None = None
+    ) -> None:
+        shapes = shapes or shapes_of(program, checked, size)
         self._prepared = instructions.prepare(program, checked, shapes, size=size, device=device)
+        self.peak: Final = shapes.peak
+        """The most memory that a step holds at once, inputs included, in bytes."""
         self._program = program
         self._device = device
         self._expected: Final = tuple((torch.Size(shape), DTYPES[dtype]) for dtype, shape in given(program, size))

@@ -11,7 +11,7 @@ import torch
 from cloister.errors import CloisterError, HostileIndexError, PlanError
 from cloister.tensor import ops
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
-from cloister.tensor.inference import Outline, outline_of
+from cloister.tensor.inference import Outline, add_literal, outline_of
 from cloister.tensor.ops import Of, Op, Param
 from cloister.tensor.plan import safety
 from cloister.tensor.plan.lifetimes import Lifetimes
@@ -68,6 +68,14 @@ def given(program: Program, size: int) -> list[tuple[str, tuple[int, ...]]]:
     return held + rows + [(each.dtype, each.shape) for each in program.constants]
 
 
+def _check_variance(op: Op, named: dict[str, Any]) -> None:
+    """Refuses what PyTorch refuses above its operators, where a plan does not come by: a variance of single values."""
+    if op.name == "aten::native_batch_norm" and named["training"]:
+        inputs = named["input"]
+        if inputs.dim() > 1 and inputs.numel() == inputs.shape[1]:
+            raise PlanError("BatchNorm cannot be trained on one value for each channel; it needs more than one row")
+
+
 def _geometry(dtype: str, shape: tuple[int, ...]) -> Geometry:
     try:
         TensorSpec(dtype, shape).nbytes()
@@ -106,6 +114,7 @@ class _Run:
             kwargs[name] = self._operand(op.by_name[name], value, key)
         # Always, and before the cache is asked: others fill it too, and not all of them come by this check.
         safety.installed().check_form(op, args, kwargs)
+        _check_variance(op, ops.arguments_by_name(op, args, kwargs))
         known = tuple(key)
         outline = outline_of(op, known, args, kwargs, lambda tensor: self._geometry_of[id(tensor)])
         if outline.data_dependent:
@@ -141,14 +150,8 @@ class _Run:
             key.append(self._geometry_of[id(found)] if tensor else type(found))
         elif of is Of.TENSORS:
             key.append(tuple([None if item is None else self._geometry_of[id(item)] for item in found]))
-        elif of is Of.LIST:
-            key.append(tuple(found))
-        elif of is Of.DTYPE or of is Of.MEMORY_FORMAT:
-            key.append(value)
         else:
-            key.append(type(found))
-            if param.value_in_key:
-                key.append(found)
+            add_literal(key, param, value, found)
         return found
 
     def _stand_in(self, number: int) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 The order of the rows is a function of ``seed`` and ``step`` alone: ``step`` is how many steps of the run came before
 this epoch, so that each epoch of a run has an order of its own, and a run that is gone on with has the orders that it
-would have had. Both ends of a test, or two machines, get the same order with the same version of NumPy.
+would have had. Data sets whose rows can be read in any order all have the same rule, ``orders``, which is arithmetic
+on whole numbers and so the same on every machine; others draw from ``generator``, which is the same with the same
+version of NumPy.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from cloister.errors import ConfigurationError, DataSetError
 from cloister.wire.tensors import TensorSpec
 
 _SEEDS: Final = 1 << 64
+_GAMMA, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_30, _27, _31 = map(np.uint64, (30, 27, 31))
+_BLOCK: Final = 1 << 18
+"""Keys that are worked out at a time."""
 
 
 class Column(NamedTuple):
@@ -72,8 +78,50 @@ def generator(*, seed: int, step: int) -> np.random.Generator:
 
 
 def order(rows: int, *, seed: int, step: int) -> NDArray[np.int64]:
-    """All row numbers below ``rows``, in the order of an epoch of a data set whose rows can be read in any order."""
-    return generator(seed=seed, step=step).permutation(rows)
+    """All row numbers below ``rows``, in the order of an epoch of a data set whose rows can be read in any order.
+
+    Raises:
+        ConfigurationError: a seed or step that is negative, or over 2^64 - 1.
+    """
+    found: NDArray[np.int64] = orders(rows, seeds=[seed], step=step)[0]
+    return found
+
+
+def orders(rows: int, *, seeds: Sequence[int], step: int) -> NDArray[np.int64]:
+    """``order`` for many seeds at once, of shape ``(len(seeds), rows)``; 8 bytes of memory for each number.
+
+    Rows are sorted by random keys: row r has number r of the SplitMix64 generator (Steele, Lea and Flood, "Fast
+    splittable pseudorandom number generators", OOPSLA 2014) whose state, with m the function that makes its numbers, is
+    m(seed + m(step)). The lowest bits of a key, as many as the last row's number has, are the row's number, so that no
+    two keys are equal and every way of sorting gives the same order.
+
+    Raises:
+        ConfigurationError: a seed or step that is negative, or over 2^64 - 1.
+    """
+    if not (0 <= step < _SEEDS and all(0 <= seed < _SEEDS for seed in seeds)):
+        raise ConfigurationError("the seed and the step of an order are both from 0 to 2^64 - 1")
+    state = _mix(np.array(seeds, np.uint64) + _mix(np.array([step], np.uint64)))[:, None]
+    keys = np.empty((len(seeds), rows), np.uint64)
+    below = np.uint64((1 << (rows - 1).bit_length()) - 1)
+    columns = max(1, _BLOCK // max(1, len(seeds)))
+    for start in range(0, rows, columns):
+        numbers = np.arange(start, min(start + columns, rows), dtype=np.uint64)
+        drawn = _mix(state + (numbers + np.uint64(1)) * _GAMMA)
+        drawn &= ~below
+        np.bitwise_or(drawn, numbers, out=keys[:, start : start + columns])
+    keys.sort(axis=1)
+    keys &= below
+    return keys.view(np.int64)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """What SplitMix64 makes of its states, in place."""
+    values ^= values >> _30
+    values *= _FIRST
+    values ^= values >> _27
+    values *= _SECOND
+    values ^= values >> _31
+    return values
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -93,6 +141,8 @@ def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> Non
     Raises:
         DataSetError: another number of columns, another element type or another shape of rows. All faults at once.
     """
+    if [column.row for column in schema] == [wanted.row for wanted in expected]:
+        return
     faults = []
     if len(schema) != len(expected):
         faults.append(

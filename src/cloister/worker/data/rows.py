@@ -1,11 +1,12 @@
 """Data sets whose rows can be read in any order: tensors in memory, and arrays that are mapped from files.
 
-An epoch's order is a permutation of all the rows, which takes 8 bytes of memory for each.
+An epoch's order takes 8 bytes of memory for each row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.batches import Column, check_batch_size, order
 
-_TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Element types that PyTorch hardly computes with, each with one of its size that it selects rows of."""
 
 
@@ -39,19 +40,23 @@ class Rows(Protocol):
 class TensorRows:
     """A column in memory: a tensor, on any device, whose first dimension counts the rows."""
 
+    __slots__ = ("_rows", "_twin", "row", "tensor")  # there may be as many of these as a simulation has owners
+
     def __init__(self, tensor: torch.Tensor) -> None:
         if tensor.ndim == 0 or tensor.dtype not in DTYPE_NAMES:
             raise DataSetError(f"a tensor of {tensor.dtype} and {tensor.ndim} dimensions has no rows to train on")
-        self._tensor = tensor.detach().view(_TWINS.get(tensor.dtype, tensor.dtype))
-        self._dtype = tensor.dtype
-        self.row = TensorSpec(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape[1:]))
+        self.tensor = tensor.detach() if tensor.requires_grad else tensor
+        self._twin = self.tensor.view(TWINS[tensor.dtype]) if tensor.dtype in TWINS else self.tensor
+        self._rows, *row = tensor.shape
+        self.row = _row(DTYPE_NAMES[tensor.dtype], *row)
 
     def __len__(self) -> int:
-        return len(self._tensor)
+        return self._rows
 
     def take(self, indices: NDArray[np.int64]) -> torch.Tensor:
         """A copy of these rows, on the tensor's device."""
-        return self._tensor.index_select(0, torch.from_numpy(indices).to(self._tensor.device)).view(self._dtype)
+        taken = self._twin.index_select(0, torch.from_numpy(indices).to(self.tensor.device))
+        return taken if self._twin is self.tensor else taken.view(self.tensor.dtype)
 
 
 class MappedRows:
@@ -84,28 +89,43 @@ class Arrays:
         DataSetError: no columns, no rows, or columns of different lengths.
     """
 
+    __slots__ = ("_rows", "columns", "schema")
+
     def __init__(self, columns: Mapping[str, torch.Tensor | Rows]) -> None:
         self.columns: dict[str, Rows] = {
             name: TensorRows(column) if isinstance(column, torch.Tensor) else column for name, column in columns.items()
         }
         lengths = {name: len(column) for name, column in self.columns.items()}
+        self._rows = next(iter(lengths.values()), 0)
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
             raise DataSetError(f"the columns have different numbers of rows: {listed}")
-        if not any(lengths.values()):
+        if not self._rows:
             raise DataSetError("the data set has no rows")
-        self.schema = tuple(Column(name, column.row) for name, column in self.columns.items())
+        self.schema = _schema(*((name, column.row) for name, column in self.columns.items()))
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return self._rows
 
     def epoch(self, batch_size: int, *, seed: int, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
         """See ``Batches.epoch``; the order is ``batches.order``."""
         check_batch_size(batch_size)
-        return self._deal(batch_size, order(len(self), seed=seed, step=step))
+        return self._deal(batch_size, order(self._rows, seed=seed, step=step))
 
     def _deal(self, batch_size: int, rows: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, ...]]:
         columns = list(self.columns.values())
         for start in range(0, len(rows), batch_size):
             indices = rows[start : start + batch_size]
             yield tuple(column.take(indices) for column in columns)
+
+
+@lru_cache(maxsize=256)
+def _row(dtype: str, *shape: int) -> TensorSpec:
+    """One value for all the columns that are alike."""
+    return TensorSpec(dtype, shape)
+
+
+@lru_cache(maxsize=256)
+def _schema(*columns: tuple[str, TensorSpec]) -> tuple[Column, ...]:
+    """One value for all the data sets that are alike."""
+    return tuple(Column(name, row) for name, row in columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -15,7 +16,7 @@ HUNG_UP: Final = select.POLLRDHUP
 
 
 class Bell:
-    """Rung once by one thread, heard by all that wait for its descriptor, and never silent again.
+    """Rung by one thread, heard by all that wait for its descriptor, until somebody hushes it.
 
     The descriptor closes with the last reference, so that nobody waits on a number that has been given to another file.
     """
@@ -32,6 +33,11 @@ class Bell:
     def ring(self) -> None:
         """Safe in a signal handler."""
         os.eventfd_write(self._descriptor, 1)
+
+    def hush(self) -> None:
+        """What was rung so far is heard no more."""
+        with suppress(BlockingIOError):  # it was silent
+            os.eventfd_read(self._descriptor)
 
     @property
     def rung(self) -> bool:

@@ -1,0 +1,121 @@
+"""The end of a round: what would be released, the cohort that members sign for it, and the record that releases it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from cloister.aggregator import records
+from cloister.aggregator.chains import Held
+from cloister.aggregator.collecting import Answer
+from cloister.aggregator.job import model_digest
+from cloister.aggregator.records import MemberSignature, RoundRecord, Share
+from cloister.aggregator.runs import Run
+from cloister.aggregator.updates import apply_to_parameters
+from cloister.aggregator.vectors import Vector
+from cloister.charter import signing
+from cloister.errors import CharterError, RoundError
+from cloister.wire.peers import fingerprint
+from cloister.wire.rounds import Signature
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round would release, and the salt that hides it from those who sign for it."""
+
+    held: Held
+    state: bytes | None
+    metrics: dict[str, float]
+    salt: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """What members sign of it."""
+        return records.outcome_digest(self.salt, model=self.held.digest, state=self.state, metrics=self.metrics)
+
+
+def compute(run: Run, *, before: Held, mean: Vector, metrics: dict[str, float], salt: bytes) -> Outcome:
+    """What the mean of the contributions makes of the model.
+
+    Raises:
+        AggregationError: values that are not finite.
+    """
+    vector, state = apply_to_parameters(run.rule, before.vector, mean=mean, state=before.state, buffers=run.job.buffers)
+    held = Held(model_digest(run.job, vector), vector, state)
+    return Outcome(held, records.state_digest(state), metrics, salt)
+
+
+def shares_of(answers: Mapping[str, Answer], *, weights: Mapping[str, float]) -> tuple[Share, ...]:
+    """The members of a cohort, in the order of their fingerprints."""
+    found = (Share(each.member.key, weights[name], each.commitment) for name, each in answers.items())
+    return tuple(sorted(found, key=lambda share: share.member))
+
+
+class Signing:
+    """The signatures of one round's cohort.
+
+    Args:
+        cohort: encoded. members: the fingerprints of those in it, all of whom have to sign.
+        asked: the fingerprints of all who were asked to. owners: how many the charter has: more than half must sign.
+    """
+
+    def __init__(
+        self, *, number: int, cohort: bytes, members: Collection[str], asked: Collection[str], owners: int, until: float
+    ) -> None:
+        self.number = number
+        self.cohort = cohort
+        self.until = until
+        self._members = frozenset(members)
+        self._pending = set(asked)
+        self._owners = owners
+        self._signatures: dict[str, MemberSignature] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round may be released."""
+        return self._members <= self._signatures.keys() and 2 * len(self._signatures) > self._owners
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it never may, whatever those say who have not answered."""
+        possible = self._signatures.keys() | self._pending
+        return not self._members <= possible or 2 * len(possible) <= self._owners
+
+    def take(self, member: str, message: Signature) -> None:
+        """Takes a member's signature.
+
+        Raises:
+            RoundError: it was not asked for, or came already; or it is not valid, and the member is ``lost``.
+        """
+        if member not in self._pending:
+            raise RoundError("a signature that was not asked for, or that came already")
+        self._pending.discard(member)
+        if fingerprint(message.public_key) != member:
+            raise RoundError("the signature comes with another's public key")
+        try:
+            signing.verify(
+                message.signature, message=records.cohort_to_be_signed(self.cohort), public_key=message.public_key
+            )
+        except CharterError as fault:
+            raise RoundError(str(fault)) from None
+        self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
+
+    def lose(self, member: str) -> None:
+        """The member has declined, or left: what it signed before stands."""
+        self._pending.discard(member)
+
+    def record(self, outcome: Outcome, *, time: int, sign: Callable[[bytes], bytes]) -> bytes:
+        """The record that releases the round. ``time``: milliseconds since 1970-01-01 UTC."""
+        record = RoundRecord(
+            cohort=self.cohort,
+            salt=outcome.salt,
+            model=outcome.held.digest,
+            state=outcome.state,
+            metrics=outcome.metrics,
+            signatures=tuple(self._signatures[each] for each in sorted(self._signatures)),
+            time=time,
+            signature=b"",
+        )
+        return records.encode(msgspec.structs.replace(record, signature=sign(records.to_be_signed(record))))

@@ -1,0 +1,60 @@
+"""The first part of a round: who was asked to train, and what each said when it had."""
+
+from __future__ import annotations
+
+import math
+
+from cloister.aggregator.collecting import Answer
+from cloister.aggregator.guests import Guest
+from cloister.charter.charter import Limits
+from cloister.errors import RoundError
+from cloister.wire.rounds import Ready
+
+
+class Training:
+    """The owners of one round, by name. ``until``: when those who have not answered are too late."""
+
+    def __init__(self, number: int, *, digest: bytes, owners: set[str], limits: Limits, until: float) -> None:
+        self.number = number
+        self.digest = digest
+        """The round's."""
+        self.until = until
+        self.answers: dict[str, Answer] = {}
+        self.asked = len(owners)
+        """How many they were."""
+        self._waiting = set(owners)
+        self._limits = limits
+
+    @property
+    def over(self) -> bool:
+        """Whether all have answered, or left."""
+        return not self._waiting
+
+    def ready(self, guest: Guest, message: Ready) -> None:
+        """An owner has trained.
+
+        Raises:
+            RoundError: it is out of the round, or answered before, which then stands.
+        """
+        if guest.name not in self._waiting:
+            raise RoundError("this owner was not asked to train for the round, or has answered already")
+        self._waiting.discard(guest.name)
+        if message.examples < self._limits.min_examples:
+            raise RoundError(f"the charter wants {self._limits.min_examples} examples behind a contribution")
+        metrics = {}
+        for metric in self._limits.metrics:
+            if metric.name in message.metrics:
+                value = message.metrics[metric.name]
+                if not math.isfinite(value):
+                    raise RoundError("a metric is not finite")
+                metrics[metric.name] = min(max(value, metric.low), metric.high)
+        self.answers[guest.name] = Answer(guest.member, message.examples, metrics, message.commitment)
+
+    def leave_out(self, name: str) -> None:
+        """The owner has declined, or left."""
+        self._waiting.discard(name)
+        self.answers.pop(name, None)
+
+    def close(self) -> None:
+        """The time is up: those who have not answered are out of the round."""
+        self._waiting.clear()

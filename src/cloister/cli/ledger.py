@@ -1,0 +1,122 @@
+"""``cloister ledger``: verify a chain of receipts from files alone, or print what it says.
+
+Exit codes: 0 it holds, 1 it does not, or misuse; an instance's evidence that does not stand gives 2 (not genuine, or no
+evidence), 3 (not decided, for want of collateral) or 4 (genuine, but not acceptable).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cloister.aggregator.audit import Report, audit, used_once
+from cloister.aggregator.ledger import Receipt
+from cloister.aggregator.lines import LINE_BYTES, describe, read_lines, written
+from cloister.attest.facts import facts
+from cloister.charter.names import shown
+from cloister.cli.attest import CollateralOption, Noun, NowOption
+from cloister.errors import ConfigurationError
+from cloister.net.collateral import source
+from cloister.net.demands import read_charter
+
+app: Final = typer.Typer(cls=Noun, no_args_is_help=True)
+
+DIGITS: Final = 64
+
+ChainFile = Annotated[Path, typer.Argument(metavar="CHAIN.JSONL", help="The chain.", show_default=False)]
+
+
+def _commitment(text: str) -> bytes:
+    try:
+        if len(text) == DIGITS and text.isascii():
+            return bytes.fromhex(text)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"a commitment is {DIGITS} hexadecimal digits; your node's log has it")
+
+
+@app.callback()
+def _ledger() -> None:
+    """Verify a chain of receipts, or print it."""
+
+
+@app.command("audit")
+def audit_file(
+    path: ChainFile,
+    *,
+    charter: Annotated[Path, typer.Option(help="The charter that it is of.", show_default=False)],
+    collateral: CollateralOption = None,
+    accept_simulated: Annotated[
+        bool, typer.Option("--accept-simulated", help="Let simulated TEEs pass. They prove nothing.")
+    ] = False,
+    contribution: Annotated[
+        bytes | None,
+        typer.Option(
+            parser=_commitment, metavar="HEX", help="Say also which round used the contribution of this commitment."
+        ),
+    ] = None,
+    now: NowOption = None,
+) -> None:
+    """Verify every record of a chain, offline, and print what it shows. Evidence is judged as of its record's time."""
+    report = audit(
+        read_lines(_lines(path)),
+        charter=read_charter(charter),
+        collateral=source(collateral),
+        accept_simulated=accept_simulated,
+        now=now,
+    )
+    used = None if contribution is None else used_once(report.ledger, contribution)
+    for line in _told(report, used, now=now):
+        typer.echo(line)
+
+
+@app.command()
+def show(path: ChainFile) -> None:
+    """Print what the records of a chain say, one JSON object a line. Nothing of it is verified."""
+    for record in read_lines(_lines(path)):
+        typer.echo(json.dumps(describe(record)))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a regular file, none of them read further than a line may be long."""
+    try:
+        if not path.is_file():  # a pipe would make this wait for somebody to write
+            raise ConfigurationError(f"{path} is no file that can be read; name a chain of receipts")
+        with path.open("rb") as file:
+            while line := file.readline(LINE_BYTES + 1):
+                yield line
+    except OSError as fault:
+        raise ConfigurationError(f"{path} cannot be read: {fault.strerror}") from None
+
+
+def _told(report: Report, used: Receipt | None, *, now: datetime | None) -> Iterator[str]:
+    ledger, limits = report.ledger, report.ledger.charter.limits
+    yield f"charter     {shown(ledger.charter.name)}, {ledger.charter.digest.hex()}"
+    yield f"records     {ledger.sequence}, all of one chain; the newest is {ledger.head.hex() or 'none'}"
+    yield f"rounds      {ledger.released} released, of {limits.rounds} in all"
+    if report.gaps:
+        yield f"void        {', '.join(_range(gap) for gap in report.gaps)}"
+    for instance, verified in zip(ledger.instances, report.verified, strict=True):
+        found = facts(verified.claims)
+        judged = written(instance.record.time) if now is None else now.isoformat()
+        yield (
+            f"instance    record {instance.record.sequence}: {found.tee}, {shown(verified.entry.name)},"
+            f" judged as of {judged}"
+        )
+    if any(instance.transcript.tee == "simulated" for instance in ledger.instances):
+        yield "            a simulated TEE proves nothing: anyone can make such an instance"
+    for name, count in report.contributed.items():
+        yield f"owner       {shown(name)}: contributed to {count}, signed {report.signed[name]}"
+    yield f"model       {ledger.model.hex() if ledger.model is not None else 'none'}"
+    if used is not None:
+        yield f"used        once, in round {used.cohort.round} (record {used.cohort.sequence})"
+    yield "That no newer record exists, no chain can show: compare the newest with other members'."
+
+
+def _range(numbers: range) -> str:
+    return str(numbers.start) if len(numbers) == 1 else f"{numbers.start} to {numbers.stop - 1}"

@@ -1,0 +1,221 @@
+"""A node's part in studies: it dials the aggregator of its charter, has it prove itself, and stays.
+
+One thread. It waits for the connection, for the training and for the node's end, all at once, and does what
+``cloister.node.member`` decides. Where no aggregator is there it tries again, after pauses that grow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
+from typing import Final
+
+from cloister import __version__
+from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
+from cloister.net.attested import Challenged, Proven, examine
+from cloister.net.connection import Frame
+from cloister.net.demands import Demands
+from cloister.net.greeting import greet, refusal_error
+from cloister.net.identity import Identity
+from cloister.net.waiting import READABLE, Bell, wait
+from cloister.node.member import Abandon, Effect, Leave, Member, Note, Prove, Say, Train
+from cloister.node.records import Records
+from cloister.node.training import Failed, Trained, Trainer
+from cloister.wire import rounds as w
+from cloister.wire.frames import Kind
+from cloister.wire.limits import CHUNK_BYTES
+
+_log: Final = logging.getLogger(__name__)
+_DIAL_S: Final = 10.0
+_PROOF_S: Final = 30.0
+"""From a challenge to its answer: evidence takes some TEEs seconds."""
+_FRAME_S: Final = 10.0
+PAUSE_S: Final = (1.0, 60.0)
+"""Between attempts to reach an aggregator: the first pause, doubled up to the last."""
+
+
+class Participation:
+    """A member's part in studies, for as long as its node runs. ``run`` is for a thread of its own.
+
+    Args:
+        records: the member's; closed at the end.
+        demands: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
+        trainer: used by ``run`` alone. closing: rung when the node ends.
+        model_bytes: the most that a model and the state of its rule may have.
+        jitter: a number from 0 to 1 for each pause, so that owners do not all come back at once.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        *,
+        records: Records,
+        demands: Demands,
+        identity: Identity,
+        routes: Mapping[str, str],
+        trainer: Trainer,
+        closing: Bell,
+        model_bytes: int,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._member = member
+        self._records = records
+        self._demands = demands
+        self._identity = identity
+        self._routes = dict(routes)
+        self._trainer = trainer
+        self._closing = closing
+        self._model_bytes = model_bytes
+        self._jitter = jitter
+        self._told: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Takes part until the node closes."""
+        first, last = PAUSE_S
+        pause = first
+        try:
+            while not self._closing.rung:
+                welcomed = [self._attend(address) for address in self._demands.charter.addresses]
+                pause = first if any(welcomed) else pause
+                # Half of it is chance.
+                wait({self._closing.fileno(): READABLE}, until=monotonic() + pause * (0.5 + self._jitter() / 2))
+                pause = min(2 * pause, last)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the training's process, and lets another node have the records; ``run`` does so at its end."""
+        self._trainer.close()
+        self._records.close()
+
+    def _attend(self, address: str) -> bool:
+        """Takes part with the aggregator at this address until the connection ends; whether there was one."""
+        if self._closing.rung:
+            return False
+        welcomed = False
+        try:
+            at = self._routes.get(address)
+            with examine(address, demands=self._demands, identity=self._identity, at=at, within_s=_DIAL_S) as proven:
+                self._tell(address, f"is {proven.verdict.line()}")
+                greet(proven.connection, purpose="study", software=f"cloister {__version__}", wait_s=_DIAL_S)
+                welcomed = True
+                self._told.clear()
+                Conversation(
+                    self._member,
+                    proven,
+                    trainer=self._trainer,
+                    closing=self._closing,
+                    model_bytes=self._model_bytes,
+                ).hold()
+        except CloisterError as fault:
+            if not self._closing.rung:
+                self._tell(address, f"is left: {fault}" if welcomed else f"cannot be taken part with: {fault}")
+        return welcomed
+
+    def _tell(self, address: str, text: str) -> None:
+        """A line for the owner, once until it changes."""
+        if self._told.get(address) != text:
+            self._told[address] = text
+            _log.info("the aggregator at %s %s", address, text)
+
+
+class Conversation:
+    """One connection to an aggregator, once it has welcomed the member."""
+
+    def __init__(self, member: Member, proven: Proven, *, trainer: Trainer, closing: Bell, model_bytes: int) -> None:
+        self._member = member
+        self._proven = proven
+        self._connection = proven.connection
+        self._trainer = trainer
+        self._closing = closing
+        self._model_bytes = model_bytes
+        self._challenges: deque[tuple[Challenged, float]] = deque()
+
+    def hold(self) -> None:
+        """Until the node closes.
+
+        Raises:
+            RoundError: with this aggregator nothing can be done. Everything that ``examine`` raises, once there is a
+            connection.
+        """
+        try:
+            self._do(self._member.connected(self._proven.transcript))
+            while self._listen():
+                pass
+        finally:
+            for effect in self._member.disconnected():
+                if isinstance(effect, Abandon):
+                    self._trainer.abandon()
+
+    def _listen(self) -> bool:
+        """Waits for what happens next and does what follows; False when the node closes."""
+        training, socket = self._trainer.fileno(), self._connection.fileno()
+        watched = {socket: READABLE, self._closing.fileno(): READABLE}
+        if training is not None:
+            watched[training] = READABLE
+        until = self._challenges[0][1] if self._challenges else None
+        pending = self._connection.pending() > 0
+        happened = wait(watched, until=0.0 if pending else until)
+        if self._closing.fileno() in happened:
+            return False
+        if training is not None and training in happened:
+            self._do(self._trained(self._trainer.heed()))
+        if pending or socket in happened:
+            self._hear()
+        elif until is not None and monotonic() >= until:
+            raise NoAnswerError(f"the aggregator has not proved itself within {_PROOF_S:g} s")
+        return True
+
+    def _hear(self) -> None:
+        try:
+            frame = self._connection.receive(wait_s=_FRAME_S)
+        except NoAnswerError:  # TLS had something to say to itself
+            return
+        match frame.kind:
+            case Kind.ROUND:
+                self._do(self._handle(frame))
+            case Kind.PROOF if self._challenges:
+                self._proven = self._challenges.popleft()[0].judge(frame)
+                self._do(self._member.proved(self._proven.transcript))
+            case Kind.REFUSAL:
+                raise refusal_error(frame.message())
+            case _:
+                raise MessageError(f"{frame.kind.name} has no place in a study")
+
+    def _handle(self, frame: Frame) -> list[Effect]:
+        message: w.RoundMessage = frame.message()
+        w.check_body(message, frame.body_bytes)
+        if isinstance(message, w.Chain) and message.model + sum(message.state) > self._model_bytes:
+            raise LimitError(f"a model of {message.model} bytes is more than this node takes; see [training], memory")
+        body = memoryview(bytearray(frame.body_bytes))
+        for start in range(0, len(body), CHUNK_BYTES):
+            self._connection.read_into(body[start : start + CHUNK_BYTES])
+        if isinstance(message, w.Work):
+            self._trainer.start()  # it takes seconds, and the round comes next
+        return self._member.handle(message, body)
+
+    def _trained(self, found: Trained | Failed | None) -> list[Effect]:
+        match found:
+            case Trained():
+                return self._member.trained(found.round, found.vector, examples=found.examples, metrics=found.metrics)
+            case Failed():
+                return self._member.failed(found.round, found.text)
+        return []
+
+    def _do(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Say(message=message, bodies=bodies):
+                    self._connection.send(Kind.ROUND, message, [memoryview(body) for body in bodies])
+                case Prove(newest=newest):
+                    self._challenges.append((self._proven.challenge(newest=newest), monotonic() + _PROOF_S))
+                case Train():
+                    self._do(self._trained(self._trainer.train(effect)))
+                case Abandon():
+                    self._trainer.abandon()
+                case Note(text=text):
+                    _log.info("%s", text)
+                case Leave(text=text):
+                    raise RoundError(text)

@@ -1,0 +1,128 @@
+"""A child process of the listener: it holds no key, has no network, and ends with the thread that started it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import site
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import IO, Final, Self, cast
+
+import cloister
+from cloister.node.link import End, Link, pair
+
+_log: Final = logging.getLogger(__name__)
+_END_S: Final = 5.0
+"""How long a killed process may take to be gone."""
+
+
+class Process:
+    """A running child, with the listener's ends of its links."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ends: Sequence[End]) -> None:
+        self.links = [Link(end) for end in ends]
+        self.input = cast(IO[bytes], process.stdin)
+        """What it reads from its standard input."""
+        self._process = process
+
+    @classmethod
+    def start(cls, module: str, *, links: int) -> Self:
+        """Runs ``python -m module`` with the descriptors of its ends of so many links as arguments.
+
+        It dies with the *thread* that started it (``confinement.confine``): that thread must last as long as the node.
+
+        Raises:
+            OSError: the system gives no more processes, descriptors or memory.
+        """
+        pairs = [pair() for _ in range(links)]
+        try:
+            descriptors = [number for _, there in pairs for number in there.descriptors()]
+            process = subprocess.Popen(
+                # -P, -s: no module comes from the working directory or the user's own packages.
+                [sys.executable, "-P", "-s", "-m", module, *map(str, descriptors)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env=_environment(),
+                pass_fds=descriptors,
+                start_new_session=True,  # the terminal's Ctrl-C is for the listener, which ends its children
+            )
+        except BaseException:
+            for here, _ in pairs:
+                here.close()
+            raise
+        finally:
+            for _, there in pairs:
+                there.close()
+        return cls(process, [here for here, _ in pairs])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tell(self, data: bytes) -> None:
+        """Writes to its standard input. Where it is dead already, waiting for it says so."""
+        with suppress(BrokenPipeError):
+            self.input.write(data)
+            self.input.flush()
+
+    def wait_end(self, *, until: float) -> bool:
+        """Whether the process has ended by itself before the moment ``until`` (``time.monotonic``)."""
+        try:
+            self._process.wait(max(0.0, until - monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def reason(self) -> str:
+        """Why the process ended, for a person to read: a signal or an exit status."""
+        if not self.wait_end(until=monotonic() + _END_S):
+            return "it stopped talking"
+        status = self._process.returncode
+        if status >= 0:
+            return f"it exited with status {status}"
+        name = signal.Signals(-status).name if -status in {*signal.Signals} else f"signal {-status}"
+        hint = {"SIGKILL": ": killed, perhaps for want of memory", "SIGSEGV": ": a crash in native code"}.get(name, "")
+        return f"it was ended by {name}{hint}"
+
+    def end(self) -> None:
+        """Kills the process, if it lives, and waits until it is gone. May be called twice."""
+        with suppress(ProcessLookupError, PermissionError):
+            if self._process.poll() is None:
+                os.killpg(self.pid, signal.SIGKILL)
+        for link in self.links:
+            link.close()
+        with suppress(BrokenPipeError):
+            self.input.close()
+        if not self.wait_end(until=monotonic() + _END_S):
+            _log.error("process %d does not go away", self.pid)
+
+
+_PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
+_ALLOCATOR: Final = {
+    # glibc gives large blocks back to the system when they are freed, and each training step then takes the same memory
+    # anew, page by page (a LeNet step: 1,700 page faults, a fifth of its time). A child keeps what it has, within its
+    # limits, until it ends. mallopt(3).
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(1 << 24),
+}
+_PASSED_ON_PREFIXES: Final = ("CUDA_", "NVIDIA_")
+
+
+def _environment() -> dict[str, str]:
+    """What a child may know of the listener's environment: no secrets, no switches of Python or PyTorch."""
+    kept = {
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    }
+    kept |= _ALLOCATOR
+    root = str(Path(cloister.__file__).parent.parent)
+    if root not in site.getsitepackages():  # run from its sources
+        kept["PYTHONPATH"] = root
+    return kept

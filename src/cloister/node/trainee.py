@@ -1,0 +1,212 @@
+"""The process that trains: ``python -m cloister.node.trainee``, started by ``cloister.node.training``.
+
+It opens the node's data sets for studies, holds no key and talks to nobody but its listener, with which it ends. Plans
+are data: they are decoded and checked here, and nothing that came from elsewhere is imported or unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import torch
+
+from cloister.aggregator import job as jobs
+from cloister.aggregator.job import Constant, Job, Part
+from cloister.errors import CloisterError, DataSetError, PlanError
+from cloister.node.confinement import confine, limit_memory
+from cloister.node.link import Descriptors, End, Link, fill
+from cloister.node.training import Assignment, Columns, Order, Result
+from cloister.tensor.geometry import DTYPES
+from cloister.wire.frames import Kind
+from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.tensors import TensorSpec
+from cloister.worker import delta as deltas
+from cloister.worker import optimizers
+from cloister.worker.data.batches import Batches
+from cloister.worker.data.files import open_file
+from cloister.worker.optimizers import Optimizer
+from cloister.worker.plans import Plan
+from cloister.worker.fitting import check_fits
+from cloister.worker.training import Trained, train
+from cloister.worker.values import as_bytes
+
+_log: Final = logging.getLogger("cloister.node.trainee")
+
+
+class Prepared(NamedTuple):
+    """A job and a data set that fit each other."""
+
+    job: Job
+    plan: Plan
+    optimizer: Optimizer
+    data: Batches
+
+
+class Trainee:
+    """Trains what it is told to; a job and a data set are looked at once."""
+
+    def __init__(self, data_sets: Sequence[Columns], *, memory_bytes: int, device: str) -> None:
+        self._data_sets = {each.name: each for each in data_sets}
+        self._memory_bytes = memory_bytes
+        self._device = device
+        self._opened: dict[str, Batches] = {}
+        self._prepared: tuple[bytes, str, Prepared] | None = None
+        self._job = b""
+
+    def train(self, order: Order, *, job: bytes, vector: bytearray) -> Trained:
+        """Trains the model of this vector as the order says. ``job``: empty where it is the one before.
+
+        Raises:
+            JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other;
+                before the first step. The message names tensor or column.
+            TrainingError: training led to values that are not finite.
+        """
+        self._job = job or self._job
+        found = self._prepare(order.data)
+        if len(found.data) < order.least:
+            raise DataSetError(f"the data set has fewer than the {order.least} rows that a contribution is to be of")
+        parameters, buffers = self._tensors(found, vector)
+        return train(
+            found.plan,
+            found.data,
+            parameters=parameters,
+            buffers=buffers,
+            optimizer=found.optimizer,
+            batch_size=found.job.batch_size,
+            local_epochs=found.job.local_epochs,
+            seed=order.seed,
+            proximal=found.job.proximal,
+            clip=order.clip,
+            layout=found.job.layout,
+        )
+
+    def _prepare(self, name: str) -> Prepared:
+        if self._prepared is None or self._prepared[:2] != (self._job, name):
+            job = jobs.decode(self._job)
+            plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes)
+            check_parts(plan, job)
+            data = self._open(name)
+            check_fits(plan, data, batch_size=job.batch_size)
+            self._prepared = self._job, name, Prepared(job, plan, optimizers.read(job.optimizer), data)
+        return self._prepared[2]
+
+    def _open(self, name: str) -> Batches:
+        if name not in self._opened:
+            data_set = self._data_sets[name]
+            try:
+                opened = open_file(Path(data_set.path), columns=data_set.columns, memory_bytes=self._memory_bytes)
+            except CloisterError as fault:
+                _log.error("data set %s: %s", name, fault)  # with its path, which is nobody else's business
+                raise DataSetError(f"the data set {name!r} cannot be read at its node, whose log says why") from None
+            self._opened[name] = opened
+        return self._opened[name]
+
+    def _tensors(self, found: Prepared, vector: bytearray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        job, layout = found.job, found.job.layout
+        values = torch.frombuffer(vector, dtype=DTYPES[layout.dtype])
+        floats = {part.name: _empty(part.spec, self._device) for part in job.parts}
+        deltas.unflatten(values, layout=layout, into=floats)
+        named = {name for held in found.plan.program.parameters for name in held.names}
+        parameters = {part.name: floats[part.name] for part in job.parts if not part.buffer}
+        buffers = {part.name: floats[part.name] for part in job.parts if part.buffer}
+        for constant in job.constants:
+            (parameters if constant.name in named else buffers)[constant.name] = _constant(constant, self._device)
+        return parameters, buffers
+
+
+def check_parts(plan: Plan, job: Job) -> None:
+    """Whether the plan can be run on the job's model.
+
+    Raises:
+        PlanError: it cannot; the message names the tensors.
+    """
+    given: dict[str, Part | Constant] = {part.name: part for part in job.parts}
+    given |= {constant.name: constant for constant in job.constants}
+    parameters = {held.names[0] for held in plan.program.parameters}
+    faults = []
+    for held in plan.program.held:
+        name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
+        found = given.get(name)
+        if found is None:
+            faults.append(f"the plan needs a tensor {name!r}, and the model has none")
+        elif found.spec != wanted:
+            faults.append(f"tensor {name!r} is {found.spec} where the plan needs {wanted}")
+        elif isinstance(found, Part) and found.buffer == (name in parameters):
+            kinds = ("a buffer", "a parameter")
+            faults.append(f"tensor {name!r} is {kinds[not found.buffer]} where the plan needs {kinds[found.buffer]}")
+    if faults:
+        raise PlanError("the plan does not fit the job's model: " + "; ".join(faults))
+
+
+def _empty(spec: TensorSpec, device: str) -> torch.Tensor:
+    return torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device=device)
+
+
+def _constant(constant: Constant, device: str) -> torch.Tensor:
+    tensor = _empty(constant.spec, "cpu")
+    as_bytes(tensor)[:] = constant.data
+    return tensor.to(device)
+
+
+def serve(link: Link, trainee: Trainee) -> None:
+    """Takes orders until the listener is gone.
+
+    Raises:
+        EOFError: it is.
+    """
+    while True:
+        frame = link.receive()
+        order = msgspec.msgpack.decode(frame.header, type=Order)
+        body, filled = bytearray(frame.body_bytes), 0
+        for piece in link.pieces(frame.body_bytes):
+            body[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        try:
+            found = trainee.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
+        except CloisterError as fault:
+            link.send(Kind.FAILURE, str(fault)[:TEXT_CHARS].encode())
+        except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
+            # Where it happened, and not what it says: an exception's text may hold values.
+            _log.error("%s at\n%s", type(fault).__name__, "".join(traceback.format_tb(fault.__traceback__)))
+            link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
+        else:
+            vector = as_bytes(found.delta)
+            link.send(Kind.ANSWER, msgspec.msgpack.encode(Result(found.examples, found.metrics)), len(vector))
+            fill(link.rooms(len(vector)), [vector])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process. Its arguments are the descriptors of its link; what it is to do comes on standard input."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+    assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
+    try:
+        confine(assignment.listener)
+        link = Link(End.adopt(Descriptors(*map(int, arguments))))
+        torch.set_num_threads(assignment.threads)
+        with suppress(RuntimeError):  # settable once a process
+            torch.set_num_interop_threads(1)
+        if assignment.device == "cpu":
+            limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
+        link.send(Kind.ANSWER, b"")
+        serve(link, Trainee(assignment.data_sets, memory_bytes=assignment.memory_bytes, device=assignment.device))
+    except EOFError:
+        pass  # the listener is gone
+    except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this process and is noted
+        where = "".join(traceback.format_tb(fault.__traceback__))
+        _log.critical("%s at\n%s", type(fault).__name__, where)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)  # the memory goes back at once, without torch's own tidying up

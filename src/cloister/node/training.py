@@ -1,0 +1,194 @@
+"""Training beside the listener: one child process, which gets a model each round and gives back what became of it.
+
+The listener imports no torch. It hears of the child over a link, which it can wait for together with everything else. A
+training that is abandoned ends the child, and another one starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from cloister.errors import WireError
+from cloister.net.waiting import READABLE, Bell, wait
+from cloister.node.config import StudyData, TrainingLimits
+from cloister.node.link import fill
+from cloister.node.member import Train
+from cloister.node.process import Process
+from cloister.wire.frames import Kind
+from cloister.wire.limits import TEXT_CHARS
+
+_MODULE: Final = "cloister.node.trainee"
+
+
+class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A data set, as the child is told of it."""
+
+    name: str
+    path: str
+    columns: tuple[str, ...]
+
+
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the child is told at its start: a line of its standard input."""
+
+    listener: int
+    memory_bytes: int
+    device: str
+    threads: int
+    data_sets: tuple[Columns, ...]
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Train: the header of a frame of the kind ASK, whose body is the job, unless the child has it, and the model."""
+
+    round: int
+    job: int
+    """The length of the job in the body, in bytes; 0: it is the one of the order before."""
+    data: str
+    seed: int
+    clip: float
+    least: int
+
+
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What came of it: the header of an ANSWER, whose body is the update's vector."""
+
+    examples: int
+    metrics: dict[str, float]
+
+
+class Trained(NamedTuple):
+    """A training that is done."""
+
+    round: int
+    vector: bytes
+    examples: int
+    metrics: dict[str, float]
+
+
+class Failed(NamedTuple):
+    """A training that came to nothing, and why."""
+
+    round: int
+    text: str
+
+
+class Trainer:
+    """Trains in a child process, one round at a time. Used by one thread, which lasts as long as the node."""
+
+    def __init__(self, limits: TrainingLimits, data: Sequence[StudyData], *, listener: int, closing: Bell) -> None:
+        self._assignment = Assignment(
+            listener=listener,
+            memory_bytes=limits.memory_bytes,
+            device=limits.device,
+            threads=limits.threads,
+            data_sets=tuple(Columns(each.name, str(each.path), each.columns) for each in data),
+        )
+        self._closing = closing
+        self._process: Process | None = None
+        self._ready = False
+        self._job = b""  # what the child has
+        self._order: Train | None = None
+        self._sent = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> Failed | None:
+        """Starts a child, which takes a few seconds to be ready, unless there is one."""
+        if self._process is not None:
+            return None
+        try:
+            process = Process.start(_MODULE, links=1)
+        except OSError as fault:
+            return self._fail(f"training cannot be started here: {fault.strerror or fault}")
+        process.tell(msgspec.json.encode(self._assignment) + b"\n")
+        process.links[0].wait = self._wait
+        self._process, self._ready, self._job = process, False, b""
+        return None
+
+    def train(self, order: Train) -> Failed | None:
+        """Begins the training of a round; ``heed`` tells what came of it, once ``fileno`` is readable."""
+        self.abandon()
+        self._order, self._sent = order, False
+        return self.start() or self._send()
+
+    def abandon(self) -> None:
+        """Ends a training that is under way, and has a new child get ready."""
+        if self._order is not None and self._sent:
+            self.close()
+            self.start()
+        self._order = None
+
+    def fileno(self) -> int | None:
+        """What to wait for, while there is a child."""
+        return None if self._process is None else self._process.links[0].fileno()
+
+    def heed(self) -> Trained | Failed | None:
+        """What the child says; None where that is only that it is ready."""
+        if self._process is None:
+            return None
+        link = self._process.links[0]
+        try:
+            frame = link.receive()
+            if not self._ready:
+                self._ready = True
+                return self._send()
+            order = self._order
+            if order is None or not self._sent:
+                raise WireError("it speaks unasked")
+            if frame.kind is Kind.FAILURE:
+                self._order = None
+                return Failed(order.round, frame.header.decode("utf-8", "replace")[:TEXT_CHARS])
+            if frame.kind is not Kind.ANSWER or frame.body_bytes != len(order.model):
+                raise WireError("it answers with another vector than it was given")
+            result = msgspec.msgpack.decode(frame.header, type=Result)
+            vector = b"".join(map(bytes, link.pieces(frame.body_bytes)))
+        except (EOFError, WireError, msgspec.MsgspecError, OSError):
+            return self._bury()
+        self._order = None
+        return Trained(order.round, vector, result.examples, result.metrics)
+
+    def close(self) -> None:
+        """Ends the child. May be called twice."""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+    def _send(self) -> Failed | None:
+        order = self._order
+        if self._process is None or not self._ready or order is None:
+            return None
+        link = self._process.links[0]
+        known = hashlib.sha256(order.job).digest()
+        job = b"" if known == self._job else order.job
+        header = Order(order.round, len(job), order.data, order.seed, order.clip, order.least)
+        try:
+            body_bytes = len(job) + len(order.model)
+            link.send(Kind.ASK, msgspec.msgpack.encode(header), body_bytes)
+            fill(link.rooms(body_bytes), [job, order.model])
+        except EOFError:
+            return self._bury()
+        self._job, self._sent = known, True
+        return None
+
+    def _bury(self) -> Failed | None:
+        if self._process is None:
+            return None
+        reason = "the node closes" if self._closing.rung else self._process.reason()
+        self.close()
+        return self._fail(f"the process that trained has ended: {reason}")
+
+    def _fail(self, text: str) -> Failed | None:
+        order, self._order = self._order, None
+        return None if order is None else Failed(order.round, text)
+
+    def _wait(self, descriptor: int, events: int) -> None:
+        if descriptor not in wait({descriptor: events, self._closing.fileno(): READABLE}, until=None):
+            raise EOFError("the node closes")

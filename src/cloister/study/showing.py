@@ -1,0 +1,90 @@
+"""How a run shows itself while it goes on: the new model's evaluation, a line for each round, and Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+from rich.console import Console
+from torch import nn
+
+_log: Final = logging.getLogger(__name__)
+_SIGNALS: Final = 1024
+
+
+def evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
+    """What ``evaluate`` finds of the model in ``eval`` mode; its modes are then what they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        return {name: float(value) for name, value in evaluate(model).items()}
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Screen:
+    """Lines for a person: on the terminal or in the notebook, where there is one, else in the log."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    def __call__(self, line: object) -> None:
+        """Shows a line."""
+        if self._console.is_terminal or self._console.is_jupyter:
+            self._console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+        else:
+            _log.info("%s", line)
+
+
+class Interrupts:
+    """While it is entered, the first Ctrl-C is only noted, and the second one raises KeyboardInterrupt.
+
+    A handler in Python runs when the main thread next gets to it, which may be too late for a wait that begins just
+    then. So what can be waited for is a pipe, into which the interpreter writes each signal at once
+    (``signal.set_wakeup_fd``). Signals are the main thread's: in another one nothing changes.
+    """
+
+    def __init__(self, *, said: Callable[[str], None]) -> None:
+        self._said = said
+        self._pressed = 0
+        self._noted = False
+        self._before: Any = None
+        self._woken = -1
+
+    def __enter__(self) -> Interrupts:
+        self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        if threading.current_thread() is threading.main_thread():
+            self._woken = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+            self._before = signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            signal.set_wakeup_fd(self._woken)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def fileno(self) -> int:
+        """Readable when there may be something new in ``asked``."""
+        return self._reading
+
+    @property
+    def asked(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        with suppress(BlockingIOError):
+            self._noted |= signal.SIGINT in os.read(self._reading, _SIGNALS)
+        return self._noted
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self._pressed += 1
+        if self._pressed > 1:
+            raise KeyboardInterrupt
+        self._said("stopping after the round that is under way; Ctrl-C again leaves it at once")

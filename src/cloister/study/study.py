@@ -1,0 +1,237 @@
+"""``cloister.Study``: the researcher's side of a training in rounds on data sets that stay with their owners.
+
+A script that runs with ``cloister.simulate`` becomes a study by changing that one call: the owners are then the
+charter's, and their nodes train. What each round released is a receipt in a chain that owners have signed; it is
+verified here, record by record, as any auditor would.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor, nn
+
+from cloister.aggregator.audit import vouch
+from cloister.aggregator.ledger import Ledger, Receipt
+from cloister.aggregator.updates import FedAvg, Rule
+from cloister.charter.checking import check_valid, enforceable
+from cloister.errors import CharterError, NetworkError, StudyError
+from cloister.net import collateral as collaterals
+from cloister.net.attested import Proven, examine
+from cloister.net.demands import CollateralSource, Demands, read_charter
+from cloister.net.identity import Identity
+from cloister.study import jobs
+from cloister.study.fitting import Fitting
+from cloister.study.history import History, Round
+from cloister.study.jobs import Numbers
+from cloister.study.keeping import CHAIN, Folder, write_chain
+from cloister.study.showing import Interrupts, Screen
+from cloister.worker.optimizers import Optimizer
+from cloister.worker.plans import Plan, PlannedLoss
+
+_FEDAVG: Final = FedAvg()
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What came of a job: the trained model, what happened round by round, the receipts, and the plan.
+
+    ``finished`` is False where Ctrl-C ended it before its last round.
+    """
+
+    model: nn.Module
+    history: History
+    receipts: tuple[Receipt, ...]
+    plan: Plan
+    finished: bool
+    _records: tuple[bytes, ...]
+
+    def save_chain(self, path: str | os.PathLike[str]) -> None:
+        """Writes all records of the charter so far, for ``cloister ledger audit``.
+
+        Raises:
+            ConfigurationError: the file cannot be written.
+        """
+        write_chain(Path(path), self._records)
+
+
+class Study:
+    """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of what came out.
+
+    When it is made, it dials the aggregator and has it prove itself; ``proven.verdict`` says what was found. Each
+    ``fit`` does the same again, before anything is sent.
+
+    Args:
+        charter: the file that the members have signed.
+        identity: the key file of ``cloister key new``, whose fingerprint the charter names as a researcher's.
+        state: the folder for the chain and the newest model; None: ``charter.study`` beside ``charter.toml``.
+        routes: for an address of the charter, where to dial instead: a tunnel, for instance.
+        collateral: what SGX and TDX are judged by: a file, the URL of a service, or a function.
+        accept_simulated: whether a simulated TEE will do, which proves nothing. The charter has to name it too.
+        patience: how long an aggregator may be out of reach, in seconds, before ``fit`` gives up.
+
+    Raises:
+        CharterError: a charter with faults, one that is not valid now, or that names this key as no researcher's.
+        ConfigurationError: a file that cannot be used.
+        NetworkError: the aggregator cannot be reached.
+        AttestationError: what it proves is not acceptable.
+    """
+
+    def __init__(
+        self,
+        charter: str | os.PathLike[str],
+        *,
+        identity: Identity | str | os.PathLike[str],
+        state: str | os.PathLike[str] | None = None,
+        routes: Mapping[str, str] | None = None,
+        collateral: str | CollateralSource | None = None,
+        accept_simulated: bool = False,
+        patience: float = 3600.0,
+    ) -> None:
+        self.charter = read_charter(charter)
+        check_valid(self.charter, now=datetime.now(UTC))
+        enforceable(self.charter)
+        self._identity = identity if isinstance(identity, Identity) else Identity.load(identity)
+        member = self.charter.member(self._identity.fingerprint)
+        if member is None or member.role != "researcher":
+            raise CharterError(
+                f"the charter {self.charter.name!r} does not name {self._identity.fingerprint} as a researcher's key"
+            )
+        self._folder = Folder(Path(state) if state is not None else Path(charter).with_suffix(".study"))
+        self._routes = dict(routes or {})
+        source = collaterals.source(collateral) if collateral is None or isinstance(collateral, str) else collateral
+        self._demands = Demands(charter=self.charter, accept_simulated=accept_simulated, collateral=source)
+        self._patience_s = patience
+        self.proven = self._dial()
+        """What the aggregator last proved, for its ``verdict``."""
+        self.proven.close()
+
+    @property
+    def chain(self) -> Path:
+        """The file of all records so far, for ``cloister ledger audit``; it is there after the first round."""
+        return self._folder.path / CHAIN
+
+    def fit(
+        self,
+        model: nn.Module,
+        loss: PlannedLoss | Plan,
+        *,
+        data: str,
+        optimizer: Optimizer,
+        batch_size: int,
+        rounds: int,
+        local_epochs: int = 1,
+        strategy: Rule = _FEDAVG,
+        seed: int = 0,
+        example: Sequence[Tensor] | None = None,
+        round_s: float = 3600.0,
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        on_round: Callable[[Round], None] | None = None,
+    ) -> StudyRun:
+        """Trains a copy of ``model`` in rounds on the data sets of the charter's owners.
+
+        The aggregator goes on with the rounds when this script is gone. The same call in a new script, with the same
+        arguments, takes the job up where it is by then. A lost connection is made again; one Ctrl-C ends the job after
+        the round that is under way and returns what there is, a second one leaves at once.
+
+        Args:
+            model: what the study starts from: the charter's first model, or what the newest round released.
+            loss: a function marked with ``@cloister.plan``, or a plan that it was captured as.
+            data: the tag of the data sets that owners train on, such as ``"#mri"``.
+            optimizer: what each owner trains with; it begins anew in each round.
+            strategy: what becomes of the mean: ``FedAvg``, ``FedAvgM``, ``FedProx``, ``FedAdagrad``, ``FedYogi``,
+                ``FedAdam``.
+            seed: 0 to 2^64 - 1.
+            example: one batch to capture a loss function from; only its shapes and element types matter.
+            round_s: how long owners have to train for one round, in seconds.
+            evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in
+                the history.
+            on_round: called after each round, in place of the line that is shown.
+
+        Raises:
+            ConfigurationError: arguments out of range, or no example where one is needed.
+            PlanError: the loss cannot be captured.
+            JobError: the charter, or the aggregator, does not take the job; the message says what to do.
+            LedgerError: what came back is no chain of this charter, or leaves the one known here.
+            NetworkError: the aggregator was out of reach for longer than ``patience``.
+            AttestationError: what answers in its place is not acceptable.
+        """
+        screen = Screen()
+        trained = copy.deepcopy(model)
+        plan = jobs.planned(loss, model=trained, example=example)
+        described = jobs.describe(trained)
+        numbers = Numbers(data, optimizer, batch_size, local_epochs, rounds, strategy, seed, round_s)
+        job = jobs.make(described, plan, numbers, charter=self.charter)
+        with self._folder.locked(), Interrupts(said=screen) as interrupts:
+            fitting = Fitting(
+                self.charter,
+                self._folder,
+                self._folder.ledger(self.charter),
+                trained,
+                job,
+                described.vector,
+                dial=self._dial,
+                judge=self._judge,
+                evaluate=evaluate,
+                on_round=screen if on_round is None else on_round,
+                say=screen,
+                interrupts=interrupts,
+                patience_s=self._patience_s,
+            )
+            fitting.run()
+        return self._run(fitting, plan)
+
+    def close(self) -> None:
+        """Ends the connection, if there is one."""
+        self.proven.close()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _dial(self) -> Proven:
+        faults: list[NetworkError] = []
+        for address in self.charter.addresses:
+            try:
+                self.proven = examine(
+                    address, demands=self._demands, identity=self._identity, at=self._routes.get(address)
+                )
+                return self.proven
+            except NetworkError as fault:
+                faults.append(fault)
+        raise faults[-1]
+
+    def _judge(self, known: Ledger, ledger: Ledger) -> None:
+        """Verifies the evidence of the instances that are new in ``ledger``."""
+        heads = {instance.head for instance in known.instances}
+        for instance in ledger.instances:
+            if instance.head not in heads:
+                vouch(
+                    instance,
+                    charter=self.charter,
+                    collateral=self._demands.collateral,
+                    accept_simulated=self._demands.accept_simulated,
+                )
+
+    @staticmethod
+    def _run(fitting: Fitting, plan: Plan) -> StudyRun:
+        receipts = fitting.receipts
+        if receipts:
+            newest = receipts[-1] is fitting.ledger.receipts[-1]
+            if fitting.held is None or not newest:
+                raise StudyError(
+                    "the job's last model is not here: "
+                    + ("the aggregator did not send it" if newest else "rounds of another job came after it")
+                )
+            jobs.load(fitting.held.vector, into=fitting.model)
+        return StudyRun(
+            fitting.model, History(fitting.rounds), receipts, plan, fitting.finished, fitting.ledger.records
+        )

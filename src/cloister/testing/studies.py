@@ -1,0 +1,172 @@
+"""A study on one machine: an aggregator and owners' nodes, each a process of its own, under a charter made on the spot.
+
+For tests, measurements and demonstrations. The aggregator's TEE is simulated; nothing else is but the distance. Any of
+the processes can be killed and started again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cloister.errors import ConfigurationError
+from cloister.net.identity import Identity
+from cloister.testing.charters import sign_charter, write_charter
+from cloister.testing.processes import Service, end_all
+
+if TYPE_CHECKING:
+    from cloister.study.study import Study
+
+AGGREGATOR: Final = "aggregator"
+ADDRESS: Final = "aggregator.example:7443"
+RESEARCHER: Final = "researcher"
+
+
+@dataclass(frozen=True)
+class LocalColumns:
+    """A data set that an owner trains on: a file of columns, and the tags that a job names it by."""
+
+    file: Path
+    columns: Sequence[str]
+    tags: Sequence[str]
+
+
+class LocalStudy:
+    """Owners, an aggregator and one researcher. As a context manager it leaves no process behind.
+
+    Args:
+        folder: where keys, the charter, configurations, records and logs go; it must exist.
+        owners: each owner's data sets, by its name in the charter.
+        limits: of the charter, as ``write_charter`` takes them: ``plans``, ``first_model``, ``floor``, ``metrics``, ...
+        floors: lines for an owner's ``[charter.floors]`` table, by its name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        owners: Mapping[str, Sequence[LocalColumns]],
+        *,
+        limits: Mapping[str, Any],
+        floors: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.researcher = Identity.create(folder / f"{RESEARCHER}.key")
+        self.identities = {name: Identity.create(folder / f"{name}.key") for name in owners}
+        self.charter = write_charter(
+            folder / "charter.toml",
+            members={
+                **{name: ("owner", identity) for name, identity in self.identities.items()},
+                RESEARCHER: ("researcher", self.researcher),
+            },
+            addresses=[ADDRESS],
+            name="study",
+            interactive=False,
+            **limits,
+        )
+        signers = {**self.identities, RESEARCHER: self.researcher}
+        sign_charter(self.charter, folder / "charter.sigs", signers=signers)
+        self._owners = owners
+        self._floors = floors or {}
+        self._services: dict[str, list[Service]] = {}
+        self._route = "127.0.0.1:0"
+
+    def start_aggregator(self) -> None:
+        """Starts the aggregator and waits until it listens: where it did before, if it did.
+
+        Raises:
+            UnreachableError: it did not start; the message holds the end of its log.
+        """
+        arguments = ["aggregator", "serve", "--charter", str(self.folder / "charter.toml"), "--tee", "simulated"]
+        self._route, _ = self._launch(AGGREGATOR, [*arguments, "--listen", self._route]).ready()
+
+    def start(self, *names: str) -> None:
+        """Starts the nodes of these owners, or of all, once the aggregator was started; waits until they are ready.
+
+        Raises:
+            UnreachableError: one did not start; the message holds the end of its log.
+        """
+        started = []
+        for name in names or tuple(self._owners):
+            started.append(self._launch(name, ["node", "serve", str(self.write_configuration(name))]))
+        for service in started:
+            service.ready()
+
+    def write_configuration(self, name: str) -> Path:
+        """Writes an owner's node.toml, with the way to the aggregator as it is now."""
+        file = self.folder / f"{name}.toml"
+        file.write_text(self._configuration(name), encoding="utf-8")
+        return file
+
+    def kill(self, name: str) -> None:
+        """Kills an owner's node, or the aggregator, as a power cut would."""
+        service = self._services[name][-1]
+        service.process.kill()
+        service.end()
+
+    def running(self, name: str) -> bool:
+        """Whether an owner's node, or the aggregator, is there."""
+        services = self._services.get(name, [])
+        return bool(services) and services[-1].process.poll() is None
+
+    def study(self, **options: Any) -> Study:
+        """The researcher's part; ``options`` are those of ``cloister.Study``."""
+        from cloister.study.study import Study
+
+        given: dict[str, Any] = {"identity": self.researcher, "routes": self.routes, "accept_simulated": True}
+        return Study(self.folder / "charter.toml", **{**given, **options})
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Where the aggregator is to be dialled, by its address in the charter."""
+        return {ADDRESS: self._route}
+
+    def log(self, name: str) -> str:
+        """What an owner's node, or the aggregator, has written to its logs so far."""
+        return "".join(service.log() for service in self._services.get(name, ()))
+
+    def close(self) -> None:
+        """Ends all processes; one that does not go is killed."""
+        end_all([service for services in self._services.values() for service in services])
+
+    def __enter__(self) -> LocalStudy:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _launch(self, name: str, arguments: Sequence[str]) -> Service:
+        services = self._services.setdefault(name, [])
+        if self.running(name):
+            raise ConfigurationError(f"{name} is running already")
+        services.append(Service(arguments, log=self.folder / f"{name}.{len(services) + 1}.log"))
+        return services[-1]
+
+    def _configuration(self, name: str) -> str:
+        # A JSON text is also a TOML one.
+        lines = [
+            f"name = {json.dumps(name)}",
+            f"identity = {json.dumps(str(self.identities[name].path))}",
+            "[training]",
+            "threads = 1",
+            "[charter]",
+            'file = "charter.toml"',
+            'signatures = "charter.sigs"',
+            f"state = {json.dumps(f'{name}.state')}",
+            "accept_simulated = true",
+            "[charter.routes]",
+            f"{json.dumps(ADDRESS)} = {json.dumps(self._route)}",
+        ]
+        if name in self._floors:
+            lines.append("[charter.floors]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in self._floors[name].items()]
+        for data_set in self._owners[name]:
+            lines += [
+                "[[data_sets]]",
+                f"tags = {json.dumps(list(data_set.tags))}",
+                f"file = {json.dumps(str(data_set.file))}",
+                f"columns = {json.dumps(list(data_set.columns))}",
+            ]
+        return "\n".join([*lines, ""])

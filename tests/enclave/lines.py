@@ -1,0 +1,139 @@
+"""Members of a study over real TLS on loopback, speaking ``cloister.wire.rounds`` by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cloister.aggregator import job as jobs
+from cloister.charter import Charter
+from cloister.enclave.service import Aggregator
+from cloister.errors import NetworkError
+from cloister.net.attested import examine
+from cloister.net.demands import Demands
+from cloister.net.greeting import greet
+from cloister.net.identity import Identity, private_key
+from cloister.net.proving import Instance
+from cloister.wire import rounds as w
+from cloister.wire.address import Address
+from cloister.wire.frames import VERSION, Kind
+from cloister.wire.messages import Challenge
+from tests import charters
+from tests.aggregator.driving import ATTESTER, OWNERS, Heard, Owner, Party, charter_text, first_model, make_job
+from tests.net.instances import serving
+from tests.net.parties import SOON
+
+
+class Table:
+    """A charter of OWNERS and rosa with keys in files, a job, and the aggregator that serves them, one at a time."""
+
+    def __init__(self, folder: Path, *, job: Mapping[str, Any] | None = None, **limits: str) -> None:
+        self.identities = {name: Identity.create(folder / f"{name}.key") for name in (*OWNERS, "rosa", "mallory")}
+        text = charter_text(**limits).replace("not_after = 2027", "not_after = 2127")
+        for name, identity in self.identities.items():
+            text = text.replace(charters.fingerprint_of(name), identity.fingerprint)
+        self.charter = Charter.parse(text)
+        self.job = make_job(self.charter, **(job or {}))
+        self.data = jobs.encode(self.job)
+        self.address = self.charter.addresses[0]
+        self.owners = {name: Owner(name, self.charter, key=private_key(self.identities[name].path)) for name in OWNERS}
+        self.rosa = Party("rosa", self.charter)
+        self.at = ""
+
+    @contextmanager
+    def serving(self, **options: Any) -> Iterator[None]:
+        """Its aggregator, in a thread."""
+        instance = Instance(role="aggregator", attester=ATTESTER, charter=self.charter.digest, name=self.address)
+        service = Aggregator(instance, charter=self.charter, listen=Address("127.0.0.1", 0), **options)
+        with serving(service) as self.at:
+            yield
+
+    def dial(self, name: str) -> Line:
+        """A member's connection, welcomed."""
+        return Line(self, name)
+
+    def sit(self, name: str) -> Seated:
+        """A member that keeps to the rules, in a thread."""
+        party = self.owners.get(name, self.rosa)
+        return Seated(self, party)
+
+    def submit(self, line: Line) -> None:
+        line.say(w.Submit(len(self.data)), self.data + first_model().tobytes())
+
+
+class Line:
+    """A connection, and what is said on it."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        demands = Demands(charter=table.charter, accept_simulated=True)
+        self.charter = table.charter
+        self.proven = examine(
+            table.address, demands=demands, identity=table.identities[name], at=table.at, within_s=SOON
+        )
+        self.connection = self.proven.connection
+        self.proofs = 0
+        greet(self.connection, purpose="study", software="test", wait_s=SOON)
+
+    def say(self, message: Any, body: bytes = b"") -> None:
+        self.connection.send(Kind.ROUND, message, [memoryview(body)] if body else ())
+
+    def challenge(self) -> None:
+        """Asks for another proof, which comes among the messages."""
+        nonce = bytes(range(32))
+        self.connection.send(Kind.CHALLENGE, Challenge(versions=(VERSION,), nonce=nonce, charter=self.charter.digest))
+
+    def hear(self) -> Heard:
+        """The next message of the study."""
+        while True:
+            frame = self.connection.receive(wait_s=SOON)
+            body = bytearray(frame.body_bytes)
+            self.connection.read_into(memoryview(body))
+            if frame.kind is Kind.PROOF:
+                self.proofs += 1
+            else:
+                return Heard(frame.message(), bytes(body))
+
+    def until(self, kind: type) -> Any:
+        """The next message of this kind; those before it are passed over."""
+        while not isinstance(message := self.hear().message, kind):
+            pass
+        return message
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class Seated:
+    """A member in a thread: it joins, challenges before each round, and answers as its party does, until it is told
+    that the job is over, or leaves."""
+
+    def __init__(self, table: Table, party: Party) -> None:
+        self.party = party
+        self.line = table.dial(party.name)
+        self.told: list[Any] = []
+        self.released = threading.Semaphore(0)
+        self.line.say(party.join())
+        self._thread = threading.Thread(target=self._talk, name=f"member {party.name}")
+        self._thread.start()
+
+    def _talk(self) -> None:
+        with suppress(NetworkError):
+            while True:
+                heard = self.line.hear()
+                self.told.append(heard.message)
+                if isinstance(heard.message, w.Propose):
+                    self.line.challenge()
+                answers = self.party.answer(heard)
+                if isinstance(heard.message, w.Chain) and heard.message.records:
+                    self.released.release()
+                for message, body in answers:
+                    self.line.say(message, body)
+
+    def leave(self) -> None:
+        self.line.connection.interrupt()
+        self._thread.join(SOON)
+        assert not self._thread.is_alive()
+        self.line.close()

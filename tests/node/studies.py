@@ -1,0 +1,252 @@
+"""A study as one owner sees it: an aggregator that holds real keys and says whatever a test has it say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from cloister.aggregator import job as jobs
+from cloister.aggregator import records
+from cloister.aggregator.job import Job, Part, describe, job_digest, round_digest
+from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.records import Cohort, Share, outcome_digest
+from cloister.charter import Charter
+from cloister.charter.floors import Floors
+from cloister.node.member import Effect, Leave, Member, Note, Prove, Say, Train
+from cloister.node.records import Records
+from cloister.wire import optimizers
+from cloister.wire import rounds as w
+from cloister.wire.tensors import TensorSpec
+from tests import chains, charters
+from tests.chains import Instance
+
+PLAN: Final = b"a plan, which nobody reads here"
+PARTS: Final = (Part("w", TensorSpec("float32", (4,)), buffer=False),)
+START: Final = np.arange(4, dtype=np.float32).tobytes()
+UPDATE: Final = np.full(4, 0.25, np.float32).tobytes()
+TAG: Final = "#mri"
+OWNERS: Final = ("bob", "alice", "chuck")
+
+
+def charter(**changed: Any) -> Charter:
+    """Bob, Alice and Chuck agree on the plan, the model and the loss."""
+    given: dict[str, Any] = {
+        "plans": f'["{hashlib.sha256(PLAN).hexdigest()}"]',
+        "first_model": f'"{describe(PARTS, (), START).hex()}"',
+        "limits": chains.LOSS,
+        "interactive": "false",
+    }
+    return charters.charter(**given | changed)
+
+
+def job(agreed: Charter, **changed: Any) -> Job:
+    given: dict[str, Any] = {
+        "format": "cloister job 1",
+        "charter": agreed.digest,
+        "plan": PLAN,
+        "parts": PARTS,
+        "constants": (),
+        "start": agreed.limits.first_model,
+        "optimizer": optimizers.SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
+        "batch_size": 8,
+        "local_epochs": 1,
+        "seed": 7,
+        "data": TAG,
+        "strategy": "FedAvg",
+        "numbers": {"lr": 1.0},
+        "rounds": 10,
+        "seconds": 60.0,
+    }
+    return Job(**given | changed)
+
+
+def salts() -> Any:
+    """Salts that are never the same, and the same in each run."""
+    numbers = iter(range(1 << 30))
+    return lambda: chains.digest("salt", next(numbers))
+
+
+def owner(
+    name: str = "bob",
+    *,
+    agreed: Charter | None = None,
+    notes: Records | None = None,
+    floors: Floors | None = None,
+    data: dict[str, frozenset[str]] | None = None,
+    vouch: Any = None,
+) -> Member:
+    return Member(
+        charter=agreed or charter(),
+        own=name,
+        key=charters.key_of(name),
+        floors=floors,
+        data={"#mri": frozenset({"#mri"})} if data is None else data,
+        records=notes or Records(None),
+        vouch=vouch or (lambda instance: None),
+        new_salt=salts(),
+    )
+
+
+def only(effects: Sequence[Effect], kind: type) -> Any:
+    """The one effect of this kind, or the one message."""
+    found = [each for each in effects if isinstance(each, kind)]
+    found += [each.message for each in effects if isinstance(each, Say) and isinstance(each.message, kind)]
+    assert len(found) == 1, effects
+    return found[0]
+
+
+def declined(effects: Sequence[Effect]) -> str:
+    """Why the owner declines; nothing else but a note for its log comes of it."""
+    assert all(isinstance(each, Note | Say) for each in effects), effects
+    text: str = only(effects, w.Declined).text
+    return text
+
+
+@dataclass
+class Aggregator:
+    """What an aggregator knows, and all that it may say to the owner ``member``. Its instance has begun."""
+
+    member: Member
+    job: Job
+    ledger: Ledger
+    instance: Instance = field(default_factory=lambda: Instance("first"))
+    model: bytes = START
+
+    @classmethod
+    def facing(cls, member: Member, *, at: Ledger | None = None, name: str = "first", **changed: Any) -> Aggregator:
+        """One that is connected, has handed over its chain and the model, and has shown the job."""
+        ledger = at or Ledger(member.charter)
+        here = cls(member, job(member.charter, **changed), ledger, Instance(name))
+        ledger.append(here.instance.begin(ledger))
+        joined = only(here.connect(), w.Join)
+        assert not leaves(here.chain(after=joined.sequence, model=here.model)), "the chain is not taken"
+        here.show()
+        return here
+
+    @property
+    def encoded(self) -> bytes:
+        return jobs.encode(self.job)
+
+    def connect(self) -> list[Effect]:
+        return self.member.connected(self.instance.transcript(self.ledger))
+
+    def show(self) -> list[Effect]:
+        return self.member.handle(w.Work(job_digest(self.encoded)), self.encoded)
+
+    def chain(self, *, after: int, model: bytes = b"") -> list[Effect]:
+        new = self.ledger.since(after)
+        message = w.Chain(after + 1, tuple(map(len, new)), len(model))
+        return self.member.handle(message, b"".join((*new, model)))
+
+    def proposal(self, number: int = 1, **changed: Any) -> w.Propose:
+        given: dict[str, Any] = {
+            "round": number,
+            "job": job_digest(self.encoded),
+            "model": self.ledger.model,
+            "sequence": self.ledger.sequence,
+            "head": self.ledger.head,
+            "digest": None,
+            "seconds": 60.0,
+        } | changed
+        if given["digest"] is None:
+            given["digest"] = round_digest(
+                given["job"],
+                charter=self.ledger.charter.digest,
+                number=number,
+                model=given["model"],
+                head=given["head"],
+            )
+        return w.Propose(**given)
+
+    def prove(self, **changed: Any) -> list[Effect]:
+        """Answers the challenge that is open."""
+        return self.member.proved(self.instance.transcript(self.ledger, **changed))
+
+    def propose(self, number: int = 1, **changed: Any) -> Train:
+        """Has the owner train."""
+        only(self.member.handle(self.proposal(number, **changed)), Prove)
+        trained: Train = only(self.prove(), Train)
+        return trained
+
+    def contribute(self, number: int = 1, *, vector: bytes = UPDATE, examples: int = 23) -> w.Ready:
+        """Has the owner train, and do so."""
+        self.propose(number)
+        effects = self.member.trained(number, vector, examples=examples, metrics={"loss": 0.5, "secret": 1.0})
+        ready: w.Ready = only(effects, w.Ready)
+        return ready
+
+    def cohort(self, number: int = 1, names: Sequence[str] = OWNERS, **changed: Any) -> Cohort:
+        """What they are to sign; ``bob``'s commitment is what its records say, the others' is made up."""
+        taken = self.member._records.took_part(self.ledger.charter.digest).get(number)
+        shares = [
+            Share(
+                charters.fingerprint_of(name),
+                1 / len(names),
+                taken.commitment if taken and name == self.member.own else chains.digest(name, number),
+            )
+            for name in names
+        ]
+        given: dict[str, Any] = {
+            "round": number,
+            "job": job_digest(self.encoded),
+            "clip": self.ledger.charter.limits.clip,
+            "shares": tuple(sorted(shares, key=lambda share: share.member)),
+            "outcome": outcome_digest(bytes(32), model=self._next()[0], state=None, metrics={}),
+            "signer": self.instance.public,
+        }
+        return chains.cohort(self.ledger, names, **given | changed)
+
+    def ask(self, cohort: Cohort) -> list[Effect]:
+        """Asks for the signature of a cohort, and proves itself if that is asked for."""
+        effects = self.member.handle(w.Sign(cohort.round, records.encode(cohort)))
+        return self.prove() if any(isinstance(each, Prove) for each in effects) else effects
+
+    def sign(self, number: int = 1, names: Sequence[str] = OWNERS, **changed: Any) -> w.Signature:
+        signature: w.Signature = only(self.ask(self.cohort(number, names, **changed)), w.Signature)
+        return signature
+
+    def release(self, number: int = 1, names: Sequence[str] = OWNERS) -> list[Effect]:
+        """Releases what was signed, and hands the record over with the new model."""
+        digest, model = self._next()
+        record = chains.round_record(
+            self.ledger,
+            names,
+            instance=self.instance,
+            agreed=self.cohort(number, names),
+            salt=bytes(32),
+            model=digest,
+            metrics={},
+        )
+        before = self.ledger.sequence
+        self.ledger.append(record)
+        self.model = model
+        return self.chain(after=before, model=model)
+
+    def round(self, number: int = 1, names: Sequence[str] = OWNERS) -> None:
+        """A whole round."""
+        self.contribute(number)
+        self.sign(number, names)
+        assert not leaves(self.release(number, names))
+
+    def _next(self) -> tuple[bytes, bytes]:
+        model = (np.frombuffer(self.model, np.float32) + np.float32(1)).tobytes()
+        return jobs.model_digest(self.job, model), model
+
+
+def leaves(effects: Sequence[Effect]) -> str:
+    """Why the owner ends the connection; empty where it does not."""
+    return next((each.text for each in effects if isinstance(each, Leave)), "")
+
+
+def records_in(folder: Path) -> Records:
+    return Records(folder / "state")
+
+
+def changed(message: Any, **fields: Any) -> Any:
+    return msgspec.structs.replace(message, **fields)

@@ -1,0 +1,56 @@
+"""What a run's history draws, with the real matplotlib."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+from matplotlib import pyplot
+
+from cloister.errors import ConfigurationError, MissingDependencyError
+from cloister.study.history import History, Round
+
+HISTORY = History([Round(at, ("a",), 1, {"loss": 1 / at}, {"auc": 0.5} if at == 2 else {}, 0.1) for at in (1, 2)])
+
+
+@pytest.fixture(autouse=True)
+def _no_window() -> Iterator[None]:
+    matplotlib.use("Agg")
+    yield
+    pyplot.close("all")
+
+
+def lines(axes: Any) -> dict[str, list[list[float]]]:
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+
+
+def test_all_metrics_are_drawn_with_one_call(tmp_path: Path) -> None:
+    axes = HISTORY.plot()
+    assert lines(axes) == {"loss": [[1, 1.0], [2, 0.5]], "evaluated auc": [[2, 0.5]]}
+    assert axes.get_xlabel() == "round"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "evaluated auc"]
+    axes.figure.savefig(tmp_path / "rounds.png")
+    assert pyplot.imread(tmp_path / "rounds.png")[..., :3].min() < 1  # something is on it
+
+
+def test_some_are_drawn_beside_others() -> None:
+    _, axes = pyplot.subplots()
+    axes.plot([1, 2], [3, 4], label="mine")
+    assert HISTORY.plot("loss", axes=axes) is axes
+    assert set(lines(axes)) == {"mine", "loss"}
+
+
+def test_a_metric_that_no_round_has() -> None:
+    with pytest.raises(ConfigurationError, match="'nonsense'; there are: loss, evaluated auc"):
+        HISTORY.plot("nonsense")
+    assert not pyplot.get_fignums()
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match=r"matplotlib.*pip install 'cloister\[plots\]'"):
+        HISTORY.plot()

@@ -1,0 +1,78 @@
+"""A study on one machine, before any of its processes runs: what it writes is what an owner could have written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloister.errors import ConfigurationError, UnreachableError
+from cloister.net.demands import read_charter
+from cloister.node.agreement import load_charter
+from cloister.node.config import read
+from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalColumns, LocalStudy
+
+LIMITS = {
+    "plans": [b"\1" * 32],
+    "first_model": b"\2" * 32,
+    "floor": 2,
+    "largest_share": 0.5,
+    "clip": 0.25,
+    "rounds": 7,
+    "min_examples": 3,
+    "metrics": {"loss": (0.0, 4.0)},
+}
+
+
+def study(folder: Path) -> LocalStudy:
+    np.savez(folder / "data.npz", x=np.zeros((4, 2), "float32"), y=np.zeros(4, "int64"))
+    owners = {name: [LocalColumns(folder / "data.npz", ("x", "y"), ("#mri", "#2026"))] for name in ("bob", "alice")}
+    return LocalStudy(folder, owners, limits=LIMITS, floors={"bob": {"rounds": 5, "clip": 0.125}})
+
+
+def test_the_charter_is_as_was_asked_for(tmp_path: Path) -> None:
+    local = study(tmp_path)
+    limits = read_charter(tmp_path / "charter.toml").limits
+    assert limits == local.charter.limits
+    assert (limits.plans, limits.first_model) == (frozenset([b"\1" * 32]), b"\2" * 32)
+    assert (limits.floor, limits.largest_share, limits.clip, limits.rounds, limits.min_examples) == (2, 0.5, 0.25, 7, 3)
+    assert [(metric.name, metric.low, metric.high) for metric in limits.metrics] == [("loss", 0.0, 4.0)]
+    assert not limits.interactive
+
+
+def test_an_owner_takes_its_configuration_and_the_charter(tmp_path: Path) -> None:
+    local = study(tmp_path)
+    configuration = read(local.write_configuration("bob"))
+    assert configuration.listen is None
+    assert configuration.study_data[0].columns == ("x", "y")
+    use = configuration.charter
+    assert use is not None
+    assert use.floors is not None
+    assert (use.floors.rounds, use.floors.clip) == (5, 0.125)
+    assert use.routes == local.routes
+    assert set(use.routes) == {ADDRESS}
+    own, now = local.identities["bob"].fingerprint, local.charter.not_before
+    assert load_charter(use, own=own, now=now) == local.charter
+
+
+def test_a_process_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with study(tmp_path) as local:
+        (tmp_path / "charter.toml").write_text("nonsense", encoding="utf-8")
+        with pytest.raises(UnreachableError, match=r"charter\.toml"):
+            local.start_aggregator()
+        assert "charter.toml" in local.log(AGGREGATOR)
+        assert local.log("bob") == ""
+
+
+def test_one_process_of_each(tmp_path: Path) -> None:
+    with study(tmp_path) as local:
+        local.start_aggregator()
+        assert local.running(AGGREGATOR)
+        with pytest.raises(ConfigurationError, match="already"):
+            local.start_aggregator()
+        route = local.routes
+        local.kill(AGGREGATOR)
+        assert not local.running(AGGREGATOR)
+        local.start_aggregator()
+        assert local.routes == route
