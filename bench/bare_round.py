@@ -1,7 +1,8 @@
 """The floor for a round: a plain Python TLS 1.3 server that receives from each client into a buffer and adds in place.
 
 ``python -m bench.bare_round serve IDENTITY CLIENTS BYTES ROUNDS`` prints its port, lets the clients in, runs the rounds
-and prints their times as JSON: for each, the seconds until all was added, and until all clients had the sum as well.
+and prints their times as JSON: for each, the seconds until all was added, and until all clients had the sum as well, and
+the processor time that the server took.
 ``python -m bench.bare_round send IDENTITY PORT BYTES`` is one client.
 """
 
@@ -13,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -42,18 +43,18 @@ class _Server:
                 sockets.append(secured)
         self._threads = [threading.Thread(target=self._serve, args=(each,), daemon=True) for each in sockets]
 
-    def run(self, rounds: int) -> list[tuple[float, float]]:
+    def run(self, rounds: int) -> list[tuple[float, float, float]]:
         for thread in self._threads:
             thread.start()
         times = []
         for _ in range(rounds):
             self._sum.fill(0)
             self._together.wait()
-            started = perf_counter()
+            started, before = perf_counter(), process_time()
             self._together.wait()
             added = perf_counter() - started
             self._together.wait()
-            times.append((added, perf_counter() - started))
+            times.append((added, perf_counter() - started, process_time() - before))
         return times
 
     def _serve(self, connection: ssl.SSLSocket) -> None:
@@ -90,8 +91,9 @@ def _send(identity: Identity, port: int, nbytes: int) -> None:
         connection.close()
 
 
-def bare_rounds(identity: Identity, *, clients: int, nbytes: int, rounds: int) -> list[tuple[float, float]]:
-    """The times of some rounds, in seconds: until all was added, and until every client had the sum too."""
+def bare_rounds(identity: Identity, *, clients: int, nbytes: int, rounds: int) -> list[tuple[float, float, float]]:
+    """The times of some rounds, in seconds: until all was added, until every client had the sum too, and how long the
+    server computed."""
     me = [sys.executable, "-m", "bench.bare_round"]
     command = [*me, "serve", str(identity.path), str(clients), str(nbytes), str(rounds)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -167,7 +167,8 @@ def _scratch(nbytes: int) -> Iterator[memoryview]:
 
 def _norm(part: Vector) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
-        return math.sqrt(float(np.dot(doubled := part.astype(np.float64), doubled)))
+        # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.
+        return math.sqrt(float(np.square(part, dtype=np.float64).sum()))
 
 
 def views(records: Sequence[bytes], *vectors: Vector | None) -> tuple[memoryview, ...]:

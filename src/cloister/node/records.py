@@ -335,22 +335,16 @@ def _model_file(folder: Path, kept: Kept) -> Path:
 
 
 def _write(file: Path, parts: Sequence[bytes]) -> None:
-    """A file that is there whole, or not at all."""
+    """A file that is there whole, or not at all. Nothing waits for the disk: should a loss of power damage it, its hash
+    tells, and others have the model."""
     descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".model.")
     try:
         with os.fdopen(descriptor, "wb") as target:
             target.writelines(parts)
-            target.flush()
-            os.fsync(target.fileno())
         Path(draft).replace(file)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _cut(content: bytes, sizes: Sequence[int]) -> list[bytes]:

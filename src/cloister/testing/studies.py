@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cloister.errors import ConfigurationError
 from cloister.net.identity import Identity
 from cloister.testing.charters import sign_charter, write_charter
-from cloister.testing.processes import Service, end_all
+from cloister.testing.processes import PROGRAM, Service, end_all
 
 if TYPE_CHECKING:
     from cloister.study.study import Study
@@ -42,6 +42,7 @@ class LocalStudy:
         owners: each owner's data sets, by its name in the charter.
         limits: of the charter, as ``write_charter`` takes them: ``plans``, ``first_model``, ``floor``, ``metrics``, ...
         floors: lines for an owner's ``[charter.floors]`` table, by its name.
+        program: what Python runs in each process, as for ``Service``.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class LocalStudy:
         *,
         limits: Mapping[str, Any],
         floors: Mapping[str, Mapping[str, float]] | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.folder = folder
+        self._program = program
         self.researcher = Identity.create(folder / f"{RESEARCHER}.key")
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in owners}
         self.charter = write_charter(
@@ -106,6 +109,10 @@ class LocalStudy:
         service.process.kill()
         service.end()
 
+    def pid(self, name: str) -> int:
+        """Of an owner's node, or of the aggregator, that was started."""
+        return self._services[name][-1].process.pid
+
     def running(self, name: str) -> bool:
         """Whether an owner's node, or the aggregator, is there."""
         services = self._services.get(name, [])
@@ -141,7 +148,8 @@ class LocalStudy:
         services = self._services.setdefault(name, [])
         if self.running(name):
             raise ConfigurationError(f"{name} is running already")
-        services.append(Service(arguments, log=self.folder / f"{name}.{len(services) + 1}.log"))
+        log = self.folder / f"{name}.{len(services) + 1}.log"
+        services.append(Service(arguments, log=log, program=self._program))
         return services[-1]
 
     def _configuration(self, name: str) -> str:
