@@ -50,11 +50,11 @@ def _commitments() -> None:
 def _unhashed(*, norms: bool) -> None:
     def rooms(self: arriving.Update) -> Iterator[memoryview]:
         found = []
-        for block in arriving.blocks(len(self.vector)):
-            part = self.vector[block]
-            yield arriving._bytes(part)
+        for room in arriving._chunks(arriving._bytes(self.vector)):
+            yield room
             if norms:
-                found.append(arriving._norm(part))
+                part = np.frombuffer(room, self.vector.dtype)
+                found += [arriving._norm(part[block]) for block in arriving.blocks(len(part))]
         self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 0.0
 
     arriving.Update.rooms = rooms  # type: ignore[method-assign]

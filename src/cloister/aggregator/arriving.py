@@ -58,13 +58,13 @@ class Update:
         self._salt = salt
 
     def rooms(self) -> Iterator[memoryview]:
-        """The vector, a block at a time: what has just arrived is looked at while it lies in the cache."""
+        """The vector, part by part: what has just arrived is looked at while it lies in the cache."""
         found, norms = hashlib.sha256(self._salt), []
-        for block in blocks(len(self.vector)):
-            part = self.vector[block]
-            yield _bytes(part)
-            found.update(_bytes(part))
-            norms.append(_norm(part))
+        for room in _chunks(_bytes(self.vector)):
+            yield room
+            found.update(room)
+            part = np.frombuffer(room, self.vector.dtype)
+            norms += [_norm(part[block]) for block in blocks(len(part))]
         self.commitment, self.norm = found.digest(), math.hypot(*norms)
 
 

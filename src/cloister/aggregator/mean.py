@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator.vectors import BLOCK, Vector, blocks, check
+from cloister.aggregator.vectors import Vector, blocks, check
 from cloister.errors import AggregationError
+
+_TOGETHER: Final = 1 << 18
+"""Elements of many updates that are added up at a time."""
 
 
 class Contribution(NamedTuple):
@@ -69,7 +72,7 @@ class Sum:
             raise AggregationError(f"{what} have a weight that is no positive number")
         column = np.array(weights)[:, None]
         added = np.empty_like(self._sum)
-        width = max(1, BLOCK // max(1, len(updates)))
+        width = max(1, _TOGETHER // max(1, len(updates)))
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(added), width):
                 part = slice(start, start + width)

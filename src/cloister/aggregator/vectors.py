@@ -14,8 +14,9 @@ from cloister.wire.layout import Layout
 Vector: TypeAlias = NDArray[np.floating[Any]]
 """One dimension, float32 or float64."""
 
-BLOCK: Final = 1 << 18
-"""Elements that are worked on at a time: what is computed on the way takes a few megabytes, however large the model."""
+BLOCK: Final = 1 << 15
+"""Elements that are worked on at a time: what is computed on the way stays in a core's cache, however large the model.
+"""
 
 
 def blocks(length: int) -> Iterator[slice]:

@@ -17,6 +17,7 @@ from cloister.attest.collateral import parse_bundle
 from cloister.charter import Charter
 from cloister.charter.checking import check_valid, enforceable
 from cloister.cli.signals import end_on_signals
+from cloister.enclave.memory import give_back_large_vectors
 from cloister.enclave.service import Aggregator
 from cloister.errors import CharterError
 from cloister.net.demands import read_charter
@@ -72,6 +73,7 @@ def serve(
     if agreed.interactive:
         service = Node(_configuration(agreed, listen=listening, memory=memory), instance=instance)
     else:
+        give_back_large_vectors()
         service = Aggregator(instance, charter=agreed, listen=listening, collateral=_read_collateral(collateral))
     end_on_signals(service.stop)
     service.serve(ready=lambda: typer.echo(f"ready aggregator at {service.address} {service.fingerprint}"))

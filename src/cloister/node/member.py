@@ -31,7 +31,7 @@ from cloister.charter import Charter, signing
 from cloister.charter.floors import Floors
 from cloister.charter.signing import PrivateKey
 from cloister.errors import AttestationError, CloisterError, JobError, LedgerError, RecordsError, RoundError
-from cloister.node.records import Model, Records, Signed, TookPart
+from cloister.node.records import Model, Records, Signed, TookPart, Values
 from cloister.wire import rounds as w
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.peers import fingerprint
@@ -43,7 +43,7 @@ class Say(NamedTuple):
     """Send this message to the aggregator, with these bodies one after the other."""
 
     message: w.RoundMessage
-    bodies: tuple[bytes, ...] = ()
+    bodies: tuple[Values, ...] = ()
 
 
 class Prove(NamedTuple):
@@ -58,7 +58,7 @@ class Train(NamedTuple):
     round: int
     job: bytes
     """Encoded; checked against the charter."""
-    model: bytes
+    model: Values
     """The vector that the round starts from."""
     data: str
     seed: int
@@ -104,7 +104,7 @@ class _Round:
 
 class _Held(NamedTuple):
     round: int
-    vector: bytes
+    vector: Values
     salt: bytes
 
 
@@ -201,7 +201,7 @@ class Member:
             effects += self._sign(asked)
         return effects
 
-    def trained(self, number: int, vector: bytes, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
+    def trained(self, number: int, vector: Values, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
         """The training for a round has come to this: a clipped update, as its vector's bytes."""
         if self.training != number or self._round is None or self._work is None:
             return []
@@ -291,7 +291,7 @@ class Member:
     def _adopt(self, parts: Sequence[memoryview], message: w.Chain) -> None:
         if not parts:
             return
-        vector, *state = (bytes(part) for part in parts)
+        vector, *state = (part.toreadonly() for part in parts)
         digest = self._ledger.model
         receipts = self._ledger.receipts
         if digest is None:
@@ -437,7 +437,7 @@ class Member:
     def _is_proved(self, number: int) -> bool:
         return self._proved is not None and self._proved == (number, self._ledger.signer)
 
-    def _offer(self, begun: _Round, vector: bytes, examples: int, metrics: dict[str, float]) -> list[Effect]:
+    def _offer(self, begun: _Round, vector: Values, examples: int, metrics: dict[str, float]) -> list[Effect]:
         number = begun.asked.round
         if examples < self._limits.min_examples:
             raise RoundError(f"a contribution here is of at least {self._limits.min_examples} examples")
@@ -594,7 +594,7 @@ def _parts(message: w.Chain, body: memoryview) -> list[memoryview]:
     return parts
 
 
-def _state_digest(rounds: int, state: Sequence[bytes]) -> bytes | None:
+def _state_digest(rounds: int, state: Sequence[Values]) -> bytes | None:
     if not state:
         return None
     if any(len(part) % 8 for part in state):
