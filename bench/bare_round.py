@@ -1,8 +1,8 @@
 """The floor for a round: a plain Python TLS 1.3 server that receives from each client into a buffer and adds in place.
 
 ``python -m bench.bare_round serve IDENTITY CLIENTS BYTES ROUNDS`` prints its port, lets the clients in, runs the rounds
-and prints their times as JSON: for each, the seconds until all was added, and until all clients had the sum as well, and
-the processor time that the server took.
+and prints their times as JSON: for each, the seconds until all was added, and until all clients had the sum as well,
+and the processor time that the server took.
 ``python -m bench.bare_round send IDENTITY PORT BYTES`` is one client.
 """
 

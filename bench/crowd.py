@@ -51,7 +51,7 @@ def run(console: Console) -> None:
 
 
 def _peak(owners: int) -> float:
-    """The most memory that the aggregator's process has held, in MiB; before anybody came, where there are no owners."""
+    """The most memory that the aggregator's process has held, in MiB; without owners, before anybody came."""
     names = [f"owner{number:03}" for number in range(owners or 2)]
     limits = parties.limits(NBYTES, owners=len(names), rounds=ROUNDS)
     members: list[threading.Thread] = []

@@ -10,15 +10,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
 from typing import Final
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench import parties
+from bench import convolutions, crowd, ledger, parties
 from bench.bare_round import bare_rounds
 from bench.without import PROTECTIONS
 from cloister.net.identity import Identity
@@ -43,7 +43,7 @@ class Size:
         return f"{self.owners} members x {self.nbytes // MB} MB"
 
 
-SIZES: Final = (Size(2, 1 * MB, 40, 5, "2x"), Size(10, 25 * MB, 6, 3, "1.10x"))
+SIZES: Final = (Size(2, 1 * MB, 40, 3, "2x"), Size(10, 25 * MB, 6, 2, "1.10x"))
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ def run(console: Console, folder: Path) -> None:
     """(o) to (r)."""
     for size in SIZES:
         _rounds(console, folder, size)
+    crowd.run(console)
+    convolutions.run(console)
+    ledger.run(console)
 
 
 def _rounds(console: Console, folder: Path, size: Size) -> None:
@@ -105,7 +108,7 @@ def _protected(size: Size, *, without: str) -> Turn:
         for moment in _releases(study, size, without):
             moments.append((moment, processor_time(study.pid(AGGREGATOR))))
     kept = moments[WARM_UP - 1 :]
-    seconds = [after[0] - before[0] for before, after in zip(kept, kept[1:], strict=False)]
+    seconds = [after[0] - before[0] for before, after in pairwise(kept)]
     return Turn(statistics.median(seconds), (kept[-1][1] - kept[0][1]) / len(seconds))
 
 

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cloister.aggregator import arriving, mean, updates
-from cloister.aggregator import releasing
+from cloister.aggregator import arriving, mean, releasing, updates
 from cloister.aggregator.guests import Guest
 from cloister.charter import signing
 from cloister.net.connection import Connection
@@ -64,7 +63,7 @@ def _norms() -> None:
     """No contribution is looked at: not its norm, not for values that are not finite."""
     arriving._norm = lambda part: 0.0
     for module in (mean, updates):
-        module.check = lambda vector, *, length, what: None  # type: ignore[attr-defined]
+        module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
 
 
 def _names() -> None:

@@ -44,8 +44,9 @@ class Sum:
         """How many contributions were added."""
         return len(self._weights)
 
-    def add(self, update: Vector, *, weight: float, what: str = "a contribution") -> None:
-        """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages.
+    def add(self, update: Vector, *, weight: float, what: str = "a contribution", norm: float | None = None) -> None:
+        """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages. ``norm``: the
+        update's, where it is known: if that is finite, so are all the values, and they are not looked at again.
 
         Raises:
             AggregationError: a weight that is not positive and finite, another length than the sum's, or a value that
@@ -53,7 +54,7 @@ class Sum:
         """
         if not (math.isfinite(weight) and weight > 0):
             raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
-        check(update, length=len(self._sum), what=what)
+        check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm))
         with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
             for block in blocks(len(update)):
                 self._sum[block] += np.multiply(update[block], weight, dtype=np.float64)

@@ -24,8 +24,9 @@ def blocks(length: int) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, length, BLOCK))
 
 
-def check(vector: Vector, *, length: int, what: str) -> None:
-    """Refuses what is no vector of ``length`` finite numbers; ``what`` names it in the message.
+def check(vector: Vector, *, length: int, what: str, finite: bool = False) -> None:
+    """Refuses what is no vector of ``length`` finite numbers; ``what`` names it in the message. ``finite``: whether the
+    values are known to be.
 
     Raises:
         AggregationError: another length, shape or element type, or a value that is NaN or infinite.
@@ -34,7 +35,7 @@ def check(vector: Vector, *, length: int, what: str) -> None:
         raise AggregationError(f"{what} is not a flat vector of float32 or float64")
     if len(vector) != length:
         raise AggregationError(f"{what} has {len(vector)} values where the model has {length}")
-    for block in blocks(length):
+    for block in () if finite else blocks(length):
         if not np.isfinite(vector[block]).all():
             raise AggregationError(f"{what} holds a value that is not finite")
 
