@@ -1,4 +1,4 @@
-"""``python -m bench [script|lenet|ops|transfer|attestation|plans|simulate ...]``: everything, or the parts named."""
+"""``python -m bench [PART ...]``: everything, or the parts named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bench import attestation, lenet, ops, plans, script, simulate, transfer
+from bench import attestation, lenet, ops, plans, rounds, script, simulate, transfer
 
 PARTS: dict[str, Callable[[Console, Path], None]] = {
     "script": script.run,
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[Console, Path], None]] = {
     "attestation": attestation.run,
     "plans": plans.run,
     "simulate": simulate.run,
+    "rounds": rounds.run,
 }
 
 

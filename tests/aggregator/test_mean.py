@@ -145,7 +145,7 @@ def test_many_at_once_are_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch
     assert len(many) == 7
     mean = one.mean()
     np.testing.assert_allclose(many.mean(), mean, rtol=1e-12, atol=1e-15)
-    monkeypatch.setattr("cloister.aggregator.mean.BLOCK", 14)
+    monkeypatch.setattr("cloister.aggregator.mean._TOGETHER", 14)
     narrow.add_all(updates, weights=weights, what="all")
     np.testing.assert_allclose(narrow.mean(), mean, rtol=1e-12, atol=1e-15)
 
@@ -185,3 +185,12 @@ def test_an_empty_sum_and_one_that_overflows_have_no_mean() -> None:
 def test_limits_that_are_none(limit: float) -> None:
     with pytest.raises(AggregationError, match="largest share"):
         shares({"a": 1}, largest_share=limit)
+
+
+def test_values_are_not_looked_at_again_where_the_norm_is_known() -> None:
+    total = Sum(2)
+    total.add(np.array([3.0, 4.0]), weight=1.0, norm=5.0)
+    for norm in (None, np.nan, np.inf):
+        with pytest.raises(AggregationError, match="not finite"):
+            total.add(np.array([1.0, np.inf]), weight=1.0, norm=norm)
+    assert total.mean().tolist() == [3.0, 4.0]

@@ -160,6 +160,8 @@ class Collection:
         while (window := self._window()) and window[0] in self._arrived:
             name = window[0]
             update = self._arrived.pop(name)
-            self._sum.add(update.vector, weight=self.weights[name], what=f"the contribution of {name}")
+            self._sum.add(
+                update.vector, weight=self.weights[name], what=f"the contribution of {name}", norm=update.norm
+            )
             self._added.append(name)
             self._free.append(update.spend())

@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator.vectors import BLOCK, Vector, blocks, check
+from cloister.aggregator.vectors import Vector, blocks, check
 from cloister.errors import AggregationError
+
+_TOGETHER: Final = 1 << 18
+"""Elements of many updates that are added up at a time."""
 
 
 class Contribution(NamedTuple):
@@ -41,8 +44,9 @@ class Sum:
         """How many contributions were added."""
         return len(self._weights)
 
-    def add(self, update: Vector, *, weight: float, what: str = "a contribution") -> None:
-        """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages.
+    def add(self, update: Vector, *, weight: float, what: str = "a contribution", norm: float | None = None) -> None:
+        """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages. ``norm``: the
+        update's, where it is known: if that is finite, so are all the values, and they are not looked at again.
 
         Raises:
             AggregationError: a weight that is not positive and finite, another length than the sum's, or a value that
@@ -50,7 +54,7 @@ class Sum:
         """
         if not (math.isfinite(weight) and weight > 0):
             raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
-        check(update, length=len(self._sum), what=what)
+        check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm))
         with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
             for block in blocks(len(update)):
                 self._sum[block] += np.multiply(update[block], weight, dtype=np.float64)
@@ -69,7 +73,7 @@ class Sum:
             raise AggregationError(f"{what} have a weight that is no positive number")
         column = np.array(weights)[:, None]
         added = np.empty_like(self._sum)
-        width = max(1, BLOCK // max(1, len(updates)))
+        width = max(1, _TOGETHER // max(1, len(updates)))
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(added), width):
                 part = slice(start, start + width)

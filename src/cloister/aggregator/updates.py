@@ -268,7 +268,9 @@ def _move(model: Vector, lr: float, step: Vector) -> Vector:
     moved = np.empty_like(model)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(len(model)):
-            moved[block] = model[block] + lr * step[block].astype(np.float64)
+            term = np.multiply(step[block], lr, dtype=np.float64)
+            term += model[block]
+            moved[block] = term
     check(moved, length=len(model), what="the new model")
     return moved
 

@@ -14,8 +14,9 @@ from cloister.wire.layout import Layout
 Vector: TypeAlias = NDArray[np.floating[Any]]
 """One dimension, float32 or float64."""
 
-BLOCK: Final = 1 << 18
-"""Elements that are worked on at a time: what is computed on the way takes a few megabytes, however large the model."""
+BLOCK: Final = 1 << 15
+"""Elements that are worked on at a time: what is computed on the way stays in a core's cache, however large the model.
+"""
 
 
 def blocks(length: int) -> Iterator[slice]:
@@ -23,8 +24,9 @@ def blocks(length: int) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, length, BLOCK))
 
 
-def check(vector: Vector, *, length: int, what: str) -> None:
-    """Refuses what is no vector of ``length`` finite numbers; ``what`` names it in the message.
+def check(vector: Vector, *, length: int, what: str, finite: bool = False) -> None:
+    """Refuses what is no vector of ``length`` finite numbers; ``what`` names it in the message. ``finite``: whether the
+    values are known to be.
 
     Raises:
         AggregationError: another length, shape or element type, or a value that is NaN or infinite.
@@ -33,7 +35,7 @@ def check(vector: Vector, *, length: int, what: str) -> None:
         raise AggregationError(f"{what} is not a flat vector of float32 or float64")
     if len(vector) != length:
         raise AggregationError(f"{what} has {len(vector)} values where the model has {length}")
-    for block in blocks(length):
+    for block in () if finite else blocks(length):
         if not np.isfinite(vector[block]).all():
             raise AggregationError(f"{what} holds a value that is not finite")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+from cloister.node.records import Values
 from cloister.wire import rounds as w
 
 
@@ -11,7 +12,7 @@ class Say(NamedTuple):
     """Send this message to the aggregator, with these bodies one after the other."""
 
     message: w.RoundMessage
-    bodies: tuple[bytes, ...] = ()
+    bodies: tuple[Values, ...] = ()
 
 
 class Prove(NamedTuple):
@@ -26,7 +27,7 @@ class Train(NamedTuple):
     round: int
     job: bytes
     """Encoded; checked against the charter."""
-    model: bytes
+    model: Values
     """The vector that the round starts from."""
     data: str
     seed: int

@@ -14,7 +14,7 @@ from cloister.aggregator.updates import State
 from cloister.charter import Charter
 from cloister.errors import LedgerError, RoundError
 from cloister.node.effects import Say
-from cloister.node.records import Model, Records
+from cloister.node.records import Model, Records, Values
 from cloister.wire.rounds import Chain
 
 
@@ -126,7 +126,7 @@ class Holdings:
     def _adopt(self, parts: Sequence[memoryview], message: Chain) -> None:
         if not parts:
             return
-        vector, *state = (bytes(part) for part in parts)
+        vector, *state = (part.toreadonly() for part in parts)
         digest, receipts = self.ledger.model, self.ledger.receipts
         if digest is None:
             raise RoundError("it comes with a model, and the charter has none")
@@ -166,7 +166,7 @@ def _parts(message: Chain, body: memoryview) -> list[memoryview]:
     return parts
 
 
-def _state_digest(rounds: int, state: Sequence[bytes]) -> bytes | None:
+def _state_digest(rounds: int, state: Sequence[Values]) -> bytes | None:
     if not state:
         return None
     if any(len(part) % 8 for part in state):

@@ -25,7 +25,7 @@ from cloister.node.countersigning import Countersigner
 from cloister.node.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.holdings import Holdings
 from cloister.node.limits import OwnLimits
-from cloister.node.records import Records, TookPart
+from cloister.node.records import Records, TookPart, Values
 from cloister.wire import rounds as w
 from cloister.wire.limits import TEXT_CHARS
 
@@ -46,7 +46,7 @@ class _Round:
 
 class _Held(NamedTuple):
     round: int
-    vector: bytes
+    vector: Values
     salt: bytes
 
 
@@ -137,7 +137,7 @@ class Member:
             effects += self._sign(asked)
         return effects
 
-    def trained(self, number: int, vector: bytes, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
+    def trained(self, number: int, vector: Values, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
         """The training for a round has come to this: a clipped update, as its vector's bytes."""
         if self.training != number or self._round is None or self._work is None:
             return []
@@ -292,7 +292,7 @@ class Member:
     def _is_proved(self, number: int) -> bool:
         return self._proved is not None and self._proved == (number, self._ledger.signer)
 
-    def _offer(self, begun: _Round, vector: bytes, examples: int, metrics: dict[str, float]) -> list[Effect]:
+    def _offer(self, begun: _Round, vector: Values, examples: int, metrics: dict[str, float]) -> list[Effect]:
         number = begun.asked.round
         if examples < self._limits.min_examples:
             raise RoundError(f"a contribution here is of at least {self._limits.min_examples} examples")

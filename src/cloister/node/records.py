@@ -81,6 +81,8 @@ class Kept(Message, tag="kept", frozen=True):
 
 
 Entry: TypeAlias = TookPart | Signed | Released | Kept
+Values: TypeAlias = bytes | memoryview
+"""A vector's bytes, which nobody changes."""
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(TookPart | Signed | Released | Kept)
 
@@ -89,8 +91,8 @@ class Model(NamedTuple):
     """A model's vector and what the server's rule remembers, as bytes."""
 
     digest: bytes
-    vector: bytes
-    state: tuple[bytes, ...] = ()
+    vector: Values
+    state: tuple[Values, ...] = ()
     rounds: int = 0
 
 
@@ -334,23 +336,17 @@ def _model_file(folder: Path, kept: Kept) -> Path:
     return folder / f"{kept.charter.hex()[:16]}.{kept.content.hex()[:32]}.model"
 
 
-def _write(file: Path, parts: Sequence[bytes]) -> None:
-    """A file that is there whole, or not at all."""
+def _write(file: Path, parts: Sequence[Values]) -> None:
+    """A file that is there whole, or not at all. Nothing waits for the disk: should a loss of power damage it, its hash
+    tells, and others have the model."""
     descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".model.")
     try:
         with os.fdopen(descriptor, "wb") as target:
             target.writelines(parts)
-            target.flush()
-            os.fsync(target.fileno())
         Path(draft).replace(file)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _cut(content: bytes, sizes: Sequence[int]) -> list[bytes]:

@@ -18,6 +18,7 @@ from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.effects import Train
 from cloister.node.link import fill
 from cloister.node.process import Process
+from cloister.node.records import Values
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 
@@ -65,7 +66,7 @@ class Trained(NamedTuple):
     """A training that is done."""
 
     round: int
-    vector: bytes
+    vector: Values
     examples: int
     metrics: dict[str, float]
 
@@ -149,11 +150,14 @@ class Trainer:
             if frame.kind is not Kind.ANSWER or frame.body_bytes != len(order.model):
                 raise WireError("it answers with another vector than it was given")
             result = msgspec.msgpack.decode(frame.header, type=Result)
-            vector = b"".join(map(bytes, link.pieces(frame.body_bytes)))
+            vector, filled = memoryview(bytearray(frame.body_bytes)), 0
+            for piece in link.pieces(frame.body_bytes):
+                vector[filled : filled + len(piece)] = piece
+                filled += len(piece)
         except (EOFError, WireError, msgspec.MsgspecError, OSError):
             return self._bury()
         self._order = None
-        return Trained(order.round, vector, result.examples, result.metrics)
+        return Trained(order.round, vector.toreadonly(), result.examples, result.metrics)
 
     def close(self) -> None:
         """Ends the child. May be called twice."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from cloister.errors import UnreachableError
 
+PROGRAM: Final = ("-m", "cloister")
 _STOP_S: Final = 20.0
 
 
@@ -22,13 +23,21 @@ class Service:
         arguments: of ``cloister``, such as ``("node", "serve", "node.toml")``.
         log: a new file for what it writes to its error stream.
         environment: variables beyond this process's own.
+        program: what Python runs, where that is not ``cloister`` itself: a measurement's own way to start it.
     """
 
-    def __init__(self, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self.log_file = log
         with log.open("w", encoding="utf-8") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloister", *arguments],
+                [sys.executable, *program, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 text=True,

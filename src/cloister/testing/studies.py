@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cloister.errors import ConfigurationError, NoAnswerError
 from cloister.net.identity import Identity
 from cloister.testing.charters import sign_charter, write_charter
-from cloister.testing.processes import Service, end_all
+from cloister.testing.processes import PROGRAM, Service, end_all
 
 if TYPE_CHECKING:
     from cloister.study.study import Study
@@ -46,6 +46,7 @@ class LocalStudy:
         limits: of the charter, as ``write_charter`` takes them: ``plans``, ``first_model``, ``floor``, ``metrics``, ...
         floors: lines for an owner's ``[charter.floors]`` table, by its name.
         name: the charter's.
+        program: what Python runs in each process, as for ``Service``.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class LocalStudy:
         limits: Mapping[str, Any],
         floors: Mapping[str, Mapping[str, float]] | None = None,
         name: str = "study",
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.folder = folder
+        self._program = program
         self.researcher = Identity.create(folder / f"{RESEARCHER}.key")
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in owners}
         self.charter = write_charter(
@@ -113,6 +116,10 @@ class LocalStudy:
         service.process.kill()
         service.end()
 
+    def pid(self, name: str) -> int:
+        """Of an owner's node, or of the aggregator, that was started."""
+        return self._services[name][-1].process.pid
+
     def running(self, name: str) -> bool:
         """Whether an owner's node, or the aggregator, is there."""
         services = self._services.get(name, [])
@@ -162,7 +169,7 @@ class LocalStudy:
         if self.running(name):
             raise ConfigurationError(f"{name} is running already")
         log = self.folder / f"{name}.{len(services) + 1}.log"
-        services.append(Service(arguments, log=log, environment=environment))
+        services.append(Service(arguments, log=log, environment=environment, program=self._program))
         return services[-1]
 
     def _configuration(self, name: str) -> str:

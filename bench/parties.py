@@ -1,0 +1,144 @@
+"""The processes of a study without training: ``python -m bench.parties WITHOUT,... WORDS...`` is ``cloister WORDS...``,
+where training gives a fixed vector at once, and without the protections named (``bench.without``; ``-``: with all).
+
+``researcher FOLDER ROUTE BYTES ROUNDS`` is the researcher, who submits the job and prints the moment of each release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from bench import without
+from cloister.aggregator import job as jobs
+from cloister.aggregator.job import Job, Part
+from cloister.charter import Charter
+from cloister.cli import main as cloister
+from cloister.net.attested import examine
+from cloister.net.demands import Demands, read_charter
+from cloister.net.identity import Identity
+from cloister.net.waiting import Bell
+from cloister.node import starting
+from cloister.node.member import Train
+from cloister.node.training import Failed, Trained, Trainer
+from cloister.testing.studies import ADDRESS, RESEARCHER
+from cloister.wire import optimizers
+from cloister.wire import rounds as w
+from cloister.wire.tensors import TensorSpec
+
+TAG: Final = "#bench"
+_PLAN: Final = b"a plan, which nobody runs here"
+
+
+class Instant(Trainer):
+    """Has trained as soon as it is told to: the same small numbers each time."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self._bell = Bell()
+        self._vector = b""
+        self._trained: Trained | None = None
+
+    def start(self) -> Failed | None:
+        return None
+
+    def train(self, order: Train) -> Failed | None:
+        if len(self._vector) != len(order.model):
+            drawn = np.random.default_rng(order.seed).standard_normal(len(order.model) // 4, np.float32)
+            self._vector = (drawn * np.float32(1e-3)).tobytes()
+        self._trained = Trained(order.round, self._vector, 100, {})
+        self._bell.ring()
+        return None
+
+    def abandon(self) -> None:
+        self._trained = None
+
+    def fileno(self) -> int | None:
+        return self._bell.fileno()
+
+    def heed(self) -> Trained | Failed | None:
+        self._bell.hush()
+        trained, self._trained = self._trained, None
+        return trained
+
+    def close(self) -> None:
+        pass
+
+
+def parts(nbytes: int) -> tuple[Part, ...]:
+    """A model of one tensor."""
+    return (Part("weight", TensorSpec("float32", (nbytes // 4,)), buffer=False),)
+
+
+def limits(nbytes: int, *, owners: int, rounds: int) -> dict[str, Any]:
+    """Of a charter for it."""
+    start = jobs.describe(parts(nbytes), (), bytes(nbytes))
+    plan = hashlib.sha256(_PLAN).digest()
+    return {"plans": [plan], "first_model": start, "floor": owners, "clip": 1e6, "rounds": rounds}
+
+
+def job(charter: Charter, nbytes: int, *, rounds: int) -> bytes:
+    """What the researcher submits, beside a model of zeros."""
+    return jobs.encode(
+        Job(
+            format=jobs.FORMAT,
+            charter=charter.digest,
+            plan=_PLAN,
+            parts=parts(nbytes),
+            constants=(),
+            start=charter.limits.first_model or b"",
+            optimizer=optimizers.SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
+            batch_size=32,
+            local_epochs=1,
+            seed=1,
+            data=TAG,
+            strategy="FedAvg",
+            numbers={"lr": 1.0},
+            rounds=rounds,
+            seconds=600.0,
+        )
+    )
+
+
+def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
+    """Submits the job and prints the moment of each release, when its model is there."""
+    from cloister.study.conversation import Conversation
+
+    charter = read_charter(folder / "charter.toml")
+    demands = Demands(charter=charter, accept_simulated=True)
+    proven = examine(ADDRESS, demands=demands, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
+    with Conversation(proven) as talk:
+        talk.say(w.Join(0, b"", 0, holds=False))
+        submitted = job(charter, nbytes, rounds=rounds)
+        talk.say(w.Submit(len(submitted)), [memoryview(submitted), memoryview(bytes(nbytes))])
+        while True:
+            heard = talk.hear(unless=None)
+            assert heard is not None
+            message, body_bytes = heard
+            proven.connection.skip(body_bytes)
+            match message:
+                case w.Chain(model=model) if model:
+                    print(perf_counter(), flush=True)
+                case w.Finished(text=""):
+                    return
+                case w.Refused() | w.Over() | w.Finished():
+                    raise SystemExit(message.text)
+
+
+def main(words: list[str]) -> None:
+    for protection in words[0].split(","):
+        without.PROTECTIONS[protection]()
+    match words[1:]:
+        case ["researcher", folder, route, nbytes, rounds]:
+            research(Path(folder), route, int(nbytes), int(rounds))
+        case _:
+            starting.Trainer = Instant  # type: ignore[misc]
+            cloister(words[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

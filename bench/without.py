@@ -1,0 +1,160 @@
+"""Protections of a round taken away one at a time, to see what each costs: in this benchmark's own processes only.
+
+The software itself has no switch for any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sqlite3
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from cloister.aggregator import arriving, mean, releasing, updates
+from cloister.aggregator.guests import Guest
+from cloister.charter import signing
+from cloister.net.connection import Connection
+from cloister.node import member, records
+from cloister.node.member import Effect, Member
+
+Vector = Any
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def _attestation() -> None:
+    """Nodes believe that the instance is the one that they dialled, round after round."""
+
+    def challenge(self: Member, number: int) -> list[Effect]:
+        self._proved = (number, self._ledger.signer or self._signer or b"")
+        begun = self._round
+        return self._start(begun) if begun is not None and not begun.training else []
+
+    member.Member._challenge = challenge  # type: ignore[method-assign]
+
+
+def _commitments() -> None:
+    """A commitment is about the salt only, on both sides."""
+    member.commitment = lambda salt, contribution: _digest(salt)  # type: ignore[attr-defined]
+    _unhashed(norms=True)
+
+
+def _unhashed(*, norms: bool) -> None:
+    def rooms(self: arriving.Update) -> Iterator[memoryview]:
+        found = []
+        for room in arriving._chunks(arriving._bytes(self.vector)):
+            yield room
+            if norms:
+                part = np.frombuffer(room, self.vector.dtype)
+                found += [arriving._norm(part[block]) for block in arriving.blocks(len(part))]
+        self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 0.0
+
+    arriving.Update.rooms = rooms  # type: ignore[method-assign]
+
+
+def _norms() -> None:
+    """No contribution is looked at: not its norm, not for values that are not finite."""
+    arriving._norm = lambda part: 0.0
+    for module in (mean, updates):
+        module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
+
+
+def _names() -> None:
+    """Models have names that nobody derives from their values."""
+    releasing.model_digest = lambda job, vector: os.urandom(32)  # type: ignore[attr-defined]
+
+    def believe(self: Member) -> None:
+        if self._unproven is not None and self._work is not None:
+            self._model, self._unproven = self._unproven, None
+
+    member.Member._prove_model = believe  # type: ignore[method-assign]
+
+
+def _durability() -> None:
+    """What is written is left to the operating system."""
+    connect = sqlite3.connect
+
+    class Careless(sqlite3.Connection):
+        def execute(self, statement: str, *given: Any) -> sqlite3.Cursor:
+            return super().execute("PRAGMA synchronous = OFF" if "synchronous" in statement else statement, *given)
+
+    def careless(*args: Any, **named: Any) -> sqlite3.Connection:
+        return connect(*args, factory=Careless, **named)
+
+    records.sqlite3.connect = careless  # type: ignore[assignment]
+    records.os.fsync = lambda descriptor: None
+
+
+def _copies() -> None:
+    """Nodes keep no copy of the newest model on the disk."""
+    release = records.Records.release
+
+    def forget(self: records.Records, charter: bytes, found: Any, *, model: Any = None) -> None:
+        release(self, charter, found)
+
+    records.Records.release = forget  # type: ignore[method-assign]
+
+
+def _signatures() -> None:
+    """Nobody signs a cohort, and nobody checks that somebody did."""
+    signing.sign = lambda message, *, key: bytes(64)
+    signing.verify = lambda signature, *, message, public_key: None
+
+
+def _return() -> None:
+    """The model goes to the researcher only: owners are given the first, and go on as if it were the newest."""
+    takes = Guest.takes_models.fget
+    assert takes is not None
+    Guest.takes_models = property(  # type: ignore[method-assign,assignment]
+        lambda self: takes(self) and not (self.owner and self.model is not None)
+    )
+    take = member.Member._take
+
+    def pretend(self: Member, message: Any, body: memoryview) -> list[Effect]:
+        effects = take(self, message, body)
+        if self._model is not None:
+            self._model = self._model._replace(digest=self._ledger.model or b"")
+        return effects
+
+    member.Member._take = pretend  # type: ignore[method-assign]
+
+
+def _tls() -> None:
+    """Once both ends have shown their keys, bytes go as they are."""
+    begin = Connection.__init__
+
+    def plain(self: Connection, given: socket.socket, **named: Any) -> None:
+        self.kept = given  # type: ignore[attr-defined]
+        bare = socket.socket(fileno=os.dup(given.fileno())) if isinstance(given, ssl.SSLSocket) else given
+        begin(self, bare, **named)
+
+    Connection.__init__ = plain  # type: ignore[method-assign]
+
+
+def _all() -> None:
+    for name, remove in PROTECTIONS.items():
+        if name not in ("-", "all", "model's return"):
+            remove()
+    _unhashed(norms=False)
+
+
+PROTECTIONS: Final[dict[str, Callable[[], None]]] = {
+    "-": lambda: None,
+    "re-attestation": _attestation,
+    "commitments": _commitments,
+    "norms and finiteness": _norms,
+    "names of models": _names,
+    "durable records": _durability,
+    "copies of models": _copies,
+    "signatures": _signatures,
+    "model's return": _return,
+    "TLS": _tls,
+    "all": _all,
+}
