@@ -8,14 +8,14 @@ import sys
 SCRIPT = """
 import os, sys
 import numpy as np
-from cloister.enclave.memory import give_back_large_vectors
+from cloister.enclave.memory import give_back_large
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 if sys.argv[1] == "given back":
-    give_back_large_vectors()
+    give_back_large()
 before = resident()
 for _ in range(2):  # glibc learns from the first
     vector = np.ones(24 << 17)
