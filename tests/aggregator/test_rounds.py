@@ -370,6 +370,18 @@ def test_signatures_that_do_not_come() -> None:
     assert "in time" in study.instance.heard[key_of("alice")][-1].message.text
 
 
+def test_a_researcher_is_told_what_its_job_waits_for() -> None:
+    study = Study(job={"rounds": 1})
+    study.join("rosa", "alice")
+    study.submit()
+    study.settle()
+    assert [each.text for each in told(study, "rosa", w.Waiting)] == ["1 of the owners are there, and 2 have to be"]
+    study.join("bob")
+    study.settle()
+    check(study, ("alice", "bob"))
+    assert len(told(study, "rosa", w.Waiting)) == 1
+
+
 def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
     """They would sign no other cohort on that model: the two would tell of the one owner in whom they differ."""
     study = Study(job={"rounds": 2})

@@ -112,6 +112,7 @@ FROM_AGGREGATORS = st.one_of(
     st.builds(rounds.Over, ROUNDS, TEXTS),
     st.builds(rounds.Refused, WHOLE, TEXTS),
     st.builds(rounds.Accepted, DIGESTS, WHOLE),
+    st.builds(rounds.Waiting, TEXTS),
     st.builds(rounds.Finished, DIGESTS, WHOLE, TEXTS),
 )
 MESSAGES = {

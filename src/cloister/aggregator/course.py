@@ -20,7 +20,19 @@ from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
-from cloister.wire.rounds import Contribution, Declined, Over, Propose, Ready, Refused, Send, Sign, Signature, Work
+from cloister.wire.rounds import (
+    Contribution,
+    Declined,
+    Over,
+    Propose,
+    Ready,
+    Refused,
+    Send,
+    Sign,
+    Signature,
+    Waiting,
+    Work,
+)
 
 SIGN_S: Final = 30.0
 """How long members may take to sign."""
@@ -222,7 +234,11 @@ class Course:
     def _propose(self) -> None:
         run, ledger, held = self.run, self._chains.ledger, self._chains.newest
         owners = self._guests.owners()
-        if run is None or run.ended(ledger) or len(owners) < self._quorum or held is None:
+        if run is None or run.ended(ledger):
+            return
+        if len(owners) < self._quorum:
+            self._wait(run, f"{len(owners)} of the owners are there, and {self._quorum} have to be")
+        if len(owners) < self._quorum or held is None:
             return
         if frozenset(guest.key for guest in owners) == self._failed and (self._again is None or self.now < self._again):
             return
@@ -245,6 +261,8 @@ class Course:
                 seconds=seconds,
             )
             self._guests.tell(guest, proposed)
+        for guest in self._guests.present():
+            guest.waits = ""
         names = {guest.name for guest in owners}
         self._phase = Training(
             number,
@@ -256,6 +274,13 @@ class Course:
         )
         self._again = None
         self._guests.note(f"round {number} is proposed to {len(owners)} owners")
+
+    def _wait(self, run: Run, text: str) -> None:
+        """Tells those whose job it is what it waits for, each of them once until that changes."""
+        for guest in self._guests.present():
+            if guest.key in run.researchers and guest.waits != text:
+                guest.waits = text
+                self._guests.tell(guest, Waiting(text=text))
 
     def _enrol(self) -> None:
         """This instance's record, before its first round and after every chain that it took over."""

@@ -35,6 +35,8 @@ class Guest:
     """Whether it sends a job at the moment."""
     submitted: tuple[Submit, Submission] | None = None
     """The job that it has sent, until it is looked at."""
+    waits: str = ""
+    """What it was told that its job waits for."""
     refused: int = 0
     """How many of its messages were refused since a round was last released."""
 

@@ -35,6 +35,7 @@ from cloister.wire.rounds import (
     RoundMessage,
     Stop,
     Submit,
+    Waiting,
 )
 
 _FIRST_DELAY_S: Final = 0.5
@@ -150,6 +151,8 @@ class Fitting:
             case Over(round=number, text=text):
                 self._highest = max(self._highest, number)
                 self.say(f"round {number}  void: {text}")
+            case Waiting(text=text):
+                self.say(f"waiting: {text}")
             case Refused(round=number, text=text):
                 self._refuse(number, text)
             case Finished(job=job, text=text):

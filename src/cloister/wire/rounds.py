@@ -178,6 +178,12 @@ class Accepted(Message, tag="accepted", frozen=True):
     done: Sequence
 
 
+class Waiting(Message, tag="waiting", frozen=True):
+    """The job goes on once something has changed: what it waits for."""
+
+    text: Text
+
+
 class Finished(Message, tag="finished", frozen=True):
     """The job is over; ``text`` says why, and is empty where all its rounds are done."""
 
@@ -203,6 +209,7 @@ RoundMessage = (
     | Over
     | Refused
     | Accepted
+    | Waiting
     | Finished
 )
 
