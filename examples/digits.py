@@ -37,7 +37,10 @@ def judge(model):
 run = cloister.simulate(
     nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
     loss,
-    owners={f"owner {number}": (x[rows], y[rows]) for number, rows in enumerate(by_label(y, 10, 2, seed=0))},
+    owners={
+        f"owner {number}": (x[rows], y[rows])
+        for number, rows in enumerate(by_label(y, owners=10, labels_each=2, seed=0))
+    },
     optimizer=cloister.SGD(lr=0.1, momentum=0.9),
     batch_size=32,
     local_epochs=3,

@@ -85,8 +85,9 @@ def charter(tmp_path: Path) -> Path:
 @contextmanager
 def serving(attester: Any = ATTESTER, *, text: str = CHARTER) -> Iterator[str]:
     """An aggregator in a thread, and where it listens."""
-    instance = Instance(role="aggregator", attester=attester, charter=Charter.parse(text).digest, name=ADDRESS)
-    aggregator = Aggregator(instance, listen=parse_address("127.0.0.1:0"))
+    charter = Charter.parse(text)
+    instance = Instance(role="aggregator", attester=attester, charter=charter.digest, name=ADDRESS)
+    aggregator = Aggregator(instance, charter=charter, listen=parse_address("127.0.0.1:0"))
     thread = threading.Thread(target=aggregator.serve)
     thread.start()
     try:

@@ -25,6 +25,7 @@ from tests.aggregator.driving import OWNERS, examples_of, first_model, update_of
 from tests.enclave.lines import Line, Seated, Table
 from tests.net.instances import Study, goodbye, serving
 from tests.net.parties import SOON
+from tests.testing.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,7 @@ def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, n
         assert heard_out(table, line, w.Accepted).done == 0
         assert heard_out(table, line) == w.Finished(job_digest(table.data), 3, "")
         line.close()
+        assert wait_until(lambda: all(each.ledger.released == 3 for each in table.owners.values()), within_s=SOON)
     wanted = by_hand(table, OWNERS, OWNERS, OWNERS)
     for party in (table.rosa, *table.owners.values()):
         assert party.model[1].startswith(wanted)
