@@ -23,8 +23,8 @@ from cloister.net.attested import examine
 from cloister.net.demands import Demands, read_charter
 from cloister.net.identity import Identity
 from cloister.net.waiting import Bell
-from cloister.node import starting
-from cloister.node.member import Train
+from cloister.node import joining
+from cloister.node.effects import Train
 from cloister.node.training import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import optimizers
@@ -136,7 +136,7 @@ def main(words: list[str]) -> None:
         case ["researcher", folder, route, nbytes, rounds]:
             research(Path(folder), route, int(nbytes), int(rounds))
         case _:
-            starting.Trainer = Instant  # type: ignore[misc]
+            joining.Trainer = Instant  # type: ignore[misc, attr-defined]
             cloister(words[1:])
 
 

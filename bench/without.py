@@ -20,7 +20,9 @@ from cloister.aggregator.guests import Guest
 from cloister.charter import signing
 from cloister.net.connection import Connection
 from cloister.node import member, records
-from cloister.node.member import Effect, Member
+from cloister.node.effects import Effect
+from cloister.node.holdings import Holdings
+from cloister.node.member import Member
 
 Vector = Any
 
@@ -33,7 +35,7 @@ def _attestation() -> None:
     """Nodes believe that the instance is the one that they dialled, round after round."""
 
     def challenge(self: Member, number: int) -> list[Effect]:
-        self._proved = (number, self._ledger.signer or self._signer or b"")
+        self._proved = (number, self._ledger.signer or b"")
         begun = self._round
         return self._start(begun) if begun is not None and not begun.training else []
 
@@ -54,14 +56,14 @@ def _unhashed(*, norms: bool) -> None:
             if norms:
                 part = np.frombuffer(room, self.vector.dtype)
                 found += [arriving._norm(part[block]) for block in arriving.blocks(len(part))]
-        self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 0.0
+        self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 1.0
 
     arriving.Update.rooms = rooms  # type: ignore[method-assign]
 
 
 def _norms() -> None:
     """No contribution is looked at: not its norm, not for values that are not finite."""
-    arriving._norm = lambda part: 0.0
+    arriving._norm = lambda part: 1.0
     for module in (mean, updates):
         module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
 
@@ -70,11 +72,12 @@ def _names() -> None:
     """Models have names that nobody derives from their values."""
     releasing.model_digest = lambda job, vector: os.urandom(32)  # type: ignore[attr-defined]
 
-    def believe(self: Member) -> None:
-        if self._unproven is not None and self._work is not None:
+    def believe(self: Holdings, job: Any) -> None:
+        if self._unproven is not None and job is not None:
             self._model, self._unproven = self._unproven, None
+        self._keep()
 
-    member.Member._prove_model = believe  # type: ignore[method-assign]
+    Holdings.prove = believe  # type: ignore[method-assign]
 
 
 def _durability() -> None:
@@ -115,15 +118,14 @@ def _return() -> None:
     Guest.takes_models = property(  # type: ignore[method-assign,assignment]
         lambda self: takes(self) and not (self.owner and self.model is not None)
     )
-    take = member.Member._take
+    take = Holdings.take
 
-    def pretend(self: Member, message: Any, body: memoryview) -> list[Effect]:
-        effects = take(self, message, body)
+    def pretend(self: Holdings, message: Any, body: memoryview, *, job: Any) -> None:
+        take(self, message, body, job=job)
         if self._model is not None:
-            self._model = self._model._replace(digest=self._ledger.model or b"")
-        return effects
+            self._model = self._model._replace(digest=self.ledger.model or b"")
 
-    member.Member._take = pretend  # type: ignore[method-assign]
+    Holdings.take = pretend  # type: ignore[method-assign]
 
 
 def _tls() -> None:
