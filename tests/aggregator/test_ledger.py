@@ -67,8 +67,7 @@ def test_what_a_chain_says():
     assert ledger.model == ledger.receipts[-1].record.model
     assert (ledger.done(chains.JOB), ledger.done(bytes(32))) == (3, 0)
     both = frozenset(map(fingerprint_of, ("bob", "alice")))
-    assert ledger.cohorts(chains.START) == (both,)
-    assert ledger.cohorts(ledger.model) == ()
+    assert ledger.receipts[0].members == both
     assert ledger.since(3) == ledger.records[3:]
     assert ledger.since(99) == ()
 

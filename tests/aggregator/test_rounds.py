@@ -423,7 +423,7 @@ def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
         ]
     study.run()
     check(study, ("alice", "bob"))
-    assert len(study.instance.ledger.receipts[0].record.signatures) == 3  # more than half of four
+    assert len(study.instance.ledger.receipts[0].record.signatures) == 3  # the quorum of four, with a floor of two
 
 
 def test_without_witnesses_two_of_four_release_nothing() -> None:

@@ -300,7 +300,7 @@ AT_THE_LIMIT = {
     "a head": (Kind.ROUND, lambda over: ["join", 0, bytes(32 + over), 0, False]),
     "metrics": (
         Kind.ROUND,
-        lambda over: ["ready", 1, 1, {str(i): 0.5 for i in range(limits.ROUND_METRICS + over)}, bytes(32)],
+        lambda over: ["ready", 1, 1, {str(i): 0.5 for i in range(limits.METRICS + over)}, bytes(32)],
     ),
     "a metric's name": (Kind.ROUND, lambda over: ["ready", 1, 1, {NAME + "x" * over: 0.5}, bytes(32)]),
     "why a round is declined": (Kind.ROUND, lambda over: ["declined", 1, TEXT + "x" * over]),

@@ -178,10 +178,6 @@ class Ledger:
         """How many rounds of the job with this digest were released."""
         return sum(receipt.cohort.job == job for receipt in self.receipts)
 
-    def cohorts(self, model: bytes) -> tuple[frozenset[str], ...]:
-        """The cohorts, by the members' fingerprints, of the rounds that started from this model."""
-        return tuple(receipt.members for receipt in self.receipts if receipt.cohort.model == model)
-
     def since(self, sequence: int) -> tuple[bytes, ...]:
         """The records after the first ``sequence``."""
         return self.records[max(sequence, 0) :]

@@ -1,4 +1,4 @@
-"""Whether an owner signs a cohort. Without the signatures of all that are in it, and of most owners, nothing comes out.
+"""Whether an owner signs a cohort. Without the signatures of all that are in it, and of a quorum, nothing comes out.
 
 Members are the counter that an aggregator lacks, which can be restarted, cloned and rolled back: each signs one cohort
 a round, no round out of order, and no two cohorts on one model whose difference would be about too few.

@@ -72,9 +72,6 @@ KEY_BYTES: Final = 256
 SIGNATURE_BYTES: Final = 128
 """A member's signature."""
 
-ROUND_METRICS: Final = 64
-"""Metrics of one round."""
-
 ROUND_BODY_BYTES: Final = 1 << 18
 """What members sign of a round."""
 

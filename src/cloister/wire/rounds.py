@@ -16,9 +16,9 @@ from cloister.wire.limits import (
     JOB_BYTES,
     KEY_BYTES,
     LIST_ITEMS,
+    METRICS,
     RECORD_BYTES,
     ROUND_BODY_BYTES,
-    ROUND_METRICS,
     SIGNATURE_BYTES,
 )
 from cloister.wire.tensors import Size
@@ -29,7 +29,7 @@ Head = Annotated[bytes, Meta(max_length=32)]
 """A record's hash, or nothing before the first record."""
 RecordSize = Annotated[int, Meta(ge=1, le=RECORD_BYTES)]
 JobSize = Annotated[int, Meta(ge=1, le=JOB_BYTES)]
-Metrics = Annotated[dict[Name, float], Meta(max_length=ROUND_METRICS)]
+Metrics = Annotated[dict[Name, float], Meta(max_length=METRICS)]
 
 # Either way.
 
