@@ -11,7 +11,7 @@ from tests.aggregator.driving import first_model, key_of
 from tests.explorer.parties import Researcher
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG
 from tests.explorer.watching import ViolationError
-from tests.explorer.world import World
+from tests.explorer.world import Machine, World
 
 
 class Peace:
@@ -27,32 +27,58 @@ class Peace:
     def finish(self) -> bool | None:
         """Whether the study is finished; None where no owners are left who could.
 
+        Owners who could at first may find that they cannot: with the same data another charter comes to the same
+        models, on which they have signed with others. Then those others have to come too.
+
         Raises:
             ViolationError: they could, and it is not.
         """
-        world = self.world
         newest, group = self._group()
         if newest is None:
             return None
-        if (
-            world.researchers[self.study].ledger.records
-            != newest.records[: world.researchers[self.study].ledger.sequence]
-        ):
-            world.researchers[self.study] = Researcher(world.studies[self.study])  # it was shown a fork
-        machine = world.start(self.study)
-        for name in (*group, RESEARCHER):
-            world.connect(name, machine)
+        self._forget_forks(newest)
+        machine = self.world.start(self.study)
+        self.world.connect(RESEARCHER, machine)
+        halts = set()
+        while newest is not None:
+            self._gather(machine, group)
+            if self._go_on(machine):
+                self._check(machine.ledger)
+                return True
+            halts.add((machine.ledger.released, group))
+            newest, group = self._group()
+            if newest is not None and (newest.released, group) in halts:
+                raise ViolationError(f"the study comes to a halt: {machine.notes[-3:]}")
+        return None
+
+    def _forget_forks(self, newest: Ledger) -> None:
+        researcher = self.world.researchers[self.study]
+        if researcher.ledger.records != newest.records[: researcher.ledger.sequence]:
+            self.world.researchers[self.study] = Researcher(self.world.studies[self.study])  # it was shown a fork
+
+    def _gather(self, machine: Machine, group: tuple[str, ...]) -> None:
+        """Whoever is of the group is there, and no other owner."""
+        here = [link for link in machine.links.values() if link.here and link.name != RESEARCHER]
+        for link in here:
+            if link.name not in group:
+                self.world.leave(link, "it is not asked to come")
+        for name in sorted(set(group) - {link.name for link in here}):
+            self.world.connect(name, machine)
+
+    def _go_on(self, machine: Machine) -> bool:
+        """Whether the study is finished when nothing happens any more.
+
+        Raises:
+            ViolationError: there is no end to what happens.
+        """
         for _ in range(5_000):
             if machine.ledger.done(self.digest) >= self.job.rounds and not self._busy():
-                break
+                return True
             if not self._settle():
                 if machine.rounds.due is None:
-                    raise ViolationError(f"the study comes to a halt: {machine.notes[-3:]}")
-                world.tick(machine)
-        else:
-            raise ViolationError(f"the study never ends: {machine.notes[-3:]}")
-        self._check(machine.ledger)
-        return True
+                    return False
+                self.world.tick(machine)
+        raise ViolationError(f"the study never ends: {machine.notes[-3:]}")
 
     def _group(self) -> tuple[Ledger | None, tuple[str, ...]]:
         """The largest set of owners who could release the next rounds together, and the newest ledger among them."""
