@@ -21,7 +21,7 @@ from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.mean import Contribution as Contributed
 from cloister.aggregator.mean import mean
 from cloister.aggregator.own import Self
-from cloister.aggregator.records import cohort_to_be_signed, commitment
+from cloister.aggregator.records import cohort_to_be_signed, commitment, decode_cohort
 from cloister.aggregator.rounds import Rounds
 from cloister.aggregator.updates import State, apply_to_parameters
 from cloister.aggregator.vectors import Vector
@@ -294,6 +294,8 @@ class Owner(Party):
         self.job = b""
         self.round = 0
         self.examples = examples_of(name)
+        self.signed: dict[bytes, set[tuple[str, ...]]] = {}
+        """By model: the members of each cohort that it has signed."""
         self.spoil: Callable[[Any, bytes], list[tuple[Any, bytes]]] = lambda message, body: [(message, body)]
 
     @property
@@ -323,7 +325,11 @@ class Owner(Party):
             case w.Sign(round=number, cohort=cohort):
                 signature = signing.sign(cohort_to_be_signed(cohort), key=self.key)
                 answers.append((w.Signature(number, signing.public_bytes(self.key), signature), b""))
-        return [said for answer in answers for said in self.spoil(*answer)]
+        said = [said for answer in answers for said in self.spoil(*answer)]
+        if any(isinstance(message, w.Signature) for message, _ in said):
+            signed = decode_cohort(heard.message.cohort)
+            self.signed.setdefault(signed.model, set()).add(tuple(share.member for share in signed.shares))
+        return said
 
     def _train(self, asked: w.Propose) -> Any:
         assert asked.job == self.job
@@ -332,7 +338,8 @@ class Owner(Party):
         assert asked.round > self.round
         self.round = asked.round
         committed = commitment(self.salt, memoryview(self.update()))
-        return w.Ready(asked.round, self.examples, {"loss": 1.0 / asked.round}, committed)
+        signed = tuple(sorted(self.signed.get(asked.model, ())))
+        return w.Ready(asked.round, self.examples, {"loss": 1.0 / asked.round}, committed, signed)
 
 
 class Study:

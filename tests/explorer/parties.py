@@ -202,7 +202,10 @@ class Traitor:
     def _offer(self, number: int) -> w.Ready:
         committed = commitment(self._salt(number), memoryview(self._update(number).tobytes()))
         self.offered[committed] = self._update(number)
-        return w.Ready(number, examples_of(self.name), {"loss": 2.0}, committed)
+        owners = [owner.key for owner in self.study.charter.owners]
+        signed = self._chance.choices(owners, k=self._chance.randint(0, len(owners)))  # what is not true, perhaps
+        told = (tuple(sorted(set(signed))),) * self._chance.randint(0, 1)
+        return w.Ready(number, examples_of(self.name), {"loss": 2.0}, committed, told)
 
     def _update(self, number: int) -> np.ndarray[Any, Any]:
         return -update_of(self.name, number)

@@ -8,14 +8,14 @@ from typing import Final
 from cloister.aggregator import records
 from cloister.aggregator.arriving import Body, Forgotten, Update, views
 from cloister.aggregator.chains import Chains, seconds_for
+from cloister.aggregator.choosing import Members, choose, would_be_signed
 from cloister.aggregator.collecting import Collection
 from cloister.aggregator.guests import Guest, Guests
 from cloister.aggregator.job import round_digest
 from cloister.aggregator.ledger import quorum
-from cloister.aggregator.making_up import MakingUp
 from cloister.aggregator.own import Self, begin
-from cloister.aggregator.records import Cohort
-from cloister.aggregator.releasing import Outcome, Signing, compute, shares_of
+from cloister.aggregator.pausing import Pauses
+from cloister.aggregator.releasing import Outcome, Signing, cohort_of, compute, shares_of
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
@@ -36,8 +36,6 @@ from cloister.wire.rounds import (
 
 SIGN_S: Final = 30.0
 """How long members may take to sign."""
-PAUSE_S: Final = (1.0, 60.0)
-"""After a round that came to nothing, with the same owners there: the first pause, doubled up to the last."""
 
 
 @dataclass
@@ -70,16 +68,11 @@ class Course:
         self._guests = guests
         self._chains = chains
         self._phase: Training | _Collecting | _Signing | None = None
-        self._making_up = MakingUp(charter.limits.floor)
-
-        self._failed: frozenset[str] = frozenset()
-        self._again: float | None = 0.0
-        self._voids = 0
+        self._pauses = Pauses()
 
     def start(self, run: Run) -> None:
         """Another run begins, and nothing of the one before hinders it."""
-        self.run = run
-        self._unhinder()
+        self.run, self._pauses = run, Pauses()
 
     @property
     def due(self) -> float | None:
@@ -91,7 +84,7 @@ class Course:
                 return min(deadlines.values(), default=None)
             case _Signing(signing=signing):
                 return signing.until
-        return self._again if self._again is not None and self._again > self.now else None
+        return self._pauses.until(self.now)
 
     # What owners say
 
@@ -134,10 +127,7 @@ class Course:
         if message.round != self._number:
             raise RoundError(f"round {message.round} is not under way")
         self._guests.note(f"{guest.name} declines round {message.round}")
-        if isinstance(self._phase, _Signing):
-            self._phase.signing.decline(guest.key)
-        else:
-            self.leave_out(guest)
+        self.leave_out(guest)
 
     def sign(self, guest: Guest, message: Signature) -> None:
         """An owner has signed the cohort. Raises ``RoundError``: the signature does not count."""
@@ -192,24 +182,16 @@ class Course:
     def void(self, why: str, *, hopeless: bool = False) -> None:
         """Ends the round that is under way, if there is one. ``hopeless``: the same owners would end it again."""
         number = self._number
-        if isinstance(self._phase, _Signing) and self._chains.newest is not None:
-            self._making_up.failed(self._phase.signing, model=self._chains.newest.digest)
         self._phase = None
         if number:
             self._guests.tell_all(Over(round=number, text=why))
             self._guests.note(f"round {number} is void: {why}")
-            first, last = PAUSE_S
-            self._failed = frozenset(guest.key for guest in self._guests.owners())
-            self._again = None if hopeless else self.now + min(first * 2 ** min(self._voids, 10), last)
-            self._voids += 1
+            self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
 
     def begin_again(self, why: str) -> None:
         """Ends the round that is under way, if there is one, because it was begun on what is no longer the newest."""
         self.void(why)
-        self._unhinder()
-
-    def _unhinder(self) -> None:
-        self._failed, self._again, self._voids = frozenset(), 0.0, 0
+        self._pauses = Pauses()
 
     @property
     def under_way(self) -> bool:
@@ -224,6 +206,10 @@ class Course:
             case _Signing(signing=signing):
                 return signing.number
         return 0
+
+    def _owners(self) -> frozenset[str]:
+        """The owners that are there, by fingerprint."""
+        return frozenset(guest.key for guest in self._guests.owners())
 
     def _expecting(self, guest: Guest, message: Contribution) -> _Collecting | None:
         phase = self._phase
@@ -240,7 +226,7 @@ class Course:
             self._wait(run, f"{len(owners)} of the owners are there, and {self._quorum} have to be")
         if len(owners) < self._quorum or held is None:
             return
-        if frozenset(guest.key for guest in owners) == self._failed and (self._again is None or self.now < self._again):
+        if not self._pauses.over(self._owners(), now=self.now):
             return
         self._enrol()
         number = self.highest = 1 + max(self.highest, ledger.last_round)
@@ -263,16 +249,15 @@ class Course:
             self._guests.tell(guest, proposed)
         for guest in self._guests.present():
             guest.waits = ""
-        names = {guest.name for guest in owners}
+        self._pauses.begin(self._owners())
         self._phase = Training(
             number,
             digest=digest,
-            owners=names,
+            owners={guest.name for guest in owners},
             limits=self._limits,
             until=self.now + seconds,
             used=ledger.commitments,
         )
-        self._again = None
         self._guests.note(f"round {number} is proposed to {len(owners)} owners")
 
     def _wait(self, run: Run, text: str) -> None:
@@ -292,21 +277,33 @@ class Course:
             self._chains.bring(guest)
 
     def _collect(self, training: Training) -> None:
-        before = self._chains.newest
-        if self.run is None or before is None:
+        if self.run is None:
             return
-        ready = {each.member.key for each in training.answers.values()}
-        late = self._making_up.left_out(ready, model=before.digest)
-        for guest in [each for each in self._guests.owners() if each.key in late]:
-            training.leave_out(guest.name)
-            text = "it makes up for one that some owners have signed, and is of the same owners; the next is for all"
-            self._guests.tell(guest, Refused(round=training.number, text=text))
+        try:
+            self._leave_out_for_now(training)
+        except RoundError as fault:
+            self.void(str(fault), hopeless=True)
+            return
         try:
             collection = Collection(training.answers, limits=self._limits, layout=self.run.layout)
         except RoundError as fault:
             self.void(str(fault))
             return
         self._phase = _Collecting(training, collection)
+
+    def _leave_out_for_now(self, training: Training) -> None:
+        if not any(training.signed.values()):
+            return
+        trained = frozenset(each.member.key for each in training.answers.values())
+        chosen = choose(trained, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum)
+        for guest in [each for each in self._guests.owners() if each.key in trained - chosen]:
+            training.leave_out(guest.name)
+            text = "it makes up for one that some owners have signed, and is not of all; the next one is"
+            self._guests.tell(guest, Refused(round=training.number, text=text))
+
+    def _signed(self, training: Training) -> dict[str, frozenset[Members]]:
+        """What the owners that are there have said that they have signed on the round's model."""
+        return {guest.key: training.signed.get(guest.key, frozenset()) for guest in self._guests.owners()}
 
     def _pull(self, collecting: _Collecting) -> None:
         if self.run is None:
@@ -329,9 +326,14 @@ class Course:
                 self.void(str(fault))
 
     def _ask_to_sign(self, collecting: _Collecting, run: Run) -> None:
-        training, collection = collecting.training, collecting.collection
-        ledger, before = self._chains.ledger, self._chains.newest
+        training, collection, before = collecting.training, collecting.collection, self._chains.newest
         if before is None:
+            return
+        members = frozenset(each.member.key for each in collection.answers.values())
+        if not would_be_signed(
+            members, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum
+        ):  # nobody is asked in vain: whoever signs refuses what is near to it from then on
+            self.void("not all who are left in it would sign, or too few who are there")
             return
         self._guests.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
         try:
@@ -342,18 +344,12 @@ class Course:
             self.void(str(fault))
             return
         shares = shares_of(collection.answers, weights=collection.weights)
-        cohort = Cohort(
-            format="cloister cohort 1",
-            charter=self._charter.digest,
-            sequence=ledger.sequence + 1,
-            previous=ledger.head,
+        cohort = cohort_of(
+            training,
+            run=run,
+            ledger=self._chains.ledger,
             signer=self._own.signer,
-            round=training.number,
-            job=run.digest,
-            digest=training.digest,
             model=before.digest,
-            rule=run.job.strategy,
-            clip=self._limits.clip,
             shares=shares,
             outcome=outcome.digest,
         )
@@ -361,8 +357,8 @@ class Course:
         signing = Signing(
             number=training.number,
             cohort=records.encode(cohort),
-            members={share.member for share in shares},
-            asked={guest.key for guest in owners},
+            members=members,
+            asked=self._owners(),
             quorum=self._quorum,
             until=self.now + SIGN_S,
         )
@@ -373,8 +369,7 @@ class Course:
     def _release(self, signing: Signing, outcome: Outcome) -> None:
         self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
         self._chains.held = outcome.held
-        self._phase = None
-        self._unhinder()
+        self._phase, self._pauses = None, Pauses()
         self._guests.note(f"round {signing.number} is released")
         for guest in self._guests.present():
             guest.refused = 0

@@ -11,8 +11,10 @@ from cloister.aggregator import records
 from cloister.aggregator.chains import Held
 from cloister.aggregator.collecting import Answer
 from cloister.aggregator.job import model_digest
-from cloister.aggregator.records import MemberSignature, RoundRecord, Share
+from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.records import Cohort, MemberSignature, RoundRecord, Share
 from cloister.aggregator.runs import Run
+from cloister.aggregator.training import Training
 from cloister.aggregator.updates import apply_to_parameters
 from cloister.aggregator.vectors import Vector
 from cloister.charter import signing
@@ -53,6 +55,35 @@ def shares_of(answers: Mapping[str, Answer], *, weights: Mapping[str, float]) ->
     return tuple(sorted(found, key=lambda share: share.member))
 
 
+def cohort_of(
+    training: Training,
+    *,
+    run: Run,
+    ledger: Ledger,
+    signer: bytes,
+    model: bytes,
+    shares: tuple[Share, ...],
+    outcome: bytes,
+) -> Cohort:
+    """What the members of a round sign. Its place is after the ledger's newest record."""
+    limits = ledger.charter.limits
+    return Cohort(
+        format="cloister cohort 1",
+        charter=ledger.charter.digest,
+        sequence=ledger.sequence + 1,
+        previous=ledger.head,
+        signer=signer,
+        round=training.number,
+        job=run.digest,
+        digest=training.digest,
+        model=model,
+        rule=run.job.strategy,
+        clip=limits.clip,
+        shares=shares,
+        outcome=outcome,
+    )
+
+
 class Signing:
     """The signatures of one round's cohort.
 
@@ -68,16 +99,9 @@ class Signing:
         self.cohort = cohort
         self.until = until
         self.members = frozenset(members)
-        self.refused = False
-        """Whether one of the members will not sign."""
         self._pending = set(asked)
         self._quorum = quorum
         self._signatures: dict[str, MemberSignature] = {}
-
-    @property
-    def begun(self) -> bool:
-        """Whether anybody has signed."""
-        return bool(self._signatures)
 
     @property
     def complete(self) -> bool:
@@ -110,13 +134,8 @@ class Signing:
         self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
 
     def lose(self, member: str) -> None:
-        """The member has left: what it signed before stands."""
+        """The member will not sign, or has left: what it signed before stands."""
         self._pending.discard(member)
-
-    def decline(self, member: str) -> None:
-        """The member will not sign."""
-        self.refused |= member in self._pending & self.members
-        self.lose(member)
 
     def record(self, outcome: Outcome, *, time: int, sign: Callable[[bytes], bytes]) -> bytes:
         """The record that releases the round. ``time``: milliseconds since 1970-01-01 UTC."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from cloister.aggregator.choosing import Members
 from cloister.aggregator.collecting import Answer
 from cloister.aggregator.guests import Guest
 from cloister.charter.charter import Limits
@@ -25,6 +26,8 @@ class Training:
         """The round's."""
         self.until = until
         self.answers: dict[str, Answer] = {}
+        self.signed: dict[str, frozenset[Members]] = {}
+        """The cohorts on the round's model that owners say they have signed, by their fingerprints."""
         self.asked = len(owners)
         """How many they were."""
         self._waiting = set(owners)
@@ -57,6 +60,7 @@ class Training:
                     raise RoundError("a metric is not finite")
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
         self._used |= {message.commitment}
+        self.signed[guest.key] = frozenset(map(frozenset, message.signed))
         self.answers[guest.name] = Answer(guest.member, message.examples, metrics, message.commitment)
 
     def leave_out(self, name: str) -> None:

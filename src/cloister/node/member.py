@@ -27,7 +27,7 @@ from cloister.node.holdings import Holdings
 from cloister.node.limits import OwnLimits
 from cloister.node.records import Records, TookPart, Values
 from cloister.wire import rounds as w
-from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.limits import COHORTS, TEXT_CHARS
 
 
 class _Work(NamedTuple):
@@ -302,7 +302,8 @@ class Member:
         self._records.take_part(TookPart(self._digest, number, asked.job, begun.data, asked.digest, committed, salt))
         self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
-        return [Say(w.Ready(number, examples, metrics, committed))]
+        signed = sorted({tuple(sorted(each)) for each in self._records.on_model(asked.model)})[:COHORTS]
+        return [Say(w.Ready(number, examples, metrics, committed, tuple(signed)))]
 
     def _send(self, number: int) -> list[Effect]:
         if self._held is None or self._held.round != number:

@@ -72,6 +72,9 @@ KEY_BYTES: Final = 256
 SIGNATURE_BYTES: Final = 128
 """A member's signature."""
 
+COHORTS: Final = 16
+"""Cohorts on one model that an owner says it has signed."""
+
 ROUND_BODY_BYTES: Final = 1 << 18
 """What members sign of a round."""
 

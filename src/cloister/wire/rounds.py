@@ -11,8 +11,9 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from cloister.errors import LimitError, MessageError
-from cloister.wire.fields import Digest, Message, Name, Text
+from cloister.wire.fields import Digest, Fingerprint, Message, Name, Text
 from cloister.wire.limits import (
+    COHORTS,
     JOB_BYTES,
     KEY_BYTES,
     LIST_ITEMS,
@@ -29,6 +30,7 @@ Head = Annotated[bytes, Meta(max_length=32)]
 """A record's hash, or nothing before the first record."""
 RecordSize = Annotated[int, Meta(ge=1, le=RECORD_BYTES)]
 JobSize = Annotated[int, Meta(ge=1, le=JOB_BYTES)]
+Members = Annotated[tuple[Fingerprint, ...], Meta(max_length=LIST_ITEMS)]
 Metrics = Annotated[dict[Name, float], Meta(max_length=METRICS)]
 
 # Either way.
@@ -67,13 +69,15 @@ class Join(Message, tag="join", frozen=True):
 class Ready(Message, tag="ready", frozen=True):
     """An owner has trained for this round. Answered by ``Send``, or by ``Refused``.
 
-    ``commitment``: SHA-256 of a salt of 32 bytes, which the owner keeps, and the contribution's bytes.
+    ``commitment``: SHA-256 of a salt of 32 bytes, which the owner keeps, and the contribution's bytes. ``signed``: the
+    members of each cohort that it has signed on this model; it signs no other that is too near to one of them.
     """
 
     round: RoundNumber
     examples: Annotated[int, Meta(ge=1, lt=1 << 53)]
     metrics: Metrics
     commitment: Digest
+    signed: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()
 
 
 class Contribution(Message, tag="contribution", frozen=True):
