@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.aggregator import choosing
 from cloister.aggregator.choosing import choose, would_be_signed
 from cloister.errors import RoundError
 
@@ -71,10 +73,28 @@ def test_of_two_at_least(trained, signed, expected):
     assert chosen(trained, signed, floor=2) == expected
 
 
-def test_fewer_where_what_was_signed_is_too_near():
+@pytest.mark.parametrize("tried", [choosing.TRIED, 0])
+def test_fewer_where_what_was_signed_is_too_near(tried, monkeypatch):
+    monkeypatch.setattr(choosing, "TRIED", tried)
     everybody = dict.fromkeys("abcdef", ("abcdefg",))
-    assert chosen("abcdef", everybody, floor=2) == "bcdef"
-    assert chosen("abcdef", everybody, floor=3) == "cdef"
+    assert len(chosen("abcdef", everybody, floor=2)) == 5
+    assert len(chosen("abcdef", everybody, floor=3)) == 4
+
+
+@given(
+    st.frozensets(st.sampled_from(OWNERS)),
+    st.dictionaries(st.sampled_from(OWNERS), st.frozensets(cohorts, max_size=3)),
+    st.integers(2, 4),
+    st.integers(2, 7),
+)
+def test_of_few_owners_a_cohort_is_found_if_there_is_one(trained, told, floor, quorum):
+    signed = {owner: told.get(owner, frozenset()) for owner in trained | told.keys()}
+    every = [frozenset(each) for size in range(floor, len(trained) + 1) for each in combinations(trained, size)]
+    possible = [each for each in every if would_be_signed(each, signed=signed, floor=floor, quorum=quorum)]
+    try:
+        assert choose(trained, signed=signed, floor=floor, quorum=quorum) in possible
+    except RoundError:
+        assert not possible
 
 
 def test_two_camps_that_both_sign_for_others_together():

@@ -95,6 +95,10 @@ def _asks_nobody_for_the_model(patch: Patch) -> None:
     patch.setattr(Chains, "ask_for_model", lambda chains, guest, **given: None)
 
 
+def _does_not_tell_what_it_signed(patch: Patch) -> None:
+    patch.setattr("cloister.node.member.COHORTS", 0)
+
+
 class Mutant(NamedTuple):
     """What is switched off; what is said of it; what is not left to chance, where it would take many schedules."""
 
@@ -118,6 +122,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "no quorum is needed": Mutant(_needs_no_quorum, "released twice|signatures of"),
     "a release lacks a member's signature": Mutant(_releases_without_a_member, "signatures of"),
     "who is left out stays in the sum": Mutant(_keeps_in_the_sum_who_is_left_out, "is not the mean", LEAVING),
+    "an owner does not tell what it signed": Mutant(
+        _does_not_tell_what_it_signed, "comes to a halt", {"shape": (7, 3), "chaos": 0.08, "steps": 400}
+    ),
     "nobody is asked for the model": Mutant(_asks_nobody_for_the_model, "comes to a halt"),
 }
 """By what is wrong with them."""

@@ -96,7 +96,7 @@ class Peace:
     def _could(self, group: tuple[str, ...], newest: Ledger) -> bool:
         world, limits = self.world, self.charter.limits
         wanted = self.job.rounds - newest.done(self.digest)
-        keys = frozenset(key_of(name) for name in group)
+        signed: dict[str, tuple[frozenset[str], ...]] = {}
         held = not newest.released
         for name in group:
             owner = world.owners[name]
@@ -107,10 +107,23 @@ class Peace:
                 return False  # it is on a fork
             if wanted and disk.spent(TAG) + wanted > limits.rounds:
                 return False
-            if any(0 < len(keys ^ other) < limits.floor for other in disk.on_model(newest.model or b"")):
-                return False
+            signed[key_of(name)] = disk.on_model(newest.model or b"")
             held = held or disk.kept(self.charter.digest) == newest.model
-        return held and wanted <= limits.rounds - newest.released
+        return held and wanted <= limits.rounds - newest.released and self._would_sign(signed)
+
+    def _would_sign(self, signed: dict[str, tuple[frozenset[str], ...]]) -> bool:
+        """Whether there is any cohort of them that all in it would sign, and a quorum of them."""
+        floor = self.charter.limits.floor
+        for size in range(floor, len(signed) + 1):
+            for cohort in map(frozenset, combinations(signed, size)):
+                willing = {
+                    name
+                    for name, others in signed.items()
+                    if not any(0 < len(cohort ^ other) < floor for other in others)
+                }
+                if cohort <= willing and len(willing) >= quorum(self.charter):
+                    return True
+        return False
 
     def _busy(self) -> bool:
         return any((link.up and link.there) or (link.down and link.here) for link in self.world.links)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from itertools import combinations, islice
+from typing import Final, TypeAlias
 
 from cloister.errors import RoundError
 
 Members: TypeAlias = frozenset[str]
 """Owners, by their fingerprints."""
+TRIED: Final = 1 << 12
+"""How many cohorts are looked at one by one: all that there are of twelve owners."""
 
 
 def choose(trained: Members, *, signed: Mapping[str, frozenset[Members]], floor: int, quorum: int) -> Members:
@@ -29,7 +32,7 @@ def choose(trained: Members, *, signed: Mapping[str, frozenset[Members]], floor:
         RoundError: there are none who would all sign, or too few others would.
 
     All of them, if they would sign; else the most of a cohort that was signed before, which is made up for, and of
-    those who would sign for themselves together; else some fewer, so that what was signed before is far enough.
+    those who would sign for themselves together; else some others, so that what was signed before is far enough.
     """
     for members in _candidates(trained, signed, floor):
         if len(members) >= floor and would_be_signed(members, signed=signed, floor=floor, quorum=quorum):
@@ -69,6 +72,8 @@ def _candidates(trained: Members, signed: Mapping[str, frozenset[Members]], floo
     while unwilling := without & _unwilling(without, signed, floor):
         without = without - unwilling
     yield from sorted([*sorted(before, key=sorted), without], key=len, reverse=True)
+    fewer_and_fewer = (each for size in range(len(trained), 0, -1) for each in combinations(sorted(trained), size))
+    yield from map(frozenset, islice(fewer_and_fewer, TRIED))
     shared = sorted(trained.intersection(*(other for other in told if len(trained ^ other) < floor)))
     for fewer in range(1, floor + 1):
         for at in range(len(shared)):
