@@ -15,7 +15,7 @@ from cloister.aggregator import records
 from cloister.aggregator.job import round_digest
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.evidence import encode
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter, signing

@@ -26,7 +26,7 @@ from cloister.aggregator.rounds import Rounds
 from cloister.aggregator.updates import State, apply_to_parameters
 from cloister.aggregator.vectors import Vector
 from cloister.attest import evidence
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter, signing
 from cloister.errors import CloisterError

@@ -11,7 +11,7 @@ from cloister.aggregator.audit import Report, audit, used_once
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.records import decode
 from cloister.attest import evidence as evidence_form
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence
 from cloister.errors import (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.claims import SnpTcb
 from cloister.attest.evidence import Evidence
+from cloister.attest.tcb import SnpTcb
 from cloister.attest.verifier import MAKERS
 from cloister.errors import AttestationError, EvidenceError, NotGenuineError, UnacceptableError
 from tests.net.guests import DOMAIN, ENCLAVE, GUEST, MILAN, Enclave, Guest, demanding, demanding_of

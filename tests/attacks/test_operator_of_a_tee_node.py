@@ -17,7 +17,7 @@ import torch
 
 import cloister
 from cloister import Identity
-from cloister.attest.attester import measure
+from cloister.attest.attester.measure import measure
 from cloister.errors import UnacceptableError, WorkerError
 from cloister.net.attested import Proven, examine
 from cloister.net.demands import Demands, configuration_digest, read_reference

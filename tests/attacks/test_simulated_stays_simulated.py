@@ -14,10 +14,11 @@ import pytest
 
 from cloister.attest import simulated
 from cloister.attest.attester.simulated import SimulatedAttester
-from cloister.attest.claims import SimulatedClaims, SnpTcb
+from cloister.attest.claims import SimulatedClaims
 from cloister.attest.collateral import Collateral, DcapCollateral, SnpCollateral
 from cloister.attest.evidence import TEES, Evidence, decode, encode
 from cloister.attest.reference import DcapFloor, Entry, Reference, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
+from cloister.attest.tcb import SnpTcb
 from cloister.attest.verifier import verify
 from cloister.errors import AttestationError, EvidenceError, UnacceptableError
 from tests.attest.genuine import dcap, dcap_names, snp, snp_names

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.errors import ConnectionLostError, UnacceptableError
 from cloister.net.attested import Proven
 from cloister.net.connection import Connection

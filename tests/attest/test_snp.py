@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cloister.attest import snp
-from cloister.attest.claims import SnpClaims, SnpTcb
+from cloister.attest.claims import SnpClaims
 from cloister.attest.collateral import SnpCollateral
 from cloister.attest.snp_certificates import Certificate
 from cloister.attest.snp_report import Report
+from cloister.attest.tcb import SnpTcb
 from cloister.errors import CollateralError
 from tests.attest.genuine import SnpVector, needs_vectors, snp_names
 from tests.attest.genuine import snp as vector

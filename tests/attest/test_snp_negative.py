@@ -10,9 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloister.attest import snp
-from cloister.attest.claims import SnpClaims, SnpTcb
+from cloister.attest.claims import SnpClaims
 from cloister.attest.collateral import SnpCollateral
 from cloister.attest.snp_report import Cpuid
+from cloister.attest.tcb import SnpTcb
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError
 from tests.vectors.attest import make_snp as make
 from tests.vectors.attest.make_snp import END, NOW, Extension, Platform

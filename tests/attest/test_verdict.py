@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, SnpTcb, TdxClaims
+from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, TdxClaims
 from cloister.attest.facts import facts
 from cloister.attest.page import page
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
+from cloister.attest.tcb import SnpTcb
 from cloister.attest.transcript import Transcript
 from cloister.attest.verdict import Member, Outcome, Rules, Verdict, plain
 from cloister.errors import (

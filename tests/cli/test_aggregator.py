@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloister.attest.attester import measure
+from cloister.attest.attester.measure import measure
 from cloister.cli import main
 from cloister.cli.aggregator import app
 from cloister.net.attested import examine

@@ -18,7 +18,7 @@ import pytest
 
 from cloister.attest import evidence as evidence_form
 from cloister.attest import simulated
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence
 from cloister.charter import Charter

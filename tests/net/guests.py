@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
-from cloister.attest.claims import SnpTcb
 from cloister.attest.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence, Tee
 from cloister.attest.reference import DcapFloor, SgxEntry, SnpEntry, TdxEntry
+from cloister.attest.tcb import SnpTcb
 from cloister.attest.verifier import Roots
 from tests.vectors.attest import make_dcap
 from tests.vectors.attest.make_dcap import SGX, Recipe, build

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from cloister.attest import evidence as evidence_form
-from cloister.attest.attester import Attester, SimulatedAttester
+from cloister.attest.attester import Attester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.evidence import Evidence
 from cloister.attest.transcript import Transcript
 from cloister.attest.verifier import Verified, verify

@@ -15,7 +15,7 @@ from cloister.aggregator import records
 from cloister.aggregator.job import Job
 from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.updates import State
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.charter import Charter
 from cloister.errors import NetworkError
 from cloister.net.connection import Connection

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import ClassVar, Literal, TypeAlias
 
 from cloister.attest.evidence import Tee
+from cloister.attest.tcb import SnpTcb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +77,6 @@ class TdxClaims:
     xfam: bytes
     debug: bool
     tcb: DcapTcb
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnpTcb:
-    """One TCB version, component by component. ``fmc`` exists from Turin on."""
-
-    bl: int
-    tee: int
-    snp: int
-    ucode: int
-    fmc: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

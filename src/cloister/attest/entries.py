@@ -8,7 +8,6 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Final
 
-from cloister.attest.claims import SnpTcb
 from cloister.attest.evidence import TEES
 from cloister.attest.reference import (
     MEASURED,
@@ -21,6 +20,7 @@ from cloister.attest.reference import (
     SnpEntry,
     TdxEntry,
 )
+from cloister.attest.tcb import SnpTcb
 from cloister.tables import Table
 
 ENTRIES: Final = 64

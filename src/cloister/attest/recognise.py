@@ -11,10 +11,10 @@ import dcap_qvl
 
 from cloister.attest import evidence as evidence_form
 from cloister.attest import ratls, simulated
-from cloister.attest.claims import SnpTcb
 from cloister.attest.evidence import QUOTE_BYTES, Evidence
 from cloister.attest.facts import SNP_SOFTWARE, TDX_MODULE, TDX_SOFTWARE, Facts, facts, stated
 from cloister.attest.snp_report import REPORT_BYTES, VCEK, VLEK, Report, read_tcb
+from cloister.attest.tcb import SnpTcb
 from cloister.errors import EvidenceError
 from cloister.wire.limits import EVIDENCE_BYTES
 

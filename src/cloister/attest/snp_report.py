@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
-from cloister.attest.claims import SnpTcb
+from cloister.attest.tcb import SnpTcb
 from cloister.errors import EvidenceError
 
 Product: TypeAlias = Literal["Milan", "Genoa", "Turin"]

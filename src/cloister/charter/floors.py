@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cloister.attest.reference import Reference, SimulatedEntry, SnpEntry, tightened
+from cloister.attest.appraisal import tightened
+from cloister.attest.reference import Reference, SimulatedEntry, SnpEntry
 from cloister.charter.charter import Charter
 from cloister.errors import CharterError
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 from datetime import timedelta
 
 from cloister.attest import verdict
-from cloister.attest.claims import SnpTcb
 from cloister.attest.reference import DcapFloor, Entry
+from cloister.attest.tcb import SnpTcb
 from cloister.charter.charter import Charter, Limits
 from cloister.charter.checking import holes
 from cloister.charter.names import shown

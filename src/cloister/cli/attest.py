@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from cloister.attest.attester import SimulatedAttester
+from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.facts import Facts, facts
 from cloister.attest.page import page
 from cloister.attest.recognise import recognise, unverified

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cloister.attest.attester import measure
+from cloister.attest.attester.measure import measure
 from cloister.charter import Charter
 from cloister.charter.signatures import encode, sign
 from cloister.net.identity import Identity, private_key

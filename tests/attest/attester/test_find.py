@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cloister.attest.attester import GramineAttester, SimulatedAttester, TsmAttester, find, measure
+from cloister.attest.attester import find
+from cloister.attest.attester.gramine import GramineAttester
+from cloister.attest.attester.measure import measure
+from cloister.attest.attester.simulated import SimulatedAttester
+from cloister.attest.attester.tsm import TsmAttester
 from cloister.errors import NoTeeError
 from tests.attest.fusefs import needs_fuse
 from tests.attest.tsmfs import ConfigfsTsm, Gramine, snp_report

@@ -1,20 +1,23 @@
-"""Attesters: how this process gets evidence about itself from the TEE that it runs in. Reads devices and files."""
+"""Attesters: how this process gets evidence about itself from the TEE that it runs in. Reads devices and files.
+
+A process loads the attester of the one TEE that it has: what the others would do is nothing that its reviewer reads.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from cloister.attest.attester.gramine import DEVICE, GramineAttester
-from cloister.attest.attester.measure import inventory, measure
-from cloister.attest.attester.simulated import SimulatedAttester
-from cloister.attest.attester.tsm import TSM, TsmAttester
 from cloister.attest.evidence import Evidence, Tee
 from cloister.attest.transcript import Role
 from cloister.errors import NoTeeError
 
-__all__ = ["Attester", "GramineAttester", "SimulatedAttester", "TsmAttester", "find", "inventory", "measure"]
+DEVICE: Final = Path("/dev/attestation")
+"""Where Gramine shows its TEE."""
+
+TSM: Final = Path("/sys/kernel/config/tsm/report")
+"""Where Linux (6.7 and later, with configfs mounted) shows its TEE."""
 
 
 class Attester(Protocol):
@@ -48,10 +51,16 @@ def find(
         NoTeeError: there is none, or it is not set up. A simulated one is never taken unasked.
     """
     if tee == "simulated":
+        from cloister.attest.attester.simulated import SimulatedAttester
+
         return SimulatedAttester.start(role)
     if os.path.exists(device):
+        from cloister.attest.attester.gramine import GramineAttester
+
         return GramineAttester.start(device)
     if os.path.exists(tsm):
+        from cloister.attest.attester.tsm import TsmAttester
+
         return TsmAttester.start(tsm, privilege=privilege)
     raise NoTeeError(
         f"this process runs in no TEE: there is neither {device} (Gramine with SGX) nor {tsm} (a TDX or SEV-SNP guest"

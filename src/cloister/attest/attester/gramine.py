@@ -17,9 +17,6 @@ from cloister.attest.attester.files import read, write
 from cloister.attest.evidence import QUOTE_BYTES, Evidence, Tee
 from cloister.errors import NoTeeError
 
-DEVICE: Final = Path("/dev/attestation")
-"""Where Gramine shows its TEE."""
-
 _ONE_AT_A_TIME: Final = Lock()  # of the process: its user_report_data is one, however many attesters there are
 _WORD_BYTES: Final = 64
 
@@ -32,7 +29,7 @@ class GramineAttester:
     tee: ClassVar[Tee] = "sgx"
 
     @classmethod
-    def start(cls, device: Path = DEVICE) -> GramineAttester:
+    def start(cls, device: Path) -> GramineAttester:
         """One for the enclave that this process runs in.
 
         Raises:

@@ -23,9 +23,6 @@ from cloister.attest.attester.files import read, write
 from cloister.attest.evidence import QUOTE_BYTES, Evidence, Tee
 from cloister.errors import NoTeeError
 
-TSM: Final = Path("/sys/kernel/config/tsm/report")
-"""Where Linux (6.7 and later, with configfs mounted) shows its TEE."""
-
 PROVIDERS: Final[dict[bytes, Tee]] = {b"tdx_guest": "tdx", b"sev_guest": "snp"}
 ATTEMPTS: Final = 4
 """How many directories are tried when others interfere."""
@@ -56,7 +53,7 @@ class TsmAttester:
     privilege: int | None = None
 
     @classmethod
-    def start(cls, reports: Path = TSM, *, privilege: int | None = None) -> TsmAttester:
+    def start(cls, reports: Path, *, privilege: int | None = None) -> TsmAttester:
         """One for the guest that this process runs in. ``privilege``: the VMPL (0 to 3) to ask for, on SEV-SNP.
 
         Raises:

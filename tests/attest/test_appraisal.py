@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cloister.attest import entries
-from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, SnpTcb, TdxClaims
+from cloister.attest.appraisal import appraise, tightened
+from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, TdxClaims
 from cloister.attest.entries import STATUSES
 from cloister.attest.reference import (
     DcapFloor,
@@ -22,9 +23,8 @@ from cloister.attest.reference import (
     SnpEntry,
     TdxEntry,
     Values,
-    appraise,
-    tightened,
 )
+from cloister.attest.tcb import SnpTcb
 from cloister.errors import UnacceptableError
 from cloister.tables import Table, load
 
