@@ -10,7 +10,7 @@ from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
 from cloister.charter.charter import Charter, Limits
-from cloister.charter.checking import holes
+from cloister.charter.holes import holes
 from cloister.charter.names import shown
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from cloister.charter import Charter
-from cloister.charter.checking import holes
+from cloister.charter.holes import holes
 from cloister.charter.names import shown
 from cloister.charter.reading import TEXT_BYTES
 from cloister.charter.signatures import Signature, encode, verify
