@@ -21,7 +21,7 @@ from cloister.net.attested import examine
 from cloister.net.connection import Connection
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
-from cloister.net.proving import provision_info
+from cloister.net.provisioning import provision_info
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Failure, Hello, Provision, Refusal
 from tests.net.instances import ADDRESS, Running, Study, ask, challenge_of, dial, frame, goodbye, overheard

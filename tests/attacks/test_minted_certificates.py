@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloister.errors import PeerMismatchError, PeerRefusedError, UnreachableError
-from cloister.net import identity as identities
+from cloister.net import certificates
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
 from tests.net.parties import SOON, hosting, make_identity
@@ -83,7 +83,7 @@ def write(path: Path, key: Ed25519PrivateKey, *chain: x509.Certificate) -> Ident
 def certified_by_the_public_issuer(folder: Path, victim: Identity) -> Identity:
     del victim
     key = Ed25519PrivateKey.generate()
-    issuer, name = identities._issuer_key(), identities.public_issuer().subject
+    issuer, name = certificates.issuer_key(), certificates.public_issuer().subject
     return write(folder / "minted.key", key, mint(key, issuer=issuer, name=name))
 
 
@@ -98,7 +98,7 @@ def certified_by_an_issuer_of_ones_own(folder: Path, victim: Identity) -> Identi
     """The public issuer certifies an intermediate issuer, and that one the attacker."""
     del victim
     middle_key, key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    root, name = identities._issuer_key(), identities.public_issuer().subject
+    root, name = certificates.issuer_key(), certificates.public_issuer().subject
     middle = mint(middle_key, issuer=root, name=name, ca=True)
     return write(folder / "minted.key", key, mint(key, issuer=middle_key, name=middle.subject), middle)
 
@@ -107,7 +107,7 @@ def certified_by_a_namesake(folder: Path, victim: Identity) -> Identity:
     """An issuer with the public issuer's name and another key."""
     del victim
     key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    return write(folder / "minted.key", key, mint(key, issuer=other, name=identities.public_issuer().subject))
+    return write(folder / "minted.key", key, mint(key, issuer=other, name=certificates.public_issuer().subject))
 
 
 def with_the_victims_certificate_behind(folder: Path, victim: Identity) -> Identity:
@@ -169,7 +169,7 @@ def test_a_chain_is_refused_even_where_the_key_is_known(make, bob, carol, tmp_pa
 def test_another_certificate_for_a_known_key_is_that_peer(bob, carol, tmp_path):
     """A renewed certificate needs nobody's attention: the key is what is known."""
     key, _ = parts(carol)
-    issuer, name = identities._issuer_key(), identities.public_issuer().subject
+    issuer, name = certificates.issuer_key(), certificates.public_issuer().subject
     again = write(tmp_path / "again.key", key, mint(key, issuer=issuer, name=name))
     assert again.fingerprint == carol.fingerprint
     with hosting(bob, carol) as host:

@@ -16,8 +16,8 @@ from dataclasses import replace
 import pytest
 
 from cloister.errors import AttestationError, CloisterError, MoveError, NetworkError, UnacceptableError, WireError
+from cloister.net.certificates import spki_hash
 from cloister.net.client import connect
-from cloister.net.identity import spki_hash
 from cloister.net.proving import Instance
 from cloister.node.aggregators import Aggregators
 from cloister.wire.frames import PREFIX_BYTES, VERSION, Kind, unpack_prefix

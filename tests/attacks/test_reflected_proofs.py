@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import UnacceptableError
+from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.identity import spki_hash
 from cloister.net.proving import Instance
 from cloister.wire.messages import Challenge, Proof
 from tests.net.instances import Study, answering, claiming

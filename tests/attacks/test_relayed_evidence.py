@@ -10,7 +10,7 @@ import pytest
 
 from cloister.errors import UnacceptableError
 from cloister.net.attested import examine
-from cloister.net.identity import spki_hash
+from cloister.net.certificates import spki_hash
 from cloister.wire.frames import Kind
 from tests.net.instances import ADDRESS, Middle, Study
 

@@ -15,8 +15,8 @@ import pytest
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.errors import ConnectionLostError, UnacceptableError
 from cloister.net.attested import Proven
+from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.identity import spki_hash
 from cloister.net.proving import Instance
 from cloister.wire.messages import Challenge, Proof
 from tests.net.instances import ATTESTER, MEASUREMENT, Study, answering, claiming

@@ -15,9 +15,9 @@ from cloister.attest.sealing import seal
 from cloister.attest.transcript import Transcript
 from cloister.attest.verifier import STALE
 from cloister.errors import NotGenuineError, UnacceptableError
+from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.identity import spki_hash
-from cloister.net.proving import provision_info
+from cloister.net.provisioning import provision_info
 from cloister.wire.messages import Challenge, Proof
 from tests.net.instances import Study, answering, ask, dial
 

@@ -28,12 +28,14 @@ from cloister.enclave.service import Aggregator
 from cloister.errors import AttestationError
 from cloister.net import tcp
 from cloister.net.attested import Proven, examine
+from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
+from cloister.net.contexts import unverified_client_context
 from cloister.net.demands import Demands
-from cloister.net.identity import Identity, new_instance_key, spki_hash
+from cloister.net.identity import Identity
 from cloister.net.proving import Instance
 from cloister.net.server import Listener
-from cloister.net.tls import handshake, instance_context, unverified_client_context, wrap
+from cloister.net.tls import handshake, instance_context, wrap
 from cloister.node import config
 from cloister.node.service import Node
 from cloister.testing.charters import write_charter

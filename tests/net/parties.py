@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cloister.net.connection import Connection
+from cloister.net.contexts import server_context
 from cloister.net.dialling import dial
-from cloister.net.greeting import greet, receive_hello
+from cloister.net.greeting import greet
 from cloister.net.identity import Identity
+from cloister.net.reception import receive_hello
 from cloister.net.server import Listener
-from cloister.net.tls import server_context
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Done, Welcome
 

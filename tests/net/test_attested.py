@@ -31,10 +31,10 @@ from cloister.errors import (
     WorkerError,
 )
 from cloister.net.attested import examine
+from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.greeting import refuse
-from cloister.net.identity import spki_hash
-from cloister.net.proving import Prover
+from cloister.net.provisioning import Keeper
+from cloister.net.reception import refuse
 from cloister.net.secrets import Secrets
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Done, Proof
@@ -269,7 +269,7 @@ def keeping(study: Study, secrets: Secrets) -> Iterator[str]:
     own = study.instance()
 
     def handle(connection: Connection) -> None:
-        assert Prover(connection, own, secrets=secrets).open() is None
+        assert Keeper(connection, own, secrets=secrets).open() is None
 
     with listening(handle, own.context) as at:
         yield at

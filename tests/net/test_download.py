@@ -14,8 +14,8 @@ from time import monotonic
 import pytest
 
 from cloister.errors import CollateralError, ConfigurationError, UnreachableError
+from cloister.net.certificates import new_instance_key
 from cloister.net.download import check_url, get
-from cloister.net.identity import new_instance_key
 from tests.net.shop import Handler, Reply, Shop, nobody, shop
 
 

@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -22,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cloister.errors import IdentityError
-from cloister.net.identity import PUBLIC_ISSUER, Identity, fingerprint_of, public_issuer
+from cloister.net.certificates import fingerprint_of, public_issuer
+from cloister.net.identity import Identity
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -182,24 +182,3 @@ def test_other_kinds_of_keys(path, make):
     path.chmod(0o600)
     with pytest.raises(IdentityError, match="neither Ed25519 nor P-256"):
         Identity.load(path)
-
-
-@pytest.mark.parametrize("data", [b"", b"\x30\x00", b"garbage"])
-def test_a_fingerprint_of_garbage(data):
-    with pytest.raises(IdentityError):
-        fingerprint_of(data)
-
-
-def test_the_public_issuer_is_the_same_everywhere():
-    seed = hashlib.sha256(PUBLIC_ISSUER).digest()
-    key = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key()
-    issuer = public_issuer()
-    assert issuer.public_key() == key
-    assert hashlib.sha256(issuer.public_bytes(Encoding.DER)).hexdigest() == (
-        "1385032007fb1284277d8b1747d70fb4ee6ba0ca7c80be6d7030f14e7715834a"
-    )
-
-
-def test_the_page_tells_how_the_public_issuer_is_made():
-    page = (Path(__file__).parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
-    assert f"\n{PUBLIC_ISSUER.decode()}\n" in page

@@ -24,10 +24,11 @@ from cloister.errors import (
     VersionError,
 )
 from cloister.net import greeting, tcp
+from cloister.net.contexts import server_context
 from cloister.net.dialling import dial
-from cloister.net.greeting import greet, receive_hello, refuse
+from cloister.net.greeting import greet
+from cloister.net.reception import receive_hello, refuse
 from cloister.net.server import Listener
-from cloister.net.tls import server_context
 from cloister.wire.address import parse_address
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Ask, Count, Done, Hello, Welcome
@@ -173,7 +174,7 @@ def test_ctrl_c_ends_a_serving_process(bob):
 import sys, threading
 from cloister.net.identity import Identity
 from cloister.net.server import Listener
-from cloister.net.tls import server_context
+from cloister.net.contexts import server_context
 def handle(connection):
     connection.receive(wait_s=None)
 context = server_context(Identity.load(sys.argv[1]))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cloister.errors import MoveError
-from cloister.net.identity import spki_hash
+from cloister.net.certificates import spki_hash
 from cloister.node.aggregators import Aggregators
 from tests.net.instances import ADDRESS, ATTESTER, Study
 from tests.net.parties import SOON

@@ -10,7 +10,8 @@ from typing import Annotated, Final
 import typer
 
 from cloister.errors import ConfigurationError
-from cloister.net.identity import DAYS, Identity
+from cloister.net.certificates import DAYS
+from cloister.net.identity import Identity
 
 app: Final = typer.Typer(no_args_is_help=True)
 

@@ -16,8 +16,8 @@ from cloister.aggregator.chains import seconds_for
 from cloister.enclave.meeting import Meeting, Seat
 from cloister.errors import CloisterError, MessageError, NetworkError, WireError
 from cloister.net.connection import Connection, Frame
-from cloister.net.greeting import refuse, refuse_for
 from cloister.net.proving import Prover
+from cloister.net.reception import refuse, refuse_for
 from cloister.net.waiting import READABLE, Watched
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS

@@ -17,8 +17,8 @@ from cloister.enclave.attending import Attendance
 from cloister.enclave.meeting import Meeting
 from cloister.enclave.memory import give_back_large
 from cloister.net.connection import Connection
-from cloister.net.greeting import refuse
 from cloister.net.proving import Instance, Prover
+from cloister.net.reception import refuse
 from cloister.net.server import Listener
 from cloister.net.strangers import Strangers
 from cloister.wire.address import Address

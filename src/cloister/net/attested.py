@@ -25,12 +25,14 @@ from cloister.attest.verifier import Verified, verify
 from cloister.charter.summary import rules
 from cloister.errors import CollateralError, MessageError, UnacceptableError, UnreachableError, WorkerError
 from cloister.net import tcp
+from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
+from cloister.net.contexts import unverified_client_context
 from cloister.net.demands import Demands
 from cloister.net.greeting import refusal_error
-from cloister.net.identity import Identity, spki_hash
-from cloister.net.proving import provision_info
-from cloister.net.tls import handshake, unverified_client_context, wrap
+from cloister.net.identity import Identity
+from cloister.net.provisioning import provision_info
+from cloister.net.tls import handshake, wrap
 from cloister.wire.address import parse_address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge, Failure, Proof, Provision

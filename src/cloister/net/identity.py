@@ -1,23 +1,18 @@
 """Identities: one file that holds a private key and its certificate, and the fingerprint that others know it by.
 
-A peer is the SHA-256 of its public key, and nothing else. The certificates around the keys exist because ``ssl`` hands
-over a client's certificate only when its chain verifies; so all of them are issued by one *public issuer*, whose
-private key anyone can derive from the sentence below. It vouches for nobody. It makes TLS ask for the certificate, have
-its holder prove the key, and check its dates; who the holder is, the pin alone decides (``tls``, docs/wire.md).
+The certificate is one of the public issuer's, which vouches for nobody (``certificates``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -27,27 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cloister.charter.signing import PrivateKey
 from cloister.errors import IdentityError
-
-PUBLIC_ISSUER: Final = b"cloister: this issuer's private key is public, so its signature vouches for nobody"
-"""The sentence whose SHA-256 is the seed of the public issuer's Ed25519 key (RFC 8032, section 5.1.5)."""
-
-DAYS: Final = 825
-"""How long a certificate lives, in days."""
+from cloister.net.certificates import DAYS, certify, fingerprint_in
 
 Algorithm = Literal["ed25519", "p256"]
-_PrivateKey: TypeAlias = Ed25519PrivateKey | EllipticCurvePrivateKey
-
-_ISSUER_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloister public issuer")])
-_MEMBER_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloister member")])
-_ISSUED: Final = datetime(2020, 1, 1, tzinfo=UTC)
-_NEVER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280, section 4.1.2.5: no expiry
-_SKEW: Final = timedelta(hours=1)
 _FILE_BYTES: Final = 1 << 16
 
 
@@ -78,7 +60,7 @@ class Identity:
         if algorithm not in ("ed25519", "p256"):
             raise IdentityError(f"{algorithm!r} is no key algorithm: choose ed25519 or p256")
         key = Ed25519PrivateKey.generate() if algorithm == "ed25519" else generate_private_key(SECP256R1())
-        certificate = _certify(key, days=days, now=now)
+        certificate = certify(key, days=days, now=now)
         try:
             with open(path, "xb", opener=_private_opener) as file:
                 file.write(_pem(key, certificate))
@@ -130,11 +112,11 @@ class Identity:
         """
         target = Path(path)
         _, key = _parse(target, _read_private(target))
-        _replace(target, _pem(key, _certify(key, days=days, now=now)))
+        _replace(target, _pem(key, certify(key, days=days, now=now)))
         return cls.read(target)
 
 
-def private_key(path: str | os.PathLike[str]) -> Ed25519PrivateKey | EllipticCurvePrivateKey:
+def private_key(path: str | os.PathLike[str]) -> PrivateKey:
     """The private key in an identity file, for what TLS does not sign: a charter.
 
     Raises:
@@ -143,105 +125,17 @@ def private_key(path: str | os.PathLike[str]) -> Ed25519PrivateKey | EllipticCur
     return _parse(Path(path), _read_private(Path(path)))[1]
 
 
-def new_instance_key(*, now: datetime | None = None) -> tuple[bytes, bytes, str]:
-    """A key that lives as long as a process, its certificate (both PEM) and its fingerprint. Nothing is written."""
-    key = Ed25519PrivateKey.generate()
-    certificate = _certify(key, days=DAYS, now=now)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return private, certificate.public_bytes(Encoding.PEM), _fingerprint(certificate)
-
-
-def spki_hash(fingerprint: str) -> bytes | None:
-    """The 32 bytes of a fingerprint; None for the empty one of a peer that showed no certificate."""
-    return bytes.fromhex(fingerprint.removeprefix("sha256:")) or None
-
-
-def fingerprint_of(certificate: bytes) -> str:
-    """``sha256:`` and 64 hexadecimal digits: the hash of a DER certificate's SubjectPublicKeyInfo.
-
-    Raises:
-        IdentityError: not a certificate, or a key of an unknown kind.
-    """
-    try:
-        return _fingerprint(x509.load_der_x509_certificate(certificate))
-    except (ValueError, UnsupportedAlgorithm):
-        raise IdentityError("a certificate that cannot be read") from None
-
-
-@cache
-def public_issuer() -> x509.Certificate:
-    """The certificate of the public issuer: the same bytes on every machine."""
-    key = _issuer_key()
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_ISSUER_NAME)
-        .issuer_name(_ISSUER_NAME)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(_ISSUED)
-        .not_valid_after(_NEVER)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, None)
-    )
-
-
-def _issuer_key() -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(PUBLIC_ISSUER).digest())
-
-
-def _certify(key: _PrivateKey, *, days: int, now: datetime | None) -> x509.Certificate:
-    if not 1 <= days <= 36_500:
-        raise IdentityError(f"a certificate lives between 1 and 36500 days, not {days}")
-    start = (now or datetime.now(UTC)).replace(microsecond=0)
-    public, issuer = key.public_key(), _issuer_key()
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_MEMBER_NAME)
-        .issuer_name(_ISSUER_NAME)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start - _SKEW)  # a peer whose clock is behind
-        .not_valid_after(start + timedelta(days=days))
-        # Critical and not an issuer: no member's key can certify another.
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False)
-        .sign(issuer, None)
-    )
-
-
-def _fingerprint(certificate: x509.Certificate) -> str:
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"sha256:{hashlib.sha256(spki).hexdigest()}"
-
-
-def _pem(key: _PrivateKey, certificate: x509.Certificate) -> bytes:
+def _pem(key: PrivateKey, certificate: x509.Certificate) -> bytes:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return private + certificate.public_bytes(Encoding.PEM)
 
 
-def _parse(path: Path, pem: bytes) -> tuple[Identity, _PrivateKey]:
+def _parse(path: Path, pem: bytes) -> tuple[Identity, PrivateKey]:
     try:
         key = load_pem_private_key(pem, password=None)
         certificate = x509.load_pem_x509_certificate(pem)
         matches = certificate.public_key() == key.public_key()
-        fingerprint = _fingerprint(certificate)
+        fingerprint = fingerprint_in(certificate)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # TypeError: an encrypted key. None of these texts would help, and none should repeat what the file holds.
         raise IdentityError(

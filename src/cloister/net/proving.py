@@ -6,7 +6,7 @@ restart is another instance and is verified anew.
 
 from __future__ import annotations
 
-import secrets as chance
+import secrets
 import ssl
 from collections.abc import Callable
 from datetime import datetime
@@ -20,29 +20,19 @@ from cloister.attest import evidence
 from cloister.attest.attester import Attester
 from cloister.attest.sealing import SealingKey
 from cloister.attest.transcript import INSTANCE_BYTES, Role, Transcript
-from cloister.errors import AttestationError, MessageError, NoTeeError, WireError, WorkerError
+from cloister.errors import MessageError, NoTeeError, WireError
+from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
-from cloister.net.greeting import hello_in, refuse, refuse_for
-from cloister.net.identity import new_instance_key, spki_hash
-from cloister.net.secrets import Secrets
+from cloister.net.reception import hello_in, refuse, refuse_for
 from cloister.net.tls import instance_context
 from cloister.wire.frames import VERSION, Kind
-from cloister.wire.limits import TEXT_CHARS
-from cloister.wire.messages import Challenge, Done, Failure, Hello, Proof, Provision
-
-PROVISION: Final = b"cloister provision 1\0"
-"""What a sealed secret is bound to: this label, SHA-512(T), and the secret's name."""
+from cloister.wire.messages import Challenge, Hello, Proof
 
 _OPENINGS: Final = 72
 """Challenges and secrets that may come before a hello: all that a node can keep, and some to spare."""
 
 _OPENING_S: Final = 60.0
 """How long they may take in all: whoever only asks holds a place that others wait for."""
-
-
-def provision_info(report_data: bytes, name: str) -> bytes:
-    """What a secret of this name is sealed with, on the connection whose transcript has this hash."""
-    return PROVISION + report_data + name.encode()
 
 
 class Instance:
@@ -70,7 +60,7 @@ class Instance:
         self._configuration = configuration
         self._attester = attester
         self._ledger: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
-        self._id = chance.token_bytes(INSTANCE_BYTES)
+        self._id = secrets.token_bytes(INSTANCE_BYTES)
         self._signing_key = Ed25519PrivateKey.generate()
         self._sealing_key = SealingKey.generate()
         private, certificate, self.fingerprint = new_instance_key(now=now)
@@ -127,24 +117,15 @@ class Instance:
 
 
 class Prover:
-    """Answers one connection's challenges, and takes the secrets that are sealed for it."""
+    """Answers one connection's challenges."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        instance: Instance,
-        *,
-        secrets: Secrets | None = None,
-        kept: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, connection: Connection, instance: Instance) -> None:
         self._connection = connection
         self._instance = instance
-        self._secrets = secrets
-        self._kept = kept
-        self._report_data: bytes | None = None
+        self._report_data: bytes | None = None  # of the newest proof: what is sealed is bound to it
 
     def open(self, *, hello_s: float = 10.0) -> Hello | None:
-        """Serves challenges and secrets until the peer says hello; None once it was refused something for good.
+        """Serves challenges until the peer says hello; None once it was refused something for good.
 
         Raises:
             NoAnswerError: nothing more came within ``hello_s`` seconds, or a minute is over.
@@ -166,18 +147,14 @@ class Prover:
         return None
 
     def serve(self, frame: Frame) -> bool:
-        """Answers one challenge or secret; False when the conversation is over.
+        """Answers one challenge; False when the conversation is over.
 
         Raises:
-            MessageError: the frame is neither. ConnectionLostError: the connection ended.
+            MessageError: the frame is none. ConnectionLostError: the connection ended.
         """
-        match frame.kind, frame.message(), frame.body_bytes:
-            case Kind.CHALLENGE, Challenge() as challenge, 0:
-                return self._answer(challenge)
-            case Kind.PROVISION, Provision() as provision, 0 if self._secrets is not None:
-                self._keep(provision, self._secrets)
-                return True
-        raise MessageError(f"{frame.kind.name} has no place here")
+        if frame.kind is not Kind.CHALLENGE or frame.body_bytes:
+            raise MessageError(f"{frame.kind.name} has no place here")
+        return self._answer(frame.message())
 
     def _answer(self, challenge: Challenge) -> bool:
         if VERSION not in challenge.versions:
@@ -196,21 +173,3 @@ class Prover:
         self._connection.send(Kind.PROOF, proof)
         self._report_data = transcript.report_data()
         return True
-
-    def _keep(self, provision: Provision, kept: Secrets) -> None:
-        try:
-            if self._report_data is None:
-                raise WorkerError("a secret comes after a proof: challenge this instance first")
-            info = provision_info(self._report_data, provision.name)
-            secret = self._instance.unseal(provision.sealed, info=info)
-            kept.keep(provision.name, secret, sender=self._connection.peer)
-        except WorkerError as fault:
-            self._fail(fault.code, str(fault))
-        except AttestationError as fault:
-            self._fail(WorkerError.code, str(fault))
-        else:
-            self._kept()
-            self._connection.send(Kind.ANSWER, Done())
-
-    def _fail(self, code: str, text: str) -> None:
-        self._connection.send(Kind.FAILURE, Failure(code=code, op="", site=0, text=text[:TEXT_CHARS]))

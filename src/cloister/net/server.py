@@ -21,7 +21,7 @@ from cloister.errors import CloisterError, NetworkError
 from cloister.net import tcp
 from cloister.net.connection import Connection, shut
 from cloister.net.door import Door
-from cloister.net.greeting import refuse
+from cloister.net.reception import refuse
 from cloister.net.tls import handshake, wrap
 from cloister.wire.address import Address, parse_address
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloister.net.connection import Connection
-from cloister.net.greeting import refuse
+from cloister.net.reception import refuse
 
 STRANGERS: Final = 8
 

@@ -24,39 +24,21 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cloister.errors import IdentityError, NetworkError, UnreachableError
-from cloister.net.identity import Identity, fingerprint_of, public_issuer
+from cloister.net.certificates import fingerprint_of, public_issuer
 
 ALPN: Final = "cloister/1"
 
 
-def client_context(identity: Identity) -> ssl.SSLContext:
-    """TLS settings for the end that dials.
-
-    Raises:
-        IdentityError: ``ssl`` cannot use the identity's file.
-    """
-    return _context(ssl.PROTOCOL_TLS_CLIENT, identity)
-
-
-def server_context(identity: Identity) -> ssl.SSLContext:
-    """TLS settings for the end that listens.
-
-    Raises:
-        IdentityError: ``ssl`` cannot use the identity's file.
-    """
-    context = _context(ssl.PROTOCOL_TLS_SERVER, identity)
-    context.num_tickets = 0  # no resumption: every connection proves its key anew
-    return context
-
-
-def unverified_client_context(identity: Identity | None) -> ssl.SSLContext:
-    """TLS settings towards an instance that will prove itself: any certificate will do, and an auditor shows none.
-
-    Raises:
-        IdentityError: ``ssl`` cannot use the identity's file.
-    """
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, identity)
-    context.verify_mode = ssl.CERT_NONE
+def settings(protocol: int) -> ssl.SSLContext:
+    """What all ends have in common; ``protocol`` says which end it is (``ssl.PROTOCOL_TLS_SERVER``, ``_CLIENT``)."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # a peer is a key, not a name
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols([ALPN])
+    context.load_verify_locations(cadata=public_issuer().public_bytes(Encoding.DER))
     return context
 
 
@@ -65,7 +47,7 @@ def instance_context(private_key: bytes, certificate: bytes) -> ssl.SSLContext:
 
     ``ssl`` loads keys from files only: what lies in one, for a moment, is the key under a random password.
     """
-    context = _context(ssl.PROTOCOL_TLS_SERVER, None)
+    context = settings(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
     password = secrets.token_hex(32)
@@ -119,25 +101,6 @@ def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
     except BaseException:
         secured.close()
         raise
-
-
-def _context(protocol: int, identity: Identity | None) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # a peer is a key, not a name
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols([ALPN])
-    context.load_verify_locations(cadata=public_issuer().public_bytes(Encoding.DER))
-    if identity is None:
-        return context
-    try:
-        # A key with a pass phrase must fail rather than ask for it at a terminal.
-        context.load_cert_chain(identity.path, password="")
-    except (OSError, ValueError) as fault:
-        raise IdentityError(f"{identity.path} cannot be used for TLS: {fault}") from None
-    return context
 
 
 def _handshake_error(fault: OSError | ValueError, within_s: float) -> NetworkError:

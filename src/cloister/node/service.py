@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Final
 from cloister import __version__
 from cloister.errors import CloisterError, ConfigurationError, MoveError, WireError, WorkerCrashedError
 from cloister.net.connection import Connection
+from cloister.net.contexts import server_context
 from cloister.net.dialling import dial
-from cloister.net.greeting import greet, receive_hello, refuse
+from cloister.net.greeting import greet
 from cloister.net.identity import Identity
 from cloister.net.proving import Instance, Prover
+from cloister.net.provisioning import Keeper
+from cloister.net.reception import receive_hello, refuse
 from cloister.net.secrets import Secrets
 from cloister.net.server import Listener
 from cloister.net.strangers import Strangers
-from cloister.net.tls import server_context
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
@@ -216,7 +218,7 @@ class Node:
             self._strangers.serve(connection, partial(self._prove, self._instance))
 
     def _prove(self, instance: Instance, connection: Connection) -> None:
-        prover = Prover(connection, instance, secrets=self._secrets, kept=self._unlock)
+        prover = Keeper(connection, instance, secrets=self._secrets, kept=self._unlock)
         hello = prover.open()
         if hello is not None:
             self._open(connection, hello, prover)

@@ -15,8 +15,8 @@ from typing import Final
 
 from cloister.errors import CloisterError, MessageError, NetworkError, NoAnswerError, WireError, WorkerCrashedError
 from cloister.net.connection import Connection, Frame
-from cloister.net.greeting import refuse
 from cloister.net.proving import Prover
+from cloister.net.reception import refuse
 from cloister.net.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.node.child import Child
 from cloister.wire.frames import Kind
