@@ -10,7 +10,7 @@ import torch
 
 from cloister.errors import MoveError, WorkerError
 from cloister.tensor.geometry import DTYPE_NAMES
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cloister.errors import MemoryLimitError, MessageError, WorkerError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from tests.sessions import Session
 

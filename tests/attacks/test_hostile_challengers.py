@@ -23,7 +23,8 @@ from cloister.net.greeting import greet
 from cloister.net.identity import Identity
 from cloister.net.provisioning import provision_info
 from cloister.wire.frames import VERSION, Kind, pack_prefix
-from cloister.wire.messages import Challenge, Failure, Hello, Provision, Refusal
+from cloister.wire.messages import Challenge, Hello, Provision, Refusal
+from cloister.wire.sessions import VOCABULARY, Failure
 from tests.net.instances import ADDRESS, Running, Study, ask, challenge_of, dial, frame, goodbye, overheard
 from tests.net.parties import SOON, raw_tls, rest
 from tests.testing.processes import wait_until
@@ -112,7 +113,7 @@ def test_challenges_without_end(study: Study, running: Running) -> None:
         proofs = 0
         while (said := connection.receive(wait_s=SOON)).kind is Kind.PROOF:
             proofs += 1
-        assert said.message().code == "protocol"
+        assert said.message(VOCABULARY).code == "protocol"
         assert proofs == proving._OPENINGS
     serves(study, running)
 
@@ -132,7 +133,7 @@ def declined(connection: Connection, provision: Provision) -> None:
     connection.send(Kind.PROVISION, provision)
     said = connection.receive(wait_s=SOON)
     assert said.kind in (Kind.REFUSAL, Kind.FAILURE)
-    assert isinstance(said.message(), Refusal | Failure)
+    assert isinstance(said.message(VOCABULARY), Refusal | Failure)
 
 
 def test_a_secret_before_a_proof(study: Study, running: Running) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cloister.errors import MessageError, OpRefusedError, WorkerError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
 from tests.nodes import Federation
 from tests.worker.sessions import MIB, Session

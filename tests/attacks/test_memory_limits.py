@@ -15,7 +15,7 @@ import torch
 
 from cloister import VirtualWorker
 from cloister.errors import MemoryLimitError, ObjectLimitError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
 from tests.worker.sessions import MIB, Session
 

@@ -21,7 +21,8 @@ from cloister.net.client import connect
 from cloister.net.proving import Instance
 from cloister.node.aggregators import Aggregators
 from cloister.wire.frames import PREFIX_BYTES, VERSION, Kind, unpack_prefix
-from cloister.wire.messages import Challenge, Done, Proof, Refusal, Welcome, decode
+from cloister.wire.messages import Challenge, Proof, Refusal, Welcome
+from cloister.wire.sessions import Done, decode
 from tests.net.instances import ADDRESS, ATTESTER, Study, frame
 from tests.net.parties import SOON
 

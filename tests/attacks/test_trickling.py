@@ -17,7 +17,8 @@ import pytest
 from cloister.errors import ConnectionLostError, NoAnswerError
 from cloister.net.connection import Connection
 from cloister.wire.frames import Kind, pack_prefix
-from cloister.wire.messages import Ask, Batch, Count, Hello, encode
+from cloister.wire.messages import Hello, encode
+from cloister.wire.sessions import Ask, Batch, Count
 from tests.net.parties import SOON, Host, hosting, make_identity, pair, raw_tls, rest, serve
 
 SHORT = 0.3

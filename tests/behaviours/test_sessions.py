@@ -28,7 +28,7 @@ from cloister.errors import (
     WorkerError,
 )
 from cloister.tensor.worker import Worker
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind, unpack_prefix
 from tests.behaviours.conftest import Connect, objs
 from tests.nodes import Federation, federation

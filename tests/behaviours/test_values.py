@@ -8,7 +8,7 @@ import torch
 from cloister import PointerTensor
 from cloister.errors import PointerSpentError
 from cloister.tensor.worker import Worker
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from tests.behaviours.conftest import objs
 
 DTYPES = [

@@ -23,7 +23,7 @@ from cloister.net.client import RemoteWorker, connect
 from cloister.net.demands import Demands
 from cloister.testing.federation import LocalFederation
 from cloister.testing.processes import Service
-from cloister.wire.messages import Push
+from cloister.wire.sessions import Push
 from tests.testing.processes import descendants, running, wait_until
 
 pytestmark = pytest.mark.e2e

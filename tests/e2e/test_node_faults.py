@@ -15,8 +15,9 @@ from cloister.errors import CloisterError, ConnectionLostError, PeerRefusedError
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind, pack_prefix
+from cloister.wire.messages import encode
 from cloister.wire.tensors import TensorSpec
 from tests.node.processes import PATIENCE_S, Caller, NodeProcess, closed, gone, node
 
@@ -144,7 +145,7 @@ def test_an_executor_killed_over_a_question(bob: NodeProcess, carol: Identity) -
 def test_an_executor_killed_in_the_middle_of_a_body(bob: NodeProcess, carol: Identity) -> None:
     with Caller.open(bob, carol) as caller:
         spec = TensorSpec("uint8", (20 * MIB,))
-        header = m.encode(m.Ask([m.Put(1, spec)], m.Count()))
+        header = encode(m.Ask([m.Put(1, spec)], m.Count()))
         caller.connection.send_raw(Kind.ASK, header, 20 * MIB)
         caller.connection.send_body(memoryview(bytes(10 * MIB)))
         os.kill(caller.executor, signal.SIGKILL)
@@ -155,7 +156,7 @@ def test_an_executor_killed_in_the_middle_of_a_body(bob: NodeProcess, carol: Ide
 
 def test_a_connection_cut_in_mid_frame(bob: NodeProcess, carol: Identity) -> None:
     with Caller.open(bob, carol) as caller:
-        header = m.encode(m.Batch([m.Put(1, TensorSpec("uint8", (20 * MIB,)))]))
+        header = encode(m.Batch([m.Put(1, TensorSpec("uint8", (20 * MIB,)))]))
         caller.connection.send_raw(Kind.BATCH, header, 20 * MIB)
         caller.connection.send_body(memoryview(bytes(7 * MIB)))
         caller.connection.close()
@@ -202,8 +203,8 @@ def test_silent_ones_do_not_hold_up_others(bob: NodeProcess, carol: Identity) ->
     ("kind", "header", "body"),
     [
         pytest.param(Kind.BATCH, b"\xc1 no msgpack", b"", id="garbage"),
-        pytest.param(Kind.BATCH, m.encode(m.Batch([])), bytes(8 * MIB), id="many bytes for no tensor"),
-        pytest.param(Kind.DIAL, m.encode(m.Dial("sha256:" + "0" * 64)), b"", id="for inside a node"),
+        pytest.param(Kind.BATCH, encode(m.Batch([])), bytes(8 * MIB), id="many bytes for no tensor"),
+        pytest.param(Kind.DIAL, encode(m.Dial("sha256:" + "0" * 64)), b"", id="for inside a node"),
     ],
 )
 def test_nonsense_is_refused(bob: NodeProcess, carol: Identity, kind: Kind, header: bytes, body: bytes) -> None:

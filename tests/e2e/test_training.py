@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import InteractiveRefusedError, MemoryLimitError, UnknownObjectError
 from cloister.net.identity import Identity
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.worker.values import as_bytes, spec_of
 from tests.node.processes import PATIENCE_S, Caller, NodeProcess, gone, node
 

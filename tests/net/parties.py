@@ -19,7 +19,8 @@ from cloister.net.identity import Identity
 from cloister.net.reception import receive_hello
 from cloister.net.server import Listener
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Done, Welcome
+from cloister.wire.messages import Welcome
+from cloister.wire.sessions import VOCABULARY, Done
 
 WELCOME = Welcome(version=1, name="bob", memory_bytes=1 << 20, objects=100)
 SOON = 10.0
@@ -66,7 +67,7 @@ def serve(connection: Connection, *, hello_s: float = SOON) -> None:
     connection.send(Kind.WELCOME, WELCOME)
     while True:
         frame = connection.receive(wait_s=SOON)
-        frame.message()
+        frame.message(VOCABULARY)
         connection.skip(frame.body_bytes)
         connection.send(Kind.ANSWER, Done())
 

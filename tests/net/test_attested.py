@@ -37,7 +37,8 @@ from cloister.net.provisioning import Keeper
 from cloister.net.reception import refuse
 from cloister.net.secrets import Secrets
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Done, Proof
+from cloister.wire.messages import Proof
+from cloister.wire.sessions import Done
 from tests.net.instances import (
     ADDRESS,
     ATTESTER,

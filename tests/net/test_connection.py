@@ -20,7 +20,8 @@ from cloister.errors import (
 )
 from cloister.net.connection import Connection
 from cloister.wire.frames import MAGIC, PREFIX_BYTES, Kind, pack_prefix
-from cloister.wire.messages import Ask, Batch, Count, Done, Free, Refusal, encode
+from cloister.wire.messages import Refusal, encode
+from cloister.wire.sessions import VOCABULARY, Ask, Batch, Count, Done, Free
 from tests.net.parties import SOON, doing, pair
 
 ASK = Ask(commands=[], question=Count())
@@ -47,7 +48,7 @@ def test_what_is_sent_arrives(sizes):
         with doing(send):
             for bodies in frames:
                 frame = right.receive(wait_s=SOON)
-                assert (frame.kind, frame.message()) == (Kind.BATCH, Batch(commands=[]))
+                assert (frame.kind, frame.message(VOCABULARY)) == (Kind.BATCH, Batch(commands=[]))
                 assert frame.body_bytes == sum(map(len, bodies))
                 for sent in bodies:
                     got = bytearray(len(sent))
@@ -59,7 +60,7 @@ def test_what_is_sent_arrives(sizes):
 def test_a_header_longer_than_the_buffer():
     with pair() as (left, right), doing(lambda: [left.send(Kind.BATCH, LONG) for _ in range(2)]):
         for _ in range(2):
-            assert right.receive(wait_s=SOON).message() == LONG
+            assert right.receive(wait_s=SOON).message(VOCABULARY) == LONG
 
 
 def test_a_refused_body_is_skipped():
@@ -82,7 +83,7 @@ def test_frames_that_are_passed_on_as_they_are():
         assert (frame.header, frame.body_bytes) == (encode(ASK), 10)
         assert right.pending() > 10
         right.skip(10)
-        assert right.receive(wait_s=SOON).message() == ASK
+        assert right.receive(wait_s=SOON).message(VOCABULARY) == ASK
 
 
 def test_frames_are_not_torn():
@@ -107,7 +108,7 @@ def test_no_answer_leaves_the_connection_usable(wait_s):
         with pytest.raises(NoAnswerError, match="nothing came"):
             right.receive(wait_s=wait_s)
         left.send(Kind.ANSWER, Done())
-        assert right.receive(wait_s=SOON).message() == Done()
+        assert right.receive(wait_s=SOON).message(VOCABULARY) == Done()
 
 
 def test_the_end_between_frames():
@@ -176,7 +177,7 @@ def test_a_farewell_arrives_although_bytes_lie_unread():
     with pair() as (left, right), doing(lambda: left.send(Kind.ASK, ASK, [body(3 << 20)])):
         right.receive(wait_s=SOON)
         right.farewell(Kind.REFUSAL, last)
-        assert left.receive(wait_s=SOON).message() == last
+        assert left.receive(wait_s=SOON).message(VOCABULARY) == last
 
 
 def test_a_farewell_to_nobody():
@@ -219,7 +220,7 @@ def test_a_header_that_is_no_message():
         left.send_raw(Kind.ASK, b"\xc1", 0)
         frame = right.receive(wait_s=SOON)
         with pytest.raises(MessageError):
-            frame.message()
+            frame.message(VOCABULARY)
 
 
 def test_a_peer_that_does_not_read():

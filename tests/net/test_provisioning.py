@@ -14,7 +14,8 @@ from cloister.net.proving import Prover
 from cloister.net.provisioning import Keeper, provision_info
 from cloister.net.secrets import Secrets
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Done, Failure, Provision
+from cloister.wire.messages import Provision
+from cloister.wire.sessions import Done, Failure
 from tests.net.instances import NONCE
 from tests.net.test_proving import CLIENT, HELLO, answer, instance, proved, talking
 

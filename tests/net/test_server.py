@@ -31,7 +31,8 @@ from cloister.net.reception import receive_hello, refuse
 from cloister.net.server import Listener
 from cloister.wire.address import parse_address
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Ask, Count, Done, Hello, Welcome
+from cloister.wire.messages import Hello, Welcome
+from cloister.wire.sessions import VOCABULARY, Ask, Count, Done
 from tests.net.parties import SOON, WELCOME, hosting, raw_tls, rest, serve
 
 ASK = Ask(commands=[], question=Count())
@@ -47,7 +48,7 @@ def test_known_peers_are_served_over_tls_1_3(bob, carol):
         assert secured.session is None or not secured.session.has_ticket
         data = memoryview(os.urandom(3 << 20))
         connection.send(Kind.ASK, ASK, [data[:5], data])
-        assert connection.receive(wait_s=SOON).message() == Done()
+        assert connection.receive(wait_s=SOON).message(VOCABULARY) == Done()
         connection.close()
         assert host.served.acquire(timeout=SOON)
         assert host.seen == [carol.fingerprint]
@@ -114,7 +115,7 @@ def test_closing_gives_time_to_finish(bob, carol):
         closing = threading.Thread(target=lambda: host.listener.close(grace_s=SOON))
         closing.start()
         may_answer.set()
-        assert connection.receive(wait_s=SOON).message() == Done()
+        assert connection.receive(wait_s=SOON).message(VOCABULARY) == Done()
         closing.join(SOON)
         assert not closing.is_alive()
 

@@ -20,7 +20,7 @@ from cloister.net.dialling import dial
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
 from cloister.tensor import optable
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec
 
@@ -152,7 +152,7 @@ class Caller:
         frame = self.connection.receive(wait_s=PATIENCE_S)
         body = bytearray(frame.body_bytes)
         self.connection.read_into(memoryview(body))
-        return frame.kind, frame.message(), bytes(body)
+        return frame.kind, frame.message(m.VOCABULARY), bytes(body)
 
     def ask(self, question: m.Question) -> tuple[Kind, Any, bytes]:
         self.post(question)

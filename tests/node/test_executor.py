@@ -14,8 +14,9 @@ from cloister.net.connection import Frame
 from cloister.node.executor import Courier, serve
 from cloister.node.link import Link, pair
 from cloister.node.shelf import Shelf
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
+from cloister.wire.messages import encode
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
 
@@ -84,14 +85,14 @@ def test_values_come_back_across_slots_and_tensors(listener: Listener) -> None:
     bodies = [os.urandom(n) for n in (5, 3 * MIB - 2, 0, 70_000, MIB)]
     commands = [put(id, body) for id, body in enumerate(bodies, 1)]
     frame, body = listener.ask(m.Fetch((1, 2, 3, 4, 5)), commands, *bodies)
-    assert frame.message() == m.Values(tuple(command.spec for command in commands))
+    assert frame.message(m.VOCABULARY) == m.Values(tuple(command.spec for command in commands))
     assert body == b"".join(bodies)
 
 
 def test_a_body_that_is_refused_is_passed_over(listener: Listener) -> None:
     listener.send(Kind.BATCH, m.Batch([put(1, b"kept")]), b"kept")
     frame, _ = listener.ask(m.Count(), [put(2, bytes(20 * MIB))], bytes(20 * MIB))
-    assert (frame.kind, frame.message().code) == (Kind.FAILURE, MemoryLimitError.code)
+    assert (frame.kind, frame.message(m.VOCABULARY).code) == (Kind.FAILURE, MemoryLimitError.code)
     assert listener.ask(m.Fetch((1,)))[1] == b"kept"
 
 
@@ -99,16 +100,16 @@ def test_a_body_that_is_refused_is_passed_over(listener: Listener) -> None:
     ("kind", "header", "body"),
     [
         pytest.param(Kind.BATCH, b"\xc1 no msgpack", b"", id="garbage"),
-        pytest.param(Kind.ASK, m.encode(m.Batch([])), b"", id="another message"),
-        pytest.param(Kind.BATCH, m.encode(m.Batch([])), b"abc", id="bytes for no tensor"),
-        pytest.param(Kind.BATCH, m.encode(m.Batch([m.Put(1, TensorSpec("float8", (1,)))])), b"a", id="no such type"),
-        pytest.param(Kind.BATCH, m.encode(m.Batch([m.Put(1, TensorSpec("bool", (3,)))])), b"\0\1\2", id="no bool"),
+        pytest.param(Kind.ASK, encode(m.Batch([])), b"", id="another message"),
+        pytest.param(Kind.BATCH, encode(m.Batch([])), b"abc", id="bytes for no tensor"),
+        pytest.param(Kind.BATCH, encode(m.Batch([m.Put(1, TensorSpec("float8", (1,)))])), b"a", id="no such type"),
+        pytest.param(Kind.BATCH, encode(m.Batch([m.Put(1, TensorSpec("bool", (3,)))])), b"\0\1\2", id="no bool"),
     ],
 )
 def test_nonsense_ends_the_session_with_a_reason(listener: Listener, kind: Kind, header: bytes, body: bytes) -> None:
     listener.send(kind, header, body)
     frame, _ = listener.receive()
-    assert (frame.kind, frame.message().code) == (Kind.REFUSAL, "protocol")
+    assert (frame.kind, frame.message(m.VOCABULARY).code) == (Kind.REFUSAL, "protocol")
     with pytest.raises(EOFError):
         listener.receive()
     assert listener.ended == [None]
@@ -137,5 +138,5 @@ def test_it_ends_within_a_body(listener: Listener) -> None:
 def test_values_without_bytes(listener: Listener) -> None:
     spec = TensorSpec("float32", (0, 3))
     frame, body = listener.ask(m.Fetch((1,)), [m.Put(1, spec)])
-    assert (frame.message(), body) == (m.Values((spec,)), b"")
+    assert (frame.message(m.VOCABULARY), body) == (m.Values((spec,)), b"")
     assert torch.empty(0, 3).nbytes == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cloister.errors import FrameError
 from cloister.node.link import INLINE_BYTES, SLOT_BYTES, SLOTS, End, Link, pair
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 
 MIB = 1 << 20

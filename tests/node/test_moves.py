@@ -20,8 +20,9 @@ from cloister.node.executor import Courier
 from cloister.node.link import Link, pair
 from cloister.node.moves import Mover, receive_push
 from cloister.node.rendezvous import Arrival, Rendezvous
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
+from cloister.wire.messages import encode
 from cloister.worker.values import spec_of
 
 BOB, ALICE, MALLORY = ("sha256:" + digit * 64 for digit in "bac")
@@ -226,7 +227,7 @@ def test_pushes_that_wait_are_counted(net: Net, monkeypatch: pytest.MonkeyPatch)
         os.sched_yield()
     third = net.dialled_by(BOB)
     third.send(Kind.PUSH, m.Delivery(bytes([9]) * 32, ()))
-    assert "wait already" in third.receive(wait_s=20).message().text
+    assert "wait already" in third.receive(wait_s=20).message(m.VOCABULARY).text
     other = net.dialled_by(MALLORY)
     other.send(Kind.PUSH, m.Delivery(bytes([9]) * 32, ()))
     while len(net.rendezvous._meetings) < 3:
@@ -241,7 +242,7 @@ def test_a_pusher_that_breaks_off_leaves_the_taking_session_whole(net: Net) -> N
     with session(net, dial=lambda _: net.dialled_by(BOB)) as (bob, _), session(net, dial=nowhere) as (alice, _):
         broken = net.dialled_by(BOB)
         like = torch.ones(2_000_000)
-        broken.send_raw(Kind.PUSH, m.encode(m.Delivery(TICKET, (spec_of(like),))), like.nbytes)
+        broken.send_raw(Kind.PUSH, encode(m.Delivery(TICKET, (spec_of(like),))), like.nbytes)
         thread, results = in_thread(lambda: take(alice, [like]))
         broken.send_body(memoryview(bytes(3_000_000)))
         broken.close()

@@ -32,7 +32,7 @@ from cloister.node.sealed import (
     seal_file,
 )
 from cloister.node.shelf import Shelf
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec
 
@@ -309,7 +309,7 @@ def test_an_executor_with_the_key_finds_it_and_one_without_does_not(data_sets: l
                 assert KEY.hex().encode() not in shown
             child.session.send(Kind.ASK, m.Ask([], m.Search(("#ax",), 1)))
             frame = child.session.receive()
-            answers.append((frame.kind, frame.message()))
+            answers.append((frame.kind, frame.message(m.VOCABULARY)))
             child.session.send(Kind.ASK, m.Ask([], m.Fetch((1,))))
             frame = child.session.receive()
             answers.append((frame.kind, b"".join(map(bytes, child.session.pieces(frame.body_bytes)))))

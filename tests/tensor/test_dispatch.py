@@ -7,7 +7,7 @@ import torch
 
 from cloister import PointerTensor, VirtualWorker
 from cloister.errors import NotColocatedError, OpRefusedError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 
 from cloister.errors import MessageError, RemoteIndexError
 from cloister.tensor.location import Location, geometry_from
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 
 
 class Recorder:

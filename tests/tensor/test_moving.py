@@ -10,7 +10,7 @@ import cloister
 from cloister import VirtualWorker
 from cloister.errors import MoveError, NetworkError, UnreachableError
 from cloister.tensor.moving import move
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.errors import FrameError, LimitError, MessageError, WireError
-from cloister.wire import fields, frames, limits, messages, optimizers, rounds, tensors
+from cloister.wire import fields, frames, limits, messages, optimizers, rounds, sessions, tensors
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
-from cloister.wire.messages import Batch, Call, Free, Hello, Put, check_body, decode, encode
+from cloister.wire.messages import Hello, encode
+from cloister.wire.sessions import Batch, Call, Free, Put, check_body, decode
 from cloister.wire.tensors import ITEM_BYTES, TensorSpec
 from tests.vectors.wire import make
 
@@ -24,7 +25,7 @@ MANY_IDS = st.lists(IDS, max_size=5).map(tuple)
 SIZES = st.integers(0, limits.SIZE)
 SHAPES = st.lists(SIZES, max_size=limits.DIMENSIONS).map(tuple)
 SPECS = st.builds(TensorSpec, st.sampled_from(sorted(ITEM_BYTES)), SHAPES)
-STRIDED = st.builds(messages.StridedSpec, st.sampled_from(sorted(ITEM_BYTES)), SHAPES, SHAPES)
+STRIDED = st.builds(sessions.StridedSpec, st.sampled_from(sorted(ITEM_BYTES)), SHAPES, SHAPES)
 TAGS = st.lists(NAMES, max_size=4).map(tuple)
 SITES = st.integers(0, (1 << 31) - 1)
 DIGESTS = st.binary(min_size=32, max_size=32)
@@ -46,10 +47,10 @@ COMMANDS = st.one_of(
         SITES,
     ),
     st.builds(Free, MANY_IDS),
-    st.builds(messages.Tag, IDS, TAGS),
-    st.builds(messages.Reach, PEERS, SITES),
-    st.builds(messages.Push, MANY_IDS, PEERS, DIGESTS, SITES),
-    st.builds(messages.Take, MANY_IDS, st.lists(SPECS, max_size=3).map(tuple), PEERS, DIGESTS, SITES),
+    st.builds(sessions.Tag, IDS, TAGS),
+    st.builds(sessions.Reach, PEERS, SITES),
+    st.builds(sessions.Push, MANY_IDS, PEERS, DIGESTS, SITES),
+    st.builds(sessions.Take, MANY_IDS, st.lists(SPECS, max_size=3).map(tuple), PEERS, DIGESTS, SITES),
 )
 SCHEDULES = st.builds(optimizers.StepDecay, SIZES, FLOATS) | st.builds(optimizers.CosineDecay, SIZES, FLOATS)
 SHARED = (FLOATS, FLOATS, st.none() | FLOATS, st.none() | SCHEDULES)
@@ -61,12 +62,12 @@ OPTIMIZERS = st.one_of(
     ),
 )
 QUESTIONS = st.one_of(
-    st.builds(messages.Fetch, MANY_IDS),
-    st.builds(messages.Describe, MANY_IDS),
-    st.builds(messages.Search, TAGS, IDS),
-    st.builds(messages.Count),
+    st.builds(sessions.Fetch, MANY_IDS),
+    st.builds(sessions.Describe, MANY_IDS),
+    st.builds(sessions.Search, TAGS, IDS),
+    st.builds(sessions.Count),
     st.builds(
-        messages.Train,
+        sessions.Train,
         IDS,
         MANY_IDS,
         MANY_IDS,
@@ -80,12 +81,12 @@ QUESTIONS = st.one_of(
     ),
 )
 ANSWERS = st.one_of(
-    st.builds(messages.Values, st.lists(SPECS, max_size=3).map(tuple)),
-    st.builds(messages.Described, st.lists(STRIDED, max_size=3).map(tuple)),
-    st.builds(messages.Found, st.lists(st.builds(messages.Match, TAGS, STRIDED), max_size=3).map(tuple)),
-    st.builds(messages.Counted, SIZES, SIZES),
-    st.builds(messages.Trained, st.dictionaries(NAMES, FLOATS, max_size=3), SIZES),
-    st.builds(messages.Done),
+    st.builds(sessions.Values, st.lists(SPECS, max_size=3).map(tuple)),
+    st.builds(sessions.Described, st.lists(STRIDED, max_size=3).map(tuple)),
+    st.builds(sessions.Found, st.lists(st.builds(sessions.Match, TAGS, STRIDED), max_size=3).map(tuple)),
+    st.builds(sessions.Counted, SIZES, SIZES),
+    st.builds(sessions.Trained, st.dictionaries(NAMES, FLOATS, max_size=3), SIZES),
+    st.builds(sessions.Done),
 )
 SMALL = st.integers(0, 255)
 WHOLE = st.integers(0, (1 << 53) - 1)
@@ -130,18 +131,18 @@ MESSAGES = {
         TEXTS,
     ),
     Kind.BATCH: st.builds(Batch, st.lists(COMMANDS, max_size=4)),
-    Kind.ASK: st.builds(messages.Ask, st.lists(COMMANDS, max_size=3), QUESTIONS),
+    Kind.ASK: st.builds(sessions.Ask, st.lists(COMMANDS, max_size=3), QUESTIONS),
     Kind.ANSWER: ANSWERS,
-    Kind.FAILURE: st.builds(messages.Failure, NAMES, NAMES, SITES, TEXTS),
-    Kind.PUSH: st.builds(messages.Delivery, DIGESTS, st.lists(SPECS, max_size=3).map(tuple)),
+    Kind.FAILURE: st.builds(sessions.Failure, NAMES, NAMES, SITES, TEXTS),
+    Kind.PUSH: st.builds(sessions.Delivery, DIGESTS, st.lists(SPECS, max_size=3).map(tuple)),
     Kind.CHALLENGE: st.builds(
         messages.Challenge, st.lists(SMALL, min_size=1, max_size=16).map(tuple), DIGESTS, DIGESTS
     ),
     Kind.PROOF: st.builds(messages.Proof, st.binary(max_size=100), st.binary(max_size=100)),
     Kind.PROVISION: st.builds(messages.Provision, NAMES, st.binary(max_size=100)),
     Kind.ROUND: FROM_MEMBERS | FROM_AGGREGATORS,
-    Kind.DIAL: st.builds(messages.Dial, PEERS),
-    Kind.AWAIT: st.builds(messages.Await, PEERS, DIGESTS),
+    Kind.DIAL: st.builds(sessions.Dial, PEERS),
+    Kind.AWAIT: st.builds(sessions.Await, PEERS, DIGESTS),
 }
 KINDED = st.one_of(*(st.tuples(st.just(kind), strategy) for kind, strategy in MESSAGES.items()))
 FRAMES = [make.frame(kind, make.pack(message), body) for kind, message, body in make.GOOD.values()]
@@ -151,12 +152,22 @@ def read(data: bytes) -> object:
     """Reads a frame's prefix and message, and checks the length of its body."""
     kind, header_bytes, body_bytes = unpack_prefix(data[:PREFIX_BYTES])
     message = decode(kind, data[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
-    check_body(message, body_bytes)
+    rounds.check_body(message, body_bytes) if kind is Kind.ROUND else check_body(message, body_bytes)
     return message
 
 
 def test_every_kind_is_tried():
     assert set(MESSAGES) == set(Kind)
+
+
+@given(KINDED)
+def test_an_end_without_sessions_understands_nothing_of_them(kinded):
+    kind, message = kinded
+    if kind in messages.VOCABULARY:
+        assert messages.decode(kind, encode(message)) == message
+    else:
+        with pytest.raises(MessageError, match=f"{kind.name} has no place here"):
+            messages.decode(kind, encode(message))
 
 
 @given(KINDED)
@@ -335,7 +346,7 @@ def test_a_message_that_is_too_long_to_send():
 
 def test_every_limit_is_used():
     """A limit that nothing looks at would be a promise only."""
-    source = "".join(inspect.getsource(module) for module in (messages, fields, frames, rounds, tensors))
+    source = "".join(inspect.getsource(module) for module in (messages, fields, frames, rounds, sessions, tensors))
     unused = [name for name in vars(limits) if name.isupper() and name not in source]
     # How much is moved at once; how long what is sealed may be, which its sealed form bounds here; and how much of a
     # ledger travels at once, which the aggregator looks at.
@@ -347,7 +358,7 @@ def test_every_limit_is_used():
 
 @given(st.lists(SPECS, max_size=4))
 def test_a_body_is_as_long_as_its_tensors(specs):
-    message = messages.Values(tuple(specs))
+    message = sessions.Values(tuple(specs))
     counts = [math.prod(spec.shape) for spec in specs]
     if any(count > limits.SIZE for count in counts):
         with pytest.raises(LimitError):
@@ -364,18 +375,18 @@ def test_bodies_come_with_puts_values_and_deliveries_only():
     spec = TensorSpec("uint8", (2,))
     put = Put(1, spec)
     assert check_body(Batch([put, Free((1,)), put]), 4) == (spec, spec)
-    assert check_body(messages.Ask([put], messages.Count()), 2) == (spec,)
-    assert check_body(messages.Delivery(bytes(32), (spec,)), 2) == (spec,)
-    take = messages.Take((1,), (spec,), make.BOB, bytes(32), 0)
+    assert check_body(sessions.Ask([put], sessions.Count()), 2) == (spec,)
+    assert check_body(sessions.Delivery(bytes(32), (spec,)), 2) == (spec,)
+    take = sessions.Take((1,), (spec,), make.BOB, bytes(32), 0)
     assert check_body(Batch([take]), 0) == ()
     with pytest.raises(MessageError):
-        check_body(messages.Done(), 1)
+        check_body(sessions.Done(), 1)
 
 
 def test_what_the_page_leaves_open():
     """Integers packed longer than need be are read, and of a key that stands twice the last one counts."""
     longer = b"\x92\x90\x92\xa5fetch\x91\xcf" + bytes(7) + b"\x05"
-    assert decode(Kind.ASK, longer) == messages.Ask([], messages.Fetch((5,)))
+    assert decode(Kind.ASK, longer) == sessions.Ask([], sessions.Fetch((5,)))
     (command,) = decode(Kind.BATCH, msgspec.msgpack.encode(call(kwargs={"a": 1}))).commands
     twice = msgspec.msgpack.encode(call(kwargs={"a": 1})).replace(b"\x81\xa1a\x01", b"\x82\xa1a\x01\xa1a\x02")
     assert decode(Kind.BATCH, twice).commands == [msgspec.structs.replace(command, kwargs={"a": 2})]

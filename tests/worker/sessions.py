@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from cloister.errors import MoveError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
+from cloister.wire.messages import encode
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
 from cloister.worker.values import spec_of
@@ -120,5 +121,5 @@ class Session:
 
 
 def _through_bytes(commands: Sequence[m.Command]) -> list[m.Command]:
-    decoded: list[m.Command] = m.decode(Kind.BATCH, m.encode(m.Batch(list(commands)))).commands
+    decoded: list[m.Command] = m.decode(Kind.BATCH, encode(m.Batch(list(commands)))).commands
     return decoded

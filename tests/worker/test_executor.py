@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cloister.errors import InteractiveRefusedError, MoveError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
 from tests.worker.sessions import Exchange, NoDataSets, Session, Shelf

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import WorkerError
 from cloister.tensor.plan.encoding import PLAN_BYTES, encode
-from cloister.wire import messages as m
+from cloister.wire import messages
 from cloister.wire import optimizers as wire
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 from cloister.worker.trainings import STEPS
@@ -56,12 +57,12 @@ class Asking(Session):
 
     def train(self, **changed: Any) -> m.Trained | m.Failure:
         question = msgspec.structs.replace(self.question, **changed)
-        asked = m.decode(Kind.ASK, m.encode(m.Ask([], question))).question
+        asked = m.decode(Kind.ASK, messages.encode(m.Ask([], question))).question
         answer, values = self.executor.answer(asked)
         if isinstance(answer, m.Trained):
             assert [answer.losses] == [m.TensorSpec("float64", tuple(each.shape)) for each in values]
         assert isinstance(answer, (m.Trained, m.Failure))
-        m.encode(answer)
+        messages.encode(answer)
         return answer
 
     def model(self) -> list[Tensor]:

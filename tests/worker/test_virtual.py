@@ -12,7 +12,7 @@ import torch
 import cloister
 from cloister import VirtualWorker
 from cloister.errors import MemoryLimitError, MoveError, ObjectLimitError, RemoteOpError
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 
 X: Any = torch.arange(6.0).reshape(2, 3)
 ENCODE = pytest.mark.parametrize("encode", [False, True], ids=["direct", "encoded"])

@@ -35,7 +35,8 @@ from cloister.net.provisioning import provision_info
 from cloister.net.tls import handshake, wrap
 from cloister.wire.address import parse_address
 from cloister.wire.frames import VERSION, Kind
-from cloister.wire.messages import Challenge, Failure, Proof, Provision
+from cloister.wire.messages import Challenge, Proof, Provision
+from cloister.wire.sessions import VOCABULARY, Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Proven:
         sealed = seal(secret, public_key=self.transcript.hpke_key, info=info)
         self.connection.send(Kind.PROVISION, Provision(name=name, sealed=sealed))
         frame = self.connection.receive(wait_s=wait_s)
-        match frame.kind, frame.message():
+        match frame.kind, frame.message(VOCABULARY):
             case Kind.ANSWER, _:
                 return
             case Kind.FAILURE, Failure(code=code, text=text):

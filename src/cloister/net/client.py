@@ -20,9 +20,10 @@ from cloister.net.identity import Identity
 from cloister.tensor import optable
 from cloister.tensor.hook import install
 from cloister.tensor.worker import Worker
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.messages import Welcome
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.values import as_bytes, check_received, empty
 
@@ -34,7 +35,7 @@ _SKIPPED_BYTES: Final = 64 << 20
 class RemoteWorker(Worker):
     """A worker on another machine. Made by ``connect``; ``close()``, or a ``with`` block, ends the session."""
 
-    def __init__(self, name: str, channel: OverTLS, *, limits: m.Welcome) -> None:
+    def __init__(self, name: str, channel: OverTLS, *, limits: Welcome) -> None:
         super().__init__(name, channel)
         self._over_tls = channel
         self.memory_bytes = limits.memory_bytes
@@ -153,7 +154,7 @@ class OverTLS:
     def _answer(
         self, frame: Frame, expected: tuple[TensorSpec, ...]
     ) -> tuple[m.Answer | m.Failure, list[torch.Tensor]]:
-        message = frame.message()
+        message = frame.message(m.VOCABULARY)
         if frame.kind is Kind.REFUSAL:
             raise refusal_error(message)
         if frame.kind not in (Kind.ANSWER, Kind.FAILURE):

@@ -19,7 +19,7 @@ from msgspec import Struct
 from cloister.errors import ConnectionLostError, NetworkError, NoAnswerError, PeerRefusedError
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.limits import CHUNK_BYTES
-from cloister.wire.messages import decode, encode
+from cloister.wire.messages import VOCABULARY, Vocabulary, decode, encode
 
 _BUFFER_BYTES: Final = 1 << 16
 """Read ahead, so that a small frame costs one read. Also what is gathered into one write."""
@@ -36,13 +36,13 @@ class Frame(NamedTuple):
     header: bytes
     body_bytes: int
 
-    def message(self) -> Any:
-        """The header as the message that ``kind`` stands for.
+    def message(self, among: Vocabulary = VOCABULARY) -> Any:
+        """The header as the message that ``kind`` stands for, of those that this end understands.
 
         Raises:
             MessageError: it is no such message.
         """
-        return decode(self.kind, self.header)
+        return decode(self.kind, self.header, among=among)
 
 
 class Connection:

@@ -11,7 +11,8 @@ from cloister.net.proving import Instance, Prover
 from cloister.net.secrets import Secrets
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
-from cloister.wire.messages import Done, Failure, Provision
+from cloister.wire.messages import Provision
+from cloister.wire.sessions import Done, Failure
 
 PROVISION: Final = b"cloister provision 1\0"
 """What a sealed secret is bound to: this label, SHA-512(T), and the secret's name."""

@@ -23,9 +23,10 @@ from cloister.node.child import Assignment, Opening
 from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.shelf import Shelf
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.messages import Refusal
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
 from cloister.worker.values import as_bytes, check_received, spec_of
@@ -77,7 +78,7 @@ class Courier:
             MoveError: it did not come, or is not what it was said to be.
         """
         self._link.send(Kind.AWAIT, m.Await(peer, ticket))
-        offered = self._receive(Kind.PUSH).message().specs
+        offered = self._receive(Kind.PUSH).message(m.VOCABULARY).specs
         if offered != tuple(specs):
             raise self._decline("the other worker's values have other shapes or element types than its pointers")
         self._link.send(Kind.ANSWER, m.Done())
@@ -107,7 +108,7 @@ class Courier:
     def _receive(self, kind: Kind) -> Frame:
         frame = self._link.receive()
         if frame.kind is Kind.FAILURE:
-            raise MoveError(frame.message().text)
+            raise MoveError(frame.message(m.VOCABULARY).text)
         if frame.kind is not kind:
             raise EOFError(f"the listener says {frame.kind.name} where {kind.name} is due")
         return frame
@@ -125,14 +126,14 @@ def serve(link: Link, executor: Executor) -> None:
         except EOFError:
             return
         try:
-            message = frame.message()
+            message = frame.message(m.VOCABULARY)
             specs = m.check_body(message, frame.body_bytes)
             _run(link, executor, message.commands, specs, frame.body_bytes)
             if isinstance(message, m.Ask):
                 _answer(link, executor, message.question)
         except WireError as fault:
             # No telling what the caller believes that this session holds: it is told why, and the session ends.
-            link.send(Kind.REFUSAL, m.Refusal("protocol", str(fault)[:TEXT_CHARS]))
+            link.send(Kind.REFUSAL, Refusal("protocol", str(fault)[:TEXT_CHARS]))
             return
 
 

@@ -25,7 +25,7 @@ from cloister.node.link import Link
 from cloister.node.rendezvous import Arrival, Rendezvous, Verdict
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
-from cloister.wire.messages import Await, Delivery, Dial, Done, Failure, check_body
+from cloister.wire.sessions import VOCABULARY, Await, Delivery, Dial, Done, Failure, check_body
 
 _log: Final = logging.getLogger(__name__)
 _DRAIN_BYTES: Final = 64 << 20
@@ -77,7 +77,7 @@ class Mover:
                 if frame.kind is Kind.PUSH:
                     self._push(frame)
                     continue
-                match frame.kind, frame.message(), frame.body_bytes:
+                match frame.kind, frame.message(VOCABULARY), frame.body_bytes:
                     case Kind.DIAL, Dial(peer), 0:
                         self._reach(peer)
                     case Kind.AWAIT, Await(peer, ticket), 0:
@@ -128,9 +128,9 @@ class Mover:
             answer = connection.receive(wait_s=self._move_wait_s + _MARGIN_S)
             if answer.body_bytes or answer.kind not in (Kind.ANSWER, Kind.FAILURE):
                 raise _out_of_turn(answer)
-            if answer.kind is Kind.ANSWER and not isinstance(answer.message(), Done):
+            if answer.kind is Kind.ANSWER and not isinstance(answer.message(VOCABULARY), Done):
                 raise _out_of_turn(answer)
-            return (answer.kind, answer.message())
+            return (answer.kind, answer.message(VOCABULARY))
         except (NetworkError, WireError) as fault:
             for _ in pieces:  # what the executor has still to hand over
                 pass
@@ -177,7 +177,7 @@ class Mover:
 
     def _verdict(self) -> Verdict:
         frame = self._link.receive()
-        match frame.kind, frame.message(), frame.body_bytes:
+        match frame.kind, frame.message(VOCABULARY), frame.body_bytes:
             case (Kind.ANSWER, Done() as message, 0) | (Kind.FAILURE, Failure() as message, 0):
                 return (frame.kind, message)
             case _:
@@ -191,7 +191,7 @@ def receive_push(connection: Connection, *, rendezvous: Rendezvous, move_wait_s:
         NetworkError: the connection ended. WireError: not a push.
     """
     frame = connection.receive(wait_s=_MARGIN_S)
-    message = frame.message()
+    message = frame.message(VOCABULARY)
     if not isinstance(message, Delivery):
         raise _out_of_turn(frame)
     check_body(message, frame.body_bytes)

@@ -14,7 +14,7 @@ from cloister.errors import MoveError
 from cloister.net.connection import Connection, Frame
 from cloister.net.waiting import HUNG_UP, READABLE, Bell, wait
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Done, Failure
+from cloister.wire.sessions import Done, Failure
 
 WAITING_PER_PEER: Final = 16
 """Pushes of one worker that may wait at a time, for sessions that have not come to them yet."""

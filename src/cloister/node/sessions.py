@@ -20,7 +20,8 @@ from cloister.net.reception import refuse
 from cloister.net.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.node.child import Child
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Failure, Refusal
+from cloister.wire.messages import Refusal
+from cloister.wire.sessions import Failure
 
 _log: Final = logging.getLogger(__name__)
 _FRAME_S: Final = 30.0

@@ -19,7 +19,7 @@ from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.ops import LITERALS, Of, Op, Param
 from cloister.tensor.pointer import DEVICE, PointerTensor, fetch
-from cloister.wire.messages import Call
+from cloister.wire.sessions import Call
 
 aten = torch.ops.aten
 

@@ -19,7 +19,7 @@ import torch
 from cloister.errors import MessageError, NetworkError, WorkerError
 from cloister.tensor import sites
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.limits import COMMANDS, FOUND, LIST_ITEMS
 from cloister.wire.tensors import TensorSpec
 

@@ -12,7 +12,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.pointer import PointerTensor, fetch
 from cloister.wire.limits import LIST_ITEMS
-from cloister.wire.messages import Push, Reach, Take
+from cloister.wire.sessions import Push, Reach, Take
 from cloister.wire.tensors import TensorSpec
 
 

@@ -15,8 +15,8 @@ from cloister.tensor.location import Location
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.tensor.pointer import PointerTensor
-from cloister.wire import messages as m
 from cloister.wire import optimizers as wire
+from cloister.wire import sessions as m
 from cloister.wire.limits import METRICS, SIZE
 from cloister.wire.tensors import TensorSpec
 

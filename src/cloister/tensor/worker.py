@@ -15,7 +15,7 @@ from cloister.tensor.plan.plan import Plan
 from cloister.tensor.pointer import PointerTensor
 from cloister.tensor.training import Optimizer, Report, train
 from cloister.wire.limits import NAME_CHARS, TAGS
-from cloister.wire.messages import Tag
+from cloister.wire.sessions import Tag
 
 
 class Worker(Location):

@@ -1,257 +1,31 @@
-"""The messages, as strict msgpack structures. docs/wire.md is their specification.
+"""The messages that open a conversation and prove what one end runs, and how all messages are written and read.
 
-Every message is a msgpack array whose items are its fields in the order written here; where several kinds may stand,
-the first item is a tag. An unknown tag, a missing or surplus field, a wrong type or a value over its limit is refused.
+docs/wire.md is their specification. Every message is a msgpack array whose items are its fields in the order written
+here; where several kinds may stand, the first item is a tag. An unknown tag, a missing or surplus field, a wrong type
+or a value over its limit is refused.
 
-An operation's arguments follow the operator's own schema (docs/adr/0003), so they carry no type tags: where the schema
-says ``Tensor`` a positive integer is an object's id and a list of one number is that number; where it says ``int`` an
-integer is an integer.
+What is said after the opening stands in ``rounds`` and in ``sessions``. An end that holds no sessions loads nothing of
+theirs, and understands none of their messages.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from cloister.errors import LimitError, MessageError
 from cloister.wire import rounds
-from cloister.wire.fields import (
-    Digest,
-    Fingerprint,
-    Ids,
-    ManyIds,
-    Message,
-    Name,
-    ObjectId,
-    OutputIds,
-    Seed,
-    Site,
-    Specs,
-    Tags,
-    Text,
-    Ticket,
-    Versions,
-)
+from cloister.wire.fields import Digest, Message, Name, Text, Versions
 from cloister.wire.frames import Kind
-from cloister.wire.limits import (
-    ARGUMENTS,
-    COMMANDS,
-    EVIDENCE_BYTES,
-    FOUND,
-    HEADER_BYTES,
-    LIST_ITEMS,
-    METRICS,
-    NAME_CHARS,
-    SEALED_BYTES,
-    TRANSCRIPT_BYTES,
-)
-from cloister.wire.optimizers import Optimizer
-from cloister.wire.tensors import DType, Shape, Size, TensorSpec
-
-Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
-_Row = Scalar | Annotated[list[Scalar], Meta(max_length=LIST_ITEMS)]
-Argument = Scalar | Annotated[list[_Row], Meta(max_length=LIST_ITEMS)]
-"""An operation's argument: a scalar, a list of scalars, or a list of lists of them, and no deeper."""
-
-
-# What a caller tells a worker to do. None of these is answered.
-
-
-class Put(Message, tag="put", frozen=True):
-    """Hold this tensor; its bytes are in the frame's body, in the order of the ``Put``s."""
-
-    id: ObjectId
-    spec: TensorSpec
-
-
-class Call(Struct, array_like=True, forbid_unknown_fields=True, tag="call"):
-    """Run one operation. ``outs`` names the tensors it makes, in order, 0 for one that is absent.
-
-    Not frozen: one is made for every operation, and its outputs are known last.
-    """
-
-    op: Name
-    args: Annotated[list[Argument], Meta(max_length=ARGUMENTS)]
-    kwargs: Annotated[dict[Name, Argument], Meta(max_length=ARGUMENTS)]
-    outs: OutputIds
-    seed: Seed | None
-    site: Site
-
-
-class Free(Message, tag="free", frozen=True):
-    """Forget these objects."""
-
-    ids: Ids
-
-
-class Tag(Message, tag="tag", frozen=True):
-    """Keep the object, under these tags, until the session ends."""
-
-    id: ObjectId
-    tags: Tags
-
-
-class Reach(Message, tag="reach", frozen=True):
-    """Have a connection to this worker ready for a push: where there is no way, that is known before anybody waits."""
-
-    peer: Fingerprint
-    site: Site
-
-
-class Push(Message, tag="push", frozen=True):
-    """Give the values of these objects to the same caller's session at another worker, named by its key."""
-
-    ids: Ids
-    peer: Fingerprint
-    ticket: Ticket
-    site: Site
-
-
-class Take(Message, tag="take", frozen=True):
-    """Hold, under these ids, what that worker pushes with this ticket."""
-
-    ids: Ids
-    specs: Specs
-    peer: Fingerprint
-    ticket: Ticket
-    site: Site
-
-
-Command = Put | Call | Free | Tag | Reach | Push | Take
-Commands = Annotated[list[Command], Meta(max_length=COMMANDS)]
-
-
-class Batch(Message, frozen=True):
-    """Commands, run in order."""
-
-    commands: Commands
-
-
-# What a caller may ask. Each is answered by one answer or one failure.
-
-
-class Fetch(Message, tag="fetch", frozen=True):
-    """The values of these objects. Answered by ``Values``."""
-
-    ids: Ids
-
-
-class Describe(Message, tag="describe", frozen=True):
-    """The shapes of these objects. Answered by ``Described``."""
-
-    ids: Ids
-
-
-class Search(Message, tag="search", frozen=True):
-    """Tensors that carry all these tags; they get ids from ``first`` upwards. Answered by ``Found``."""
-
-    tags: Tags
-    first: ObjectId
-
-
-class Count(Message, tag="count", frozen=True):
-    """How much this session holds. Answered by ``Counted``."""
-
-
-class Train(Message, tag="train", frozen=True):
-    """Train a model that this session holds, in place. Answered by ``Trained``.
-
-    ``plan`` is an object too: a ``uint8`` tensor of the plan's bytes. ``parameters`` and ``buffers`` are in the plan's
-    order, ``columns`` in the order of its batch; the rows of all columns are the data set.
-    """
-
-    plan: ObjectId
-    parameters: ManyIds
-    buffers: ManyIds
-    columns: Annotated[tuple[ObjectId, ...], Meta(min_length=1, max_length=METRICS)]
-    optimizer: Optimizer
-    batch_size: Size
-    local_epochs: Size
-    seed: Annotated[int, Meta(ge=0)]
-    proximal: float
-    clip: float | None
-
-
-Question = Fetch | Describe | Search | Count | Train
-
-
-class Ask(Message, frozen=True):
-    """Commands, run in order, and then one question."""
-
-    commands: Commands
-    question: Question
-
-
-class Values(Message, tag="values", frozen=True):
-    """Tensors; their bytes are in the frame's body, in order."""
-
-    specs: Specs
-
-
-class StridedSpec(Message, frozen=True):
-    """A tensor's element type, shape and strides (in elements)."""
-
-    dtype: DType
-    shape: Shape
-    strides: Shape
-
-
-class Described(Message, tag="described", frozen=True):
-    """The shapes that were asked for, in order."""
-
-    specs: Annotated[tuple[StridedSpec, ...], Meta(max_length=LIST_ITEMS)]
-
-
-class Match(Message, frozen=True):
-    """One tensor found: its tags and its shape."""
-
-    tags: Tags
-    spec: StridedSpec
-
-
-class Found(Message, tag="found", frozen=True):
-    """What a search found."""
-
-    matches: Annotated[tuple[Match, ...], Meta(max_length=FOUND)]
-
-
-class Counted(Message, tag="counted", frozen=True):
-    """Objects that the session holds, and the bytes of memory behind them."""
-
-    objects: Size
-    nbytes: Size
-
-
-class Trained(Message, tag="trained", frozen=True):
-    """The means over all that was trained on, ``"loss"`` among them; the body holds the loss of each step, float64."""
-
-    metrics: Annotated[dict[Name, float], Meta(max_length=METRICS + 1)]
-    steps: Size
-
-    @property
-    def losses(self) -> TensorSpec:
-        """What the body holds."""
-        return TensorSpec("float64", (self.steps,))
-
-
-class Done(Message, tag="done", frozen=True):
-    """Done, and nothing to say about it."""
-
-
-Answer = Values | Described | Found | Counted | Trained | Done
-
-
-class Failure(Message, frozen=True):
-    """The first thing that went wrong since the last answer: its code (``WorkerError``), the operation, the site."""
-
-    code: Name
-    op: Name
-    site: Site
-    text: Text
-
+from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, SEALED_BYTES, TRANSCRIPT_BYTES
+from cloister.wire.tensors import Size
+
+Vocabulary: TypeAlias = Mapping[Kind, msgspec.msgpack.Decoder[Any]]
+"""What one end understands: a decoder for each kind of frame."""
 
 # How a conversation is opened.
 
@@ -281,13 +55,6 @@ class Refusal(Message, frozen=True):
     text: Text
 
 
-class Delivery(Message, frozen=True):
-    """Values from worker to worker; their bytes are in the frame's body, in order."""
-
-    ticket: Ticket
-    specs: Specs
-
-
 # How one end proves what it runs (docs/attestation.md). Before the proof nothing else is said.
 
 
@@ -313,41 +80,24 @@ class Provision(Message, frozen=True):
     sealed: Annotated[bytes, Meta(max_length=SEALED_BYTES)]
 
 
-# Between a node's listener and its executors.
+def vocabulary(types: Mapping[Kind, Any]) -> Vocabulary:
+    """The messages that may stand in each kind of frame."""
+    return {kind: msgspec.msgpack.Decoder(each) for kind, each in types.items()}
 
 
-class Dial(Message, frozen=True):
-    """Open a connection to this peer; a ``Delivery`` for it follows."""
+VOCABULARY: Final = vocabulary(
+    {
+        Kind.HELLO: Hello,
+        Kind.WELCOME: Welcome,
+        Kind.REFUSAL: Refusal,
+        Kind.CHALLENGE: Challenge,
+        Kind.PROOF: Proof,
+        Kind.PROVISION: Provision,
+        Kind.ROUND: rounds.RoundMessage,
+    }
+)
+"""What every end understands."""
 
-    peer: Fingerprint
-
-
-class Await(Message, frozen=True):
-    """Hand me the ``Delivery`` that this peer makes with this ticket."""
-
-    peer: Fingerprint
-    ticket: Ticket
-
-
-M = TypeVar("M")
-
-_TYPES: Final[dict[Kind, Any]] = {
-    Kind.HELLO: Hello,
-    Kind.WELCOME: Welcome,
-    Kind.REFUSAL: Refusal,
-    Kind.BATCH: Batch,
-    Kind.ASK: Ask,
-    Kind.ANSWER: Answer,
-    Kind.FAILURE: Failure,
-    Kind.PUSH: Delivery,
-    Kind.CHALLENGE: Challenge,
-    Kind.PROOF: Proof,
-    Kind.PROVISION: Provision,
-    Kind.ROUND: rounds.RoundMessage,
-    Kind.DIAL: Dial,
-    Kind.AWAIT: Await,
-}
-_DECODERS: Final = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in _TYPES.items()}
 _VALUE: Final = re.compile(r""" value ['"].*['"](?= - at `\$|\Z)""", re.DOTALL)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
@@ -364,48 +114,19 @@ def encode(message: Struct) -> bytes:
     return data
 
 
-def decode(kind: Kind, data: bytes | bytearray | memoryview) -> Any:
+def decode(kind: Kind, data: bytes | bytearray | memoryview, *, among: Vocabulary = VOCABULARY) -> Any:
     """The message in a frame's header: one of the type that ``kind`` stands for.
 
     Raises:
-        MessageError: not such a message (unknown or missing fields, wrong types, values over their limits).
+        MessageError: not such a message (unknown or missing fields, wrong types, values over their limits), or none of
+            this vocabulary.
     """
+    if kind not in among:
+        raise MessageError(f"{kind.name} has no place here")
     try:
-        return _DECODERS[kind].decode(data)
+        return among[kind].decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as fault:
         # msgspec's texts name the field and the type that was expected, and in two places repeat the value that was
         # found. A value from outside has no place in a log.
         reason = _VALUE.sub(" value", str(fault))
         raise MessageError(f"a message of kind {kind.name} does not decode: {reason}") from None
-
-
-def body_specs(message: Any) -> tuple[TensorSpec, ...]:
-    """The tensors whose bytes a message's frame carries in its body, in order."""
-    match message:
-        case Batch(commands) | Ask(commands):
-            return tuple(command.spec for command in commands if type(command) is Put)
-        case Values(specs) | Delivery(_, specs):
-            return specs
-        case Trained():
-            return (message.losses,)
-        case _:
-            return ()
-
-
-def check_body(message: Any, body_bytes: int) -> tuple[TensorSpec, ...]:
-    """``body_specs``, checked against the length of the body that came with the message.
-
-    What comes with the messages of rounds is no tensors with specs: ``rounds.check_body`` looks at its length.
-
-    Raises:
-        MessageError: the body is longer or shorter than its tensors, or holds an element type that does not travel.
-        LimitError: a tensor of more elements than any may have, or a job over its limit.
-    """
-    if isinstance(message, rounds.RoundMessage):
-        rounds.check_body(message, body_bytes)
-        return ()
-    specs = body_specs(message)
-    expected = sum(spec.nbytes() for spec in specs)
-    if expected != body_bytes:
-        raise MessageError(f"a body of {body_bytes} bytes came for tensors of {expected} bytes")
-    return specs

@@ -19,7 +19,7 @@ from cloister.tensor import ops
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.ops import Of, Op
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.fields import Tags
 from cloister.wire.limits import FOUND
 from cloister.wire.tensors import TensorSpec

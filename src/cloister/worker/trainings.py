@@ -19,7 +19,7 @@ from cloister.errors import (
 )
 from cloister.tensor.plan.encoding import PLAN_BYTES
 from cloister.tensor.plan.program import Buffer, Parameter
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.limits import TEXT_CHARS
 from cloister.worker import optimizers
 from cloister.worker.data.batches import batches_in, check_batch_size

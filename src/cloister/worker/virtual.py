@@ -12,8 +12,9 @@ import torch
 from cloister.errors import MoveError
 from cloister.tensor.hook import TorchHook, install
 from cloister.tensor.worker import Worker
-from cloister.wire import messages as m
+from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
+from cloister.wire.messages import encode
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
 from cloister.worker.values import spec_of
@@ -91,7 +92,7 @@ class _InProcess:
 
     def post(self, commands: list[m.Command], puts: list[torch.Tensor]) -> m.Failure | None:
         if self._encode:
-            commands = m.decode(Kind.BATCH, m.encode(m.Batch(commands))).commands
+            commands = m.decode(Kind.BATCH, encode(m.Batch(commands))).commands
         with _as_elsewhere():
             self.executor.run(commands, [values.clone() for values in puts])
         return self.executor.failure()
@@ -107,7 +108,7 @@ class _InProcess:
         if failure is not None:
             return failure, []
         if self._encode:
-            question = m.decode(Kind.ASK, m.encode(m.Ask([], question))).question
+            question = m.decode(Kind.ASK, encode(m.Ask([], question))).question
         with _as_elsewhere():
             answer, values = self.executor.answer(question)
         return answer, [value.clone() for value in values]
