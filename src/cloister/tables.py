@@ -16,27 +16,12 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from cloister.errors import ConfigurationError
 
-SIZE: Final = 1 << 48
-"""The greatest size that may be written, in bytes."""
-
 LIST_ITEMS: Final = 1024
 """The most items that a list may have."""
 
 ANY: Final = "any"
 """Written where a list could stand, so that what is not checked is said."""
 
-_SIZE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
-_SIZE_UNITS: Final = {
-    "B": 1,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-}
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|min|h|d)")
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _HEX: Final = re.compile(r"[0-9a-fA-F]*")
@@ -182,18 +167,6 @@ class Table:
             self.fault(key, f"must be {what}")
             return None
         return number
-
-    def size(self, key: str, *, default: str, least: int) -> int:
-        """A size such as ``512 MiB``, in bytes; ``least`` where it is faulty."""
-        text = self.take(key, str, 'a size such as "512 MiB"', default) or default
-        match = _SIZE.fullmatch(text)
-        if match is None:
-            self.fault(key, f'must be a size such as "512 MiB"; the units are {", ".join(_SIZE_UNITS)}')
-            return least
-        value = int(float(match[1]) * _SIZE_UNITS[match[2]])
-        if not least <= value <= SIZE:
-            self.fault(key, f"must be from {least} to {SIZE} bytes")
-        return value
 
     def duration(self, key: str, *, most_s: float, default: str | None = None) -> float:
         """A time such as ``10 s`` or ``30 d``, in seconds; 0 where it is faulty."""

@@ -10,6 +10,21 @@ from cloister.wire.address import Address, parse_address
 from cloister.wire.limits import NAME_CHARS, TAGS
 from cloister.wire.peers import check_fingerprint
 
+SIZE: Final = 1 << 48
+"""The greatest size that may be written, in bytes."""
+
+_SIZE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_SIZE_UNITS: Final = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
 _DEVICE: Final = re.compile(r"cpu|cuda(?::\d{1,3})?")
 
 
@@ -18,6 +33,18 @@ class NodeTable(Table):
 
     def name(self, key: str) -> str:
         return self.text(key, most=NAME_CHARS)
+
+    def size(self, key: str, *, default: str, least: int) -> int:
+        """A size such as ``512 MiB``, in bytes; ``least`` where it is faulty."""
+        text = self.take(key, str, 'a size such as "512 MiB"', default) or default
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            self.fault(key, f'must be a size such as "512 MiB"; the units are {", ".join(_SIZE_UNITS)}')
+            return least
+        value = int(float(match[1]) * _SIZE_UNITS[match[2]])
+        if not least <= value <= SIZE:
+            self.fault(key, f"must be from {least} to {SIZE} bytes")
+        return value
 
     def tags(self) -> tuple[str, ...]:
         return self._texts("tags", most=TAGS)

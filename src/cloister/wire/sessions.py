@@ -15,25 +15,22 @@ from msgspec import Meta, Struct
 
 from cloister.errors import MessageError
 from cloister.wire import messages
-from cloister.wire.fields import (
-    Fingerprint,
-    Ids,
-    ManyIds,
-    Message,
-    Name,
-    ObjectId,
-    OutputIds,
-    Seed,
-    Site,
-    Specs,
-    Tags,
-    Text,
-    Ticket,
-)
+from cloister.wire.fields import Fingerprint, Message, Name, Text
 from cloister.wire.frames import Kind
-from cloister.wire.limits import ARGUMENTS, COMMANDS, FOUND, LIST_ITEMS, METRICS, NAME_CHARS
+from cloister.wire.limits import ARGUMENTS, COMMANDS, FOUND, INPUTS, LIST_ITEMS, METRICS, NAME_CHARS, TAGS
 from cloister.wire.optimizers import Optimizer
 from cloister.wire.tensors import DType, Shape, Size, TensorSpec
+
+ObjectId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+OutputId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Ids = Annotated[tuple[ObjectId, ...], Meta(max_length=LIST_ITEMS)]
+ManyIds = Annotated[tuple[ObjectId, ...], Meta(max_length=INPUTS)]
+OutputIds = Annotated[tuple[OutputId, ...], Meta(max_length=LIST_ITEMS)]
+Tags = Annotated[tuple[Name, ...], Meta(max_length=TAGS)]
+Specs = Annotated[tuple[TensorSpec, ...], Meta(max_length=LIST_ITEMS)]
+Ticket = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Site = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 Scalar = None | bool | int | float | Annotated[str, Meta(max_length=NAME_CHARS)]
 _Row = Scalar | Annotated[list[Scalar], Meta(max_length=LIST_ITEMS)]

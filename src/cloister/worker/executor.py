@@ -20,8 +20,8 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
-from cloister.wire.fields import Tags
 from cloister.wire.limits import FOUND
+from cloister.wire.sessions import Tags
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import bounds, forms, gaps, guards
 from cloister.worker.arguments import decode, decode_named
