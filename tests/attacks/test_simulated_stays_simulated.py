@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from cloister.attest import simulated
+from cloister.attest import simulated, simulated_report
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.claims import SimulatedClaims
 from cloister.attest.collateral import Collateral, DcapCollateral, SnpCollateral
@@ -48,7 +48,7 @@ class Forger:
         return self.random.choice(["any", known])
 
     def report(self, report_data: bytes) -> bytes:
-        return simulated.make(
+        return simulated_report.make(
             report_data,
             measurement=self.value(48),
             platform=self.value(32),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cloister.attest import simulated
+from cloister.attest import simulated_report
 from cloister.attest.evidence import Evidence, encode
 from cloister.attest.recognise import recognise, unverified
 from cloister.attest.reference import MEASURED
@@ -14,7 +14,7 @@ from cloister.errors import AttestationError, EvidenceError
 from cloister.wire.limits import EVIDENCE_BYTES
 from tests.attest.genuine import dcap, dcap_names, needs_vectors, ratls, snp, snp_names
 
-REPORT = simulated.make(bytes(range(64)), measurement=b"\x3f" * 48, platform=bytes(32))
+REPORT = simulated_report.make(bytes(range(64)), measurement=b"\x3f" * 48, platform=bytes(32))
 
 
 def test_a_simulated_report_says_what_it_was_made_of():

@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.attest import simulated
+from cloister.attest import simulated, simulated_report
 from cloister.attest.claims import SimulatedClaims
 from cloister.errors import AttestationError, EvidenceError, NotGenuineError
 
 MEASUREMENT, PLATFORM, REPORT_DATA = b"m" * 48, b"p" * 32, b"r" * 64
-REPORT = simulated.make(REPORT_DATA, measurement=MEASUREMENT, platform=PLATFORM, svn=7)
+REPORT = simulated_report.make(REPORT_DATA, measurement=MEASUREMENT, platform=PLATFORM, svn=7)
 SIGNED = 176
 
 
@@ -36,7 +36,7 @@ def signed(body: bytes) -> bytes:
     debug=st.booleans(),
 )
 def test_what_is_made_is_what_is_read(report_data, measurement, platform, svn, debug):
-    report = simulated.make(report_data, measurement=measurement, platform=platform, svn=svn, debug=debug)
+    report = simulated_report.make(report_data, measurement=measurement, platform=platform, svn=svn, debug=debug)
     assert simulated.authenticate(report) == SimulatedClaims(
         report_data=report_data, measurement=measurement, svn=svn, debug=debug, platform=platform
     )
@@ -111,4 +111,4 @@ def test_noise_is_refused(noise):
 def test_parts_of_wrong_size_make_no_report(parts):
     whole = {"report_data": REPORT_DATA, "measurement": MEASUREMENT, "platform": PLATFORM, **parts}
     with pytest.raises(EvidenceError):
-        simulated.make(whole.pop("report_data"), **whole)
+        simulated_report.make(whole.pop("report_data"), **whole)

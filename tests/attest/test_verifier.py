@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloister.attest import dcap, simulated, verifier
+from cloister.attest import dcap, simulated, simulated_report, verifier
 from cloister.attest.collateral import DcapCollateral, SnpCollateral
 from cloister.attest.evidence import Evidence
 from cloister.attest.reference import SimulatedEntry
@@ -42,7 +42,7 @@ SNP = SnpCollateral(vek=None, ask=None, ark=None, crl=None)
 def report(
     *, measurement: bytes = MEASUREMENT, svn: int = 2, debug: bool = False, about: bytes = REPORT_DATA
 ) -> Evidence:
-    quote = simulated.make(about, measurement=measurement, platform=PLATFORM, svn=svn, debug=debug)
+    quote = simulated_report.make(about, measurement=measurement, platform=PLATFORM, svn=svn, debug=debug)
     return Evidence(tee="simulated", quote=quote)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cloister.attest import evidence as evidence_form
-from cloister.attest import simulated
+from cloister.attest import simulated_report
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence
@@ -253,7 +253,7 @@ def write(folder: Path, data: bytes) -> Path:
     return path
 
 
-SIMULATED = simulated.make(bytes(64), measurement=MEASUREMENT, platform=bytes(32))
+SIMULATED = simulated_report.make(bytes(64), measurement=MEASUREMENT, platform=bytes(32))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from cloister.attest import simulated
 from cloister.attest.attester.measure import measure
 from cloister.attest.evidence import Evidence, Tee
+from cloister.attest.simulated_report import make
 
 SVN: Final = 1
 """The security version of this software, as a simulated report states it."""
@@ -45,9 +45,7 @@ class SimulatedAttester:
         Raises:
             EvidenceError: ``report_data`` has another size.
         """
-        report = simulated.make(
-            report_data, measurement=self.measurement, platform=self.platform, svn=self.svn, debug=self.debug
-        )
+        report = make(report_data, measurement=self.measurement, platform=self.platform, svn=self.svn, debug=self.debug)
         return Evidence(tee=self.tee, quote=report)
 
 
