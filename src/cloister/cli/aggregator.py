@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cloister.aggregator.records import COLLATERAL_BYTES
-from cloister.attest.attester import find
 from cloister.charter import Charter
-from cloister.charter.checking import check_valid, enforceable
-from cloister.cli.signals import end_on_signals
-from cloister.enclave.service import Aggregator
-from cloister.errors import CharterError
-from cloister.net.files import read_charter, read_text
-from cloister.net.proving import Instance
-from cloister.wire.address import Address, parse_address
+from cloister.enclave.starting import aggregator_of, instance_of, start_log, where
+from cloister.net.files import read_charter
+from cloister.net.signals import end_on_signals
+from cloister.wire.address import Address
 
 if TYPE_CHECKING:
+    from cloister.enclave.service import Aggregator
     from cloister.node.config import NodeConfiguration
     from cloister.node.service import Node
 
@@ -60,43 +53,18 @@ def serve(
     memory: Annotated[str, typer.Option(help="What a session may hold, where the charter is interactive.")] = "2 GiB",
 ) -> None:
     """Run the aggregator of a charter until SIGTERM or Ctrl-C. It refuses to start without a TEE."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    start_log()
     agreed = read_charter(charter)
-    check_valid(agreed, now=datetime.now(UTC))
-    enforceable(agreed)
-    address = _choose(agreed, name)
-    listening = parse_address(listen or f"0.0.0.0:{parse_address(address).port}")
-    attester = find(tee.value, role="aggregator")
-    instance = Instance(role="aggregator", attester=attester, charter=agreed.digest, name=address)
+    instance = instance_of(agreed, tee=tee.value, name=name)
     service: Node | Aggregator
     if agreed.interactive:
         from cloister.node.service import Node  # a closed charter's aggregator holds nothing of it
 
-        service = Node(_configuration(agreed, listen=listening, memory=memory), instance=instance)
+        service = Node(_configuration(agreed, listen=where(instance, listen), memory=memory), instance=instance)
     else:
-        service = Aggregator(instance, charter=agreed, listen=listening, collateral=_read_collateral(collateral))
+        service = aggregator_of(agreed, instance=instance, listen=listen, collateral=collateral)
     end_on_signals(service.stop)
     service.serve(ready=lambda: typer.echo(f"ready aggregator at {service.address} {service.fingerprint}"))
-
-
-def _choose(charter: Charter, name: str | None) -> str:
-    addresses = charter.addresses
-    if name is None and len(addresses) == 1:
-        return addresses[0]
-    if name is None or name not in addresses:
-        listed = ", ".join(addresses)
-        raise CharterError(f"say which address of the charter this aggregator has, with --name: {listed}")
-    return name
-
-
-def _read_collateral(file: Path | None) -> bytes | None:
-    if file is None:
-        return None
-    from cloister.attest.collateral import parse_bundle
-
-    data = read_text(file, limit=COLLATERAL_BYTES).encode()
-    parse_bundle(data)  # better now than by an auditor
-    return data
 
 
 def _configuration(charter: Charter, *, listen: Address, memory: str) -> NodeConfiguration:

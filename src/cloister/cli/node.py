@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cloister.charter import Charter
-from cloister.cli.signals import end_on_signals
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
+from cloister.net.signals import end_on_signals
 from cloister.node import config
 from cloister.node.account import Budget, Line, budgets, lines
 from cloister.node.config import NodeConfiguration

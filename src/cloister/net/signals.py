@@ -1,4 +1,4 @@
-"""How a service on the command line ends: in order when asked once, at once when asked twice."""
+"""How a service ends: in order when asked once, at once when asked twice."""
 
 from __future__ import annotations
 

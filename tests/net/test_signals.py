@@ -9,7 +9,7 @@ import sys
 
 PROGRAM = """
 import os, select, signal, threading
-from cloister.cli.signals import end_on_signals
+from cloister.net.signals import end_on_signals
 reading, writing = os.pipe()
 end_on_signals(lambda: os.write(writing, b"."))
 main = f"/proc/self/task/{os.getpid()}/stat"
