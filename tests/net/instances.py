@@ -250,8 +250,8 @@ class Middle:
         self.upstream = at
         self.identity = identity
         self.frames: list[Frame] = []
-        private, certificate, self.fingerprint = new_instance_key()
-        self._context = instance_context(private, certificate)
+        key, certificate, self.fingerprint = new_instance_key()
+        self._context = instance_context(key, certificate)
 
     @contextmanager
     def standing(self) -> Iterator[str]:

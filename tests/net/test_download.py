@@ -14,8 +14,8 @@ from time import monotonic
 import pytest
 
 from cloister.errors import CollateralError, ConfigurationError, UnreachableError
-from cloister.net.certificates import new_instance_key
 from cloister.net.download import check_url, get
+from cloister.net.identity import Identity
 from tests.net.shop import Handler, Reply, Shop, nobody, shop
 
 
@@ -122,8 +122,7 @@ def test_proxies_of_the_environment_are_not_used(server: Shop, monkeypatch: pyte
 
 
 def test_a_certificate_that_no_root_vouches_for(tmp_path: Path) -> None:
-    key, certificate, _ = new_instance_key()
-    (tmp_path / "server.pem").write_bytes(key + certificate)
+    Identity.create(tmp_path / "server.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -25,6 +25,7 @@ from cloister.net.connection import Connection, Frame
 from cloister.net.proving import Instance, Prover
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Hello, encode
+from cloister.wire.sessions import VOCABULARY
 from tests.attacks.test_trickling import trickling
 from tests.net.instances import ADDRESS, ATTESTER, NONCE, Refusing
 from tests.net.parties import SOON, doing, pair
@@ -63,7 +64,7 @@ def talking(
 
 def answer(client: Connection) -> tuple[Kind, Any]:
     frame: Frame = client.receive(wait_s=SOON)
-    return frame.kind, frame.message()
+    return frame.kind, frame.message(VOCABULARY)
 
 
 def proved(client: Connection, *, nonce: bytes = NONCE) -> Transcript:

@@ -138,19 +138,15 @@ def model_digest(job: Job, vector: Any) -> bytes:
     SHA-256 of the label, SHA-256 of what is known of the tensors (msgpack of parts and constants), and the vector's
     bytes, little-endian. ``vector``: any buffer.
     """
-    return _model_digest(job.parts, job.constants, vector)
-
-
-def _model_digest(parts: tuple[Part, ...], constants: tuple[Constant, ...], vector: Any) -> bytes:
-    tensors = hashlib.sha256(_encoder.encode([parts, constants])).digest()
-    found = hashlib.sha256(MODEL + tensors)
-    found.update(memoryview(vector).cast("B"))
-    return found.digest()
+    return describe(job.parts, job.constants, vector)
 
 
 def describe(parts: tuple[Part, ...], constants: tuple[Constant, ...], vector: Any) -> bytes:
     """``model_digest`` of a model that is in no job yet: what a charter's ``first_model`` is."""
-    return _model_digest(parts, constants, vector)
+    tensors = hashlib.sha256(_encoder.encode([parts, constants])).digest()
+    found = hashlib.sha256(MODEL + tensors)
+    found.update(memoryview(vector).cast("B"))
+    return found.digest()
 
 
 def round_digest(job: bytes, *, charter: bytes, number: int, model: bytes, head: bytes) -> bytes:

@@ -16,7 +16,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloister.charter.signing import PrivateKey
@@ -36,12 +36,11 @@ _NEVER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280, sect
 _SKEW: Final = timedelta(hours=1)
 
 
-def new_instance_key(*, now: datetime | None = None) -> tuple[bytes, bytes, str]:
-    """A key that lives as long as a process, its certificate (both PEM) and its fingerprint. Nothing is written."""
+def new_instance_key(*, now: datetime | None = None) -> tuple[Ed25519PrivateKey, bytes, str]:
+    """A key that lives as long as a process, its certificate (PEM) and its fingerprint. Nothing is written."""
     key = Ed25519PrivateKey.generate()
     certificate = certify(key, days=DAYS, now=now)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return private, certificate.public_bytes(Encoding.PEM), fingerprint_in(certificate)
+    return key, certificate.public_bytes(Encoding.PEM), fingerprint_in(certificate)
 
 
 def spki_hash(fingerprint: str) -> bytes | None:

@@ -12,6 +12,7 @@ from cloister.wire.limits import NAME_CHARS
 from cloister.wire.messages import Hello, Refusal, Welcome
 
 Purpose = Literal["session", "push", "study"]
+
 _ERRORS: dict[str, type[CloisterError]] = {
     "version": errors.VersionError,
     "table": errors.VersionError,

@@ -63,8 +63,8 @@ class Instance:
         self._id = secrets.token_bytes(INSTANCE_BYTES)
         self._signing_key = Ed25519PrivateKey.generate()
         self._sealing_key = SealingKey.generate()
-        private, certificate, self.fingerprint = new_instance_key(now=now)
-        self.context: Final[ssl.SSLContext] = instance_context(private, certificate)
+        key, certificate, self.fingerprint = new_instance_key(now=now)
+        self.context: Final[ssl.SSLContext] = instance_context(key, certificate)
 
     def follow(self, ledger: Callable[[], tuple[bytes, int]]) -> None:
         """From now on its proofs tell what ``ledger`` does: the newest record's hash, and the number of records."""

@@ -38,7 +38,7 @@ class Listener:
 
     Args:
         address: ``host:port``; port 0 takes a free one, and ``.address`` says which.
-        context: what this end proves to those who dial: ``tls.server_context`` or ``tls.instance_context``.
+        context: what this end proves to those who dial: ``contexts.server_context`` or ``tls.instance_context``.
         accepts: whether a fingerprint (empty where the context asks for none) is let in. Called in the connection's
             thread.
         handle: serves a known peer, in the connection's thread; the connection is closed when it returns. It starts

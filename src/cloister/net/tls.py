@@ -6,6 +6,8 @@ this module compare before they read or send a byte.
 
 Towards an instance that proves itself (``attested``) TLS is transport and no more: its key is as old as the process, so
 there is no fingerprint to compare, and what it shows is checked by its evidence, which is bound to that key.
+
+The settings of ends that have an identity are in ``contexts``.
 """
 
 from __future__ import annotations
@@ -16,12 +18,8 @@ import ssl
 import tempfile
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from cloister.errors import IdentityError, NetworkError, UnreachableError
 from cloister.net.certificates import fingerprint_of, public_issuer
@@ -42,8 +40,8 @@ def settings(protocol: int) -> ssl.SSLContext:
     return context
 
 
-def instance_context(private_key: bytes, certificate: bytes) -> ssl.SSLContext:
-    """TLS settings for an instance that proves itself: PEM of its key and certificate. Callers may show none.
+def instance_context(key: Ed25519PrivateKey, certificate: bytes) -> ssl.SSLContext:
+    """TLS settings for an instance that proves itself: its key, and PEM of its certificate. Callers may show none.
 
     ``ssl`` loads keys from files only: what lies in one, for a moment, is the key under a random password.
     """
@@ -51,9 +49,7 @@ def instance_context(private_key: bytes, certificate: bytes) -> ssl.SSLContext:
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
     password = secrets.token_hex(32)
-    locked = load_pem_private_key(private_key, password=None).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode())
-    )
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password.encode()))
     with tempfile.NamedTemporaryFile() as file:  # mode 0600
         file.write(locked + certificate)
         file.flush()
