@@ -66,9 +66,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregator", "enclave")
-LIMIT = 2500
+LIMIT = 2550
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5200, "sgx": 5100, "simulated": 5100}
+ALL = {"guest": 5250, "sgx": 5150, "simulated": 5150}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.collateral": "reads the file that --collateral names",
