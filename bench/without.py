@@ -74,7 +74,7 @@ def _names() -> None:
 
     def believe(self: Holdings, job: Any) -> None:
         if self._unproven is not None and job is not None:
-            self._model, self._unproven = self._unproven, None
+            self._model, self._unproven = self._unproven._replace(tensors=bytes(32)), None
         self._keep()
 
     Holdings.prove = believe  # type: ignore[method-assign]
