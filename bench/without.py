@@ -54,8 +54,7 @@ def _unhashed(*, norms: bool) -> None:
         for room in arriving._chunks(arriving._bytes(self.vector)):
             yield room
             if norms:
-                part = np.frombuffer(room, self.vector.dtype)
-                found += [arriving._norm(part[block]) for block in arriving.blocks(len(part))]
+                found.append(arriving._norm(np.frombuffer(room, self.vector.dtype)))
         self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 1.0
 
     arriving.Update.rooms = rooms  # type: ignore[method-assign]

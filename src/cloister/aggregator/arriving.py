@@ -18,7 +18,7 @@ from cloister.aggregator import job as jobs
 from cloister.aggregator.job import Job
 from cloister.aggregator.records import state_digest
 from cloister.aggregator.updates import State
-from cloister.aggregator.vectors import Vector, blocks, check
+from cloister.aggregator.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError
 from cloister.wire.layout import Layout
@@ -63,8 +63,7 @@ class Update:
         for room in _chunks(_bytes(self.vector)):
             yield room
             found.update(room)
-            part = np.frombuffer(room, self.vector.dtype)
-            norms += [_norm(part[block]) for block in blocks(len(part))]
+            norms.append(_norm(np.frombuffer(room, self.vector.dtype)))
         self.commitment, self.norm = found.digest(), math.hypot(*norms)
 
     def spend(self) -> Vector:
@@ -171,9 +170,15 @@ def _scratch(nbytes: int) -> Iterator[memoryview]:
 
 
 def _norm(part: Vector) -> float:
+    doubles, squares = np.empty(min(BLOCK, len(part))), 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.
-        return math.sqrt(float(np.square(part, dtype=np.float64).sum()))
+        for block in blocks(len(part)):
+            values = part[block]
+            wide = doubles[: len(values)]
+            wide[:] = values
+            # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.
+            squares += float(np.einsum("i,i", wide, wide))
+    return math.sqrt(squares)
 
 
 def views(records: Sequence[bytes], *vectors: Vector | None) -> tuple[memoryview, ...]:
