@@ -10,7 +10,7 @@ import os
 import socket
 import sqlite3
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -49,15 +49,11 @@ def _commitments() -> None:
 
 
 def _unhashed(*, norms: bool) -> None:
-    def rooms(self: arriving.Update) -> Iterator[memoryview]:
-        found = []
-        for room in arriving._chunks(arriving._bytes(self.vector)):
-            yield room
-            if norms:
-                found.append(arriving._norm(np.frombuffer(room, self.vector.dtype)))
-        self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 1.0
+    def look(self: arriving.Update, room: memoryview) -> None:
+        self._norms.append(arriving._norm(np.frombuffer(room, self._dtype)) if norms else 1.0)
+        self._left -= len(room)
 
-    arriving.Update.rooms = rooms  # type: ignore[method-assign]
+    arriving.Update.look = look  # type: ignore[method-assign]
 
 
 def _norms() -> None:

@@ -7,6 +7,7 @@ do with its connection holds up nobody but itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 from typing import Final
@@ -20,7 +21,7 @@ from cloister.net.greeting import refuse, refuse_for
 from cloister.net.proving import Prover
 from cloister.net.waiting import READABLE, Watched
 from cloister.wire.frames import Kind
-from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.limits import CHUNK_BYTES, TEXT_CHARS
 from cloister.wire.rounds import Join, Refused
 
 _FRAME_S: Final = 10.0
@@ -97,8 +98,18 @@ class Attendance:
 
     def _read(self, body: Body, *, body_bytes: int) -> None:
         until = monotonic() + seconds_for(body_bytes, least=self._meeting.upload_s)
-        for room in body.rooms():
-            self._connection.read_into(room, until=until)
+        if body_bytes <= CHUNK_BYTES:
+            for room in body.rooms():
+                self._connection.read_into(room, until=until)
+                body.look(room)
+            return
+        with ThreadPoolExecutor(1) as beside:  # what has arrived is looked at while the next part arrives
+            looks = []
+            for room in body.rooms():
+                self._connection.read_into(room, until=until)
+                looks.append(beside.submit(body.look, room))
+        for look in looks:
+            look.result()
 
 
 @contextmanager
