@@ -55,7 +55,8 @@ class Attendance:
 
     def _tell(self, seat: Seat) -> bool:
         """Sends what is in the outbox; False when that was the last."""
-        ending = seat.ending  # before the outbox is looked at, so that nothing comes after
+        seat.bell.hush()  # before the outbox is looked at: what comes later rings again
+        ending = seat.ending  # likewise, so that nothing comes after
         for parcel in self._meeting.take(seat):
             with _busy(seat):
                 self._connection.send(Kind.ROUND, parcel.message, parcel.bodies)
@@ -68,7 +69,6 @@ class Attendance:
         """Waits for the member or for the bell, and serves the member's next frame; False when the end has come."""
         waiting = not self._connection.pending()
         happened = watched.wait(until=None) if waiting else {self._connection.fileno()}
-        seat.bell.hush()
         if self._connection.fileno() not in happened:
             return True
         frame = self._connection.receive(wait_s=_FRAME_S)
