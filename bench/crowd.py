@@ -80,8 +80,8 @@ def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
 
 def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
     demands = Demands(charter=study.charter, accept_simulated=True)
-    key, salt = private_key(identity.path), secrets.token_bytes(32)
-    committed, public = commitment(salt, update), signing.public_bytes(key)
+    key, salt = private_key(identity.path), b""
+    public = signing.public_bytes(key)
     proven = examine(ADDRESS, demands=demands, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
     with proven, suppress(NetworkError):
         connection = proven.connection
@@ -92,7 +92,8 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
             connection.skip(frame.body_bytes)
             match frame.message() if frame.kind is Kind.ROUND else None:
                 case w.Propose(round=number):
-                    connection.send(Kind.ROUND, w.Ready(number, 100, {}, committed))
+                    salt = secrets.token_bytes(32)  # a commitment counts once
+                    connection.send(Kind.ROUND, w.Ready(number, 100, {}, commitment(salt, update)))
                 case w.Send(round=number):
                     connection.send(Kind.ROUND, w.Contribution(number, salt), [update])
                 case w.Sign(round=number, cohort=cohort):

@@ -10,7 +10,7 @@ import os
 import socket
 import sqlite3
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -49,16 +49,11 @@ def _commitments() -> None:
 
 
 def _unhashed(*, norms: bool) -> None:
-    def rooms(self: arriving.Update) -> Iterator[memoryview]:
-        found = []
-        for room in arriving._chunks(arriving._bytes(self.vector)):
-            yield room
-            if norms:
-                part = np.frombuffer(room, self.vector.dtype)
-                found += [arriving._norm(part[block]) for block in arriving.blocks(len(part))]
-        self.commitment, self.norm = _digest(self._salt), float(np.linalg.norm(found)) if norms else 1.0
+    def look(self: arriving.Update, room: memoryview) -> None:
+        self._norms.append(arriving._norm(np.frombuffer(room, self._dtype)) if norms else 1.0)
+        self._left -= len(room)
 
-    arriving.Update.rooms = rooms  # type: ignore[method-assign]
+    arriving.Update.look = look  # type: ignore[method-assign]
 
 
 def _norms() -> None:
@@ -74,7 +69,7 @@ def _names() -> None:
 
     def believe(self: Holdings, job: Any) -> None:
         if self._unproven is not None and job is not None:
-            self._model, self._unproven = self._unproven, None
+            self._model, self._unproven = self._unproven._replace(tensors=bytes(32)), None
         self._keep()
 
     Holdings.prove = believe  # type: ignore[method-assign]

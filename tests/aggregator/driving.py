@@ -235,6 +235,7 @@ def fill(room: Body, data: bytes) -> None:
     for part in room.rooms():
         part[:] = data[: len(part)].ljust(len(part), b"\0")
         data = data[len(part) :]
+        room.look(part)
 
 
 class Party:

@@ -115,19 +115,12 @@ def studies(setting: Setting) -> list[Study]:
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Within it, what is a function of its arguments is computed once: digests of charters, keys, valid signatures.
+    """Within it, what is a function of its arguments is computed once: keys, valid signatures.
 
     Thousands of schedules check the same few signatures again and again.
     """
-    digests: dict[int, tuple[Charter, bytes]] = {}
-    computed: Any = Charter.digest
     checked: Any = ledgers._check_signed
     valid: set[tuple[bytes, bytes, bytes]] = set()
-
-    def digest(charter: Charter) -> bytes:
-        if id(charter) not in digests:
-            digests[id(charter)] = charter, computed.fget(charter)
-        return digests[id(charter)][1]
 
     def is_signed(record: ledgers.Record, *, signer: bytes) -> None:
         found = record.signature, to_be_signed(record), signer
@@ -138,7 +131,6 @@ def remembered() -> Iterator[None]:
     verify = functools.lru_cache(1 << 12)(signing.verify)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Charter, "digest", property(digest))
         patch.setattr(ledgers, "_check_signed", is_signed)
         patch.setattr(charters, "key_of", functools.cache(charters.key_of))
         patch.setattr(charters, "fingerprint_of", functools.cache(charters.fingerprint_of))

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from cloister.aggregator.job import name_of_values
 from cloister.errors import RecordsError
-from cloister.node.records import FILE, Model, Records, Signed, TookPart
+from cloister.node.records import FILE, Model, Records, Signed, TookPart, state_digest_of
 
+TENSORS = b"t" * 32
 CHARTER, OTHER = bytes(32), bytes([1]) * 32
 
 
@@ -26,13 +28,20 @@ def signed(number: int = 1, charter: bytes = CHARTER, data: str | None = "#mri")
     return Signed(charter, number, b"m" * 32, ("a", "b"), b"cohort %d" % number, b"signature", data)
 
 
+def model(vector: bytes, *state: bytes, rounds: int = 0) -> Model:
+    return Model(name_of_values(TENSORS, vector), vector, state, rounds, TENSORS, state_digest_of(rounds, state))
+
+
+MODEL = model(b"vector", b"momentum", rounds=7)
+
+
 def filled(folder: Path | None) -> Records:
     records = Records(folder)
     records.take_part(part(1))
     records.sign(signed(1))
     records.sign(signed(3, data=None))
     records.sign(signed(2, OTHER))
-    records.release(CHARTER, [(0, b"instance"), (1, b"round")], model=Model(b"m" * 32, b"vector", (b"momentum",), 7))
+    records.release(CHARTER, [(0, b"instance"), (1, b"round")], model=MODEL)
     return records
 
 
@@ -50,19 +59,19 @@ def test_what_was_written_is_known(tmp_path, reopened):
     assert records.on_model(b"m" * 32) == (frozenset("ab"),) * 3
     assert records.chain(CHARTER) == (b"instance", b"round")
     assert records.released(CHARTER) == (1,)
-    assert records.model(CHARTER) == Model(b"m" * 32, b"vector", (b"momentum",), 7)
+    assert records.model(CHARTER) == MODEL
     records.close()
 
 
 def test_the_file_of_an_older_model_goes(tmp_path):
     records = filled(tmp_path)
-    records.release(CHARTER, [], model=Model(b"n" * 32, b"newer"))
-    assert records.model(CHARTER) == Model(b"n" * 32, b"newer")
+    records.release(CHARTER, [], model=model(b"newer"))
+    assert records.model(CHARTER) == model(b"newer")
     assert len(list(tmp_path.glob("*.model"))) == 1
     records.close()
 
 
-@pytest.mark.parametrize("damage", [b"", b"vectormomentun", b"vectormomentum and more"])
+@pytest.mark.parametrize("damage", [b"", b"vectormomentun", b"Vectormomentum", b"vectormomentum and more"])
 def test_a_damaged_model_is_not_held(tmp_path, damage):
     records = filled(tmp_path)
     next(tmp_path.glob("*.model")).write_bytes(damage)
@@ -123,6 +132,15 @@ def test_a_file_that_is_something_else(tmp_path):
         Records(tmp_path)
 
 
+def test_a_file_of_another_version(tmp_path):
+    filled(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    with pytest.raises(RecordsError, match="version 1, and not 2: go on with the version of cloister that wrote them"):
+        Records(tmp_path)
+
+
 def test_an_entry_that_was_taken_out(tmp_path):
     filled(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as database:
@@ -173,7 +191,7 @@ records.sign(signed(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 try: records.sign(signed(2, 60_000))
 except RecordsError as fault: print("refused", fault)
-try: records.release(bytes(32), [], model=Model(b"m" * 32, bytes(60_000)))
+try: records.release(bytes(32), [], model=Model(b"m" * 32, bytes(60_000), tensors=b"t" * 32))
 except RecordsError as fault: print("refused", fault)
 print(sorted(records.signed(bytes(32))), records.kept(bytes(32)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -1,7 +1,8 @@
 """Bodies of frames as they arrive: where each part of one goes, and what is found out about it on the way.
 
-Whoever receives a body asks for its ``rooms`` one after another and fills each before it asks for the next. Here lies
-the work that takes time (hashing, norms, reading a job), so that it is done in the thread of the member it is about.
+Whoever receives a body asks for its ``rooms`` one after another, fills each before it asks for the next, and has each
+looked at. Here lies the work that takes time (hashing, norms, reading a job), so that it is done in the thread of the
+member it is about, or beside it, while the next part arrives.
 Nothing here raises: what is wrong is kept as ``fault``, and said when the message is handled.
 """
 
@@ -18,7 +19,7 @@ from cloister.aggregator import job as jobs
 from cloister.aggregator.job import Job
 from cloister.aggregator.records import state_digest
 from cloister.aggregator.updates import State
-from cloister.aggregator.vectors import Vector, blocks, check
+from cloister.aggregator.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError
 from cloister.wire.layout import Layout
@@ -33,8 +34,19 @@ class Body(Protocol):
         """Flat, writable views of bytes, together as long as the body."""
         ...
 
+    def look(self, room: memoryview) -> None:
+        """Looks at a room that is filled: at all of them, in their order, in any one thread."""
+        ...
 
-class Forgotten:
+
+class _Plain:
+    """A body of which nothing is found out part by part."""
+
+    def look(self, room: memoryview) -> None:
+        """Nothing."""
+
+
+class Forgotten(_Plain):
     """A body that is read and not kept, because it comes too late."""
 
     def __init__(self, nbytes: int) -> None:
@@ -46,26 +58,34 @@ class Forgotten:
 
 
 class Update:
-    """A contribution: ``vector``, of which the ``commitment`` and the L2 ``norm``, in float64, are known at the end.
-
-    The norm is NaN or infinite where a value is.
-    """
+    """A contribution: ``vector``, of which the ``commitment`` and the ``norm`` are known when all was looked at."""
 
     def __init__(self, vector: Vector, *, salt: bytes) -> None:
         self.vector = vector
-        self.commitment = b""
-        self.norm = math.nan
-        self._salt = salt
+        self._dtype = vector.dtype
+        self._hash = hashlib.sha256(salt)
+        self._norms: list[float] = []
+        self._left = vector.nbytes
+
+    @property
+    def commitment(self) -> bytes:
+        """To what has been looked at."""
+        return self._hash.digest()
+
+    @property
+    def norm(self) -> float:
+        """L2, in float64: NaN or infinite where a value is, and NaN where a part has not been looked at."""
+        return math.nan if self._left else math.hypot(*self._norms)
 
     def rooms(self) -> Iterator[memoryview]:
-        """The vector, part by part: what has just arrived is looked at while it lies in the cache."""
-        found, norms = hashlib.sha256(self._salt), []
-        for room in _chunks(_bytes(self.vector)):
-            yield room
-            found.update(room)
-            part = np.frombuffer(room, self.vector.dtype)
-            norms += [_norm(part[block]) for block in blocks(len(part))]
-        self.commitment, self.norm = found.digest(), math.hypot(*norms)
+        """The vector, part by part."""
+        return _chunks(_bytes(self.vector))
+
+    def look(self, room: memoryview) -> None:
+        """What has just arrived is looked at while it lies in a cache."""
+        self._hash.update(room)
+        self._norms.append(_norm(np.frombuffer(room, self._dtype)))
+        self._left -= len(room)
 
     def spend(self) -> Vector:
         """The vector, for another to use: whoever still holds this holds no memory with it."""
@@ -73,7 +93,7 @@ class Update:
         return vector
 
 
-class Submission:
+class Submission(_Plain):
     """A job and its first model. ``running``: the job that runs already, with which no model need come."""
 
     def __init__(self, job_bytes: int, *, body_bytes: int, charter: Charter, running: bytes | None) -> None:
@@ -117,7 +137,7 @@ class Submission:
             self.fault = fault
 
 
-class HandedOver:
+class HandedOver(_Plain):
     """Records that a member has more of; or the newest model, of ``job``, and ``vectors`` of its rule's state."""
 
     def __init__(self, message: Chain, *, job: Job | None, vectors: int = 0) -> None:
@@ -171,9 +191,15 @@ def _scratch(nbytes: int) -> Iterator[memoryview]:
 
 
 def _norm(part: Vector) -> float:
+    doubles, squares = np.empty(min(BLOCK, len(part))), 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.
-        return math.sqrt(float(np.square(part, dtype=np.float64).sum()))
+        for block in blocks(len(part)):
+            values = part[block]
+            wide = doubles[: len(values)]
+            wide[:] = values
+            # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.
+            squares += float(np.einsum("i,i", wide, wide))
+    return math.sqrt(squares)
 
 
 def views(records: Sequence[bytes], *vectors: Vector | None) -> tuple[memoryview, ...]:

@@ -1,7 +1,8 @@
 """The pull of one round's contributions: in the order of names, a few at a time, each checked before it is added.
 
 The order makes the bits of the sum independent of who was quicker. Only those whose turn it is are asked, which bounds
-the memory to the sum (float64) and one or two contributions, however many members there are.
+the memory to the sum (float64) and one or two contributions, however many members there are. What has arrived is added
+when its memory is wanted, for the next contribution, which is on its way by then.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 import numpy as np
@@ -59,13 +61,14 @@ class Collection:
 
     @property
     def complete(self) -> bool:
-        """Whether all have been added."""
-        return len(self._added) == len(self.answers)
+        """Whether all are here."""
+        return len(self._added) + len(self._arrived) == len(self.answers)
 
     def next(self) -> list[str]:
         """Those to be asked for their contributions now; they count as asked from then on."""
-        found = [name for name in self._window() if name not in self._asked and name not in self._arrived]
-        found = found[: self._at_once - len(self._asked) - len(self._arrived)]
+        window = self._window()
+        found = [name for name in window if name not in self._asked and name not in self._arrived]
+        found = found[: self._at_once - len(self._asked) - sum(name in self._arrived for name in window)]
         self._asked.update(found)
         return found
 
@@ -75,14 +78,15 @@ class Collection:
 
     def room(self, name: str, *, salt: bytes) -> Update:
         """Where the contribution of an owner that was asked goes."""
+        self._add()
         vector = self._free.pop() if self._free else np.empty(self._layout.length, self._layout.dtype)
         return Update(vector, salt=salt)
 
     def take(self, name: str, update: Update) -> None:
-        """Takes what has arrived from an owner that was asked, and adds what is next in order.
+        """Takes what has arrived from an owner that was asked; where its turn is not now any more, it is asked again.
 
         Raises:
-            RoundError: it is refused. Nothing of it was added; ``leave_out`` has to follow.
+            RoundError: it is refused. Nothing of it is added; ``leave_out`` has to follow.
         """
         self._asked.discard(name)
         answer = self.answers[name]
@@ -98,8 +102,10 @@ class Collection:
         except RoundError:
             self._free.append(update.spend())
             raise
-        self._arrived[name] = update
-        self._add()
+        if name in self._window():
+            self._arrived[name] = update
+        else:  # its memory is for those whose turn it is
+            self._free.append(update.spend())
 
     def leave_out(self, name: str) -> None:
         """Goes on without this owner; from the beginning, where the weights of others change that were added already.
@@ -119,9 +125,9 @@ class Collection:
             self._sum = Sum(0)  # the old one's memory is given back before there is another
             self._sum = Sum(self._layout.length)
             self._added = []
+        self._add()
         for each in [each for each in self._arrived if each not in self._window()]:
             self._free.append(self._arrived.pop(each).spend())
-        self._add()
 
     def mean(self) -> Vector:
         """The weighted mean, once it is complete; only its memory is kept.
@@ -129,6 +135,7 @@ class Collection:
         Raises:
             AggregationError: it is not finite.
         """
+        self._add()
         self._free.clear()
         total, self._sum = self._sum, Sum(0)
         return total.mean()
@@ -152,13 +159,18 @@ class Collection:
         except AggregationError as fault:
             raise RoundError(str(fault)) from None
 
+    def _due(self) -> list[str]:
+        """The next in order that have arrived: they are added before there is room for another."""
+        waiting = (name for name in self.answers if name not in self._added)
+        return list(takewhile(self._arrived.__contains__, waiting))
+
     def _window(self) -> list[str]:
-        """The next in order: no other has a place."""
-        return [name for name in self.answers if name not in self._added][: self._at_once]
+        """Those after them in order: no other has a place."""
+        before = {*self._added, *self._due()}
+        return [name for name in self.answers if name not in before][: self._at_once]
 
     def _add(self) -> None:
-        while (window := self._window()) and window[0] in self._arrived:
-            name = window[0]
+        for name in self._due():
             update = self._arrived.pop(name)
             self._sum.add(
                 update.vector, weight=self.weights[name], what=f"the contribution of {name}", norm=update.norm

@@ -138,15 +138,28 @@ def model_digest(job: Job, vector: Any) -> bytes:
     SHA-256 of the label, SHA-256 of what is known of the tensors (msgpack of parts and constants), and the vector's
     bytes, little-endian. ``vector``: any buffer.
     """
-    return describe(job.parts, job.constants, vector)
+    return name_of_values(tensors_digest(job), vector)
+
+
+def tensors_digest(job: Job) -> bytes:
+    """SHA-256 of what is known of the tensors of its models, 32 bytes: what ``model_digest`` takes from a job."""
+    return _tensors_digest(job.parts, job.constants)
+
+
+def name_of_values(tensors: bytes, vector: Any) -> bytes:
+    """``model_digest`` of these values, by the ``tensors_digest`` of a job that need not be there any more."""
+    found = hashlib.sha256(MODEL + tensors)
+    found.update(memoryview(vector).cast("B"))
+    return found.digest()
+
+
+def _tensors_digest(parts: tuple[Part, ...], constants: tuple[Constant, ...]) -> bytes:
+    return hashlib.sha256(_encoder.encode([parts, constants])).digest()
 
 
 def describe(parts: tuple[Part, ...], constants: tuple[Constant, ...], vector: Any) -> bytes:
     """``model_digest`` of a model that is in no job yet: what a charter's ``first_model`` is."""
-    tensors = hashlib.sha256(_encoder.encode([parts, constants])).digest()
-    found = hashlib.sha256(MODEL + tensors)
-    found.update(memoryview(vector).cast("B"))
-    return found.digest()
+    return name_of_values(_tensors_digest(parts, constants), vector)
 
 
 def round_digest(job: bytes, *, charter: bytes, number: int, model: bytes, head: bytes) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator.vectors import Vector, blocks, check
+from cloister.aggregator.vectors import BLOCK, Vector, blocks, check
 from cloister.errors import AggregationError
 
 _TOGETHER: Final = 1 << 18
@@ -55,9 +55,14 @@ class Sum:
         if not (math.isfinite(weight) and weight > 0):
             raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
         check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm))
+        terms = np.empty(min(BLOCK, len(update)))
         with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
             for block in blocks(len(update)):
-                self._sum[block] += np.multiply(update[block], weight, dtype=np.float64)
+                part = update[block]
+                term = terms[: len(part)]
+                term[:] = part  # a conversion on its own is quicker than one within a multiplication
+                term *= weight
+                self._sum[block] += term
         self._weights.append(weight)
 
     def add_all(self, updates: NDArray[np.floating[Any]], *, weights: Sequence[float], what: str) -> None:
@@ -92,8 +97,11 @@ class Sum:
             raise AggregationError("there are no contributions, and so there is no mean of them")
         mean, weights = self._sum, self._weights
         self._sum, self._weights = np.zeros(len(mean)), []
-        mean /= math.fsum(weights)
-        check(mean, length=len(mean), what="the mean of the contributions")
+        whole = math.fsum(weights)
+        for block in blocks(len(mean)):
+            part = mean[block]
+            part /= whole
+            check(part, length=len(part), what="the mean of the contributions")
         return mean
 
 

@@ -193,5 +193,5 @@ def state_digest(state: State) -> bytes | None:
     found = hashlib.sha256(STATE + state.rounds.to_bytes(8, "big"))
     for average in (state.momentum, state.squares):
         found.update(b"\0" if average is None else b"\1")
-        found.update(b"" if average is None else average.tobytes())
+        found.update(b"" if average is None else average.data)
     return found.digest()

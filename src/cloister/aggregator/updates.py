@@ -98,8 +98,12 @@ class FedAvg:
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
         """``x + lr * delta``; see ``Rule.apply``."""
-        _check(model, mean)
-        return _move(model, self.lr, mean), State(state.rounds + 1)
+        _check(model, mean, finite=True)
+        try:  # what is not finite in either is not finite in what comes of it, so that only that is looked at
+            return _move(model, self.lr, mean), State(state.rounds + 1)
+        except AggregationError:
+            _check(model, mean)
+            raise
 
 
 @dataclass(frozen=True)
@@ -252,9 +256,9 @@ def _add(moved: Vector, model: Vector, step: Vector) -> None:
     check(moved, length=len(model), what="the new model")
 
 
-def _check(model: Vector, mean: Vector) -> None:
-    check(model, length=np.size(model), what="the model")
-    check(mean, length=len(model), what="the mean of the contributions")
+def _check(model: Vector, mean: Vector, *, finite: bool = False) -> None:
+    check(model, length=np.size(model), what="the model", finite=finite)
+    check(mean, length=len(model), what="the mean of the contributions", finite=finite)
 
 
 def _recall(average: Doubles | None, length: int) -> Doubles:
@@ -270,8 +274,9 @@ def _move(model: Vector, lr: float, step: Vector) -> Vector:
         for block in blocks(len(model)):
             term = np.multiply(step[block], lr, dtype=np.float64)
             term += model[block]
-            moved[block] = term
-    check(moved, length=len(model), what="the new model")
+            part = moved[block]
+            part[:] = term
+            check(part, length=len(part), what="the new model")
     return moved
 
 

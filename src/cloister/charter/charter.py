@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import cbor2
@@ -77,7 +78,7 @@ class Limits:
     """Whether researchers may compute with contributions one operation after another, without clip and noise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Charter:
     """A charter without faults. What has no order in the file (members, software, addresses, ...) is sorted here."""
 
@@ -106,7 +107,7 @@ class Charter:
 
         return parse(text, source=source)
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 of the deterministic CBOR (RFC 8949, section 4.2.1) of the format's name and the content, 32 bytes.
 

@@ -7,6 +7,7 @@ do with its connection holds up nobody but itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 from typing import Final
@@ -20,7 +21,7 @@ from cloister.net.proving import Prover
 from cloister.net.reception import refuse, refuse_for
 from cloister.net.waiting import READABLE, Watched
 from cloister.wire.frames import Kind
-from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.limits import CHUNK_BYTES, TEXT_CHARS
 from cloister.wire.rounds import Join, Refused
 
 _FRAME_S: Final = 10.0
@@ -54,7 +55,8 @@ class Attendance:
 
     def _tell(self, seat: Seat) -> bool:
         """Sends what is in the outbox; False when that was the last."""
-        ending = seat.ending  # before the outbox is looked at, so that nothing comes after
+        seat.bell.hush()  # before the outbox is looked at: what comes later rings again
+        ending = seat.ending  # likewise, so that nothing comes after
         for parcel in self._meeting.take(seat):
             with _busy(seat):
                 self._connection.send(Kind.ROUND, parcel.message, parcel.bodies)
@@ -67,7 +69,6 @@ class Attendance:
         """Waits for the member or for the bell, and serves the member's next frame; False when the end has come."""
         waiting = not self._connection.pending()
         happened = watched.wait(until=None) if waiting else {self._connection.fileno()}
-        seat.bell.hush()
         if self._connection.fileno() not in happened:
             return True
         frame = self._connection.receive(wait_s=_FRAME_S)
@@ -97,8 +98,18 @@ class Attendance:
 
     def _read(self, body: Body, *, body_bytes: int) -> None:
         until = monotonic() + seconds_for(body_bytes, least=self._meeting.upload_s)
-        for room in body.rooms():
-            self._connection.read_into(room, until=until)
+        if body_bytes <= CHUNK_BYTES:
+            for room in body.rooms():
+                self._connection.read_into(room, until=until)
+                body.look(room)
+            return
+        with ThreadPoolExecutor(1) as beside:  # what has arrived is looked at while the next part arrives
+            looks = []
+            for room in body.rooms():
+                self._connection.read_into(room, until=until)
+                looks.append(beside.submit(body.look, room))
+        for look in looks:
+            look.result()
 
 
 @contextmanager

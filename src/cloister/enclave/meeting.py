@@ -91,6 +91,8 @@ class Meeting:
         self._seats: dict[str, Seat] = {}
         self._clock = Bell()
         self._due: float | None = None
+        self._alarm: float | None = None
+        """When ``keep_time`` looks next, unless its bell rings."""
         self._ended = False
         instance.follow(self._newest)
 
@@ -138,11 +140,12 @@ class Meeting:
     def keep_time(self) -> None:
         """Tells the state machine of the moments that it asks for, until ``end``."""
         while not self._ended:
-            wait({self._clock.fileno(): READABLE}, until=self._due)
+            wait({self._clock.fileno(): READABLE}, until=self._alarm)
             self._clock.hush()
             with self._lock:
                 if self._due is not None and monotonic() >= self._due:
                     self._happen(Tick())
+                self._alarm = self._due
 
     def end(self) -> None:
         """Makes ``keep_time`` return. May be called by a signal handler."""
@@ -160,15 +163,17 @@ class Meeting:
             match effect:
                 case Tell(member=member, message=message, bodies=bodies):
                     seat = self._seats[member]
+                    if not seat.outbox:  # otherwise it was rung for what is there already
+                        seat.bell.ring()
                     seat.outbox.append(Parcel(message, bodies))
-                    seat.bell.ring()
                     crowded += [seat] if seat.crowded else []
                 case Drop(member=member, why=why):
                     self._seats.pop(member).end(why)
                 case Note(text=text):
                     _log.info("%s", text)
-        if self._rounds.due != self._due:
-            self._due = self._rounds.due
+        self._due = self._rounds.due
+        if self._due is not None and (self._alarm is None or self._due < self._alarm):
+            self._alarm = self._due  # a later moment is found when the earlier one has come
             self._clock.ring()
         for seat in crowded:
             if self._seats.get(seat.member) is seat:

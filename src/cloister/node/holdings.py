@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from cloister.aggregator.chains import in_parts
-from cloister.aggregator.job import Job, model_digest
+from cloister.aggregator.job import Job, name_of_values, tensors_digest
 from cloister.aggregator.ledger import Instance, Ledger
-from cloister.aggregator.records import state_digest
-from cloister.aggregator.updates import State
 from cloister.charter import Charter
 from cloister.errors import LedgerError, RoundError
 from cloister.node.effects import Say
-from cloister.node.records import Model, Records, Values
+from cloister.node.records import Model, Records, state_digest_of
 from cloister.wire.rounds import Chain
 
 
@@ -78,9 +74,10 @@ class Holdings:
         """
         if self._unproven is not None and job is not None:
             model, self._unproven = self._unproven, None
-            if model_digest(job, model.vector) != model.digest:
+            tensors = tensors_digest(job)
+            if name_of_values(tensors, model.vector) != model.digest:
                 raise RoundError("the model is not the one that its newest record released")
-            self._model = model
+            self._model = model._replace(tensors=tensors)
         self._keep()
 
     def hand_over(self, after: int) -> list[Say]:
@@ -132,9 +129,10 @@ class Holdings:
             raise RoundError("it comes with a model, and the charter has none")
         if not receipts:
             state = []  # what a rule begins with follows from the rule
-        elif _state_digest(message.rounds, state) != receipts[-1].record.state:
+        named = state_digest_of(message.rounds, state)
+        if receipts and named != receipts[-1].record.state:
             raise RoundError("the state of the server's rule is not the one that its newest record names")
-        self._unproven = Model(digest, vector, tuple(state), message.rounds if state else 0)
+        self._unproven = Model(digest, vector, tuple(state), message.rounds if state else 0, state_digest=named)
 
     def _keep(self) -> None:
         settled = self.ledger.settled()
@@ -164,12 +162,3 @@ def _parts(message: Chain, body: memoryview) -> list[memoryview]:
         parts.append(body[at : at + size])
         at += size
     return parts
-
-
-def _state_digest(rounds: int, state: Sequence[Values]) -> bytes | None:
-    if not state:
-        return None
-    if any(len(part) % 8 for part in state):
-        raise RoundError("the state of the server's rule is no vector of numbers")
-    averages = [np.frombuffer(part, np.float64) for part in state]
-    return state_digest(State(rounds, averages[0], averages[1] if len(averages) > 1 else None))

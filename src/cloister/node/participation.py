@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Final
 
+import numpy as np
+
 from cloister import __version__
 from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
 from cloister.net.attested import Challenged, Proven, examine
@@ -199,7 +201,8 @@ class Conversation:
         w.check_body(message, frame.body_bytes)
         if isinstance(message, w.Chain) and message.model + sum(message.state) > self._model_bytes:
             raise LimitError(f"a model of {message.model} bytes is more than this node takes; see [training], memory")
-        body = memoryview(bytearray(frame.body_bytes))
+        # Not a bytearray, whose pages come from the system 4 KiB at a time: NumPy asks for large ones.
+        body = np.empty(frame.body_bytes, np.uint8).data
         for start in range(0, len(body), CHUNK_BYTES):
             self._connection.read_into(body[start : start + CHUNK_BYTES])
         if isinstance(message, w.Work):

@@ -2,7 +2,8 @@
 
 The members' memory is what keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears
 of it. The entries are one list that only grows, in SQLite; each holds the hash of all before it, so that a damaged file
-is found when it is opened. The newest model lies in a file beside it, which an entry names.
+is found when it is opened. The newest model lies in a file beside it, which an entry names; that it is whole shows by
+the model's own name, so that nobody has to hash it a second time.
 
 What cannot be found is an older copy of the file in its place: whoever puts one there makes the node forget what came
 after, and that is its owner alone.
@@ -22,14 +23,18 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
 
-from cloister.errors import RecordsError
+from cloister.aggregator.job import name_of_values
+from cloister.aggregator.records import state_digest
+from cloister.aggregator.updates import State
+from cloister.errors import RecordsError, RoundError
 from cloister.wire.fields import Digest, Message
 
 FILE: Final = "records.sqlite"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
-_START: Final = hashlib.sha256(b"cloister node records 1\0").digest()
+_START: Final = hashlib.sha256(b"cloister node records 2\0").digest()
 
 
 class TookPart(Message, tag="took-part", frozen=True):
@@ -73,8 +78,10 @@ class Kept(Message, tag="kept", frozen=True):
 
     charter: Digest
     model: Digest
-    content: Digest
-    """SHA-256 of the file, which takes the place of the one before."""
+    tensors: Digest
+    """With which the file's first values have the model's name (``cloister.aggregator.job.name_of_values``)."""
+    state: Digest | None
+    """The name of the state, as a round's record has it; None where there is none."""
     sizes: tuple[int, ...]
     """In bytes: the model's vector, then each of the state's."""
     rounds: int
@@ -94,6 +101,10 @@ class Model(NamedTuple):
     vector: Values
     state: tuple[Values, ...] = ()
     rounds: int = 0
+    tensors: bytes = b""
+    """``cloister.aggregator.job.tensors_digest``, once it has shown that the vector is of that name."""
+    state_digest: bytes | None = None
+    """``state_digest_of`` the state."""
 
 
 @dataclass
@@ -185,14 +196,16 @@ class Records:
         if self._folder is None:
             return self._models.get(charter)
         try:
-            content = _model_file(self._folder, kept).read_bytes()
+            content = memoryview(_model_file(self._folder, kept).read_bytes())
         except OSError:
-            content = b""
-        if hashlib.sha256(content).digest() != kept.content or len(content) != sum(kept.sizes):
-            self._of(charter).kept = None
-            return None
-        vector, *state = _cut(content, kept.sizes)
-        return Model(kept.model, vector, tuple(state), kept.rounds)
+            content = memoryview(b"")
+        if len(content) == sum(kept.sizes):
+            vector, *state = _cut(content, kept.sizes)
+            named = (name_of_values(kept.tensors, vector), state_digest_of(kept.rounds, state))
+            if named == (kept.model, kept.state):
+                return Model(kept.model, vector, tuple(state), kept.rounds, kept.tensors, kept.state)
+        self._of(charter).kept = None
+        return None
 
     # What is written
 
@@ -211,10 +224,8 @@ class Records:
             self._append(entries)
             return
         parts = (model.vector, *model.state)
-        content = hashlib.sha256()
-        for part in parts:
-            content.update(part)
-        kept = Kept(charter, model.digest, content.digest(), tuple(map(len, parts)), model.rounds)
+        sizes = tuple(map(len, parts))
+        kept = Kept(charter, model.digest, model.tensors, model.state_digest, sizes, model.rounds)
         before = self._of(charter).kept
         if self._folder is None:
             self._models[charter] = model
@@ -222,9 +233,11 @@ class Records:
             with _sqlite("written"):
                 _write(_model_file(self._folder, kept), parts)
         self._append([*entries, kept])
-        if self._folder is not None and before is not None and before.content != kept.content:
-            with suppress(OSError):  # it only takes room
-                _model_file(self._folder, before).unlink()
+        if self._folder is not None and before is not None:
+            old = _model_file(self._folder, before)
+            if old != _model_file(self._folder, kept):
+                with suppress(OSError):  # it only takes room
+                    old.unlink()
 
     def _append(self, entries: Sequence[Entry]) -> None:
         rows, count, chained = [], self._count, self._hash
@@ -253,7 +266,10 @@ class Records:
                 f" PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_FORMAT}; COMMIT;"
             )
         elif version != _FORMAT:
-            raise RecordsError(f"the node's records are of version {version}, and not {_FORMAT}")
+            raise RecordsError(
+                f"the node's records are of version {version}, and not {_FORMAT}: go on with the version of"
+                " cloister that wrote them"
+            )
         for number, data, found in self._database.execute("SELECT number, entry, hash FROM entries ORDER BY number"):
             self._count, self._hash = self._count + 1, _chained(self._hash, data)
             if (number, found) != (self._count, self._hash):
@@ -280,6 +296,20 @@ class Records:
         return self._charters.get(charter, _Known())
 
 
+def state_digest_of(rounds: int, state: Sequence[Values]) -> bytes | None:
+    """The name of what a server's rule remembers after so many rounds (``state_digest``), from its vectors' bytes.
+
+    Raises:
+        RoundError: they are no vectors of float64.
+    """
+    if not state:
+        return None
+    if any(len(part) % 8 for part in state):
+        raise RoundError("the state of the server's rule is no vector of numbers")
+    averages = [np.frombuffer(part, np.float64) for part in state]
+    return state_digest(State(rounds, averages[0], averages[1] if len(averages) > 1 else None))
+
+
 def _chained(before: bytes, data: bytes) -> bytes:
     return hashlib.sha256(before + data).digest()
 
@@ -293,10 +323,12 @@ def _connect(folder: Path | None, *, read_only: bool) -> sqlite3.Connection:
     try:
         database.execute("PRAGMA trusted_schema = OFF")
         if not read_only:
-            # EXTRA, because in this mode a commit is the deletion of a file, and FULL does not make that last: after a
-            # loss of power the entry would be rolled back (https://sqlite.org/pragma.html#pragma_synchronous).
-            database.execute("PRAGMA journal_mode = DELETE")
-            database.execute("PRAGMA synchronous = EXTRA")
+            # In this mode a commit is zeros over the journal's header, and FULL waits until they are on the disk: no
+            # loss of power rolls the entry back (https://sqlite.org/pragma.html#pragma_synchronous). No file is made or
+            # deleted for it. A write-ahead log would wait for the disk less often, but SQLite leaves out without a
+            # word what is damaged in one, and so a node would forget what it signed last.
+            database.execute("PRAGMA journal_mode = PERSIST")
+            database.execute("PRAGMA synchronous = FULL")
     except BaseException:
         database.close()
         raise
@@ -333,7 +365,7 @@ def _sqlite(what: str) -> Iterator[None]:
 
 
 def _model_file(folder: Path, kept: Kept) -> Path:
-    return folder / f"{kept.charter.hex()[:16]}.{kept.content.hex()[:32]}.model"
+    return folder / f"{kept.charter.hex()[:16]}.{kept.model.hex()[:32]}.model"
 
 
 def _write(file: Path, parts: Sequence[Values]) -> None:
@@ -349,9 +381,9 @@ def _write(file: Path, parts: Sequence[Values]) -> None:
         raise
 
 
-def _cut(content: bytes, sizes: Sequence[int]) -> list[bytes]:
-    view, parts, at = memoryview(content), [], 0
+def _cut(content: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    parts, at = [], 0
     for size in sizes:
-        parts.append(bytes(view[at : at + size]))
+        parts.append(content[at : at + size])
         at += size
     return parts
