@@ -14,7 +14,8 @@ import pytest
 
 from cloister.aggregator.job import name_of_values
 from cloister.errors import RecordsError
-from cloister.node.records import FILE, Model, Records, Signed, TookPart, state_digest_of
+from cloister.node.models import Model, state_digest_of
+from cloister.node.records import FILE, Records, Signed, TookPart
 
 TENSORS = b"t" * 32
 CHARTER, OTHER = bytes(32), bytes([1]) * 32
@@ -154,7 +155,8 @@ PRELUDE = """
 import os, sys
 from pathlib import Path
 from cloister.errors import RecordsError
-from cloister.node.records import Model, Records, Signed, TookPart
+from cloister.node.models import Model
+from cloister.node.records import Records, Signed, TookPart
 folder = Path(sys.argv[1])
 def signed(number, size=10):
     return Signed(bytes(32), number, b"m" * 32, ("a", "b"), bytes(size), b"signature", None)

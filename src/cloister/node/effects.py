@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from cloister.node.records import Values
+from cloister.node.models import Values
 from cloister.wire import rounds as w
 
 

@@ -10,7 +10,8 @@ from cloister.aggregator.ledger import Instance, Ledger
 from cloister.charter import Charter
 from cloister.errors import LedgerError, RoundError
 from cloister.node.effects import Say
-from cloister.node.records import Model, Records, state_digest_of
+from cloister.node.models import Model, state_digest_of
+from cloister.node.records import Records
 from cloister.wire.rounds import Chain
 
 

@@ -25,7 +25,8 @@ from cloister.node.countersigning import Countersigner
 from cloister.node.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.holdings import Holdings
 from cloister.node.limits import OwnLimits
-from cloister.node.records import Records, TookPart, Values
+from cloister.node.models import Values
+from cloister.node.records import Records, TookPart
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS
 

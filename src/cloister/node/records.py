@@ -15,21 +15,19 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
-import numpy as np
 
-from cloister.aggregator.job import name_of_values
-from cloister.aggregator.records import state_digest
-from cloister.aggregator.updates import State
-from cloister.errors import RecordsError, RoundError
+from cloister.errors import RecordsError
 from cloister.wire.fields import Digest, Message
+
+if TYPE_CHECKING:
+    from cloister.node.models import Model  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
 _FORMAT: Final = 2
@@ -88,23 +86,8 @@ class Kept(Message, tag="kept", frozen=True):
 
 
 Entry: TypeAlias = TookPart | Signed | Released | Kept
-Values: TypeAlias = bytes | memoryview
-"""A vector's bytes, which nobody changes."""
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(TookPart | Signed | Released | Kept)
-
-
-class Model(NamedTuple):
-    """A model's vector and what the server's rule remembers, as bytes."""
-
-    digest: bytes
-    vector: Values
-    state: tuple[Values, ...] = ()
-    rounds: int = 0
-    tensors: bytes = b""
-    """``cloister.aggregator.job.tensors_digest``, once it has shown that the vector is of that name."""
-    state_digest: bytes | None = None
-    """``state_digest_of`` the state."""
 
 
 @dataclass
@@ -195,17 +178,12 @@ class Records:
             return None
         if self._folder is None:
             return self._models.get(charter)
-        try:
-            content = memoryview(_model_file(self._folder, kept).read_bytes())
-        except OSError:
-            content = memoryview(b"")
-        if len(content) == sum(kept.sizes):
-            vector, *state = _cut(content, kept.sizes)
-            named = (name_of_values(kept.tensors, vector), state_digest_of(kept.rounds, state))
-            if named == (kept.model, kept.state):
-                return Model(kept.model, vector, tuple(state), kept.rounds, kept.tensors, kept.state)
-        self._of(charter).kept = None
-        return None
+        from cloister.node import models
+
+        found = models.read(_model_file(self._folder, kept), kept=kept)
+        if found is None:
+            self._of(charter).kept = None
+        return found
 
     # What is written
 
@@ -230,8 +208,10 @@ class Records:
         if self._folder is None:
             self._models[charter] = model
         else:
+            from cloister.node import models
+
             with _sqlite("written"):
-                _write(_model_file(self._folder, kept), parts)
+                models.write(_model_file(self._folder, kept), parts)
         self._append([*entries, kept])
         if self._folder is not None and before is not None:
             old = _model_file(self._folder, before)
@@ -296,20 +276,6 @@ class Records:
         return self._charters.get(charter, _Known())
 
 
-def state_digest_of(rounds: int, state: Sequence[Values]) -> bytes | None:
-    """The name of what a server's rule remembers after so many rounds (``state_digest``), from its vectors' bytes.
-
-    Raises:
-        RoundError: they are no vectors of float64.
-    """
-    if not state:
-        return None
-    if any(len(part) % 8 for part in state):
-        raise RoundError("the state of the server's rule is no vector of numbers")
-    averages = [np.frombuffer(part, np.float64) for part in state]
-    return state_digest(State(rounds, averages[0], averages[1] if len(averages) > 1 else None))
-
-
 def _chained(before: bytes, data: bytes) -> bytes:
     return hashlib.sha256(before + data).digest()
 
@@ -366,24 +332,3 @@ def _sqlite(what: str) -> Iterator[None]:
 
 def _model_file(folder: Path, kept: Kept) -> Path:
     return folder / f"{kept.charter.hex()[:16]}.{kept.model.hex()[:32]}.model"
-
-
-def _write(file: Path, parts: Sequence[Values]) -> None:
-    """A file that is there whole, or not at all. Nothing waits for the disk: should a loss of power damage it, its hash
-    tells, and others have the model."""
-    descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".model.")
-    try:
-        with os.fdopen(descriptor, "wb") as target:
-            target.writelines(parts)
-        Path(draft).replace(file)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-
-
-def _cut(content: memoryview, sizes: Sequence[int]) -> list[memoryview]:
-    parts, at = [], 0
-    for size in sizes:
-        parts.append(content[at : at + size])
-        at += size
-    return parts

@@ -17,8 +17,8 @@ from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.effects import Train
 from cloister.node.link import fill
+from cloister.node.models import Values
 from cloister.node.process import Process
-from cloister.node.records import Values
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 
