@@ -24,7 +24,18 @@ from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge
 from tests import charters
-from tests.aggregator.driving import ATTESTER, OWNERS, Heard, Owner, Party, charter_text, first_model, make_job
+from tests.aggregator.driving import (
+    ATTESTER,
+    LENGTH,
+    OWNERS,
+    Heard,
+    Owner,
+    Party,
+    charter_text,
+    first_model,
+    make_job,
+    parts_of,
+)
 from tests.net.instances import serving
 from tests.net.parties import SOON
 
@@ -32,16 +43,20 @@ from tests.net.parties import SOON
 class Table:
     """A charter of OWNERS and rosa with keys in files, a job, and the aggregator that serves them, one at a time."""
 
-    def __init__(self, folder: Path, *, job: Mapping[str, Any] | None = None, **limits: str) -> None:
+    def __init__(
+        self, folder: Path, *, job: Mapping[str, Any] | None = None, length: int = LENGTH, **limits: str
+    ) -> None:
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in (*OWNERS, "rosa", "mallory")}
-        text = charter_text(**limits).replace("not_after = 2027", "not_after = 2127")
+        text = charter_text(length=length, **limits).replace("not_after = 2027", "not_after = 2127")
         for name, identity in self.identities.items():
             text = text.replace(charters.fingerprint_of(name), identity.fingerprint)
         self.charter = Charter.parse(text)
-        self.job = make_job(self.charter, **(job or {}))
+        self.length = length
+        self.job = make_job(self.charter, **{"parts": parts_of(length), **(job or {})})
         self.data = jobs.encode(self.job)
         self.address = self.charter.addresses[0]
-        self.owners = {name: Owner(name, self.charter, key=private_key(self.identities[name].path)) for name in OWNERS}
+        keys = {name: private_key(self.identities[name].path) for name in OWNERS}
+        self.owners = {name: Owner(name, self.charter, length=length, key=keys[name]) for name in OWNERS}
         self.rosa = Party("rosa", self.charter)
         self.at = ""
 
@@ -63,7 +78,7 @@ class Table:
         return Seated(self, party)
 
     def submit(self, line: Line) -> None:
-        line.say(w.Submit(len(self.data)), self.data + first_model().tobytes())
+        line.say(w.Submit(len(self.data)), self.data + first_model(self.length).tobytes())
 
 
 class Line:

@@ -129,10 +129,10 @@ def researching(table: Table) -> Line:
 
 
 def by_hand(table: Table, *cohorts: Sequence[str], numbers: Sequence[int] = ()) -> bytes:
-    model, rule = first_model(), table.job.rule
+    model, rule = first_model(table.length), table.job.rule
     state = rule.start(len(model))
     for number, names in zip(numbers or range(1, len(cohorts) + 1), cohorts, strict=True):
-        found = {name: Contribution(update_of(name, number), examples_of(name)) for name in names}
+        found = {name: Contribution(update_of(name, number, table.length), examples_of(name)) for name in names}
         model, state = apply_to_parameters(rule, model, mean=mean(found), state=state, buffers=table.job.buffers)
     return model.tobytes()
 
@@ -159,6 +159,24 @@ def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, n
         assert party.model[1].startswith(wanted)
         assert party.ledger.released == 3
     assert all(each.line.proofs == 3 for each in members.values())
+
+
+def test_a_contribution_that_is_looked_at_while_it_arrives(tmp_path: Path) -> None:
+    """Several pages of 1 MiB: the last values of one owner's are no numbers, and those of the others are all added."""
+    table = Table(tmp_path, job={"rounds": 1}, length=600_000)
+    with table.serving(), seated(table, "alice", "chuck"):
+        bob = table.owners["bob"]
+        spoilt = bob.update()[:-4] + b"\x00\x00\xc0\x7f"
+        bob.spoil = lambda message, body: [(message, spoilt if isinstance(message, w.Contribution) else body)]
+        with seated(table, "bob") as members:
+            line = researching(table)
+            table.submit(line)
+            assert heard_out(table, line).done == 1
+            line.close()
+            assert "norm is not a number" in next(
+                each.text for each in members["bob"].told if isinstance(each, w.Refused)
+            )
+    assert table.rosa.model[1].startswith(by_hand(table, ("alice", "chuck")))
 
 
 def test_an_upload_that_stalls_is_cut_off_and_holds_up_nobody(tmp_path: Path) -> None:

@@ -103,13 +103,13 @@ class Attendance:
                 self._connection.read_into(room, until=until)
                 body.look(room)
             return
+        looked = None
         with ThreadPoolExecutor(1) as beside:  # what has arrived is looked at while the next part arrives
-            looks = []
             for room in body.rooms():
                 self._connection.read_into(room, until=until)
-                looks.append(beside.submit(body.look, room))
-        for look in looks:
-            look.result()
+                looked = beside.submit(body.look, room)  # the last one tells: one thread looks at all, in order
+        if looked is not None:
+            looked.result()
 
 
 @contextmanager
