@@ -64,6 +64,7 @@ BASE = (
 NEEDS_TORCH = {
     "net.client": "hands out pointers",
     "node.executor": "the process of one session, where its tensors live",
+    "node.program": "what the processes that hold tensors have in common",
     "node.trainee": "trains on an owner's data sets, in a process of its own",
     "node.shelf": "loads an owner's data sets, inside that process",
 }

@@ -7,9 +7,7 @@ it and ends; it also ends when the listener does, however that comes about.
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -22,6 +20,7 @@ from cloister.net.connection import Frame
 from cloister.node.child import Assignment, Opening
 from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
+from cloister.node.program import run, use_threads
 from cloister.node.shelf import Shelf
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
@@ -187,9 +186,7 @@ def warm_up(threads: int) -> None:
     """Does once what would make a session's first operations slow."""
     from torch._subclasses import FakeTensorMode
 
-    torch.set_num_threads(threads)
-    with suppress(RuntimeError):  # settable once a process
-        torch.set_num_interop_threads(1)
+    use_threads(threads)
     square = torch.ones(8, 8)
     square @ square
     with FakeTensorMode() as mode:
@@ -205,39 +202,31 @@ def _opening() -> Opening:
     return msgspec.json.decode(data, type=Opening)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The process. Its arguments are the descriptors of its two links; what it is to do comes on standard input."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+def main(arguments: Sequence[str]) -> None:
+    """The process. Its arguments are the descriptors of its two links; what it is to do comes on standard input.
+
+    Raises:
+        EOFError: the listener is gone, has cut the session short, or opened none.
+    """
     numbers = [int(argument) for argument in arguments]
     assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
-    try:
-        confine(assignment.listener)
-        session, moves = (Link(End.adopt(Descriptors(*numbers[at : at + 3]))) for at in (0, 3))
-        warm_up(assignment.threads)
-        session.send(Kind.ANSWER, m.Done())
-        data_sets = _opening().data_sets
-        executor = Executor(
-            device=assignment.device,
-            memory_bytes=assignment.memory_bytes,
-            objects=assignment.objects,
-            data_sets=Shelf(data_sets, device=assignment.device),
-            exchange=Courier(moves),
-        )
-        if assignment.device == "cpu":
-            held = sum(entry.spec.nbytes() for entry in data_sets if entry.spec is not None)
-            limit_memory(2 * assignment.memory_bytes + held, threads=assignment.threads)
-        serve(session, executor)
-    except EOFError:
-        pass  # the listener is gone, has cut the session short, or opened none
-    except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this process and is noted
-        # Where it happened, and not what it says: an exception's text may hold values.
-        where = "".join(traceback.format_tb(fault.__traceback__))
-        _log.critical("%s at\n%s", type(fault).__name__, where)
-        return 1
-    return 0
+    confine(assignment.listener)
+    session, moves = (Link(End.adopt(Descriptors(*numbers[at : at + 3]))) for at in (0, 3))
+    warm_up(assignment.threads)
+    session.send(Kind.ANSWER, m.Done())
+    data_sets = _opening().data_sets
+    executor = Executor(
+        device=assignment.device,
+        memory_bytes=assignment.memory_bytes,
+        objects=assignment.objects,
+        data_sets=Shelf(data_sets, device=assignment.device),
+        exchange=Courier(moves),
+    )
+    if assignment.device == "cpu":
+        held = sum(entry.spec.nbytes() for entry in data_sets if entry.spec is not None)
+        limit_memory(2 * assignment.memory_bytes + held, threads=assignment.threads)
+    serve(session, executor)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stderr.flush()
-    os._exit(status)  # the memory goes back at once, without torch's own tidying up
+    run(main, log=_log)

@@ -7,11 +7,8 @@ are data: they are decoded and checked here, and nothing that came from elsewher
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +20,7 @@ from cloister.aggregator.job import Constant, Job, Part
 from cloister.errors import CloisterError, DataSetError, PlanError
 from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
+from cloister.node.program import run, use_threads, where
 from cloister.node.training import Assignment, Columns, Order, Result
 from cloister.tensor.geometry import DTYPES
 from cloister.wire.frames import Kind
@@ -177,8 +175,7 @@ def serve(link: Link, trainee: Trainee) -> None:
         except CloisterError as fault:
             link.send(Kind.FAILURE, str(fault)[:TEXT_CHARS].encode())
         except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
-            # Where it happened, and not what it says: an exception's text may hold values.
-            _log.error("%s at\n%s", type(fault).__name__, "".join(traceback.format_tb(fault.__traceback__)))
+            _log.error("%s", where(fault))
             link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
         else:
             vector = as_bytes(found.delta)
@@ -186,30 +183,21 @@ def serve(link: Link, trainee: Trainee) -> None:
             fill(link.rooms(len(vector)), [vector])
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The process. Its arguments are the descriptors of its link; what it is to do comes on standard input."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+def main(arguments: Sequence[str]) -> None:
+    """The process. Its arguments are the descriptors of its link; what it is to do comes on standard input.
+
+    Raises:
+        EOFError: the listener is gone.
+    """
     assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
-    try:
-        confine(assignment.listener)
-        link = Link(End.adopt(Descriptors(*map(int, arguments))))
-        torch.set_num_threads(assignment.threads)
-        with suppress(RuntimeError):  # settable once a process
-            torch.set_num_interop_threads(1)
-        if assignment.device == "cpu":
-            limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
-        link.send(Kind.ANSWER, b"")
-        serve(link, Trainee(assignment.data_sets, memory_bytes=assignment.memory_bytes, device=assignment.device))
-    except EOFError:
-        pass  # the listener is gone
-    except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this process and is noted
-        where = "".join(traceback.format_tb(fault.__traceback__))
-        _log.critical("%s at\n%s", type(fault).__name__, where)
-        return 1
-    return 0
+    confine(assignment.listener)
+    link = Link(End.adopt(Descriptors(*map(int, arguments))))
+    use_threads(assignment.threads)
+    if assignment.device == "cpu":
+        limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
+    link.send(Kind.ANSWER, b"")
+    serve(link, Trainee(assignment.data_sets, memory_bytes=assignment.memory_bytes, device=assignment.device))
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stderr.flush()
-    os._exit(status)  # the memory goes back at once, without torch's own tidying up
+    run(main, log=_log)
