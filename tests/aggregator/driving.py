@@ -18,8 +18,6 @@ from cloister.aggregator.arriving import Body
 from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
 from cloister.aggregator.job import Constant, Job, Part
 from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.mean import Contribution as Contributed
-from cloister.aggregator.mean import mean
 from cloister.aggregator.own import Self
 from cloister.aggregator.records import cohort_to_be_signed, commitment, decode_cohort
 from cloister.aggregator.rounds import Rounds
@@ -35,6 +33,8 @@ from cloister.wire.messages import Proof
 from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests import charters
+from tests.aggregator.means import Contribution as Contributed
+from tests.aggregator.means import mean
 
 OWNERS: Final = ("alice", "bob", "chuck")
 PLAN: Final = b"a plan that nobody here runs"

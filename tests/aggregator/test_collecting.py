@@ -10,12 +10,12 @@ import pytest
 from cloister.aggregator import collecting as pulling
 from cloister.aggregator.arriving import Update
 from cloister.aggregator.collecting import Answer, Collection
-from cloister.aggregator.mean import Contribution, mean
 from cloister.aggregator.records import commitment
 from cloister.charter.charter import Member
 from cloister.wire.layout import lay_out
 from cloister.wire.tensors import TensorSpec
 from tests.aggregator.driving import agree, fill
+from tests.aggregator.means import Contribution, mean
 
 LENGTH = 1 << 18
 SALT = bytes(32)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.aggregator.mean import Contribution, Sum, mean, shares
+from cloister.aggregator.mean import Sum, shares
 from cloister.errors import AggregationError
+from tests.aggregator.means import Contribution, mean
 
 counts = st.dictionaries(st.text(max_size=3), st.integers(1, 10**6), min_size=1, max_size=12)
 

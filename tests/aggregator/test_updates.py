@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.aggregator.mean import Contribution, mean
 from cloister.aggregator.updates import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Rule, State
 from cloister.aggregator.vectors import BLOCK
 from cloister.errors import AggregationError, ConfigurationError
+from tests.aggregator.means import Contribution, mean
 
 RULES: list[Rule] = [FedAvg(), FedProx(0.1), FedAvgM(), FedAdagrad(), FedYogi(), FedAdam()]
 

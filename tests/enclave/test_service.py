@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from cloister.aggregator.job import job_digest
-from cloister.aggregator.mean import Contribution, mean
 from cloister.aggregator.updates import apply_to_parameters
 from cloister.enclave.service import Aggregator
 from cloister.errors import ConfigurationError, ConnectionLostError, PeerRefusedError, UnreachableError
@@ -22,6 +21,7 @@ from cloister.wire.address import Address
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
 from tests.aggregator.driving import OWNERS, examples_of, first_model, update_of
+from tests.aggregator.means import Contribution, mean
 from tests.enclave.lines import Line, Seated, Table
 from tests.net.instances import Study, goodbye, serving
 from tests.net.parties import SOON

@@ -14,7 +14,6 @@ import numpy as np
 
 from cloister.aggregator.job import model_digest
 from cloister.aggregator.ledger import Receipt
-from cloister.aggregator.mean import Contribution, mean
 from cloister.aggregator.records import Cohort, cohort_to_be_signed, decode_cohort
 from cloister.aggregator.updates import State, apply_to_parameters
 from cloister.aggregator.vectors import Vector
@@ -22,6 +21,7 @@ from cloister.charter import signing
 from cloister.errors import CharterError
 from cloister.wire import rounds as w
 from tests.aggregator.driving import examples_of, first_model, key_of
+from tests.aggregator.means import Contribution, mean
 from tests.explorer.setting import LENGTH, Setting, Study, update_of
 
 

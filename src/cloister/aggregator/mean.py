@@ -6,7 +6,7 @@ McMahan, Moore, Ramage, Hampson, Aguera y Arcas: "Communication-Efficient Learni
 Data", AISTATS 2017; its w_k is n_k, the member's number of examples.
 
 Sums are kept in float64. Floating-point addition depends on the order, so there is one order wherever the bits must
-not depend on who was quicker: ``mean`` adds in the order of the members' names.
+not depend on who was quicker: whoever adds does so in the order of the members' names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,6 @@ from cloister.errors import AggregationError
 
 _TOGETHER: Final = 1 << 18
 """Elements of many updates that are added up at a time."""
-
-
-class Contribution(NamedTuple):
-    """What one member sends: its update, a flat vector, and the number of examples that it trained on."""
-
-    update: Vector
-    examples: int
 
 
 class Sum:
@@ -103,22 +96,6 @@ class Sum:
             part /= whole
             check(part, length=len(part), what="the mean of the contributions")
         return mean
-
-
-def mean(contributions: Mapping[str, Contribution], *, largest_share: float = 1.0) -> NDArray[np.float64]:
-    """The mean of the members' updates, weighted by their examples, no member's share over ``largest_share``.
-
-    It is the same to the last bit in whatever order the members are listed.
-
-    Raises:
-        AggregationError: no contributions, shares that are impossible, or a contribution that cannot be added.
-    """
-    weights = shares({name: each.examples for name, each in contributions.items()}, largest_share=largest_share)
-    names = sorted(contributions)
-    total = Sum(np.size(contributions[names[0]].update))
-    for name in names:
-        total.add(contributions[name].update, weight=weights[name], what=f"the contribution of {name}")
-    return total.mean()
 
 
 def shares(examples: Mapping[str, int], *, largest_share: float = 1.0) -> dict[str, float]:

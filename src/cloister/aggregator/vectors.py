@@ -1,15 +1,14 @@
-"""Models and updates as flat vectors of NumPy's, laid out as ``cloister.wire.layout`` says."""
+"""Models and updates as flat vectors of NumPy's (``cloister.wire.layout``), block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import AggregationError
-from cloister.wire.layout import Layout
 
 Vector: TypeAlias = NDArray[np.floating[Any]]
 """One dimension, float32 or float64."""
@@ -38,30 +37,3 @@ def check(vector: Vector, *, length: int, what: str, finite: bool = False) -> No
     for block in () if finite else blocks(length):
         if not np.isfinite(vector[block]).all():
             raise AggregationError(f"{what} holds a value that is not finite")
-
-
-def flatten(tensors: Mapping[str, NDArray[Any]], *, layout: Layout) -> Vector:
-    """The vector of these tensors. bfloat16, which NumPy lacks, comes as float32.
-
-    Raises:
-        AggregationError: other names or shapes than the layout has.
-    """
-    if set(tensors) != {place.name for place in layout.places}:
-        raise AggregationError("these are not the tensors of the layout")
-    vector: Vector = np.empty(layout.length, layout.dtype)
-    for name, spec, start, stop in layout.places:
-        if tensors[name].shape != spec.shape:
-            raise AggregationError(f"tensor {name!r} has shape {tensors[name].shape} where the layout has {spec.shape}")
-        vector[start:stop] = tensors[name].reshape(-1)
-    return vector
-
-
-def unflatten(vector: Vector, *, layout: Layout) -> dict[str, Vector]:
-    """Each tensor as a view of the vector, in the vector's element type.
-
-    Raises:
-        AggregationError: another length than the layout has.
-    """
-    if vector.shape != (layout.length,):
-        raise AggregationError(f"a vector of shape {vector.shape} where the layout has {layout.length} values")
-    return {name: vector[start:stop].reshape(spec.shape) for name, spec, start, stop in layout.places}
