@@ -52,7 +52,10 @@ def serve(
     ] = None,
     memory: Annotated[str, typer.Option(help="What a session may hold, where the charter is interactive.")] = "2 GiB",
 ) -> None:
-    """Run the aggregator of a charter until SIGTERM or Ctrl-C. It refuses to start without a TEE."""
+    """Run the aggregator of a charter until SIGTERM or Ctrl-C. It refuses to start without a TEE.
+
+    `python -m cloister.enclave` does the same for a closed charter without this command line: less to review in a TEE.
+    """
     start_log()
     agreed = read_charter(charter)
     instance = instance_of(agreed, tee=tee.value, name=name)
