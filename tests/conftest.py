@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import tests.one_thread  # noqa: F401 - first, since it has to come before torch
 from tests.nodes import Federation, federation
 
 

@@ -15,6 +15,7 @@ from cloister import PointerTensor
 from cloister.errors import PointerAssignmentError
 from cloister.tensor.worker import Worker
 from tests.behaviours.conftest import objs
+from tests.rounding import assert_equal_within, decomposed, plain_kernels, widened
 
 # A warning of PyTorch's at setting the flag below.
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneD
 @pytest.fixture(autouse=True)
 def _plain_kernels() -> Iterator[None]:
     """What is compared runs the same kernels on both sides: a pointer's composite operations become the plain ones."""
-    with torch.backends.mkldnn.flags(enabled=False), nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+    with plain_kernels():
         yield
 
 
@@ -318,6 +319,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
 }
 
 
+RECURRENT = frozenset({"LSTM", "LSTM bidirectional", "LSTM projected", "GRU", "GRU with a state", "RNN"})
+
+
 class Twice(nn.Module):
     """A layer of two inputs, given the same one twice, the other way round."""
 
@@ -340,42 +344,76 @@ class Decoder(nn.Module):
         return self.layer(x, x, tgt_mask=nn.Transformer.generate_square_subsequent_mask(5), tgt_is_causal=True)
 
 
+def results_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What a layer returns, after the backward pass of its square."""
+    returned = model(x)
+    output = returned[0] if isinstance(returned, tuple) else returned
+    if output.requires_grad:
+        (output**2).sum().backward()
+    return output.detach()
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_17_layers_compute_the_same_numbers(b: Worker, kind: str, name: str, training: bool) -> None:
+def test_17_layers_compute_the_same_numbers(b: Worker, name: str, training: bool) -> None:
+    make, batch = LAYERS[name]
+    here, x = widened(make().train(training), batch())
+    there, p = copy.deepcopy(here).send(b), x.send(b)
+    expected, got = results_of(here, x), results_of(there, p)
+    assert_equal_within(got.get(), expected)
+    del got
+    there.get()
+    for (path, wanted), parameter in zip(here.named_parameters(), there.parameters(), strict=True):
+        assert (parameter.grad is None) == (wanted.grad is None), path
+        if parameter.grad is not None:
+            assert_equal_within(parameter.grad, wanted.grad, name=path)
+    for (path, wanted), buffer in zip(here.named_buffers(), there.buffers(), strict=True):
+        assert_equal_within(buffer, wanted, name=path)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in RECURRENT])
+def test_17_what_decomposes_alike_is_equal_to_the_bit(kind: str, b: Worker, name: str, training: bool) -> None:
+    if kind == "tls":
+        pytest.skip("which kernels another process uses is not for this one to choose")
     make, batch = LAYERS[name]
     here, x = make().train(training), batch()
     there, p = copy.deepcopy(here).send(b), x.send(b)
-    results = []
-    for model, given in ((here, x), (there, p)):
-        returned = model(given)
-        output = returned[0] if isinstance(returned, tuple) else returned
-        if output.requires_grad:
-            (output**2).sum().backward()
-        results.append(output)
-    if kind == "tls":  # the kernels that its process uses are not for us to choose
-        torch.testing.assert_close(results[1].get(), results[0], rtol=1e-5, atol=1e-6)
-    else:
-        assert torch.equal(results[1].get(), results[0])
-    del results, output, returned
+    with decomposed():
+        expected = results_of(here, x)
+        got = results_of(there, p).get()
+    assert torch.equal(got, expected)
     there.get()
-    for (path, expected), got in zip(here.named_parameters(), there.parameters(), strict=True):
-        assert (got.grad is None) == (expected.grad is None), path
-        if got.grad is not None:
-            # Recurrent layers sum the gradients of their steps in another order.
-            torch.testing.assert_close(got.grad, expected.grad, rtol=1e-5, atol=1e-6)
+    for (path, wanted), parameter in zip(here.named_parameters(), there.parameters(), strict=True):
+        assert parameter.grad is None or torch.equal(parameter.grad, wanted.grad), path
     for (path, wanted), buffer in zip(here.named_buffers(), there.buffers(), strict=True):
         assert torch.equal(buffer, wanted), path
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_17_a_recurrent_layer_equals_its_steps_one_by_one_to_the_bit(kind: str, b: Worker, layer: type[nn.RNN]) -> None:
+    # On the CPU one product serves all the steps; a step of its own takes the products that a pointer takes.
+    if kind == "tls":
+        pytest.skip("which kernels another process uses is not for this one to choose")
+    here, x = layer(8, 4), torch.randn(5, 3, 8)
+    there = copy.deepcopy(here).send(b)
+    with decomposed(), torch.no_grad():
+        state, steps = None, []
+        for step in x.split(1):
+            output, state = here(step, state)
+            steps.append(output)
+        got = there(x.send(b))[0].get()
+    assert torch.equal(got, torch.cat(steps))
 
 
 @pytest.mark.parametrize("name", ["EmbeddingBag", "LSTM", "MultiheadAttention", "BatchNorm"])
 def test_17_layers_work_without_gradients(b: Worker, name: str) -> None:
     make, batch = LAYERS[name]
-    here, x = make().eval(), batch()
+    here, x = widened(make().eval(), batch())
     there, p = copy.deepcopy(here).send(b), x.send(b)
     with torch.no_grad():
-        outputs = [output[0] if isinstance(output, tuple) else output for output in (here(x), there(p))]
-    assert torch.equal(outputs[1].get(), outputs[0])
+        expected, got = results_of(here, x), results_of(there, p)
+    assert_equal_within(got.get(), expected)
 
 
 def test_17_cross_entropy(b: Worker) -> None:
@@ -444,7 +482,7 @@ def test_17_a_forward_may_make_its_own_tensors(b: Worker) -> None:
 def test_17_backward_hooks_run(b: Worker) -> None:
     model, seen = nn.Linear(2, 1).send(b), []
     model.weight.register_hook(lambda grad: seen.append(grad.location) or grad * 2)
-    model(b.ones(1, 2)).sum().backward()
+    (model.weight * b.ones(1, 2)).sum().backward()
     assert seen == [b]
     assert model.weight.grad.get().tolist() == [[2.0, 2.0]]
 

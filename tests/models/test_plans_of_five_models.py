@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.testing.models import SAMPLES
 from cloister.worker.optimizers import CosineDecay, Optimizer, StepDecay
-from tests.models.test_five_models import same_kernels
+from tests.rounding import plain_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
 
@@ -85,7 +85,7 @@ def test_a_hundred_steps_are_the_same(name: str, optimizer: str) -> None:
     batches = [
         SAMPLES[name].batch(4 if step % 10 == 9 else 6) for step in range(STEPS)
     ]  # the last of an epoch: smaller
-    with same_kernels():
+    with plain_kernels():
         expected = plain(here, OPTIMIZERS[optimizer], batches)
         got = replayed(captured(name), there, OPTIMIZERS[optimizer], batches)
     assert all(map(torch.equal, expected, got))

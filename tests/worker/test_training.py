@@ -19,7 +19,7 @@ from cloister.worker import delta as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import Optimizer, StepDecay
 from cloister.worker.training import Trained, train
-from tests.models.test_five_models import same_kernels
+from tests.rounding import plain_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
 
@@ -94,7 +94,7 @@ def change(after: nn.Module, before: nn.Module) -> Tensor:
 def test_it_is_the_plain_loop_to_the_last_bit(name: str, optimizer: str, mu: float) -> None:
     model, data = made(name)
     there = copy.deepcopy(model)
-    with same_kernels():
+    with plain_kernels():
         seen = plainly(there, data, OPTIMIZERS[optimizer], mu=mu)
         got = trained(model, data, optimizer=OPTIMIZERS[optimizer], proximal=mu)
     assert torch.equal(got.delta, change(there, model))
@@ -130,7 +130,7 @@ def test_buffers_are_state() -> None:
     """Running statistics are part of the delta; what counts in integers comes beside it."""
     model, data = made("resnet")
     there = copy.deepcopy(model)
-    with same_kernels():
+    with plain_kernels():
         plainly(there, data, OPTIMIZERS["sgd"])
         got = trained(model, data)
     assert torch.equal(got.delta, change(there, model))

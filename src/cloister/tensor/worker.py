@@ -64,9 +64,9 @@ class Worker(Location):
     ) -> Report:
         """Trains a model that was sent here, in place, on data that is here: one message, and numbers come home.
 
-        The steps are those of ``cloister.worker.training.train``, to the last bit where as many threads compute (the
-        node's ``threads``). If anything goes wrong, the model is as it was. This waits until the training is over:
-        ``connect(..., answer_s=...)`` says for how long.
+        The steps are those of ``cloister.worker.training.train``, to the last bit on a processor of the same kind with
+        as many threads (the node's ``threads``). If anything goes wrong, the model is as it was. This waits until the
+        training is over: ``connect(..., answer_s=...)`` says for how long.
 
         Args:
             plan: what the loss was captured as; it is sent along, and checked by the worker.

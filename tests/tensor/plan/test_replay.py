@@ -19,7 +19,7 @@ from cloister.tensor.plan import encoding
 from cloister.tensor.plan.program import Program
 from cloister.tensor.plan.seeds import seed_of
 from cloister.worker.seeding import seeded
-from tests.models.test_five_models import same_kernels
+from tests.rounding import plain_kernels
 from tests.tensor.plan.steps import assert_same_as_plain, loss, rows, squares, step
 
 # A warning of PyTorch's at switching a CPU library off.
@@ -65,7 +65,7 @@ def test_plain_pytorch_with_the_same_seeds_draws_the_same(make: Callable[[], nn.
     shape = (3,) if isinstance(model, Noisy) else (2, 3)
     plan = squares.capture(model, example=rows(*shape))
     x = torch.randn(5, *shape)
-    with same_kernels(), SeededAlike(plan.program, seed=11, step=4) as seeds:
+    with plain_kernels(), SeededAlike(plan.program, seed=11, step=4) as seeds:
         expected: Any = squares(model, x)
         expected.backward()
     assert next(seeds.seeds, None) is None
