@@ -13,40 +13,47 @@ import torch
 from torch import nn
 
 from cloister.errors import PointerAssignmentError
+from cloister.tensor import states
 from cloister.tensor.births import BornAt, upload
+from cloister.tensor.drafts import Draft, settle
 from cloister.tensor.location import LocalSide, Location
-from cloister.tensor.moving import move
-from cloister.tensor.pointer import PointerTensor, fetch
+from cloister.tensor.pointer import PointerTensor
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def send_module(module: M, worker: Location) -> M:
-    """Moves a local module to ``worker``, in place: parameters, buffers and gradients, shared ones once.
+    """Moves a module to ``worker``, in place: parameters, buffers and gradients, shared ones once.
+
+    What optimizers keep for its parameters at other workers goes along. What they keep here follows at their next step.
 
     Raises:
+        MoveError: the workers that hold the module could not pass it on; it is where it was.
         PointerAssignmentError: a parameter is held by a live autograd graph.
     """
     tensors = _tensors_of(module)
+    for tensor in tensors:
+        if type(tensor) is Draft:
+            settle(tensor, worker)
     pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
     local = [tensor for tensor in tensors if not isinstance(tensor, PointerTensor)]
-    if pointers:
-        move(pointers + _gradients(pointers), worker)
+    states.move_with_state(pointers + _gradients(pointers), tensors, worker)
     _swap(module, [(tensor, _sent(tensor, worker)) for tensor in local])
     _settle(module, worker)
     return module
 
 
 def get_module(module: M) -> M:
-    """Brings a module's values back, in place, with one round trip for each worker that holds any."""
-    pointers = [tensor for tensor in _tensors_of(module) if isinstance(tensor, PointerTensor)]
-    by_location: dict[Location, list[PointerTensor]] = {}
-    for pointer in pointers + _gradients(pointers):
-        by_location.setdefault(pointer.location, []).append(pointer)
-    values: dict[int, torch.Tensor] = {}
-    for there in by_location.values():
-        values.update(zip(map(id, there), fetch(there), strict=True))
+    """Brings a module's values back, in place, with one round trip for each worker that holds any.
+
+    What optimizers keep for its parameters comes along.
+    """
+    tensors = _tensors_of(module)
+    pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
+    kept = states.kept_for(tensors)
+    values = states.fetched([*pointers, *_gradients(pointers), *states.pointers_in(kept)])
     _swap(module, [(pointer, _brought(pointer, values)) for pointer in pointers])
+    states.replace(kept, values)
     _settle(module, None)
     return module
 

@@ -7,6 +7,7 @@ the worker run it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final, NoReturn, cast
 
@@ -14,7 +15,7 @@ import torch
 
 from cloister.errors import PointerAssignmentError, PointerNotPortableError, PointerSpentError
 from cloister.tensor.geometry import Geometry
-from cloister.tensor.location import LocalSide, Location, RemoteObject
+from cloister.tensor.location import LocalSide, Location, RemoteObject, refuse_inherited
 
 DEVICE: Final = torch.device("lazy")
 """Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
@@ -102,11 +103,11 @@ class PointerTensor(torch.Tensor):
         Raises:
             MoveError: the workers could not pass the values on; they are where they were.
         """
-        from cloister.tensor.moving import move
+        from cloister.tensor.states import move_with_state
 
         if isinstance(worker, LocalSide):
             return self.get()
-        move([self], worker)
+        move_with_state([self], [self], worker)
         return self
 
     def send(self, worker: Location, tags: object = ()) -> NoReturn:
@@ -151,7 +152,12 @@ class PointerTensor(torch.Tensor):
         memo[id(self)] = copied
         return copied
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> tuple[Callable[[str], NoReturn], tuple[str]]:
+        where = self._object and self._object.location
+        if where and where.inherited and threading.current_thread() is not threading.main_thread():
+            # A queue between processes pickles in a thread of its own, where an exception reaches nobody while the
+            # reader waits for ever. So it is raised where this arrives.
+            return refuse_inherited, (where.id,)
         raise PointerNotPortableError(
             "a pointer cannot be pickled, saved or copied with copy.copy: it is no value; "
             "get() the value, or deepcopy() the object"
@@ -167,6 +173,23 @@ class PointerTensor(torch.Tensor):
     def share_memory_(self) -> NoReturn:
         """Refused: a pointer has no memory here."""
         raise PointerNotPortableError("a pointer has no memory here to share")
+
+    def is_shared(self) -> bool:
+        """Never: a pointer has no memory here to share."""
+        return False
+
+    def untyped_storage(self) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        if self._object and self._object.location.inherited:
+            refuse_inherited(self._object.location.id)
+        raise PointerNotPortableError("a pointer has no memory here; call get() first")
+
+    def storage(self) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        self.untyped_storage()
+
+    def _typed_storage(self) -> NoReturn:  # where a DataLoader's processes gather a batch
+        self.untyped_storage()
 
     # Assignments that must hold at both ends or not at all.
 
