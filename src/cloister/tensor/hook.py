@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
-from cloister.tensor import states
+from cloister.tensor import conversions, states
 from cloister.tensor.location import LocalSide
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
 from cloister.tensor.pointer import PointerTensor
@@ -22,9 +22,9 @@ from cloister.tensor.worker import Worker
 class TorchHook:
     """Hooks PyTorch, once, however many of these are made.
 
-    It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; and it lets
-    the state of an optimizer follow the parameters it belongs to when they change worker. Making a worker does the
-    same.
+    It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; it has
+    ``Module.to`` and ``Module.cpu`` bring a sent module home in place; and it lets the state of an optimizer follow the
+    parameters it belongs to when they change worker. Making a worker does the same.
     """
 
     def __init__(self, torch_module: ModuleType = torch) -> None:
@@ -49,6 +49,8 @@ def install() -> None:
     nn.Module.get = get_module  # type: ignore[attr-defined]
     nn.Module.move = move_module  # type: ignore[attr-defined]
     nn.Module.copy = copy_module  # type: ignore[attr-defined]
+    nn.Module.to = conversions.to(nn.Module.to)  # type: ignore[assignment, method-assign]
+    nn.Module.cpu = conversions.cpu(nn.Module.cpu)  # type: ignore[assignment, method-assign]
     register_optimizer_step_pre_hook(states.before_step)
     Optimizer.__setstate__ = _watching(Optimizer.__setstate__)  # type: ignore[assignment, method-assign]
 

@@ -15,6 +15,7 @@ from torch import nn
 from cloister.errors import PointerAssignmentError
 from cloister.tensor import states
 from cloister.tensor.births import BornAt, upload
+from cloister.tensor.dispatch import forwards
 from cloister.tensor.drafts import Draft, settle
 from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.pointer import PointerTensor
@@ -31,7 +32,7 @@ def send_module(module: M, worker: Location) -> M:
         MoveError: the workers that hold the module could not pass it on; it is where it was.
         PointerAssignmentError: a parameter is held by a live autograd graph.
     """
-    tensors = _tensors_of(module)
+    tensors = tensors_of(module)
     for tensor in tensors:
         if type(tensor) is Draft:
             settle(tensor, worker)
@@ -48,7 +49,7 @@ def get_module(module: M) -> M:
 
     What optimizers keep for its parameters comes along.
     """
-    tensors = _tensors_of(module)
+    tensors = tensors_of(module)
     pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
     kept = states.kept_for(tensors)
     values = states.fetched([*pointers, *_gradients(pointers), *states.pointers_in(kept)])
@@ -68,7 +69,8 @@ def copy_module(module: M) -> M:
     return copy.deepcopy(module)
 
 
-def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """A module's parameters and buffers, each once."""
     every: Iterable[torch.Tensor] = (*module.parameters(), *module.buffers())
     return list({id(tensor): tensor for tensor in every}.values())
 
@@ -131,7 +133,8 @@ def _swap(module: nn.Module, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]])
 
 
 class _Forward:
-    """A sent module's ``forward``: what its code makes with ``torch.zeros`` and the like is born where the module is.
+    """A sent module's ``forward``: what its code makes with ``torch.zeros`` and the like is born where the module is,
+    and nothing comes home unasked.
 
     ``own`` is a ``forward`` that was set on the module itself rather than on its class, if there is one. The module
     is held weakly: a cycle would keep its objects at the worker until Python's collector comes by.
@@ -147,8 +150,12 @@ class _Forward:
         forward = self.own or partial(type(module).forward, module)
         if _innermost() is self.location:
             return forward(*args, **kwargs)
-        with BornAt(self.location):
-            return forward(*args, **kwargs)
+        forwards.under_way += 1
+        try:
+            with BornAt(self.location):
+                return forward(*args, **kwargs)
+        finally:
+            forwards.under_way -= 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Forward:
         return _Forward(memo[id(self.module())], copy.deepcopy(self.own, memo), self.location)

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 
 import torch
 
-from cloister.errors import PointerAssignmentError, PointerNotPortableError, PointerSpentError
+from cloister.errors import OpRefusedError, PointerAssignmentError, PointerNotPortableError, PointerSpentError
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.location import LocalSide, Location, RemoteObject, refuse_inherited
 
 DEVICE: Final = torch.device("lazy")
 """Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
+OTHER_DEVICE: Final = "which device holds a worker's tensors is its owner's choice; leave the device out"
 _STRIDED: Final = torch.strided
 _make_wrapper: Final = torch.Tensor._make_wrapper_subclass
 
@@ -115,6 +116,24 @@ class PointerTensor(torch.Tensor):
         raise PointerAssignmentError(
             f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}"
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As ``torch.Tensor.to``. To the CPU it is a download, and the pointer stays.
+
+        Raises:
+            OpRefusedError: to another device.
+            ImplicitDownloadError: to the CPU, inside a sent module's ``forward``.
+        """
+        device = kwargs.get("device", args[0] if args else None)
+        # PyTorch would look for the device here first, and complain that there is none.
+        if isinstance(device, (str, torch.device)) and torch.device(device).type not in ("cpu", DEVICE.type):
+            self._to_other_device()
+        return super().to(*args, **kwargs)
+
+    def _to_other_device(self, *args: object, **kwargs: object) -> NoReturn:
+        raise OpRefusedError(OTHER_DEVICE)
+
+    cuda = xpu = ipu = hpu = mtia = _to_other_device
 
     # What a pointer must not be taken for.
 
