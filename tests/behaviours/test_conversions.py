@@ -134,10 +134,10 @@ def test_39_outside_of_a_forward_a_pointer_comes_home_when_asked(b: Worker) -> N
     assert local.tolist() == p.tolist() == [1.0, 2.0]
 
 
-LIBRARY = '''
+LIBRARY = """
 def on_the_cpu(x):
     return x.to("cpu")
-'''
+"""
 
 
 class Asks(nn.Module):

@@ -100,6 +100,7 @@ class Location:
         self._puts: list[torch.Tensor] = []
         self._queued_bytes = 0
         self._forgotten: deque[int] = deque()
+        self._tags: dict[int, tuple[str, ...]] = {}
         _locations.add(self)
 
     def __repr__(self) -> str:
@@ -195,15 +196,23 @@ class Location:
             raise MessageError(f"{self.id} described {len(got.specs)} objects where {len(objects)} were asked for")
         return [geometry_from(spec) for spec in got.specs]
 
-    def find(self, tags: Sequence[str]) -> list[tuple[RemoteObject, tuple[str, ...], Geometry]]:
-        """The tensors at the worker that carry all of ``tags``, each with its own tags."""
+    def find(self, tags: Sequence[str]) -> list[tuple[RemoteObject, Geometry]]:
+        """The tensors at the worker that carry all of ``tags``."""
         first = next(self._ids)
         self._ids = itertools.count(first + FOUND)
         got, _ = self.ask(m.Search(tuple(tags), first), m.Found)
-        return [
-            (RemoteObject(self, first + i), match.tags, geometry_from(match.spec))
-            for i, match in enumerate(got.matches)
-        ]
+        self._tags.update((first + i, match.tags) for i, match in enumerate(got.matches))
+        return [(RemoteObject(self, first + i), geometry_from(match.spec)) for i, match in enumerate(got.matches)]
+
+    def tags_of(self, obj: RemoteObject) -> tuple[str, ...]:
+        """The tags that an object carries, as far as it was given or found under them here."""
+        return self._tags.get(obj.id, ())
+
+    def tag(self, obj: RemoteObject, tags: tuple[str, ...]) -> None:
+        """Has an object carry these tags and no others. An owner's data set keeps its own."""
+        if tags != self.tags_of(obj):
+            self.post(m.Tag(obj.id, tags))
+            self._tags[obj.id] = tags
 
     def count(self) -> m.Counted:
         """How many objects this session holds at the worker, and the bytes of memory behind them."""
@@ -228,6 +237,8 @@ class Location:
         forgotten: list[int] = []
         while self._forgotten and len(forgotten) < LIST_ITEMS:
             forgotten.append(self._forgotten.popleft())
+            if self._tags:
+                self._tags.pop(forgotten[-1], None)
         if forgotten:
             self._commands.append(m.Free(tuple(forgotten)))
         taken = self._commands, self._puts

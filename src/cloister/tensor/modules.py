@@ -53,6 +53,8 @@ def get_module(module: M) -> M:
     pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
     kept = states.kept_for(tensors)
     values = states.fetched([*pointers, *_gradients(pointers), *states.pointers_in(kept)])
+    for pointer in pointers:
+        pointer.untag()
     _swap(module, [(pointer, _brought(pointer, values)) for pointer in pointers])
     states.replace(kept, values)
     _settle(module, None)

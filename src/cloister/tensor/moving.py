@@ -41,6 +41,7 @@ def move(pointers: Sequence[PointerTensor], worker: Location, *, or_through_here
                     raise
                 arrived = _carry(part, worker)
             for pointer, obj in zip(part, arrived, strict=True):
+                pointer.untag()
                 geometry = Geometry.contiguous(pointer.dtype, tuple(pointer.shape))
                 pointer.rebind(PointerTensor.make(obj, geometry))
 

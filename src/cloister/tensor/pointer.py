@@ -81,7 +81,7 @@ class PointerTensor(torch.Tensor):
         return self._object
 
     def get(self, *, keep: bool = False) -> torch.Tensor:
-        """The values, as a local tensor; the worker's object is given up unless ``keep``.
+        """The values, as a local tensor; the worker's object is given up unless ``keep``, and its tags with it.
 
         Raises:
             WorkerError: the worker refuses, or something went wrong there before.
@@ -93,12 +93,14 @@ class PointerTensor(torch.Tensor):
         if getattr(self, "_is_param", False):
             values = torch.nn.Parameter(values, requires_grad=self.requires_grad)
         if not keep:
+            self.untag()
             self._object = None
         return values
 
     def move(self, worker: Location | LocalSide) -> torch.Tensor:
         """Moves the values to another worker, which gets them from this one directly; returns the pointer itself.
 
+        Their tags end with that.
         A move to the local side is ``get``.
 
         Raises:
@@ -110,6 +112,19 @@ class PointerTensor(torch.Tensor):
             return self.get()
         move_with_state([self], [self], worker)
         return self
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that the object carries, as far as this session gave them or found it by them."""
+        return () if self._object is None else self._object.location.tags_of(self._object)
+
+    def untag(self, *tags: str) -> None:
+        """Takes these tags off the object, or all of them; without any, it lives no longer than its pointers.
+
+        An owner's data set keeps its tags.
+        """
+        if self.tags:
+            self.location.tag(self.remote, tuple(each for each in self.tags if tags and each not in tags))
 
     def send(self, worker: Location, tags: object = ()) -> NoReturn:
         """Refused: the values are not here."""
