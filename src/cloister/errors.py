@@ -48,7 +48,9 @@
         ├── NotColocatedError         tensors that live in different places
         ├── PointerSpentError         its value was taken back by get()
         ├── PointerNotPortableError   pickling, copying, NumPy: a pointer is no value
-        └── PointerAssignmentError    an assignment or resize that would tear pointer and value apart
+        ├── PointerAssignmentError    an assignment or resize that would tear pointer and value apart
+        ├── InheritedWorkerError      a worker of another process, which this one inherited by fork
+        └── ImplicitDownloadError     a value that would come home unasked, inside a sent module's forward
 
 No class here derives from ``TypeError``: Python swallows a ``TypeError`` raised inside a binary operator such as
 ``a @ b`` and answers ``NotImplemented`` in its place.
@@ -331,3 +333,12 @@ class PointerNotPortableError(PointerError, RuntimeError):
 
 class PointerAssignmentError(PointerError, RuntimeError):
     """An assignment or a resize that would tear pointer and value apart."""
+
+
+class InheritedWorkerError(PointerError, RuntimeError):
+    """A worker whose session another process opened: this one inherited it by ``fork`` and cannot use it."""
+
+
+class ImplicitDownloadError(PointerError, RuntimeError):
+    """Inside a sent module's ``forward``, a conversion to the CPU or a copy into a local tensor: nobody asked for the
+    value to come home."""

@@ -8,6 +8,7 @@ import io
 import pickle
 import resource
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -150,8 +151,74 @@ def test_13_deleting_pointers_does_not_delete_the_data_set(b: Worker) -> None:
     for _ in range(3):
         (found,) = b.search("#data")
         assert found.sum().get() == 3.0
-        found.get()
+        found.get(keep=True)
     assert b.search("#data")
+
+
+ENDS: dict[str, Callable[[PointerTensor, Worker], object]] = {
+    "get": lambda p, a: p.get(),
+    "move": lambda p, a: p.move(a),
+    "untag": lambda p, a: p.untag(),
+    "untag all by name": lambda p, a: p.untag("#a", "#b"),
+    "get of a module": lambda p, a: nn.ParameterList([nn.Parameter(p)]).get(),  # type: ignore[operator]
+}
+
+
+@pytest.mark.parametrize("through", ["the pointer that was sent", "one that was found"])
+@pytest.mark.parametrize("way", ENDS)
+def test_41_what_is_taken_away_or_untagged_is_held_no_longer(b: Worker, a: Worker, way: str, through: str) -> None:
+    p = torch.ones(4).send(b, tags=["#a", "#b"])
+    assert p.tags == ("#a", "#b")
+    if through == "one that was found":
+        del p
+        (p,) = b.search("#a")
+    ENDS[way](p, a)
+    assert p.tags == ()
+    assert b.search("#a") == []
+    del p
+    assert b.count().objects == b.count().nbytes == 0
+
+
+def test_41_get_keep_leaves_the_tags(b: Worker) -> None:
+    p = torch.ones(4).send(b, tags=["#a"])
+    p.get(keep=True)
+    p.sum().get()
+    assert p.tags == ("#a",)
+    assert len(b.search("#a")) == 1
+
+
+def test_41_one_of_several_tags_is_taken_off(b: Worker) -> None:
+    p = torch.ones(4).send(b, tags=["#a", "#b"])
+    p.untag("#a")
+    assert p.tags == ("#b",)
+    del p
+    assert b.search("#a") == []
+    (found,) = b.search("#b")
+    assert found.tags == ("#b",)
+    found.untag("#unknown")
+    assert found.tags == ("#b",)
+
+
+def test_41_count_tells_what_is_held_tagged_or_not(b: Worker) -> None:
+    p = torch.ones(4).send(b, tags=["#a"])
+    assert (b.count().objects, b.count().nbytes) == (1, 16)
+    del p
+    assert (b.count().objects, b.count().nbytes) == (1, 16)
+    (found,) = b.search("#a")
+    assert b.count().nbytes == 16
+    found.untag()
+    assert (b.count().objects, b.count().nbytes) == (1, 16)
+    assert found.sum().item() == 4.0
+    del found
+    assert (b.count().objects, b.count().nbytes) == (0, 0)
+
+
+def test_41_searching_again_and_again_keeps_nothing(b: Worker) -> None:
+    torch.ones(4).send(b, tags=["#a"])
+    for _ in range(100):
+        b.search("#a")
+    assert objs(b) == 1
+    assert not b._tags
 
 
 def test_23_deepcopy_gives_a_new_object(b: Worker) -> None:

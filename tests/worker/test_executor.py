@@ -184,7 +184,31 @@ def test_a_tagged_object_counts_its_memory_once() -> None:
     answered(session, m.Search(("#a",), 100))
     assert session.count() == (2, 24)
     session.free(x, 100)
-    assert session.count() == (0, 24)
+    assert session.count() == (1, 24)
+
+
+def test_tags_are_set_and_taken_off_by_any_id_of_the_object() -> None:
+    session = Session()
+    x = session.put(SIX)
+    session.do(m.Tag(x, ("#a",)))
+    answered(session, m.Search(("#a",), 100))
+    assert session.do(m.Tag(100, ("#b",))) is None
+    assert answered(session, m.Search(("#a",), 200)) == m.Found(())
+    session.free(x)
+    assert answered(session, m.Search(("#b",), 300)).matches[0].tags == ("#b",)
+    assert session.do(m.Tag(300, ())) is None
+    session.free(100, 300)
+    assert session.count() == (0, 0)
+
+
+def test_taking_off_what_is_not_there_is_no_fault() -> None:
+    session = Session()
+    x = session.put(SIX)
+    assert session.do(m.Tag(x, ())) is None
+    assert session.count() == (1, 24)
+    failure = session.do(m.Tag(99, ()))
+    assert failure is not None
+    assert failure.code == "unknown-object"
 
 
 def test_registered_data_sets_are_found_and_stay() -> None:

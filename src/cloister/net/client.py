@@ -55,7 +55,8 @@ class RemoteWorker(Worker):
             ConfigurationError: this worker is known by its key, and proves nothing.
             AttestationError: it proves something else now, or what is not acceptable any more. The session ends.
         """
-        return self._over_tls.attest()
+        with self._lock:
+            return self._over_tls.attest()
 
 
 def connect(
@@ -149,6 +150,11 @@ class OverTLS:
     def close(self) -> None:
         """Ends the session."""
         self._lost = "the session was closed by close()"
+        self._connection.close()
+
+    def abandon(self) -> None:
+        """Closes this process's end of what another process talks on. TLS says nothing when a socket is closed."""
+        self._lost = "it belongs to the process that opened it"
         self._connection.close()
 
     def _answer(

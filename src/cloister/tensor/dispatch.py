@@ -7,18 +7,19 @@ Everything here runs below autograd, for each operation, so it is the hot path o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from threading import local
 from typing import Any, Final, NoReturn
 
 import torch
 from torch.utils._mode_utils import no_dispatch
 
-from cloister.errors import NotColocatedError, OpRefusedError, PointerAssignmentError
+from cloister.errors import ImplicitDownloadError, NotColocatedError, OpRefusedError, PointerAssignmentError
 from cloister.tensor import ops, sites
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.ops import LITERALS, Of, Op, Param
-from cloister.tensor.pointer import DEVICE, PointerTensor, fetch
+from cloister.tensor.pointer import DEVICE, OTHER_DEVICE, PointerTensor, fetch
 from cloister.wire.sessions import Call
 
 aten = torch.ops.aten
@@ -226,6 +227,27 @@ def _returned(
 # Operations that mean something else on a pointer.
 
 
+class _Forwards(local):
+    under_way = 0
+
+
+forwards: Final = _Forwards()
+"""How many ``forward``s of sent modules are under way in this thread."""
+
+
+def refuse_in_forward(location: Location) -> None:
+    """Refuses a download that nobody wrote down as one: a library's ``to("cpu")`` would bring the data home.
+
+    Raises:
+        ImplicitDownloadError: a sent module's ``forward`` is under way.
+    """
+    if forwards.under_way:
+        raise ImplicitDownloadError(
+            f"{sites.asked_for()} would bring values home from {location.id}, inside the forward of a module that was "
+            f"sent, where nothing comes home unasked; keep them at {location.id}, or write get(keep=True) there"
+        )
+
+
 def _alias(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PointerTensor:
     """``detach`` and the like: the same object, so nothing needs to happen at the worker."""
     return PointerTensor.make(args[0].remote, args[0]._geometry)
@@ -253,6 +275,7 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Ten
     """``copy_``: an upload, a download, or a copy at the worker."""
     target, source = args[0], args[1]
     if type(target) is not PointerTensor:
+        refuse_in_forward(source.location)
         (values,) = fetch([source])
         return target.copy_(values)  # type: ignore[no-any-return]
     if type(source) is not PointerTensor and not source.is_meta:
@@ -266,7 +289,8 @@ def _convert(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.
     if device is None or device == DEVICE:
         return issue(ops.of_overload(func), args, kwargs)  # type: ignore[no-any-return]
     if device.type != "cpu":
-        raise OpRefusedError("which device holds a worker's tensors is its owner's choice; leave device= out")
+        raise OpRefusedError(OTHER_DEVICE)
+    refuse_in_forward(args[0].location)
     (values,) = fetch([args[0]])
     return func(values, *args[1:], **kwargs)  # type: ignore[no-any-return]
 

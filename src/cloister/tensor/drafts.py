@@ -105,6 +105,7 @@ def settle(draft: Draft, location: Location) -> None:
 
 def _become(draft: Draft, obj: RemoteObject, geometry: Geometry) -> None:
     draft._object, draft._geometry, draft._held = obj, geometry, None
+    draft._family = []  # a module's parameter that is weakly held could not come home in place
     draft.__class__ = PointerTensor  # type: ignore[assignment]
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
-from cloister.tensor.births import upload
-from cloister.tensor.location import LocalSide, Location
+from cloister.tensor import conversions, states
+from cloister.tensor.location import LocalSide
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
-from cloister.tensor.moving import move
 from cloister.tensor.pointer import PointerTensor
 from cloister.tensor.worker import Worker
 
@@ -22,9 +22,9 @@ from cloister.tensor.worker import Worker
 class TorchHook:
     """Hooks PyTorch, once, however many of these are made.
 
-    It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; and it lets
-    the state of an optimizer follow the parameters it belongs to when they change worker. Making a worker does the
-    same.
+    It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; it has
+    ``Module.to`` and ``Module.cpu`` bring a sent module home in place; and it lets the state of an optimizer follow the
+    parameters it belongs to when they change worker. Making a worker does the same.
     """
 
     def __init__(self, torch_module: ModuleType = torch) -> None:
@@ -49,7 +49,10 @@ def install() -> None:
     nn.Module.get = get_module  # type: ignore[attr-defined]
     nn.Module.move = move_module  # type: ignore[attr-defined]
     nn.Module.copy = copy_module  # type: ignore[attr-defined]
-    register_optimizer_step_pre_hook(_state_follows)
+    nn.Module.to = conversions.to(nn.Module.to)  # type: ignore[assignment, method-assign]
+    nn.Module.cpu = conversions.cpu(nn.Module.cpu)  # type: ignore[assignment, method-assign]
+    register_optimizer_step_pre_hook(states.before_step)
+    Optimizer.__setstate__ = _watching(Optimizer.__setstate__)  # type: ignore[assignment, method-assign]
 
 
 def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ()) -> PointerTensor:
@@ -57,15 +60,12 @@ def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ())
     return worker.send(tensor, tags=tags)
 
 
-def _state_follows(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Brings each parameter's state to where the parameter is now."""
-    for parameter, state in optimizer.state.items():
-        there: Location | None = parameter.location if isinstance(parameter, PointerTensor) else None
-        for name, value in state.items():
-            if type(value) is PointerTensor:  # a draft is at no worker, and joins any
-                if there is None:
-                    state[name] = value.get()
-                elif value.location is not there:
-                    move([value], there)
-            elif there is not None and isinstance(value, torch.Tensor) and value.dim():
-                state[name] = upload(value, there)
+def _watching(set_state: Callable[[Optimizer, dict[str, Any]], None]) -> Callable[[Optimizer, dict[str, Any]], None]:
+    """An optimizer has state before its first step if it was copied, or loaded a checkpoint: both end here."""
+
+    @wraps(set_state)
+    def set_and_watch(optimizer: Optimizer, state: dict[str, Any]) -> None:
+        set_state(optimizer, state)
+        states.watch(optimizer)
+
+    return set_and_watch

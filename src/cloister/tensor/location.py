@@ -7,16 +7,17 @@ asked, what is queued for every other worker leaves too, so that all of them com
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, NoReturn, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 import torch
 
-from cloister.errors import MessageError, NetworkError, WorkerError
+from cloister.errors import InheritedWorkerError, MessageError, NetworkError, WorkerError
 from cloister.tensor import sites
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
 from cloister.wire import sessions as m
@@ -55,6 +56,9 @@ class Channel(Protocol):
     def close(self) -> None:
         """Ends the session; the worker frees what it held."""
 
+    def abandon(self) -> None:
+        """Lets go of a channel that another process opened and this one inherited, without a word to the worker."""
+
 
 class LocalSide:
     """This process, as somewhere to move to: ``hook.local_worker``. Moving there is ``get``."""
@@ -81,7 +85,9 @@ class RemoteObject:
 class Location:
     """A worker, as a caller sees it. Made by ``VirtualWorker`` or ``cloister.connect``.
 
-    One location is one session: its objects are seen through it alone. It may be used from several threads.
+    One location is one session: its objects are seen through it alone. It may be used from several threads, and in
+    the process that opened it: in one that inherited it by ``fork``, whatever would take its lock raises
+    InheritedWorkerError.
     """
 
     def __init__(self, name: str, channel: Channel, *, batch_commands: int = _BATCH_COMMANDS) -> None:
@@ -89,11 +95,12 @@ class Location:
         self._channel = channel
         self._batch_commands = min(batch_commands, COMMANDS - 1)
         self._ids = itertools.count(1)
-        self._lock = threading.RLock()
+        self._lock: threading.RLock | _Inherited = threading.RLock()
         self._commands: list[m.Command] = []
         self._puts: list[torch.Tensor] = []
         self._queued_bytes = 0
         self._forgotten: deque[int] = deque()
+        self._tags: dict[int, tuple[str, ...]] = {}
         _locations.add(self)
 
     def __repr__(self) -> str:
@@ -189,15 +196,23 @@ class Location:
             raise MessageError(f"{self.id} described {len(got.specs)} objects where {len(objects)} were asked for")
         return [geometry_from(spec) for spec in got.specs]
 
-    def find(self, tags: Sequence[str]) -> list[tuple[RemoteObject, tuple[str, ...], Geometry]]:
-        """The tensors at the worker that carry all of ``tags``, each with its own tags."""
+    def find(self, tags: Sequence[str]) -> list[tuple[RemoteObject, Geometry]]:
+        """The tensors at the worker that carry all of ``tags``."""
         first = next(self._ids)
         self._ids = itertools.count(first + FOUND)
         got, _ = self.ask(m.Search(tuple(tags), first), m.Found)
-        return [
-            (RemoteObject(self, first + i), match.tags, geometry_from(match.spec))
-            for i, match in enumerate(got.matches)
-        ]
+        self._tags.update((first + i, match.tags) for i, match in enumerate(got.matches))
+        return [(RemoteObject(self, first + i), geometry_from(match.spec)) for i, match in enumerate(got.matches)]
+
+    def tags_of(self, obj: RemoteObject) -> tuple[str, ...]:
+        """The tags that an object carries, as far as it was given or found under them here."""
+        return self._tags.get(obj.id, ())
+
+    def tag(self, obj: RemoteObject, tags: tuple[str, ...]) -> None:
+        """Has an object carry these tags and no others. An owner's data set keeps its own."""
+        if tags != self.tags_of(obj):
+            self.post(m.Tag(obj.id, tags))
+            self._tags[obj.id] = tags
 
     def count(self) -> m.Counted:
         """How many objects this session holds at the worker, and the bytes of memory behind them."""
@@ -205,17 +220,25 @@ class Location:
         return got
 
     def close(self) -> None:
-        """Ends the session; what it held is freed."""
+        """Ends the session; what it held is freed. In a process that inherited it there is nothing to end."""
+        if not self.inherited:
+            with self._lock:
+                self._commands, self._puts = [], []
+                self._channel.close()
         _locations.discard(self)
-        with self._lock:
-            self._commands, self._puts = [], []
-            self._channel.close()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether another process opened this session, and this one inherited it by ``fork``."""
+        return isinstance(self._lock, _Inherited)
 
     def _take(self) -> tuple[list[m.Command], list[torch.Tensor]]:
         # Every use of an object was queued before its last pointer went, so its id is freed after them.
         forgotten: list[int] = []
         while self._forgotten and len(forgotten) < LIST_ITEMS:
             forgotten.append(self._forgotten.popleft())
+            if self._tags:
+                self._tags.pop(forgotten[-1], None)
         if forgotten:
             self._commands.append(m.Free(tuple(forgotten)))
         taken = self._commands, self._puts
@@ -235,6 +258,48 @@ class Location:
 
 
 _locations: WeakSet[Location] = WeakSet()
+
+
+class _Inherited:
+    """Stands where the lock of a session is, in a process that inherited the session by ``fork``.
+
+    Two processes that write to one connection would break it for both, and what one of them frees would be gone for
+    the other. Nor can the lock itself be used here: the thread that held it at the time of the fork does not exist.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> NoReturn:
+        refuse_inherited(self._name)
+
+    def __exit__(self, *exception: object) -> None:
+        """Never entered."""
+
+
+def refuse_inherited(name: str) -> NoReturn:
+    """Says that the worker of this name cannot be used here.
+
+    Raises:
+        InheritedWorkerError: always.
+    """
+    raise InheritedWorkerError(
+        f"worker {name} belongs to the process that opened its session, and this one is a fork of that; use pointers "
+        "in the process that made them (a DataLoader over pointers with num_workers=0), or connect anew in this one"
+    )
+
+
+def _leave_to_parent() -> None:
+    global _locations
+    inherited, _locations = list(_locations), WeakSet()
+    for location in inherited:
+        location._lock = _Inherited(location.id)
+    for location in inherited:
+        with suppress(OSError):
+            location._channel.abandon()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def geometry_from(spec: m.StridedSpec) -> Geometry:

@@ -13,40 +13,50 @@ import torch
 from torch import nn
 
 from cloister.errors import PointerAssignmentError
+from cloister.tensor import states
 from cloister.tensor.births import BornAt, upload
+from cloister.tensor.dispatch import forwards
+from cloister.tensor.drafts import Draft, settle
 from cloister.tensor.location import LocalSide, Location
-from cloister.tensor.moving import move
-from cloister.tensor.pointer import PointerTensor, fetch
+from cloister.tensor.pointer import PointerTensor
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def send_module(module: M, worker: Location) -> M:
-    """Moves a local module to ``worker``, in place: parameters, buffers and gradients, shared ones once.
+    """Moves a module to ``worker``, in place: parameters, buffers and gradients, shared ones once.
+
+    What optimizers keep for its parameters at other workers goes along. What they keep here follows at their next step.
 
     Raises:
+        MoveError: the workers that hold the module could not pass it on; it is where it was.
         PointerAssignmentError: a parameter is held by a live autograd graph.
     """
-    tensors = _tensors_of(module)
+    tensors = tensors_of(module)
+    for tensor in tensors:
+        if type(tensor) is Draft:
+            settle(tensor, worker)
     pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
     local = [tensor for tensor in tensors if not isinstance(tensor, PointerTensor)]
-    if pointers:
-        move(pointers + _gradients(pointers), worker)
+    states.move_with_state(pointers + _gradients(pointers), tensors, worker)
     _swap(module, [(tensor, _sent(tensor, worker)) for tensor in local])
     _settle(module, worker)
     return module
 
 
 def get_module(module: M) -> M:
-    """Brings a module's values back, in place, with one round trip for each worker that holds any."""
-    pointers = [tensor for tensor in _tensors_of(module) if isinstance(tensor, PointerTensor)]
-    by_location: dict[Location, list[PointerTensor]] = {}
-    for pointer in pointers + _gradients(pointers):
-        by_location.setdefault(pointer.location, []).append(pointer)
-    values: dict[int, torch.Tensor] = {}
-    for there in by_location.values():
-        values.update(zip(map(id, there), fetch(there), strict=True))
+    """Brings a module's values back, in place, with one round trip for each worker that holds any.
+
+    What optimizers keep for its parameters comes along.
+    """
+    tensors = tensors_of(module)
+    pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
+    kept = states.kept_for(tensors)
+    values = states.fetched([*pointers, *_gradients(pointers), *states.pointers_in(kept)])
+    for pointer in pointers:
+        pointer.untag()
     _swap(module, [(pointer, _brought(pointer, values)) for pointer in pointers])
+    states.replace(kept, values)
     _settle(module, None)
     return module
 
@@ -61,7 +71,8 @@ def copy_module(module: M) -> M:
     return copy.deepcopy(module)
 
 
-def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """A module's parameters and buffers, each once."""
     every: Iterable[torch.Tensor] = (*module.parameters(), *module.buffers())
     return list({id(tensor): tensor for tensor in every}.values())
 
@@ -124,7 +135,8 @@ def _swap(module: nn.Module, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]])
 
 
 class _Forward:
-    """A sent module's ``forward``: what its code makes with ``torch.zeros`` and the like is born where the module is.
+    """A sent module's ``forward``: what its code makes with ``torch.zeros`` and the like is born where the module is,
+    and nothing comes home unasked.
 
     ``own`` is a ``forward`` that was set on the module itself rather than on its class, if there is one. The module
     is held weakly: a cycle would keep its objects at the worker until Python's collector comes by.
@@ -140,8 +152,12 @@ class _Forward:
         forward = self.own or partial(type(module).forward, module)
         if _innermost() is self.location:
             return forward(*args, **kwargs)
-        with BornAt(self.location):
-            return forward(*args, **kwargs)
+        forwards.under_way += 1
+        try:
+            with BornAt(self.location):
+                return forward(*args, **kwargs)
+        finally:
+            forwards.under_way -= 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Forward:
         return _Forward(memo[id(self.module())], copy.deepcopy(self.own, memo), self.location)

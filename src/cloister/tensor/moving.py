@@ -16,11 +16,12 @@ from cloister.wire.sessions import Push, Reach, Take
 from cloister.wire.tensors import TensorSpec
 
 
-def move(pointers: Sequence[PointerTensor], worker: Location) -> None:
+def move(pointers: Sequence[PointerTensor], worker: Location, *, or_through_here: bool = False) -> None:
     """Moves the values behind ``pointers`` to ``worker``; a pointer whose values are there already is left alone.
 
     The pointers are the same tensor objects afterwards. They are changed only once the values have arrived, so a
-    move that fails leaves everything where it was.
+    move that fails leaves everything where it was. ``or_through_here``: what the workers cannot pass on goes through
+    this process.
 
     Raises:
         MoveError: the workers could not pass the values on.
@@ -33,7 +34,14 @@ def move(pointers: Sequence[PointerTensor], worker: Location) -> None:
         through = _push if source.network == worker.network else _carry
         for start in range(0, len(moved), LIST_ITEMS):
             part = moved[start : start + LIST_ITEMS]
-            for pointer, obj in zip(part, through(part, worker), strict=True):
+            try:
+                arrived = through(part, worker)
+            except MoveError:
+                if not or_through_here:
+                    raise
+                arrived = _carry(part, worker)
+            for pointer, obj in zip(part, arrived, strict=True):
+                pointer.untag()
                 geometry = Geometry.contiguous(pointer.dtype, tuple(pointer.shape))
                 pointer.rebind(PointerTensor.make(obj, geometry))
 

@@ -7,17 +7,19 @@ the worker run it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final, NoReturn, cast
 
 import torch
 
-from cloister.errors import PointerAssignmentError, PointerNotPortableError, PointerSpentError
+from cloister.errors import OpRefusedError, PointerAssignmentError, PointerNotPortableError, PointerSpentError
 from cloister.tensor.geometry import Geometry
-from cloister.tensor.location import LocalSide, Location, RemoteObject
+from cloister.tensor.location import LocalSide, Location, RemoteObject, refuse_inherited
 
 DEVICE: Final = torch.device("lazy")
 """Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
+OTHER_DEVICE: Final = "which device holds a worker's tensors is its owner's choice; leave the device out"
 _STRIDED: Final = torch.strided
 _make_wrapper: Final = torch.Tensor._make_wrapper_subclass
 
@@ -79,7 +81,7 @@ class PointerTensor(torch.Tensor):
         return self._object
 
     def get(self, *, keep: bool = False) -> torch.Tensor:
-        """The values, as a local tensor; the worker's object is given up unless ``keep``.
+        """The values, as a local tensor; the worker's object is given up unless ``keep``, and its tags with it.
 
         Raises:
             WorkerError: the worker refuses, or something went wrong there before.
@@ -91,29 +93,62 @@ class PointerTensor(torch.Tensor):
         if getattr(self, "_is_param", False):
             values = torch.nn.Parameter(values, requires_grad=self.requires_grad)
         if not keep:
+            self.untag()
             self._object = None
         return values
 
     def move(self, worker: Location | LocalSide) -> torch.Tensor:
         """Moves the values to another worker, which gets them from this one directly; returns the pointer itself.
 
+        Their tags end with that.
         A move to the local side is ``get``.
 
         Raises:
             MoveError: the workers could not pass the values on; they are where they were.
         """
-        from cloister.tensor.moving import move
+        from cloister.tensor.states import move_with_state
 
         if isinstance(worker, LocalSide):
             return self.get()
-        move([self], worker)
+        move_with_state([self], [self], worker)
         return self
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that the object carries, as far as this session gave them or found it by them."""
+        return () if self._object is None else self._object.location.tags_of(self._object)
+
+    def untag(self, *tags: str) -> None:
+        """Takes these tags off the object, or all of them; without any, it lives no longer than its pointers.
+
+        An owner's data set keeps its tags.
+        """
+        if self.tags:
+            self.location.tag(self.remote, tuple(each for each in self.tags if tags and each not in tags))
 
     def send(self, worker: Location, tags: object = ()) -> NoReturn:
         """Refused: the values are not here."""
         raise PointerAssignmentError(
             f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}"
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As ``torch.Tensor.to``. To the CPU it is a download, and the pointer stays.
+
+        Raises:
+            OpRefusedError: to another device.
+            ImplicitDownloadError: to the CPU, inside a sent module's ``forward``.
+        """
+        device = kwargs.get("device", args[0] if args else None)
+        # PyTorch would look for the device here first, and complain that there is none.
+        if isinstance(device, (str, torch.device)) and torch.device(device).type not in ("cpu", DEVICE.type):
+            self._to_other_device()
+        return super().to(*args, **kwargs)
+
+    def _to_other_device(self, *args: object, **kwargs: object) -> NoReturn:
+        raise OpRefusedError(OTHER_DEVICE)
+
+    cuda = xpu = ipu = hpu = mtia = _to_other_device
 
     # What a pointer must not be taken for.
 
@@ -151,7 +186,12 @@ class PointerTensor(torch.Tensor):
         memo[id(self)] = copied
         return copied
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> tuple[Callable[[str], NoReturn], tuple[str]]:
+        where = self._object and self._object.location
+        if where and where.inherited and threading.current_thread() is not threading.main_thread():
+            # A queue between processes pickles in a thread of its own, where an exception reaches nobody while the
+            # reader waits for ever. So it is raised where this arrives.
+            return refuse_inherited, (where.id,)
         raise PointerNotPortableError(
             "a pointer cannot be pickled, saved or copied with copy.copy: it is no value; "
             "get() the value, or deepcopy() the object"
@@ -167,6 +207,23 @@ class PointerTensor(torch.Tensor):
     def share_memory_(self) -> NoReturn:
         """Refused: a pointer has no memory here."""
         raise PointerNotPortableError("a pointer has no memory here to share")
+
+    def is_shared(self) -> bool:
+        """Never: a pointer has no memory here to share."""
+        return False
+
+    def untyped_storage(self) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        if self._object and self._object.location.inherited:
+            refuse_inherited(self._object.location.id)
+        raise PointerNotPortableError("a pointer has no memory here; call get() first")
+
+    def storage(self) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        self.untyped_storage()
+
+    def _typed_storage(self) -> NoReturn:  # where a DataLoader's processes gather a batch
+        self.untyped_storage()
 
     # Assignments that must hold at both ends or not at all.
 

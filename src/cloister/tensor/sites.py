@@ -16,6 +16,7 @@ import cloister
 _LIBRARIES: Final = tuple(
     os.path.dirname(os.path.abspath(module.__file__ or "")) + os.sep for module in (torch, cloister)
 )
+_STANDARD: Final = os.path.dirname(os.__file__) + os.sep
 _LIMIT: Final = 1 << 20
 
 _is_library: dict[str, bool] = {}
@@ -37,6 +38,27 @@ def current() -> int:
             return _number(filename, frame.f_lineno)
         frame = frame.f_back
     return 0
+
+
+def asked_for() -> str:
+    """``layers.py, line 9, reached from train.py, line 12``: the innermost line as ``current`` has it and, where that
+    is an installed package's, the innermost one of the script."""
+    frame: FrameType | None = sys._getframe(1)
+    first = ""
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not _library(filename):
+            line = f"{os.path.basename(filename)}, line {frame.f_lineno}"
+            if not _installed(filename):
+                return f"{first}, reached from {line}" if first else line
+            first = first or line
+        frame = frame.f_back
+    return first or "an unknown line"
+
+
+def _installed(filename: str) -> bool:
+    folders = filename.split(os.sep)
+    return "site-packages" in folders or "dist-packages" in folders or filename.startswith(_STANDARD)
 
 
 def raised(fault: BaseException) -> int:

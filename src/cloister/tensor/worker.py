@@ -15,7 +15,6 @@ from cloister.tensor.plan.plan import Plan
 from cloister.tensor.pointer import PointerTensor
 from cloister.tensor.training import Optimizer, Report, train
 from cloister.wire.limits import NAME_CHARS, TAGS
-from cloister.wire.sessions import Tag
 
 
 class Worker(Location):
@@ -24,7 +23,8 @@ class Worker(Location):
     def send(self, tensor: torch.Tensor, *, tags: Sequence[str] = ()) -> PointerTensor:
         """Sends a local tensor's values here and returns a pointer to them; the local tensor is unchanged.
 
-        With ``tags`` the values stay findable by ``search`` until the session ends, also when the pointer is gone.
+        With ``tags`` the values stay findable by ``search``, also when the pointer is gone: until the session ends,
+        ``get`` or ``move`` takes them away, or ``untag`` takes the tags off.
 
         Raises:
             MessageError: an element type or layout that does not travel.
@@ -33,7 +33,7 @@ class Worker(Location):
         checked = _checked(tags)
         pointer = upload(tensor, self)
         if checked:
-            self.post(Tag(pointer.remote.id, checked))
+            self.tag(pointer.remote, checked)
         return pointer
 
     def search(self, *tags: str) -> list[PointerTensor]:
@@ -42,12 +42,7 @@ class Worker(Location):
         Raises:
             InteractiveRefusedError: only data sets match that their owner keeps closed to interactive use.
         """
-        found = []
-        for obj, own_tags, geometry in self.find(_checked(tags)):
-            pointer = PointerTensor.make(obj, geometry)
-            pointer.tags = own_tags  # type: ignore[attr-defined]
-            found.append(pointer)
-        return found
+        return [PointerTensor.make(obj, geometry) for obj, geometry in self.find(_checked(tags))]
 
     def train(
         self,

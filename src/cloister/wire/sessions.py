@@ -69,7 +69,7 @@ class Free(Message, tag="free", frozen=True):
 
 
 class Tag(Message, tag="tag", frozen=True):
-    """Keep the object, under these tags, until the session ends."""
+    """Keep the object, under these tags and no others, until the session ends; without tags, no longer than its ids."""
 
     id: ObjectId
     tags: Tags

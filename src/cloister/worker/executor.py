@@ -10,7 +10,6 @@ import torch
 from cloister.errors import (
     InteractiveRefusedError,
     MemoryLimitError,
-    ObjectLimitError,
     OpRefusedError,
     WireError,
     WorkerError,
@@ -75,7 +74,6 @@ class Executor:
         self._device = torch.device(device)
         self._data_sets = data_sets
         self._exchange = exchange
-        self._tagged: list[tuple[tuple[str, ...], Entry]] = []
         self._trainings = Trainings(self._store, self._device)
         self._failure: m.Failure | None = None
 
@@ -101,7 +99,7 @@ class Executor:
                 elif type(command) is m.Put:
                     self._put(command, next(arriving, None))
                 elif type(command) is m.Tag:
-                    self._tag(command)
+                    self._store.tag(command.id, command.tags)
                 elif type(command) is m.Reach:
                     self._exchange.reach(command.peer)
                 elif type(command) is m.Push:
@@ -164,7 +162,6 @@ class Executor:
 
     def close(self) -> None:
         """Forgets everything that the session held."""
-        self._tagged.clear()
         self._store.clear()
 
     # Commands.
@@ -264,11 +261,6 @@ class Executor:
             if id and tensor is not None and geometry is not None:
                 self._store.hold(id, tensor, geometry, of=of)
 
-    def _tag(self, command: m.Tag) -> None:
-        if len(self._tagged) >= self._store.limit:
-            raise ObjectLimitError(f"the session may tag {self._store.limit} objects and has done so")
-        self._tagged.append((command.tags, self._store.entry(command.id)))
-
     def _sendable(self, ids: Sequence[int]) -> list[torch.Tensor]:
         """The values of objects; one whose memory cannot be sent as it is gets copied, and needs room for that."""
         tensors = [self._store.entry(id).tensor for id in ids]
@@ -296,7 +288,8 @@ class Executor:
 
     def _search(self, tags: Tags, first: int) -> m.Found:
         wanted = set(tags)
-        found = [(own, entry.tensor, entry.allocation) for own, entry in self._tagged if wanted <= set(own)]
+        tagged = [(own, self._store.entry(id)) for id, own in self._store.tags.items() if wanted <= set(own)]
+        found = [(own, entry.tensor, entry.allocation) for own, entry in tagged]
         refusal: InteractiveRefusedError | None = None
         try:
             found += [(own, tensor, None) for own, tensor in self._data_sets.search(tags)]  # type: ignore[misc]

@@ -54,6 +54,10 @@ class Store:
         self.limit = objects
         self.nbytes = 0
         self.held: dict[int, Entry | Lost] = {}
+        self.tags: dict[int, tuple[str, ...]] = {}
+        """By the id under which the tagged object is held, also once the caller has freed that id."""
+        self._tagged: dict[torch.Tensor, int] = {}  # that id; an object that was searched for has several
+        self._let_go: set[int] = set()  # freed, and held for their tags alone
 
     def __len__(self) -> int:
         return len(self.held)
@@ -111,8 +115,27 @@ class Store:
     def free(self, ids: Iterable[int]) -> None:
         """Forgets these objects; unknown ones are passed over, since a failed operation may never have made them."""
         for id in ids:
-            self.held.pop(id, None)
+            if id in self.tags:
+                self._let_go.add(id)
+            else:
+                self.held.pop(id, None)
+
+    def tag(self, id: int, tags: tuple[str, ...]) -> None:
+        """Has an object carry these tags and no others; as long as it carries any, ``free`` does not forget it.
+
+        Raises:
+            UnknownObjectError, WorkerError: as ``entry``.
+        """
+        tensor = self.entry(id).tensor
+        holder = self._tagged.setdefault(tensor, id)
+        self.tags[holder] = tags
+        if not tags:
+            del self.tags[holder], self._tagged[tensor]
+            if holder in self._let_go:
+                self._let_go.remove(holder)
+                del self.held[holder]
 
     def clear(self) -> None:
         """Forgets everything."""
-        self.held.clear()
+        for each in (self.held, self.tags, self._tagged, self._let_go):
+            each.clear()

@@ -116,6 +116,9 @@ class _InProcess:
     def close(self) -> None:
         self.executor.close()
 
+    def abandon(self) -> None:
+        pass  # the child's copy of what it holds goes with the child
+
 
 class _NoDataSets:
     def search(self, tags: Sequence[str]) -> Sequence[tuple[tuple[str, ...], torch.Tensor]]:

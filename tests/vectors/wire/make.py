@@ -48,6 +48,7 @@ GOOD: dict[str, Vector] = {
     "call with a seed": Vector(BATCH, [[["call", "aten::rand", [[2, 3]], {"dtype": "float32"}, [7], -(1 << 62), 42]]]),
     "free": Vector(BATCH, [[["free", [1, 2, 300, 70_000]]]]),
     "tag": Vector(BATCH, [[["tag", 1, ["#x", "#mri"]]]]),
+    "tag, without tags": Vector(BATCH, [[["tag", 1, []]]]),
     "reach": Vector(BATCH, [[["reach", BOB, 7]]]),
     "push": Vector(BATCH, [[["push", [1], BOB, TICKET, 7]]]),
     "take": Vector(BATCH, [[["take", [5], [["float32", [2, 2]]], BOB, TICKET, 7]]]),
