@@ -39,7 +39,7 @@ def dave(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 def bob(tmp_path_factory: pytest.TempPathFactory, carol: Identity, dave: Identity) -> Iterator[NodeProcess]:
     """A node that the tests which leave it running share."""
     folder = tmp_path_factory.mktemp("bob")
-    limits = 'memory = "64 MiB"\nmax_sessions = 3\ngrace = "2 s"'
+    limits = 'memory = "64 MiB"\nmax_sessions = 3\nsessions_per_researcher = 3\ngrace = "2 s"'
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MY_SECRET", "hush")
         with node(folder, researchers=[carol, dave], session=limits) as running:

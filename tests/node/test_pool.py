@@ -18,6 +18,10 @@ class PlayedChild:
         self._ready = ready
         self.ended = False
 
+    @property
+    def prompt(self) -> bool:
+        return True
+
     def wait_ready(self, *, within_s: float) -> bool:
         return self._ready
 
