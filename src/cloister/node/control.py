@@ -26,7 +26,10 @@ _log: Final = logging.getLogger(__name__)
 _ASKED_BYTES: Final = 4096
 _ANSWERED_BYTES: Final = 1 << 20
 _TAKES_S: Final = 5.0
-"""How long asking and answering may take."""
+"""How long one who asks may take, in seconds."""
+_ASKS_S: Final = 30.0
+"""How long one who asks waits, who may not be the first."""
+_START: Final = "start one with: cloister node serve"
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -144,15 +147,15 @@ def end(path: Path, session: int) -> None:
 
 
 def _ask(path: Path, asked: Show | End, expected: type[T]) -> T:
-    until = monotonic() + _TAKES_S
+    until = monotonic() + _ASKS_S
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected, _short(path) as short:
-            connected.settimeout(_TAKES_S)
+            connected.settimeout(_ASKS_S)
             connected.connect(short)
             _send(connected, msgspec.json.encode(asked), until=until)
             answer = _ANSWERED.decode(_receive(connected, most=_ANSWERED_BYTES, until=until))
     except (FileNotFoundError, ConnectionRefusedError):
-        raise ConfigurationError(f"no node runs here: nobody listens at {path}") from None
+        raise ConfigurationError(f"no node runs here: nobody listens at {path}; {_START}") from None
     except (OSError, msgspec.MsgspecError) as fault:
         reason = fault.strerror or "no answer" if isinstance(fault, OSError) else "its answer cannot be read"
         raise ConfigurationError(f"the node at {path} cannot be asked: {reason}") from None

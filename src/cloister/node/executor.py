@@ -22,7 +22,7 @@ from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads
 from cloister.node.shelf import Shelf
-from cloister.node.slate import READING, WAITING
+from cloister.node.slate import READING
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
@@ -123,7 +123,7 @@ def serve(link: Link, executor: Executor) -> None:
     slate = link.slate
     while True:
         slate.holds(objects=executor.objects, nbytes=executor.nbytes)
-        slate.begin(WAITING)
+        slate.rest()
         try:
             frame = link.receive()
         except EOFError:

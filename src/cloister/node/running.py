@@ -108,7 +108,7 @@ class Session:
         elif over is Over.ALL:
             what = "the session took longer than one session may"
             self.end(Ending(CpuLimitError, _sentence(what, self._limits.session_cpu_s, "session_cpu", _AGAIN)))
-        if seen.does:
+        if seen.busy:
             self.heard()  # it is busy with what was asked
         idle_s = monotonic() - self._heard
         if idle_s >= self._limits.idle_s:
@@ -129,11 +129,11 @@ class Session:
             researcher=self.researcher.name,
             fingerprint=self.researcher.fingerprint,
             since=self.since.isoformat(timespec="seconds"),
-            idle_s=0.0 if seen.does else monotonic() - self._heard,
+            idle_s=0.0 if seen.busy else monotonic() - self._heard,
             cpu_s=self._meter.used_s,
             nbytes=seen.nbytes,
             objects=seen.objects,
-            last=self._child.slate.last(),
+            last=seen.does,
         )
 
 

@@ -46,6 +46,7 @@ from cloister.node.child import Assignment, Child
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
 from cloister.node.control import Control
 from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
+from cloister.node.descriptors import provide
 from cloister.node.moves import Mover, receive_push
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
@@ -149,13 +150,16 @@ class Node:
             raise
 
     def _listen(self, address: Address) -> Listener:
+        limits = self._configuration.session
+        # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
+        connections = 2 * limits.max_sessions + 64 + Strangers.most
+        provide(sessions=limits.max_sessions + limits.spare_executors, connections=connections)
         return Listener(
             address=str(address),
             context=self._context(),
             accepts=lambda peer: self._instance is not None or self._knows(peer),
             handle=self._handle,
-            # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
-            max_connections=2 * self._configuration.session.max_sessions + 64 + Strangers.most,
+            max_connections=connections,
         )
 
     @property

@@ -211,7 +211,7 @@ class Relay:
         ending = self._session.ending or self._crash(reason or self._child.reason())
         how = f"its process was ended: {ending.text}"
         if ending.counts:
-            at = self._link.slate.last() or "no operation"
+            at = self._link.slate.read().does or "no operation"
             _log.warning(
                 "session %d of %s: executor %d at %s: %s (%s)",
                 *(self._session.number, self._session.researcher.name, self._child.pid, at),
@@ -224,7 +224,7 @@ class Relay:
         return how
 
     def _crash(self, reason: str) -> Ending:
-        at = self._link.slate.last()
+        at = self._link.slate.read().does
         where = f" in {at}" if at else ""
         text = f"the session's process died{where}: {reason}. What it held is gone; connect again for a new session"
         return Ending(WorkerCrashedError, text, counts=True)

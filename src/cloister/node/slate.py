@@ -14,17 +14,18 @@ from cloister.tensor import optable
 from cloister.wire.limits import SIZE
 from cloister.wire.sessions import STEP, TAGS_OF_MESSAGES
 
-WORDS: Final = 4
+WORDS: Final = 5
 WORD_BYTES: Final = 8
-_TURN, _DOES, _OBJECTS, _NBYTES = range(WORDS)
+_TURN, _DOES, _BUSY, _OBJECTS, _NBYTES = range(WORDS)
 
-WAITING: Final = ""
 READING: Final = "a message"
+"""What a process is at before it knows what it is to do."""
+_NOTHING: Final = ""
 
 
 @cache
 def _names() -> tuple[str, ...]:
-    return (WAITING, READING, STEP, *TAGS_OF_MESSAGES, *optable.load())
+    return (_NOTHING, READING, STEP, *TAGS_OF_MESSAGES, *optable.load())
 
 
 @cache
@@ -38,25 +39,32 @@ class Seen(NamedTuple):
     turn: int
     """Another number for everything that is begun."""
     does: str
-    """The operation, or what else it is at; empty while it waits to be told."""
+    """The operation that it is at, or was at last, or what else that is; empty where there was nothing yet."""
+    busy: bool
+    """False while it waits to be told what to do."""
     objects: int
     nbytes: int
 
 
 class Slate:
-    """A link's words. One end writes (``begin``, ``holds``), the other reads."""
+    """A link's words. One end writes (``begin``, ``rest``, ``holds``), the other reads."""
 
     def __init__(self, memory: memoryview) -> None:
         self._words = memory.cast("Q")
         self._numbers = _numbers()
         self._turn = 0
-        self._last = WAITING
 
     def begin(self, what: str) -> None:
-        """Something else begins now: an operation's name, or one of the words above."""
+        """Something else begins now: an operation, a command or question by its tag, a step, a message."""
+        words = self._words
+        words[_DOES] = self._numbers.get(what, 0)
+        words[_BUSY] = 1
         self._turn += 1
-        self._words[_DOES] = self._numbers.get(what, 1)
-        self._words[_TURN] = self._turn
+        words[_TURN] = self._turn
+
+    def rest(self) -> None:
+        """Nothing is done now until something comes."""
+        self._words[_BUSY] = 0
 
     def holds(self, *, objects: int, nbytes: int) -> None:
         """So many objects, of so many bytes, are held now."""
@@ -65,11 +73,7 @@ class Slate:
 
     def read(self) -> Seen:
         """What stands there now."""
-        turn, does, objects, nbytes = self._words[:WORDS].tolist()
+        turn, does, busy, objects, nbytes = self._words.tolist()
         names = _names()
-        return Seen(turn, names[does] if does < len(names) else "", min(objects, SIZE), min(nbytes, SIZE))
-
-    def last(self) -> str:
-        """What it was at last, when it was at something: for the log. Empty where nothing was seen."""
-        self._last = self.read().does or self._last
-        return self._last
+        name = names[does] if does < len(names) else _NOTHING
+        return Seen(turn, name, busy != 0, min(objects, SIZE), min(nbytes, SIZE))

@@ -21,7 +21,7 @@ from cloister.errors import CloisterError, DataSetError, PlanError
 from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads, where
-from cloister.node.slate import READING, WAITING
+from cloister.node.slate import READING
 from cloister.node.training import Assignment, Columns, Order, Result
 from cloister.tensor.geometry import DTYPES
 from cloister.wire.frames import Kind
@@ -169,7 +169,7 @@ def serve(link: Link, trainee: Trainee) -> None:
         EOFError: it is.
     """
     while True:
-        link.slate.begin(WAITING)
+        link.slate.rest()
         frame = link.receive()
         link.slate.begin(READING)
         order = msgspec.msgpack.decode(frame.header, type=Order)
