@@ -27,6 +27,7 @@ identity = "{name}.key"
 memory = "256 MiB"
 objects = 20_000
 max_sessions = 6
+sessions_per_researcher = 6
 spare_executors = 1
 grace = "2 s"
 move_wait = "5 s"

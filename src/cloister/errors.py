@@ -20,6 +20,7 @@
     │   └── NoTeeError                this process runs in no TEE, or its TEE gives no evidence
     ├── NetworkError                  a worker that cannot be reached or does not answer
     │   ├── UnreachableError          no connection could be made
+    │   │   └── PutOffError           it wants to hear nothing of us for a while (``wait_s``)
     │   ├── PeerMismatchError         it answers with another key than the one that was named
     │   ├── PeerRefusedError          it does not know us
     │   ├── ConnectionLostError       the connection ended in the middle
@@ -37,7 +38,9 @@
     │   ├── RemotePlanError           a plan that it refuses, or cannot run as asked (also a PlanError)
     │   ├── RemoteDataSetError        columns that cannot be trained on (also a DataSetError)
     │   ├── RemoteConfigurationError  numbers that cannot be used (also a ConfigurationError)
-    │   └── WorkerCrashedError        the session's process died (a native crash, or it was killed)
+    │   ├── WorkerCrashedError        the session's process died (a native crash, or it was killed)
+    │   └── SessionEndedError         the worker ended the session: idle for too long, or its owner said so
+    │       └── CpuLimitError         it used more CPU time than an operation, or a session, may
     ├── AggregationError              contributions that cannot be added up, or a model they cannot be added to
     ├── StudyError                    a study that cannot begin or go on
     │   ├── JobError                  a job that the charter, the aggregator or an owner's node does not take
@@ -152,6 +155,20 @@ class NetworkError(CloisterError):
 
 class UnreachableError(NetworkError):
     """No connection could be made."""
+
+
+class PutOffError(UnreachableError):
+    """The worker does not let this identity in for a while: its sessions have crashed again and again.
+
+    ``wait_s``: for how long, in seconds.
+    """
+
+    def __init__(self, text: str, wait_s: float = 0.0) -> None:
+        self.wait_s = wait_s
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[type[PutOffError], tuple[str, float]]:
+        return type(self), (str(self), self.wait_s)
 
 
 class PeerMismatchError(NetworkError):
@@ -289,6 +306,18 @@ class WorkerCrashedError(WorkerError):
     """The session's process died: a native crash, or it was killed."""
 
     code = "crashed"
+
+
+class SessionEndedError(WorkerError):
+    """The worker ended the session: it was idle for too long, or the worker's owner ended it."""
+
+    code = "ended"
+
+
+class CpuLimitError(SessionEndedError):
+    """An operation, or the session, used more CPU time than it may; that ended the session."""
+
+    code = "cpu"
 
 
 class AggregationError(CloisterError):

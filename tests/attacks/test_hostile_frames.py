@@ -58,7 +58,7 @@ HOSTILE_OPENINGS = {
     "a name that is no text": (frame(1, b"\x94\x91\x01\xa7session\xa1\xff\xc0"), "protocol", "does not decode"),
     "a name that is too long": (frame(1, packed([[1], "session", "x" * 129, None])), "protocol", "length <= 128"),
     "a body with a hello": (frame(1, encode(GREETING), b"x"), "protocol", "opens with a hello"),
-    "no hello first": (frame(3, encode(Refusal(code="busy", text=""))), "protocol", "opens with a hello"),
+    "no hello first": (frame(3, encode(Refusal(code="busy", text="", wait_s=0))), "protocol", "opens with a hello"),
     "an ask first": (frame(5, packed([[], ["count"]])), "protocol", "opens with a hello"),
     "an order to the listener": (frame(16, packed(["sha256:" + "0" * 64])), "protocol", "opens with a hello"),
 }

@@ -111,7 +111,7 @@ REPLIES: dict[str, tuple[bytes, type[CloisterError]]] = {
     ),
     "a welcome": (frame(Kind.WELCOME, WELCOME), WireError),
     "an answer": (frame(Kind.ANSWER, Done()), WireError),
-    "a refusal": (frame(Kind.REFUSAL, Refusal(code="busy", text="")), NetworkError),
+    "a refusal": (frame(Kind.REFUSAL, Refusal(code="busy", text="", wait_s=0)), NetworkError),
     "a challenge of its own": (
         frame(Kind.CHALLENGE, Challenge(versions=(1,), nonce=bytes(32), charter=bytes(32))),
         WireError,

@@ -96,7 +96,26 @@ def test_a_missing_file(tmp_path: Path, command: str) -> None:
 def test_an_address_in_use(folder: Path) -> None:
     Identity.create(folder / "bob.key")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        (folder / "node.toml").write_text(CONFIGURATION.format(port=taken.getsockname()[1]))
+        taken_port = taken.getsockname()[1]
+        (folder / "node.toml").write_text(CONFIGURATION.format(port=taken_port))
         done = run(app, ["serve", str(folder / "node.toml")])
     assert done.exit_code == 2
-    assert "cannot listen" in done.output
+    assert f"cannot listen on 127.0.0.1:{taken_port}: Address already in use" in done.output
+    assert "(" not in done.output.partition("cannot listen")[2]  # no address as Python writes it
+
+
+def test_an_address_that_is_not_this_machines(folder: Path) -> None:
+    Identity.create(folder / "bob.key")
+    text = CONFIGURATION.format(port=7443).replace("127.0.0.1:7443", "[2001:db8::7]:7443")
+    (folder / "node.toml").write_text(text)
+    done = run(app, ["serve", str(folder / "node.toml")])
+    assert done.exit_code == 2
+    assert "cannot listen on [2001:db8::7]:7443: " in done.output
+
+
+def test_sessions_of_a_node_that_does_not_run(folder: Path) -> None:
+    for arguments in ([], ["--json"], ["--end", "3"]):
+        done = run(app, ["sessions", str(folder / "node.toml"), *arguments])
+        assert done.exit_code == 2
+        assert f"no node runs here: nobody listens at {folder / 'bob.sock'}" in done.output
+        assert "cloister node serve" in done.output

@@ -15,9 +15,10 @@ from cloister.errors import CloisterError, ConnectionLostError, PeerRefusedError
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
+from cloister.tensor import optable
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind, pack_prefix
-from cloister.wire.messages import encode
+from cloister.wire.messages import Hello, encode
 from cloister.wire.tensors import TensorSpec
 from tests.node.processes import PATIENCE_S, Caller, NodeProcess, closed, gone, node
 
@@ -39,7 +40,7 @@ def dave(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 def bob(tmp_path_factory: pytest.TempPathFactory, carol: Identity, dave: Identity) -> Iterator[NodeProcess]:
     """A node that the tests which leave it running share."""
     folder = tmp_path_factory.mktemp("bob")
-    limits = 'memory = "64 MiB"\nmax_sessions = 3\ngrace = "2 s"'
+    limits = 'memory = "64 MiB"\nmax_sessions = 3\nsessions_per_researcher = 3\ngrace = "2 s"'
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MY_SECRET", "hush")
         with node(folder, researchers=[carol, dave], session=limits) as running:
@@ -239,6 +240,18 @@ def test_a_researcher_may_not_push(bob: NodeProcess, carol: Identity) -> None:
     connection = dial(bob.address, identity=carol, peer=bob.fingerprint)
     with pytest.raises(PeerRefusedError, match="may not push"):
         greet(connection, purpose="push", software="tests", wait_s=PATIENCE_S)
+
+
+def test_a_caller_is_told_that_an_executor_has_to_be_started(tmp_path: Path, carol: Identity) -> None:
+    """Otherwise it gives up long before the node does, where starting one takes a cold machine a minute."""
+    with node(tmp_path, researchers=[carol], session="spare_executors = 0") as running:
+        connection = dial(running.address, identity=carol, peer=running.fingerprint, within_s=PATIENCE_S)
+        connection.send(Kind.HELLO, Hello((1,), "session", "tests", optable.digest()))
+        frame = connection.receive(wait_s=PATIENCE_S)
+        assert frame.kind is Kind.WAIT
+        assert frame.message().seconds > 120
+        assert connection.receive(wait_s=PATIENCE_S).kind is Kind.WELCOME
+        connection.close()
 
 
 def test_sigterm_answers_what_is_asked_and_exits_0(tmp_path: Path, carol: Identity) -> None:

@@ -173,7 +173,7 @@ def test_a_connection_interrupted_from_outside():
 
 
 def test_a_farewell_arrives_although_bytes_lie_unread():
-    last = Refusal(code="closing", text="it closes")
+    last = Refusal(code="closing", text="it closes", wait_s=0)
     with pair() as (left, right), doing(lambda: left.send(Kind.ASK, ASK, [body(3 << 20)])):
         right.receive(wait_s=SOON)
         right.farewell(Kind.REFUSAL, last)
@@ -183,7 +183,7 @@ def test_a_farewell_arrives_although_bytes_lie_unread():
 def test_a_farewell_to_nobody():
     with pair() as (left, right):
         left.close()
-        right.farewell(Kind.REFUSAL, Refusal(code="closing", text=""))
+        right.farewell(Kind.REFUSAL, Refusal(code="closing", text="", wait_s=0))
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_the_template_is_a_configuration_and_names_every_default() -> None:
         "data_sets[2].key_from",
         "data_sets",  # a node in a TEE takes part in no study
         "identity",
+        "control",
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cloister.errors import WorkerCrashedError
+from cloister.errors import ConnectionLostError, WorkerCrashedError
 from cloister.node import pool as pools
 from cloister.node.child import Child
 from cloister.node.pool import Pool
@@ -16,6 +16,7 @@ from cloister.node.pool import Pool
 class PlayedChild:
     def __init__(self, *, ready: bool = True) -> None:
         self._ready = ready
+        self.prompt = True
         self.ended = False
 
     def wait_ready(self, *, within_s: float) -> bool:
@@ -147,3 +148,45 @@ def test_a_closed_pool_admits_nobody(act: Callable[[Pool], Child | None]) -> Non
     pool = Pool(Nursery(), sessions=2, spares=0)
     pool.close()
     assert act(pool) is None
+
+
+def test_a_caller_is_told_before_it_waits_and_otherwise_not() -> None:
+    """What a caller is told is longer than all that may be waited for together."""
+    told: list[float] = []
+    nursery = Nursery()
+    pool = Pool(nursery, sessions=3, spares=1)
+    pool.warm()
+    first = pool.admit(tell=told.append)
+    assert not told  # a spare was ready
+    nursery.wait(2)
+    nursery.started[1].prompt = False
+    pool.admit(tell=told.append)
+    assert told == [pytest.approx(pools._LEAVING_S + 2 * pools._ATTEMPTS * pools._START_S)]
+    pool.admit()
+    assert pool.admit(tell=told.append) is None  # full
+    assert len(told) == 2
+    assert first is not None
+    pool.close()
+
+
+def test_a_caller_that_leaves_while_it_is_told_leaves_no_executor() -> None:
+    def leave(_: float) -> None:
+        raise ConnectionLostError("it has left")
+
+    nursery = Nursery()
+    pool = Pool(nursery, sessions=1, spares=1)
+    pool.warm()
+    nursery.started[0].prompt = False
+    with pytest.raises(ConnectionLostError):
+        pool.admit(tell=leave)
+    assert nursery.started[0].ended
+    admitted(pool)
+    pool.close()
+
+
+def test_a_caller_hears_that_the_system_gives_no_process() -> None:
+    pool = Pool(Nursery(OSError(24, "Too many open files")), sessions=1, spares=0)
+    with pytest.raises(OSError, match="Too many open files"):
+        pool.admit()
+    admitted(pool)
+    pool.close()

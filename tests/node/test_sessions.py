@@ -14,8 +14,11 @@ from cloister.errors import ConnectionLostError
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance, Prover
 from cloister.net.waiting import Bell
+from cloister.node.config import Researcher, session_limits
 from cloister.node.link import Link, pair
+from cloister.node.running import Running, Session
 from cloister.node.sessions import Relay
+from cloister.node.slate import Slate
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Challenge, Hello, Proof, Provision, Refusal, encode
@@ -35,8 +38,15 @@ class PlayedChild:
         self.session = Link(here)
         self.executor = Link(there)
 
+    @property
+    def slate(self) -> Slate:
+        return self.session.slate
+
     def reason(self) -> str:
         return "it was played"
+
+    def kill(self) -> None:
+        self.executor.close()
 
 
 class Scene:
@@ -51,11 +61,18 @@ class Scene:
         self.closing = Bell()
         self.released = threading.Event()
         self.how = ""
+        limits = session_limits({})
+        self.running = Running(limits)
+        researcher = Researcher("carol", "sha256:" + "c" * 64)
+        place = self.running.reserve(researcher.fingerprint)
+        self.session = Session(7, researcher, self.child, limits=limits, place=place)
         self.relay = Relay(
             self.accepted,
             self.child,  # type: ignore[arg-type]
             closing=self.closing,
             grace_s=grace_s,
+            session=self.session,
+            running=self.running,
             release=self.released.set,
             prover=None if instance is None else Prover(self.accepted, instance),
         )
@@ -213,10 +230,10 @@ def test_an_executor_that_dies_within_an_answer_breaks_the_connection(scene: Sce
 def test_an_executors_refusal_is_passed_on(scene: Scene) -> None:
     scene.caller.send(Kind.BATCH, m.Batch([]))
     scene.executor.receive()
-    scene.executor.send(Kind.REFUSAL, Refusal("protocol", "no such message"))
+    scene.executor.send(Kind.REFUSAL, Refusal("protocol", "no such message", 0))
     scene.executor.close()
     frame = scene.caller.receive(wait_s=20)
-    assert (frame.kind, frame.message(m.VOCABULARY)) == (Kind.REFUSAL, Refusal("protocol", "no such message"))
+    assert (frame.kind, frame.message(m.VOCABULARY)) == (Kind.REFUSAL, Refusal("protocol", "no such message", 0))
     scene.caller.close()
     assert "no such message" in scene.over()
 

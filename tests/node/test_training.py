@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import select
@@ -166,6 +167,33 @@ def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
     trainer.train(order(job, 2))
     assert heard(trainer) == found._replace(round=2)
     assert trainer.pid == pid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "key"), [({"step_cpu_s": 0.001}, "step_cpu"), ({"round_cpu_s": 1.0}, "round_cpu")])
+def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float], key: str) -> None:
+    """A million epochs: each step is short, and the training of hours."""
+    limits = dataclasses.replace(TrainingLimits(1 << 30, "cpu", 1), **limit)
+    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Bell())
+    try:
+        assert trainer.due is None
+        assert trainer.train(order(a_job(local_epochs=1_000_000))) is None
+        assert select.select([trainer.fileno()], [], [], SOON)[0]
+        assert trainer.heed() is None  # it is ready, and has the order now
+        pid, found = trainer.pid, None
+        while found is None:
+            assert trainer.due is not None
+            wait({trainer.fileno(): READABLE}, until=trainer.due)  # type: ignore[dict-item]
+            found = trainer.look()
+        assert isinstance(found, Failed)
+        assert key in found.text
+        assert trainer.pid is None
+        assert pid is not None
+        assert gone(pid)
+        assert trainer.due is None
+        assert trainer.train(order(a_job(), 2)) is None  # another child
+    finally:
+        trainer.close()
 
 
 REFUSED = {

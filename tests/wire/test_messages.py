@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+from typing import get_args
 
 import msgspec
 import pytest
@@ -127,9 +128,11 @@ MESSAGES = {
     Kind.WELCOME: st.builds(messages.Welcome, SMALL, NAMES, SIZES, SIZES),
     Kind.REFUSAL: st.builds(
         messages.Refusal,
-        st.sampled_from(["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]),
+        st.sampled_from(get_args(messages.RefusalCode)),
         TEXTS,
+        st.integers(0, limits.WAIT_S),
     ),
+    Kind.WAIT: st.builds(messages.Wait, st.integers(0, limits.WAIT_S)),
     Kind.BATCH: st.builds(Batch, st.lists(COMMANDS, max_size=4)),
     Kind.ASK: st.builds(sessions.Ask, st.lists(COMMANDS, max_size=3), QUESTIONS),
     Kind.ANSWER: ANSWERS,
@@ -296,7 +299,7 @@ AT_THE_LIMIT = {
     "a failure's code": (Kind.FAILURE, lambda over: [NAME + "x" * over, "", 0, ""]),
     "a failure's operation": (Kind.FAILURE, lambda over: ["", NAME + "x" * over, 0, ""]),
     "a failure's text": (Kind.FAILURE, lambda over: ["", "", 0, TEXT + "x" * over]),
-    "a refusal's text": (Kind.REFUSAL, lambda over: ["busy", TEXT + "x" * over]),
+    "a refusal's text": (Kind.REFUSAL, lambda over: ["busy", TEXT + "x" * over, 0]),
     "versions": (Kind.HELLO, lambda over: [[1] * (limits.VERSIONS + over), "session", "", None]),
     "a version": (Kind.HELLO, lambda over: [[255 + over], "session", "", None]),
     "a program's name": (Kind.HELLO, lambda over: [[1], "session", NAME + "x" * over, None]),
@@ -320,6 +323,8 @@ AT_THE_LIMIT = {
     "a cohort": (Kind.ROUND, lambda over: ["sign", 1, bytes(limits.ROUND_BODY_BYTES + over)]),
     "a job": (Kind.ROUND, lambda over: ["submit", limits.JOB_BYTES + over]),
     "memory": (Kind.WELCOME, lambda over: [1, "", limits.SIZE + over, 0]),
+    "a time to wait": (Kind.WAIT, lambda over: [limits.WAIT_S + over]),
+    "a time to stay away": (Kind.REFUSAL, lambda over: ["put-off", "", limits.WAIT_S + over]),
 }
 
 

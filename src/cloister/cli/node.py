@@ -18,11 +18,12 @@ from cloister.charter import Charter
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.net.signals import end_on_signals
-from cloister.node import config
+from cloister.node import config, control
 from cloister.node.account import Budget, Line, budgets, lines
-from cloister.node.config import NodeConfiguration
+from cloister.node.config import MIB, NodeConfiguration
 from cloister.node.records import FILE as RECORDS
 from cloister.node.records import Records
+from cloister.node.running import Account
 from cloister.node.service import check
 from cloister.node.starting import agreed, node_of
 
@@ -33,7 +34,7 @@ ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="Th
 @app.callback()
 def _node() -> None:
     """Run a node beside the data: `new` writes its configuration, `check` looks it over, `serve` runs it,
-    `log` shows its part in studies."""
+    `sessions` shows and ends sessions, `log` shows its part in studies."""
 
 
 @app.command()
@@ -105,6 +106,44 @@ def log(
         _print(rounds, left)
 
 
+@app.command()
+def sessions(
+    file: ConfigurationFile,
+    end: Annotated[int | None, typer.Option(metavar="ID", help="End the session of this number.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show the sessions that run on a node, or end one. The node has to be running, on this machine."""
+    try:
+        path = config.read(file).control
+        if path is None:
+            raise ConfigurationError("a node in a TEE is not controlled from outside")
+        if end is not None:
+            control.end(path, end)
+            typer.echo(f"session {end} is ended")
+            return
+        running = control.sessions(path)
+    except CloisterError as fault:
+        raise _stop(str(fault)) from None
+    if as_json:
+        typer.echo(json.dumps([each._asdict() for each in running], indent=2))
+    else:
+        _print_sessions(running)
+
+
+def _print_sessions(running: Sequence[Account]) -> None:
+    if not running:
+        typer.echo("no session runs")
+        return
+    table = Table()
+    for heading in ("id", "researcher", "key", "since", "tensors", "MiB", "CPU s", "idle s", "last"):
+        table.add_column(heading, overflow="fold")
+    for each in running:
+        numbers = (f"{each.objects}", f"{each.nbytes / MIB:.1f}", f"{each.cpu_s:.1f}", f"{each.idle_s:.0f}")
+        key = each.fingerprint[: len("sha256:") + 12]
+        table.add_row(str(each.number), each.researcher, key, each.since, *numbers, each.last or "-")
+    Console().print(table, markup=False)
+
+
 def _print(rounds: Sequence[Line], left: Sequence[Budget]) -> None:
     table = Table("round", "charter", "data set", "contributed", "signed as", "released")
     for line in rounds:
@@ -146,6 +185,7 @@ name = "bob"                  # what callers see
 listen = "0.0.0.0:7443"       # host:port; an IPv6 host in brackets; port 0 takes a free one. A node that only takes
                               # part in studies dials out and needs none: leave it out
 identity = "node.key"         # made by: cloister key new node.key; paths start from this file's folder
+# control = "node.sock"       # where `cloister node sessions` speaks to this node; default: beside the identity
 
 [session]                     # what each session may have; these are the defaults
 memory = "2 GiB"              # tensors that it holds
@@ -154,13 +194,19 @@ max_sessions = 8              # at a time; one more is told "busy"
 spare_executors = 1           # processes that wait, warmed up, for the next session
 grace = "10 s"                # to finish what is under way when a caller vanishes or the node closes
 move_wait = "10 min"          # how long values wait for the session that they are moved to
+idle = "8 h"                  # how long a session lasts of which nothing is asked
+sessions_per_researcher = 4   # at a time; default: half of max_sessions
 device = "cpu"                # or "cuda", "cuda:1"
 # threads = 1                 # CPU threads of each session; default: the cores divided by max_sessions
+# call_cpu = "10 min"         # CPU time of one operation or training step; default: 10 min for each thread
+# session_cpu = "24 h"        # CPU time of a session in all; default: 24 h for each thread
 
 # [training]                  # in studies; these are the defaults
 # memory = "4 GiB"            # for the plan, the model and what is read of the data
 # device = "cpu"              # or "cuda", "cuda:1"
 # threads = 8                 # CPU threads; default: all cores
+# step_cpu = "80 min"         # CPU time of one step; default: 10 min for each thread
+# round_cpu = "192 h"         # CPU time of a round; default: 24 h for each thread
 
 # Who may open sessions. `cloister key show me.key` prints a fingerprint; have it told to you by its owner.
 # [[researchers]]

@@ -79,12 +79,14 @@ def connect(
         peer: the fingerprint of the worker's key, ``sha256:...``; nothing is sent to any other.
         demands: what it has to prove before anything is sent: ``cloister.Demands(charter=...)``.
         at: where to dial, if the way to a worker that proves itself is another than its address.
-        connect_s: how long reaching it may take, handshake and welcome included, in seconds.
+        connect_s: how long reaching it may take, handshake and welcome included, in seconds. A worker that has to start
+            a process first, on a cold machine for instance, says how long that may take, and is waited for so long.
         answer_s: how long an answer may take, in seconds.
 
     Raises:
         ConfigurationError: an address, key file or fingerprint that cannot be used.
-        NetworkError: it cannot be reached, is another, or does not accept this identity.
+        NetworkError: it cannot be reached, is another, or does not accept this identity. ``PutOffError`` says in how
+            many seconds to come again.
         AttestationError: what it proves is not acceptable, or it proves nothing.
         VersionError: it runs another version of the protocol or another table of operations.
     """

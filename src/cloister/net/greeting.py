@@ -9,7 +9,7 @@ from cloister.errors import CloisterError, MessageError, VersionError
 from cloister.net.connection import Connection, Frame
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.limits import NAME_CHARS
-from cloister.wire.messages import Hello, Refusal, Welcome
+from cloister.wire.messages import Hello, Refusal, Wait, Welcome
 
 Purpose = Literal["session", "push", "study"]
 
@@ -18,9 +18,12 @@ _ERRORS: dict[str, type[CloisterError]] = {
     "table": errors.VersionError,
     "peer": errors.PeerRefusedError,
     "busy": errors.UnreachableError,
+    "put-off": errors.PutOffError,
     "closing": errors.ConnectionLostError,
     "protocol": errors.MessageError,
     "crashed": errors.WorkerCrashedError,
+    "ended": errors.SessionEndedError,
+    "cpu": errors.CpuLimitError,
     "charter": errors.CharterError,
     "evidence": errors.NoTeeError,
 }
@@ -34,13 +37,18 @@ def greet(
     Raises:
         PeerRefusedError: the peer does not know this identity, or does not let it do this.
         VersionError: no protocol version, or another table of operations.
-        UnreachableError: the peer is busy. NoAnswerError: it did not answer within ``wait_s`` seconds.
+        UnreachableError: the peer is busy. PutOffError: it does not let this identity in for a while.
+        NoAnswerError: it did not answer within ``wait_s`` seconds, or as many more as it asked for.
         ConnectionLostError: the connection ended. WireError: not an answer.
     """
     try:
         hello = Hello(versions=(VERSION,), purpose=purpose, software=software[:NAME_CHARS], table=table)
         connection.send(Kind.HELLO, hello)
         frame = connection.receive(wait_s=wait_s)
+        if frame.kind is Kind.WAIT and not frame.body_bytes:
+            # It knows how long it takes, on a cold machine for instance. Once: nobody is kept waiting for ever.
+            asked: Wait = frame.message()
+            frame = connection.receive(wait_s=max(wait_s, asked.seconds))
         return _welcome(frame)
     except BaseException:
         connection.close()
@@ -49,7 +57,9 @@ def greet(
 
 def refusal_error(refusal: Refusal) -> CloisterError:
     """A refusal as the error to raise."""
-    return _ERRORS[refusal.code](f"the worker refuses: {refusal.text}")
+    text = f"the worker refuses: {refusal.text}"
+    kind = _ERRORS[refusal.code]
+    return errors.PutOffError(text, refusal.wait_s) if kind is errors.PutOffError else kind(text)
 
 
 def _welcome(frame: Frame) -> Welcome:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from cloister.errors import MessageError, VersionError, WireError
 from cloister.net.connection import Connection, Frame
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.limits import TEXT_CHARS
-from cloister.wire.messages import Hello, Refusal
-
-RefusalCode = Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
+from cloister.wire.messages import Hello, Refusal, RefusalCode
 
 
 def receive_hello(connection: Connection, *, hello_s: float = 10.0) -> Hello:
@@ -52,9 +48,9 @@ def hello_in(frame: Frame, connection: Connection) -> Hello:
         raise
 
 
-def refuse(connection: Connection, code: RefusalCode, *, text: str) -> None:
-    """Says why, and ends the connection. Raises nothing."""
-    connection.farewell(Kind.REFUSAL, Refusal(code=code, text=text[:TEXT_CHARS]))
+def refuse(connection: Connection, code: RefusalCode, *, text: str, wait_s: int = 0) -> None:
+    """Says why, and in how many seconds to come again (0: not known), and ends the connection. Raises nothing."""
+    connection.farewell(Kind.REFUSAL, Refusal(code=code, text=text[:TEXT_CHARS], wait_s=wait_s))
 
 
 def refuse_for(connection: Connection, fault: WireError) -> None:

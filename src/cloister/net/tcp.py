@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -31,7 +32,10 @@ def listen(address: Address) -> socket.socket:
         both = address.host == "::" and socket.has_dualstack_ipv6()
         listening = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as fault:
-        raise ConfigurationError(f"cannot listen on {address}: {fault.strerror or fault}") from None
+        # Not the error's own text, to which Python adds the address as it writes one itself.
+        known = fault.errno is not None and not isinstance(fault, socket.gaierror)
+        reason = os.strerror(fault.errno or 0) if known else fault.strerror or fault
+        raise ConfigurationError(f"cannot listen on {address}: {reason}") from None
     _tune(listening)  # Linux hands these on to the connections that are accepted
     return listening
 

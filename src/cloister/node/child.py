@@ -11,9 +11,10 @@ from typing import Final
 import msgspec
 
 from cloister.errors import NoAnswerError, WireError
-from cloister.net.waiting import wait
+from cloister.net.waiting import READABLE, wait
 from cloister.node.data_files import ShelfEntry
 from cloister.node.process import Process
+from cloister.node.slate import Slate
 from cloister.wire.frames import Kind
 
 _log: Final = logging.getLogger(__name__)
@@ -49,6 +50,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def slate(self) -> Slate:
+        """What it says that it is at."""
+        return self.session.slate
+
     @classmethod
     def start(cls, assignment: Assignment) -> Child:
         """Starts a process, which warms up by itself (``wait_ready``); as ``Process.start``."""
@@ -60,6 +66,11 @@ class Child:
         """Opens its session: it serves from now on what comes over ``session``. Once, when it is ready."""
         with suppress(BrokenPipeError), self._process.input as pipe:  # dead already: the first frame says so
             pipe.write(msgspec.json.encode(Opening(tuple(data_sets))))
+
+    @property
+    def prompt(self) -> bool:
+        """Whether ``wait_ready`` will not have to wait."""
+        return self._ready or bool(wait({self.session.fileno(): READABLE}, until=0.0))
 
     def wait_ready(self, *, within_s: float) -> bool:
         """Whether the process has warmed up; False when it has died, is not one of ours, or takes too
@@ -85,6 +96,10 @@ class Child:
     def reason(self) -> str:
         """Why the process ended, for the caller to read."""
         return self._process.reason()
+
+    def kill(self) -> None:
+        """As ``Process.kill``."""
+        self._process.kill()
 
     def end(self) -> None:
         """Kills the process, if it lives, and waits until it is gone. May be called twice."""

@@ -24,6 +24,10 @@ from cloister.wire.address import Address, parse_address
 MIB: Final = 1 << 20
 SEALED: Final = ".sealed"
 """Ends the name of a sealed file, after the ending that says what is in it."""
+CALL_CPU_S: Final = 600.0
+ALL_CPU_S: Final = 24 * 3600.0
+"""For each thread, unless node.toml says something else: what one call, and a session or a round in all, may take."""
+_MOST_CPU_S: Final = 10 * 366 * 24 * 3600.0
 _STUDIED: Final = (".npz", ".npy", ".safetensors", ".parquet")
 
 
@@ -39,15 +43,21 @@ class SessionLimits:
     move_wait_s: float
     device: str
     threads: int
+    call_cpu_s: float
+    session_cpu_s: float
+    idle_s: float
+    sessions_per_researcher: int
 
 
 @dataclass(frozen=True)
 class TrainingLimits:
-    """What training in studies may have."""
+    """What training in studies may have. Times in seconds of CPU time."""
 
     memory_bytes: int = 4 << 30
     device: str = "cpu"
     threads: int = os.cpu_count() or 1
+    step_cpu_s: float = CALL_CPU_S * (os.cpu_count() or 1)
+    round_cpu_s: float = ALL_CPU_S * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,8 @@ class NodeConfiguration:
     charter: CharterUse | None = None
     tee: TeeUse | None = None
     training: TrainingLimits = TrainingLimits()
+    control: Path | None = None
+    """The Unix socket at which the node's owner speaks to it; None in a TEE, whose machine is somebody else's."""
 
 
 def read(path: str | os.PathLike[str]) -> NodeConfiguration:
@@ -197,6 +209,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
         study_data=tuple(each for each in data_sets if isinstance(each, StudyData)),
         charter=_charter(table.table("charter"), folder) if table.holds("charter") else None,
         tee=_tee(table.table("tee")) if table.holds("tee") else None,
+        control=_control(table, folder),
     )
     table.finish()
     _check_peers(configuration, faults)
@@ -225,6 +238,8 @@ def session_limits(settings: Mapping[str, object]) -> SessionLimits:
 
 def _session(table: NodeTable) -> SessionLimits:
     max_sessions = table.whole("max_sessions", default=8, least=1, most=256)
+    # Sessions compute at the same time: more threads than cores would only make them wait for each other.
+    threads = table.whole("threads", default=max(1, (os.cpu_count() or 1) // max_sessions), least=1, most=1024)
     return SessionLimits(
         memory_bytes=table.size("memory", default="2 GiB", least=MIB),
         objects=table.whole("objects", default=100_000, least=1, most=100_000_000),
@@ -233,16 +248,29 @@ def _session(table: NodeTable) -> SessionLimits:
         grace_s=table.duration("grace", default="10 s", most_s=3600),
         move_wait_s=table.duration("move_wait", default="10 min", most_s=24 * 3600),
         device=table.device("device"),
-        # Sessions compute at the same time: more threads than cores would only make them wait for each other.
-        threads=table.whole("threads", default=max(1, (os.cpu_count() or 1) // max_sessions), least=1, most=1024),
+        threads=threads,
+        call_cpu_s=_cpu(table, "call_cpu", default_s=CALL_CPU_S * threads),
+        session_cpu_s=_cpu(table, "session_cpu", default_s=ALL_CPU_S * threads),
+        idle_s=table.some_time("idle", default_s=8 * 3600.0, most_s=366 * 24 * 3600.0),
+        # One researcher, whatever its scripts do, leaves half of the node to the others.
+        sessions_per_researcher=table.whole(
+            "sessions_per_researcher", default=(max_sessions + 1) // 2, least=1, most=256
+        ),
     )
 
 
+def _cpu(table: NodeTable, key: str, *, default_s: float) -> float:
+    return table.some_time(key, default_s=default_s, most_s=_MOST_CPU_S)
+
+
 def _training(table: NodeTable) -> TrainingLimits:
+    threads = table.whole("threads", default=os.cpu_count() or 1, least=1, most=1024)
     return TrainingLimits(
         memory_bytes=table.size("memory", default="4 GiB", least=MIB),
         device=table.device("device"),
-        threads=table.whole("threads", default=os.cpu_count() or 1, least=1, most=1024),
+        threads=threads,
+        step_cpu_s=_cpu(table, "step_cpu", default_s=CALL_CPU_S * threads),
+        round_cpu_s=_cpu(table, "round_cpu", default_s=ALL_CPU_S * threads),
     )
 
 
@@ -298,6 +326,15 @@ def _identity(table: NodeTable, folder: Path) -> Path | None:
         table.text("identity")
         table.fault("identity", "a node in a TEE keeps no key in a file: it makes one when it starts; leave this out")
     return None
+
+
+def _control(table: NodeTable, folder: Path) -> Path | None:
+    """Beside the identity, unless it is named: ``node.sock`` for node.key."""
+    if table.holds("tee"):
+        if table.holds("control"):
+            table.fault("control", "a node in a TEE is controlled by nobody on its machine; leave this out")
+        return None
+    return folder / table.text("control", default=str(Path(table.text("identity") or "node").with_suffix(".sock")))
 
 
 def _tee(table: NodeTable) -> TeeUse:

@@ -22,6 +22,7 @@ from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads
 from cloister.node.shelf import Shelf
+from cloister.node.slate import READING
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
@@ -119,11 +120,15 @@ def serve(link: Link, executor: Executor) -> None:
     Raises:
         EOFError: the link ended within a frame, or within a move.
     """
+    slate = link.slate
     while True:
+        slate.holds(objects=executor.objects, nbytes=executor.nbytes)
+        slate.rest()
         try:
             frame = link.receive()
         except EOFError:
             return
+        slate.begin(READING)
         try:
             message = frame.message(m.VOCABULARY)
             specs = m.check_body(message, frame.body_bytes)
@@ -132,7 +137,7 @@ def serve(link: Link, executor: Executor) -> None:
                 _answer(link, executor, message.question)
         except WireError as fault:
             # No telling what the caller believes that this session holds: it is told why, and the session ends.
-            link.send(Kind.REFUSAL, Refusal("protocol", str(fault)[:TEXT_CHARS]))
+            link.send(Kind.REFUSAL, Refusal("protocol", str(fault)[:TEXT_CHARS], 0))
             return
 
 
@@ -221,6 +226,7 @@ def main(arguments: Sequence[str]) -> None:
         objects=assignment.objects,
         data_sets=Shelf(data_sets, device=assignment.device),
         exchange=Courier(moves),
+        begin=session.slate.begin,
     )
     if assignment.device == "cpu":
         held = sum(entry.spec.nbytes() for entry in data_sets if entry.spec is not None)

@@ -6,7 +6,7 @@ ring of four slots of 1 MiB in memory that both processes map, one ring for each
 straight into a slot while the executor copies the slot before into its tensor, so that two cores share the work and
 nothing is copied on the way. A second socket carries one byte for every slot filled and one for every slot given back;
 slots are used in turn, so these bytes say no more than "one more". What a slot holds follows from the length of the
-body.
+body. Behind the rings a few words say what the executor is at (``cloister.node.slate``).
 
 The listener does not trust its executor: lengths come from frames that it has read itself, a byte too many ends the
 link, and the memory is sealed, so that it cannot be cut short under the listener's feet.
@@ -27,6 +27,7 @@ from msgspec import Struct
 from cloister.net.connection import Frame
 from cloister.net.waiting import READABLE, WRITABLE
 from cloister.net.waiting import wait as wait_for
+from cloister.node.slate import WORD_BYTES, WORDS, Slate
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.messages import encode
@@ -35,6 +36,7 @@ SLOTS: Final = 4
 SLOT_BYTES: Final = CHUNK_BYTES
 INLINE_BYTES: Final = 1 << 16
 _RING_BYTES: Final = SLOTS * SLOT_BYTES
+_MEMORY_BYTES: Final = 2 * _RING_BYTES + WORDS * WORD_BYTES
 _FILLED: Final = b"F"
 _FREED: Final = b"A"
 
@@ -83,7 +85,7 @@ def pair() -> tuple[End, End]:
     """A link's two ends: the listener's and the executor's."""
     memory = os.memfd_create("cloister-link", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(memory, 2 * _RING_BYTES)
+        os.ftruncate(memory, _MEMORY_BYTES)
         # A process that shrinks memory which another has mapped kills it (SIGBUS).
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         here, there = socket.socketpair(), socket.socketpair()
@@ -113,9 +115,10 @@ class Link:
         self._frames, self._signals = end.frames, end.signals
         self._frames.setblocking(False)
         self._signals.setblocking(False)
-        memory = mmap.mmap(end.memory, 2 * _RING_BYTES)
+        memory = memoryview(mmap.mmap(end.memory, _MEMORY_BYTES))
         os.close(end.memory)
-        halves = memoryview(memory)[:_RING_BYTES], memoryview(memory)[_RING_BYTES:]
+        halves = memory[:_RING_BYTES], memory[_RING_BYTES : 2 * _RING_BYTES]
+        self.slate = Slate(memory[2 * _RING_BYTES :])
         self._out, self._in = halves if end.listener else halves[::-1]
         self._free, self._filled = SLOTS, 0
         self._next_out = self._next_in = 0

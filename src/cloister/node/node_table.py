@@ -46,6 +46,14 @@ class NodeTable(Table):
             self.fault(key, f"must be from {least} to {SIZE} bytes")
         return value
 
+    def some_time(self, key: str, *, default_s: float, most_s: float) -> float:
+        """A time such as ``10 s`` that is not zero, in seconds."""
+        count = len(self._faults)
+        value = self.duration(key, default=f"{default_s:.0f} s", most_s=most_s)
+        if not value and len(self._faults) == count:
+            self.fault(key, "must be more than 0 s")
+        return value or default_s
+
     def tags(self) -> tuple[str, ...]:
         return self._texts("tags", most=TAGS)
 

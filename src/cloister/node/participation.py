@@ -167,16 +167,19 @@ class Conversation:
         watched = {socket: READABLE, self._closing.fileno(): READABLE}
         if training is not None:
             watched[training] = READABLE
-        until = self._challenges[0][1] if self._challenges else None
+        proof = self._challenges[0][1] if self._challenges else None
+        until = min((moment for moment in (proof, self._trainer.due) if moment is not None), default=None)
         pending = self._connection.pending() > 0
         happened = wait(watched, until=0.0 if pending else until)
         if self._closing.fileno() in happened:
             return False
         if training is not None and training in happened:
             self._do(self._trained(self._trainer.heed()))
+        if (due := self._trainer.due) is not None and monotonic() >= due:
+            self._do(self._trained(self._trainer.look()))
         if pending or socket in happened:
             self._hear()
-        elif until is not None and monotonic() >= until:
+        elif proof is not None and monotonic() >= proof:
             raise NoAnswerError(f"the aggregator has not proved itself within {_PROOF_S:g} s")
         return True
 

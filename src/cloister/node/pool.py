@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Final
 
 from cloister.errors import WorkerCrashedError
@@ -39,6 +40,8 @@ class Pool:
         self._serving: set[Child] = set()
         self._admitted = 0
         self._asking = 0
+        self._faults = 0
+        self._fault: tuple[int | None, str] = (None, "")  # the last: its number and text
         self._closed = False
         self._thread = threading.Thread(target=self._replenish, name="cloister executors", daemon=True)
         self._thread.start()
@@ -57,12 +60,21 @@ class Pool:
         if child is None or not child.wait_ready(within_s=_START_S):
             raise WorkerCrashedError("executors cannot be started on this machine; the lines above say why")
 
-    def admit(self) -> Child | None:
+    def admit(self, *, tell: Callable[[float], None] = lambda _: None) -> Child | None:
         """An executor for a new session, or None when the node has all the sessions that it may have.
+
+        Args:
+            tell: is called, once at most, before this waits for anything, with the most that it may take, in seconds.
 
         Raises:
             WorkerCrashedError: none can be started.
+            OSError: the system gives no process at present.
         """
+        told = cache(partial(tell, _LEAVING_S + _ATTEMPTS * 2 * _START_S))
+        with self._changed:
+            full = self._admitted >= self._sessions
+        if full:
+            told()
         with self._changed:
             self._changed.wait_for(lambda: self._admitted < self._sessions or self._closed, timeout=_LEAVING_S)
             if self._admitted >= self._sessions or self._closed:
@@ -70,7 +82,7 @@ class Pool:
             self._admitted += 1
         child = None
         try:
-            child = self._ready()
+            child = self._ready(told)
         finally:
             with self._changed:
                 if child is None:
@@ -80,11 +92,22 @@ class Pool:
                     self._serving.add(child)
         return child
 
-    def _ready(self) -> Child:
+    def _ready(self, told: Callable[[], None]) -> Child:
         for _ in range(_ATTEMPTS):
-            child = self._take()
-            if child.wait_ready(within_s=_START_S):
-                return child
+            child = self._take(within_s=0.0)
+            if child is None:
+                told()
+                child = self._take(within_s=_START_S)
+            if child is None:
+                break
+            try:
+                if not child.prompt:
+                    told()
+                if child.wait_ready(within_s=_START_S):
+                    return child
+            except BaseException:  # the caller has left
+                child.end()
+                raise
             child.end()
         raise WorkerCrashedError("this worker cannot start an executor at present; its log says why")
 
@@ -106,20 +129,28 @@ class Pool:
         for child in [*self._waiting, *self._serving]:
             child.end()
 
-    def _take(self) -> Child:
-        """The oldest spare, or the next one to be started."""
+    def _take(self, *, within_s: float) -> Child | None:
+        """The oldest spare, or the next one to be started; None where there is none in time.
+
+        Raises:
+            WorkerCrashedError: the pool is closed. OSError: the system does not let one be started.
+        """
         with self._changed:
             self._asking += 1
             self._changed.notify_all()
             try:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
+                began = self._faults
+                self._changed.wait_for(lambda: self._waiting or self._closed or self._faults != began, timeout=within_s)
+                if self._waiting:
+                    return self._waiting.popleft()
+                if self._closed:
                     raise WorkerCrashedError("this worker is closing")
-                child = self._waiting.popleft()
+                if self._faults != began:
+                    raise OSError(*self._fault)
+                return None
             finally:
                 self._asking -= 1
-            self._changed.notify_all()
-            return child
+                self._changed.notify_all()
 
     def _wanting(self) -> bool:
         ahead = min(self._spares, self._sessions - self._admitted)
@@ -136,6 +167,8 @@ class Pool:
             except OSError as fault:
                 _log.error("cannot start an executor: %s", fault.strerror or fault)
                 with self._changed:
+                    self._faults, self._fault = self._faults + 1, (fault.errno, fault.strerror or str(fault))
+                    self._changed.notify_all()  # those who wait now hear of it
                     self._changed.wait_for(lambda: self._closed, timeout=_PAUSE_S)
                 continue
             with self._changed:

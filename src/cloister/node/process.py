@@ -60,7 +60,12 @@ class Process:
         finally:
             for _, there in pairs:
                 there.close()
-        return cls(process, [here for here, _ in pairs])
+        try:
+            return cls(process, [here for here, _ in pairs])
+        except BaseException:  # no memory can be mapped
+            process.kill()
+            process.wait(_END_S)
+            raise
 
     @property
     def pid(self) -> int:
@@ -91,11 +96,15 @@ class Process:
         hint = {"SIGKILL": ": killed, perhaps for want of memory", "SIGSEGV": ": a crash in native code"}.get(name, "")
         return f"it was ended by {name}{hint}"
 
-    def end(self) -> None:
-        """Kills the process, if it lives, and waits until it is gone. May be called twice."""
+    def kill(self) -> None:
+        """Kills the process, if it lives. From any thread: the one that uses the links finds them ended."""
         with suppress(ProcessLookupError, PermissionError):
             if self._process.poll() is None:
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kills the process, if it lives, and waits until it is gone. May be called twice."""
+        self.kill()
         for link in self.links:
             link.close()
         with suppress(BrokenPipeError):

@@ -6,6 +6,7 @@ lets everybody challenge it, and lets in those whom it knows.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import ssl
@@ -14,10 +15,20 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
+from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cloister import __version__
-from cloister.errors import CloisterError, ConfigurationError, MoveError, WireError, WorkerCrashedError
+from cloister.errors import (
+    CloisterError,
+    ConfigurationError,
+    MoveError,
+    PutOffError,
+    UnreachableError,
+    WireError,
+    WorkerCrashedError,
+)
 from cloister.net.connection import Connection
 from cloister.net.contexts import server_context
 from cloister.net.dialling import dial
@@ -33,16 +44,19 @@ from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
+from cloister.node.control import Control
 from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
+from cloister.node.descriptors import provide
 from cloister.node.moves import Mover, receive_push
 from cloister.node.pool import Pool
 from cloister.node.rendezvous import Rendezvous
+from cloister.node.running import Place, Running, Session
 from cloister.node.sessions import Relay
 from cloister.tables import faulty
 from cloister.tensor import optable
 from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
-from cloister.wire.messages import Hello, Welcome
+from cloister.wire.messages import Hello, Wait, Welcome
 
 if TYPE_CHECKING:  # it loads NumPy
     from cloister.node.participation import Participation
@@ -112,6 +126,7 @@ class Node:
         self._strangers = Strangers()
         self._researchers: Mapping[str, Researcher] = {peer.fingerprint: peer for peer in configuration.researchers}
         self._workers: Mapping[str, Neighbour] = {peer.fingerprint: peer for peer in configuration.workers}
+        self._running = Running(configuration.session)
         self._rendezvous = Rendezvous()
         self._closing = Bell()
         self._numbers = count(1)
@@ -135,13 +150,16 @@ class Node:
             raise
 
     def _listen(self, address: Address) -> Listener:
+        limits = self._configuration.session
+        # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
+        connections = 2 * limits.max_sessions + 64 + Strangers.most
+        provide(sessions=limits.max_sessions + limits.spare_executors, connections=connections)
         return Listener(
             address=str(address),
             context=self._context(),
             accepts=lambda peer: self._instance is not None or self._knows(peer),
             handle=self._handle,
-            # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
-            max_connections=2 * self._configuration.session.max_sessions + 64 + Strangers.most,
+            max_connections=connections,
         )
 
     @property
@@ -173,6 +191,8 @@ class Node:
             WorkerCrashedError: no executor can be started here.
         """
         with ExitStack() as running:
+            if self._configuration.control is not None:
+                self._obey(self._configuration.control, running)
             if self._listener is not None:
                 self._serve_sessions(self._listener, running)
             if self._participation is not None:
@@ -187,11 +207,27 @@ class Node:
         self._pool = Pool(
             lambda: Child.start(self._assignment), sessions=limits.max_sessions, spares=limits.spare_executors
         )
+        watching = threading.Thread(target=self._running.watch, name="cloister limits", daemon=True)
+        watching.start()
+        running.callback(watching.join)
+        running.callback(self._running.close)
         running.callback(self._pool.close)
         running.callback(listener.close, grace_s=limits.grace_s + _END_S)
         running.callback(self._closing.ring)
         self._pool.warm()
         threading.Thread(target=listener.serve, name="cloister listener", daemon=True).start()
+
+    def _obey(self, path: Path, running: ExitStack) -> None:
+        try:
+            control = Control(path, self._running, closing=self._closing)
+        except OSError as fault:
+            _log.warning("no socket for `cloister node sessions` at %s: %s", path, fault.strerror or fault)
+            return
+        running.callback(control.close)
+        thread = threading.Thread(target=control.serve, name="cloister control", daemon=True)
+        running.callback(thread.join, _END_S)
+        running.callback(self._closing.ring)
+        thread.start()
 
     def _take_part(self, participation: Participation, running: ExitStack) -> None:
         thread = threading.Thread(target=participation.run, name="cloister study", daemon=True)
@@ -230,8 +266,8 @@ class Node:
 
     def _open(self, connection: Connection, hello: Hello, prover: Prover | None) -> None:
         match hello.purpose, self._researchers.get(connection.peer), self._workers.get(connection.peer):
-            case "session", Researcher(name=name), _:
-                self._open_session(connection, hello, name, prover)
+            case "session", Researcher() as researcher, _:
+                self._open_session(connection, hello, researcher, prover)
             case "push", _, Neighbour(name=name):
                 self._open_push(connection, name)
             case purpose, _, _:
@@ -254,23 +290,56 @@ class Node:
             _log.warning("%s broke the protocol in a push: %s", name, fault)
             refuse(connection, "protocol", text=str(fault))
 
-    def _open_session(self, connection: Connection, hello: Hello, name: str, prover: Prover | None) -> None:
+    def _open_session(
+        self, connection: Connection, hello: Hello, researcher: Researcher, prover: Prover | None
+    ) -> None:
         if hello.table != optable.digest():
             text = f"another table of operations: here is {SOFTWARE}, there {hello.software}; install the same version"
             refuse(connection, "table", text=text)
             return
+        place = self._reserve(connection, researcher)
+        if place is None:
+            return
         try:
-            child = self._pool.admit()
+            child = self._admit(connection)
+            if child is not None:
+                number, limits = next(self._numbers), self._configuration.session
+                session = Session(number, researcher, child, limits=limits, place=place)
+                self._run_session(connection, child, session, prover)
+        finally:
+            self._running.free(place)
+
+    def _reserve(self, connection: Connection, researcher: Researcher) -> Place | None:
+        """A place for a session; None where this researcher may not have one now, and has been told so."""
+        try:
+            return self._running.reserve(researcher.fingerprint)
+        except PutOffError as fault:
+            _log.info("%s is put off for another %d s", researcher.name, fault.wait_s)
+            refuse(connection, "put-off", text=str(fault), wait_s=ceil(fault.wait_s))
+        except UnreachableError as fault:
+            refuse(connection, "busy", text=str(fault))
+        return None
+
+    def _admit(self, connection: Connection) -> Child | None:
+        """An executor; None where there is none, and the caller has been told so."""
+        try:
+            child = self._pool.admit(tell=lambda most_s: connection.send(Kind.WAIT, Wait(ceil(most_s))))
         except WorkerCrashedError as fault:
             refuse(connection, "crashed", text=str(fault))
-            return
-        if child is None:
-            refuse(connection, "busy", text="this worker has all the sessions that it may have; try again later")
-            return
-        self._run_session(connection, child, name, prover)
+        except OSError as fault:
+            self._refuse_for_want(connection, fault)
+        else:
+            if child is None:
+                refuse(connection, "busy", text="this worker has all the sessions that it may have; try again later")
+            return child
+        return None
 
-    def _run_session(self, connection: Connection, child: Child, name: str, prover: Prover | None) -> None:
-        number = next(self._numbers)
+    def _refuse_for_want(self, connection: Connection, fault: OSError) -> None:
+        text = f"this worker's machine gives no more processes at present ({fault.strerror or 'no resources'})"
+        refuse(connection, "busy", text=f"{text}; try again later")
+
+    def _run_session(self, connection: Connection, child: Child, session: Session, prover: Prover | None) -> None:
+        number, name = session.number, session.researcher.name
         limits = self._configuration.session
         mover = Mover(
             child.moves,
@@ -279,24 +348,37 @@ class Node:
             move_wait_s=limits.move_wait_s,
             closing=self._closing,
         )
+
+        def release() -> None:
+            self._pool.release(child)
+            self._running.leave(session)
+
         thread = threading.Thread(target=mover.run, name=f"cloister moves {number}", daemon=True)
-        relay = Relay(
-            connection,
-            child,
-            closing=self._closing,
-            grace_s=limits.grace_s,
-            release=lambda: self._pool.release(child),
-            prover=prover,
-        )
-        _log.info("session %d of %s: opened, executor %d", number, name, child.pid)
         how = "it could not be opened"
         try:
+            relay = Relay(
+                connection,
+                child,
+                closing=self._closing,
+                grace_s=limits.grace_s,
+                session=session,
+                running=self._running,
+                release=release,
+                prover=prover,
+            )
+            _log.info("session %d of %s: opened, executor %d", number, name, child.pid)
             thread.start()
             child.open(self._entries)
+            self._running.enter(session)
             connection.send(Kind.WELCOME, self._welcome())
             how = relay.run()
+        except RuntimeError as fault:  # the system gives no more threads
+            if thread.ident is not None:
+                raise
+            how = str(fault)
+            self._refuse_for_want(connection, OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         finally:
-            self._pool.release(child)
+            release()
             mover.stop()
             _log.info("session %d of %s: over, %s", number, name, how)
 

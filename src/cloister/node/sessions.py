@@ -8,25 +8,42 @@ back. Whatever this waits for, it also notices when the executor dies, when the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Final
 
-from cloister.errors import CloisterError, MessageError, NetworkError, NoAnswerError, WireError, WorkerCrashedError
+from cloister.errors import (
+    CloisterError,
+    CpuLimitError,
+    MessageError,
+    NetworkError,
+    NoAnswerError,
+    SessionEndedError,
+    WireError,
+    WorkerCrashedError,
+    WorkerError,
+)
 from cloister.net.connection import Connection, Frame
 from cloister.net.proving import Prover
 from cloister.net.reception import refuse
 from cloister.net.waiting import HUNG_UP, READABLE, Bell, Watched, wait
 from cloister.node.child import Child
+from cloister.node.running import Ending, Running, Session
 from cloister.wire.frames import Kind
-from cloister.wire.messages import Refusal
+from cloister.wire.messages import Refusal, RefusalCode
 from cloister.wire.sessions import Failure
 
 _log: Final = logging.getLogger(__name__)
 _FRAME_S: Final = 30.0
 """From the moment that a caller's socket has something to read to a frame's first byte. The same as what ``Connection``
 gives a write: a socket's time-out that changes costs a system call for each frame."""
+
+_REFUSALS: Final[Mapping[type[WorkerError], RefusalCode]] = {
+    WorkerCrashedError: "crashed",
+    SessionEndedError: "ended",
+    CpuLimitError: "cpu",
+}
 
 _OUT_OF_TURN: Final = "it spoke out of turn, and was ended"
 
@@ -80,9 +97,13 @@ class Relay:
         *,
         closing: Bell,
         grace_s: float,
+        session: Session,
+        running: Running,
         release: Callable[[], None],
         prover: Prover | None = None,
     ) -> None:
+        self._session = session
+        self._running = running
         self._caller = caller
         self._child = child
         self._link = child.session
@@ -138,11 +159,13 @@ class Relay:
             return self._prover.serve(frame)
         if frame.kind not in (Kind.BATCH, Kind.ASK):
             raise MessageError(f"{frame.kind.name} has no place in a session")
+        self._session.heard()
         self._asked, self._unread = frame.kind is Kind.ASK, frame.body_bytes
         self._link.send(frame.kind, frame.header, frame.body_bytes)
         for room in self._link.rooms(frame.body_bytes):
             self._caller.read_into(room)
             self._unread -= len(room)
+            self._session.heard()
         return self._answer() if self._asked else True
 
     def _answer(self) -> bool:
@@ -154,6 +177,7 @@ class Relay:
         for piece in self._link.pieces(frame.body_bytes):
             self._caller.send_body(piece)
         self._asked = self._answering = False
+        self._session.heard()
         return True
 
     def _from_executor(self) -> Frame:
@@ -184,14 +208,26 @@ class Relay:
     def _bury(self, reason: str | None) -> str:
         """The executor is gone, or goes now: tells the caller, in answer to its next question at the latest."""
         self._release()
-        reason = reason or self._child.reason()
-        text = f"the session's process died: {reason}. What it held is gone; connect again for a new session"
-        _log.warning("executor %d: %s", self._child.pid, reason)
-        with suppress(CloisterError):
+        ending = self._session.ending or self._crash(reason or self._child.reason())
+        how = f"its process was ended: {ending.text}"
+        if ending.counts:
+            at = self._link.slate.read().does or "no operation"
+            _log.warning(
+                "session %d of %s: executor %d at %s: %s (%s)",
+                *(self._session.number, self._session.researcher.name, self._child.pid, at),
+                *(ending.text, self._running.crashed(self._session)),
+            )
+        with suppress(CloisterError), self._running.telling(self._caller.peer, self._caller):
             if not self._answering and self._hear_out():
-                self._caller.send(Kind.FAILURE, Failure(code=WorkerCrashedError.code, op="", site=0, text=text))
-                refuse(self._caller, "crashed", text=text)
-        return f"its process died: {reason}"
+                self._caller.send(Kind.FAILURE, Failure(code=ending.error.code, op="", site=0, text=ending.text))
+                refuse(self._caller, _REFUSALS[ending.error], text=ending.text)
+        return how
+
+    def _crash(self, reason: str) -> Ending:
+        at = self._link.slate.read().does
+        where = f" in {at}" if at else ""
+        text = f"the session's process died{where}: {reason}. What it held is gone; connect again for a new session"
+        return Ending(WorkerCrashedError, text, counts=True)
 
     def _hear_out(self) -> bool:
         """Reads and forgets the caller's frames up to its next question: a caller whose connection breaks while it

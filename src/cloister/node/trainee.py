@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ from cloister.errors import CloisterError, DataSetError, PlanError
 from cloister.node.confinement import confine, limit_memory
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads, where
+from cloister.node.slate import READING
 from cloister.node.training import Assignment, Columns, Order, Result
 from cloister.tensor.geometry import DTYPES
 from cloister.wire.frames import Kind
@@ -33,7 +34,7 @@ from cloister.worker.data.files import open_file
 from cloister.worker.fitting import check_fits
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
-from cloister.worker.training import Trained, train
+from cloister.worker.training import Trained, train, unheard
 from cloister.worker.values import as_bytes
 
 _log: Final = logging.getLogger("cloister.node.trainee")
@@ -51,10 +52,13 @@ class Prepared(NamedTuple):
 class Trainee:
     """Trains what it is told to; a job and a data set are looked at once."""
 
-    def __init__(self, data_sets: Sequence[Columns], *, memory_bytes: int, device: str) -> None:
+    def __init__(
+        self, data_sets: Sequence[Columns], *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard
+    ) -> None:
         self._data_sets = {each.name: each for each in data_sets}
         self._memory_bytes = memory_bytes
         self._device = device
+        self._begin = begin
         self._opened: dict[str, Batches] = {}
         self._prepared: tuple[bytes, str, Prepared] | None = None
         self._job = b""
@@ -84,6 +88,7 @@ class Trainee:
             proximal=found.job.proximal,
             clip=order.clip,
             layout=found.job.layout,
+            begin=self._begin,
         )
 
     def _prepare(self, name: str) -> Prepared:
@@ -164,7 +169,9 @@ def serve(link: Link, trainee: Trainee) -> None:
         EOFError: it is.
     """
     while True:
+        link.slate.rest()
         frame = link.receive()
+        link.slate.begin(READING)
         order = msgspec.msgpack.decode(frame.header, type=Order)
         body, filled = bytearray(frame.body_bytes), 0
         for piece in link.pieces(frame.body_bytes):
@@ -196,7 +203,13 @@ def main(arguments: Sequence[str]) -> None:
     if assignment.device == "cpu":
         limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
     link.send(Kind.ANSWER, b"")
-    serve(link, Trainee(assignment.data_sets, memory_bytes=assignment.memory_bytes, device=assignment.device))
+    trainee = Trainee(
+        assignment.data_sets,
+        memory_bytes=assignment.memory_bytes,
+        device=assignment.device,
+        begin=link.slate.begin,
+    )
+    serve(link, trainee)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from cloister.errors import WireError
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.config import StudyData, TrainingLimits
+from cloister.node.cpu import Clock, Meter, Over
 from cloister.node.effects import Train
 from cloister.node.link import fill
 from cloister.node.models import Values
@@ -23,6 +25,8 @@ from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 
 _MODULE: Final = "cloister.node.trainee"
+_PACE_S: Final = 60.0
+"""How long a child may pause within a message, or before it takes one that it waits for."""
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,12 +93,16 @@ class Trainer:
             threads=limits.threads,
             data_sets=tuple(Columns(each.name, str(each.path), each.columns) for each in data),
         )
+        self._limits = limits
         self._closing = closing
         self._process: Process | None = None
+        self._clock: Clock | None = None
+        self._meter: Meter | None = None
         self._ready = False
         self._job = b""  # what the child has
         self._order: Train | None = None
         self._sent = False
+        self._due = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -130,6 +138,29 @@ class Trainer:
     def fileno(self) -> int | None:
         """What to wait for, while there is a child."""
         return None if self._process is None else self._process.links[0].fileno()
+
+    @property
+    def due(self) -> float | None:
+        """The moment (``time.monotonic``) at which ``look`` has to be called; None where nothing is trained."""
+        return self._due if self._sent and self._order is not None else None
+
+    def look(self) -> Failed | None:
+        """Ends a training that has used more CPU time than it may."""
+        if self.due is None or self._process is None or self._clock is None or self._meter is None:
+            return None
+        link, reading_s = self._process.links[0], self._clock.read()
+        over = None if reading_s is None else self._meter.look(reading_s, call=link.slate.read().turn)
+        self._due = monotonic() + self._meter.again_s
+        if over is None:
+            return None
+        limit, key = (
+            (self._limits.step_cpu_s, "step_cpu") if over is Over.CALL else (self._limits.round_cpu_s, "round_cpu")
+        )
+        self.close()
+        what = "one step" if over is Over.CALL else "a round"
+        return self._fail(
+            f"the training took more than the {limit:g} s of CPU time that {what} may ([training], {key})"
+        )
 
     def heed(self) -> Trained | Failed | None:
         """What the child says; None where that is only that it is ready."""
@@ -180,6 +211,11 @@ class Trainer:
         except EOFError:
             return self._bury()
         self._job, self._sent = known, True
+        self._clock = Clock(self._process.pid)
+        limits = self._limits
+        began_s = self._clock.read() or 0.0
+        self._meter = Meter(call_s=limits.step_cpu_s, all_s=limits.round_cpu_s, began_s=began_s)
+        self._due = monotonic() + self._meter.again_s
         return None
 
     def _bury(self) -> Failed | None:
@@ -194,5 +230,6 @@ class Trainer:
         return None if order is None else Failed(order.round, text)
 
     def _wait(self, descriptor: int, events: int) -> None:
-        if descriptor not in wait({descriptor: events, self._closing.fileno(): READABLE}, until=None):
-            raise EOFError("the node closes")
+        watched = {descriptor: events, self._closing.fileno(): READABLE}
+        if descriptor not in wait(watched, until=monotonic() + _PACE_S):
+            raise EOFError("the node closes, or the child stopped in the middle of what it says")

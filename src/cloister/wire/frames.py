@@ -43,6 +43,7 @@ class Kind(IntEnum):
     PROOF = 10
     PROVISION = 11
     ROUND = 12
+    WAIT = 13
     # Between a node's listener and its executors only.
     DIAL = 16
     AWAIT = 17

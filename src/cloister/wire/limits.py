@@ -39,6 +39,9 @@ NAME_CHARS: Final = 128
 TEXT_CHARS: Final = 4096
 """An explanation for a person."""
 
+WAIT_S: Final = 3600
+"""Seconds that a worker may have a caller wait, or stay away."""
+
 TAGS: Final = 16
 """Tags on one tensor or in one search."""
 

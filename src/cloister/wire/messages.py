@@ -21,7 +21,7 @@ from cloister.errors import LimitError, MessageError
 from cloister.wire import rounds
 from cloister.wire.fields import Digest, Message, Name, Text, Versions
 from cloister.wire.frames import Kind
-from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, SEALED_BYTES, TRANSCRIPT_BYTES
+from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, SEALED_BYTES, TRANSCRIPT_BYTES, WAIT_S
 from cloister.wire.tensors import Size
 
 Vocabulary: TypeAlias = Mapping[Kind, msgspec.msgpack.Decoder[Any]]
@@ -48,11 +48,36 @@ class Welcome(Message, frozen=True):
     objects: Size
 
 
-class Refusal(Message, frozen=True):
-    """Not accepted, or no longer: why, in a word and in a sentence."""
+RefusalCode = Literal[
+    "version",
+    "table",
+    "peer",
+    "busy",
+    "put-off",
+    "closing",
+    "protocol",
+    "crashed",
+    "ended",
+    "cpu",
+    "charter",
+    "evidence",
+]
+WaitSeconds = Annotated[int, Meta(ge=0, le=WAIT_S)]
 
-    code: Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
+
+class Refusal(Message, frozen=True):
+    """Not accepted, or no longer: why, in a word and in a sentence; and in how many seconds it is of use to come again,
+    or 0 where that is not known."""
+
+    code: RefusalCode
     text: Text
+    wait_s: WaitSeconds
+
+
+class Wait(Message, frozen=True):
+    """The answer to a hello takes longer: it comes within so many seconds."""
+
+    seconds: WaitSeconds
 
 
 # How one end proves what it runs (docs/attestation.md). Before the proof nothing else is said.
@@ -90,6 +115,7 @@ VOCABULARY: Final = vocabulary(
         Kind.HELLO: Hello,
         Kind.WELCOME: Welcome,
         Kind.REFUSAL: Refusal,
+        Kind.WAIT: Wait,
         Kind.CHALLENGE: Challenge,
         Kind.PROOF: Proof,
         Kind.PROVISION: Provision,

@@ -9,7 +9,7 @@ integer is an integer.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from msgspec import Meta, Struct
 
@@ -275,6 +275,18 @@ VOCABULARY: Final = {
     ),
 }
 """What an end that takes part in sessions understands."""
+
+
+STEP: Final = "a training step"
+"""What a worker is at within a training."""
+
+TAGS_OF_MESSAGES: Final = tuple(str(each.__struct_config__.tag) for each in get_args(Command) + get_args(Question))
+"""What a worker can be at beside operations and steps (``tag_of``)."""
+
+
+def tag_of(message: Command | Question) -> str:
+    """What kind of command or question it is, in a word: the tag with which it travels."""
+    return str(message.__struct_config__.tag)
 
 
 def decode(kind: Kind, data: bytes | bytearray | memoryview) -> Any:

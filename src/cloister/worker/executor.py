@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,7 @@ from cloister.worker.arguments import decode, decode_named
 from cloister.worker.faults import reported
 from cloister.worker.seeding import seeded
 from cloister.worker.store import Entry, Store
+from cloister.worker.training import unheard
 from cloister.worker.trainings import Trainings
 from cloister.worker.values import empty, is_sendable, sendable, spec_of
 
@@ -59,6 +60,9 @@ class Executor:
 
     Nothing that a command does wrong ends the session: the first failure is kept and is what the next question is
     answered with, and the objects that the failed command would have made are noted as lost.
+
+    Args:
+        begin: is told of everything before it begins: an operation's name, a command's or question's tag, ``STEP``.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Executor:
         data_sets: DataSets,
         exchange: Exchange,
         device: str = "cpu",
+        begin: Callable[[str], None] = unheard,
     ) -> None:
+        self._begin = begin
         self._store = Store(memory_bytes=memory_bytes, objects=objects)
         self._device = torch.device(device)
         self._data_sets = data_sets
         self._exchange = exchange
-        self._trainings = Trainings(self._store, self._device)
+        self._trainings = Trainings(self._store, self._device, begin)
         self._failure: m.Failure | None = None
 
     def allocate(self, specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
@@ -88,11 +94,13 @@ class Executor:
 
     def run(self, commands: Sequence[m.Command], puts: Sequence[torch.Tensor]) -> None:
         """Runs commands in order; ``puts`` holds the values of the ``Put``s among them."""
-        arriving = iter(puts)
+        arriving, begin = iter(puts), self._begin
         for command in commands:
             if type(command) is m.Call:
+                begin(command.op)
                 self.call(command)
                 continue
+            begin(m.tag_of(command))
             try:
                 if type(command) is m.Free:
                     self._store.free(command.ids)
@@ -143,6 +151,7 @@ class Executor:
         kept = self.failure()
         if kept is not None:
             return kept, []
+        self._begin(m.tag_of(question))
         try:
             match question:
                 case m.Fetch(ids):
@@ -159,6 +168,16 @@ class Executor:
         except WorkerError as fault:
             return m.Failure(fault.code, "", 0, str(fault)), []
         raise AssertionError(question)
+
+    @property
+    def objects(self) -> int:
+        """How many objects it holds."""
+        return len(self._store)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory behind them."""
+        return self._store.nbytes
 
     def close(self) -> None:
         """Forgets everything that the session held."""

@@ -8,13 +8,14 @@ all random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cloister.wire.layout import Layout
+from cloister.wire.sessions import STEP
 from cloister.worker import delta as deltas
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.fitting import check_numbers, check_tensors, columns_of, prepare
@@ -23,6 +24,10 @@ from cloister.worker.plans import Outcome, Plan
 
 _KEPT_APART: Final = 1024
 """So many losses are single tensors at a time; those before them are together in one."""
+
+
+def unheard(what: str) -> None:
+    """For those who need not hear of what begins."""
 
 
 class Trained(NamedTuple):
@@ -66,6 +71,7 @@ def train(
     proximal: float = 0.0,
     clip: float | None = None,
     layout: Layout | None = None,
+    begin: Callable[[str], None] = unheard,
 ) -> Trained:
     """Trains a model on a data set: ``local_epochs`` times over all rows, the last batch of each smaller if need be.
 
@@ -80,6 +86,7 @@ def train(
             gradients. The losses that are reported are without it.
         clip: the most that the L2 norm of the delta may be; a larger one is scaled down to it.
         layout: which tensors the delta holds, and where; all of floating point if it is None.
+        begin: is told of each step before it begins.
 
     Raises:
         ConfigurationError: numbers out of range, tensors that are not those of ``layout``, or no parameters.
@@ -97,6 +104,7 @@ def train(
         proximal=proximal,
         clip=clip,
         layout=layout,
+        begin=begin,
     )
     return training.run(data, seed=seed)
 
@@ -114,6 +122,7 @@ def train_in_place(
     seed: int,
     proximal: float = 0.0,
     clip: float | None = None,
+    begin: Callable[[str], None] = unheard,
 ) -> Seen:
     """The same training, whose results are written into ``parameters`` and ``buffers`` once all of it has succeeded.
 
@@ -131,6 +140,7 @@ def train_in_place(
         local_epochs=local_epochs,
         proximal=proximal,
         clip=clip,
+        begin=begin,
     )
     with torch.enable_grad():  # as in any training: some kernels are chosen by it
         return training.run_into({**buffers, **parameters}, data, seed=seed)
@@ -158,6 +168,7 @@ class Training:
         proximal: float = 0.0,
         clip: float | None = None,
         layout: Layout | None = None,
+        begin: Callable[[str], None] = unheard,
     ) -> None:
         check_numbers(batch_size, local_epochs, proximal, clip)
         check_tensors(plan, parameters, buffers)
@@ -168,6 +179,7 @@ class Training:
         self._batch_size, self._epochs, self._clip = batch_size, local_epochs, clip
         self._in_vector = {place.name for place in self._layout.places}
         self._clipped = False
+        self._begin = begin
 
     def run(self, data: Batches, *, seed: int) -> Trained:
         """Trains on one data set.
@@ -204,6 +216,7 @@ class Training:
         model.restart()
         for _ in range(self._epochs):
             for batch in data.epoch(self._batch_size, seed=seed, step=step):
+                self._begin(STEP)
                 seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
                 step += 1
         trained = those(self._layout, model.parameters, model.buffers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -48,8 +48,9 @@ _ROW_BYTES: Final = 16
 class Trainings:
     """Trains what a session holds, on its device, within its memory."""
 
-    def __init__(self, store: Store, device: torch.device) -> None:
+    def __init__(self, store: Store, device: torch.device, begin: Callable[[str], None]) -> None:
         self._store = store
+        self._begin = begin
         self._device = device
         self._plan: Plan | None = None
 
@@ -91,6 +92,7 @@ class Trainings:
             seed=asked.seed,
             proximal=asked.proximal,
             clip=asked.clip,
+            begin=self._begin,
         )
         return m.Trained(seen.metrics, len(seen.losses)), [seen.losses]
 

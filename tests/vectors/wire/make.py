@@ -36,13 +36,14 @@ class Vector(NamedTuple):
 
 
 HELLO, WELCOME, REFUSAL, BATCH, ASK, ANSWER, FAILURE, PUSH, DIAL, AWAIT = 1, 2, 3, 4, 5, 6, 7, 8, 16, 17
-CHALLENGE, PROOF, PROVISION, ROUND = 9, 10, 11, 12
+CHALLENGE, PROOF, PROVISION, ROUND, WAIT = 9, 10, 11, 12, 13
 
 GOOD: dict[str, Vector] = {
     "hello": Vector(HELLO, [[1], "session", "cloister 0.1.0", bytes(32)]),
     "hello of a worker": Vector(HELLO, [[1], "push", "cloister 0.1.0", None]),
     "welcome": Vector(WELCOME, [1, "bob", 2 << 30, 100_000]),
-    "refusal": Vector(REFUSAL, ["busy", "all sessions are taken"]),
+    "refusal": Vector(REFUSAL, ["busy", "all sessions are taken", 0]),
+    "wait": Vector(WAIT, [243]),
     "put": Vector(BATCH, [[["put", 1, ["float32", [2, 2]]]]], FLOATS),
     "call": Vector(BATCH, [[["call", "aten::add.Tensor", [1, [2.0]], {"alpha": 3}, [2], None, 0]]]),
     "call with a seed": Vector(BATCH, [[["call", "aten::rand", [[2, 3]], {"dtype": "float32"}, [7], -(1 << 62), 42]]]),

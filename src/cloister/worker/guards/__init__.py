@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cloister.worker.guards import algebra, embeddings, images, losses, norms
+from cloister.worker.guards import algebra, embeddings, images, losses, norms, series
 from cloister.worker.guards.call import Call, Guard
 
 __all__ = ["GUARDED", "check"]
@@ -24,6 +24,7 @@ _GUARDS: Final[Mapping[str, Guard]] = {
     **embeddings.GUARDS,
     **norms.GUARDS,
     **algebra.GUARDS,
+    **series.GUARDS,
 }
 
 GUARDED: Final = frozenset(_GUARDS)
