@@ -27,15 +27,14 @@ class Process:
 
     def __init__(self, process: subprocess.Popen[bytes], ends: Sequence[End]) -> None:
         self.links = [Link(end) for end in ends]
-        self.input = cast(IO[bytes], process.stdin)
-        """What it reads from its standard input."""
+        self._input = cast(IO[bytes], process.stdin)
         self._process = process
 
     @classmethod
     def start(cls, module: str, *, links: int) -> Self:
         """Runs ``python -m module`` with the descriptors of its ends of so many links as arguments.
 
-        It dies with the *thread* that started it (``confinement.confine``): that thread must last as long as the node.
+        It dies with the *thread* that started it (``confinement.tie``): that thread must last as long as the node.
 
         Raises:
             OSError: the system gives no more processes, descriptors or memory.
@@ -66,11 +65,14 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, data: bytes) -> None:
-        """Writes to its standard input. Where it is dead already, waiting for it says so."""
+    def tell(self, data: bytes, *, last: bool = False) -> None:
+        """Writes to its standard input, which ends there if this is the ``last`` that it is told. Where it is dead
+        already, waiting for it says so."""
         with suppress(BrokenPipeError):
-            self.input.write(data)
-            self.input.flush()
+            self._input.write(data)
+            self._input.flush()
+        if last:
+            self._stop_telling()
 
     def wait_end(self, *, until: float) -> bool:
         """Whether the process has ended by itself before the moment ``until`` (``time.monotonic``)."""
@@ -98,13 +100,21 @@ class Process:
                 os.killpg(self.pid, signal.SIGKILL)
         for link in self.links:
             link.close()
-        with suppress(BrokenPipeError):
-            self.input.close()
+        self._stop_telling()
         if not self.wait_end(until=monotonic() + _END_S):
             _log.error("process %d does not go away", self.pid)
 
+    def _stop_telling(self) -> None:
+        with suppress(BrokenPipeError):
+            self._input.close()
 
-_PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
+
+_PASSED_ON: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
+_ONE_THREAD: Final = {
+    # NumPy's library would start threads when it is loaded, and a child is confined by its only thread. Its arithmetic
+    # is PyTorch's, whose threads come later.
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _ALLOCATOR: Final = {
     # glibc gives large blocks back to the system when they are freed, and each training step then takes the same memory
     # anew, page by page (a LeNet step: 1,700 page faults, a fifth of its time). A child keeps what it has, within its
@@ -121,7 +131,7 @@ def _environment() -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
-    kept |= _ALLOCATOR
+    kept |= _ALLOCATOR | _ONE_THREAD
     root = str(Path(cloister.__file__).parent.parent)
     if root not in site.getsitepackages():  # run from its sources
         kept["PYTHONPATH"] = root
