@@ -34,6 +34,8 @@ _SYSTEM: Final = (
     *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm/overcommit_memory"),
     *("/sys/devices/system/cpu", "/sys/devices/system/node"),
     *("/dev/null", "/dev/zero", "/dev/urandom"),
+    # Not all of /proc/self: its net tells of the machine's connections.
+    *("/proc/self/maps", "/proc/self/stat", "/proc/self/statm", "/proc/self/status"),
 )
 _DRIVERS: Final = (
     # what CUDA's libraries read
@@ -43,24 +45,28 @@ _DRIVERS: Final = (
 
 
 class Means(NamedTuple):
-    """What this machine's kernel has for ``confine``, besides ``no_new_privs``, which all have."""
+    """What this machine has for ``confine``, besides ``no_new_privs``, which every kernel has."""
 
     landlock: int
     """Its version (ABI); 0: none."""
     seccomp: bool
 
     def __str__(self) -> str:
-        """For the owner to read: what child processes are confined by, and what is missing."""
-        names = ["no_new_privs", *([f"Landlock (ABI {self.landlock})"] if self.landlock else [])]
-        names += ["seccomp"] if self.seccomp else []
-        return ", ".join(names) + "".join(f"; {lack}" for lack in self.lacks())
-
-    def lacks(self) -> Iterator[str]:
-        """What is missing, and what is in reach of who takes over a child process therefore."""
-        if not self.landlock:
-            yield "WITHOUT Landlock, which this kernel has not, or not switched on: files that the node's user may read"
-        if not self.seccomp:
-            yield "WITHOUT seccomp, which this kernel or machine has not: the network, and the node's other processes"
+        """For the owner: what confines a child process, and what the lack of the rest leaves in reach."""
+        there, missing = ["no_new_privs"], ""
+        if self.landlock:
+            there.append(f"Landlock (ABI {self.landlock})")
+        else:
+            missing += (
+                "; NOT by Landlock, which this kernel lacks or has switched off: who takes a process over can read"
+            )
+            missing += " every file that the node's user may read"
+        if self.seccomp:
+            there.append("seccomp")
+        else:
+            missing += "; NOT by seccomp, which this kernel lacks, or cloister for this processor: who takes a process"
+            missing += " over can use the network, run programs and reach the user's other processes"
+        return ", ".join(there) + missing
 
 
 def means() -> Means:
@@ -106,7 +112,7 @@ def confine(data: Iterable[str], *, device: str) -> None:
 
 
 def _rules(data: Iterable[str], *, drivers: bool) -> Iterator[tuple[str, int]]:
-    for path in (*_software(), *_SYSTEM, "/proc/self", *data):
+    for path in (*_software(), *_SYSTEM, *data):
         yield path, READ
     if drivers:
         for path in _DRIVERS:

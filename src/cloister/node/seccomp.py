@@ -16,7 +16,7 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from cloister.node.syscalls import system_call
@@ -134,32 +134,31 @@ def available() -> bool:
 
 
 def restrict(*, drivers: bool = False) -> None:
-    """Leaves this process, all of its threads, the calls of the list. It has to have ``no_new_privs``.
+    """Leaves this thread, and those that it will start, the calls of the list. It has to have ``no_new_privs``.
 
     ``drivers``: also those that the libraries of a device need, and any ``ioctl``.
 
     Raises:
         OSError: the kernel refuses.
     """
-    architecture = _ARCHITECTURES[platform.machine()]
-    calls = _numbers(_CALLS + _CALLS_OF_DRIVERS * drivers, architecture.column)
-    program = _program(architecture.audit, calls, _checks(drivers=drivers))
-    held = ctypes.create_string_buffer(program, len(program))
-    described = _Program(len(program) // _INSTRUCTION_BYTES, ctypes.cast(held, ctypes.c_void_p))
-    if system_call(architecture.seccomp, _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.byref(described)):
-        raise OSError(errno.EBUSY, "seccomp: a thread of this process has a filter of its own")
+    machine = platform.machine()
+    code = program(machine, drivers=drivers)
+    held = ctypes.create_string_buffer(code, len(code))
+    described = _Program(len(code) // _INSTRUCTION_BYTES, ctypes.cast(held, ctypes.c_void_p))
+    system_call(_ARCHITECTURES[machine].seccomp, _SET_MODE_FILTER, 0, ctypes.byref(described))
 
 
-def _numbers(table: str, column: int) -> dict[str, int]:
-    words = table.split()
-    rows = zip(words[::3], zip(words[1::3], words[2::3], strict=True), strict=True)
-    return {name: int(numbers[column]) for name, numbers in rows if numbers[column] != "-"}
+def numbers(machine: str, *, drivers: bool) -> dict[str, int]:
+    """The list, for a machine of this name (``platform.machine``): each call and its number there."""
+    column = 1 + _ARCHITECTURES[machine].column
+    words = (_CALLS + _CALLS_OF_DRIVERS * drivers).split()
+    rows = zip(words[::3], words[column::3], strict=True)
+    return {name: int(number) for name, number in rows if number != "-"}
 
 
 # --- The filter: a program of classic BPF over struct seccomp_data, linux/filter.h and linux/seccomp.h.
 _SET_MODE_FILTER: Final = 1
 _GET_ACTION_AVAIL: Final = 2
-_FLAG_TSYNC: Final = 1
 _RET_KILL: Final = 0x80000000
 _RET_ERRNO: Final = 0x00050000
 _RET_ALLOW: Final = 0x7FFF0000
@@ -177,19 +176,21 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
 
 
-def _program(audit: int, calls: Mapping[str, int], checks: Mapping[str, Sequence[Check]]) -> bytes:
-    program = [
+def program(machine: str, *, drivers: bool) -> bytes:
+    """The filter for a machine of this name."""
+    checks = _checks(drivers=drivers)
+    code = [
         _instruction(_LOAD, _AUDIT),
-        _instruction(_JUMP_IF, audit, true=1),
+        _instruction(_JUMP_IF, _ARCHITECTURES[machine].audit, true=1),
         _instruction(_RETURN, _RET_KILL),
         _instruction(_LOAD, _NUMBER),
     ]
-    for name, number in calls.items():
+    for name, number in numbers(machine, drivers=drivers).items():
         answer = [piece for check in checks.get(name, ()) for piece in _held_against(check)]
         answer.append(_instruction(_RETURN, _RET_ALLOW))
-        program += [_instruction(_JUMP_IF, number, false=len(answer)), *answer]
-    program.append(_instruction(_RETURN, _RET_ERRNO | errno.ENOSYS))
-    return b"".join(program)
+        code += [_instruction(_JUMP_IF, number, false=len(answer)), *answer]
+    code.append(_instruction(_RETURN, _RET_ERRNO | errno.ENOSYS))
+    return b"".join(code)
 
 
 def _held_against(check: Check) -> list[bytes]:
