@@ -26,7 +26,6 @@ class Orders(msgspec.Struct, frozen=True):
 
     trains: bool
     confined: bool
-    what: str
     targets: Targets
 
 

@@ -93,7 +93,7 @@ def targets(tmp_path: Path) -> Iterator[Targets]:
 
 def attacked(monkeypatch: pytest.MonkeyPatch, targets: Targets, *, trains: bool, confined: bool) -> Answers:
     """What a process answers that was started and told what a real one is."""
-    orders = msgspec.json.encode(Orders(trains, confined, "calls", targets)).decode()
+    orders = msgspec.json.encode(Orders(trains, confined, targets)).decode()
     more = {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "CLOISTER_TARGETS": orders}
     real = process._environment
     monkeypatch.setattr(process, "_environment", lambda: real() | more)

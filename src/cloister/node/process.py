@@ -1,4 +1,9 @@
-"""A child process of the listener: it holds no key, has no network, and ends with the thread that started it."""
+"""A child process of the listener: it holds no key, has no network, and ends with the thread that started it.
+
+What it writes to its error stream gets into the log through the listener. With the listener's own stream it could
+write lines that look like the listener's, write over older ones, fill the disk, and, where that is a terminal, read
+what is typed there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import signal
 import site
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +26,9 @@ from cloister.node.link import End, Link, pair
 _log: Final = logging.getLogger(__name__)
 _END_S: Final = 5.0
 """How long a killed process may take to be gone."""
+LOG_BYTES: Final = 1 << 16
+"""What gets into the log of what one process writes."""
+_LINE_BYTES: Final = 1 << 10
 
 
 class Process:
@@ -29,6 +38,9 @@ class Process:
         self.links = [Link(end) for end in ends]
         self._input = cast(IO[bytes], process.stdin)
         self._process = process
+        written = cast(IO[bytes], process.stderr)
+        self._echo = threading.Thread(target=_echo, args=(written, process.pid), name="cloister echo", daemon=True)
+        self._echo.start()
 
     @classmethod
     def start(cls, module: str, *, links: int) -> Self:
@@ -47,6 +59,7 @@ class Process:
                 [sys.executable, "-P", "-s", "-m", module, *map(str, descriptors)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 cwd="/",
                 env=_environment(),
                 pass_fds=descriptors,
@@ -103,10 +116,28 @@ class Process:
         self._stop_telling()
         if not self.wait_end(until=monotonic() + _END_S):
             _log.error("process %d does not go away", self.pid)
+        self._echo.join(_END_S)
 
     def _stop_telling(self) -> None:
         with suppress(BrokenPipeError):
             self._input.close()
+
+
+def _echo(written: IO[bytes], pid: int) -> None:
+    """Puts what a process writes into the log, a line at a time, until it ends; of what is too much, nothing."""
+    left = LOG_BYTES
+    with written:
+        while line := written.readline(_LINE_BYTES):
+            if left > 0:
+                _log.warning("process %d: %s", pid, _printable(line))
+                left -= len(line)
+                if left <= 0:
+                    _log.warning("process %d writes too much; no more of it is written here", pid)
+
+
+def _printable(line: bytes) -> str:
+    text = line.removesuffix(b"\n").decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 _PASSED_ON: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
