@@ -291,7 +291,7 @@ ASSIGNMENT = Assignment(listener=os.getpid(), memory_bytes=1 << 28, objects=100,
 def test_an_executor_without_a_session_ends_with_its_listener() -> None:
     child = Child.start(ASSIGNMENT)
     assert child.wait_ready(within_s=60)
-    child._process.input.close()
+    child._process.tell(b"", last=True)
     assert child.reason() == "it exited with status 0"
     child.end()
 

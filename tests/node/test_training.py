@@ -13,8 +13,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import cloister
@@ -31,7 +34,7 @@ from cloister.worker.training import train
 from cloister.worker.values import as_bytes, spec_of
 from tests.node.processes import gone
 
-SOON = 60.0
+SOON = 110.0
 ROWS = 24
 
 
@@ -66,6 +69,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = generator.normal(size=(ROWS, 3)).astype(np.float32)
     np.savez(folder / "mri.npz", x=x, y=x.sum(1, keepdims=True), whole=np.arange(ROWS))
     np.savez(folder / "few.npz", x=x[:5], y=x[:5, :1])
+    save_file({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, :1].copy())}, folder / "mri.safetensors")
+    np.save(folder / "mri.npy", x[:, :1])
+    rows = pa.array(list(x), pa.list_(pa.float32(), 3))
+    pq.write_table(
+        pa.table({"x": rows, "y": pa.array(list(x[:, :1]), pa.list_(pa.float32(), 1))}), folder / "mri.parquet"
+    )
     return folder / "mri.npz"
 
 
@@ -113,6 +122,9 @@ def a_trainer(file: Path, closing: Bell) -> Trainer:
         StudyData(("#whole",), file, ("x", "whole")),
         StudyData(("#one",), file, ("x",)),
         StudyData(("#gone",), file.with_name("gone.npz"), ("x", "y")),
+        StudyData(("#safetensors",), file.with_name("mri.safetensors"), ("x", "y")),
+        StudyData(("#npy",), file.with_name("mri.npy"), ("x",)),
+        StudyData(("#parquet",), file.with_name("mri.parquet"), ("x", "y")),
     ]
     # The number of threads decides how some sums are split, and so their last bits.
     limits = TrainingLimits(1 << 30, "cpu", torch.get_num_threads())
@@ -194,6 +206,32 @@ def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float],
         assert trainer.train(order(a_job(), 2)) is None  # another child
     finally:
         trainer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["#mri", "#safetensors", "#parquet"])
+def test_it_reads_what_it_was_given_of_each_format(trainer: Trainer, data: str) -> None:
+    """A child is confined to its data set, and Parquet's library is loaded when it is already."""
+    trainer.train(order(a_job(), data=data))
+    found = heard(trainer)
+    assert isinstance(found, Trained), found
+    assert found.examples == ROWS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # three processes, one after the other
+def test_a_job_on_other_data_has_another_child(trainer: Trainer) -> None:
+    trainer.train(order(a_job()))
+    assert isinstance(heard(trainer), Trained)
+    pid = trainer.pid
+    assert pid is not None
+    trainer.train(order(a_job(), 2, data="#npy"))
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert "1 columns" in found.text  # it was read, from its header on
+    assert gone(pid)
+    trainer.train(order(a_job(), 3))
+    assert isinstance(heard(trainer), Trained)
 
 
 REFUSED = {

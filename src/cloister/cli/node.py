@@ -21,6 +21,7 @@ from cloister.net.signals import end_on_signals
 from cloister.node import config, control
 from cloister.node.account import Budget, Line, budgets, lines
 from cloister.node.config import MIB, NodeConfiguration
+from cloister.node.confinement import means
 from cloister.node.records import FILE as RECORDS
 from cloister.node.records import Records
 from cloister.node.running import Account
@@ -164,6 +165,7 @@ def _stop(text: str) -> typer.Exit:
 def _overview(configuration: NodeConfiguration, identity: Identity | None, charter: Charter | None) -> Iterator[str]:
     yield f"node        {configuration.name} at {configuration.listen or 'no address: it dials out'}"
     yield f"key         {'made at each start, in the TEE' if identity is None else identity.fingerprint}"
+    yield f"executors   confined by {means()}"
     if charter is not None:
         yield f"charter     {charter.name} #{charter.serial}, {charter.digest.hex()}"
     for researcher in configuration.researchers:

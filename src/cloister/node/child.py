@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -64,8 +63,7 @@ class Child:
 
     def open(self, data_sets: Sequence[ShelfEntry]) -> None:
         """Opens its session: it serves from now on what comes over ``session``. Once, when it is ready."""
-        with suppress(BrokenPipeError), self._process.input as pipe:  # dead already: the first frame says so
-            pipe.write(msgspec.json.encode(Opening(tuple(data_sets))))
+        self._process.tell(msgspec.json.encode(Opening(tuple(data_sets))), last=True)
 
     @property
     def prompt(self) -> bool:

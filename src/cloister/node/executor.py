@@ -1,7 +1,8 @@
 """The process of one session: ``python -m cloister.node.executor``, started by ``cloister.node.child``.
 
-It holds no key of its node's and talks to nobody but its listener. It warms up, says so, waits for its session, serves
-it and ends; it also ends when the listener does, however that comes about.
+It holds no key of its node's and talks to nobody but its listener. It warms up, says so, waits for its session, gives
+up what that will not need (``cloister.node.confinement``), serves it and ends; it also ends when the listener does,
+however that comes about.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from cloister.errors import MessageError, MoveError, WireError, WorkerError
 from cloister.net.connection import Frame
 from cloister.node.child import Assignment, Opening
-from cloister.node.confinement import confine, limit_memory
+from cloister.node.confinement import confine, limit_memory, tie
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads
 from cloister.node.shelf import Shelf
@@ -187,11 +188,11 @@ def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> N
             piece = piece[part:]
 
 
-def warm_up(threads: int) -> None:
-    """Does once what would make a session's first operations slow."""
+def warm_up() -> None:
+    """Does once what would make a session's first operations slow; in this thread, because none may be started yet."""
     from torch._subclasses import FakeTensorMode
 
-    use_threads(threads)
+    torch.set_num_threads(1)
     square = torch.ones(8, 8)
     square @ square
     with FakeTensorMode() as mode:
@@ -215,9 +216,9 @@ def main(arguments: Sequence[str]) -> None:
     """
     numbers = [int(argument) for argument in arguments]
     assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
-    confine(assignment.listener)
+    tie(assignment.listener)
     session, moves = (Link(End.adopt(Descriptors(*numbers[at : at + 3]))) for at in (0, 3))
-    warm_up(assignment.threads)
+    warm_up()
     session.send(Kind.ANSWER, m.Done())
     data_sets = _opening().data_sets
     executor = Executor(
@@ -231,6 +232,8 @@ def main(arguments: Sequence[str]) -> None:
     if assignment.device == "cpu":
         held = sum(entry.spec.nbytes() for entry in data_sets if entry.spec is not None)
         limit_memory(2 * assignment.memory_bytes + held, threads=assignment.threads)
+    confine((entry.path for entry in data_sets if entry.unsafe_interactive), device=assignment.device)
+    use_threads(assignment.threads)
     serve(session, executor)
 
 

@@ -1,4 +1,9 @@
-"""A child process of the listener: it holds no key, has no network, and ends with the thread that started it."""
+"""A child process of the listener: it holds no key, has no network, and ends with the thread that started it.
+
+What it writes to its error stream gets into the log through the listener. With the listener's own stream it could
+write lines that look like the listener's, write over older ones, fill the disk, and, where that is a terminal, read
+what is typed there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import signal
 import site
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +26,9 @@ from cloister.node.link import End, Link, pair
 _log: Final = logging.getLogger(__name__)
 _END_S: Final = 5.0
 """How long a killed process may take to be gone."""
+LOG_BYTES: Final = 1 << 16
+"""What gets into the log of what one process writes."""
+_LINE_BYTES: Final = 1 << 10
 
 
 class Process:
@@ -27,15 +36,17 @@ class Process:
 
     def __init__(self, process: subprocess.Popen[bytes], ends: Sequence[End]) -> None:
         self.links = [Link(end) for end in ends]
-        self.input = cast(IO[bytes], process.stdin)
-        """What it reads from its standard input."""
+        self._input = cast(IO[bytes], process.stdin)
         self._process = process
+        written = cast(IO[bytes], process.stderr)
+        self._echo = threading.Thread(target=_echo, args=(written, process.pid), name="cloister echo", daemon=True)
+        self._echo.start()
 
     @classmethod
     def start(cls, module: str, *, links: int) -> Self:
         """Runs ``python -m module`` with the descriptors of its ends of so many links as arguments.
 
-        It dies with the *thread* that started it (``confinement.confine``): that thread must last as long as the node.
+        It dies with the *thread* that started it (``confinement.tie``): that thread must last as long as the node.
 
         Raises:
             OSError: the system gives no more processes, descriptors or memory.
@@ -48,6 +59,7 @@ class Process:
                 [sys.executable, "-P", "-s", "-m", module, *map(str, descriptors)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 cwd="/",
                 env=_environment(),
                 pass_fds=descriptors,
@@ -71,11 +83,14 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, data: bytes) -> None:
-        """Writes to its standard input. Where it is dead already, waiting for it says so."""
+    def tell(self, data: bytes, *, last: bool = False) -> None:
+        """Writes to its standard input, which ends there if this is the ``last`` that it is told. Where it is dead
+        already, waiting for it says so."""
         with suppress(BrokenPipeError):
-            self.input.write(data)
-            self.input.flush()
+            self._input.write(data)
+            self._input.flush()
+        if last:
+            self._stop_telling()
 
     def wait_end(self, *, until: float) -> bool:
         """Whether the process has ended by itself before the moment ``until`` (``time.monotonic``)."""
@@ -107,13 +122,39 @@ class Process:
         self.kill()
         for link in self.links:
             link.close()
-        with suppress(BrokenPipeError):
-            self.input.close()
+        self._stop_telling()
         if not self.wait_end(until=monotonic() + _END_S):
             _log.error("process %d does not go away", self.pid)
+        self._echo.join(_END_S)
+
+    def _stop_telling(self) -> None:
+        with suppress(BrokenPipeError):
+            self._input.close()
 
 
-_PASSED_ON: Final = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
+def _echo(written: IO[bytes], pid: int) -> None:
+    """Puts what a process writes into the log, a line at a time, until it ends; of what is too much, nothing."""
+    left = LOG_BYTES
+    with written:
+        while line := written.readline(_LINE_BYTES):
+            if left > 0:
+                _log.warning("process %d: %s", pid, _printable(line))
+                left -= len(line)
+                if left <= 0:
+                    _log.warning("process %d writes too much; no more of it is written here", pid)
+
+
+def _printable(line: bytes) -> str:
+    text = line.removesuffix(b"\n").decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+_PASSED_ON: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
+_ONE_THREAD: Final = {
+    # NumPy's library would start threads when it is loaded, and a child is confined by its only thread. Its arithmetic
+    # is PyTorch's, whose threads come later.
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _ALLOCATOR: Final = {
     # glibc gives large blocks back to the system when they are freed, and each training step then takes the same memory
     # anew, page by page (a LeNet step: 1,700 page faults, a fifth of its time). A child keeps what it has, within its
@@ -130,7 +171,7 @@ def _environment() -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
-    kept |= _ALLOCATOR
+    kept |= _ALLOCATOR | _ONE_THREAD
     root = str(Path(cloister.__file__).parent.parent)
     if root not in site.getsitepackages():  # run from its sources
         kept["PYTHONPATH"] = root

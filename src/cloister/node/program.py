@@ -23,7 +23,8 @@ def use_threads(threads: int) -> None:
 def run(work: Callable[[Sequence[str]], None], *, log: logging.Logger) -> NoReturn:
     """Runs this process's work with its arguments, and ends it: with 0, also after ``EOFError``, when the listener is
     gone; with 1 after any other error, which is noted."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+    # When, and which process, the listener adds (cloister.node.process).
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     status = 0
     try:
         work(sys.argv[1:])

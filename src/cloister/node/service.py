@@ -44,6 +44,7 @@ from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
+from cloister.node.confinement import means
 from cloister.node.control import Control
 from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
 from cloister.node.descriptors import provide
@@ -190,6 +191,8 @@ class Node:
         Raises:
             WorkerCrashedError: no executor can be started here.
         """
+        confined = means()
+        _log.log(logging.INFO if all(confined) else logging.WARNING, "executors are confined by %s", confined)
         with ExitStack() as running:
             if self._configuration.control is not None:
                 self._obey(self._configuration.control, running)

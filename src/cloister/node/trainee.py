@@ -1,7 +1,8 @@
 """The process that trains: ``python -m cloister.node.trainee``, started by ``cloister.node.training``.
 
-It opens the node's data sets for studies, holds no key and talks to nobody but its listener, with which it ends. Plans
-are data: they are decoded and checked here, and nothing that came from elsewhere is imported or unpickled.
+It opens the data set that it is given, holds no key and talks to nobody but its listener, with which it ends. Before
+it opens it, or reads a job, it gives up what it will not need (``cloister.node.confinement``). Plans are data: they are
+decoded and checked here, and nothing that came from elsewhere is imported or unpickled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from cloister.aggregator import job as jobs
 from cloister.aggregator.job import Constant, Job, Part
 from cloister.errors import CloisterError, DataSetError, PlanError
-from cloister.node.confinement import confine, limit_memory
+from cloister.node.confinement import confine, limit_memory, tie
 from cloister.node.link import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads, where
 from cloister.node.slate import READING
@@ -50,17 +51,17 @@ class Prepared(NamedTuple):
 
 
 class Trainee:
-    """Trains what it is told to; a job and a data set are looked at once."""
+    """Trains what it is told to, on one data set; it and a job are looked at once."""
 
     def __init__(
-        self, data_sets: Sequence[Columns], *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard
+        self, data_set: Columns, *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard
     ) -> None:
-        self._data_sets = {each.name: each for each in data_sets}
+        self._data_set = data_set
         self._memory_bytes = memory_bytes
         self._device = device
         self._begin = begin
-        self._opened: dict[str, Batches] = {}
-        self._prepared: tuple[bytes, str, Prepared] | None = None
+        self._opened: Batches | None = None
+        self._prepared: tuple[bytes, Prepared] | None = None
         self._job = b""
 
     def train(self, order: Order, *, job: bytes, vector: bytearray) -> Trained:
@@ -72,7 +73,7 @@ class Trainee:
             TrainingError: training led to values that are not finite.
         """
         self._job = job or self._job
-        found = self._prepare(order.data)
+        found = self._prepare()
         if len(found.data) < order.least:
             raise DataSetError(f"the data set has fewer than the {order.least} rows that a contribution is to be of")
         parameters, buffers = self._tensors(found, vector)
@@ -91,26 +92,25 @@ class Trainee:
             begin=self._begin,
         )
 
-    def _prepare(self, name: str) -> Prepared:
-        if self._prepared is None or self._prepared[:2] != (self._job, name):
+    def _prepare(self) -> Prepared:
+        if self._prepared is None or self._prepared[0] != self._job:
             job = jobs.decode(self._job)
             plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes)
             check_parts(plan, job)
-            data = self._open(name)
+            data = self._open()
             check_fits(plan, data, batch_size=job.batch_size)
-            self._prepared = self._job, name, Prepared(job, plan, optimizers.read(job.optimizer), data)
-        return self._prepared[2]
+            self._prepared = self._job, Prepared(job, plan, optimizers.read(job.optimizer), data)
+        return self._prepared[1]
 
-    def _open(self, name: str) -> Batches:
-        if name not in self._opened:
-            data_set = self._data_sets[name]
+    def _open(self) -> Batches:
+        if self._opened is None:
+            name, path, columns = msgspec.structs.astuple(self._data_set)
             try:
-                opened = open_file(Path(data_set.path), columns=data_set.columns, memory_bytes=self._memory_bytes)
+                self._opened = open_file(Path(path), columns=columns, memory_bytes=self._memory_bytes)
             except CloisterError as fault:
                 _log.error("data set %s: %s", name, fault)  # with its path, which is nobody else's business
                 raise DataSetError(f"the data set {name!r} cannot be read at its node, whose log says why") from None
-            self._opened[name] = opened
-        return self._opened[name]
+        return self._opened
 
     def _tensors(self, found: Prepared, vector: bytearray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         job, layout = found.job, found.job.layout
@@ -190,6 +190,14 @@ def serve(link: Link, trainee: Trainee) -> None:
             fill(link.rooms(len(vector)), [vector])
 
 
+def _data_set() -> Columns:
+    """Waits for something to train on."""
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise EOFError("there will be no training")
+    return msgspec.json.decode(data, type=Columns)
+
+
 def main(arguments: Sequence[str]) -> None:
     """The process. Its arguments are the descriptors of its link; what it is to do comes on standard input.
 
@@ -197,18 +205,15 @@ def main(arguments: Sequence[str]) -> None:
         EOFError: the listener is gone.
     """
     assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
-    confine(assignment.listener)
+    tie(assignment.listener)
     link = Link(End.adopt(Descriptors(*map(int, arguments))))
-    use_threads(assignment.threads)
+    link.send(Kind.ANSWER, b"")
+    data_set = _data_set()
     if assignment.device == "cpu":
         limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
-    link.send(Kind.ANSWER, b"")
-    trainee = Trainee(
-        assignment.data_sets,
-        memory_bytes=assignment.memory_bytes,
-        device=assignment.device,
-        begin=link.slate.begin,
-    )
+    confine([data_set.path], device=assignment.device)
+    use_threads(assignment.threads)
+    trainee = Trainee(data_set, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin)
     serve(link, trainee)
 
 

@@ -1,7 +1,8 @@
 """Training beside the listener: one child process, which gets a model each round and gives back what became of it.
 
 The listener imports no torch. It hears of the child over a link, which it can wait for together with everything else. A
-training that is abandoned ends the child, and another one starts.
+training that is abandoned ends the child, and another one starts. So does a job on another data set: a child can read
+the one that it was given, and nothing else (``cloister.node.confinement``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PACE_S: Final = 60.0
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A data set, as the child is told of it."""
+    """A data set, as the child is told of it when there is something to train: the rest of its standard input."""
 
     name: str
     path: str
@@ -44,7 +45,6 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_bytes: int
     device: str
     threads: int
-    data_sets: tuple[Columns, ...]
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +53,6 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round: int
     job: int
     """The length of the job in the body, in bytes; 0: it is the one of the order before."""
-    data: str
     seed: int
     clip: float
     least: int
@@ -91,14 +90,15 @@ class Trainer:
             memory_bytes=limits.memory_bytes,
             device=limits.device,
             threads=limits.threads,
-            data_sets=tuple(Columns(each.name, str(each.path), each.columns) for each in data),
         )
         self._limits = limits
+        self._data_sets = {each.name: Columns(each.name, str(each.path), each.columns) for each in data}
         self._closing = closing
         self._process: Process | None = None
         self._clock: Clock | None = None
         self._meter: Meter | None = None
         self._ready = False
+        self._data: str | None = None
         self._job = b""  # what the child has
         self._order: Train | None = None
         self._sent = False
@@ -119,7 +119,7 @@ class Trainer:
             return self._fail(f"training cannot be started here: {fault.strerror or fault}")
         process.tell(msgspec.json.encode(self._assignment) + b"\n")
         process.links[0].wait = self._wait
-        self._process, self._ready, self._job = process, False, b""
+        self._process, self._ready, self._data, self._job = process, False, None, b""
         return None
 
     def train(self, order: Train) -> Failed | None:
@@ -200,17 +200,22 @@ class Trainer:
         order = self._order
         if self._process is None or not self._ready or order is None:
             return None
+        if self._data not in (None, order.data):
+            self.close()
+            return self.start()  # which sends it, once it is ready
+        if self._data is None:
+            self._process.tell(msgspec.json.encode(self._data_sets[order.data]), last=True)
         link = self._process.links[0]
         known = hashlib.sha256(order.job).digest()
         job = b"" if known == self._job else order.job
-        header = Order(order.round, len(job), order.data, order.seed, order.clip, order.least)
+        header = Order(order.round, len(job), order.seed, order.clip, order.least)
         try:
             body_bytes = len(job) + len(order.model)
             link.send(Kind.ASK, msgspec.msgpack.encode(header), body_bytes)
             fill(link.rooms(body_bytes), [job, order.model])
         except EOFError:
             return self._bury()
-        self._job, self._sent = known, True
+        self._data, self._job, self._sent = order.data, known, True
         self._clock = Clock(self._process.pid)
         limits = self._limits
         began_s = self._clock.read() or 0.0
