@@ -9,7 +9,9 @@ from typing import Final
 from cloister.errors import ConfigurationError, UnreachableError
 from cloister.wire.address import Address
 
-_BACKLOG: Final = 128
+_BACKLOG: Final = 4096
+"""Connections that wait to be accepted: as many, or ``net.core.somaxconn`` if that is less (listen(2)). Where the queue
+is full the kernel drops whoever comes, and whoever was dropped tries again after a second, then after three."""
 _OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # a frame is written at once and waits for nothing
     # A peer whose machine vanished is noticed after two minutes, also while nothing is being sent.

@@ -12,7 +12,6 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +27,7 @@ from cloister.net.provisioning import Keeper
 from cloister.net.reception import receive_hello, refuse
 from cloister.net.secrets import Secrets
 from cloister.net.server import Listener
-from cloister.net.strangers import Strangers
+from cloister.net.shares import STRANGERS
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
@@ -109,7 +108,6 @@ class Node:
         self._identity, entries = check(configuration)
         self._instance = instance
         self._aggregators = aggregators
-        self._strangers = Strangers()
         self._researchers: Mapping[str, Researcher] = {peer.fingerprint: peer for peer in configuration.researchers}
         self._workers: Mapping[str, Neighbour] = {peer.fingerprint: peer for peer in configuration.workers}
         self._rendezvous = Rendezvous()
@@ -135,13 +133,15 @@ class Node:
             raise
 
     def _listen(self, address: Address) -> Listener:
+        known = len(self._researchers) + len(self._workers) + len(self._configuration.data_sets)
         return Listener(
             address=str(address),
             context=self._context(),
-            accepts=lambda peer: self._instance is not None or self._knows(peer),
+            accepts=self._knows,
             handle=self._handle,
-            # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
-            max_connections=2 * self._configuration.session.max_sessions + 64 + Strangers.most,
+            # Sessions, as many again to be told "busy", the pushes that may wait, and one for each who is known.
+            max_connections=2 * self._configuration.session.max_sessions + 64 + known,
+            strangers=STRANGERS if self._instance is not None else 0,
         )
 
     @property
@@ -212,13 +212,8 @@ class Node:
     def _handle(self, connection: Connection) -> None:
         if self._instance is None:
             self._open(connection, receive_hello(connection), None)
-        elif self._knows(connection.peer):
-            self._prove(self._instance, connection)
-        else:
-            self._strangers.serve(connection, partial(self._prove, self._instance))
-
-    def _prove(self, instance: Instance, connection: Connection) -> None:
-        prover = Keeper(connection, instance, secrets=self._secrets, kept=self._unlock)
+            return
+        prover = Keeper(connection, self._instance, secrets=self._secrets, kept=self._unlock)
         hello = prover.open()
         if hello is not None:
             self._open(connection, hello, prover)
