@@ -34,6 +34,7 @@ class BoundedLog:
         self._lock = threading.Lock()
         self._told: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
+        self._lines = 0
         self.until: float | None = None
         """When ``flush`` has something to write."""
 
@@ -43,9 +44,10 @@ class BoundedLog:
         with self._lock:
             if self.until is None:
                 self.until = self._clock() + self._window_s
-            told = self._told[source] < self._each and self._told.total() < self._total
+            told = self._lines < self._total and self._told[source] < self._each
             if told:
                 self._told[source] += 1
+                self._lines += 1
             else:
                 known = source in self._left_out or len(self._left_out) < self._total
                 self._left_out[source if known else _OTHERS] += 1
@@ -57,7 +59,8 @@ class BoundedLog:
         with self._lock:
             if self.until is None or not (end or self._clock() >= self.until):
                 return
-            left_out, self._left_out, self._told, self.until = self._left_out, Counter(), Counter(), None
+            left_out, self._left_out, self._told = self._left_out, Counter(), Counter()
+            self._lines, self.until = 0, None
         if left_out:
             most = ", ".join(f"{count} from {source}" for source, count in left_out.most_common(_NAMED))
             self._log.info("%d more lines on connections were left out (%s)", left_out.total(), most)

@@ -12,10 +12,10 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from time import monotonic, sleep
+from time import monotonic, sleep, thread_time
 from typing import Final
 
-from cloister.errors import NetworkError
+from cloister.errors import NetworkError, UnreachableError
 from cloister.net import tcp
 from cloister.net.bounded_log import BoundedLog
 from cloister.net.door import Door
@@ -24,14 +24,17 @@ from cloister.net.tls import Handshake
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _AT_ONCE: Final = 64
-"""How many are let in between two turns: a queue in the kernel is first come, first served, and so has to be short."""
+"""How many are let in at a time: the queue in the kernel is first come, first served, and so has to be short."""
+_TURNS_S: Final = 0.005
+"""How long others have their turns before the next are let in, in seconds."""
 
 
 class Handshakes:
     """Shakes hands with whoever connects to ``listening``, which does not block, until ``run`` is told to stop.
 
     Args:
-        proved: takes a connection, the fingerprint that its other end has proved, and its source. It must not wait.
+        proved: takes a connection, the fingerprint that its other end has proved, and its source; returns whether the
+            connection is served. It must not wait.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Handshakes:
         *,
         context: ssl.SSLContext,
         door: Door[Handshake],
-        proved: Callable[[ssl.SSLSocket, str, str], None],
+        proved: Callable[[ssl.SSLSocket, str, str], bool],
         log: BoundedLog,
     ) -> None:
         self._listening = listening
@@ -67,18 +70,35 @@ class Handshakes:
     def _round(self) -> None:
         moments = [moment for moment in (self._door.until(), self._log.until) if moment is not None]
         happened = self._poll.poll(max(0.0, min(moments) - monotonic()) if moments else None)
-        for descriptor, _ in happened:
+        come = False
+        for descriptor, event in happened:
             if descriptor in self._callers:
-                self._door.hear(self._callers[descriptor])
-        if any(descriptor not in self._callers for descriptor, _ in happened):
+                self._hear(self._callers[descriptor], event)
+            else:
+                come = True
+        if come:
             self._let_in()
         for late, spoke in self._door.late(monotonic()).items():
             self._end(late, "the handshake took too long" if spoke else "it said nothing")
         self._log.flush()
-        if (caller := self._door.turn()) is not None:
-            began = monotonic()
-            self._advance(caller)
-            self._door.spend(caller.source, monotonic() - began)
+        until = monotonic() + _TURNS_S
+        while monotonic() < until and (caller := self._door.turn()) is not None:
+            began = thread_time()
+            in_vain = not self._advance(caller)
+            self._door.spend(caller.source, thread_time() - began, in_vain=in_vain)
+
+    def _hear(self, caller: Handshake, event: int) -> None:
+        self._door.hear(caller)
+        try:
+            if event & select.EPOLLERR:
+                raise UnreachableError("it left")
+            if caller.arrived():
+                self._door.ready(caller)
+            else:
+                self._poll.modify(caller.descriptor, _ONCE)
+        except NetworkError as fault:
+            self._door.leave(caller)
+            self._end(caller, str(fault))
 
     def _let_in(self) -> None:
         for _ in range(_AT_ONCE):
@@ -106,22 +126,24 @@ class Handshakes:
         else:
             sleep(0.1)  # something comes free when a connection ends; nothing tells us, and nobody is here to be served
 
-    def _advance(self, caller: Handshake) -> None:
+    def _advance(self, caller: Handshake) -> bool:
+        """Whether anything may come of it."""
         try:
             over = caller.advance()
         except NetworkError as fault:
             self._door.leave(caller)
             self._end(caller, str(fault))
+            return False
         except OSError as fault:
-            self._door.hear(caller)  # it has another turn
+            self._door.ready(caller)  # again
             self._make_room(fault)
-        else:
-            if over is None:
-                self._poll.modify(caller.descriptor, _ONCE)
-                return
-            self._door.leave(caller)
-            del self._callers[caller.descriptor]
-            self._proved(*over, caller.source)
+            return True
+        if over is None:
+            self._poll.modify(caller.descriptor, _ONCE)
+            return True
+        self._door.leave(caller)
+        del self._callers[caller.descriptor]
+        return self._proved(*over, caller.source)
 
     def _end(self, caller: Handshake, why: str) -> None:
         """Of one that has left the door."""

@@ -146,22 +146,24 @@ class Listener:
             self._log.flush(end=True)
             self._accepted_last.set()
 
-    def _proved(self, secured: ssl.SSLSocket, peer: str, source: str) -> None:
-        """What becomes of a connection whose other end has proved its key."""
+    def _proved(self, secured: ssl.SSLSocket, peer: str, source: str) -> bool:
+        """Whether there is a place for a connection whose other end has proved its key."""
         known = self._accepts(peer)
         shares, who = (self._known, peer) if known else (self._unknown, source)
         if shares is None:
             secured.close()
             self._log.note(logging.INFO, source, "refused a stranger from %s: %s", source, peer)
-        elif shares.take(who):
+            return False
+        if shares.take(who):
             self._start(secured, peer, source, self._handle, lambda: shares.give(who))
+            return True
+        self._log.note(logging.WARNING, source, "no place for %s from %s", peer or "a stranger", source)
+        if self._refusals.take(who):
+            refuse_it = partial(refuse, code="busy", text=_KNOWN if known else _UNKNOWN)
+            self._start(secured, peer, source, refuse_it, lambda: self._refusals.give(who))
         else:
-            self._log.note(logging.WARNING, source, "no place for %s from %s", peer or "a stranger", source)
-            if self._refusals.take(who):
-                refuse_it = partial(refuse, code="busy", text=_KNOWN if known else _UNKNOWN)
-                self._start(secured, peer, source, refuse_it, lambda: self._refusals.give(who))
-            else:
-                secured.close()
+            secured.close()
+        return False
 
     def _start(
         self,

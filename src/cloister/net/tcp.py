@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
@@ -57,7 +58,12 @@ def dial(address: Address, *, within_s: float) -> socket.socket:
 
 def source_of(peer: tuple[str, int] | tuple[str, int, int, int]) -> str:
     """Who a connection counts for: an IPv4 address, or an IPv6 network of 64 bits, all of which one machine may own."""
-    found: IPv4Address | IPv6Address = ip_address(peer[0].partition("%")[0])
+    return _source_of(peer[0].partition("%")[0])
+
+
+@lru_cache(maxsize=1024)
+def _source_of(host: str) -> str:
+    found: IPv4Address | IPv6Address = ip_address(host)
     if isinstance(found, IPv6Address):
         if found.ipv4_mapped is None:
             return str(IPv6Network((found, 64), strict=False))

@@ -31,8 +31,8 @@ ALPN: Final = "cloister/1"
 _RECORD_HEADER_BYTES: Final = 5
 _RECORD_BYTES: Final = (1 << 14) + 256
 _RECORDS: Final = 32
-"""Of a peer, in a handshake. A client of OpenSSL's sends five: its hello, and then a change of ciphers, its certificate,
-the proof of its key, and the end."""
+"""Of a peer, in a handshake. A client of OpenSSL's sends five: its hello, and then a change of ciphers, its
+certificate, the proof of its key, and the end."""
 
 
 def settings(protocol: int) -> ssl.SSLContext:
@@ -125,45 +125,52 @@ class Handshake:
         self._record = bytearray()
         self._records = 0
 
+    def arrived(self) -> bool:
+        """Whether a whole record has (RFC 8446, section 5.1), and ``advance`` is to be called.
+
+        Raises:
+            UnreachableError: as ``handshake``.
+        """
+        with self._explained():
+            while (missing := self._missing()) > 0:
+                try:
+                    piece = self._raw.recv(missing)
+                except BlockingIOError:
+                    if missing > _RECORD_HEADER_BYTES:  # nobody need be woken for less
+                        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
+                    return False
+                if not piece:
+                    raise ConnectionResetError
+                self._record += piece
+        return True
+
     def advance(self) -> tuple[ssl.SSLSocket, str] | None:
         """Goes on with what has come. The secured connection and what ``handshake`` returns, once it is over.
 
         Raises:
             UnreachableError: as ``handshake``. OSError: the system gives no descriptors; may be tried again.
         """
-        while self._arrived():
-            if self._pair is None or self._secured is None:
-                inner, self._pair = socket.socketpair()
-                self._secured = wrap(inner, context=self._context, server_side=True)
-                self._secured.setblocking(False)
-                self._pair.setblocking(False)
-            with self._explained():
-                if self._over(self._secured, self._pair):
-                    peer = _proved(self._secured)
-                    os.dup2(self.descriptor, self._secured.fileno(), inheritable=False)
-                    self._raw.close()
-                    self._pair.close()
-                    return self._secured, peer
-        return None
+        if self._pair is None or self._secured is None:
+            inner, self._pair = socket.socketpair()
+            self._secured = wrap(inner, context=self._context, server_side=True)
+            self._secured.setblocking(False)
+            self._pair.setblocking(False)
+        with self._explained():
+            while not self._over(self._secured, self._pair):
+                if not self.arrived():
+                    return None
+            peer = _proved(self._secured)
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            os.dup2(self.descriptor, self._secured.fileno(), inheritable=False)
+            self._raw.close()
+            self._pair.close()
+            return self._secured, peer
 
     def close(self) -> None:
         """Ends it. May be called twice."""
         for each in (self._raw, self._pair, self._secured):
             if each is not None:
                 each.close()
-
-    def _arrived(self) -> bool:
-        """Whether a whole record has (RFC 8446, section 5.1)."""
-        with self._explained():
-            while (missing := self._missing()) > 0:
-                try:
-                    piece = self._raw.recv(missing)
-                except BlockingIOError:
-                    return False
-                if not piece:
-                    raise ConnectionResetError
-                self._record += piece
-        return True
 
     def _missing(self) -> int:
         if len(self._record) < _RECORD_HEADER_BYTES:
