@@ -23,7 +23,7 @@ HELLO_BYTES = 131_000  # as long as OpenSSL takes one
 HELLO = b"\x01" + HELLO_BYTES.to_bytes(3, "big") + b"\x03\x03" + bytes(HELLO_BYTES - 2)
 PAUSE_S = 0.05
 KINDS = ("silent", "trickling", "garbage", "keys", "hasty", "crumbs")
-"""They say nothing; a hello byte by byte; noise; shake hands with a key; leave at once; a long hello in tiny records."""
+"""Nothing; a hello byte by byte; noise; a handshake with a key; leaving at once; a long hello in tiny records."""
 
 
 class Stranger:
@@ -105,7 +105,9 @@ class Crowd:
         self.context.set_alpn_protocols(["cloister/1"])
         self.context.load_cert_chain(key)
         self.crumbs = b"".join(b"\x16\x03\x01\x00\x01" + HELLO[at : at + 1] for at in range(len(HELLO)))
-        self.everybody = [Stranger(self, f"127.0.{1 + n // 200}.{1 + n % 200}") for n in range(sources) for _ in range(each)]
+        self.everybody = [
+            Stranger(self, f"127.0.{1 + n // 200}.{1 + n % 200}") for n in range(sources) for _ in range(each)
+        ]
 
     def run(self) -> None:
         for stranger in self.everybody:

@@ -67,13 +67,13 @@ def test_ipv6(bob, carol):
 
 def test_many_at_once_from_one_machine(bob, carol):
     """As members do behind one address: none is turned away."""
-    with hosting(bob, carol, max_connections=200) as host, ThreadPoolExecutor(71) as pool:
+    with hosting(bob, carol, common=100) as host, ThreadPoolExecutor(71) as pool:
         for connection in list(pool.map(lambda _: host.session(carol, within_s=60.0), range(71))):
             connection.close()
 
 
 def test_one_too_many_is_told_that_it_is_busy(bob, carol):
-    with hosting(bob, carol, max_connections=1) as host:
+    with hosting(bob, carol, own=1, common=0) as host:
         first = host.session(carol)
         second = host.dial(carol)
         with pytest.raises(UnreachableError, match="as many connections as it may have"):

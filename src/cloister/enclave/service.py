@@ -63,8 +63,8 @@ class Aggregator:
             context=instance.context,
             accepts=self._members.__contains__,
             handle=self._converse,
-            max_connections=_EACH * (len(self._members) + 1),
-            each=_EACH,
+            own=_EACH,
+            common=0,
             strangers=STRANGERS,
         )
 

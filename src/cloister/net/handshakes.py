@@ -96,9 +96,8 @@ class Handshakes:
                 self._door.ready(caller)
             else:
                 self._poll.modify(caller.descriptor, _ONCE)
-        except NetworkError as fault:
-            self._door.leave(caller)
-            self._end(caller, str(fault))
+        except Exception as fault:  # noqa: BLE001
+            self._drop(caller, fault)
 
     def _let_in(self) -> None:
         for _ in range(_AT_ONCE):
@@ -130,23 +129,28 @@ class Handshakes:
         """Whether anything may come of it."""
         try:
             over = caller.advance()
-        except NetworkError as fault:
-            self._door.leave(caller)
-            self._end(caller, str(fault))
+            if over is None:
+                self._poll.modify(caller.descriptor, _ONCE)
+                return True
+        except Exception as fault:  # noqa: BLE001
+            if isinstance(fault, OSError) and fault.errno in _OUT_OF_RESOURCES:
+                self._door.ready(caller)  # again
+                self._make_room(fault)
+                return True
+            self._drop(caller, fault)
             return False
-        except OSError as fault:
-            self._door.ready(caller)  # again
-            self._make_room(fault)
-            return True
-        if over is None:
-            self._poll.modify(caller.descriptor, _ONCE)
-            return True
         self._door.leave(caller)
         del self._callers[caller.descriptor]
         return self._proved(*over, caller.source)
 
-    def _end(self, caller: Handshake, why: str) -> None:
+    def _drop(self, caller: Handshake, fault: Exception) -> None:
+        """A fault of ours with one connection must not be the others'."""
+        self._door.leave(caller)
+        self._end(caller, str(fault), trace=not isinstance(fault, NetworkError))
+
+    def _end(self, caller: Handshake, why: str, *, trace: bool = False) -> None:
         """Of one that has left the door."""
         del self._callers[caller.descriptor]
         caller.close()
-        self._log.note(logging.INFO, caller.source, "a connection from %s ended: %s", caller.source, why)
+        level = logging.ERROR if trace else logging.INFO
+        self._log.note(level, caller.source, "a connection from %s ended: %s", caller.source, why, trace=trace)

@@ -1,8 +1,8 @@
 """A listener: shakes hands with whoever connects, and gives each known peer's connection a thread of its own.
 
 What a stranger can hold is bounded: a place at the door, for one handshake's time, and not that if others need it
-(``door``). Then it is closed on, and nothing was read from it or sent to it. What a known peer can hold is bounded too:
-nobody has more connections than are left for the others (``shares``). So a known peer gets in whatever others do.
+(``door``). Then it is closed on, and nothing was read from it or sent to it. And every known peer has connections that
+no other can take (``shares``). So a known peer gets in, whatever others do.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cloister.wire.address import Address, parse_address
 _LOG: Final = logging.getLogger(__name__)
 _REFUSALS: Final = 8
 """How many may be told at once that there is no place for them; the others are closed on without a word."""
+_FROM_ONE: Final = 2
 _END_S: Final = 5.0
 """How long a thread may take to notice that its connection was ended."""
 _KNOWN: Final = "this key has as many connections as it may have; end one, or try again later"
@@ -46,9 +47,9 @@ class Listener:
             so that it must not wait.
         handle: serves a peer, in the connection's thread; the connection is closed when it returns. It starts
             with ``receive_hello``. Errors that it raises are noted in the log, and end that connection only.
-        max_connections: how many known peers' connections there may be at once; none has more than are left.
-        each: how many one known peer may have, if that is less; one more is refused as busy.
-        strangers: how many connections of unknown peers ``handle`` serves too; one source has no more than are left.
+        own, common: how many connections each known peer may have, and how many more there may be, of whoever takes
+            them first. One more is refused as busy.
+        strangers: how many connections of unknown peers ``handle`` serves too, two from a source at most.
         handshake_s, silent_s: how long a handshake may take in all, and up to its first byte, in seconds. A byte that
             was lost is sent again after a second (RFC 6298, section 2).
         handshakes: how many may be under way at once; an eighth as many, at most, as this process may have
@@ -66,8 +67,8 @@ class Listener:
         context: ssl.SSLContext,
         accepts: Callable[[str], bool],
         handle: Callable[[Connection], None],
-        max_connections: int = 64,
-        each: int | None = None,
+        own: int = 4,
+        common: int = 60,
         strangers: int = 0,
         handshake_s: float = 5.0,
         silent_s: float = 2.0,
@@ -79,9 +80,9 @@ class Listener:
         self._accepts = accepts
         self._handle = handle
         self._connection = partial(Connection, frame_s=frame_s, piece_s=piece_s, send_s=send_s)
-        self._known = Shares(max_connections, each=each)
-        self._unknown = Shares(strangers) if strangers else None
-        self._refusals = Shares(_REFUSALS)
+        self._known = Shares(own=own, common=common)
+        self._unknown = Shares(own=_FROM_ONE, most=strangers) if strangers else None
+        self._refusals = Shares(own=_FROM_ONE, most=_REFUSALS)
         self._log = BoundedLog(_LOG)
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, ssl.SSLSocket | None] = {}
@@ -148,7 +149,12 @@ class Listener:
 
     def _proved(self, secured: ssl.SSLSocket, peer: str, source: str) -> bool:
         """Whether there is a place for a connection whose other end has proved its key."""
-        known = self._accepts(peer)
+        try:
+            known = self._accepts(peer)
+        except Exception:  # noqa: BLE001  a fault of ours with one connection must not be the others'
+            secured.close()
+            self._log.note(logging.ERROR, source, "a connection from %s ended", source, trace=True)
+            return False
         shares, who = (self._known, peer) if known else (self._unknown, source)
         if shares is None:
             secured.close()

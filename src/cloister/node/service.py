@@ -133,14 +133,13 @@ class Node:
             raise
 
     def _listen(self, address: Address) -> Listener:
-        known = len(self._researchers) + len(self._workers) + len(self._configuration.data_sets)
         return Listener(
             address=str(address),
             context=self._context(),
             accepts=self._knows,
             handle=self._handle,
-            # Sessions, as many again to be told "busy", the pushes that may wait, and one for each who is known.
-            max_connections=2 * self._configuration.session.max_sessions + 64 + known,
+            # Sessions, as many again to be told "busy", and the pushes that may wait.
+            common=2 * self._configuration.session.max_sessions + 64,
             strangers=STRANGERS if self._instance is not None else 0,
         )
 
