@@ -6,6 +6,7 @@ and what waits for a member who does not read has an end too. The other members 
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from cloister.aggregator import job as jobs
 from cloister.aggregator.rounds import REFUSALS
 from cloister.enclave.meeting import _MESSAGES, Meeting, Seat
-from cloister.errors import CloisterError, NetworkError
+from cloister.errors import CloisterError, NetworkError, UnreachableError
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
 from cloister.wire.limits import LIST_ITEMS, RECORD_BYTES
@@ -23,6 +24,7 @@ from tests.aggregator.driving import ATTESTER, agree, fill, first_model, key_of,
 from tests.attacks.gathering import Gathering
 from tests.enclave.lines import Line, Table
 from tests.enclave.test_service import by_hand, heard_out, researching, seated
+from tests.net.parties import SOON, hosting, make_identity
 
 FLOODS: dict[str, Any] = {
     "joins": w.Join(0, b"", 0, False),
@@ -126,6 +128,30 @@ def test_floods_over_tls_beside_a_study(tmp_path: Path) -> None:
         for each in (*flooding, line):
             each.close()
     assert table.rosa.model[1].startswith(by_hand(table, ("alice", "chuck"), ("alice", "chuck")))
+
+
+def test_one_that_takes_all_connections_leaves_the_others_theirs(tmp_path: Path) -> None:
+    """One member takes all that it can get, and says nothing on them; another gets in as often as it may."""
+    bob, carol, dave = (make_identity(tmp_path, name) for name in ("bob", "carol", "dave"))
+    with hosting(bob, carol, dave, own=2, common=5) as host:
+        for _ in range(2 + 5):
+            host.session(carol)
+        for _ in range(3):
+            with pytest.raises(UnreachableError, match="as many connections as it may have"):
+                host.session(carol)
+        for _ in range(2):
+            host.session(dave)
+    assert Counter(host.seen) == {carol.fingerprint: 7, dave.fingerprint: 2}
+
+
+def test_one_that_comes_back_at_once_leaves_the_others_theirs(tmp_path: Path) -> None:
+    """More connections than may be refused in words, none of which it closes."""
+    bob, carol, dave = (make_identity(tmp_path, name) for name in ("bob", "carol", "dave"))
+    with hosting(bob, carol, dave, own=1, common=0) as host:
+        for _ in range(40):
+            host.dial(carol, within_s=SOON)
+        host.session(dave)
+    assert Counter(host.seen) == {carol.fingerprint: 1, dave.fingerprint: 1}
 
 
 def ends(line: Line) -> bool:

@@ -156,8 +156,8 @@ def test_a_caller_that_reads_no_answer(bob, carol):
 
 
 def test_slow_peers_end_one_by_one_and_leave_no_thread(bob, carol):
-    """Whoever comes when all places are held by the slow is served when their time is up."""
-    with hosting(bob, carol, handshakes=2, handshakes_per_source=2, handshake_s=SHORT) as host:
+    """Whoever comes when all places are held by the slow is served."""
+    with hosting(bob, carol, handshakes=2, handshake_s=SHORT) as host:
         slow = [plain(host) for _ in range(4)]
         host.session(carol)
         for connected in slow:

@@ -66,17 +66,14 @@ def test_ipv6(bob, carol):
 
 
 def test_many_at_once_from_one_machine(bob, carol):
-    """More than may shake hands at once: they take turns, and none is turned away."""
-    with (
-        hosting(bob, carol, handshakes=4, handshakes_per_source=2, max_connections=40) as host,
-        ThreadPoolExecutor(20) as pool,
-    ):
-        for connection in list(pool.map(lambda _: host.session(carol), range(30))):
+    """As members do behind one address: none is turned away."""
+    with hosting(bob, carol, common=100) as host, ThreadPoolExecutor(71) as pool:
+        for connection in list(pool.map(lambda _: host.session(carol, within_s=60.0), range(71))):
             connection.close()
 
 
 def test_one_too_many_is_told_that_it_is_busy(bob, carol):
-    with hosting(bob, carol, max_connections=1) as host:
+    with hosting(bob, carol, own=1, common=0) as host:
         first = host.session(carol)
         second = host.dial(carol)
         with pytest.raises(UnreachableError, match="as many connections as it may have"):
@@ -145,7 +142,8 @@ def test_a_fault_in_one_connection_leaves_the_others(bob, carol, caplog):
 
 def test_running_out_of_descriptors_is_survived(bob, carol, monkeypatch, caplog):
     with hosting(bob, carol) as host:
-        real, failures = host.listener._socket, [errno.EMFILE, errno.ECONNABORTED]
+        handshakes = host.listener._handshakes
+        real, failures = handshakes._listening, [errno.EMFILE, errno.ECONNABORTED]
 
         class Scarce:
             def accept(self):
@@ -156,8 +154,7 @@ def test_running_out_of_descriptors_is_survived(bob, carol, monkeypatch, caplog)
             def __getattr__(self, name):
                 return getattr(real, name)
 
-        host.session(carol).close()  # `serve` is in the real accept; the next round meets the scarce one
-        monkeypatch.setattr(host.listener, "_socket", Scarce())
+        monkeypatch.setattr(handshakes, "_listening", Scarce())
         host.session(carol).close()
         host.session(carol).close()
         assert not failures

@@ -12,8 +12,8 @@ from cloister.testing.studies import AGGREGATOR, LocalStudy
 
 _DIALLED_S: Final = 60.0
 _REFUSED: Final = r"the aggregator at \S+ cannot be taken part with: (genuine, but not acceptable: .*)"
-CHANGED: Final = Path("net", "strangers.py")
-_BEFORE, _AFTER = b"STRANGERS: Final = 8\n", b"STRANGERS: Final = 9\n"
+CHANGED: Final = Path("net", "shares.py")
+_BEFORE, _AFTER = b"STRANGERS: Final = 16\n", b"STRANGERS: Final = 17\n"
 
 
 def tampered_copy(folder: Path) -> Path:

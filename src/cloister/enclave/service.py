@@ -7,7 +7,6 @@ messages go to the state machine of ``cloister.aggregator.rounds``.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +19,7 @@ from cloister.net.connection import Connection
 from cloister.net.proving import Instance, Prover
 from cloister.net.reception import refuse
 from cloister.net.server import Listener
-from cloister.net.strangers import Strangers
+from cloister.net.shares import STRANGERS
 from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.limits import NAME_CHARS
@@ -58,16 +57,15 @@ class Aggregator:
         self._instance = instance
         self._members = frozenset(member.key for member in charter.members)
         self._meeting = Meeting(charter, instance=instance, collateral=collateral, upload_s=upload_s)
-        self._strangers = Strangers()
-        self._lock = threading.Lock()
-        self._open: Counter[str] = Counter()
         self._ended = threading.Event()
         self._listener = Listener(
             address=str(listen),
             context=instance.context,
-            accepts=lambda _: True,
-            handle=self._handle,
-            max_connections=_EACH * len(self._members) + Strangers.most,
+            accepts=self._members.__contains__,
+            handle=self._converse,
+            own=_EACH,
+            common=0,
+            strangers=STRANGERS,
         )
 
     @property
@@ -98,23 +96,6 @@ class Aggregator:
             self._listener.close()
             self._meeting.end()
             clock.join()
-
-    def _handle(self, connection: Connection) -> None:
-        member = connection.peer
-        if member not in self._members:
-            self._strangers.serve(connection, self._converse)
-            return
-        with self._lock:
-            self._open[member] += 1
-            many = self._open[member] > _EACH
-        try:
-            if many:
-                refuse(connection, "busy", text="this member has as many connections as one may have")
-            else:
-                self._converse(connection)
-        finally:
-            with self._lock:
-                self._open[member] -= 1
 
     def _converse(self, connection: Connection) -> None:
         prover = Prover(connection, self._instance)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from cloister.errors import ConfigurationError, UnreachableError
 from cloister.wire.address import Address
 
-_BACKLOG: Final = 128
+_BACKLOG: Final = 4096
+"""Connections that wait to be accepted: as many, or ``net.core.somaxconn`` if that is less (listen(2)). Where the queue
+is full the kernel drops whoever comes, and whoever was dropped tries again after a second, then after three."""
 _OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),  # a frame is written at once and waits for nothing
     # A peer whose machine vanished is noticed after two minutes, also while nothing is being sent.
@@ -59,7 +62,12 @@ def dial(address: Address, *, within_s: float) -> socket.socket:
 
 def source_of(peer: tuple[str, int] | tuple[str, int, int, int]) -> str:
     """Who a connection counts for: an IPv4 address, or an IPv6 network of 64 bits, all of which one machine may own."""
-    found: IPv4Address | IPv6Address = ip_address(peer[0].partition("%")[0])
+    return _source_of(peer[0].partition("%")[0])
+
+
+@lru_cache(maxsize=1024)
+def _source_of(host: str) -> str:
+    found: IPv4Address | IPv6Address = ip_address(host)
     if isinstance(found, IPv6Address):
         if found.ipv4_mapped is None:
             return str(IPv6Network((found, 64), strict=False))

@@ -12,10 +12,13 @@ The settings of ends that have an identity are in ``contexts``.
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import ssl
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +28,11 @@ from cloister.errors import IdentityError, NetworkError, UnreachableError
 from cloister.net.certificates import fingerprint_of, public_issuer
 
 ALPN: Final = "cloister/1"
+_RECORD_HEADER_BYTES: Final = 5
+_RECORD_BYTES: Final = (1 << 14) + 256
+_RECORDS: Final = 32
+"""Of a peer, in a handshake. A client of OpenSSL's sends five: its hello, and then a change of ciphers, its
+certificate, the proof of its key, and the end."""
 
 
 def settings(protocol: int) -> ssl.SSLContext:
@@ -87,16 +95,122 @@ def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
     try:
         secured.settimeout(within_s)  # `ssl` bounds the whole handshake by it, not each read
         secured.do_handshake()
-        if secured.selected_alpn_protocol() != ALPN:
-            raise UnreachableError("it speaks TLS but not cloister's protocol")
-        certificate = secured.getpeercert(binary_form=True)
-        return fingerprint_of(certificate) if certificate else ""
+        return _proved(secured)
     except (OSError, ValueError) as fault:
         secured.close()
         raise _handshake_error(fault, within_s) from fault
     except BaseException:
         secured.close()
         raise
+
+
+class Handshake:
+    """The listening end's handshake, which never waits and never takes long: for a thread that has many of them.
+
+    OpenSSL takes whatever has come, and a peer that puts one byte into each record keeps it at that for a second. So it
+    reads from a socket pair what is let through here: whole records, and no more of them than a handshake may have.
+    When it is over the connection takes the pair's place, under the descriptor that OpenSSL knows.
+
+    Args:
+        raw: does not block, and is spent. source: who it counts for.
+    """
+
+    def __init__(self, raw: socket.socket, *, context: ssl.SSLContext, source: str) -> None:
+        self.descriptor: Final = raw.fileno()
+        self.source: Final = source
+        self._raw = raw
+        self._context = context
+        self._pair: socket.socket | None = None  # before the first record a peer costs nothing but its connection
+        self._secured: ssl.SSLSocket | None = None
+        self._record = bytearray()
+        self._records = 0
+
+    def arrived(self) -> bool:
+        """Whether a whole record has (RFC 8446, section 5.1), and ``advance`` is to be called.
+
+        Raises:
+            UnreachableError: as ``handshake``.
+        """
+        with self._explained():
+            while (missing := self._missing()) > 0:
+                try:
+                    piece = self._raw.recv(missing)
+                except BlockingIOError:
+                    if missing > _RECORD_HEADER_BYTES:  # nobody need be woken for less
+                        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
+                    return False
+                if not piece:
+                    raise ConnectionResetError
+                self._record += piece
+        return True
+
+    def advance(self) -> tuple[ssl.SSLSocket, str] | None:
+        """Goes on with what has come. The secured connection and what ``handshake`` returns, once it is over.
+
+        Raises:
+            UnreachableError: as ``handshake``. OSError: the system gives no descriptors; may be tried again.
+        """
+        if self._pair is None or self._secured is None:
+            inner, self._pair = socket.socketpair()
+            self._secured = wrap(inner, context=self._context, server_side=True)
+            self._secured.setblocking(False)
+            self._pair.setblocking(False)
+        with self._explained():
+            while not self._over(self._secured, self._pair):
+                if not self.arrived():
+                    return None
+            peer = _proved(self._secured)
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            os.dup2(self.descriptor, self._secured.fileno(), inheritable=False)
+            self._raw.close()
+            self._pair.close()
+            return self._secured, peer
+
+    def close(self) -> None:
+        """Ends it. May be called twice."""
+        for each in (self._raw, self._pair, self._secured):
+            if each is not None:
+                each.close()
+
+    def _missing(self) -> int:
+        if len(self._record) < _RECORD_HEADER_BYTES:
+            return _RECORD_HEADER_BYTES - len(self._record)
+        body_bytes = int.from_bytes(self._record[3:_RECORD_HEADER_BYTES])
+        if self._record[1] != 3 or body_bytes > _RECORD_BYTES or self._records == _RECORDS:
+            raise UnreachableError("it does not speak TLS as clients do")
+        return _RECORD_HEADER_BYTES + body_bytes - len(self._record)
+
+    def _over(self, secured: ssl.SSLSocket, pair: socket.socket) -> bool:
+        """Gives OpenSSL a record, and the peer what OpenSSL says to it, which an empty socket's buffer can hold."""
+        pair.sendall(self._record)
+        self._record.clear()
+        self._records += 1
+        try:
+            secured.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            with suppress(BlockingIOError):  # it says nothing
+                self._raw.sendall(pair.recv(_RECORDS * _RECORD_BYTES))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as fault:
+            self.close()
+            raise _handshake_error(fault, 0.0) from fault
+        except BaseException:
+            self.close()
+            raise
+
+
+def _proved(secured: ssl.SSLSocket) -> str:
+    if secured.selected_alpn_protocol() != ALPN:
+        raise UnreachableError("it speaks TLS but not cloister's protocol")
+    certificate = secured.getpeercert(binary_form=True)
+    return fingerprint_of(certificate) if certificate else ""
 
 
 def _handshake_error(fault: OSError | ValueError, within_s: float) -> NetworkError:

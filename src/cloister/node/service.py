@@ -13,7 +13,6 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from itertools import count
 from math import ceil
 from pathlib import Path
@@ -38,8 +37,8 @@ from cloister.net.proving import Instance, Prover
 from cloister.net.provisioning import Keeper
 from cloister.net.reception import receive_hello, refuse
 from cloister.net.secrets import Secrets
-from cloister.net.server import Listener
-from cloister.net.strangers import Strangers
+from cloister.net.server import DESCRIPTORS_AT_THE_DOOR, OWN, Listener
+from cloister.net.shares import STRANGERS
 from cloister.net.waiting import READABLE, Bell, wait
 from cloister.node.aggregators import Aggregators
 from cloister.node.child import Assignment, Child
@@ -124,7 +123,6 @@ class Node:
         self._identity, entries = check(configuration)
         self._instance = instance
         self._aggregators = aggregators
-        self._strangers = Strangers()
         self._researchers: Mapping[str, Researcher] = {peer.fingerprint: peer for peer in configuration.researchers}
         self._workers: Mapping[str, Neighbour] = {peer.fingerprint: peer for peer in configuration.workers}
         self._running = Running(configuration.session)
@@ -152,15 +150,20 @@ class Node:
 
     def _listen(self, address: Address) -> Listener:
         limits = self._configuration.session
-        # Sessions, as many again to be told "busy", the pushes that may wait, and those who only verify.
-        connections = 2 * limits.max_sessions + 64 + Strangers.most
-        provide(sessions=limits.max_sessions + limits.spare_executors, connections=connections)
+        common = 2 * limits.max_sessions + 64  # sessions, as many again to be told "busy", and the pushes that may wait
+        strangers = STRANGERS if self._instance is not None else 0
+        known = len({*self._researchers, *self._workers})
+        provide(
+            sessions=limits.max_sessions + limits.spare_executors,
+            connections=common + OWN * known + strangers + DESCRIPTORS_AT_THE_DOOR,
+        )
         return Listener(
             address=str(address),
             context=self._context(),
-            accepts=lambda peer: self._instance is not None or self._knows(peer),
+            accepts=self._knows,
             handle=self._handle,
-            max_connections=connections,
+            common=common,
+            strangers=strangers,
         )
 
     @property
@@ -251,13 +254,8 @@ class Node:
     def _handle(self, connection: Connection) -> None:
         if self._instance is None:
             self._open(connection, receive_hello(connection), None)
-        elif self._knows(connection.peer):
-            self._prove(self._instance, connection)
-        else:
-            self._strangers.serve(connection, partial(self._prove, self._instance))
-
-    def _prove(self, instance: Instance, connection: Connection) -> None:
-        prover = Keeper(connection, instance, secrets=self._secrets, kept=self._unlock)
+            return
+        prover = Keeper(connection, self._instance, secrets=self._secrets, kept=self._unlock)
         hello = prover.open()
         if hello is not None:
             self._open(connection, hello, prover)
