@@ -22,27 +22,29 @@ SOURCE = Path(__file__).parents[1] / "src" / "cloister"
 MAY_IMPORT = {
     # what everybody may use
     "errors": "",
+    "files": "errors",
     "tables": "errors",
     "wire": "errors",
     # what is agreed and proved: pure, so that an auditor can run it on a bare machine
-    "attest": "errors tables wire",
+    "attest": "errors files tables wire",
     "charter": "errors tables wire attest",
     # tensors: where they are named, and where they live
     "tensor": "errors wire",
-    "worker": "errors wire charter tensor",
+    "worker": "errors files wire charter tensor",
     # the secure worker: no tensor and no worker below it, because the enclave holds no torch
     "aggregator": "errors wire attest charter",
     # between machines
-    "net": "errors tables wire attest charter tensor worker",
+    "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
-    "study": "errors wire attest charter tensor worker aggregator net",
-    "enclave": "errors wire attest charter aggregator net",
-    "node": "errors tables wire attest charter tensor worker aggregator net",
-    "engines": "errors wire attest charter tensor worker aggregator net study node",
+    "study": "errors files wire attest charter tensor worker aggregator net",
+    "enclave": "errors files wire attest charter aggregator net",
+    "node": "errors files tables wire attest charter tensor worker aggregator net",
+    "engines": "errors files wire attest charter tensor worker aggregator net study node",
     # for people who build on cloister, and for people at a terminal
-    "testing": "errors tables wire attest charter tensor worker aggregator net study enclave node",
-    "demo": "errors wire attest charter tensor worker aggregator net study enclave node testing",
-    "cli": "errors tables wire attest charter tensor worker aggregator net study enclave node engines testing demo",
+    "testing": "errors files tables wire attest charter tensor worker aggregator net study enclave node",
+    "demo": "errors files wire attest charter tensor worker aggregator net study enclave node testing",
+    "cli": "errors files tables wire attest charter tensor worker aggregator net study enclave node engines testing "
+    "demo",
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
@@ -51,6 +53,7 @@ BASE = (
     "__init__",
     "__main__",
     "errors",
+    "files",
     "tables",
     "wire",
     "attest",
@@ -73,7 +76,7 @@ NEEDS_TORCH = {
 OUTSIDE = {
     "socket": "asyncio http select selectors socket socketserver ssl urllib",
     "clock": "sched time",  # a datetime is a value; whoever asks for the present is found by READS_THE_CLOCK
-    "file": "fileinput glob importlib.resources mmap os pathlib shutil tempfile",
+    "file": "cloister.files fileinput glob importlib.resources mmap os pathlib shutil tempfile",
     "thread": "_thread concurrent queue threading",
     "process": "multiprocessing os signal subprocess",
     "chance": "random secrets uuid",

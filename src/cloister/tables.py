@@ -16,6 +16,18 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from cloister.errors import ConfigurationError
 
+TEXT_BYTES: Final = 1 << 18
+"""The longest text that is read, in bytes: it has room for a charter of a thousand members."""
+
+DOTS: Final = 8
+"""The most dots in one key. ``tomllib`` takes time and memory that grow with their square."""
+
+DEPTH: Final = 8
+"""How deep arrays and inline tables may stand in one another."""
+
+FAULTS: Final = 100
+"""The most faults of one file that are told."""
+
 LIST_ITEMS: Final = 1024
 """The most items that a list may have."""
 
@@ -26,6 +38,22 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|min|h|d)")
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _HEX: Final = re.compile(r"[0-9a-fA-F]*")
 
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<long> \"""(?: [^"\\]++ | \\. | "(?!"") )*+""\""{0,2}+ | '''(?: [^']++ | '(?!'') )*+''''{0,2}+ )
+    | (?P<text> (?!\"""|''') (?: "(?: [^"\\\n]++ | \\[^\n] )*+" | '[^'\n]*+' ) )
+    | (?P<unended> ["'] )
+    | (?P<bare> [A-Za-z0-9_+:-]++ | [ \t]++ )
+    | (?P<dot> \. )
+    | (?P<open> [\[{] )
+    | (?P<close> [\]}] )
+    | (?P<other> \#[^\n]*+ | [^]["'A-Za-z0-9_+: \t.{}\#-]++ )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""What a TOML text is made of, as far as its nesting goes. Whatever stands somewhere can be matched in one way only, so
+that the time is the text's length."""
+
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -34,8 +62,11 @@ def load(text: str, *, source: str) -> dict[str, Any]:
     """The tables of a TOML text; ``source`` is its name for messages.
 
     Raises:
-        ConfigurationError: it is not TOML.
+        ConfigurationError: it is not TOML; it is longer than 256 KiB, or nested deeper than any file of ours.
     """
+    if len(text) > TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
+        raise ConfigurationError(f"{source} is longer than {TEXT_BYTES} bytes; nothing of that length is read here")
+    _check_nesting(text, source)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as fault:  # ValueError: also a number of thousands of digits
@@ -43,11 +74,37 @@ def load(text: str, *, source: str) -> dict[str, Any]:
         raise ConfigurationError(f"{source} is not TOML: {reason}") from None
 
 
+def _check_nesting(text: str, source: str) -> None:
+    """Refuses what ``tomllib`` would take for ever to read, or die of: only this stands before it."""
+    dots = depth = 0
+    for token in _TOKEN.finditer(text):
+        match token.lastgroup:
+            case "text" | "bare":
+                continue
+            case "dot":
+                dots += 1
+            case "open":
+                dots, depth = 0, depth + 1
+            case "close":
+                dots, depth = 0, max(0, depth - 1)
+            case "unended":
+                line = text.count("\n", 0, token.start()) + 1
+                raise ConfigurationError(f"{source} is not TOML: the text that begins on line {line} has no end")
+            case _:
+                dots = 0
+        if dots > DOTS or depth > DEPTH:
+            line = text.count("\n", 0, token.start()) + 1
+            what = f"a key with more than {DOTS} dots" if dots > DOTS else f"nesting deeper than {DEPTH}"
+            raise ConfigurationError(f"{source} is not TOML that is read here: line {line} has {what}; no key needs it")
+
+
 def faulty(
     source: str, faults: Sequence[str], *, error: type[ConfigurationError] = ConfigurationError
 ) -> ConfigurationError:
-    """One ``error`` for all the faults of one file."""
-    return error(f"{source} has {len(faults)} fault(s):\n" + "\n".join(f"  {fault}" for fault in faults))
+    """One ``error`` for all the faults of one file; of many, the first hundred are told."""
+    told = "\n".join(f"  {fault}" for fault in faults[:FAULTS])
+    more = f"\n  and {len(faults) - FAULTS} more, once these are mended" if len(faults) > FAULTS else ""
+    return error(f"{source} has {len(faults)} fault(s):\n{told}{more}")
 
 
 class Table:

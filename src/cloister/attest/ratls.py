@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Final, Literal
 
 import cbor2
@@ -22,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from cloister.attest import der
+from cloister.attest import cbor, der
 from cloister.attest.dcap_quote import Quote
 from cloister.errors import EvidenceError, NotGenuineError
 
@@ -45,7 +44,7 @@ _ECDSA: Final[dict[str, type[hashes.HashAlgorithm]]] = {
 }
 _NULL: Final = b"\x05\x00"
 
-_CBOR_FAULTS: Final = (cbor2.CBORDecodeError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
+_EVIDENCE: Final = "the certificate's evidence"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,28 +135,14 @@ def _bound(name: str, value: bytes, spki: bytes) -> bytes:
 
 
 def _tagged(value: bytes) -> tuple[bytes, bytes]:
-    match _cbor(value):
+    match cbor.decode(value, what=_EVIDENCE):
         case cbor2.CBORTag(tag=tag, value=[bytes(quote), bytes(claims)]) if tag == _TAGGED_QUOTE:
             return quote, claims
     raise EvidenceError(f"the certificate's evidence is not a quote with claims (CBOR tag {_TAGGED_QUOTE})")
 
 
 def _key_hash(claims: bytes) -> Any:
-    match _cbor(claims):
+    match cbor.decode(claims, what=_EVIDENCE):
         case dict(items) if type(items.get(_KEY_HASH)) is bytes:
-            return _cbor(items[_KEY_HASH])
+            return cbor.decode(items[_KEY_HASH], what=_EVIDENCE)
     raise EvidenceError(f"the claims beside the quote have no {_KEY_HASH!r}")
-
-
-def _cbor(data: bytes) -> Any:
-    stream = BytesIO(data)
-    decoder = cbor2.CBORDecoder(
-        stream, allow_indefinite=False, allow_duplicate_keys=False, strict_hashable_types=True, max_depth=8
-    )
-    try:
-        value = decoder.decode()
-    except _CBOR_FAULTS:
-        raise EvidenceError("the certificate's evidence is not CBOR") from None
-    if stream.tell() != len(data):
-        raise EvidenceError("the certificate's evidence has bytes behind its end")
-    return value

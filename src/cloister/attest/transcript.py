@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple, dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import cbor2
 
+from cloister.attest import cbor
 from cloister.attest.evidence import TEES, Tee
 from cloister.errors import EvidenceError
 from cloister.wire.limits import TRANSCRIPT_BYTES
@@ -101,8 +102,8 @@ class Transcript:
         if len(data) > TRANSCRIPT_BYTES:
             raise EvidenceError(f"a transcript of {len(data)} bytes is over the limit of {TRANSCRIPT_BYTES}")
         fields = cls.__slots__
-        items = _items(data)
-        if len(items) != 1 + len(fields) or items[0] != PROTOCOL:
+        items = cbor.decode(data, what="what came as a transcript")
+        if type(items) is not list or len(items) != 1 + len(fields) or items[0] != PROTOCOL:
             raise EvidenceError(f"what came is no transcript of {PROTOCOL}")
         try:
             transcript = cls(**dict(zip(fields, items[1:], strict=True)))
@@ -115,11 +116,3 @@ class Transcript:
     def report_data(self) -> bytes:
         """SHA-512(T): what the evidence has to be made for, 64 bytes."""
         return hashlib.sha512(self.encode()).digest()
-
-
-def _items(data: bytes) -> list[Any]:
-    try:
-        items = cbor2.loads(data)
-    except (cbor2.CBORDecodeError, ValueError, RecursionError, OverflowError, MemoryError):
-        raise EvidenceError("what came is no transcript: it is not CBOR") from None
-    return items if type(items) is list else []

@@ -15,9 +15,6 @@ from cloister.tables import Table, faulty, load
 from cloister.wire.address import parse_address
 from cloister.wire.peers import check_fingerprint
 
-TEXT_BYTES: Final = 1 << 18
-"""The longest charter.toml, in bytes."""
-
 MEMBERS: Final = 256
 ADDRESSES: Final = 64
 METRICS: Final = 64
@@ -33,8 +30,6 @@ def parse(text: str, *, source: str = "charter.toml") -> Charter:
     Raises:
         CharterError: the text has faults; the message lists all of them, each with its place.
     """
-    if len(text) > TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
-        raise CharterError(f"{source} is longer than {TEXT_BYTES} bytes")
     try:
         data = load(text, source=source)
     except ConfigurationError as fault:

@@ -7,8 +7,6 @@ genuine but not acceptable.
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from cloister import files
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.facts import Facts, facts
 from cloister.attest.page import page
@@ -218,19 +217,12 @@ def _tell(verdict: Verdict, form: Format) -> None:
 
 
 def _read(file: Path) -> bytes:
-    """A regular file's bytes, at most one more than evidence can have.
+    """A regular file's bytes, at most as many as evidence can have.
 
     Raises:
-        ConfigurationError: it cannot be read, or is no regular file.
+        ConfigurationError: it cannot be read, is no regular file, or is too long.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not make this wait
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigurationError(f"{file} holds no evidence: it is not a regular file")
-            with open(descriptor, "rb", closefd=False) as opened:
-                return opened.read(EVIDENCE_BYTES + 1)
-        finally:
-            os.close(descriptor)
+        return files.read(file, limit=EVIDENCE_BYTES)
     except OSError as fault:
-        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
+        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}; name a file with evidence") from None

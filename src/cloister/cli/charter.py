@@ -12,16 +12,16 @@ import typer
 from cloister.charter import Charter
 from cloister.charter.holes import holes
 from cloister.charter.names import shown
-from cloister.charter.reading import TEXT_BYTES
 from cloister.charter.signatures import Signature, encode, verify
 from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import limits, software
 from cloister.charter.template import template
 from cloister.errors import CharterError, ConfigurationError
-from cloister.net.files import read_text
+from cloister.files import read_text
 from cloister.net.identity import private_key
 from cloister.node.agreement import read_signatures
 from cloister.node.config import signatures_beside
+from cloister.tables import TEXT_BYTES
 
 app: Final = typer.Typer(no_args_is_help=True)
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from cloister import files
 from cloister.aggregator.audit import audit
 from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.lines import read_lines
+from cloister.aggregator.lines import LINE_BYTES, read_lines
 from cloister.cli.ledger import told
 from cloister.net.demands import no_collateral
 
@@ -105,8 +106,7 @@ def _train(console: Console, local: LocalStudy, plan: Plan, rounds: int, held_ou
 
 def _records(folder: Path) -> list[bytes]:
     """All receipts, as the researcher's script has kept them."""
-    with (folder / _CHAIN).open("rb") as file:
-        return list(read_lines(file))
+    return list(read_lines(files.lines(folder / _CHAIN, limit=LINE_BYTES)))
 
 
 def _rescue(folder: Path) -> Path:

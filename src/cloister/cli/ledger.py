@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cloister import files
 from cloister.aggregator.audit import Report, audit, used_once
 from cloister.aggregator.ledger import Receipt
 from cloister.aggregator.lines import LINE_BYTES, describe, read_lines, written
@@ -83,15 +84,11 @@ def show(path: ChainFile) -> None:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a regular file, none of them read further than a line may be long."""
+    """The lines of a regular file."""
     try:
-        if not path.is_file():  # a pipe would make this wait for somebody to write
-            raise ConfigurationError(f"{path} is no file that can be read; name a chain of receipts")
-        with path.open("rb") as file:
-            while line := file.readline(LINE_BYTES + 1):
-                yield line
+        yield from files.lines(path, limit=LINE_BYTES)
     except OSError as fault:
-        raise ConfigurationError(f"{path} cannot be read: {fault.strerror}") from None
+        raise ConfigurationError(f"{path} cannot be read: {fault.strerror}; name a chain of receipts") from None
 
 
 def told(report: Report, used: Receipt | None = None, *, now: datetime | None = None) -> Iterator[str]:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from cloister import files
 from cloister.errors import ConfigurationError
 from cloister.net.attested import examine
 from cloister.net.collateral import source
 from cloister.net.demands import Demands, configuration_digest, read_charter, read_reference
-from cloister.net.files import read_text
 from cloister.net.identity import Identity
+from cloister.tables import TEXT_BYTES
 from cloister.wire.limits import SECRET_BYTES
 
 
@@ -36,7 +37,7 @@ def provision(
         charter=read_charter(charter),
         role="node",
         reference=read_reference(software),
-        configuration=configuration_digest(read_text(configuration)),
+        configuration=configuration_digest(files.read_text(configuration, limit=TEXT_BYTES)),
         accept_simulated=accept_simulated,
         collateral=source(collateral),
     )
@@ -49,10 +50,11 @@ def provision(
 
 def _read(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
-            value = opened.read(SECRET_BYTES + 1)
+        value = files.read(file, limit=SECRET_BYTES)
     except OSError as fault:
-        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
-    if not 1 <= len(value) <= SECRET_BYTES:
+        raise ConfigurationError(
+            f"{file} cannot be read: {fault.strerror}; a secret is a file of 1 to {SECRET_BYTES} bytes"
+        ) from None
+    if not value:
         raise ConfigurationError(f"{file} must hold 1 to {SECRET_BYTES} bytes to be a secret")
     return value

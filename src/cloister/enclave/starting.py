@@ -14,7 +14,7 @@ from cloister.charter.charter import Charter
 from cloister.charter.checking import check_valid, enforceable
 from cloister.enclave.service import Aggregator
 from cloister.errors import CharterError
-from cloister.net.files import read_text
+from cloister.files import read_text
 from cloister.net.proving import Instance
 from cloister.wire.address import Address, parse_address
 

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 
+from cloister import files
 from cloister.attest.collateral import BUNDLE_BYTES, Collateral, DcapCollateral, parse_bundle
 from cloister.attest.evidence import Evidence
 from cloister.attest.snp_certificates import RevocationList
@@ -72,10 +73,7 @@ class File:
     def __call__(self, evidence: Evidence, now: datetime) -> Collateral | None:
         """What is in the file, whatever its dates."""
         try:
-            if not self._path.is_file():  # a pipe would make this wait for somebody to write
-                raise CollateralError("there is no file; name one, or a URL")
-            with self._path.open("rb") as file:
-                return parse_bundle(file.read(BUNDLE_BYTES + 1))
+            return parse_bundle(files.read(self._path, limit=BUNDLE_BYTES))
         except OSError as fault:
             raise CollateralError(f"{self._path} cannot be read: {fault.strerror}; name a file, or a URL") from None
         except CollateralError as fault:
@@ -157,8 +155,7 @@ class Service:
         if self._cache is None:
             return None
         try:
-            with (self._cache / name).open("rb") as file:
-                data = file.read(BUNDLE_BYTES + 64)
+            data = files.read(self._cache / name, limit=BUNDLE_BYTES + 64)
             stamp = _STAMP.match(data)
             if stamp is None:
                 return None

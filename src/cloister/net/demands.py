@@ -19,9 +19,9 @@ from cloister.attest.transcript import Role
 from cloister.attest.verifier import MAKERS, Roots
 from cloister.charter import Charter
 from cloister.errors import CollateralError
+from cloister.files import read_text
 from cloister.net.files import read_charter as read_charter
-from cloister.net.files import read_text
-from cloister.tables import Table, faulty, load
+from cloister.tables import TEXT_BYTES, Table, faulty, load
 
 CollateralSource = Callable[[Evidence, datetime], Collateral | None]
 """Where collateral for some evidence comes from, at a time: ``cloister.net.collateral``."""
@@ -66,7 +66,7 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
         ConfigurationError: the file cannot be read, or has faults, all of which are listed.
     """
     faults: list[str] = []
-    table = Table(load(read_text(path), source=str(path)), faults=faults)
+    table = Table(load(read_text(path, limit=TEXT_BYTES), source=str(path)), faults=faults)
     reference = entries.parse(table.tables("software"))
     table.finish()
     if not reference and not faults:

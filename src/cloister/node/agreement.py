@@ -17,12 +17,13 @@ from typing import Final
 from cloister.charter.charter import Charter
 from cloister.charter.checking import check_valid, enforceable
 from cloister.charter.floors import check_floors
-from cloister.charter.reading import MEMBERS, TEXT_BYTES, parse
+from cloister.charter.reading import MEMBERS, parse
 from cloister.charter.signatures import FILE_BYTES, Signature, check_signed, decode
 from cloister.charter.succession import check_successor
 from cloister.errors import CharterError
-from cloister.net.files import read_text
+from cloister.files import matching, read_text
 from cloister.node.config import CharterUse
+from cloister.tables import TEXT_BYTES
 
 _SIGNATURES: Final = 4 * MEMBERS
 """The most signature files that are read."""
@@ -68,9 +69,9 @@ def read_signatures(folder: Path) -> tuple[Signature, ...]:
     Raises:
         CharterError: a file is no signature or cannot be read, or there are too many.
     """
-    files = sorted(folder.glob("*.sig"))
+    files = matching(folder, "*.sig", limit=_SIGNATURES)
     if len(files) > _SIGNATURES:
-        raise CharterError(f"{folder} holds {len(files)} signatures, more than a charter has members")
+        raise CharterError(f"{folder} holds more than {_SIGNATURES} signatures; keep those of this charter's members")
     return tuple(decode(read_text(file, limit=FILE_BYTES, error=CharterError), source=str(file)) for file in files)
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from cloister import files
 from cloister.attest.entries import MAX_AGE
 from cloister.charter.floors import Floors
 from cloister.charter.reading import COUNT
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
 from cloister.node.node_table import NodeTable
-from cloister.tables import faulty, load
+from cloister.tables import TEXT_BYTES, faulty, load
 from cloister.wire.address import Address, parse_address
 
 MIB: Final = 1 << 20
@@ -170,13 +171,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Raises:
         ConfigurationError: it cannot be read; the message says how to make one.
     """
-    file = Path(path)
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        hint = f"write one with: cloister node new {file}"
-        reason = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"{file}: {reason}; {hint}") from None
+    return files.read_text(path, limit=TEXT_BYTES, hint=f"write one with: cloister node new {path}")
 
 
 def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfiguration:

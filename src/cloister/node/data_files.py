@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple, cast
@@ -18,12 +16,15 @@ from typing import IO, Final, NamedTuple, cast
 import msgspec
 
 from cloister.errors import ConfigurationError, DataSetError, WireError
+from cloister.files import open_regular
 from cloister.net.secrets import Secrets
 from cloister.node.config import SEALED, DataSet, StudyData
 from cloister.node.sealed import check_header, open_sealed
 from cloister.wire.limits import DIMENSIONS
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.headers import missing, read_npy, read_safetensors
+from cloister.worker.data.archives import open_array
+from cloister.worker.data.faults import DAMAGED
+from cloister.worker.data.headers import read_npy, read_safetensors
 
 _log: Final = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def open_data(path: Path, *, key: bytes | None = None) -> IO[bytes]:
     Raises:
         ConfigurationError: it does not open with this key. OSError: it cannot be read.
     """
-    return path.open("rb") if key is None else cast(IO[bytes], open_sealed(path, key=key))
+    return open_regular(path) if key is None else cast(IO[bytes], open_sealed(path, key=key))
 
 
 def format_of(path: Path) -> str:
@@ -131,8 +132,7 @@ def _inspect(path: Path, tensor: str, *, key: bytes | None = None) -> TensorSpec
         raise ConfigurationError(f"{path}: {fault.strerror or 'it cannot be read'}") from None
     except WireError as fault:
         raise ConfigurationError(f"{path}, tensor {tensor!r}: {fault}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as fault:
-        # What zipfile raises for damaged, encrypted or exotic archives; a UnicodeDecodeError is a ValueError.
+    except DAMAGED as fault:
         if isinstance(fault, ConfigurationError):
             raise
         raise ConfigurationError(f"{path} is damaged or not a {format_of(path)} file: {fault}") from None
@@ -149,8 +149,10 @@ def inspect_columns(data: StudyData) -> tuple[TensorSpec | None, ...]:
         ConfigurationError: as ``inspect``, or the columns differ in their number of rows.
     """
     if data.path.suffix == ".parquet":
-        if not data.path.is_file():
+        if not data.path.exists():
             raise ConfigurationError(f"{data.path}: there is no such file")
+        if not data.path.is_file():
+            raise ConfigurationError(f"{data.path}: it is no regular file, and nothing else is read")
         return (None,) * len(data.columns)
     if data.path.suffix == ".npy" and len(data.columns) != 1:
         raise ConfigurationError(f"{data.path}: an .npy file is one column, and {len(data.columns)} are named")
@@ -180,12 +182,8 @@ def _check_sealed(path: Path) -> None:
 
 
 def _read_npz(file: IO[bytes], tensor: str) -> Located:
-    with zipfile.ZipFile(file) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        if tensor not in names:
-            raise missing(tensor, names)
-        with archive.open(f"{tensor}.npy") as array:
-            return Located(read_npy(array).spec, None)
+    with open_array(file, tensor) as array:
+        return Located(array.stored.spec, None)
 
 
 def _read_safetensors(file: IO[bytes], tensor: str) -> Located:

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from cloister import files
 from cloister.aggregator.job import name_of_values
 from cloister.aggregator.records import state_digest
 from cloister.aggregator.updates import State
@@ -50,7 +51,7 @@ def state_digest_of(rounds: int, state: Sequence[Values]) -> bytes | None:
 def read(file: Path, *, kept: Kept) -> Model | None:
     """What ``write`` wrote; None where it is gone or damaged: others have it."""
     try:
-        content = memoryview(file.read_bytes())
+        content = memoryview(files.read(file, limit=sum(kept.sizes)))
     except OSError:
         return None
     if len(content) != sum(kept.sizes):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from cloister import files
 from cloister.errors import ConfigurationError
 
 KEY_BYTES: Final = 32
@@ -144,7 +144,7 @@ def check_header(path: Path) -> None:
     Raises:
         ConfigurationError: it does not. OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with files.opened(path) as file:
         _read_header(file, str(path))
 
 
@@ -154,7 +154,7 @@ def open_sealed(path: Path, *, key: bytes) -> SealedFile:
     Raises:
         ConfigurationError: as ``SealedFile``. OSError: it cannot be read.
     """
-    file = path.open("rb")
+    file = files.open_regular(path)
     try:
         return SealedFile(file, key=key, name=str(path))
     except BaseException:
@@ -169,7 +169,7 @@ def seal_file(source: Path, target: Path, *, key: bytes) -> None:
         ConfigurationError: ``source`` cannot be read, ``target`` exists or cannot be written.
     """
     try:
-        with source.open("rb") as file:
+        with files.opened(source) as file:
             _write(target, seal(file, key=key))
     except FileExistsError:
         raise ConfigurationError(f"{target} exists and is not overwritten; name another file with --out") from None
@@ -213,9 +213,9 @@ def read_key(path: Path) -> bytes:
         ConfigurationError: it cannot be read, others may read it, or it holds no key.
     """
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             mode = os.fstat(file.fileno()).st_mode
-            key = file.read(KEY_BYTES + 1) if stat.S_ISREG(mode) else b""
+            key = file.read(KEY_BYTES + 1)
     except OSError as fault:
         raise ConfigurationError(f"{path} cannot be read: {fault.strerror}") from None
     if mode & 0o077:

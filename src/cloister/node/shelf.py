@@ -8,18 +8,18 @@ what it found, the owner's file and every other session's view stay as they were
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from cloister.errors import InteractiveRefusedError, WorkerError
-from cloister.node.data_files import ShelfEntry, format_of, locate, open_data
+from cloister.node.data_files import ShelfEntry, locate, open_data
+from cloister.wire.tensors import TensorSpec
+from cloister.worker.data.faults import DAMAGED
+from cloister.worker.data.files import load_npz
 from cloister.worker.values import as_bytes, empty
 
 _log: Final = logging.getLogger("cloister.node.shelf")
@@ -60,38 +60,40 @@ class Shelf:
             if entry.spec is None:
                 raise WorkerError(f"the data set tagged {_listed(entry.tags)} is locked: {entry.locked}")
             try:
-                tensor = _load(Path(entry.path), entry.tensor, entry.key)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, SafetensorError) as fault:
+                tensor = _load(Path(entry.path), entry.tensor, entry.spec, entry.key)
+            except (*DAMAGED, SafetensorError, MemoryError) as fault:
                 _log.error("data set %s: cannot read %s: %s", _listed(entry.tags), entry.path, type(fault).__name__)
                 raise WorkerError(f"the data set tagged {_listed(entry.tags)} cannot be read at its node") from None
-            if str(tensor.dtype) != f"torch.{entry.spec.dtype}" or tuple(tensor.shape) != entry.spec.shape:
+            if tensor is None:
                 _log.error("data set %s: %s changed since the node started", _listed(entry.tags), entry.path)
                 raise WorkerError(f"the data set tagged {_listed(entry.tags)} changed since its node started")
             tensor = self._loaded[index] = tensor.to(self._device)
         return tensor
 
 
-def _load(path: Path, name: str, key: bytes | None) -> torch.Tensor:
-    if format_of(path) == ".npz":
-        with open_data(path, key=key) as file, np.load(file, allow_pickle=False) as archive:
-            return torch.from_numpy(archive[name])
-    if key is not None:
-        return _load_sealed(path, name, key)
-    with safe_open(path, framework="pt") as file:
-        tensor: torch.Tensor = file.get_tensor(name)
-        return tensor
-
-
-def _load_sealed(path: Path, name: str, key: bytes) -> torch.Tensor:
-    """A tensor from a sealed ``.safetensors`` file, whose library reads files only."""
+def _load(path: Path, name: str, spec: TensorSpec, key: bytes | None) -> torch.Tensor | None:
+    """A tensor from its file; None where it is no longer what ``spec`` says, and then nothing but headers is read."""
     with open_data(path, key=key) as file:
-        spec, start = locate(file, path=path, tensor=name)
-        tensor = empty(spec)
-        view = as_bytes(tensor)
-        file.seek(start or 0)
-        if file.readinto(view) != len(view):  # type: ignore[attr-defined]
-            raise ValueError("the file ends within the tensor")
+        found, start = locate(file, path=path, tensor=name)
+        if found != spec:
+            return None
+        if start is None:
+            return load_npz(file, name, memory_bytes=spec.nbytes())
+        if key is not None:
+            return _load_sealed(file, spec, start)
+    with safe_open(path, framework="pt") as mapped:
+        tensor: torch.Tensor = mapped.get_tensor(name)
         return tensor
+
+
+def _load_sealed(file: IO[bytes], spec: TensorSpec, start: int) -> torch.Tensor:
+    """A tensor from a sealed ``.safetensors`` file, whose library reads files only."""
+    tensor = empty(spec)
+    view = as_bytes(tensor)
+    file.seek(start)
+    if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+        raise ValueError("the file ends within the tensor")
+    return tensor
 
 
 def _listed(tags: Sequence[str]) -> str:

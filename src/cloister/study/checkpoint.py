@@ -21,9 +21,12 @@ from cloister.aggregator.updates import State
 from cloister.aggregator.vectors import Vector
 from cloister.errors import ConfigurationError
 from cloister.study.history import Round
+from cloister.worker.data.headers import check_safetensors
 from cloister.worker.values import sendable
 
 _FORMAT: Final = "cloister run 1"
+_HEADER_BYTES: Final = 1 << 26
+"""The longest header: it holds what each round reported."""
 _OTHER: Final = "other "
 
 
@@ -72,6 +75,7 @@ def read(path: Path, *, start: Progress, settings: Mapping[str, str]) -> Progres
         ConfigurationError: the file cannot be read, or is of a run with other settings; the message names them.
     """
     try:
+        check_safetensors(path, limit=_HEADER_BYTES)
         with safe_open(path, framework="pt") as file:
             notes = msgspec.msgpack.decode(bytes.fromhex((file.metadata() or {}).get("run", "")), type=_Notes)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict

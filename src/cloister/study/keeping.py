@@ -28,6 +28,8 @@ from cloister.aggregator.updates import State
 from cloister.aggregator.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError
+from cloister.files import lines
+from cloister.worker.data.headers import check_safetensors
 
 CHAIN: Final = "chain.jsonl"
 NEWEST: Final = "newest.safetensors"
@@ -105,6 +107,7 @@ class Folder:
         if not file.exists():
             return None
         try:
+            check_safetensors(file)
             with safe_open(file, framework="pt") as opened:
                 rounds = int((opened.metadata() or {})[_ROUNDS])
                 found = {name: opened.get_tensor(name).numpy() for name in opened.keys()}  # noqa: SIM118  not a dict
@@ -148,11 +151,10 @@ def _take(lock: int, path: Path) -> None:
 
 def _whole_lines(file: Path) -> Iterator[bytes]:
     try:
-        with file.open("rb") as opened:
-            while line := opened.readline(LINE_BYTES + 1):
-                if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
-                    return  # it was being written
-                yield line
+        for line in lines(file, limit=LINE_BYTES):
+            if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
+                return  # it was being written
+            yield line
     except FileNotFoundError:
         return
     except OSError as fault:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Final
 
+from cloister import files
 from cloister.attest.attester.measure import measure
 from cloister.attest.evidence import Evidence, Tee
 from cloister.attest.simulated_report import make
@@ -18,6 +18,7 @@ MACHINE_IDS: Final = ("/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/
 """What names this machine, best first: the last is new at every boot."""
 
 _ID_CHARACTERS: Final = 32
+_ID_BYTES: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def platform(paths: tuple[str, ...] = MACHINE_IDS) -> bytes:
 def _machine_id(paths: tuple[str, ...]) -> bytes:
     for path in paths:
         try:
-            text = Path(path).read_bytes().strip()
+            text = files.read(path, limit=_ID_BYTES).strip()
         except OSError:
             continue
         if len(text) >= _ID_CHARACTERS:  # "uninitialized" is no id: machine-id(5)

@@ -7,8 +7,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from cloister.errors import DataSetError, WireError
+
+DAMAGED: Final = (OSError, ValueError, LookupError, WireError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What ``zipfile``, ``json`` and our own readers raise for a broken file. RuntimeError: encrypted and exotic archives
+(NotImplementedError), and JSON that is nested too deep (RecursionError)."""
 
 
 @contextmanager
@@ -30,6 +35,5 @@ def reading(path: Path, tensor: str = "") -> Iterator[None]:
         raise DataSetError(f"{path}: it cannot be read: {fault.strerror or fault}") from None
     except MemoryError:
         raise DataSetError(f"{where}: there is not enough memory for it") from None
-    except (ValueError, LookupError, WireError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as fault:
-        # RuntimeError includes NotImplementedError (encrypted and exotic archives) and RecursionError (deep JSON).
+    except DAMAGED as fault:
         raise DataSetError(f"{where}: the file is damaged or not what its name says: {fault}") from None

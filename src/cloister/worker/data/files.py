@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
@@ -17,17 +16,22 @@ import numpy as np
 import torch
 
 from cloister.errors import DataSetError
+from cloister.files import opened
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.tensors import TensorSpec
+from cloister.worker.data.archives import open_array
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.faults import reading
-from cloister.worker.data.headers import Stored, missing, read_npy, read_safetensors
+from cloister.worker.data.headers import Stored, read_npy, read_safetensors
 from cloister.worker.data.parquet import WINDOW_BYTES, RowGroups
 from cloister.worker.data.rows import Arrays, MappedRows, Rows
 from cloister.worker.values import as_bytes
 
 MEMORY_BYTES: Final = 4 << 30
 """What may be read into memory where nothing else is said: the values of ``.npz`` arrays, a window of row groups."""
+
+ROWS: Final = 1 << 29
+"""The most rows of a data set that is mapped: an epoch's order takes 8 bytes of memory for each."""
 
 
 class Source(NamedTuple):
@@ -72,14 +76,19 @@ def open_columns(sources: Mapping[str, Source], *, memory_bytes: int = MEMORY_BY
             columns[name] = column = _open(path, tensor, memory_bytes)
             if isinstance(column, torch.Tensor):
                 memory_bytes -= column.nbytes
-    return Arrays(columns)
+    found = Arrays(columns)
+    if len(found) > ROWS:  # a file with holes has as many as it says
+        raise DataSetError(f"it has {len(found)} rows, and {ROWS} can be put in order; split the data set")
+    return found
 
 
 def _open(path: Path, tensor: str, memory_bytes: int) -> torch.Tensor | Rows:
-    with path.open("rb") as file:
+    with opened(path) as file:
         match path.suffix:
             case ".npz":
-                return _load_npz(file, tensor, memory_bytes)
+                with open_array(file, tensor) as array:
+                    _check_rows(array.stored.spec)
+                return load_npz(file, tensor, memory_bytes=memory_bytes)
             case ".npy":
                 return _map(file, read_npy(file))
             case ".safetensors":
@@ -99,30 +108,28 @@ def _map(file: IO[bytes], stored: Stored) -> MappedRows:
     return MappedRows(values.reshape(spec.shape[0], -1), row=TensorSpec(spec.dtype, spec.shape[1:]))
 
 
-def _load_npz(file: IO[bytes], name: str, memory_bytes: int) -> torch.Tensor:
-    with zipfile.ZipFile(file) as archive:
-        names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
-        if name not in names:
-            raise missing(name, names)
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("it is compressed in a way that NumPy does not write")
-        with archive.open(member) as stream:
-            spec, start, by_columns = read_npy(stream)
-            _check_rows(spec)
-            if member.file_size != start + spec.nbytes():
-                raise ValueError("its size is not that of its values")
-            if spec.nbytes() > memory_bytes:
-                raise DataSetError(
-                    f"{spec} takes {spec.nbytes()} bytes of memory, and {memory_bytes} are allowed; "
-                    "save it as .npy or .safetensors, which are not read into memory"
-                )
-            # NumPy's, because that says so with a MemoryError where there is not enough.
-            stored = torch.from_numpy(np.empty(spec.shape[::-1] if by_columns else spec.shape, spec.dtype))
-            _fill(stored, stream)
-    if stored.dtype == torch.bool:
-        stored.view(torch.uint8).clamp_(max=1)  # any byte is a bool to PyTorch, and only 0 and 1 are defined
-    return stored.permute(*range(stored.ndim)[::-1]) if by_columns else stored
+def load_npz(file: IO[bytes], name: str, *, memory_bytes: int) -> torch.Tensor:
+    """An array of an ``.npz`` archive, read into memory.
+
+    Raises:
+        DataSetError: there is none of that name, it cannot be used, or it takes more than ``memory_bytes``.
+        ValueError, WireError, and what ``zipfile`` raises: the archive is damaged. MemoryError.
+    """
+    with open_array(file, name) as (stored, size, stream):
+        spec, start, by_columns = stored
+        if size != start + spec.nbytes():
+            raise ValueError("its size is not that of its values")
+        if spec.nbytes() > memory_bytes:
+            raise DataSetError(
+                f"{spec} takes {spec.nbytes()} bytes of memory, and {memory_bytes} are allowed; "
+                "save it as .npy or .safetensors, which are not read into memory"
+            )
+        # NumPy's, because that says so with a MemoryError where there is not enough.
+        values = torch.from_numpy(np.empty(spec.shape[::-1] if by_columns else spec.shape, spec.dtype))
+        _fill(values, stream)
+    if values.dtype == torch.bool:
+        values.view(torch.uint8).clamp_(max=1)  # any byte is a bool to PyTorch, and only 0 and 1 are defined
+    return values.permute(*range(values.ndim)[::-1]) if by_columns else values
 
 
 def _fill(tensor: torch.Tensor, stream: IO[bytes]) -> None:

@@ -11,11 +11,14 @@ are without it.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from cloister.errors import DataSetError
+from cloister.files import opened
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
 
@@ -53,7 +56,20 @@ SAFETENSORS_TYPES: Final = {
     "C64": "complex64",
 }
 HEADER_BYTES: Final = 1 << 20
-"""The longest header that is read: a data set has a few columns, and no thousands of tensors."""
+"""The longest header of a ``.safetensors`` file that is read: a data set has a few columns, and no thousands of
+tensors."""
+
+NPY_HEADER_BYTES: Final = 1 << 16
+"""The longest header of a ``.npy`` file: as long as version 1.0 can have it."""
+
+_NPY_FIELD: Final = re.compile(
+    r"""[ ]*+ '(?P<name> descr | fortran_order | shape )' [ ]*+ : [ ]*+
+        (?: '(?P<text> [^']*+ )' | (?P<truth> True | False ) | \( (?P<sizes> [0-9, ]*+ ) \) | (?P<records> \[ ) )
+        [ ]*+ ,?+ [ ]*+""",
+    re.VERBOSE,
+)
+"""One entry of the dictionary in a ``.npy`` header. No part gives back what it took: the time is the length's."""
+_NPY_KINDS: Final = {"descr": "text", "fortran_order": "truth", "shape": "sizes"}
 
 
 class Stored(NamedTuple):
@@ -71,29 +87,52 @@ def read_npy(file: IO[bytes]) -> Stored:
         raise ValueError("it does not start as a .npy file does")
     width = 2 if magic[6] == 1 else 4
     length = int.from_bytes(_exactly(file, width), "little")
-    if length > HEADER_BYTES:
-        raise ValueError(f"it claims a header of {length} bytes")
-    header = _exactly(file, length).decode("utf-8" if magic[6] == 3 else "latin-1")
-    descr = re.search(r"'descr': *'([^']*)'", header)
-    shape = re.search(r"'shape': *\(((?:\d{1,18},? *)*)\)", header)
-    by_columns = re.search(r"'fortran_order': *(True|False)", header)
-    if descr is None and re.search(r"'descr': *\[", header):
-        raise DataSetError("records of several fields cannot be used, only plain arrays")
-    if descr is None or shape is None or by_columns is None:
-        raise ValueError("its header describes no array")
-    sizes = tuple(int(size) for size in re.findall(r"\d+", shape[1]))
+    if length > NPY_HEADER_BYTES:
+        raise ValueError(f"it claims a header of {length} bytes, and has {NPY_HEADER_BYTES} at most")
+    fields = _npy_fields(_exactly(file, length).decode("utf-8" if magic[6] == 3 else "latin-1"))
+    sizes = _npy_sizes(fields["shape"])
     return Stored(
-        _checked(TensorSpec(_numpy_type(descr[1]), sizes)),
+        _checked(TensorSpec(_numpy_type(fields["descr"]), sizes)),
         8 + width + length,
-        by_columns=by_columns[1] == "True" and len(sizes) > 1,
+        by_columns=fields["fortran_order"] == "True" and len(sizes) > 1,
     )
+
+
+def _npy_fields(header: str) -> dict[str, str]:
+    """The three entries of a ``.npy`` header, as they are written."""
+    text = header.strip()
+    if not (text.startswith("{") and text.endswith("}")):
+        raise ValueError("its header describes no array")
+    fields: dict[str, str] = {}
+    at, end = 1, len(text) - 1
+    while at < end:
+        field = _NPY_FIELD.match(text, at, end)
+        if field is None or field["name"] in fields:
+            raise ValueError("its header describes no array")
+        if field["records"]:
+            raise DataSetError("records of several fields cannot be used, only plain arrays")
+        if field.lastgroup != _NPY_KINDS[field["name"]]:
+            raise ValueError("its header describes no array")
+        fields[field["name"]] = field[_NPY_KINDS[field["name"]]]
+        at = field.end()
+    if len(fields) != len(_NPY_KINDS):
+        raise ValueError("its header describes no array")
+    return fields
+
+
+def _npy_sizes(text: str) -> tuple[int, ...]:
+    """The sizes in ``3, 4`` or ``3,``; each is at most ``SIZE``, and so has at most 15 digits."""
+    sizes = [size.strip() for size in text.split(",")]
+    if sizes[-1] == "":
+        sizes.pop()
+    if len(sizes) > DIMENSIONS or not all(size.isdigit() and len(size) <= len(str(SIZE)) for size in sizes):
+        raise ValueError("its header describes no array of a size that can be")
+    return tuple(map(int, sizes))
 
 
 def read_safetensors(file: IO[bytes], *, tensor: str, size: int) -> Stored:
     """One tensor of a ``.safetensors`` file of ``size`` bytes."""
-    length = int.from_bytes(_exactly(file, 8), "little")
-    if not 2 <= length <= min(HEADER_BYTES, size - 8):
-        raise ValueError(f"it claims a header of {length} bytes")
+    length = safetensors_header(file, size=size)
     header = json.loads(_exactly(file, length))
     if not isinstance(header, dict):
         raise ValueError("its header is not a table")
@@ -106,6 +145,27 @@ def read_safetensors(file: IO[bytes], *, tensor: str, size: int) -> Stored:
     if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
         raise ValueError("it does not hold all of its values")
     return Stored(spec, 8 + length + start)
+
+
+def safetensors_header(file: IO[bytes], *, size: int, limit: int = HEADER_BYTES) -> int:
+    """How long the header of a ``.safetensors`` file of ``size`` bytes is, which comes next in it.
+
+    The format's own library reads headers of 100 MB, and takes a gigabyte for one.
+    """
+    length = int.from_bytes(_exactly(file, 8), "little")
+    if not 2 <= length <= min(limit, size - 8):
+        raise ValueError(f"it claims a header of {length} bytes, and {limit} are read at most")
+    return length
+
+
+def check_safetensors(path: Path, *, limit: int = HEADER_BYTES) -> None:
+    """Looks at the length of a file's header, before the format's own library reads it.
+
+    Raises:
+        OSError, ValueError: it is no regular file, or its header is longer than ``limit`` bytes.
+    """
+    with opened(path) as file:
+        safetensors_header(file, size=os.fstat(file.fileno()).st_size, limit=limit)
 
 
 def missing(tensor: str, present: Sequence[str]) -> DataSetError:

@@ -17,6 +17,7 @@ is damaged, asking pyarrow for them ends the process.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +28,13 @@ import torch
 from numpy.typing import NDArray
 
 from cloister.errors import DataSetError, MissingDependencyError
+from cloister.files import open_regular
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.batches import Column, check_batch_size, generator
 from cloister.worker.data.faults import reading
+from cloister.worker.data.pages import METADATA_BYTES, check_pages, read_metadata
+from cloister.worker.data.thrift import ITEMS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -40,8 +44,6 @@ WINDOW_BYTES: Final = 128 << 20
 
 _READ_BYTES: Final = 4 << 20
 """Values decoded at a time."""
-_METADATA_BYTES: Final = 64 << 20
-"""The longest text, and the most items, that a file's metadata may claim."""
 _TYPES: Final = {
     "bool": "bool",
     "uint8": "uint8",
@@ -77,16 +79,21 @@ class RowGroups:
         self._names = list(columns.values())
         self._path = path
         with _reading(path):
+            self._bytes = open_regular(path)
+            weakref.finalize(self, self._bytes.close)
+            self._groups = read_metadata(self._bytes)
             self._file = arrow.parquet.ParquetFile(
-                path,
+                self._bytes,
                 buffer_size=_READ_BYTES,
                 pre_buffer=False,
-                thrift_string_size_limit=_METADATA_BYTES,
-                thrift_container_size_limit=_METADATA_BYTES,
+                thrift_string_size_limit=METADATA_BYTES,
+                thrift_container_size_limit=ITEMS,
             )
-            metadata, fields = self._file.metadata, self._file.schema_arrow
+            fields = self._file.schema_arrow
             self.schema = tuple(Column(name, _row(there, fields)) for name, there in columns.items())
-            self._rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            self._rows = [group.rows for group in self._groups]
+            self._leaves = {name: _leaves(self._file.schema, there) for name, there in columns.items()}
+        self._page_bytes = min(WINDOW_BYTES, memory_bytes)
         self._row_bytes = sum(column.row.nbytes() for column in self.schema)
         self._check_sizes(memory_bytes)
 
@@ -133,6 +140,8 @@ class RowGroups:
         rows = sum(self._rows[group] for group in groups)
         filled = 0
         with _reading(self._path):
+            for group in groups:
+                self._check_pages(group)
             values = [np.empty((rows, *column.row.shape), column.row.dtype) for column in self.schema]
             pieces = self._file.iter_batches(
                 batch_size=max(1, _READ_BYTES // self._row_bytes),
@@ -151,6 +160,15 @@ class RowGroups:
                 raise ValueError("its row groups hold fewer rows than its metadata says")
         return values
 
+    def _check_pages(self, group: int) -> None:
+        """What the pages of a row group claim, each time before they are read."""
+        rows, chunks = self._groups[group]
+        for column in self.schema:
+            for leaf in self._leaves[column.name]:
+                if leaf >= len(chunks):
+                    raise ValueError("a row group of it lacks columns")
+                check_pages(self._bytes, chunks[leaf], values=rows * column.row.count(), page_bytes=self._page_bytes)
+
     def _check_sizes(self, memory_bytes: int) -> None:
         if any(not 0 <= rows <= SIZE for rows in self._rows) or not self._row_bytes:
             raise DataSetError(f"{self._path}: the file is damaged: it claims impossible numbers of rows")
@@ -162,6 +180,12 @@ class RowGroups:
                 f"{self._path}: a row group of it takes {largest} bytes of memory, and {memory_bytes} are allowed; "
                 "write it with smaller row groups (row_group_size in pyarrow and pandas)"
             )
+
+
+def _leaves(schema: Any, name: str) -> list[int]:
+    """The numbers of the file's columns that a column is made of."""
+    paths = [schema.column(at).path for at in range(len(schema))]
+    return [at for at, path in enumerate(paths) if path == name or path.startswith(f"{name}.")]
 
 
 def _row(name: str, fields: pyarrow.Schema) -> TensorSpec:
