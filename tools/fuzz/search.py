@@ -6,14 +6,15 @@
     python -m tools.fuzz --replay found.jsonl          the steps of a finding, one a line (or "-": from standard input)
     python -m tools.fuzz --unguarded --only backward   without guards: shows what a guard is for
 
-Run it after an upgrade of PyTorch, for an operation that is added, and when the executor changes. A session puts tensors
-and calls operations with valid and bent arguments: objects twice, views of views, overlapping windows, no elements, huge
-and negative integers, other element types, numbers of objects that were freed. After each step everything that the session
-holds is compared byte by byte; ``watching.py`` says what must hold, ``campaign.py`` what crash, hang and leak are.
+Run it after an upgrade of PyTorch, for an operation that is added, and when the executor changes. A session puts
+tensors and calls operations with valid and bent arguments: objects twice, views of views, overlapping windows, no
+elements, huge and negative integers, other element types, numbers of objects that were freed. After each step
+everything that the session holds is compared byte by byte; ``watching.py`` says what must hold, ``campaign.py`` what
+crash, hang and leak are.
 
-With a C compiler, tensors' memory lies between inaccessible pages. A fault is printed once for each operation, shrunk, as
-lines that ``--replay`` takes. An operation with three findings is left out from then on. Exit status: 1 if anything was
-found."""
+With a C compiler, tensors' memory lies between inaccessible pages. A fault is printed once for each operation, shrunk,
+as lines that ``--replay`` takes. An operation with three findings is left out from then on. Exit status: 1 if anything
+was found."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ CALLS_A_SESSION = 40
 
 
 def search(campaign: Campaign, *, first: int, calls: int, minutes: float) -> Mapping[tuple[str, str], int]:
-    """Sessions from number ``first`` on, until so many calls or minutes; how often each fault of an operation was found."""
+    """Sessions from number ``first`` on, until so many calls or minutes; how often each operation's faults were found."""
     found: Counter[tuple[str, str]] = Counter()
     number, deadline = first, time.monotonic() + minutes * 60
     while campaign.tally.calls.total() < calls and time.monotonic() < deadline:

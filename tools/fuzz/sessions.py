@@ -1,8 +1,8 @@
 """Random sessions: what a caller says next, drawn with a view to what its session holds.
 
-A call starts from valid arguments, some of them bent. Its tensors are objects that the session holds, new ones, views of
-either (steps, transposes, overlapping windows, broadcasts, other element types), or one object twice. In between, objects
-are freed, their numbers used again, values fetched, and rules broken that no honest caller breaks.
+A call starts from valid arguments, some of them bent. Its tensors are objects that the session holds, new ones, views
+of either (steps, transposes, overlapping windows, broadcasts, other element types), or one object twice. In between,
+objects are freed, their numbers used again, values fetched, and rules broken that no honest caller breaks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Caller:
         self._freed: list[int] = []
 
     def steps(self, start: int, calls: int) -> Steps:
-        """So many calls of the operations from position ``start`` on, and what they need. Each is answered by how it went."""
+        """So many calls, of the operations from position ``start`` on, and what they need; how a step went is sent back."""
         for at in range(start, start + calls):
             name = self._names[at % len(self._names)]
             yield from self._between()

@@ -2,7 +2,7 @@
 
 What must hold after every step (``Fault.kind`` where it does not):
 
-    refusal   a call that is answered with a failure has changed no byte, and its books only by the objects that are lost
+    refusal   a call that is answered with a failure has changed no byte, and the books only by the objects it lost
     mutation  one that succeeds changes only elements of the arguments that its schema says it writes
     books     the bytes that the session is charged with are those of its storages, its objects are counted
     geometry  every object has the element type, shape, strides and storage that the session believes
@@ -36,7 +36,7 @@ from tools.fuzz.steps import Step, command
 MEMORY_BYTES, OBJECTS = 4 << 20, 256
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - not an error of this program
     """Something that must hold does not."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -74,7 +74,7 @@ class Watched:
         return {id: entry.geometry for id, entry in self._entries() if id > 0}
 
     def _entries(self) -> Iterator[tuple[int, Entry]]:
-        """The objects, and, under negative ids, those that stay for their tags. Whoever keeps one keeps its memory booked."""
+        """The objects, and under negative ids those that their tags keep. Whoever keeps one keeps its memory booked."""
         for id, entry in self.executor._store.held.items():
             if type(entry) is Entry:
                 yield id, entry
