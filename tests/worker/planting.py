@@ -104,7 +104,7 @@ def main(fence: Fence) -> dict[str, list[Any]]:
     for name, (_, op, plant) in {"": ("", "", _dies), **PLANTS}.items():
         searched = Campaign(fence, {}, OPERATIONS, seed=1)
         with _planted(op, plant), mock.patch.object(campaign, "CPU_SECONDS", CPU_SECONDS):
-            finding = searched.session(0, CALLS)
+            _, finding = searched.sessions([0, 1], CALLS)
             if finding is not None:
                 finding = shrunk(finding, searched.again)
                 again = searched.again(finding.steps)

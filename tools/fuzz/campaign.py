@@ -1,4 +1,4 @@
-"""Sessions in children, each forked for one session and gone with it, and what became of them.
+"""Sessions in forked children, and what became of them.
 
 A child takes the session's steps twice, over memory that is filled with one byte and with another: what then differs
 was never written (``leak``). A child that dies of a signal is a ``crash``; one that spends ``CPU_SECONDS`` on a step,
@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,17 +80,24 @@ class Campaign:
         for step in (["put", 1, "float32", [2], 1], ["call", "aten::add.Tensor", [1, 1], {}, [2], None]):
             warm.do(step)
 
-    def session(self, number: int, calls: int, *, without: frozenset[str] = frozenset()) -> Finding | None:
-        """The session of this number: so many calls of the next operations in turn; those ``without`` are left out."""
+    def sessions(
+        self, numbers: Sequence[int], calls: int, *, without: frozenset[str] = frozenset()
+    ) -> tuple[int, Finding | None]:
+        """The sessions of these numbers, up to the first in which something is found.
 
-        def source(session: Watched) -> Steps:
+        Each is of so many calls, of the next operations in turn; those ``without`` are left out. How many there were,
+        and what was found.
+        """
+        names = [name for name in self._names if name not in without]
+
+        def source(number: int, session: Watched) -> Steps:
             draw = random.Random(f"{self._seed} {number}")  # noqa: S311
             torch.manual_seed(draw.randrange(2**63))
-            names = [name for name in self._names if name not in without]
             return Caller(session, draw, self._valid, names).steps(number * calls, calls)
 
-        self.tally.sessions += 1
-        return self._played(source, self.tally)
+        before = self.tally.sessions
+        finding = self._played([partial(source, number) for number in numbers], self.tally)
+        return self.tally.sessions - before, finding
 
     def again(self, steps: Sequence[Step]) -> Finding | None:
         """These very steps."""
@@ -97,14 +105,14 @@ class Campaign:
         def source(session: Watched) -> Steps:
             yield from (step for step in steps)  # as a generator, which takes answers: it has no use for them
 
-        return self._played(source, Tally())
+        return self._played([source], Tally())
 
-    def _played(self, source: Source, tally: Tally) -> Finding | None:
+    def _played(self, sources: Sequence[Source], tally: Tally) -> Finding | None:
         log = os.memfd_create("fuzz")
         try:
             child = os.fork()
             if child == 0:
-                _live(self._fence, source, log, self._passed_over)
+                _live(self._fence, sources, log, self._passed_over)
             died = _ended(child)
             return _finding(_read(log), died, tally)
         finally:
@@ -114,8 +122,8 @@ class Campaign:
 # In the child.
 
 
-def _live(fence: Fence, source: Source, log: int, passed_over: frozenset[str]) -> None:
-    """Takes the steps, twice; does not return."""
+def _live(fence: Fence, sources: Sequence[Source], log: int, passed_over: frozenset[str]) -> None:
+    """Takes each session's steps, twice; does not return."""
 
     def note(*line: Any) -> None:
         os.write(log, json.dumps(line).encode() + b"\n")
@@ -127,11 +135,13 @@ def _live(fence: Fence, source: Source, log: int, passed_over: frozenset[str]) -
         warnings.simplefilter("ignore")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         limit_memory(PRIVATE_BYTES, threads=1)
-        fence.raise_(fill=FILLS[0], at_start=False)
-        taken = _take(source(session := Watched(fence, passed_over=passed_over)), session, note)
-        session.executor.close()
-        fence.raise_(fill=FILLS[1], at_start=True)
-        _take_again(taken, Watched(fence, passed_over=passed_over), note)
+        for source in sources:
+            note("session")
+            fence.raise_(fill=FILLS[0], at_start=False)
+            session = Watched(fence, passed_over=passed_over)
+            taken = _take(source(session), session, note)
+            fence.raise_(fill=FILLS[1], at_start=True)
+            _take_again(taken, Watched(fence, passed_over=passed_over), note)
     except Fault as fault:
         note("fault", fault.kind, fault.text)
     except BaseException as fault:  # noqa: BLE001 - whatever it is, it is told, and this process ends here
@@ -193,6 +203,9 @@ def _finding(lines: Sequence[list[Any]], died: str, tally: Tally) -> Finding | N
     last, fault = 0, None
     for line in lines:
         match line:
+            case ["session"]:
+                tally.sessions += 1
+                steps, last = [], 0
             case ["do", step]:
                 steps.append(step)
                 last = len(steps)

@@ -37,7 +37,7 @@ class Caller:
         self._freed: list[int] = []
 
     def steps(self, start: int, calls: int) -> Steps:
-        """So many calls, of the operations from position ``start`` on, and what they need; how a step went is sent back."""
+        """So many calls, of the operations from ``start`` on, and what they need; how a step went is sent back."""
         for at in range(start, start + calls):
             name = self._names[at % len(self._names)]
             yield from self._between()
