@@ -6,7 +6,7 @@
 
 The table is all of torch's ATen schemas, minus rules, plus what was reviewed by hand. Rules say what can be said of
 many overloads at once; the review below says the rest, each with its reason. After an upgrade of torch: run this,
-read the difference, run ``tools/fuzz_ops.py`` on what is new, and only then commit."""
+read the difference, run ``python -m tools.fuzz`` on what is new, and only then commit."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Backward operations are meant to be called by autograd with what the forward operation returned; their kernels look at
 neither the indices nor, often, the shapes. A caller can name them directly, and then they read and write outside
 their tensors. For those that training needs, ``check`` demands what autograd would have given. The others are not in
-the table. Each check was found by ``tools/fuzz_ops.py``, and by reading the kernel where that pointed to one.
+the table. Each check was found by ``tools/fuzz``, and by reading the kernel where that pointed to one.
 
 A check looks at shapes and at the least and greatest index; what it says names the operation, the argument and what
 is allowed, never a value."""

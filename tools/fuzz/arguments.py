@@ -1,13 +1,19 @@
-"""Valid calls of ATen overloads, and how ``tools/fuzz_ops.py`` bends their arguments.
+"""Valid calls of ATen overloads, and how their arguments are bent.
 
-A case is drawn from (seed, overload, number) alone, so that it can be made again anywhere.
+Valid calls are recorded while PyTorch's own operator samples run forward and backward, which takes minutes; they are
+kept in ``build/``, as text, for this version of PyTorch.
 """
 
 from __future__ import annotations
 
 import collections
+import json
 import random
-from collections.abc import Callable
+import sys
+import types
+import unittest
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,24 +23,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cloister.tensor import optable
+from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
+from cloister.tensor.ops import MEMORY_FORMATS
+from tools.fuzz import steps
 
 Arguments = dict[str, Any]
+Valid = Mapping[str, list[Arguments]]
 
-SEEDS_AN_OVERLOAD = 12
+CALLS_AN_OVERLOAD = 12
+KEPT = Path(__file__).parents[2] / "build" / f"fuzz-valid-{torch.__version__}.jsonl"
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps up to ``SEEDS_AN_OVERLOAD`` small calls of every overload that runs under it."""
+    """Keeps up to ``CALLS_AN_OVERLOAD`` small calls of every overload of the table that runs under it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: dict[str, list[Arguments]] = collections.defaultdict(list)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kept = self.calls[name_of(func)]
-        if len(kept) < SEEDS_AN_OVERLOAD and sum(t.numel() for t in tensors((args, kwargs))) < 5000:
+        name = name_of(func)
+        if (
+            name in optable.load()
+            and len(self.calls[name]) < CALLS_AN_OVERLOAD
+            and sum(t.numel() for t in tensors((args, kwargs))) < 2000
+        ):
             bound = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
-            kept.append(tree_map_only(torch.Tensor, lambda t: t.detach().clone(), bound))
+            self.calls[name].append(tree_map_only(torch.Tensor, lambda t: t.detach().clone(), bound))
         return func(*args, **(kwargs or {}))
 
 
@@ -47,21 +62,82 @@ def tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
-def record() -> dict[str, list[Arguments]]:
-    """Valid calls by overload: a few that this file makes, and torch's operator samples where they can be imported."""
+class _Kept(Mapping[str, list[Arguments]]):
+    """Recorded calls, read when they are asked for."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+
+    def __getitem__(self, name: str) -> list[Arguments]:
+        restored: list[Arguments] = _restored(json.loads(self._texts[name]))
+        return restored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+def few() -> Valid:
+    """The valid calls of a few models that this file makes."""
     recorder = Recorder()
     for make in EXTRAS:
         with recorder:
             make().sum().backward()
-    try:
-        from torch.testing._internal.common_methods_invocations import op_db
-    except ImportError:
-        op_db = []
+    return recorder.calls
+
+
+def many() -> Valid:
+    """Valid calls by overload, of PyTorch's operator samples as well; recorded the first time."""
+    if not KEPT.exists():
+        print("recording valid calls, which takes a few minutes the first time", flush=True)
+        calls = _record()
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text("".join(f"{name}\t{json.dumps(_plain(kept))}\n" for name, kept in sorted(calls.items())))
+    return _Kept(dict(line.split("\t") for line in KEPT.read_text().splitlines()))
+
+
+def _record() -> dict[str, list[Arguments]]:
+    # PyTorch's samples live beside its tests and name this package's class, and nothing else of it.
+    stand_in: Any = types.ModuleType("expecttest")
+    stand_in.TestCase = unittest.TestCase
+    sys.modules.setdefault("expecttest", stand_in)
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    recorder = Recorder()
+    recorder.calls.update(few())
     for entry in op_db:
         for dtype in (torch.float32, torch.int64, torch.complex64):
             if dtype in entry.dtypes:
                 _record_samples(recorder, entry, dtype)
     return recorder.calls
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, torch.Tensor):
+        return {"$tensor": steps.put(0, value)[2:]} if value.dtype in DTYPE_NAMES else None
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    for kind, names in ((torch.dtype, DTYPES), (torch.memory_format, MEMORY_FORMATS)):
+        if isinstance(value, kind):
+            return next(({"$named": name} for name, known in names.items() if known is value), None)
+    if isinstance(value, complex):
+        return value.real
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    if isinstance(value, dict) and "$tensor" in value:
+        return steps.value(*value["$tensor"])
+    if isinstance(value, dict) and "$named" in value:
+        return DTYPES.get(value["$named"], MEMORY_FORMATS.get(value["$named"]))
+    return {name: _restored(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _leaf(*shape: int) -> torch.Tensor:
@@ -109,33 +185,45 @@ def _record_samples(recorder: Recorder, entry: Any, dtype: torch.dtype) -> None:
         return
 
 
-INTS = [-(2**63), -(2**31) - 1, -1000, -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 100, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1]
+INTS = [
+    -(2**63), -(2**31) - 1, -1000, -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 100, 1000,
+    2**31 - 1, 2**31, 2**32 + 5, 2**40, 2**62, 2**63 - 1, 2**64 - 1,
+]  # fmt: skip
 INDICES = [-(2**63), -(2**40), -(2**31), -5000, -2, -1, 0, 1, 2, 3, 5, 17, 1000, 2**31 - 1, 2**40, 2**63 - 1]
 FLOATS = [0.0, -1.0, 1.0, 0.5, 2.0, 1e-300, 1e300, float("inf"), float("-inf"), float("nan")]
 UNBENT = ("Optional[Device]", "Optional[Layout]", "Optional[Generator]")  # a worker fixes them itself
-DTYPES = [
-    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.int32, torch.int16,
-    torch.int8, torch.uint8, torch.bool,
-]  # fmt: skip
+KINDS = sorted(DTYPES.values(), key=str)
 
 
-def case(name: str, number: int, seed: int, seeds: dict[str, list[Arguments]]) -> Arguments:
-    """The arguments of case ``number`` of an overload."""
-    draw = random.Random(f"{seed} {name} {number}")  # noqa: S311 - to be drawn again, not to be secret
+def drawn(draw: random.Random, name: str, valid: Valid) -> Arguments:
+    """Arguments of an overload: of a valid call, or of the types that its schema names; some of them then bent."""
     schema = packet(name)._schema
-    if seeds.get(name):
-        arguments = tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(seeds[name])))
+    if calls := valid.get(name):
+        arguments = tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(calls)))
     else:
         arguments = {a.name: invent(draw, str(a.real_type)) for a in schema.arguments if not a.has_default_value()}
-    if number == 0:
-        return arguments
-    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        if draw.random() < 0.7:
+            _make_alike(draw, arguments)
+    for _ in range(draw.choice([0, 0, 0, 1, 1, 1, 2, 3])):
         argument = draw.choice(schema.arguments)
         kind = str(argument.real_type)
         if (argument.name in arguments or draw.random() < 0.3) and kind not in UNBENT:
             old = arguments.get(argument.name)
-            arguments[argument.name] = bend(draw, name, argument.name, kind, invent(draw, kind) if old is None else old)
+            try:
+                bent = bend(draw, name, argument.name, kind, invent(draw, kind) if old is None else old)
+            except (RuntimeError, IndexError, ValueError, TypeError, OverflowError):
+                continue  # a bend that this tensor does not take
+            arguments[argument.name] = bent
     return arguments
+
+
+def _make_alike(draw: random.Random, arguments: Arguments) -> None:
+    """Gives all tensors one shape, and mostly one element type."""
+    first = next((value for value in arguments.values() if isinstance(value, torch.Tensor)), None)
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor) and first is not None and value is not first:
+            dtype = first.dtype if draw.random() < 0.8 else value.dtype
+            arguments[name] = torch.rand(first.shape).mul(4).to(dtype)
 
 
 def packet(name: str) -> Any:
@@ -151,10 +239,10 @@ def invent(draw: random.Random, kind: str) -> Any:
         return [invent(draw, kind[5:-1]) for _ in range(draw.choice([1, 2, 2, 3]))]
     if kind == "Tensor":
         shape = [draw.choice([1, 2, 3, 4]) for _ in range(draw.choice([0, 1, 2, 2, 3, 4]))]
-        generator = torch.Generator().manual_seed(draw.randrange(2**31))
+        torch.manual_seed(draw.randrange(2**31))
         if draw.random() < 0.35:
-            return torch.randint(0, 4, shape, generator=generator)
-        return torch.rand(shape, generator=generator)
+            return torch.randint(0, 4, shape)
+        return torch.rand(shape)
     made: dict[str, Callable[[], Any]] = {
         "int": lambda: draw.choice([0, 1, 2, 3]),
         "float": lambda: draw.choice([0.5, 1.0]),
@@ -184,7 +272,7 @@ def bend(draw: random.Random, name: str, argument: str, kind: str, value: Any) -
     if kind == "bool":
         return not value
     if kind == "ScalarType":
-        return draw.choice(DTYPES)
+        return draw.choice(KINDS)
     if kind == "int":
         return value + draw.choice([-1, 1]) if draw.random() < 0.3 else draw.choice(INTS)
     return value
@@ -242,7 +330,7 @@ BENDS: list[Callable[[random.Random, torch.Tensor], torch.Tensor]] = [
     _resize,
     _resize,
     _hostile_float,
-    lambda draw, t: t.to(draw.choice(DTYPES)),
+    lambda draw, t: t.to(draw.choice(KINDS)),
     lambda draw, t: t.unsqueeze(draw.randrange(t.dim() + 1)),
     lambda draw, t: t.select(draw.randrange(t.dim()), 0).clone() if t.dim() and min(t.shape) else t,
     lambda draw, t: t.mT if t.dim() > 1 else t,
