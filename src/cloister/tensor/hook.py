@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
+from cloister.tensor import composites, foreach, out, sequences  # noqa: F401  - they teach pointers more operations
 from cloister.tensor.births import upload
 from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
@@ -50,6 +51,8 @@ def install() -> None:
     nn.Module.move = move_module  # type: ignore[attr-defined]
     nn.Module.copy = copy_module  # type: ignore[attr-defined]
     register_optimizer_step_pre_hook(_state_follows)
+    register_optimizer_step_pre_hook(foreach.refuse_fused)
+    foreach.install()
 
 
 def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ()) -> PointerTensor:
