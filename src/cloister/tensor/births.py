@@ -8,8 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cloister.errors import OpRefusedError
-from cloister.tensor import drafts, ops  # noqa: F401  - drafts are what is born outside of BornAt
+from cloister.tensor import ops
 from cloister.tensor.dispatch import dispatch, issue
+from cloister.tensor.drafts import Draft
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.location import Location
 from cloister.tensor.pointer import PointerTensor
@@ -35,6 +36,8 @@ class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if Draft in types:  # born outside of this mode, and at home where the first pointer is that it meets
+            return Draft.__torch_dispatch__(func, types, args, kwargs)
         if PointerTensor in types:
             return dispatch(func, args, kwargs)
         if func is _LIFT and not args[0].is_meta:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from threading import local
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import torch
 from torch.utils._mode_utils import no_dispatch
@@ -36,22 +36,26 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         NotColocatedError: tensors of different places.
         OpRefusedError: an operation that no worker runs.
     """
-    special = _SPECIAL.get(func)
+    special = SPECIAL.get(func)
     if special is not None:
         return special(func, args, kwargs)
     try:
         op = ops.of_overload(func)
     except OpRefusedError:
-        # Under torch.inference_mode composite operations arrive whole, which autograd would have taken apart.
-        parts = func.decompose(*args, **kwargs)
-        if parts is NotImplemented:
-            raise
-        return parts
+        for way in OTHERWISE:
+            made = way(func, args, kwargs)
+            if made is not NotImplemented:
+                return made
+        raise
     return issue(op, args, kwargs)
 
 
 def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Location | None = None) -> Any:
     """Has a worker run ``op``; by default the one that holds the pointers among the arguments."""
+    if op.views is not None and torch.is_inference_mode_enabled() and not args[op.views].is_inference():
+        # A view under torch.inference_mode of a tensor from before it is none of inference, or PyTorch refuses it.
+        with torch.inference_mode(False):
+            return issue(op, args, kwargs, location=location)
     if location is None:
         location = _location_of(op, args, kwargs)
     key: list[object] = []
@@ -168,11 +172,7 @@ def _place(
     if type(tensor) is PointerTensor:
         obj = tensor.remote
         if obj.location is not location:
-            here, there = location.id, obj.location.id
-            raise NotColocatedError(
-                f"{op} met tensors at {here} and at {there}; move one of them first: "
-                f"pointer.move({here}) or pointer.move({there})"
-            )
+            raise NotColocatedError(_apart(op, location.id, obj.location.id))
         return tensor._geometry, obj.id
     index = op.name in _INDEXING and param.of is Of.TENSORS
     if tensor.is_meta or param.written or (tensor.dim() and not index):
@@ -181,7 +181,14 @@ def _place(
     return Geometry.contiguous(tensor.dtype, tuple(tensor.shape)), uploads[-1].id
 
 
-def _mixed(op: Op, local: torch.Tensor, there: str) -> str:
+def _apart(op: object, here: str, there: str) -> str:
+    return (
+        f"{op} met tensors at {here} and at {there}; move one of them first: "
+        f"pointer.move({here}) or pointer.move({there})"
+    )
+
+
+def _mixed(op: object, local: torch.Tensor, there: str) -> str:
     what = f"{str(local.dtype).removeprefix('torch.')}{list(local.shape)}"
     if local.is_meta:
         return (
@@ -189,6 +196,25 @@ def _mixed(op: Op, local: torch.Tensor, there: str) -> str:
             f"make it at the worker, with {there}.zeros(...) and the like"
         )
     return f"{op} met a tensor at {there} and a local tensor {what}: send({there}) the local one, or get() the other"
+
+
+def require_together(func: Any, values: Iterable[Any]) -> None:
+    """Refuses what does not belong together before PyTorch's own code does, which does not know where pointers are.
+
+    Raises:
+        NotColocatedError: tensors of different places among ``values``.
+    """
+    tensors = list(_tensors_in(values))
+    pointer = next((tensor for tensor in tensors if type(tensor) is PointerTensor), None)
+    if pointer is None:
+        return
+    there = pointer.location
+    for tensor in tensors:
+        if type(tensor) is PointerTensor:
+            if tensor.location is not there:
+                raise NotColocatedError(_apart(func._schema.name, there.id, tensor.location.id))
+        elif not isinstance(tensor, PointerTensor) and tensor.dim():
+            raise NotColocatedError(_mixed(func._schema.name, tensor, there.id))
 
 
 def _geometry_of(tensor: torch.Tensor) -> Geometry:
@@ -250,6 +276,9 @@ def refuse_in_forward(location: Location) -> None:
 
 def _alias(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PointerTensor:
     """``detach`` and the like: the same object, so nothing needs to happen at the worker."""
+    if torch.is_inference_mode_enabled() and not args[0].is_inference():  # as in issue()
+        with torch.inference_mode(False):
+            return PointerTensor.make(args[0].remote, args[0]._geometry)
     return PointerTensor.make(args[0].remote, args[0]._geometry)
 
 
@@ -295,6 +324,12 @@ def _convert(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.
     return func(values, *args[1:], **kwargs)  # type: ignore[no-any-return]
 
 
+def _resize(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    if tuple(args[1]) == tuple(args[0].shape):
+        return args[0]  # type: ignore[no-any-return]
+    _refuse_assignment(func, args, kwargs)
+
+
 def _refuse_assignment(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
     raise PointerAssignmentError(
         f"{func} would tear a pointer from its value; use copy_() for values, or make a new tensor for a new shape"
@@ -314,7 +349,13 @@ def _reshape_in_place(view: Any) -> Callable[[Any, tuple[Any, ...], dict[str, An
     return reshape
 
 
-_SPECIAL: Final[dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]]] = {
+def _in_parts(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Under ``torch.inference_mode`` composite operations arrive whole, which autograd would have taken apart."""
+    return func.decompose(*args, **kwargs)
+
+
+Way: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+SPECIAL: Final[dict[Any, Way]] = {
     aten.detach.default: _alias,
     aten.alias.default: _alias,
     aten.lift_fresh.default: _alias,
@@ -330,7 +371,7 @@ _SPECIAL: Final[dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]]
     aten.squeeze_.dims: _reshape_in_place(aten.squeeze.dims),
     aten.unsqueeze_.default: _reshape_in_place(aten.unsqueeze.default),
     aten.as_strided_.default: _reshape_in_place(aten.as_strided.default),
-    aten.resize_.default: _refuse_assignment,
+    aten.resize_.default: _resize,
     aten.resize_as_.default: _refuse_assignment,
     aten.set_.default: _refuse_assignment,
     aten.set_.source_Tensor: _refuse_assignment,
@@ -338,5 +379,9 @@ _SPECIAL: Final[dict[Any, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]]
     aten.set_.source_Storage_storage_offset: _refuse_assignment,
     aten.set_.source_Tensor_storage_offset: _refuse_assignment,
 }
+"""What is done instead of issuing an operation; ``cloister.tensor.sequences`` has more of them."""
+OTHERWISE: Final[list[Way]] = [_in_parts]
+"""What is tried, in turn, for an operation that no worker runs as it is; a way that is none answers
+``NotImplemented``. ``cloister.tensor.foreach`` and ``cloister.tensor.out`` are others."""
 
 PointerTensor.dispatch = staticmethod(dispatch)

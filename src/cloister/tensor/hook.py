@@ -12,7 +12,14 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
-from cloister.tensor import conversions, states
+from cloister.tensor import (  # noqa: F401  - some of them teach pointers more operations
+    composites,
+    conversions,
+    foreach,
+    out,
+    sequences,
+    states,
+)
 from cloister.tensor.location import LocalSide
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
 from cloister.tensor.pointer import PointerTensor
@@ -53,6 +60,8 @@ def install() -> None:
     nn.Module.cpu = conversions.cpu(nn.Module.cpu)  # type: ignore[assignment, method-assign]
     register_optimizer_step_pre_hook(states.before_step)
     Optimizer.__setstate__ = _watching(Optimizer.__setstate__)  # type: ignore[assignment, method-assign]
+    register_optimizer_step_pre_hook(foreach.refuse_fused)
+    foreach.install()
 
 
 def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ()) -> PointerTensor:
