@@ -190,12 +190,12 @@ def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> N
 
 def warm_up() -> None:
     """Does once what would make a session's first operations slow; in this thread, because none may be started yet."""
-    from torch._subclasses import FakeTensorMode
+    from cloister.tensor.fakes import Fakes
 
     torch.set_num_threads(1)
     square = torch.ones(8, 8)
     square @ square
-    with FakeTensorMode() as mode:
+    with Fakes() as mode:
         fake = mode.from_tensor(square)
         fake @ fake
 
