@@ -117,7 +117,8 @@ def test_an_owner_sees_who_does_what_and_ends_it(bob: NodeProcess, carol: Identi
         assert ours["cpu_s"] > 0
         assert (ours["last"], theirs["last"]) == ("count", "")
         assert (theirs["researcher"], theirs["objects"]) == ("researcher1", 0)
-        assert dave.fingerprint[:11] in CliRunner().invoke(app, ["sessions", file]).stdout
+        shown = CliRunner().invoke(app, ["sessions", file])
+        assert dave.fingerprint[:11] in "".join(shown.stdout.split()), shown.stdout
         assert CliRunner().invoke(app, ["sessions", file, "--end", "4711"]).exit_code == 2
         done = CliRunner().invoke(app, ["sessions", file, "--end", str(ours["number"])])
         assert done.exit_code == 0, done.output

@@ -135,13 +135,15 @@ def _print_sessions(running: Sequence[Account]) -> None:
     if not running:
         typer.echo("no session runs")
         return
-    table = Table()
-    for heading in ("id", "researcher", "key", "since", "tensors", "MiB", "CPU s", "idle s", "last"):
+    table = Table(box=None)
+    for heading in ("id", "researcher", "key", "since (UTC)", "tensors", "MiB", "CPU s", "idle s", "last"):
         table.add_column(heading, overflow="fold")
     for each in running:
         numbers = (f"{each.objects}", f"{each.nbytes / MIB:.1f}", f"{each.cpu_s:.1f}", f"{each.idle_s:.0f}")
         key = each.fingerprint[: len("sha256:") + 12]
-        table.add_row(str(each.number), each.researcher, key, each.since, *numbers, each.last or "-")
+        table.add_row(
+            str(each.number), each.researcher, key, each.since.removesuffix("+00:00"), *numbers, each.last or "-"
+        )
     Console().print(table, markup=False)
 
 
