@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cloister.cli.node import app
 from cloister.net.identity import Identity
+from cloister.node.confinement import Means, means
 
 run = CliRunner().invoke
 CONFIGURATION = """
@@ -63,7 +64,16 @@ def test_check_shows_what_the_node_would_be(folder: Path) -> None:
     assert "#mri #x" in done.output
     assert "closed to interactive use" in done.output
     assert "OPEN to interactive use (unsafe)" in done.output
+    assert f"executors   confined by {means()}" in done.output
     assert "in order" in done.output
+
+
+def test_an_owner_hears_what_does_not_confine_executors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Identity.create(folder / "bob.key")
+    monkeypatch.setattr("cloister.cli.node.means", lambda: Means(landlock=0, seccomp=True))
+    done = run(app, ["check", str(folder / "node.toml")])
+    assert done.exit_code == 0, done.output
+    assert "confined by no_new_privs, seccomp; NOT by Landlock" in done.output
 
 
 def test_check_lists_the_faults_of_all_files(folder: Path) -> None:

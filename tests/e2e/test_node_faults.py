@@ -15,6 +15,7 @@ from cloister.errors import CloisterError, ConnectionLostError, PeerRefusedError
 from cloister.net.dialling import dial
 from cloister.net.greeting import greet
 from cloister.net.identity import Identity
+from cloister.node.confinement import means
 from cloister.tensor import optable
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind, pack_prefix
@@ -103,6 +104,9 @@ def test_executors_hold_no_key_and_know_little(bob: NodeProcess, session: Caller
     assert not [target for target in targets if target.endswith((".key", ".toml"))]
     assert sum(target.startswith("socket:") for target in targets) == 4  # its two links, and no network
     assert re.search(r"Max core file size +0 ", (process / "limits").read_text())
+    assert f"executors are confined by {means()}" in bob.log.read_text()
+    assert re.search(r"NoNewPrivs:\s1", (process / "status").read_text())
+    assert re.search(r"Seccomp:\s2", (process / "status").read_text()) or not means().seccomp
     libraries = Path(f"/proc/{bob.pid}/maps").read_text()
     assert "libtorch" not in libraries
     assert "numpy" not in libraries
