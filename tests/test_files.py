@@ -39,7 +39,7 @@ SPECIAL = ("pipe", "folder", "device", "socket", "link to a pipe", "link to itse
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_nothing_but_a_regular_file_is_read(kind: str, tmp_path: Path) -> None:
     path = special(tmp_path, kind)
-    with pytest.raises(OSError, match="regular file|symbolic links|No such device"):
+    with pytest.raises(OSError, match=r"regular file|symbolic links|No such device"):
         files.read(path, limit=10)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         files.read_text(path, limit=10)
