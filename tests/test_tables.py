@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.errors import CharterError, ConfigurationError
-from cloister.tables import LIST_ITEMS, Table, faulty, load
+from cloister.tables import DEPTH, DOTS, FAULTS, LIST_ITEMS, TEXT_BYTES, Table, faulty, load
 
 
 def read(text: str, reading: Callable[[Table], Any]) -> tuple[Any, list[str]]:
@@ -125,3 +126,58 @@ def test_all_faults_become_one_error() -> None:
     fault = faulty("x.toml", ["a: is missing", "b: is wrong"], error=CharterError)
     assert isinstance(fault, CharterError)
     assert str(fault) == "x.toml has 2 fault(s):\n  a: is missing\n  b: is wrong"
+
+
+def test_a_charter_of_a_thousand_members_is_read() -> None:
+    key = "sha256:" + "0f" * 32
+    members = [f'[[members]]\nname = "organisation {n:043}"\nrole = "owner"\nkey = "{key}"\n' for n in range(1000)]
+    assert len("".join(members)) < TEXT_BYTES
+    assert len(load("".join(members), source="a file")["members"]) == 1000
+
+
+@pytest.mark.parametrize("space", ["", " "])
+@pytest.mark.parametrize("part", ["a", "'a.b'", '"a.\\"b"'])
+def test_a_key_has_so_many_dots_and_no_more(part: str, space: str) -> None:
+    dots = f"{space}.{space}"
+    for form in ("{} = 1", "[{}]", "[[{}]]", "x = {{ {} = 1 }}"):
+        load(form.format(dots.join([part] * (DOTS + 1))), source="a file")
+        with pytest.raises(ConfigurationError, match=f"line 1 has a key with more than {DOTS} dots"):
+            load(form.format(dots.join([part] * (DOTS + 2))), source="a file")
+
+
+def test_brackets_stand_so_deep_and_no_deeper() -> None:
+    load("a = " + "[" * DEPTH + "]" * DEPTH, source="a file")
+    with pytest.raises(ConfigurationError, match=f"line 2 has nesting deeper than {DEPTH}"):
+        load("\na = " + "[" * (DEPTH + 1) + "]" * (DEPTH + 1), source="a file")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "'" + "." * 99 + "'",
+        '"""' + '\\""".[' * 99 + '""" # ' + "[." * 99,
+        "'''" + "[.''" * 99 + "'''''",
+        "[" + "1.5, " * 99 + "]",
+    ],
+)
+def test_what_stands_in_a_text_or_comment_is_no_nesting(value: str) -> None:
+    text = f"a = {value}\n# {'a.' * 99} {'[' * 99}\n"
+    assert load(text, source="a file") == tomllib.loads(text)
+
+
+@given(st.text(alphabet="a.=[]{}\"'\\#\n 1,", max_size=40))
+def test_what_tomllib_reads_is_read_alike(text: str) -> None:
+    try:
+        expected = tomllib.loads(text)
+    except ValueError:
+        return
+    try:
+        assert load(text, source="a file") == expected
+    except ConfigurationError as fault:
+        assert "not TOML that is read here" in str(fault)  # noqa: PT017
+
+
+def test_of_many_faults_the_first_are_told() -> None:
+    fault = str(faulty("x.toml", [f"f{number}" for number in range(FAULTS + 7)]))
+    assert fault.startswith(f"x.toml has {FAULTS + 7} fault(s)")
+    assert fault.endswith("and 7 more, once these are mended")

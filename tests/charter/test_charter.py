@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from cloister.charter import Charter, Metric, Noise
 from cloister.charter.charter import FORMAT, content
 from cloister.charter.names import is_name, shown
-from cloister.charter.reading import TEXT_BYTES
 from cloister.errors import CharterError
+from cloister.tables import TEXT_BYTES
 from tests.charters import SGX, SIMULATED, charter, fingerprint_of, text
 
 

@@ -428,7 +428,7 @@ def test_what_is_no_file_is_misuse(capsys, tmp_path):
     for path in (tmp_path, pipe, Path("/dev/zero")):
         code, out, err = run(capsys, "show", path)
         assert (code, out) == (1, "")
-        assert "not a regular file" in err
+        assert "no regular file" in err
 
 
 def test_escape_sequences_from_outside_are_not_printed(capsys, charter):

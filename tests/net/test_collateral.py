@@ -90,7 +90,9 @@ def test_from_a_file(tmp_path: Path, tdx: Vector) -> None:
     assert source(str(tmp_path / "c.json"))(tdx.evidence, tdx.now) == tdx.collateral
 
 
-@pytest.mark.parametrize(("data", "text"), [(None, "no file"), (b"{}", "partial"), (b" " * 2_000_000, "limit")])
+@pytest.mark.parametrize(
+    ("data", "text"), [(None, "No such file"), (b"{}", "partial"), (b" " * 2_000_000, "longer than")]
+)
 def test_from_a_bad_file(tmp_path: Path, tdx: Vector, data: bytes | None, text: str) -> None:
     if data is not None:
         (tmp_path / "c.json").write_bytes(data)

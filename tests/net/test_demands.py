@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from cloister.attest.evidence import Evidence
 from cloister.attest.verifier import MAKERS
 from cloister.errors import CharterError, CollateralError, ConfigurationError
+from cloister.files import read_text
 from cloister.net.demands import Demands, configuration_digest, no_collateral, read_charter, read_reference
-from cloister.net.files import read_text
 from tests.net.instances import Study
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -133,7 +133,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         (".", "cannot be"),
     ]:
         with pytest.raises(ConfigurationError, match=text):
-            read_text(tmp_path / name)
+            read_text(tmp_path / name, limit=1 << 20)
 
 
 def test_a_reference_in_a_file_of_its_own(study: Study, tmp_path: Path) -> None:

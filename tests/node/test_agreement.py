@@ -10,12 +10,12 @@ import pytest
 
 from cloister.charter import Charter
 from cloister.charter.floors import Floors
-from cloister.charter.reading import TEXT_BYTES
 from cloister.charter.signatures import encode
 from cloister.errors import CharterError, ConfigurationError
 from cloister.node import config
 from cloister.node.agreement import load_charter
 from cloister.node.config import CharterUse
+from cloister.tables import TEXT_BYTES
 from tests.charters import NOW, charter, fingerprint_of, signatures, text
 
 BOB = fingerprint_of("bob")

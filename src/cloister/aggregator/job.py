@@ -19,7 +19,7 @@ from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, ConfigurationError, JobError
 from cloister.wire.fields import Digest, Message, Name
 from cloister.wire.layout import Layout, lay_out
-from cloister.wire.limits import JOB_BYTES
+from cloister.wire.limits import INPUTS, JOB_BYTES
 from cloister.wire.optimizers import SGD, CosineDecay, Optimizer, StepDecay
 from cloister.wire.tensors import TensorSpec
 
@@ -55,9 +55,9 @@ class Job(Message, frozen=True):
     charter: Digest
     plan: bytes
     """The encoded plan, with its constants; SHA-256 of it is the plan's digest."""
-    parts: tuple[Part, ...]
+    parts: Annotated[tuple[Part, ...], Meta(max_length=2 * INPUTS)]
     """In the order of their names."""
-    constants: tuple[Constant, ...]
+    constants: Annotated[tuple[Constant, ...], Meta(max_length=INPUTS)]
     """In the order of their names."""
     start: Digest
     """The model that the first round starts from (``model_digest``)."""

@@ -16,11 +16,11 @@ from cloister.errors import EvidenceError
 DEPTH: Final = 8
 """How deep arrays, maps and tags may stand in one another."""
 
-_KNOWN: Final = (
+KNOWN: Final = (
     *range(6),  # times, large numbers
     *(25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799),
 )
-"""The tags that ``cbor2`` knows. ``tests/attest/test_cbor.py`` looks whether there are more."""
+"""The tags that ``cbor2`` knows. ``tests/test_parsers.py`` looks whether there are more."""
 
 _FAULTS: Final = (cbor2.CBORDecodeError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
 
@@ -35,7 +35,7 @@ def decode(data: bytes, *, what: str) -> Any:
     stream = BytesIO(data)
     decoder = cbor2.CBORDecoder(
         stream,
-        semantic_decoders=dict.fromkeys(_KNOWN, _refuse),
+        semantic_decoders=dict.fromkeys(KNOWN, _refuse),
         allow_indefinite=False,
         allow_duplicate_keys=False,
         strict_hashable_types=True,

@@ -217,12 +217,13 @@ def _tell(verdict: Verdict, form: Format) -> None:
 
 
 def _read(file: Path) -> bytes:
-    """A regular file's bytes, at most as many as evidence can have.
+    """A regular file's bytes; of one that is too long, one more than evidence can have, which nobody takes for any.
 
     Raises:
-        ConfigurationError: it cannot be read, is no regular file, or is too long.
+        ConfigurationError: it cannot be read, or is no regular file.
     """
     try:
-        return files.read(file, limit=EVIDENCE_BYTES)
+        with files.opened(file) as opened:
+            return opened.read(EVIDENCE_BYTES + 1)
     except OSError as fault:
         raise ConfigurationError(f"{file} cannot be read: {fault.strerror}; name a file with evidence") from None

@@ -30,7 +30,7 @@ from cloister.errors import IdentityError
 from cloister.net.certificates import DAYS, certify, fingerprint_in
 
 Algorithm = Literal["ed25519", "p256"]
-_FILE_BYTES: Final = 1 << 14
+FILE_BYTES: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,15 +163,15 @@ def _parse(path: Path, pem: bytes) -> tuple[Identity, PrivateKey]:
 
 def _read_private(path: Path) -> bytes:
     try:
-        with files.opened(path, limit=_FILE_BYTES) as file:
+        with files.opened(path, limit=FILE_BYTES) as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise IdentityError(f"{path} holds a private key and others may read it: run `chmod 600 {path}`")
-            pem = file.read(_FILE_BYTES + 1)
+            pem = file.read(FILE_BYTES + 1)
     except FileNotFoundError:
         raise IdentityError(f"there is no identity at {path}: `cloister key new {path}` makes one") from None
     except OSError as fault:
         raise IdentityError(f"{path} cannot be read: {fault.strerror}") from None
-    if len(pem) > _FILE_BYTES:
+    if len(pem) > FILE_BYTES:
         raise IdentityError(f"{path} is too long to be an identity")
     return pem
 
