@@ -102,6 +102,7 @@ UNTOUCHED = {
 EXCEPT = {
     "attest.attester": "reads the evidence from the device, inside a TEE",
     "attest.roots": "the makers' root certificates are files of the package",
+    "tensor.forks": "is told when this process forks, and starts none",
     "tensor.optable": "the table of operations is a file of the package",
     "tensor.sites": "tells the caller's files from the libraries' by their names, and opens none",
 }

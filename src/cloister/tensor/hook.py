@@ -30,8 +30,9 @@ class TorchHook:
     """Hooks PyTorch, once, however many of these are made.
 
     It adds ``Tensor.send``, and ``Module.send``, ``Module.get``, ``Module.move`` and ``Module.copy``; it has
-    ``Module.to`` and ``Module.cpu`` bring a sent module home in place; and it lets the state of an optimizer follow the
-    parameters it belongs to when they change worker. Making a worker does the same.
+    ``Module.to`` and ``Module.cpu`` bring a sent module home in place; it lets the state of an optimizer follow the
+    parameters it belongs to when they change worker; and it has ``torch.compile`` leave this package's code alone.
+    Making a worker does the same.
     """
 
     def __init__(self, torch_module: ModuleType = torch) -> None:
@@ -58,6 +59,7 @@ def install() -> None:
     nn.Module.copy = copy_module  # type: ignore[attr-defined]
     nn.Module.to = conversions.to(nn.Module.to)  # type: ignore[assignment, method-assign]
     nn.Module.cpu = conversions.cpu(nn.Module.cpu)  # type: ignore[assignment, method-assign]
+    torch.compile = _leaving_us_out(torch.compile)
     register_optimizer_step_pre_hook(states.before_step)
     Optimizer.__setstate__ = _watching(Optimizer.__setstate__)  # type: ignore[assignment, method-assign]
     register_optimizer_step_pre_hook(foreach.refuse_fused)
@@ -67,6 +69,21 @@ def install() -> None:
 def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ()) -> PointerTensor:
     """Sends the tensor's values to ``worker`` and returns a pointer to them; see ``Worker.send``."""
     return worker.send(tensor, tags=tags)
+
+
+def _leaving_us_out(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile``, which is told to run this package's code as it is: it would compile what becomes of each
+    operation on a pointer, for half a minute, and nothing would be faster for it."""
+
+    @wraps(plain)
+    def compiled(*args: Any, **kwargs: Any) -> Any:
+        from torch._dynamo import trace_rules  # only now: it takes seconds to import
+
+        if not trace_rules.check_file(__file__).skipped:
+            trace_rules.add("cloister")
+        return plain(*args, **kwargs)
+
+    return compiled
 
 
 def _watching(set_state: Callable[[Optimizer, dict[str, Any]], None]) -> Callable[[Optimizer, dict[str, Any]], None]:

@@ -7,18 +7,17 @@ asked, what is queued for every other worker leaves too, so that all of them com
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, NoReturn, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 import torch
 
-from cloister.errors import InheritedWorkerError, MessageError, NetworkError, WorkerError
-from cloister.tensor import sites
+from cloister.errors import MessageError, NetworkError, WorkerError
+from cloister.tensor import forks, sites
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
 from cloister.wire import sessions as m
 from cloister.wire.limits import COMMANDS, FOUND, LIST_ITEMS
@@ -95,7 +94,7 @@ class Location:
         self._channel = channel
         self._batch_commands = min(batch_commands, COMMANDS - 1)
         self._ids = itertools.count(1)
-        self._lock: threading.RLock | _Inherited = threading.RLock()
+        self._lock: threading.RLock | forks.Inherited = threading.RLock()
         self._commands: list[m.Command] = []
         self._puts: list[torch.Tensor] = []
         self._queued_bytes = 0
@@ -230,7 +229,7 @@ class Location:
     @property
     def inherited(self) -> bool:
         """Whether another process opened this session, and this one inherited it by ``fork``."""
-        return isinstance(self._lock, _Inherited)
+        return isinstance(self._lock, forks.Inherited)
 
     def _take(self) -> tuple[list[m.Command], list[torch.Tensor]]:
         # Every use of an object was queued before its last pointer went, so its id is freed after them.
@@ -260,46 +259,17 @@ class Location:
 _locations: WeakSet[Location] = WeakSet()
 
 
-class _Inherited:
-    """Stands where the lock of a session is, in a process that inherited the session by ``fork``.
-
-    Two processes that write to one connection would break it for both, and what one of them frees would be gone for
-    the other. Nor can the lock itself be used here: the thread that held it at the time of the fork does not exist.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> NoReturn:
-        refuse_inherited(self._name)
-
-    def __exit__(self, *exception: object) -> None:
-        """Never entered."""
-
-
-def refuse_inherited(name: str) -> NoReturn:
-    """Says that the worker of this name cannot be used here.
-
-    Raises:
-        InheritedWorkerError: always.
-    """
-    raise InheritedWorkerError(
-        f"worker {name} belongs to the process that opened its session, and this one is a fork of that; use pointers "
-        "in the process that made them (a DataLoader over pointers with num_workers=0), or connect anew in this one"
-    )
-
-
 def _leave_to_parent() -> None:
     global _locations
     inherited, _locations = list(_locations), WeakSet()
     for location in inherited:
-        location._lock = _Inherited(location.id)
+        location._lock = forks.Inherited(location.id)
     for location in inherited:
         with suppress(OSError):
             location._channel.abandon()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+forks.in_every_child(_leave_to_parent)
 
 
 def geometry_from(spec: m.StridedSpec) -> Geometry:

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 import torch
 
 from cloister.errors import OpRefusedError, PointerAssignmentError, PointerNotPortableError, PointerSpentError
+from cloister.tensor import forks
 from cloister.tensor.geometry import Geometry
-from cloister.tensor.location import LocalSide, Location, RemoteObject, refuse_inherited
+from cloister.tensor.location import LocalSide, Location, RemoteObject
 
 DEVICE: Final = torch.device("lazy")
 """Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
@@ -191,7 +192,7 @@ class PointerTensor(torch.Tensor):
         if where and where.inherited and threading.current_thread() is not threading.main_thread():
             # A queue between processes pickles in a thread of its own, where an exception reaches nobody while the
             # reader waits for ever. So it is raised where this arrives.
-            return refuse_inherited, (where.id,)
+            return forks.refuse, (where.id,)
         raise PointerNotPortableError(
             "a pointer cannot be pickled, saved or copied with copy.copy: it is no value; "
             "get() the value, or deepcopy() the object"
@@ -215,7 +216,7 @@ class PointerTensor(torch.Tensor):
     def untyped_storage(self) -> NoReturn:
         """Refused: a pointer has no memory here."""
         if self._object and self._object.location.inherited:
-            refuse_inherited(self._object.location.id)
+            forks.refuse(self._object.location.id)
         raise PointerNotPortableError("a pointer has no memory here; call get() first")
 
     def storage(self) -> NoReturn:
