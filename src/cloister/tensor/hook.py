@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
-from cloister.tensor import composites, foreach, out, sequences  # noqa: F401  - they teach pointers more operations
+from cloister.tensor import autocast, compiling, composites, foreach, former, out, sequences, wording  # noqa: F401  - they teach pointers more operations
 from cloister.tensor.births import upload
 from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
@@ -52,11 +52,25 @@ def install() -> None:
     nn.Module.copy = copy_module  # type: ignore[attr-defined]
     register_optimizer_step_pre_hook(_state_follows)
     register_optimizer_step_pre_hook(foreach.refuse_fused)
-    foreach.install()
+    for part in (foreach, autocast, wording, former, compiling):
+        part.install()
 
 
-def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ()) -> PointerTensor:
-    """Sends the tensor's values to ``worker`` and returns a pointer to them; see ``Worker.send``."""
+def _send_tensor(
+    tensor: torch.Tensor, worker: Worker, tags: Sequence[str] | Location = (), *others: Location
+) -> PointerTensor:
+    """Sends the tensor's values to ``worker`` and returns a pointer to them; see ``Worker.send``.
+
+    Raises:
+        ConfigurationError: a name instead of a worker, or several workers.
+    """
+    if others or isinstance(tags, Location):
+        raise ConfigurationError("a pointer is to one worker: write [x.send(worker) for worker in (...)]")
+    if not isinstance(worker, Location):
+        raise ConfigurationError(
+            f"x.send takes a worker, not {type(worker).__name__}: write bob = cloister.VirtualWorker(id=...), "
+            "or bob = cloister.connect(...), and x.send(bob)"
+        )
     return worker.send(tensor, tags=tags)
 
 

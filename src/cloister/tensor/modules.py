@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cloister.errors import PointerAssignmentError
+from cloister.errors import ConfigurationError, PointerAssignmentError
 from cloister.tensor.births import BornAt, upload
 from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.moving import move
@@ -21,12 +21,18 @@ from cloister.tensor.pointer import PointerTensor, fetch
 M = TypeVar("M", bound=nn.Module)
 
 
-def send_module(module: M, worker: Location) -> M:
+def send_module(module: M, worker: Location, *others: Location) -> M:
     """Moves a local module to ``worker``, in place: parameters, buffers and gradients, shared ones once.
 
     Raises:
         PointerAssignmentError: a parameter is held by a live autograd graph.
+        ConfigurationError: a name instead of a worker, or several workers.
     """
+    if others or not isinstance(worker, Location):
+        raise ConfigurationError(
+            "a module is at one worker: write copies = [model.copy().send(worker) for worker in (...)], "
+            "with workers of cloister.VirtualWorker(...) or cloister.connect(...)"
+        )
     tensors = _tensors_of(module)
     pointers = [tensor for tensor in tensors if isinstance(tensor, PointerTensor)]
     local = [tensor for tensor in tensors if not isinstance(tensor, PointerTensor)]

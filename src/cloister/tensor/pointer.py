@@ -21,6 +21,8 @@ DEVICE: Final = torch.device("lazy")
 _STRIDED: Final = torch.strided
 _make_wrapper: Final = torch.Tensor._make_wrapper_subclass
 
+_grad: Final[Any] = torch.Tensor.grad
+
 
 class PointerTensor(torch.Tensor):
     """A tensor at a worker.
@@ -109,10 +111,15 @@ class PointerTensor(torch.Tensor):
         move([self], worker)
         return self
 
+    def copy(self) -> PointerTensor:
+        """Another object at the worker with the same values; ``clone``, by the name that PySyft has for it."""
+        return cast(PointerTensor, self.clone())
+
     def send(self, worker: Location, tags: object = ()) -> NoReturn:
         """Refused: the values are not here."""
+        there = getattr(worker, "id", worker)
         raise PointerAssignmentError(
-            f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}"
+            f"this tensor's values are at {self.location.id}; use move() to send them to {there}"
         )
 
     # What a pointer must not be taken for.
@@ -147,7 +154,7 @@ class PointerTensor(torch.Tensor):
             copied._is_param = True
         copied.requires_grad_(self.requires_grad)
         if self.grad is not None:
-            copied.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
+            copied.grad = self.grad.__deepcopy__(memo)
         memo[id(self)] = copied
         return copied
 
@@ -163,6 +170,15 @@ class PointerTensor(torch.Tensor):
 
     def __array__(self, dtype: object = None) -> NoReturn:
         raise PointerNotPortableError("a pointer has no memory here; call get() first")
+
+    def storage(self) -> NoReturn:
+        """Refused: a pointer has no memory here."""
+        raise PointerNotPortableError("a pointer has no memory here; call get() first")
+
+    untyped_storage = storage
+    data_ptr = storage
+    pin_memory = storage  # type: ignore[assignment]
+    __dlpack__ = storage  # type: ignore[assignment]
 
     def share_memory_(self) -> NoReturn:
         """Refused: a pointer has no memory here."""
@@ -183,6 +199,15 @@ class PointerTensor(torch.Tensor):
                 "send it there first, or use copy_() to upload into the object"
             )
         self.rebind(other)
+
+    def _set_grad(self, gradient: torch.Tensor | None) -> None:
+        if gradient is not None and not isinstance(gradient, PointerTensor):
+            raise PointerAssignmentError(
+                f"the gradient of a pointer to {self.location.id} is a pointer too: send the local tensor there first"
+            )
+        _grad.__set__(self, gradient)
+
+    grad = property(_grad.__get__, _set_grad, _grad.__delete__)
 
     def rebind(self, other: PointerTensor) -> None:
         """Makes this very tensor object point where ``other`` points, shape and all."""
