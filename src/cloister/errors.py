@@ -26,7 +26,7 @@
     │   ├── ConnectionLostError       the connection ended in the middle
     │   └── NoAnswerError             no answer within the time-out
     ├── WorkerError                   what a worker reports about one session
-    │   ├── RemoteOpError             PyTorch refused it there (also a RuntimeError, IndexError, ... as locally)
+    │   ├── RemoteOpError             PyTorch refused it there (also a RuntimeError, LinAlgError, ... as locally)
     │   ├── OpRefusedError            an operation, or an argument, that no worker runs
     │   ├── HostileIndexError         an index that PyTorch would not check itself (also an IndexError)
     │   ├── MemoryLimitError          the session would hold more bytes than it may

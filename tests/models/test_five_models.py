@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -111,15 +112,23 @@ def test_so_it_is_in_a_process_of_its_own(name: str, three_nodes: Federation) ->
     assert_states_agree(here, there)
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_model_predicts_in_inference_mode(name: str) -> None:
-    sample = SAMPLES[name]
-    model, (inputs, _) = sample.model().eval(), sample.batch(4)
-    with torch.inference_mode():
-        expected = model(inputs)
-    bob = VirtualWorker(id="bob")
-    model.send(bob)
-    there = inputs.send(bob)
-    with torch.inference_mode():
-        predicted = model(there).get()
-    torch.testing.assert_close(predicted, expected)
+def test_a_model_predicts_in_every_mode(
+    name: str, training: bool, mode: Callable[[], AbstractContextManager[object]]
+) -> None:
+    torch.manual_seed(0)
+    sample, bob = SAMPLES[name], VirtualWorker(id="bob", encode=True)
+    here, (inputs, _) = sample.model().train(training), sample.batch(4)
+    for part in here.modules():
+        if isinstance(part, nn.Dropout):
+            part.eval()  # its masks are drawn in another order there
+    there = copy.deepcopy(here).send(bob)
+    pointer = inputs.send(bob)
+    with mode():
+        expected, predicted = here(inputs), there(pointer)
+    assert predicted.requires_grad is expected.requires_grad
+    torch.testing.assert_close(predicted.detach().get(), expected.detach(), rtol=1e-4, atol=1e-5)
+    for (path, wanted), got in zip(here.named_buffers(), there.get().buffers(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=path)

@@ -14,12 +14,13 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import ImplicitDownloadError, NotColocatedError, OpRefusedError, PointerAssignmentError
-from cloister.tensor import ops, sites
+from cloister.tensor import autocast, ops, sites
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.ops import LITERALS, Of, Op, Param
 from cloister.tensor.pointer import DEVICE, OTHER_DEVICE, PointerTensor, fetch
+from cloister.tensor.wording import reworded
 from cloister.wire.sessions import Call
 
 aten = torch.ops.aten
@@ -43,7 +44,10 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = ops.of_overload(func)
     except OpRefusedError:
         for way in OTHERWISE:
-            made = way(func, args, kwargs)
+            try:
+                made = way(func, args, kwargs)
+            except (RuntimeError, AssertionError) as fault:
+                raise reworded(fault) from None
             if made is not NotImplemented:
                 return made
         raise
@@ -56,6 +60,8 @@ def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Lo
         # A view under torch.inference_mode of a tensor from before it is none of inference, or PyTorch refuses it.
         with torch.inference_mode(False):
             return issue(op, args, kwargs, location=location)
+    if autocast.entered:
+        autocast.check(op)
     if location is None:
         location = _location_of(op, args, kwargs)
     key: list[object] = []
@@ -287,6 +293,32 @@ def _item(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | in
     return value.item()
 
 
+def _is_same_size(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(args[0].shape == args[1].shape)
+
+
+def _tangent(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Zeros that lie in memory as the second tensor does: forward differentiation copies a tangent into them."""
+    primal = args[1]
+    if kwargs.get("self_num_batch_dims", 0) or type(primal) is not PointerTensor:
+        raise OpRefusedError("forward differentiation here takes a tangent that lies in memory as its tensor does")
+    geometry = primal._geometry
+    whole = dispatch(aten.new_zeros.default, (primal, [geometry.storage_bytes // geometry.dtype.itemsize]), {})
+    return dispatch(aten.as_strided.default, (whole, geometry.shape, geometry.strides, geometry.offset), {})
+
+
+def _same_numel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def elements(tensor: torch.Tensor) -> int:
+        geometry = _geometry_of(tensor)
+        return geometry.storage_bytes // geometry.dtype.itemsize
+
+    return elements(args[0]) == elements(args[1])
+
+
+def _is_pinned(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return False
+
+
 def _equal(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if args[0].shape != args[1].shape:
         return False
@@ -360,6 +392,10 @@ SPECIAL: Final[dict[Any, Way]] = {
     aten.alias.default: _alias,
     aten.lift_fresh.default: _alias,
     aten._local_scalar_dense.default: _item,
+    aten.is_same_size.default: _is_same_size,
+    aten._has_same_storage_numel.default: _same_numel,
+    aten._new_zeros_with_same_feature_meta.default: _tangent,
+    aten.is_pinned.default: _is_pinned,
     aten.equal.default: _equal,
     aten.allclose.default: _allclose,
     aten.copy_.default: _copy,

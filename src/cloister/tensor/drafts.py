@@ -175,10 +175,17 @@ def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = 
     return target
 
 
+def _item(tensor: PointerTensor) -> bool | int | float | complex:
+    # How torch.tensor([p[0], p[1]]) reads numbers, past everything that would reach the dispatch of a pointer.
+    return tensor.get(keep=True).item()
+
+
 _ours: Final[Any] = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
 _ours.impl("empty.memory_format", _empty, "Lazy")
 _ours.impl("empty_strided", _empty_strided, "Lazy")
+_ours.impl("_efficientzerotensor", _empty, "Lazy")
 _ours.impl("_copy_from", _copy_from, "Lazy")
+_ours.impl("_local_scalar_dense", _item, "Lazy")
 # Checkpointing asks for the device's module, and takes a device without a state of its own from an empty one.
 if not hasattr(torch, DEVICE.type):
     torch._register_device_module(DEVICE.type, ModuleType(f"torch.{DEVICE.type}"))  # type: ignore[no-untyped-call]

@@ -13,14 +13,17 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from cloister.errors import ConfigurationError
 from cloister.tensor import (  # noqa: F401  - some of them teach pointers more operations
+    autocast,
     composites,
     conversions,
     foreach,
+    former,
     out,
     sequences,
     states,
+    wording,
 )
-from cloister.tensor.location import LocalSide
+from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
 from cloister.tensor.pointer import PointerTensor
 from cloister.tensor.worker import Worker
@@ -63,11 +66,25 @@ def install() -> None:
     register_optimizer_step_pre_hook(states.before_step)
     Optimizer.__setstate__ = _watching(Optimizer.__setstate__)  # type: ignore[assignment, method-assign]
     register_optimizer_step_pre_hook(foreach.refuse_fused)
-    foreach.install()
+    for part in (foreach, autocast, wording, former):
+        part.install()
 
 
-def _send_tensor(tensor: torch.Tensor, worker: Worker, tags: Sequence[str] = ()) -> PointerTensor:
-    """Sends the tensor's values to ``worker`` and returns a pointer to them; see ``Worker.send``."""
+def _send_tensor(
+    tensor: torch.Tensor, worker: Worker, tags: Sequence[str] | Location = (), *others: Location
+) -> PointerTensor:
+    """Sends the tensor's values to ``worker`` and returns a pointer to them; see ``Worker.send``.
+
+    Raises:
+        ConfigurationError: a name instead of a worker, or several workers.
+    """
+    if others or isinstance(tags, Location):
+        raise ConfigurationError("a pointer is to one worker: write [x.send(worker) for worker in (...)]")
+    if not isinstance(worker, Location):
+        raise ConfigurationError(
+            f"x.send takes a worker, not {type(worker).__name__}: write bob = cloister.VirtualWorker(id=...), "
+            "or bob = cloister.connect(...), and x.send(bob)"
+        )
     return worker.send(tensor, tags=tags)
 
 

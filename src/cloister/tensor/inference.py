@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     UnsupportedOperatorException,
 )
+from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import OpRefusedError
 from cloister.tensor.fakes import Fakes
@@ -117,20 +118,50 @@ def _infer(
             if op.row.dynamic:
                 return Outline.unknown(op)
             raise OpRefusedError(f"the shapes that {op} would return cannot be told before it runs") from None
-        except (IndexError, ValueError, NotImplementedError, RuntimeError) as found:
+        except Exception as found:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
             fault = found.with_traceback(None)
-        except Exception as found:  # noqa: BLE001
-            # PyTorch finds shapes in Python, which raises whatever it likes: a RuntimeError where its kernels would. (A
-            # TypeError under a dispatch handler would even be swallowed, by Python's binary operators.)
-            fault = RuntimeError(str(found))
         else:
             outline = _outline(op, returned)
             _check_views(op, outline, args, kwargs, geometry_of)
             return outline
     try:
-        raise fault from None
+        raise _as_kernels_raise(op, args, kwargs, geometry_of, fault) from None
     finally:
         del fault
+
+
+def _as_kernels_raise(
+    op: Op,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    geometry_of: Callable[[torch.Tensor], Geometry],
+    fault: Exception,
+) -> Exception:
+    """What PyTorch's kernels raise where its Python for shapes raised ``fault``: the types differ now and then.
+
+    They are asked on the device "meta", where nothing is computed. If they raise nothing there, ``fault`` it is, but no
+    TypeError under a dispatch handler: Python's binary operators would swallow it.
+    """
+
+    def meta(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            geometry = geometry_of(value)
+            return torch.empty_strided(geometry.shape, geometry.strides, dtype=geometry.dtype, device="meta")
+        if isinstance(value, (list, tuple)):
+            return [meta(item) for item in value]
+        return None if isinstance(value, (torch.device, torch.Generator)) else value
+
+    with no_dispatch():
+        try:
+            op.overload(*map(meta, args), **{name: meta(value) for name, value in kwargs.items()})
+        except (IndexError, ValueError, NotImplementedError, RuntimeError) as raised:
+            if not isinstance(raised, NotImplementedError) or isinstance(fault, NotImplementedError):
+                return raised.with_traceback(None)
+        except Exception:  # noqa: BLE001, S110 - nothing is to be learned from it
+            pass
+    if isinstance(fault, (IndexError, ValueError, NotImplementedError, RuntimeError)):
+        return fault
+    return RuntimeError(str(fault))
 
 
 def _outline(op: Op, returned: Any) -> Outline:

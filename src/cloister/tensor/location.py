@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 
 from cloister.errors import MessageError, NetworkError, WorkerError
-from cloister.tensor import forks, sites
+from cloister.tensor import faults, forks, sites  # noqa: F401  - faults, so that their codes are known
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
 from cloister.wire import sessions as m
 from cloister.wire.limits import COMMANDS, FOUND, LIST_ITEMS

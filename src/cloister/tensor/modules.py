@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cloister.errors import PointerAssignmentError
+from cloister.errors import ConfigurationError, PointerAssignmentError
 from cloister.tensor import states
 from cloister.tensor.births import BornAt, upload
 from cloister.tensor.dispatch import forwards
@@ -23,7 +23,7 @@ from cloister.tensor.pointer import PointerTensor
 M = TypeVar("M", bound=nn.Module)
 
 
-def send_module(module: M, worker: Location) -> M:
+def send_module(module: M, worker: Location, *others: Location) -> M:
     """Moves a module to ``worker``, in place: parameters, buffers and gradients, shared ones once.
 
     What optimizers keep for its parameters at other workers goes along. What they keep here follows at their next step.
@@ -31,7 +31,13 @@ def send_module(module: M, worker: Location) -> M:
     Raises:
         MoveError: the workers that hold the module could not pass it on; it is where it was.
         PointerAssignmentError: a parameter is held by a live autograd graph.
+        ConfigurationError: a name instead of a worker, or several workers.
     """
+    if others or not isinstance(worker, Location):
+        raise ConfigurationError(
+            "a module is at one worker: write copies = [model.copy().send(worker) for worker in (...)], "
+            "with workers of cloister.VirtualWorker(...) or cloister.connect(...)"
+        )
     tensors = tensors_of(module)
     for tensor in tensors:
         if type(tensor) is Draft:

@@ -24,6 +24,8 @@ OTHER_DEVICE: Final = "which device holds a worker's tensors is its owner's choi
 _STRIDED: Final = torch.strided
 _make_wrapper: Final = torch.Tensor._make_wrapper_subclass
 
+_grad: Final[Any] = torch.Tensor.grad
+
 
 class PointerTensor(torch.Tensor):
     """A tensor at a worker.
@@ -127,10 +129,15 @@ class PointerTensor(torch.Tensor):
         if self.tags:
             self.location.tag(self.remote, tuple(each for each in self.tags if tags and each not in tags))
 
+    def copy(self) -> PointerTensor:
+        """Another object at the worker with the same values; ``clone``, by the name that PySyft has for it."""
+        return cast(PointerTensor, self.clone())
+
     def send(self, worker: Location, tags: object = ()) -> NoReturn:
         """Refused: the values are not here."""
+        there = getattr(worker, "id", worker)
         raise PointerAssignmentError(
-            f"this tensor's values are at {self.location.id}; use move() to send them to {worker.id}"
+            f"this tensor's values are at {self.location.id}; use move() to send them to {there}"
         )
 
     def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -183,7 +190,7 @@ class PointerTensor(torch.Tensor):
             copied._is_param = True
         copied.requires_grad_(self.requires_grad)
         if self.grad is not None:
-            copied.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
+            copied.grad = self.grad.__deepcopy__(memo)
         memo[id(self)] = copied
         return copied
 
@@ -219,12 +226,11 @@ class PointerTensor(torch.Tensor):
             forks.refuse(self._object.location.id)
         raise PointerNotPortableError("a pointer has no memory here; call get() first")
 
-    def storage(self) -> NoReturn:
-        """Refused: a pointer has no memory here."""
-        self.untyped_storage()
-
-    def _typed_storage(self) -> NoReturn:  # where a DataLoader's processes gather a batch
-        self.untyped_storage()
+    storage = _typed_storage = untyped_storage
+    """``_typed_storage`` is where a DataLoader's processes gather a batch."""
+    data_ptr = untyped_storage
+    pin_memory = untyped_storage  # type: ignore[assignment]
+    __dlpack__ = untyped_storage  # type: ignore[assignment]
 
     # Assignments that must hold at both ends or not at all.
 
@@ -241,6 +247,15 @@ class PointerTensor(torch.Tensor):
                 "send it there first, or use copy_() to upload into the object"
             )
         self.rebind(other)
+
+    def _set_grad(self, gradient: torch.Tensor | None) -> None:
+        if gradient is not None and not isinstance(gradient, PointerTensor):
+            raise PointerAssignmentError(
+                f"the gradient of a pointer to {self.location.id} is a pointer too: send the local tensor there first"
+            )
+        _grad.__set__(self, gradient)
+
+    grad = property(_grad.__get__, _set_grad, _grad.__delete__)
 
     def rebind(self, other: PointerTensor) -> None:
         """Makes this very tensor object point where ``other`` points, shape and all."""

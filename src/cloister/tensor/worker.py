@@ -10,6 +10,7 @@ from torch import nn
 
 from cloister.errors import ConfigurationError
 from cloister.tensor.births import BornAt, upload
+from cloister.tensor.former import OF_WORKERS, explain
 from cloister.tensor.location import Location
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.pointer import PointerTensor
@@ -146,6 +147,9 @@ class Worker(Location):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+explain(Worker, OF_WORKERS)
 
 
 def _checked(tags: Sequence[str]) -> tuple[str, ...]:

@@ -13,11 +13,13 @@ from cloister.errors import (
     RemoteValueError,
     WorkerError,
 )
+from cloister.tensor.faults import LinAlgError, RemoteLinAlgError
 
 _OF_TORCH: Final = {
     IndexError: RemoteIndexError,
     ValueError: RemoteValueError,
     NotImplementedError: RemoteNotImplementedError,
+    LinAlgError: RemoteLinAlgError,
     RuntimeError: RemoteRuntimeError,
 }
 
@@ -32,7 +34,8 @@ def reported(fault: Exception) -> WorkerError:
     for kind, reported in _OF_TORCH.items():
         if isinstance(fault, kind):
             return reported(
-                f"PyTorch raised {kind.__name__} at the worker; its text stays there, since it could hold values"
+                f"PyTorch raised {kind.__name__.lstrip('_')} at the worker; "
+                "its text stays there, since it could hold values"
             )
     return RemoteOpError(
         "PyTorch refused the operation at the worker; its text stays there, since it could hold values"
