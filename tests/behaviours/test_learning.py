@@ -286,7 +286,7 @@ class WithState(nn.Module):
         self.layer = nn.GRU(8, 4, batch_first=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x, torch.ones(1, 3, 4))[0]
+        return self.layer(x, torch.ones(1, 3, 4, dtype=x.dtype))[0]
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = {

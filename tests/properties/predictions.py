@@ -8,15 +8,12 @@ from __future__ import annotations
 import json
 import random
 import sys
-import types
-import unittest
 import warnings
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from tools.hostile_arguments import EXTRAS, Arguments, Recorder, case, record
 from torch._subclasses import fake_tensor
 from torch.utils._pytree import tree_map_only
 
@@ -26,17 +23,17 @@ from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
 from cloister.worker.store import Entry
 from tests.sessions import Session
+from tools.fuzz.arguments import Arguments, Valid, invent, many, packet
 
 UNPREDICTED = "than was predicted"
 
 
-def extras() -> dict[str, list[Arguments]]:
-    """Valid calls, of few overloads."""
-    recorder = Recorder()
-    for make in EXTRAS:
-        with recorder:
-            make().sum().backward()
-    return recorder.calls
+def chosen(draw: random.Random, name: str, valid: Valid) -> Arguments:
+    """Arguments that an operation takes: recorded ones, or harmless values of its schema's types."""
+    if valid.get(name):
+        return tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(valid[name])))
+    schema = packet(name)._schema
+    return {a.name: invent(draw, str(a.real_type)) for a in schema.arguments if not a.has_default_value()}
 
 
 def laid_out_anew(tensor: torch.Tensor, draw: random.Random) -> torch.Tensor:
@@ -113,9 +110,7 @@ class Trial:
         return found
 
 
-def try_all(
-    seeds: dict[str, list[Arguments]], cases: int, names: Iterable[str]
-) -> tuple[dict[str, list[str]], Counter[str]]:
+def try_all(valid: Valid, cases: int, names: Iterable[str]) -> tuple[dict[str, list[str]], Counter[str]]:
     """Faults by overload, and how often each overload ran."""
     faults: dict[str, list[str]] = {}
     ran: Counter[str] = Counter()
@@ -124,7 +119,7 @@ def try_all(
         for number in range(cases):
             draw = random.Random(f"{name} {number}")
             torch.manual_seed(number)
-            arguments = case(name, 0, number, seeds)
+            arguments = chosen(draw, name, valid)
             arguments = tree_map_only(torch.Tensor, lambda t, draw=draw: laid_out_anew(t.detach(), draw), arguments)
             try:
                 trial = Trial(op, arguments)
@@ -147,14 +142,10 @@ def main(cases: int) -> None:
     """Prints faults, the overloads that never ran, and those that needed a kernel to tell their shape."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if "expecttest" not in sys.modules:
-        stand_in = types.ModuleType("expecttest")  # the samples' module derives a class from it, and uses it no further
-        stand_in.TestCase = unittest.TestCase  # type: ignore[attr-defined]
-        sys.modules["expecttest"] = stand_in
-    seeds = record()
+    valid = many()
     fake_tensor.run_fallback_kernel = no_fallback
     names = [name for name, row in optable.load().items() if not row.value]
-    faults, ran = try_all(seeds, cases, names)
+    faults, ran = try_all(valid, cases, names)
     print(json.dumps([faults, [name for name in names if not ran[name]]]))
 
 

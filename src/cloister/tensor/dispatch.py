@@ -267,13 +267,17 @@ forwards: Final = _Forwards()
 """How many ``forward``s of sent modules are under way in this thread."""
 
 
+_PADDING: Final = torch.nn.utils.rnn.pad_packed_sequence.__code__
+"""PyTorch's own code brings the order of packed sequences home, which follows from their lengths; those were here."""
+
+
 def refuse_in_forward(location: Location) -> None:
     """Refuses a download that nobody wrote down as one: a library's ``to("cpu")`` would bring the data home.
 
     Raises:
         ImplicitDownloadError: a sent module's ``forward`` is under way.
     """
-    if forwards.under_way:
+    if forwards.under_way and not sites.within(_PADDING):
         raise ImplicitDownloadError(
             f"{sites.asked_for()} would bring values home from {location.id}, inside the forward of a module that was "
             f"sent, where nothing comes home unasked; keep them at {location.id}, or write get(keep=True) there"

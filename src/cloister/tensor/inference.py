@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import OpRefusedError
+from cloister.tensor import ops
 from cloister.tensor.fakes import Fakes
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.ops import Of, Op, Param
@@ -121,7 +122,7 @@ def _infer(
         except Exception as found:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
             fault = found.with_traceback(None)
         else:
-            outline = _outline(op, returned)
+            outline = _outline(op, returned, wanted=ops.arguments_by_name(op, args, kwargs).get("output_mask"))
             _check_views(op, outline, args, kwargs, geometry_of)
             return outline
     try:
@@ -164,7 +165,9 @@ def _as_kernels_raise(
     return RuntimeError(str(fault))
 
 
-def _outline(op: Op, returned: Any) -> Outline:
+def _outline(op: Op, returned: Any, *, wanted: Sequence[bool] | None) -> Outline:
+    """``wanted`` says of each result whether it is asked for; kernels make nothing of the others, some shape functions
+    do."""
     geometries: list[Geometry | None] = []
     lists: list[int] = []
     for kind, value in zip(op.returns, returned if len(op.returns) > 1 else (returned,), strict=False):
@@ -175,6 +178,8 @@ def _outline(op: Op, returned: Any) -> Outline:
             geometries.extend(map(_geometry, value))
         elif kind is Of.UNKNOWN:
             raise OpRefusedError(f"{op} returns something other than tensors")
+    if wanted is not None and len(wanted) == len(geometries):
+        geometries = [each if asked else None for each, asked in zip(geometries, wanted, strict=True)]
     return Outline(op, geometries, lists)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from traceback import walk_tb
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Final
 
 import torch
@@ -38,6 +38,14 @@ def current() -> int:
             return _number(filename, frame.f_lineno)
         frame = frame.f_back
     return 0
+
+
+def within(code: CodeType) -> bool:
+    """Whether a function of this code is being run in this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def asked_for() -> str:
