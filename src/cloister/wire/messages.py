@@ -48,20 +48,8 @@ class Welcome(Message, frozen=True):
     objects: Size
 
 
-RefusalCode = Literal[
-    "version",
-    "table",
-    "peer",
-    "busy",
-    "put-off",
-    "closing",
-    "protocol",
-    "crashed",
-    "ended",
-    "cpu",
-    "charter",
-    "evidence",
-]
+_Code = Literal["version", "table", "peer", "busy", "closing", "protocol", "crashed", "charter", "evidence"]
+RefusalCode = Literal[_Code, "put-off", "ended", "cpu"]
 WaitSeconds = Annotated[int, Meta(ge=0, le=WAIT_S)]
 
 
