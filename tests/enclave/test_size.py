@@ -68,7 +68,7 @@ ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregator", "enclave")
 LIMIT = 2550
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5250, "sgx": 5150, "simulated": 5150}
+ALL = {"guest": 5540, "sgx": 5440, "simulated": 5450}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.collateral": "reads the file that --collateral names",
