@@ -77,7 +77,7 @@ def test_the_crowd_does_not_fill_the_log(study: Study, caplog: pytest.LogCapture
 @pytest.mark.slow
 def test_a_hundred_members_come_back_at_once(study: Study, tmp_path: Path) -> None:
     members = [make_identity(tmp_path, f"member{number}") for number in range(100)]
-    with hosting(study.bob, *members) as host, ThreadPoolExecutor(len(members)) as pool:
+    with hosting(study.bob, *members, handshake_s=BORNE_S) as host, ThreadPoolExecutor(len(members)) as pool:
         connections = list(pool.map(lambda member: host.session(member, within_s=BORNE_S), members))
         assert len(connections) == len(members)
     assert sorted(host.seen) == sorted(member.fingerprint for member in members)

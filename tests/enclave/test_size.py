@@ -68,7 +68,7 @@ ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregator", "enclave")
 LIMIT = 2550
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5350, "sgx": 5250, "simulated": 5250}
+ALL = {"guest": 5650, "sgx": 5560, "simulated": 5570}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.collateral": "reads the file that --collateral names",

@@ -67,7 +67,7 @@ def test_ipv6(bob, carol):
 
 def test_many_at_once_from_one_machine(bob, carol):
     """As members do behind one address: none is turned away."""
-    with hosting(bob, carol, common=100) as host, ThreadPoolExecutor(71) as pool:
+    with hosting(bob, carol, common=100, handshake_s=60.0) as host, ThreadPoolExecutor(71) as pool:
         for connection in list(pool.map(lambda _: host.session(carol, within_s=60.0), range(71))):
             connection.close()
 
