@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 import torch
@@ -27,6 +27,9 @@ _BATCH_COMMANDS: Final = 64
 _BATCH_BYTES: Final = 1 << 18
 """A batch leaves once it holds this many commands, or makes or carries this many bytes: then there is work worth
 starting."""
+
+_OUTSIDE: Final = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+"""What PyTorch takes part in and leaves out while no operation is under way."""
 
 A = TypeVar("A")
 
@@ -169,7 +172,7 @@ class Location:
         for other in list(_locations):
             if other is not self and other._commands:
                 other._flush_for_another()
-        with self._lock:
+        with self._lock, as_elsewhere():
             commands, puts = self._take()
             got, values = self._channel.ask(commands, puts, question, expected)
         if isinstance(got, m.Failure):
@@ -254,6 +257,13 @@ class Location:
             f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site)})" if failure.op else ""
         )
         return WorkerError.from_code(failure.code)(f"{failure.text}{where}")
+
+
+def as_elsewhere() -> Any:
+    """Work as in a process of its own, although PyTorch is in the middle of something here: of an operation on
+    pointers, for which it leaves out parts of itself (a conjugated tensor would be computed with as if it were not), or
+    of a sent module's ``forward`` (the memory for an answer would be made at the worker)."""
+    return torch._C._ForceDispatchKeyGuard(*_OUTSIDE)
 
 
 _locations: WeakSet[Location] = WeakSet()

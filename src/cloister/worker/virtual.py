@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from cloister.errors import MoveError
 from cloister.tensor.hook import TorchHook, install
+from cloister.tensor.location import as_elsewhere
 from cloister.tensor.worker import Worker
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
@@ -20,8 +21,6 @@ from cloister.worker.executor import Executor
 from cloister.worker.values import spec_of
 
 _NETWORK: Final = "in process"
-_OUTSIDE: Final = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-"""What PyTorch takes part in and leaves out while no operation is under way."""
 _FORGOTTEN: Final = 64
 """So many objects that nothing points to any more are freed together."""
 _LARGE: Final = 1 << 20
@@ -63,17 +62,11 @@ class VirtualWorker(Worker):
         if self._executor is None or type(command) is not m.Call or dead >= _FORGOTTEN or nbytes * dead > _LARGE:
             super().post(command, nbytes=nbytes)
             return
-        with self._lock, _as_elsewhere():
+        with self._lock, as_elsewhere():
             self._executor.call(command)
             failure = self._executor.failure()
         if failure is not None:
             raise self._error(failure)
-
-
-def _as_elsewhere() -> Any:
-    """The executor works as in a process of its own. Here PyTorch is in the middle of an operation on pointers and
-    leaves out parts of itself meanwhile: without this, a conjugated tensor would be computed with as if it were not."""
-    return torch._C._ForceDispatchKeyGuard(*_OUTSIDE)
 
 
 class _InProcess:
@@ -93,7 +86,7 @@ class _InProcess:
     def post(self, commands: list[m.Command], puts: list[torch.Tensor]) -> m.Failure | None:
         if self._encode:
             commands = m.decode(Kind.BATCH, encode(m.Batch(commands))).commands
-        with _as_elsewhere():
+        with as_elsewhere():
             self.executor.run(commands, [values.clone() for values in puts])
         return self.executor.failure()
 
@@ -109,7 +102,7 @@ class _InProcess:
             return failure, []
         if self._encode:
             question = m.decode(Kind.ASK, encode(m.Ask([], question))).question
-        with _as_elsewhere():
+        with as_elsewhere():
             answer, values = self.executor.answer(question)
         return answer, [value.clone() for value in values]
 
