@@ -128,5 +128,6 @@ def test_a_model_predicts_in_every_mode(
         expected, predicted = here(inputs), there(pointer)
     assert predicted.requires_grad is expected.requires_grad
     torch.testing.assert_close(predicted.detach().get(), expected.detach(), rtol=1e-4, atol=1e-5)
+    del predicted  # and with it the graph, which holds the parameters
     for (path, wanted), got in zip(here.named_buffers(), there.get().buffers(), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=path)
