@@ -9,7 +9,7 @@ import torch
 
 from cloister.errors import MemoryLimitError, ObjectLimitError, OpRefusedError, RemoteIndexError, UnknownObjectError
 from cloister.tensor.geometry import Geometry
-from cloister.worker.store import Allocation, Store
+from cloister.worker.store import Store
 from tests.worker.sessions import Session
 
 FOUR = torch.zeros(4)
@@ -20,14 +20,13 @@ def store() -> Store:
     return Store(memory_bytes=100, objects=3)
 
 
-def hold(store: Store, id: int, tensor: torch.Tensor = FOUR, of: Allocation | None = None) -> Allocation:
-    store.hold(id, tensor, Geometry.of(tensor), of=of)
-    return store.entry(id).allocation
+def hold(store: Store, id: int, tensor: torch.Tensor = FOUR) -> None:
+    store.hold(id, tensor, Geometry.of(tensor))
 
 
 def test_it_counts_objects_and_bytes(store: Store) -> None:
     hold(store, 1)
-    hold(store, 2)
+    hold(store, 2, torch.zeros(4))
     assert (len(store), store.nbytes) == (2, 32)
     store.free([1])
     assert (len(store), store.nbytes) == (1, 16)
@@ -36,18 +35,16 @@ def test_it_counts_objects_and_bytes(store: Store) -> None:
 
 
 def test_a_view_shares_the_memory_of_what_it_views(store: Store) -> None:
-    whole = hold(store, 1)
-    hold(store, 2, FOUR[1:], of=whole)
-    del whole
+    hold(store, 1)
+    hold(store, 2, FOUR[1:])
     assert (len(store), store.nbytes) == (2, 16)
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3)])
 def test_memory_is_counted_until_the_last_view_of_it_is_freed(store: Store, order: Sequence[int]) -> None:
-    whole = hold(store, 1)
-    hold(store, 2, FOUR[1:], of=whole)
-    hold(store, 3, FOUR[2:], of=whole)
-    del whole
+    hold(store, 1)
+    hold(store, 2, FOUR[1:])
+    hold(store, 3, FOUR[2:])
     for id in order:
         assert store.nbytes == 16
         store.free([id])

@@ -184,12 +184,12 @@ def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> N
 
 def warm_up(threads: int) -> None:
     """Does once what would make a session's first operations slow."""
-    from torch._subclasses import FakeTensorMode
+    from cloister.tensor.fakes import Fakes
 
     use_threads(threads)
     square = torch.ones(8, 8)
     square @ square
-    with FakeTensorMode() as mode:
+    with Fakes() as mode:
         fake = mode.from_tensor(square)
         fake @ fake
 

@@ -20,10 +20,10 @@ class Geometry:
     by identity.
 
     ``shape`` and ``strides`` are in elements, ``offset`` is the first element's place in the storage,
-    ``storage_bytes`` the length of the whole storage that the tensor is a view of.
+    ``storage_bytes`` the length of the whole storage that the tensor is a view of; ``dense``: and of no more than it.
     """
 
-    __slots__ = ("__weakref__", "dtype", "nbytes", "offset", "shape", "storage_bytes", "strides")
+    __slots__ = ("__weakref__", "dense", "dtype", "nbytes", "offset", "shape", "storage_bytes", "strides")
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -31,6 +31,7 @@ class Geometry:
     offset: int
     storage_bytes: int
     nbytes: int
+    dense: bool
 
     @staticmethod
     def make(
@@ -44,8 +45,17 @@ class Geometry:
         made = Geometry()
         made.dtype, made.shape, made.strides, made.offset, made.storage_bytes = key
         made.nbytes = math.prod(shape) * dtype.itemsize
+        made.dense = made.nbytes == storage_bytes
         _interned[key] = made
         return made
+
+    @property
+    def end_bytes(self) -> int:
+        """Where the last element ends, in bytes from where the storage begins; 0 where there is none."""
+        if not self.nbytes:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (self.offset + last + 1) * self.dtype.itemsize
 
     @staticmethod
     def of(tensor: torch.Tensor) -> Geometry:

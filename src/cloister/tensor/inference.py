@@ -1,7 +1,7 @@
 """What an operation will return, found without values, before it runs.
 
-On the first meeting of an operation with arguments of certain geometries, PyTorch's ``FakeTensorMode`` works the
-outputs out (0.1 to 2 ms); after that a dictionary of our own answers. A caller needs them to make pointers of the
+On the first meeting of an operation with arguments of certain geometries, PyTorch works the outputs out on tensors
+without values (0.1 to 2 ms); after that a dictionary of our own answers. A caller needs them to make pointers of the
 right shape without waiting; a worker needs them to refuse an output that would break the session's memory limit.
 """
 
@@ -17,11 +17,11 @@ import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
     UnsupportedOperatorException,
 )
 
 from cloister.errors import OpRefusedError
+from cloister.tensor.fakes import Fakes
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.ops import Of, Op, Param
 
@@ -124,7 +124,9 @@ def _infer(
             # TypeError under a dispatch handler would even be swallowed, by Python's binary operators.)
             fault = RuntimeError(str(found))
         else:
-            return _outline(op, returned)
+            outline = _outline(op, returned)
+            _check_views(op, outline, args, kwargs, geometry_of)
+            return outline
     try:
         raise fault from None
     finally:
@@ -155,6 +157,25 @@ def _geometry(value: torch.Tensor | None) -> Geometry | None:
     return Geometry.of(value)
 
 
+def _check_views(
+    op: Op,
+    outline: Outline,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    geometry_of: Callable[[torch.Tensor], Geometry],
+) -> None:
+    """Refuses a view that reaches beyond its tensor's memory; without values, PyTorch lets the memory grow instead."""
+    if op.views is None:
+        return
+    viewed = args[op.views] if op.views < len(args) else kwargs.get(op.params[op.views].name)
+    if not isinstance(viewed, torch.Tensor):
+        return
+    most = geometry_of(viewed).storage_bytes
+    for geometry in outline.geometries:
+        if geometry is not None and (geometry.storage_bytes != most or geometry.end_bytes > most):
+            raise RuntimeError("the view reaches beyond the memory of its tensor")
+
+
 def _fake(geometry: Geometry) -> torch.Tensor:
     storage = torch.empty(geometry.storage_bytes, dtype=torch.uint8, device="cpu").untyped_storage()
     whole = torch.empty(0, dtype=geometry.dtype, device="cpu")
@@ -162,7 +183,7 @@ def _fake(geometry: Geometry) -> torch.Tensor:
 
 
 _lock: Final = RLock()
-_mode: Final = FakeTensorMode()
+_mode: Final = Fakes()
 _log: Final = logging.getLogger("torch._subclasses.fake_tensor")
 
 

@@ -122,17 +122,19 @@ class Param:
 
 
 class Op:
-    """One admitted operation, ready for use at either end.
+    """One admitted operation, ready for use at either end. ``kernel`` runs it, as ``overload`` does, a little sooner.
 
     ``outlines`` caches what ``cloister.tensor.inference`` finds of its outputs. ``returns`` holds, for each return
     of the schema, the position of the argument that is written and handed back, ``TENSOR`` or ``TENSORS``;
-    ``views`` is the position of the argument that fresh outputs are views of, or None.
+    ``views`` is the position of the argument that fresh outputs are views of, or None; ``written`` holds position and
+    name of each argument that is written to.
     """
 
     __slots__ = (
         "by_name",
         "guard",
         "inplace",
+        "kernel",
         "name",
         "outlines",
         "overload",
@@ -140,8 +142,10 @@ class Op:
         "random",
         "returns",
         "row",
+        "takes_device",
         "takes_generator",
         "views",
+        "written",
         "zero_fill",
     )
 
@@ -149,14 +153,17 @@ class Op:
         self.name = row.name
         self.row = row
         self.overload = overload
+        self.kernel = overload._op
         schema = overload._schema
         self.params = tuple(_param(row, argument) for argument in schema.arguments)
         self.by_name = {param.name: param for param in self.params}
         self.returns = tuple(_return(schema, value) for value in schema.returns)
         self.inplace = self.returns == (0,)
         self.views = _viewed(schema)
+        self.written = tuple((at, param.name) for at, param in enumerate(self.params) if param.written)
         self.random, self.zero_fill, self.guard = row.random, row.zero_fill, row.guard
         self.takes_generator = "generator" in self.by_name
+        self.takes_device = row.factory and "device" in self.by_name
         self.outlines: dict[tuple[object, ...], Any] = {}
 
     def __repr__(self) -> str:

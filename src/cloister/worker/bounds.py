@@ -70,10 +70,11 @@ def _indexed_bytes(source: torch.Tensor, indices: Sequence[torch.Tensor | None])
 
 
 def _solved_bytes(a: torch.Tensor, b: torch.Tensor) -> int:
-    """For ``a`` of ``(..., m, n)`` and ``b`` of ``(..., m, k)``: a solution ``(..., n, k)``, and less than both."""
+    """For ``a`` of ``(..., m, n)`` and ``b`` of ``(..., m, k)``: a solution ``(..., n, k)``, residuals ``(..., k)``,
+    singular values, at most ``(..., n)``, and ranks, which are indices."""
     batch, columns = math.prod(a.shape[:-2]), b.shape[-1] if b.dim() > 1 else 1
-    solution = batch * a.shape[-1] * columns
-    return (solution + a.numel() + b.numel()) * a.element_size()
+    numbers = a.shape[-1] * columns + columns + a.shape[-1]
+    return batch * (numbers * a.element_size() + _INDEX_BYTES)
 
 
 def _aligned_bytes(log_probs: torch.Tensor, target_lengths: torch.Tensor | Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -15,18 +15,13 @@ from cloister.errors import (
     WireError,
     WorkerError,
 )
-from cloister.tensor import ops
+from cloister.tensor import results
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
-from cloister.tensor.inference import Outline, outline_of
-from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
 from cloister.wire.limits import FOUND
 from cloister.wire.sessions import Tags
 from cloister.wire.tensors import TensorSpec
-from cloister.worker import bounds, forms, gaps, guards
-from cloister.worker.arguments import decode, decode_named
-from cloister.worker.faults import reported
-from cloister.worker.seeding import seeded
+from cloister.worker import calls
 from cloister.worker.store import Entry, Store
 from cloister.worker.trainings import Trainings
 from cloister.worker.values import empty, is_sendable, sendable, spec_of
@@ -92,11 +87,10 @@ class Executor:
         """Runs commands in order; ``puts`` holds the values of the ``Put``s among them."""
         arriving = iter(puts)
         for command in commands:
-            if type(command) is m.Call:
-                self.call(command)
-                continue
             try:
-                if type(command) is m.Free:
+                if type(command) is m.Call:
+                    calls.run(self._store, self._device, command)
+                elif type(command) is m.Free:
                     self._store.free(command.ids)
                 elif type(command) is m.Put:
                     self._put(command, next(arriving, None))
@@ -114,7 +108,7 @@ class Executor:
     def call(self, call: m.Call) -> None:
         """Runs one operation."""
         try:
-            self._call(call)
+            calls.run(self._store, self._device, call)
         except WorkerError as fault:
             self.fail(fault, call)
 
@@ -174,95 +168,10 @@ class Executor:
             raise MemoryLimitError("the values were refused when they arrived")
         self._store.check_room(nbytes=values.nbytes, ids=(command.id,))
         held = values.to(self._device)
-        self._store.hold(command.id, held, Geometry.contiguous(held.dtype, tuple(held.shape)))
-
-    def _call(self, call: m.Call) -> None:
-        op = ops.by_name(call.op)
-        args: list[Any] = []
-        key: list[object] = []
-        held = self._store.held
-        if len(call.args) > len(op.params):
-            raise OpRefusedError(f"{op} takes {len(op.params)} arguments, not {len(call.args)}")
-        for param, value in zip(op.params, call.args):  # noqa: B905  - strict= costs, and they were counted
-            entry = held.get(value) if param.of is Of.TENSOR and type(value) is int else None
-            if type(entry) is Entry:
-                args.append(entry.tensor)
-                key.append(entry.geometry)
-            else:
-                args.append(decode(param, value, self._store, key))
-        kwargs = decode_named(op, call.kwargs, self._store, key) if call.kwargs else {}
-        outline = op.outlines.get(known := tuple(key)) or self._outline(op, known, args, kwargs)
-        by_values = op.guard or outline.data_dependent
-        nbytes = self._check_values(op, outline, args, kwargs) if by_values else outline.nbytes
-        if len(call.outs) != (len(op.returns) if outline.data_dependent else len(outline.geometries)):
-            raise OpRefusedError(f"{op} makes another number of tensors here than ids came for them")
-        if 0 in call.outs and not all(map(_may_be_absent, call.outs, outline.geometries or call.outs)):
-            raise OpRefusedError(f"{op} makes a tensor here that no id came for")
-        self._store.check_room(nbytes=nbytes, ids=call.outs)
-        if op.random is (call.seed is None):
-            raise OpRefusedError(f"{op} {'needs a' if op.random else 'takes no'} seed")
-        if op.row.factory and "device" in op.by_name:
-            kwargs["device"] = self._device
-        returned = self._run(op, call, args, kwargs)
-        if by_values and op.name in gaps.LEAVE_GAPS:
-            gaps.close(ops.arguments_by_name(op, args, kwargs), returned)
-        if not op.inplace:
-            self._hold(op, call, outline, returned)
-
-    def _outline(self, op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str, Any]) -> Outline:
-        forms.check(op, args, kwargs)
-        try:
-            outline = outline_of(op, key, args, kwargs, Geometry.of)
-        except WorkerError:
-            raise
-        except Exception as fault:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
-            raise reported(fault) from None
-        if not all(geometry is None or geometry.dtype in DTYPE_NAMES for geometry in outline.geometries):
-            op.outlines.pop(key, None)
-            raise OpRefusedError(f"{op} would make a tensor of an element type that does not travel")
-        if op.views is None:  # what the store will count
-            outline.nbytes = sum(geometry.storage_bytes for geometry in outline.geometries if geometry is not None)
-        return outline
-
-    def _check_values(self, op: Op, outline: Outline, args: list[Any], kwargs: dict[str, Any]) -> int:
-        """What shapes alone do not tell: hostile indices, and the size of a result that depends on values, in bytes."""
-        named = ops.arguments_by_name(op, args, kwargs)
-        try:
-            if op.guard:
-                guards.check(op.name, named)
-            nbytes = bounds.output_bytes(op.name, named) if outline.data_dependent else outline.nbytes
-        except (RuntimeError, LookupError, ValueError, TypeError, OverflowError) as fault:
-            # Arguments whose values cannot even be looked at: PyTorch would not take them either.
-            raise reported(fault) from None
-        if outline.data_dependent and self._store.nbytes + nbytes > self._store.memory_bytes:
-            # Not how much: that would tell a value.
-            raise MemoryLimitError(f"{op} could make more here than the session may hold; free tensors (del)")
-        return nbytes
-
-    def _run(self, op: Op, call: m.Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        try:
-            if call.seed is None:
-                return op.overload(*args, **kwargs)
-            with seeded(call.seed, self._device):
-                return op.overload(*args, **kwargs)
-        except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
-            raise reported(fault) from None
-
-    def _hold(self, op: Op, call: m.Call, outline: Outline, returned: Any) -> None:
-        of = None
-        if op.views is not None:
-            viewed = call.args[op.views] if op.views < len(call.args) else call.kwargs[op.params[op.views].name]
-            of = self._store.entry(viewed).allocation if type(viewed) is int else None
-        if op.zero_fill:
-            gaps.zero(returned)
-        if outline.single is not None:
-            self._store.hold(call.outs[0], returned, outline.single, of=of)
-            return
-        fresh = _fresh(op, returned)
-        geometries = outline.geometries or [None if tensor is None else Geometry.of(tensor) for tensor in fresh]
-        for id, tensor, geometry in zip(call.outs, fresh, geometries, strict=True):
-            if id and tensor is not None and geometry is not None:
-                self._store.hold(id, tensor, geometry, of=of)
+        geometry = Geometry.contiguous(held.dtype, tuple(held.shape))
+        if not results.fits(held, geometry, held.untyped_storage()):
+            held = results.laid_out(geometry, self._device).copy_(held)
+        self._store.hold(command.id, held, geometry)
 
     def _tag(self, command: m.Tag) -> None:
         if len(self._tagged) >= self._store.limit:
@@ -299,10 +208,10 @@ class Executor:
 
     def _search(self, tags: Tags, first: int) -> m.Found:
         wanted = set(tags)
-        found = [(own, entry.tensor, entry.allocation) for own, entry in self._tagged if wanted <= set(own)]
+        found = [(own, entry.tensor) for own, entry in self._tagged if wanted <= set(own)]
         refusal: InteractiveRefusedError | None = None
         try:
-            found += [(own, tensor, None) for own, tensor in self._data_sets.search(tags)]  # type: ignore[misc]
+            found += self._data_sets.search(tags)
         except InteractiveRefusedError as fault:
             refusal = fault
         if refusal is not None and not found:
@@ -310,26 +219,11 @@ class Executor:
         found = found[:FOUND]
         matches = []
         self._store.check_room(nbytes=0, ids=range(first, first + len(found)))
-        for id, (own, tensor, allocation) in enumerate(found, first):
+        for id, (own, tensor) in enumerate(found, first):
             geometry = Geometry.of(tensor)
-            self._store.hold(id, tensor, geometry, of=allocation)
+            self._store.hold(id, tensor, geometry)
             matches.append(m.Match(own, _describe(geometry)))
         return m.Found(tuple(matches))
-
-
-def _fresh(op: Op, returned: Any) -> list[torch.Tensor | None]:
-    """The tensors that an operation made, flattened, without those it was given and hands back."""
-    fresh: list[torch.Tensor | None] = []
-    for kind, value in zip(op.returns, returned if len(op.returns) > 1 else (returned,), strict=False):
-        if kind is Of.TENSOR:
-            fresh.append(value)
-        elif kind is Of.TENSORS:
-            fresh.extend(value)
-    return fresh
-
-
-def _may_be_absent(id: int, geometry: object) -> bool:
-    return bool(id) or geometry is None
 
 
 def _describe(geometry: Geometry) -> m.StridedSpec:

@@ -19,12 +19,19 @@ _REINTERPRETS: Final = "aten::view.dtype"
 
 
 def check(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Refuses what would change the shape of an object that the session holds, and more outputs than may have ids.
+    """Refuses what would change the shape of an object that the session holds, more outputs than may have ids, and
+    numbers that make shapes lie.
 
     Raises:
         OpRefusedError: such a call. Callers of good faith never make one.
     """
     named = arguments_by_name(op, args, kwargs)
+    if not op.row.factory and not any(map(_names_a_tensor, named.values())):
+        # PyTorch would compute with the numbers at once, where shapes alone are asked for.
+        raise OpRefusedError(f"{op} needs a tensor among its arguments")
+    if not 0 <= named.get("reduction", 1) <= 2:
+        # Kernels take another one for one of these, and shape functions for a different one.
+        raise OpRefusedError(f"{op}: reduction must be 0, 1 or 2")
     if torch.Tag.inplace_view in op.overload.tags and op.name != _KEEPS_SHAPE:
         raise OpRefusedError(f"{op} would change an object's shape; make a view of it instead")
     if op.name == _REINTERPRETS and (named["dtype"] is torch.bool) is not (named["self"].dtype is torch.bool):
@@ -34,6 +41,12 @@ def check(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         _check_out(op, named)
     if Of.TENSORS in op.returns and _parts(op.name, named) > LIST_ITEMS:
         raise OpRefusedError(f"{op} would make more than {LIST_ITEMS} tensors at once")
+
+
+def _names_a_tensor(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(item, torch.Tensor) for item in value)
+    return isinstance(value, torch.Tensor)
 
 
 def _check_out(op: Op, named: Mapping[str, Any]) -> None:

@@ -10,29 +10,40 @@ from cloister.errors import MemoryLimitError, ObjectLimitError, OpRefusedError, 
 from cloister.tensor.geometry import Geometry
 
 
-class Allocation:
-    """One piece of memory, shared by all the views of it; counted until the last of them is gone."""
-
-    __slots__ = ("nbytes", "store")
-
-    def __init__(self, store: Store, nbytes: int) -> None:
-        self.store = store
-        self.nbytes = nbytes
-        store.nbytes += nbytes
-
-    def __del__(self) -> None:
-        self.store.nbytes -= self.nbytes
-
-
 class Entry:
-    """One object of a session."""
+    """One object of a session.
 
-    __slots__ = ("allocation", "geometry", "tensor")
+    What a session holds in bytes is counted here: what several objects share counts once, and for as long as one of
+    them lives. Its ``geometry`` is the tensor's own, down to the size of the memory: whoever makes an entry has looked.
+    """
 
-    def __init__(self, tensor: torch.Tensor, geometry: Geometry, allocation: Allocation) -> None:
+    __slots__ = ("_place", "_store", "geometry", "tensor")
+
+    def __init__(
+        self, store: Store, tensor: torch.Tensor, geometry: Geometry, memory: torch.UntypedStorage | None = None
+    ) -> None:
         self.tensor = tensor
         self.geometry = geometry
-        self.allocation = allocation
+        self._store = store
+        self._place = place = (tensor.untyped_storage() if memory is None else memory)._cdata
+        sharing = store.sharing
+        if place in sharing:
+            sharing[place] += 1
+        else:
+            sharing[place] = 1
+            store.nbytes += geometry.storage_bytes
+
+    def __del__(self) -> None:
+        sharing = self._store.sharing
+        if sharing[self._place] > 1:
+            sharing[self._place] -= 1
+        else:
+            del sharing[self._place]
+            self._store.nbytes -= self.geometry.storage_bytes
+
+    def shares(self, other: Entry) -> bool:
+        """Whether both lie in one piece of memory."""
+        return bool(self._place == other._place)
 
 
 class Lost:
@@ -53,6 +64,8 @@ class Store:
         self.memory_bytes = memory_bytes
         self.limit = objects
         self.nbytes = 0
+        self.sharing: dict[int, int] = {}
+        """How many objects lie in each piece of memory, by PyTorch's address of it."""
         self.held: dict[int, Entry | Lost] = {}
 
     def __len__(self) -> int:
@@ -84,11 +97,12 @@ class Store:
                 f"this needs {nbytes} bytes and the session holds {self.nbytes} of the {self.memory_bytes} it may; "
                 "free tensors (del), or ask the worker's owner for a higher limit"
             )
+        held = self.held
         new = 0
         for id in ids:
             if id:
                 new += 1
-                if id in self.held:
+                if id in held:
                     raise OpRefusedError("an object's id is never used twice")
         if new > 1 and len({id for id in ids if id}) < new:
             raise OpRefusedError("an object's id is never used twice")
@@ -98,15 +112,24 @@ class Store:
                 "or ask the worker's owner for a higher limit"
             )
 
-    def hold(self, id: int, tensor: torch.Tensor, geometry: Geometry, *, of: Allocation | None = None) -> None:
-        """Holds a tensor; ``of`` is the allocation that it is a view of."""
-        self.held[id] = Entry(tensor, geometry, of or Allocation(self, geometry.storage_bytes))
+    def hold(
+        self, id: int, tensor: torch.Tensor, geometry: Geometry, memory: torch.UntypedStorage | None = None
+    ) -> None:
+        """Holds a tensor that is of this very geometry; ``memory`` is its storage, where that is at hand."""
+        self.held[id] = Entry(self, tensor, geometry, memory)
 
     def lose(self, ids: Iterable[int], fault: WorkerError) -> None:
         """Notes that these objects were never made."""
         for id in ids:
             if id and id not in self.held and len(self.held) < self.limit:
                 self.held[id] = Lost(fault)
+
+    def spoil(self, spoilt: Entry, fault: WorkerError) -> WorkerError:
+        """Has an object, and all that lies in the same memory, be lost; returns the error, to be raised."""
+        for id, entry in list(self.held.items()):
+            if type(entry) is Entry and entry.shares(spoilt):
+                self.held[id] = Lost(fault)
+        return fault
 
     def free(self, ids: Iterable[int]) -> None:
         """Forgets these objects; unknown ones are passed over, since a failed operation may never have made them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -102,6 +103,11 @@ def test_a_device_whose_forward_kernels_do_not_check_is_watched() -> None:
     shapes = shapes_of(PLAN.program, PLAN._checked, 6)
     here = instructions.prepare(PLAN.program, PLAN._checked, shapes, size=6, device=torch.device("cpu"))
     there = instructions.prepare(PLAN.program, PLAN._checked, shapes, size=6, device=torch.device("meta"))
-    watched = [call for call, *_ in there.code if getattr(call, "__name__", "") == "watched"]
-    assert len(watched) == len(BACKWARD)
-    assert not [call for call, *_ in here.code if getattr(call, "__name__", "") == "watched"]
+    assert len(watched(there)) == len(BACKWARD)
+    assert not watched(here)
+
+
+def watched(prepared: Any) -> list[Any]:
+    """The calls of a plan's lines before which values are looked at."""
+    calls = [unwrap(call, stop=lambda call: getattr(call, "__name__", "") == "watched") for call, *_ in prepared.code]
+    return [call for call in calls if getattr(call, "__name__", "") == "watched"]

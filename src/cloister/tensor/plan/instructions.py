@@ -1,7 +1,8 @@
 """Lines made ready for the loop of a replay.
 
 An instruction is ``(call, read, out, outs, dead)``: ``read`` takes the arguments from the list of values, ``out`` is
-the slot of a single result (0: none), ``outs`` are those of several, ``dead`` the slots to empty. Slot 0 holds run seed
+the slot of a single result (0: none), ``outs`` are those of several, ``dead`` the slots to empty. What ``call`` returns
+is as it was predicted, or it raises: the step's memory, and what may be read of it, rest on that. Slot 0 holds run seed
 and step, value n lies in slot n + 1, and literals lie in slots of their own behind the values, so that one
 ``itemgetter`` collects all arguments at once.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, update_wrapper
 from operator import itemgetter
 from typing import Any, TypeAlias
 
 import torch
 
-from cloister.tensor import ops
+from cloister.tensor import ops, results
+from cloister.tensor.geometry import Geometry
 from cloister.tensor.ops import Of, Op
 from cloister.tensor.plan import safety
 from cloister.tensor.plan.checking import Checked
@@ -39,8 +41,11 @@ class Prepared:
     lines: dict[int, int] = field(default_factory=dict)
 
 
-def prepare(program: Program, checked: Checked, shapes: Shapes, *, size: int, device: torch.device) -> Prepared:
-    """The instructions for batches of ``size`` on ``device``."""
+def prepare(
+    program: Program, checked: Checked, shapes: Shapes, *, size: int, device: torch.device, mapped: bool = False
+) -> Prepared:
+    """The instructions for batches of ``size`` on ``device``; ``mapped`` where they run within ``vmap``, in which
+    tensors do not show what lies behind them."""
     watched = shapes.watched if device.type == "cpu" else shapes.watched | shapes.proven
     prepared = Prepared(blank=[None] * (len(shapes.geometries) + 1))
     first = program.inputs - len(program.constants)
@@ -52,7 +57,8 @@ def prepare(program: Program, checked: Checked, shapes: Shapes, *, size: int, de
         following += line.makes
         dead = tuple(value + 1 for value in checked.lifetimes.dropped[at])
         maker = _Maker(prepared, op, line, size=size, device=device)
-        maker.add(at, watched=at in watched, made=made, dead=dead)
+        expected = None if mapped else shapes.geometries[made[0] - 1 : made[-1]] if made else ()
+        maker.add(at, watched=at in watched, made=made, dead=dead, expected=expected)
     return prepared
 
 
@@ -63,12 +69,20 @@ class _Maker:
         self.prepared, self.op, self.line, self.size, self.device = prepared, op, line, size, device
         self.lists: list[tuple[int, Read]] = []
 
-    def add(self, at: int, *, watched: bool, made: tuple[int, ...], dead: tuple[int, ...]) -> None:
+    def add(
+        self,
+        at: int,
+        *,
+        watched: bool,
+        made: tuple[int, ...],
+        dead: tuple[int, ...],
+        expected: Sequence[Geometry | None] | None,
+    ) -> None:
         op = self.op
         slots, names, fixed = self._arguments()
-        if op.row.factory and "device" in op.by_name:
+        if op.takes_device:
             fixed["device"] = self.device
-        call: Call = op.overload._op
+        call: Call = op.kernel
         if names or fixed:
             call = _with_names(call, names, fixed)
         if watched or safety.installed().leaves_gaps(op):
@@ -78,7 +92,9 @@ class _Maker:
         if op.random:
             call, slots = self._seeded(call, at), [0, *slots]
         read = _reader(slots)
-        single = len(made) == 1 and op.returns == (Of.TENSOR,)
+        single = op.returns == (Of.TENSOR,)
+        if made and expected is not None:
+            call = update_wrapper((_held_to if op.views is None else _views_held_to)(call, op, expected, single), call)
         self.prepared.lines[id(read)] = at
         # A list among the arguments is put together first, and forgotten with what the line uses last.
         self.prepared.code += [(_listed, items, slot, (), ()) for slot, items in self.lists]
@@ -149,18 +165,51 @@ def _with_names(call: Call, names: Sequence[str], fixed: dict[str, Any]) -> Call
     return named
 
 
+def _held_to(call: Call, op: Op, geometries: Sequence[Geometry | None], single: bool) -> Call:
+    """``call``, whose results are as predicted or are refused."""
+
+    def several(*args: Any) -> Any:
+        returned = call(*args)
+        made = results.all_settled(op, [returned] if single else returned, geometries)
+        return made[0] if single else made
+
+    first = geometries[0]
+    if first is None or not single:
+        return several
+
+    def one(*args: Any) -> Any:
+        returned = call(*args)
+        return (
+            returned
+            if results.fits(returned, first, returned.untyped_storage())
+            else results.settled(op, returned, first)
+        )
+
+    return one
+
+
+def _views_held_to(call: Call, op: Op, geometries: Sequence[Geometry | None], single: bool) -> Call:
+    """As ``_held_to``. What a view is a view of may be an input, which may be a part of something larger."""
+
+    def one(tensor: Any, geometry: Geometry | None) -> Any:
+        if geometry is None or tensor.shape != geometry.shape or tensor.dtype is not geometry.dtype:
+            raise results.unpredicted(op, tensor, geometry)
+        made = results.with_strides(tensor, geometry)
+        if made is None:
+            raise results.unpredicted(op, tensor, geometry)
+        return made
+
+    def several(*args: Any) -> Any:
+        return [one(*pair) for pair in zip(call(*args), geometries, strict=True)]
+
+    return (lambda *args: one(call(*args), geometries[0])) if single else several
+
+
 def _flattened(call: Call, op: Op) -> Call:
     """For returns of several kinds: what is new among them, as one list."""
 
     def flattened(*args: Any) -> list[Any]:
-        returned = call(*args)
-        fresh: list[Any] = []
-        for kind, value in zip(op.returns, returned if len(op.returns) > 1 else (returned,), strict=True):
-            if kind is Of.TENSOR:
-                fresh.append(value)
-            elif kind is Of.TENSORS:
-                fresh.extend(value)
-        return fresh
+        return results.fresh(op, call(*args))
 
     return flattened
 

@@ -13,12 +13,13 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensor,
-    FakeTensorMode,
+    UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cloister.errors import OpRefusedError, PlanError
-from cloister.tensor import ops, sites
+from cloister.tensor import ops, results, sites
+from cloister.tensor.fakes import Fakes
 from cloister.tensor.ops import LITERALS, Of, Op, Param
 
 aten = torch.ops.aten
@@ -70,7 +71,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
-        self._fakes = FakeTensorMode()
+        self._fakes = Fakes()
         self._next = 0
         self._known: dict[int, tuple[torch.Tensor, FakeTensor]] = {}
 
@@ -144,7 +145,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._fakes:
             try:
                 returned = func(*given, **named)
-            except (DynamicOutputShapeException, DataDependentOutputException):
+            except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedOperatorException):
                 raise PlanError(
                     f"{_here()}: the shape of what {op} returns depends on values, which a plan's may not; "
                     "torch.where and masks that multiply keep it fixed"
@@ -194,7 +195,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if op.row.factory and "dtype" in op.by_name and named.get("dtype") is None:
             # PyTorch's default where it runs may be another than here.
             named["dtype"] = op.by_name["dtype"].to_wire(returned.dtype)
-        made = tuple(self._made(value) for value in _fresh(op, returned))
+        made = tuple(self._made(value) for value in results.fresh(op, returned))
         self.trace.lines.append(Recorded(op, encoded, named, made, sites.current()))
 
     def _made(self, value: Any) -> int:
@@ -216,14 +217,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return param.to_wire(value)
         except (OpRefusedError, KeyError) as fault:
             raise PlanError(f"{_here()}: {fault}") from None
-
-
-def _fresh(op: Op, returned: Any) -> Iterator[Any]:
-    for kind, value in zip(op.returns, returned if len(op.returns) > 1 else (returned,), strict=False):
-        if kind is Of.TENSOR:
-            yield value
-        elif kind is Of.TENSORS:
-            yield from value
 
 
 def _here() -> str:

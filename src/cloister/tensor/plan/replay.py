@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from cloister.errors import HostileIndexError, PlanError
+from cloister.errors import HostileIndexError, OpRefusedError, PlanError
 from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan import instructions
 from cloister.tensor.plan.checking import Checked, shapes_of
@@ -47,13 +47,20 @@ class _BelowAutograd:
 
 
 class Replay:
-    """A plan made ready for batches of one size on one device."""
+    """A plan made ready for batches of one size on one device; ``mapped``: to run within ``vmap``."""
 
     def __init__(
-        self, program: Program, checked: Checked, *, size: int, device: torch.device, shapes: Shapes | None = None
+        self,
+        program: Program,
+        checked: Checked,
+        *,
+        size: int,
+        device: torch.device,
+        shapes: Shapes | None = None,
+        mapped: bool = False,
     ) -> None:
         shapes = shapes or shapes_of(program, checked, size)
-        self._prepared = instructions.prepare(program, checked, shapes, size=size, device=device)
+        self._prepared = instructions.prepare(program, checked, shapes, size=size, device=device, mapped=mapped)
         self.peak: Final = shapes.peak
         """The most memory that a step holds at once, inputs included, in bytes."""
         self._program = program
@@ -145,5 +152,9 @@ class Replay:
         """Names the line, and not the text of PyTorch's own error, which can hold values."""
         at = self._prepared.lines.get(id(read))
         where = "" if at is None else f"line {at}, {self._program.lines[at].op}: "
-        why = str(fault) if isinstance(fault, HostileIndexError) else f"PyTorch raised {type(fault).__name__}"
+        why = (
+            str(fault)
+            if isinstance(fault, (HostileIndexError, OpRefusedError))
+            else f"PyTorch raised {type(fault).__name__}"
+        )
         return PlanError(f"the plan could not be run: {where}{why}")

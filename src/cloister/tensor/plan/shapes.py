@@ -112,9 +112,11 @@ class _Run:
         for name, value in line.named.items():
             key.append(name)
             kwargs[name] = self._operand(op.by_name[name], value, key)
-        # Always, and before the cache is asked: others fill it too, and not all of them come by this check.
+        # Always, and before the cache is asked: others fill it too, and not all of them come by these checks.
         safety.installed().check_form(op, args, kwargs)
-        _check_variance(op, ops.arguments_by_name(op, args, kwargs))
+        named = ops.arguments_by_name(op, args, kwargs)
+        _check_variance(op, named)
+        looks = op.guard and self._depends_on_values(op, named)
         known = tuple(key)
         outline = outline_of(op, known, args, kwargs, lambda tensor: self._geometry_of[id(tensor)])
         if outline.data_dependent:
@@ -124,7 +126,7 @@ class _Run:
         if not all(geometry is None or geometry.dtype in DTYPE_NAMES for geometry in outline.geometries):
             op.outlines.pop(known, None)
             raise PlanError("it would make a tensor of an element type that plans do not know")
-        if op.guard and self._depends_on_values(op, ops.arguments_by_name(op, args, kwargs)):
+        if looks:
             (self.proven if self._proofs.cover(at, self.geometries) else self.watched).append(at)
         for geometry in outline.geometries:
             self.take(geometry)

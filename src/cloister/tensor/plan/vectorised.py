@@ -78,7 +78,7 @@ class Vectorised:
             raise PlanError(f"{_line(program, at)} needs a look at values at each step")
         # What has been looked at, or shown, needs no look within vmap, where there can be none.
         free = replace(shapes, watched=frozenset(), proven=frozenset())
-        self._replay = Replay(program, checked, size=size, device=device, shapes=free)
+        self._replay = Replay(program, checked, size=size, device=device, shapes=free, mapped=True)
         self.bytes_each: Final = shapes.peak
         self._try(size, device)
 
