@@ -184,6 +184,8 @@ RECIPES = {
     "unfold": lambda n, c, e: image(n, c, e).unfold(-1, 3, 2),
     "division": divided,
     "into": into,
+    "dirichlet": lambda n, c, e: torch.distributions.Dirichlet(image(n, c).exp()).rsample(),
+    "negated lazily": lambda n, c, e: torch._neg_view(image(n, c)),
 }  # fmt: skip
 
 
@@ -297,6 +299,8 @@ HOSTILE = [
     ("linalg_lstsq", "b", lambda b: b[..., :0]),
     ("unfold_backward", "grad_in", fewer),
     ("unfold_backward", "step", lambda step: 0),
+    *(("_dirichlet_grad", argument, fewer) for argument in ("alpha", "total")),
+    *(("_neg_view", "self", bend) for bend in (torch.Tensor.bool, lambda t: t.to(torch.uint16))),
     *((name, "out", more) for name in ("div.out", "maximum.out", "eye.m_out")),
 ]  # fmt: skip
 

@@ -29,7 +29,7 @@ from tools.fuzz.steps import Step, name_of
 from tools.fuzz.watching import Fault, Watched
 
 CPU_SECONDS = 5.0
-WALL_SECONDS = 300.0
+WALL_SECONDS = 120.0
 PRIVATE_BYTES = 1 << 30
 FILLS = (0x55, 0xAA)
 
@@ -113,7 +113,7 @@ class Campaign:
             child = os.fork()
             if child == 0:
                 _live(self._fence, sources, log, self._passed_over)
-            died = _ended(child)
+            died = _ended(child, log)
             return _finding(_read(log), died, tally)
         finally:
             os.close(log)
@@ -179,12 +179,15 @@ def _take_again(taken: Sequence[tuple[Step, tuple[str, str]]], session: Watched,
 # In the parent.
 
 
-def _ended(child: int) -> str:
-    """How a child ended: the name of a signal, or nothing."""
-    descriptor = os.pidfd_open(child)
+def _ended(child: int, log: int) -> str:
+    """How a child ended, the name of a signal or nothing; one that has said nothing for long is ended."""
+    descriptor, said = os.pidfd_open(child), -1
     try:
-        if not select.select([descriptor], [], [], WALL_SECONDS)[0]:
-            os.kill(child, signal.SIGKILL)
+        while not select.select([descriptor], [], [], WALL_SECONDS)[0]:
+            said, before = os.fstat(log).st_size, said
+            if said == before:
+                os.kill(child, signal.SIGKILL)
+                break
         _, status = os.waitpid(child, 0)
     finally:
         os.close(descriptor)

@@ -56,7 +56,9 @@ def search(campaign: Campaign, *, first: int, calls: int, minutes: float) -> Map
             key = (finding.kind, finding.op)
             found[key] += 1
             if found[key] == 1:
-                print(f"session {number - 1}: {shrunk(finding, campaign.again)}", flush=True)
+                steady = campaign.again(finding.steps) is not None
+                shown = shrunk(finding, campaign.again) if steady else f"not again: {finding}"
+                print(f"session {number - 1}: {shown}", flush=True)
     return found
 
 

@@ -191,7 +191,7 @@ class Watched:
             if entry.geometry is not Geometry.of(entry.tensor) and "geometry" not in self._passed_over:
                 real = Geometry.of(entry.tensor)
                 raise Fault("geometry", f"object {id} is held for {_shown(entry.geometry)} and is {_shown(real)}")
-            if entry.tensor.dtype is torch.bool and entry.tensor.numel() and entry.tensor.view(torch.uint8).max() > 1:
+            if entry.tensor.dtype is torch.bool and entry.tensor.numel() and _octets(entry.tensor).max() > 1:
                 raise Fault("values", f"object {id} holds a bool that is neither 0 nor 1")
 
 
@@ -202,6 +202,12 @@ def _storage(tensor: torch.Tensor) -> int:
 def _bytes(tensor: torch.Tensor) -> bytes:
     storage = tensor.untyped_storage()
     return ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
+
+
+def _octets(bools: torch.Tensor) -> torch.Tensor:
+    """The bytes of bools; ``view`` would not take a lazily negated one."""
+    whole = torch.empty(0, dtype=torch.uint8)
+    return whole.set_(bools.untyped_storage(), bools.storage_offset(), bools.shape, bools.stride())
 
 
 def _shown(geometry: Geometry) -> str:

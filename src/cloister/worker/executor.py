@@ -192,7 +192,10 @@ class Executor:
         """The values of objects; one whose memory cannot be sent as it is gets copied, and needs room for that."""
         tensors = [self._store.entry(id).tensor for id in ids]
         self._store.check_room(nbytes=sum(tensor.nbytes for tensor in tensors if not is_sendable(tensor)))
-        return [sendable(tensor) for tensor in tensors]
+        try:
+            return [sendable(tensor) for tensor in tensors]
+        except Exception as fault:  # noqa: BLE001 - a copy for which there is no memory after all
+            raise reported(fault) from None
 
     def _push(self, command: m.Push) -> None:
         self._exchange.push(command.peer, command.ticket, self._sendable(command.ids))

@@ -87,6 +87,18 @@ def _holds(value: Tensor | int, number: int) -> bool:
     return bool((value == number).any()) if isinstance(value, Tensor) else value == number
 
 
+def _dirichlet_grad(call: Call) -> None:
+    """Shapes that merely broadcast change the result's, and leave its memory unwritten."""
+    for argument in ("alpha", "total"):
+        call.shaped(argument, call.tensor("x").shape)
+
+
+def _neg_view(call: Call) -> None:
+    """Marks a tensor as negated; where its element type has no negation, nothing can be made of it any more."""
+    if call.tensor("self").dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64):
+        call.refuse("self", "of an element type that can be negated")
+
+
 def _keeps_out(*inputs: str) -> Guard:
     """The result must fit: growing ``out`` would show memory that nobody wrote."""
 
@@ -109,6 +121,8 @@ GUARDS: Final[Mapping[str, Guard]] = {
     **each(["_fft_c2c", "_fft_r2c"], _transform),
     "aten::_fft_c2r": _transform_to_real,
     "aten::lu_unpack": _lu_unpack,
+    "aten::_dirichlet_grad": _dirichlet_grad,
+    "aten::_neg_view": _neg_view,
     "aten::linalg_lstsq": _least_squares,
     **each(["div.Scalar_mode", "div.Tensor_mode", "div_.Scalar_mode", "div_.Tensor_mode"], _truncated_division),
     **each(["div.out", "maximum.out"], _keeps_out("self", "other")),
