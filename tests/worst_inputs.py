@@ -590,4 +590,5 @@ def in_fork(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: run(name, Path(sys.argv[1])) for name in sys.argv[2:]}))
+    for line in sys.stdin:
+        print(json.dumps(run(line.strip(), Path(sys.argv[1]))), flush=True)
