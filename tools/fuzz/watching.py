@@ -71,15 +71,13 @@ class Watched:
     @property
     def held(self) -> dict[int, Geometry]:
         """What the session believes of its objects, by id, without those that were lost."""
-        return {id: entry.geometry for id, entry in self._entries() if id > 0}
+        return {id: entry.geometry for id, entry in self._entries()}
 
     def _entries(self) -> Iterator[tuple[int, Entry]]:
-        """The objects, and under negative ids those that their tags keep. Whoever keeps one keeps its memory booked."""
+        """The objects, those that only a tag keeps among them. Whoever keeps one keeps its memory booked."""
         for id, entry in self.executor._store.held.items():
             if type(entry) is Entry:
                 yield id, entry
-        for at, (_, entry) in enumerate(self.executor._tagged, 1):
-            yield -at, entry
 
     def _seen(self) -> dict[int, _Seen]:
         return {id: _Seen(builtins.id(entry), _storage(entry.tensor)) for id, entry in self._entries()}

@@ -18,7 +18,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
-from cloister.worker import bounds, forms, gaps, guards
+from cloister.worker import bounds, forms, gaps, guards, undoing
 from cloister.worker.arguments import decode, decode_named
 from cloister.worker.faults import reported
 from cloister.worker.seeding import seeded
@@ -124,7 +124,10 @@ def _may_be_absent(id: int, geometry: object) -> bool:
 
 
 def _computed(op: Op, seed: int | None, device: torch.device, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    kept: undoing.Kept = []
     try:
+        if op.written:
+            kept = undoing.keep(op, args, kwargs)
         if seed is None:
             returned = op.kernel(*args, **kwargs)
         else:
@@ -133,6 +136,7 @@ def _computed(op: Op, seed: int | None, device: torch.device, args: list[Any], k
         if op.guard and op.name in gaps.LEAVE_GAPS:
             gaps.close(ops.arguments_by_name(op, args, kwargs), returned)
     except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
+        undoing.put_back(kept)
         raise reported(fault) from None
     return returned
 
