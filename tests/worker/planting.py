@@ -9,15 +9,17 @@ import ctypes
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
 
 from cloister.errors import RemoteValueError
-from cloister.worker.executor import Executor
-from cloister.worker.store import Entry
+from cloister.tensor import results
+from cloister.worker import calls
+from cloister.worker.store import Entry, Store
 from tools.fuzz import campaign
 from tools.fuzz.campaign import Campaign
 from tools.fuzz.fence import Fence, fenced
@@ -27,44 +29,44 @@ OPERATIONS = ["aten::abs", "aten::abs_", "aten::logical_not"]
 CALLS = 60
 CPU_SECONDS = 2.0  # of a step; the planted one never ends
 
-Plant = Callable[[Executor, torch.Tensor], Any]
+Plant = Callable[[Store, torch.Tensor], Any]
 
 
-def _writes_another(executor: Executor, made: torch.Tensor) -> Any:
-    for entry in executor._store.held.values():
+def _writes_another(store: Store, made: torch.Tensor) -> Any:
+    for entry in store.held.values():
         if type(entry) is Entry and entry.tensor is not made:
             ctypes.memset(entry.tensor.untyped_storage().data_ptr(), 0x33, entry.tensor.untyped_storage().nbytes())
     return made
 
 
-def _fails_late(executor: Executor, made: torch.Tensor) -> Any:
+def _fails_late(store: Store, made: torch.Tensor) -> Any:
     raise RemoteValueError("after the work")
 
 
-def _oversized(executor: Executor, made: torch.Tensor) -> Any:
+def _oversized(store: Store, made: torch.Tensor) -> Any:
     return torch.zeros(made.numel() + 100, dtype=made.dtype)[: made.numel()].view(made.shape)
 
 
-def _reads_outside(executor: Executor, made: torch.Tensor) -> Any:
+def _reads_outside(store: Store, made: torch.Tensor) -> Any:
     ctypes.string_at(made.untyped_storage().data_ptr() - 1, 1)
     return made
 
 
-def _writes_beside(executor: Executor, made: torch.Tensor) -> Any:
+def _writes_beside(store: Store, made: torch.Tensor) -> Any:
     ctypes.memset(made.untyped_storage().data_ptr() + made.untyped_storage().nbytes(), 0x33, 1)
     return made
 
 
-def _never_ends(executor: Executor, made: torch.Tensor) -> Any:
+def _never_ends(store: Store, made: torch.Tensor) -> Any:
     while True:
         pass
 
 
-def _dies(executor: Executor, made: torch.Tensor) -> Any:
+def _dies(store: Store, made: torch.Tensor) -> Any:
     os.kill(os.getpid(), signal.SIGILL)
 
 
-def _draws(executor: Executor, made: torch.Tensor) -> Any:
+def _draws(store: Store, made: torch.Tensor) -> Any:
     torch.rand(1)
     return made
 
@@ -87,14 +89,26 @@ PLANTS: Mapping[str, tuple[str, str, Plant]] = {
 NEED_FENCE = frozenset({"result never written", "reads outside", "writes beside"})
 
 
-def _planted(op: str, plant: Plant) -> Any:
-    whole = Executor._run
+@contextmanager
+def _planted(op: str, plant: Plant) -> Iterator[None]:
+    """Operations with the fault, in sessions that do not hold results against what was predicted."""
+    run, computed = calls.run, calls._computed
+    stores: list[Store] = []
 
-    def run(self: Executor, called: Any, call: Any, args: Any, kwargs: Any) -> Any:
-        made = whole(self, called, call, args, kwargs)
-        return plant(self, made) if called.name == op else made
+    def runs(store: Store, device: Any, call: Any) -> None:
+        stores[:] = [store]
+        run(store, device, call)
 
-    return mock.patch.object(Executor, "_run", run)
+    def computes(called: Any, *rest: Any) -> Any:
+        made = computed(called, *rest)
+        return plant(stores[0], made) if called.name == op else made
+
+    with (
+        mock.patch.object(calls, "run", runs),
+        mock.patch.object(calls, "_computed", computes),
+        mock.patch.object(results, "fits", return_value=True),
+    ):
+        yield
 
 
 def main(fence: Fence) -> dict[str, list[Any]]:
