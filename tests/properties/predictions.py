@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import types
-import unittest
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -25,18 +23,9 @@ from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
 from cloister.worker.store import Entry
 from tests.sessions import Session
-from tools.hostile_arguments import EXTRAS, Arguments, Recorder, case, record
+from tools.fuzz.arguments import Arguments, Valid, many, straight
 
 UNPREDICTED = "than was predicted"
-
-
-def extras() -> dict[str, list[Arguments]]:
-    """Valid calls, of few overloads."""
-    recorder = Recorder()
-    for make in EXTRAS:
-        with recorder:
-            make().sum().backward()
-    return recorder.calls
 
 
 def laid_out_anew(tensor: torch.Tensor, draw: random.Random) -> torch.Tensor:
@@ -113,9 +102,7 @@ class Trial:
         return found
 
 
-def try_all(
-    seeds: dict[str, list[Arguments]], cases: int, names: Iterable[str]
-) -> tuple[dict[str, list[str]], Counter[str]]:
+def try_all(valid: Valid, cases: int, names: Iterable[str]) -> tuple[dict[str, list[str]], Counter[str]]:
     """Faults by overload, and how often each overload ran."""
     faults: dict[str, list[str]] = {}
     ran: Counter[str] = Counter()
@@ -124,7 +111,7 @@ def try_all(
         for number in range(cases):
             draw = random.Random(f"{name} {number}")
             torch.manual_seed(number)
-            arguments = case(name, 0, number, seeds)
+            arguments = straight(draw, name, valid)
             arguments = tree_map_only(torch.Tensor, lambda t, draw=draw: laid_out_anew(t.detach(), draw), arguments)
             try:
                 trial = Trial(op, arguments)
@@ -147,14 +134,10 @@ def main(cases: int) -> None:
     """Prints faults, the overloads that never ran, and those that needed a kernel to tell their shape."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if "expecttest" not in sys.modules:
-        stand_in = types.ModuleType("expecttest")  # the samples' module derives a class from it, and uses it no further
-        stand_in.TestCase = unittest.TestCase  # type: ignore[attr-defined]
-        sys.modules["expecttest"] = stand_in
-    seeds = record()
+    valid = many()
     fake_tensor.run_fallback_kernel = no_fallback
     names = [name for name, row in optable.load().items() if not row.value]
-    faults, ran = try_all(seeds, cases, names)
+    faults, ran = try_all(valid, cases, names)
     print(json.dumps([faults, [name for name in names if not ran[name]]]))
 
 

@@ -12,8 +12,8 @@ from torch._subclasses import fake_tensor
 
 from cloister.tensor import optable
 from cloister.tensor.fakes import OWN
-from tests.properties.predictions import extras, no_fallback, try_all
-from tools.hostile_arguments import name_of
+from tests.properties.predictions import no_fallback, try_all
+from tools.fuzz.arguments import few, name_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name, row in optable.load().items() if not row.value]
@@ -24,7 +24,7 @@ MADE_UP = {"aten::threshold_backward"}
 @pytest.mark.filterwarnings("ignore")
 def test_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_tensor, "run_fallback_kernel", no_fallback)
-    faults, ran = try_all(extras(), 1, [*map(name_of, OWN), *NAMES[::12]])
+    faults, ran = try_all(few(), 1, [*map(name_of, OWN), *NAMES[::12]])
     assert not {name: found for name, found in faults.items() if name not in MADE_UP}
     assert len(+ran) > 30
 

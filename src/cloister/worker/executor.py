@@ -22,6 +22,7 @@ from cloister.wire.limits import FOUND
 from cloister.wire.sessions import Tags
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import calls
+from cloister.worker.faults import reported
 from cloister.worker.store import Entry, Store
 from cloister.worker.trainings import Trainings
 from cloister.worker.values import empty, is_sendable, sendable, spec_of
