@@ -23,17 +23,9 @@ from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
 from cloister.worker.store import Entry
 from tests.sessions import Session
-from tools.fuzz.arguments import Arguments, Valid, invent, many, packet
+from tools.fuzz.arguments import Arguments, Valid, many, straight
 
 UNPREDICTED = "than was predicted"
-
-
-def chosen(draw: random.Random, name: str, valid: Valid) -> Arguments:
-    """Arguments that an operation takes: recorded ones, or harmless values of its schema's types."""
-    if valid.get(name):
-        return tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(valid[name])))
-    schema = packet(name)._schema
-    return {a.name: invent(draw, str(a.real_type)) for a in schema.arguments if not a.has_default_value()}
 
 
 def laid_out_anew(tensor: torch.Tensor, draw: random.Random) -> torch.Tensor:
@@ -119,7 +111,7 @@ def try_all(valid: Valid, cases: int, names: Iterable[str]) -> tuple[dict[str, l
         for number in range(cases):
             draw = random.Random(f"{name} {number}")
             torch.manual_seed(number)
-            arguments = chosen(draw, name, valid)
+            arguments = straight(draw, name, valid)
             arguments = tree_map_only(torch.Tensor, lambda t, draw=draw: laid_out_anew(t.detach(), draw), arguments)
             try:
                 trial = Trial(op, arguments)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cloister.errors import InteractiveRefusedError, MoveError
+from cloister.tensor.geometry import Geometry
 from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
@@ -268,6 +269,16 @@ def test_a_move_that_fails_leaves_everything_where_it_was() -> None:
     failure = session.do(m.Push((x,), PEER, TICKET, 9))
     assert failure == m.Failure("move", "move", 9, "the other worker cannot be reached")
     assert torch.equal(session.fetch(x), SIX)
+
+
+def test_values_that_cannot_be_made_are_a_failure_and_not_the_end() -> None:
+    """A lazy tensor is worked out when it is sent, and that can fail."""
+    session = Session()
+    id = session.new_id()
+    lazy = torch._neg_view(torch.ones(2, dtype=torch.bool))  # no operation of a caller makes one
+    session.executor._store.hold(id, lazy, Geometry.of(lazy))
+    assert answered(session, m.Fetch((id,))).code == "op.not-implemented"
+    assert session.count() == (1, 2)
 
 
 def test_closing_forgets_everything() -> None:

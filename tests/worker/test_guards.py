@@ -241,6 +241,11 @@ def more(tensor):
     return torch.cat([tensor, tensor]) if tensor.dim() else tensor.new_ones(2)
 
 
+def spread(tensor):
+    """The same values, with others in between."""
+    return torch.stack([tensor, tensor], -1).select(-1, 0)
+
+
 def huge(value):
     return [2**62 for _ in value] if isinstance(value, list) else 2**62
 
@@ -286,6 +291,8 @@ HOSTILE = [
       for argument in ("grad_out", "weight", "save_mean", "save_invstd")),
     *(("native_layer_norm_backward", argument, more) for argument in ("grad_out", "mean", "rstd")),
     *(("native_group_norm_backward", argument, more) for argument in ("grad_out", "mean", "rstd", "weight")),
+    *((name, argument, spread) for name in ("native_group_norm", "native_group_norm_backward")
+      for argument in (("weight", "bias") if name == "native_group_norm" else ("mean", "rstd", "weight"))),
     *(("native_group_norm_backward", "group", bend) for bend in (lambda group: 0, lambda group: 3)),
     ("_weight_norm_interface", "g", more),
     ("_weight_norm_interface", "dim", huge),

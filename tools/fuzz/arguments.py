@@ -9,9 +9,11 @@ from __future__ import annotations
 import collections
 import json
 import random
+import subprocess
 import sys
 import types
 import unittest
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,9 +94,8 @@ def many() -> Valid:
     """Valid calls by overload, of PyTorch's operator samples as well; recorded the first time."""
     if not KEPT.exists():
         print("recording valid calls, which takes a few minutes the first time", flush=True)
-        calls = _record()
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text("".join(f"{name}\t{json.dumps(_plain(kept))}\n" for name, kept in sorted(calls.items())))
+        # In a process of its own: the samples' module changes settings of the one that loads it.
+        subprocess.run([sys.executable, "-m", "tools.fuzz.arguments"], cwd=KEPT.parents[1], check=True)
     return _Kept(dict(line.split("\t") for line in KEPT.read_text().splitlines()))
 
 
@@ -195,15 +196,20 @@ UNBENT = ("Optional[Device]", "Optional[Layout]", "Optional[Generator]")  # a wo
 KINDS = sorted(DTYPES.values(), key=str)
 
 
-def drawn(draw: random.Random, name: str, valid: Valid) -> Arguments:
-    """Arguments of an overload: of a valid call, or of the types that its schema names; some of them then bent."""
-    schema = packet(name)._schema
+def straight(draw: random.Random, name: str, valid: Valid) -> Arguments:
+    """Arguments of an overload: of a valid call, or where none is known, of the types that its schema names."""
     if calls := valid.get(name):
-        arguments = tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(calls)))
-    else:
-        arguments = {a.name: invent(draw, str(a.real_type)) for a in schema.arguments if not a.has_default_value()}
-        if draw.random() < 0.7:
-            _make_alike(draw, arguments)
+        return dict(tree_map_only(torch.Tensor, torch.clone, dict(draw.choice(calls))))
+    schema = packet(name)._schema
+    arguments = {a.name: invent(draw, str(a.real_type)) for a in schema.arguments if not a.has_default_value()}
+    if draw.random() < 0.7:
+        _make_alike(draw, arguments)
+    return arguments
+
+
+def drawn(draw: random.Random, name: str, valid: Valid) -> Arguments:
+    """Arguments of an overload, some of them bent."""
+    schema, arguments = packet(name)._schema, straight(draw, name, valid)
     for _ in range(draw.choice([0, 0, 0, 1, 1, 1, 2, 3])):
         argument = draw.choice(schema.arguments)
         kind = str(argument.real_type)
@@ -340,3 +346,16 @@ BENDS: list[Callable[[random.Random, torch.Tensor], torch.Tensor]] = [
     lambda draw, t: torch.stack([t, t], -1).select(-1, 0),
     lambda draw, t: t.new_ones([draw.choice([1, 2, 3, 8]) for _ in range(draw.choice([1, 2, 3, 4, 5, 6]))]),
 ]
+
+
+def main() -> None:
+    """Records valid calls, and keeps them."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    calls = _record()
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text("".join(f"{name}\t{json.dumps(_plain(kept))}\n" for name, kept in sorted(calls.items())))
+
+
+if __name__ == "__main__":
+    main()

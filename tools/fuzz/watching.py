@@ -186,8 +186,8 @@ class Watched:
 
     def _check_objects(self) -> None:
         for id, entry in self._entries():
-            if entry.geometry is not Geometry.of(entry.tensor) and "geometry" not in self._passed_over:
-                real = Geometry.of(entry.tensor)
+            real = Geometry.of(entry.tensor)
+            if _described(entry.geometry) != _described(real) and "geometry" not in self._passed_over:
                 raise Fault("geometry", f"object {id} is held for {_shown(entry.geometry)} and is {_shown(real)}")
             if entry.tensor.dtype is torch.bool and entry.tensor.numel() and _octets(entry.tensor).max() > 1:
                 raise Fault("values", f"object {id} holds a bool that is neither 0 nor 1")
@@ -200,6 +200,12 @@ def _storage(tensor: torch.Tensor) -> int:
 def _bytes(tensor: torch.Tensor) -> bytes:
     storage = tensor.untyped_storage()
     return ctypes.string_at(storage.data_ptr(), storage.nbytes()) if storage.nbytes() else b""
+
+
+def _described(geometry: Geometry) -> tuple[object, ...]:
+    """What is to be true of a geometry: without elements, they are nowhere."""
+    where = geometry.offset if geometry.nbytes else 0
+    return (geometry.dtype, geometry.shape, geometry.strides, geometry.storage_bytes, where)
 
 
 def _octets(bools: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,21 @@ def _layer_norm_backward(call: Call) -> None:
         call.counted(argument, math.prod(shape))
 
 
+def _group_norm(call: Call) -> None:
+    """The kernel goes through weight and bias as if nothing lay between their elements."""
+    for argument in ("weight", "bias"):
+        _packed(call, argument)
+
+
+def _packed(call: Call, argument: str) -> None:
+    values = call.maybe(argument)
+    if values is not None and not values.is_contiguous():
+        call.refuse(argument, "contiguous")
+
+
 def _group_norm_backward(call: Call) -> None:
+    for argument in ("mean", "rstd", "weight"):
+        _packed(call, argument)
     inputs, groups = call.tensor("input"), call.integer("group")
     samples, channels, places = call.integer("N"), call.integer("C"), call.integer("HxW")
     if groups < 1 or channels % groups or samples * channels * places != inputs.numel():
@@ -83,6 +97,7 @@ GUARDS: Final[Mapping[str, Guard]] = {
     "aten::native_batch_norm": _batch_norm,
     "aten::native_batch_norm_backward": _batch_norm_backward,
     "aten::native_layer_norm_backward": _layer_norm_backward,
+    "aten::native_group_norm": _group_norm,
     "aten::native_group_norm_backward": _group_norm_backward,
     "aten::_weight_norm_interface": _weight_norm("v", "g"),
     "aten::_weight_norm_interface_backward": _weight_norm_backward,
