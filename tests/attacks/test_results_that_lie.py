@@ -256,8 +256,10 @@ def test_a_plans_results_are_held_to_what_its_shapes_promise(monkeypatch: pytest
         return negated(tensor)
 
     monkeypatch.setattr(by_name("aten::neg"), "kernel", watching)
-    cloister.Plan.decode(data).step({}, {}, (torch.rand(5, 64),))
-    assert seen == [4]
+    plan = cloister.Plan.decode(data)
+    for _ in range(3):
+        plan.step({}, {}, (torch.rand(5, 64),))
+    assert seen == [4, 4, 4]
     monkeypatch.setattr(by_name("aten::neg"), "kernel", lambda tensor: torch.zeros(3))
     with pytest.raises(PlanError, match=r"line 1, aten::neg: .* another shape"):
         cloister.Plan.decode(data).step({}, {}, (torch.rand(5, 64),))

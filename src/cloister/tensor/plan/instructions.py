@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial, update_wrapper
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -39,6 +39,17 @@ class Prepared:
     code: list[Instruction] = field(default_factory=list)
     blank: list[Any] = field(default_factory=list)
     lines: dict[int, int] = field(default_factory=dict)
+
+    def trust(self) -> None:
+        """After a step in which every result was held against its shape: holds only those further that it changed.
+
+        The rest need no other look, however often they run, for batches of one size. No shape of a plan depends on
+        values, so each line has the same shapes, strides and numbers before it, and makes of them what it made.
+        """
+        self.code = [
+            (call.call if isinstance(call, HeldTo) and not call.changed else call, read, out, outs, dead)
+            for call, read, out, outs, dead in self.code
+        ]
 
 
 def prepare(
@@ -94,7 +105,7 @@ class _Maker:
         read = _reader(slots)
         single = op.returns == (Of.TENSOR,)
         if made and expected is not None:
-            call = update_wrapper((_held_to if op.views is None else _views_held_to)(call, op, expected, single), call)
+            call = HeldTo(call, op, expected, single=single)
         self.prepared.lines[id(read)] = at
         # A list among the arguments is put together first, and forgotten with what the line uses last.
         self.prepared.code += [(_listed, items, slot, (), ()) for slot, items in self.lists]
@@ -165,44 +176,33 @@ def _with_names(call: Call, names: Sequence[str], fixed: dict[str, Any]) -> Call
     return named
 
 
-def _held_to(call: Call, op: Op, geometries: Sequence[Geometry | None], single: bool) -> Call:
-    """``call``, whose results are as predicted or are refused."""
+class HeldTo:
+    """A line's call, whose results are as predicted or are refused. ``changed``: they had to be laid out anew.
 
-    def several(*args: Any) -> Any:
-        returned = call(*args)
-        made = results.all_settled(op, [returned] if single else returned, geometries)
-        return made[0] if single else made
+    What a view is a view of may be an input, which may be a part of something larger; of a view only shape, strides and
+    element type are asked.
+    """
 
-    first = geometries[0]
-    if first is None or not single:
-        return several
+    def __init__(self, call: Call, op: Op, geometries: Sequence[Geometry | None], *, single: bool) -> None:
+        self.call, self.op, self.geometries, self.single = call, op, geometries, single
+        self.changed = False
 
-    def one(*args: Any) -> Any:
-        returned = call(*args)
-        return (
-            returned
-            if results.fits(returned, first, returned.untyped_storage())
-            else results.settled(op, returned, first)
-        )
+    def __call__(self, *args: Any) -> Any:
+        returned = self.call(*args)
+        found = [returned] if self.single else list(returned)
+        if self.op.views is None:
+            made = results.all_settled(self.op, found, self.geometries)
+        else:
+            made = [self._view(*pair) for pair in zip(found, self.geometries, strict=True)]
+        self.changed |= any(one is not other for one, other in zip(found, made, strict=True))
+        return made[0] if self.single else made
 
-    return one
-
-
-def _views_held_to(call: Call, op: Op, geometries: Sequence[Geometry | None], single: bool) -> Call:
-    """As ``_held_to``. What a view is a view of may be an input, which may be a part of something larger."""
-
-    def one(tensor: Any, geometry: Geometry | None) -> Any:
-        if geometry is None or tensor.shape != geometry.shape or tensor.dtype is not geometry.dtype:
-            raise results.unpredicted(op, tensor, geometry)
-        made = results.with_strides(tensor, geometry)
+    def _view(self, tensor: torch.Tensor, geometry: Geometry | None) -> torch.Tensor:
+        same = geometry is not None and tensor.shape == geometry.shape and tensor.dtype is geometry.dtype
+        made = results.with_strides(tensor, geometry) if geometry is not None and same else None
         if made is None:
-            raise results.unpredicted(op, tensor, geometry)
+            raise results.unpredicted(self.op, tensor, geometry)
         return made
-
-    def several(*args: Any) -> Any:
-        return [one(*pair) for pair in zip(call(*args), geometries, strict=True)]
-
-    return (lambda *args: one(call(*args), geometries[0])) if single else several
 
 
 def _flattened(call: Call, op: Op) -> Call:

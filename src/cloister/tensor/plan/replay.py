@@ -61,6 +61,7 @@ class Replay:
     ) -> None:
         shapes = shapes or shapes_of(program, checked, size)
         self._prepared = instructions.prepare(program, checked, shapes, size=size, device=device, mapped=mapped)
+        self._trusted = False
         self.peak: Final = shapes.peak
         """The most memory that a step holds at once, inputs included, in bytes."""
         self._program = program
@@ -108,6 +109,9 @@ class Replay:
                         values[at] = None
         except Exception as fault:
             raise self._failure(read, fault) from fault
+        if not self._trusted:
+            self._prepared.trust()
+            self._trusted = True
         return Outcome(
             values[self._loss],
             {name: values[at] for name, at in self._metrics},
