@@ -49,7 +49,8 @@ def search(campaign: Campaign, *, first: int, calls: int, minutes: float) -> Map
         for (_, op), count in found.items():
             often[op] += count
         without = frozenset(op for op, count in often.items() if count >= ENOUGH)
-        numbers = range(number, number + SESSIONS_A_CHILD)
+        left = -(-(calls - campaign.tally.calls.total()) // CALLS_A_SESSION)
+        numbers = range(number, number + min(SESSIONS_A_CHILD, left))
         taken, finding = campaign.sessions(numbers, CALLS_A_SESSION, without=without)
         number += taken
         if finding is not None:
