@@ -72,3 +72,15 @@ def test_what_is_refused_has_changed_nothing(
     session.fault(f"aten::{name}", id, *named, outs=0, seed=1 if "bernoulli" in name else None)
     assert torch.equal(session.fetch(whole), before)
     assert session.count() == held
+
+
+def test_running_statistics_of_a_batch_that_is_refused() -> None:
+    """They are written before the kernel sees that weight and bias are of two element types."""
+    session = Session()
+    image, weight, bias, var = torch.rand(4, 2, 3), torch.ones(2), torch.ones(2, dtype=torch.int16), torch.ones(2)
+    ids = [*map(session.put, (image, weight, bias, torch.ones(2), var))]
+    session.fault("aten::native_batch_norm", *ids, True, 0.5, 1e-5, outs=3)
+    assert torch.equal(session.fetch(ids[4]), torch.ones(2))
+    with pytest.raises(RuntimeError):
+        torch.native_batch_norm(image, weight, bias, torch.ones(2), var, True, 0.5, 1e-5)
+    assert not torch.equal(var, torch.ones(2))  # as PyTorch leaves it

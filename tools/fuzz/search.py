@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 from cloister.worker import guards
-from tools.fuzz import arguments
+from tools.fuzz import valid as calls_of
 from tools.fuzz.campaign import Campaign, Finding, Tally
 from tools.fuzz.fence import Fence
 from tools.fuzz.sessions import every
@@ -117,7 +117,7 @@ def main(fence: Fence) -> int:
         return int(finding is not None)
     if options.calls == 1 << 62 and options.minutes == 1e6:
         parser.error("how long? say --calls or --minutes")
-    valid, passed_over = arguments.few() if options.few else arguments.many(), frozenset(options.pass_over.split(","))
+    valid, passed_over = calls_of.few() if options.few else calls_of.many(), frozenset(options.pass_over.split(","))
     campaign = Campaign(fence, valid, names, seed=options.seed, passed_over=passed_over)
     found = search(campaign, first=options.first, calls=options.calls, minutes=options.minutes)
     report(campaign.tally, found, names)

@@ -18,8 +18,9 @@ from cloister.tensor import ops, optable
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
 from cloister.tensor.ops import Of, Op, Param
 from cloister.worker.arguments import decode, decode_named
-from tools.fuzz.arguments import FLOATS, INDICES, INTS, Arguments, Valid, drawn
+from tools.fuzz.arguments import FLOATS, INDICES, INTS, drawn
 from tools.fuzz.steps import Step, put
+from tools.fuzz.valid import Arguments, Valid
 from tools.fuzz.watching import OBJECTS, Watched
 
 LARGEST = 4096  # elements of a tensor that is sent
@@ -79,12 +80,12 @@ class Caller:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         by_position = True
-        for param in op.params:
+        for param, argument in zip(op.params, op.overload._schema.arguments, strict=True):
             if param.name not in arguments:
                 by_position = False
                 continue
             value = yield from self._said(param, arguments[param.name])
-            by_position = by_position and not (param.of is Of.UNSENT or self._draw.random() < 0.05)
+            by_position = by_position and not argument.kwarg_only and self._draw.random() > 0.05
             if by_position:
                 args.append(value)
             elif value is not None or self._draw.random() < 0.5:
