@@ -89,6 +89,25 @@ GUARDED = {
     },
 }  # fmt: skip
 
+
+def between(harmless):
+    """Indices that are as they should be, and others in between, where a kernel looks that knows of no strides."""
+    return torch.stack([harmless, torch.full_like(harmless, FAR)], -1).select(-1, 0)
+
+
+IN_BETWEEN = {
+    "adaptive_max_pool3d_backward": lambda: max_pool(3) | {
+        "indices": between(torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64)),
+    },
+    "rrelu_with_noise": lambda: {  # no index, and the same: a number is written for each element, one after the other
+        "self": torch.ones(2**22), "noise": torch.ones(1).expand(2**22), "lower": 0.1, "upper": 0.3, "training": True,
+    },
+    "native_group_norm": lambda: {
+        "input": torch.ones(1, 2**22, 1), "weight": torch.ones(1).expand(2**22), "bias": None, "N": 1, "C": 2**22,
+        "HxW": 1, "group": 1, "eps": 1e-5,
+    },
+}  # fmt: skip
+
 LEFT_OUT = {
     "_fused_adam_": lambda: {
         "self": [torch.ones(2**22)], "grads": [torch.ones(2**22)], "exp_avgs": [torch.ones(1)],
@@ -100,6 +119,12 @@ LEFT_OUT = {
     },
     "lcm": lambda: {"self": torch.tensor([-(2**63)]), "other": torch.tensor([5])},
 }  # fmt: skip
+
+
+CASES = [
+    *((name, name, make) for name, make in {**GUARDED, **LEFT_OUT}.items()),
+    *((f"{name}, in between", name, make) for name, make in IN_BETWEEN.items()),
+]
 
 
 def run(name, arguments):
@@ -115,7 +140,7 @@ def signals():
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ended = {}
-    for name, make in {**GUARDED, **LEFT_OUT}.items():
+    for case, name, make in CASES:
         child = os.fork()
         if child == 0:
             try:
@@ -123,7 +148,7 @@ def signals():
                 run(name, make())
             finally:
                 os._exit(0)
-        ended[name] = os.WTERMSIG(os.waitpid(child, 0)[1])
+        ended[case] = os.WTERMSIG(os.waitpid(child, 0)[1])
     return ended
 
 
@@ -133,9 +158,9 @@ def ended():
     return json.loads(process.stdout)
 
 
-@pytest.mark.parametrize("name", [*GUARDED, *LEFT_OUT])
-def test_without_a_guard_the_process_dies(name, ended):
-    assert ended[name] in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
+@pytest.mark.parametrize("case", [case for case, _, _ in CASES])
+def test_without_a_guard_the_process_dies(case, ended):
+    assert ended[case] in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
 
 
 @pytest.mark.parametrize("name", GUARDED)
@@ -145,7 +170,13 @@ def test_the_guard_refuses_it(name):
     assert str(FAR) not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", GUARDED)
+@pytest.mark.parametrize("name", IN_BETWEEN)
+def test_nothing_may_lie_in_between(name):
+    with pytest.raises(HostileIndexError, match="contiguous"):
+        guards.check(f"aten::{name}", IN_BETWEEN[name]())
+
+
+@pytest.mark.parametrize("name", [*GUARDED, *IN_BETWEEN])
 def test_the_table_asks_for_the_guard(name):
     assert optable.load()[f"aten::{name}"].guard
 

@@ -23,7 +23,8 @@ from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
 from cloister.worker.store import Entry
 from tests.sessions import Session
-from tools.fuzz.arguments import Arguments, Valid, many, straight
+from tools.fuzz.arguments import straight
+from tools.fuzz.valid import Arguments, Valid, many
 
 UNPREDICTED = "than was predicted"
 
@@ -51,10 +52,10 @@ class Trial:
         named = {name: self._sent(op, name, value) for name, value in arguments.items()}
         self.before = set(self.store.held)
         args = []
-        for param in op.params:
-            if param.name not in named:
+        for argument in op.overload._schema.arguments:
+            if argument.name not in named or argument.kwarg_only:
                 break
-            args.append(named.pop(param.name))
+            args.append(named.pop(argument.name))
         seed = 1 if op.random else None
         for outs in self._numbers(op):
             ids = tuple(next(self.session.numbers) for _ in range(outs))

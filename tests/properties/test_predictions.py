@@ -13,7 +13,7 @@ from torch._subclasses import fake_tensor
 from cloister.tensor import optable
 from cloister.tensor.fakes import OWN
 from tests.properties.predictions import no_fallback, try_all
-from tools.fuzz.arguments import few, name_of
+from tools.fuzz.valid import few, name_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name, row in optable.load().items() if not row.value]

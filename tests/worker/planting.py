@@ -20,7 +20,7 @@ from cloister.errors import RemoteValueError
 from cloister.tensor import results
 from cloister.worker import calls
 from cloister.worker.store import Entry, Store
-from tools.fuzz import campaign
+from tools.fuzz import campaign, shrinking
 from tools.fuzz.campaign import Campaign
 from tools.fuzz.fence import Fence, fenced
 from tools.fuzz.shrinking import shrunk
@@ -28,6 +28,7 @@ from tools.fuzz.shrinking import shrunk
 OPERATIONS = ["aten::abs", "aten::abs_", "aten::logical_not"]
 CALLS = 60
 CPU_SECONDS = 2.0  # of a step; the planted one never ends
+HANGS = 5  # tries to shrink it
 
 Plant = Callable[[Store, torch.Tensor], Any]
 
@@ -111,13 +112,17 @@ def _planted(op: str, plant: Plant) -> Iterator[None]:
         yield
 
 
+def _fewer_hangs() -> Any:
+    return mock.patch.object(shrinking, "TRIES_OF_HANGS", HANGS)
+
+
 def main(fence: Fence) -> dict[str, list[Any]]:
     """What is found without and with each plant: kind, operation, steps it was shrunk to, kind when taken again."""
     torch.set_num_threads(1)
     found: dict[str, list[Any]] = {}
     for name, (_, op, plant) in {"": ("", "", _dies), **PLANTS}.items():
         searched = Campaign(fence, {}, OPERATIONS, seed=1)
-        with _planted(op, plant), mock.patch.object(campaign, "CPU_SECONDS", CPU_SECONDS):
+        with _planted(op, plant), mock.patch.object(campaign, "CPU_SECONDS", CPU_SECONDS), _fewer_hangs():
             _, finding = searched.sessions([0, 1], CALLS)
             if finding is not None:
                 finding = shrunk(finding, searched.again)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from cloister.worker.guards.series import POLYNOMIALS
 from tests.worker.sessions import Session
 
 SECRET = 1234.5
@@ -118,3 +119,19 @@ def test_what_ctc_leaves_unwritten_of_its_alignments() -> None:
     assert not leaks(look)
     assert seen[1][1, 3:].eq(-torch.inf).all()
     assert torch.equal(seen[0], torch._ctc_loss(*given, [steps, 3], lengths)[0])
+
+
+@pytest.mark.parametrize("name", POLYNOMIALS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_polynomial_of_nan_is_nan(name: str, dtype: torch.dtype) -> None:
+    """PyTorch returns a variable of its kernel that nobody wrote, and so addresses of the process."""
+    session = Session()
+    nans = session.put(torch.tensor([torch.nan, 0.5, torch.nan], dtype=dtype))
+    _, _, overload = name.partition(".")
+    for degree in range(2, 9):
+        n = degree if overload == "n_scalar" else session.put(torch.full((3,), degree, dtype=dtype))
+        shown = session.fetch(session.call(f"aten::{name}", torch.nan if overload == "x_scalar" else nans, n))
+        assert shown.isnan().tolist() == ([True] * 3 if overload == "x_scalar" else [True, False, True])
+    n = 0 if overload == "n_scalar" else session.put(torch.zeros(3, dtype=dtype))
+    constant = session.fetch(session.call(f"aten::{name}", torch.nan if overload == "x_scalar" else nans, n))
+    assert torch.equal(constant, torch.ones(3, dtype=dtype))

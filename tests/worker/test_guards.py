@@ -185,6 +185,12 @@ RECIPES = {
     "unfold": lambda n, c, e: image(n, c, e).unfold(-1, 3, 2),
     "division": divided,
     "into": into,
+    "medians": lambda n, c, e: image(n, c, e).mT.median(1).values.sum()
+    + image(n, 1, e).expand(n, c, e).nanmedian(-1).values.sum(),
+    "rrelu": lambda n, c, e: F.rrelu(F.rrelu(image(n, c), training=True), training=True, inplace=True),
+    "group norm in channels last": lambda n, c, e: nn.GroupNorm(2, c)(
+        image(n, c, e, e).to(memory_format=torch.channels_last)
+    ),
     "dirichlet": lambda n, c, e: torch.distributions.Dirichlet(image(n, c).exp()).rsample(),
     "negated lazily": lambda n, c, e: torch._neg_view(image(n, c)),
 }  # fmt: skip
@@ -258,6 +264,22 @@ RESAMPLERS = [
     "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
     *(f"_upsample_{kind}2d_aa" for kind in ("bicubic", "bilinear", "lanczos")),
 ]  # fmt: skip
+UNSTRIDED = {
+    "native_group_norm": ["weight", "bias"],
+    "native_group_norm_backward": ["mean", "rstd", "weight", "grad_out", "input"],
+    "native_layer_norm_backward": ["mean", "rstd"],
+    "_weight_norm_interface_backward": ["grad_w", "saved_v", "saved_g", "saved_norms"],
+    "_embedding_bag": ["indices", "offsets"],
+    "_embedding_bag_backward": ["indices", "offsets", "offset2bag", "bag_size", "maximum_indices"],
+    "_embedding_bag_dense_backward": ["indices", "offset2bag", "bag_size", "maximum_indices"],
+    "_embedding_bag_per_sample_weights_backward": ["indices", "offsets"],
+    "adaptive_max_pool3d_backward": ["indices"],
+    "fractional_max_pool2d_backward": ["indices"],
+    "fractional_max_pool3d_backward": ["indices"],
+    "rrelu_with_noise": ["noise"],
+    "rrelu_with_noise_": ["noise"],
+}
+"""Arguments whose strides the kernels take no notice of."""
 HOSTILE = [
     *((f"{pool}_backward", "indices", bend) for pool in POOLS for bend in (far, negative, fewer)),
     *((f"{pool}_backward", "grad_output", fewer) for pool in POOLS),
@@ -291,8 +313,7 @@ HOSTILE = [
       for argument in ("grad_out", "weight", "save_mean", "save_invstd")),
     *(("native_layer_norm_backward", argument, more) for argument in ("grad_out", "mean", "rstd")),
     *(("native_group_norm_backward", argument, more) for argument in ("grad_out", "mean", "rstd", "weight")),
-    *((name, argument, spread) for name in ("native_group_norm", "native_group_norm_backward")
-      for argument in (("weight", "bias") if name == "native_group_norm" else ("mean", "rstd", "weight"))),
+    *((name, argument, spread) for name, arguments in UNSTRIDED.items() for argument in arguments),
     *(("native_group_norm_backward", "group", bend) for bend in (lambda group: 0, lambda group: 3)),
     ("_weight_norm_interface", "g", more),
     ("_weight_norm_interface", "dim", huge),
@@ -307,6 +328,7 @@ HOSTILE = [
     ("linalg_lstsq", "b", lambda b: b[..., :0]),
     ("unfold_backward", "grad_in", fewer),
     ("unfold_backward", "step", lambda step: 0),
+    *((name, "self", lambda t: t[..., :1].expand(t.shape).mT) for name in ("median.dim", "nanmedian.dim")),
     *(("_dirichlet_grad", argument, fewer) for argument in ("alpha", "total")),
     *(("_neg_view", "self", bend) for bend in (torch.Tensor.bool, lambda t: t.to(torch.uint16))),
     *((name, "out", more) for name in ("div.out", "maximum.out", "eye.m_out")),

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from cloister.node.confinement import limit_memory
-from tools.fuzz.arguments import Valid
 from tools.fuzz.fence import Fence
 from tools.fuzz.sessions import Caller, Steps
 from tools.fuzz.steps import Step, name_of
+from tools.fuzz.valid import Valid
 from tools.fuzz.watching import Fault, Watched
 
 CPU_SECONDS = 5.0

@@ -27,6 +27,11 @@ class Fence:
         if self._library is not None:
             self._library.fence(1, fill, int(at_start))
 
+    def fill_stack(self) -> None:
+        """Fills what lies beyond the end of this thread's stack."""
+        if self._library is not None:
+            self._library.fence_stack()
+
     def broken(self) -> bool:
         """Whether something was written just beside a tensor since the last time."""
         return self._library is not None and bool(self._library.fence_broken())

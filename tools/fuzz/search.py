@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 from cloister.worker import guards
-from tools.fuzz import arguments
+from tools.fuzz import valid as calls_of
 from tools.fuzz.campaign import Campaign, Finding, Tally
 from tools.fuzz.fence import Fence
 from tools.fuzz.sessions import every
@@ -49,7 +49,8 @@ def search(campaign: Campaign, *, first: int, calls: int, minutes: float) -> Map
         for (_, op), count in found.items():
             often[op] += count
         without = frozenset(op for op, count in often.items() if count >= ENOUGH)
-        numbers = range(number, number + SESSIONS_A_CHILD)
+        left = -(-(calls - campaign.tally.calls.total()) // CALLS_A_SESSION)
+        numbers = range(number, number + min(SESSIONS_A_CHILD, left))
         taken, finding = campaign.sessions(numbers, CALLS_A_SESSION, without=without)
         number += taken
         if finding is not None:
@@ -116,7 +117,7 @@ def main(fence: Fence) -> int:
         return int(finding is not None)
     if options.calls == 1 << 62 and options.minutes == 1e6:
         parser.error("how long? say --calls or --minutes")
-    valid, passed_over = arguments.few() if options.few else arguments.many(), frozenset(options.pass_over.split(","))
+    valid, passed_over = calls_of.few() if options.few else calls_of.many(), frozenset(options.pass_over.split(","))
     campaign = Campaign(fence, valid, names, seed=options.seed, passed_over=passed_over)
     found = search(campaign, first=options.first, calls=options.calls, minutes=options.minutes)
     report(campaign.tally, found, names)

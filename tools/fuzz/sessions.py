@@ -18,8 +18,9 @@ from cloister.tensor import ops, optable
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry
 from cloister.tensor.ops import Of, Op, Param
 from cloister.worker.arguments import decode, decode_named
-from tools.fuzz.arguments import INTS, Arguments, Valid, drawn
+from tools.fuzz.arguments import FLOATS, INDICES, INTS, drawn
 from tools.fuzz.steps import Step, put
+from tools.fuzz.valid import Arguments, Valid
 from tools.fuzz.watching import OBJECTS, Watched
 
 LARGEST = 4096  # elements of a tensor that is sent
@@ -79,12 +80,12 @@ class Caller:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         by_position = True
-        for param in op.params:
+        for param, argument in zip(op.params, op.overload._schema.arguments, strict=True):
             if param.name not in arguments:
                 by_position = False
                 continue
             value = yield from self._said(param, arguments[param.name])
-            by_position = by_position and not (param.of is Of.UNSENT or self._draw.random() < 0.05)
+            by_position = by_position and not argument.kwarg_only and self._draw.random() > 0.05
             if by_position:
                 args.append(value)
             elif value is not None or self._draw.random() < 0.5:
@@ -182,13 +183,24 @@ class Caller:
             whole = yield from self._sent(like.transpose(0, -1))
             return (yield from self._made("aten::transpose.int", whole, 0, -1))
         if how == 1:
-            whole = yield from self._sent(torch.stack([like, like], -1))
-            return (yield from self._made("aten::select.int", whole, -1, self._draw.choice([0, 1])))
+            whole = yield from self._sent(torch.stack([like, self._rubbish(like)], -1))
+            return (yield from self._made("aten::select.int", whole, -1, 0))
         if how == 2:
             whole = yield from self._sent(like[:1])
             return (yield from self._made("aten::expand", whole, list(like.shape)))
-        whole = yield from self._sent(torch.cat([like[:1], like, like[:2]]))
-        return (yield from self._made("aten::slice.Tensor", whole, 0, 1, 1 + len(like)))
+        rubbish = self._rubbish(like)
+        whole = yield from self._sent(torch.cat([rubbish[:1], like, rubbish[:2]]))
+        start = min(len(like), 1)
+        return (yield from self._made("aten::slice.Tensor", whole, 0, start, start + len(like)))
+
+    def _rubbish(self, like: torch.Tensor) -> torch.Tensor:
+        """What lies between and beside the elements of a view: indices of nothing, or numbers that are none."""
+        if like.dtype.is_floating_point or like.dtype.is_complex:
+            return torch.full_like(like, self._draw.choice(FLOATS[:1] + FLOATS[-3:]))
+        if like.dtype is torch.bool:
+            return like.logical_not()
+        kind = torch.iinfo(like.dtype)
+        return torch.full_like(like, min(max(self._draw.choice(INDICES), kind.min), kind.max))
 
     def _overlap(self, arguments: Arguments) -> Steps:
         """Makes tensors of one shape windows that overlap in one storage."""

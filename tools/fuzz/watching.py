@@ -95,6 +95,7 @@ class Watched:
         before = self._seen()
         state = torch.get_rng_state()
         written = self._written(said)
+        self._fence.fill_stack()
         try:
             outcome, text, answered = self._say(said, values)
         except Exception as fault:

@@ -134,7 +134,7 @@ def _computed(op: Op, seed: int | None, device: torch.device, args: list[Any], k
             with seeded(seed, device):
                 returned = op.kernel(*args, **kwargs)
         if op.guard and op.name in gaps.LEAVE_GAPS:
-            gaps.close(ops.arguments_by_name(op, args, kwargs), returned)
+            gaps.close(op.name, ops.arguments_by_name(op, args, kwargs), returned)
     except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
         undoing.put_back(kept)
         raise reported(fault) from None

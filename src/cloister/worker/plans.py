@@ -33,7 +33,7 @@ class _Careful:
 
     def close_gaps(self, op: Op, named: Mapping[str, object], returned: Any) -> None:
         if op.name in gaps.LEAVE_GAPS:
-            gaps.close(named, returned)
+            gaps.close(op.name, named, returned)
         elif op.zero_fill:
             gaps.zero(returned)
 

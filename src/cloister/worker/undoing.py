@@ -1,9 +1,9 @@
 """A kernel that raises in the middle of writing: what it had written is put back.
 
-Most kernels look at everything before they write. Those that follow indices, or divide whole numbers, find what they
-cannot do on their way, and PyTorch leaves the half that is done. To a session what is refused has had no effect, so
-the elements that such an operation is about to write are kept until it is through. Which operations those are was found
-by ``tools/fuzz``, and by reading the kernels where that pointed to one.
+Most kernels look at everything before they write. Those that follow indices, take a probability for each element, or
+divide whole numbers, find what they cannot do on their way, and PyTorch leaves the half that is done. To a session what
+is refused has had no effect, so the elements that such an operation is about to write are kept until it is through.
+Which operations those are was found by ``tools/fuzz``, and by reading the kernels where that pointed to one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ _BY_INDEX: Final = (
     "index_put_ _index_put_impl_ index_add_ index_copy_ index_fill_ index_reduce_ put_ scatter_ scatter_add_"
     " scatter_reduce_ masked_scatter_ embedding_renorm_"
 )
+_BY_PROBABILITY: Final = "bernoulli_"
+_BY_TYPE: Final = "native_batch_norm"  # of weight and bias, once the running statistics are written
 _BY_DIVISOR: Final = "div_ floor_divide_ fmod_ remainder_ pow_ div"
-_LATE: Final = {f"aten::{name}": False for name in _BY_INDEX.split()} | {
+_LATE: Final = {f"aten::{name}": False for name in [*_BY_INDEX.split(), _BY_PROBABILITY, _BY_TYPE]} | {
     f"aten::{name}": True for name in _BY_DIVISOR.split()
 }
 """By name without overload: whether only whole numbers make it raise late."""

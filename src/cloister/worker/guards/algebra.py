@@ -93,6 +93,13 @@ def _dirichlet_grad(call: Call) -> None:
         call.shaped(argument, call.tensor("x").shape)
 
 
+def _median(call: Call) -> None:
+    """Where a dimension is one element repeated, the kernel reads on beyond it."""
+    values, dim = call.tensor("self"), call.integer("dim")
+    if -values.dim() <= dim < values.dim() and values.shape[dim] > 1 and values.stride(dim) == 0:
+        call.refuse("self", "not expanded along dim; clone it first")
+
+
 def _neg_view(call: Call) -> None:
     """Marks a tensor as negated; where its element type has no negation, nothing can be made of it any more."""
     if call.tensor("self").dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64):
@@ -123,6 +130,7 @@ GUARDS: Final[Mapping[str, Guard]] = {
     "aten::lu_unpack": _lu_unpack,
     "aten::_dirichlet_grad": _dirichlet_grad,
     "aten::_neg_view": _neg_view,
+    **each(["median.dim", "nanmedian.dim"], _median),
     "aten::linalg_lstsq": _least_squares,
     **each(["div.Scalar_mode", "div.Tensor_mode", "div_.Scalar_mode", "div_.Tensor_mode"], _truncated_division),
     **each(["div.out", "maximum.out"], _keeps_out("self", "other")),

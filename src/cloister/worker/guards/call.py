@@ -56,6 +56,13 @@ class Call:
         if list(self.tensor(argument).shape) != list(shape):
             self.refuse(argument, f"of shape {list(shape)}")
 
+    def packed(self, *arguments: str) -> None:
+        """Tensors without gaps, repetitions or another order, for kernels that take no notice of strides; or none."""
+        for argument in arguments:
+            value = self.maybe(argument)
+            if value is not None and not value.is_contiguous():
+                self.refuse(argument, "contiguous")
+
     def counted(self, argument: str, count: int) -> None:
         """A tensor of this many elements; absence is the kernel's affair."""
         value = self.maybe(argument)

@@ -17,6 +17,7 @@ def _embedding_backward(call: Call) -> None:
 
 def _offsets(call: Call, *, bags: int | None = None) -> None:
     """Where bags begin: from 0, never falling, within the indices."""
+    call.packed("indices", "offsets")  # kernels would take what lies in between for indices
     offsets, count = call.tensor("offsets"), call.tensor("indices").numel()
     if offsets.dim() != 1 or (offsets.numel() == 0 and count):
         call.refuse("offsets", "one for each bag")
@@ -63,6 +64,7 @@ def _embedding_bag_backward(call: Call) -> None:
 
 def _bags_of_indices(call: Call, bags: int) -> None:
     """Which bag each index is in; may be left out where the operation can find it from the offsets."""
+    call.packed("indices", "offset2bag", "bag_size", "maximum_indices")
     if call.tensor("offset2bag").numel() or call.maybe("offsets") is None:
         call.counted("offset2bag", call.tensor("indices").numel())
     call.within("offset2bag", 0, bags)

@@ -37,6 +37,17 @@ def _max_pool_backward(spatial: int) -> Guard:
     return guard
 
 
+def _raw_max_pool_backward(spatial: int) -> Guard:
+    """As above, for kernels that would take what lies between the indices for indices."""
+    known = _max_pool_backward(spatial)
+
+    def guard(call: Call) -> None:
+        call.packed("indices")
+        known(call)
+
+    return guard
+
+
 def _fractional_pool(call: Call) -> None:
     """Samples place the windows; beyond 0..1 these lie outside the input."""
     samples = call.tensor("random_samples")
@@ -146,6 +157,8 @@ GUARDS: Final[Mapping[str, Guard]] = {
     **each(["_adaptive_avg_pool3d_backward", "avg_pool3d_backward"], _pool_backward(3)),
     **each((f"{pool.format(2)}_backward" for pool in _MAXIMA), _max_pool_backward(2)),
     **each((f"{pool.format(3)}_backward" for pool in _MAXIMA), _max_pool_backward(3)),
+    "aten::fractional_max_pool2d_backward": _raw_max_pool_backward(2),
+    **each(["adaptive_max_pool3d_backward", "fractional_max_pool3d_backward"], _raw_max_pool_backward(3)),
     **each(["fractional_max_pool2d", "fractional_max_pool3d"], _fractional_pool),
     "aten::grid_sampler_2d": _grid_sampler(2, backward=False),
     "aten::grid_sampler_2d_backward": _grid_sampler(2, backward=True),

@@ -1,4 +1,4 @@
-"""Losses: targets that must be classes or labels."""
+"""Losses, whose targets must be classes or labels, and an activation that writes its noise."""
 
 from __future__ import annotations
 
@@ -75,8 +75,15 @@ def _ctc_loss_backward(call: Call) -> None:
     call.shaped("grad", [batch])
 
 
+def _rrelu(call: Call) -> None:
+    """The kernel writes as many numbers as ``self`` has elements into ``noise``, one after the other."""
+    call.shaped("noise", call.tensor("self").shape)
+    call.packed("noise")
+
+
 GUARDS: Final[Mapping[str, Guard]] = {
     "aten::nll_loss_backward": _nll_loss_backward,
+    **each(["rrelu_with_noise", "rrelu_with_noise_"], _rrelu),
     **each(["binary_cross_entropy", "binary_cross_entropy_backward"], _cross_entropy),
     **each(["multi_margin_loss_backward", "multilabel_margin_loss_backward"], _margin_loss_backward),
     **each(["_ctc_loss", "_ctc_loss.Tensor"], _ctc_loss),

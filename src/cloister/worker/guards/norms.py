@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+import torch
+from torch import Tensor
+
 from cloister.worker.guards.call import Call, Guard, each
 
 
@@ -37,6 +40,7 @@ def _layer_norm_backward(call: Call) -> None:
     if not shape or kept < 0 or list(inputs.shape[kept:]) != shape:
         call.refuse("normalized_shape", "the last extents of input")
     call.shaped("grad_out", inputs.shape)
+    call.packed("mean", "rstd")
     for argument in ("mean", "rstd"):
         call.counted(argument, math.prod(inputs.shape[:kept]))
     for argument in ("weight", "bias"):
@@ -45,19 +49,20 @@ def _layer_norm_backward(call: Call) -> None:
 
 def _group_norm(call: Call) -> None:
     """The kernel goes through weight and bias as if nothing lay between their elements."""
-    for argument in ("weight", "bias"):
-        _packed(call, argument)
+    call.packed("weight", "bias")
 
 
-def _packed(call: Call, argument: str) -> None:
-    values = call.maybe(argument)
-    if values is not None and not values.is_contiguous():
-        call.refuse(argument, "contiguous")
+def _orders(tensor: Tensor) -> list[torch.memory_format]:
+    """The memory formats that a tensor of so many dimensions can have."""
+    last = {4: [torch.channels_last], 5: [torch.channels_last_3d]}
+    return [torch.contiguous_format, *last.get(tensor.dim(), [])]
 
 
 def _group_norm_backward(call: Call) -> None:
-    for argument in ("mean", "rstd", "weight"):
-        _packed(call, argument)
+    call.packed("mean", "rstd", "weight")
+    for argument in ("grad_out", "input"):
+        if not any(call.tensor(argument).is_contiguous(memory_format=each) for each in _orders(call.tensor(argument))):
+            call.refuse(argument, "contiguous, in some memory format")
     inputs, groups = call.tensor("input"), call.integer("group")
     samples, channels, places = call.integer("N"), call.integer("C"), call.integer("HxW")
     if groups < 1 or channels % groups or samples * channels * places != inputs.numel():
@@ -87,6 +92,7 @@ def _weight_norm(saved: str, *counted: str) -> Guard:
 def _weight_norm_backward(call: Call) -> None:
     _weight_norm("saved_v", "saved_g", "saved_norms")(call)
     call.shaped("grad_w", call.tensor("saved_v").shape)
+    call.packed("grad_w")
 
 
 def _softmax_backward(call: Call) -> None:

@@ -21,6 +21,9 @@ _KINDS: Final = (
     *(f"{shifted}chebyshev_polynomial_{kind}" for shifted in ("", "shifted_") for kind in "tuvw"),
     *("hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p"),
 )
+POLYNOMIALS: Final = tuple(
+    f"special_{kind}{overload}" for kind in _KINDS for overload in ("", ".n_scalar", ".x_scalar")
+)
 
 
 def _degree(call: Call) -> None:
@@ -54,10 +57,7 @@ def _finite(call: Call) -> None:
 
 
 GUARDS: Final[Mapping[str, Guard]] = {
-    **each(
-        [f"special_{kind}{overload}" for kind in _KINDS for overload in ("", ".n_scalar", ".x_scalar")],
-        _degree,
-    ),
+    **each(POLYNOMIALS, _degree),
     **each(["mvlgamma", "mvlgamma_"], _dimension),
     "aten::random_.from": _random_from,
     "aten::_linalg_eigvals": _finite,
