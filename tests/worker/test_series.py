@@ -63,6 +63,39 @@ def test_a_gamma_function_of_endless_dimension_is_refused() -> None:
     torch.testing.assert_close(there, torch.mvlgamma(torch.full((2,), 5.0), 3), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("far", [-1e12 + 0.5, -4097.5])
+def test_a_zeta_function_far_below_zero_is_refused(far: float) -> None:
+    session = Session()
+    place, two = torch.tensor([1.5, far], dtype=torch.float64), torch.full((2,), 2.0, dtype=torch.float64)
+    x, q = session.put(two), session.put(place)
+    calls: list[tuple[str, tuple[object, ...], int]] = [
+        ("special_zeta", (x, q), 1),
+        ("special_zeta.self_scalar", (2.0, q), 1),
+        ("special_zeta.other_scalar", (x, far), 1),
+        ("polygamma", (3, q), 1),
+        ("polygamma_", (q, 3), 0),
+    ]
+    for name, arguments, outs in calls:
+        failure = session.call(name, *arguments, outs=outs)
+        assert failure is not None, name
+        assert failure.code == "hostile-index"
+    there = session.get(session.made("polygamma", 1, q))
+    torch.testing.assert_close(there, torch.polygamma(1, place), rtol=0, atol=0)
+    near = torch.tensor([1.5, -3.5], dtype=torch.float64)
+    there = session.get(session.made("special_zeta", x, session.put(near)))
+    torch.testing.assert_close(there, torch.special.zeta(two, near), rtol=0, atol=0)
+
+
+def test_a_binomial_of_no_number_is_refused() -> None:
+    session = Session()
+    prob = session.put(torch.full((2,), 0.3))
+    failure = session.call("binomial", session.put(torch.tensor([4.0, math.nan])), prob, seed=1)
+    assert failure is not None
+    assert failure.code == "hostile-index"
+    there = session.get(session.made("binomial", session.put(torch.full((2,), 4.0)), prob, seed=1))
+    assert bool(((there >= 0) & (there <= 4)).all())
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_eigenvalues_of_what_is_no_number_are_refused(value: float) -> None:
     """MKL takes the process with it."""

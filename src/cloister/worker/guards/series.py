@@ -56,9 +56,48 @@ def _finite(call: Call) -> None:
         call.refuse("self", "finite")
 
 
+def _recurrence(argument: str) -> Guard:
+    """The zeta function goes up to 9 in steps of 1, which at 2^24 are no steps any more for a ``float32``."""
+
+    def guard(call: Call) -> None:
+        least = call.argument(argument)
+        if isinstance(least, Tensor):
+            under = least.numel() > 0 and not least.is_complex() and bool((least < -DEGREE).any())
+        else:
+            under = isinstance(least, (int, float)) and least < -DEGREE
+        if under:
+            call.refuse(argument, f"at least -{DEGREE}")
+
+    return guard
+
+
+def _polygamma(call: Call) -> None:
+    if call.integer("n") > 1:  # the first two are closed forms, the others zeta functions
+        _recurrence("self")(call)
+
+
+def _counts(call: Call) -> None:
+    """Nothing is more than a NaN, for which the kernel waits."""
+    if bool(call.tensor("count").isnan().any()):
+        call.refuse("count", "a number")
+
+
+def _repeats(call: Call) -> None:
+    """The kernel adds them up in 64 bits. A sum gone round those can be whatever ``output_size`` says, while it writes
+    as many indices as the repeats themselves say.
+    """
+    repeats = call.tensor("repeats")
+    if repeats.numel() and not float(repeats.sum(dtype=torch.float64)) < 2.0**62:
+        call.refuse("repeats", "less than 2^62 in all")
+
+
 GUARDS: Final[Mapping[str, Guard]] = {
     **each(POLYNOMIALS, _degree),
     **each(["mvlgamma", "mvlgamma_"], _dimension),
     "aten::random_.from": _random_from,
     "aten::_linalg_eigvals": _finite,
+    **each(["special_zeta", "special_zeta.self_scalar", "special_zeta.other_scalar"], _recurrence("other")),
+    **each(["polygamma", "polygamma_"], _polygamma),
+    "aten::binomial": _counts,
+    "aten::repeat_interleave.Tensor": _repeats,
 }
