@@ -88,7 +88,7 @@ PARSERS = {
     "net/tls.py: context.load_cert_chain": OWN,
     "node/agreement.py: os.open": "to have it on the disk; nothing is read",
     "node/confinement.py: open": OWN,
-    "node/control.py: msgspec.json.Decoder 2": "a line of at most 4 KiB asked, 1 MiB answered (tests/node/test_control.py)",
+    "node/control.py: msgspec.json.Decoder 2": "a line, 4 KiB at most or 1 MiB (tests/node/test_control.py)",
     "node/control.py: os.open": "a folder, to name it; nothing is read",
     "node/executor.py: msgspec.json.decode 2": OWN,
     "node/landlock.py: os.open": "to name it; nothing is read",
