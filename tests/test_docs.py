@@ -106,6 +106,7 @@ def curves(picture: Path) -> list[list[float]]:
     return [[float(number) for number in re.findall(r"[\d.]+", line)] for line in inside]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if program(split(page)[0])], ids=name)
 def test_python_runs(page, tmp_path):
     script = tmp_path / f"{page.stem}.py"
@@ -123,6 +124,7 @@ def test_python_runs(page, tmp_path):
         assert shown, f"{page.parent / file} shows no curves"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(split(page)[0]))], ids=name)
 def test_commands_exist(page):
     cloister = [sys.executable, "-c", "from cloister.cli import main; main()"]

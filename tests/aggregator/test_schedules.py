@@ -126,6 +126,7 @@ def test_whatever_happens_the_promises_hold(schedule: list[tuple[Any, ...]]) -> 
     world.check()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(actions, max_size=40))
 def test_whatever_happened_the_study_comes_to_its_end(schedule: list[tuple[Any, ...]]) -> None:

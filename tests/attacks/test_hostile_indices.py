@@ -160,6 +160,7 @@ def ended():
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case, _, _ in CASES])
 def test_without_a_guard_the_process_dies(case, ended):
     assert ended[case] in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)

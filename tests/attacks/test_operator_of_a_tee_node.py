@@ -193,6 +193,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         cloud.stop()
 
 
+@pytest.mark.slow
 def test_the_operator_learns_nothing(cloud: Cloud) -> None:
     tap = Tap(cloud.start())
     try:
@@ -219,6 +220,7 @@ def test_the_operator_learns_nothing(cloud: Cloud) -> None:
         cloud.search(again)
 
 
+@pytest.mark.slow
 def test_a_secret_recorded_before_a_restart_does_not_open_in_the_next_instance(cloud: Cloud) -> None:
     """Worse than a network: one who sees the sealed secret itself, and plays it into a later instance's channel."""
     recorded: list[bytes] = []
@@ -239,6 +241,7 @@ def test_a_secret_recorded_before_a_restart_does_not_open_in_the_next_instance(c
         later.provision("mri", cloud.key)  # the connection goes on, and the real one is taken
 
 
+@pytest.mark.slow
 def test_an_edited_configuration_gets_no_key(cloud: Cloud) -> None:
     mallory = Identity.create(cloud.own / "mallory.key")
     edited = cloud.text.replace(cloud.carol.fingerprint, mallory.fingerprint)
@@ -247,12 +250,14 @@ def test_an_edited_configuration_gets_no_key(cloud: Cloud) -> None:
         cloud.examine(cloud.start())
 
 
+@pytest.mark.slow
 def test_comments_and_layout_are_no_other_configuration(cloud: Cloud) -> None:
     (cloud.disk / "node.toml").write_text("# moved\n" + cloud.text.replace(" = ", "   =   "))
     with cloud.examine(cloud.start()) as proven:
         assert proven.transcript.configuration == configuration_digest(cloud.text)
 
 
+@pytest.mark.slow
 def test_a_stranger_provisions_nothing(cloud: Cloud) -> None:
     at = cloud.start()
     mallory = Identity.create(cloud.own / "mallory.key")
@@ -266,6 +271,7 @@ def test_a_stranger_provisions_nothing(cloud: Cloud) -> None:
             proven.provision("mri", bytes(32))
 
 
+@pytest.mark.slow
 def test_a_stranger_opens_no_session(cloud: Cloud) -> None:
     mallory = Identity.create(cloud.own / "mallory.key")
     with pytest.raises(cloister.errors.PeerRefusedError):

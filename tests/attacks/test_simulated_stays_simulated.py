@@ -151,6 +151,7 @@ def chains() -> list[tuple[bytes, ...]]:
     return [(snp(name).vek, snp(name).ask, snp(name).ark) for name in snp_names()]
 
 
+@pytest.mark.slow
 def test_it_satisfies_no_reference_that_does_not_name_it():
     forger = Forger(seed=1)
     called_by_its_name = 0

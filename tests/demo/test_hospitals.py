@@ -24,6 +24,7 @@ def rows(patients: Patients) -> Counter[tuple[float, ...]]:
     return Counter(map(tuple, torch.cat([patients.x, patients.y], 1).tolist()))
 
 
+@pytest.mark.slow
 def test_all_patients_are_there(everyone: Patients) -> None:
     assert everyone.x.shape == (569, 30)
     assert everyone.y.shape == (569, 1)

@@ -174,6 +174,7 @@ def pushed_to(fingerprint: str, tensor: torch.Tensor) -> Push:
     return Push((tensor.remote.id,), fingerprint, secrets.token_bytes(32), 0)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_an_aggregator_that_is_replaced_after_its_proof(
     study: Study, sessions: Sessions, tampered_package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

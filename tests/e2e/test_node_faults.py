@@ -258,6 +258,7 @@ def test_a_caller_is_told_that_an_executor_has_to_be_started(tmp_path: Path, car
         connection.close()
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_is_asked_and_exits_0(tmp_path: Path, carol: Identity) -> None:
     with node(tmp_path, researchers=[carol], session="spare_executors = 0") as running:
         idle = Caller.open(running, carol)
@@ -276,6 +277,7 @@ def test_sigterm_answers_what_is_asked_and_exits_0(tmp_path: Path, carol: Identi
             assert gone(busy.executor)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, carol: Identity) -> None:
     with node(tmp_path, researchers=[carol]) as running, Caller.open(running, carol) as caller:
         pids = running.executors() | {caller.executor}
@@ -321,6 +323,7 @@ def pushing(tmp_path_factory: pytest.TempPathFactory, carol: Identity) -> Iterat
             yield first, second
 
 
+@pytest.mark.slow
 def test_values_move_from_node_to_node(pushing: tuple[NodeProcess, NodeProcess], carol: Identity) -> None:
     first, second = pushing
     data, ticket = os.urandom(3 * MIB), os.urandom(32)

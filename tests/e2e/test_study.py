@@ -143,6 +143,7 @@ class _GoneError(Exception):
     """The researcher's script ends."""
 
 
+@pytest.mark.slow
 def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: LocalStudy) -> None:
     def leave(done: Round) -> None:
         if done.number == 2:
@@ -167,6 +168,7 @@ def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: Loc
     assert report.contributed == dict.fromkeys(SIZES, 8)
 
 
+@pytest.mark.slow
 def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None:
     def kill(done: Round) -> None:
         if done.number == 2:
@@ -183,6 +185,7 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
         assert same(run.model, simulated(rounds=5, strategy=cloister.FedAdam(lr=0.05)))
 
 
+@pytest.mark.slow
 def test_an_owner_that_is_killed_takes_part_again_once_it_is_back(local: LocalStudy) -> None:
     seen: list[tuple[str, ...]] = []
     back: list[int] = []

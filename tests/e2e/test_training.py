@@ -95,6 +95,7 @@ def test_a_training_beyond_the_session_s_memory(worker: cloister.RemoteWorker) -
     assert worker.count().objects >= 5
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_the_connection_of_whoever_asked_for_it(bob: NodeProcess, carol: Identity) -> None:
     model = nn.Linear(3, 1)
     data = torch.frombuffer(bytearray(planned(model).encode()), dtype=torch.uint8)

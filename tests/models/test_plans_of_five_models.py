@@ -76,6 +76,7 @@ def replayed(
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_hundred_steps_are_the_same(name: str, optimizer: str) -> None:

@@ -46,6 +46,7 @@ def simulated(study: Federation, *, rounds: int) -> bytes:
     return bytes(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
 
 
+@pytest.mark.slow
 def test_a_study_ends_in_the_bits_of_its_simulation_and_both_owners_remember_it(study, caplog):
     caplog.set_level(logging.INFO, logger="cloister.node")
     with study.aggregator(), study.nodes(), study.researcher() as carol:
@@ -72,6 +73,7 @@ def test_a_study_ends_in_the_bits_of_its_simulation_and_both_owners_remember_it(
         assert line in told, told
 
 
+@pytest.mark.slow
 def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
     """The new instance knows nothing; what it goes on from, the owners hand over."""
     with study.aggregator(), study.nodes():
@@ -119,6 +121,7 @@ def test_an_aggregator_that_proves_something_else_hears_nothing(study, caplog):
         assert records.charters == ()
 
 
+@pytest.mark.slow
 def test_data_that_does_not_fit_is_told_and_the_round_is_void(study, caplog):
     caplog.set_level(logging.INFO, logger="cloister.node")
     with (
@@ -148,6 +151,7 @@ def test_damaged_records_keep_a_node_from_starting(study):
         node_of(study.folder / "bob.toml")
 
 
+@pytest.mark.slow
 def test_node_log_shows_each_round_and_what_is_left(study):
     run = CliRunner().invoke
     file = str(study.configuration("bob"))

@@ -21,6 +21,7 @@ run(work, log=logging.getLogger("tests"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last", "status", "noted"),
     [("return", 0, ""), ("raise EOFError('gone')", 0, ""), ("raise ValueError('secret rows')", 1, "ValueError at")],

@@ -288,6 +288,7 @@ def test_memory_is_bounded_while_one_tensor_is_read(tmp_path: Path) -> None:
 ASSIGNMENT = Assignment(listener=os.getpid(), memory_bytes=1 << 28, objects=100, device="cpu", threads=1)
 
 
+@pytest.mark.slow
 def test_an_executor_without_a_session_ends_with_its_listener() -> None:
     child = Child.start(ASSIGNMENT)
     assert child.wait_ready(within_s=60)
@@ -296,6 +297,7 @@ def test_an_executor_without_a_session_ends_with_its_listener() -> None:
     child.end()
 
 
+@pytest.mark.slow
 def test_an_executor_with_the_key_finds_it_and_one_without_does_not(data_sets: list[DataSet]) -> None:
     answers: list[tuple[Kind, Any]] = []
     for secrets in (Secrets(), provisioned()):

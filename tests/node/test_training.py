@@ -248,6 +248,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_fit_is_refused_before_the_first_step(trainer: Trainer, case: str) -> None:
     changed, given, why = REFUSED[case]
@@ -285,6 +286,7 @@ def test_training_that_comes_to_no_number(trainer: Trainer) -> None:
     assert "not finite" in found.text
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_and_the_next_one(trainer: Trainer) -> None:
     trainer.train(order(a_job(local_epochs=1_000_000)))
     pid = trainer.pid
@@ -299,6 +301,7 @@ def test_a_child_that_is_killed_and_the_next_one(trainer: Trainer) -> None:
     assert gone(pid)
 
 
+@pytest.mark.slow
 def test_what_is_abandoned_is_never_heard_of(trainer: Trainer) -> None:
     trainer.train(order(a_job(local_epochs=1_000_000)))
     pid = trainer.pid

@@ -24,6 +24,7 @@ def test_schemas_are_those_of_this_torch():
     assert {row.name: row.schema for row in rows} == {row.name: str(overload(row.name)._schema) for row in rows}
 
 
+@pytest.mark.slow
 def test_generator_would_write_the_committed_table():
     made = subprocess.run(
         [sys.executable, "tools/make_optable.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -31,6 +32,7 @@ def test_generator_would_write_the_committed_table():
     assert made.returncode == 0, made.stdout + made.stderr
 
 
+@pytest.mark.slow
 def test_check_shows_the_difference(tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()

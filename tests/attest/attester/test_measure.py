@@ -72,6 +72,7 @@ def test_processes_that_are_started_alike_say_the_same(original, tmp_path):
     assert re.fullmatch("[0-9a-f]{96}", said[0])
 
 
+@pytest.mark.slow
 def test_one_byte_and_everything_else_that_runs_makes_another(original, tmp_path):
     changed = [copy(original / "cloister", tmp_path / name) for name in ("byte", "data", "more", "less", "moved")]
     with (changed[0] / "cloister/net/address.py").open("ab") as file:

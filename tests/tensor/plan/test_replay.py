@@ -54,6 +54,7 @@ class Noisy(nn.Module):
         return self.layers(x + 0.1 * torch.randn(len(x), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [Noisy, lambda: nn.TransformerEncoderLayer(3, 1, 8, dropout=0.3, batch_first=True)],

@@ -21,6 +21,7 @@ def stacked(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name] for each in values]).detach() for name in values[0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_five_models_step_together_as_alone(name: str) -> None:
     torch.manual_seed(4)

@@ -82,6 +82,7 @@ def constant_parquet(path: Path, rows: int, width: int, *, group: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
 def test_what_is_mapped_may_be_larger_than_the_process(tmp_path: Path, kind: str) -> None:
     make = sparse_npy if kind == "npy" else sparse_safetensors
@@ -89,6 +90,7 @@ def test_what_is_mapped_may_be_larger_than_the_process(tmp_path: Path, kind: str
     assert train(path, limit=384 << 20, batch_size=64) == (10_240, "")
 
 
+@pytest.mark.slow
 def test_what_is_in_parquet_may_be_larger_than_the_process(tmp_path: Path) -> None:
     path = constant_parquet(tmp_path / "x.parquet", 12_288, 1 << 14, group=512)  # 768 MiB in groups of 32 MiB
     assert train(path, limit=640 << 20, batch_size=64) == (12_288, "")
