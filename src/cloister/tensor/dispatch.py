@@ -14,7 +14,7 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import ImplicitDownloadError, NotColocatedError, OpRefusedError, PointerAssignmentError
-from cloister.tensor import autocast, ops, sites
+from cloister.tensor import autocast, ops
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.location import Location, RemoteObject
@@ -37,6 +37,9 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         NotColocatedError: tensors of different places.
         OpRefusedError: an operation that no worker runs.
     """
+    op = _plain.get(id(func))
+    if op is not None:
+        return issue(op, args, kwargs)
     special = SPECIAL.get(func)
     if special is not None:
         return special(func, args, kwargs)
@@ -51,7 +54,13 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if made is not NotImplemented:
                 return made
         raise
+    _plain[id(func)] = op
     return issue(op, args, kwargs)
+
+
+_plain: Final[dict[int, Op]] = {}
+"""Operations that were met and are nothing special, by what PyTorch's overload is at: its hash is computed in Python. An
+``Op`` holds its overload, whose place is no other's therefore."""
 
 
 def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Location | None = None) -> Any:
@@ -63,7 +72,9 @@ def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Lo
     if autocast.entered:
         autocast.check(op)
     if location is None:
-        location = _location_of(op, args, kwargs)
+        first = args[0] if args else None
+        known = first._object if type(first) is PointerTensor else None
+        location = _location_of(op, args, kwargs) if known is None else known.location
     key: list[object] = []
     wire: list[Any] = []
     uploads: list[RemoteObject] = []  # Held until the command that needs them is queued.
@@ -74,9 +85,9 @@ def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Lo
         else:
             _encode(op, param, value, location, key, wire, uploads)
     named = _encode_named(op, kwargs, location, key, uploads) if kwargs else {}
-    outline = op.outlines.get(known := tuple(key)) or outline_of(op, known, args, kwargs, _geometry_of)
+    outline = op.outlines.get(shapes := tuple(key)) or outline_of(op, shapes, args, kwargs, _geometry_of)
     seed = _draw(kwargs.get("generator")) if op.random else None
-    call = Call(op.name, wire, named, (), seed, sites.current())
+    call = Call(op.name, wire, named, (), seed, location.site())
     if op.inplace:
         location.post(call)
         return args[0]
@@ -116,9 +127,6 @@ def _issue_and_ask(op: Op, location: Location, args: tuple[Any, ...], call: Call
 
 
 def _location_of(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Location:
-    first = args[0] if args else None
-    if type(first) is PointerTensor:
-        return first.remote.location
     for tensor in _tensors_in((*args, *kwargs.values())):
         if type(tensor) is PointerTensor:
             return tensor.remote.location

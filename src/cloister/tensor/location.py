@@ -28,7 +28,9 @@ _BATCH_BYTES: Final = 1 << 18
 """A batch leaves once it holds this many commands, or makes or carries this many bytes: then there is work worth
 starting."""
 
-_OUTSIDE: Final = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+_Guard: Final[Any] = torch._C._ForceDispatchKeyGuard
+_INCLUDED: Final = torch._C._dispatch_tls_local_include_set()
+_EXCLUDED: Final = torch._C._dispatch_tls_local_exclude_set()
 """What PyTorch takes part in and leaves out while no operation is under way."""
 
 A = TypeVar("A")
@@ -122,6 +124,10 @@ class Location:
         """An id that was never used, and the object that it will name."""
         return RemoteObject(self, next(self._ids))
 
+    def site(self) -> int:
+        """The number of the caller's line that is being run, should the worker have to name it in an error."""
+        return sites.current()
+
     def post(self, command: m.Command, *, nbytes: int = 0) -> None:
         """Queues a command; ``nbytes`` is what it makes the worker produce."""
         with self._lock:
@@ -156,7 +162,8 @@ class Location:
         with self._lock:
             commands, puts = self._take()
             if commands:
-                failure = self._channel.post(commands, puts)
+                with as_elsewhere():
+                    failure = self._channel.post(commands, puts)
                 if failure is not None:
                     raise self._error(failure)
 
@@ -254,7 +261,7 @@ class Location:
 
     def _error(self, failure: m.Failure) -> WorkerError:
         where = (
-            f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site)})" if failure.op else ""
+            f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site or sites.current())})" if failure.op else ""
         )
         return WorkerError.from_code(failure.code)(f"{failure.text}{where}")
 
@@ -263,7 +270,7 @@ def as_elsewhere() -> Any:
     """Work as in a process of its own, although PyTorch is in the middle of something here: of an operation on
     pointers, for which it leaves out parts of itself (a conjugated tensor would be computed with as if it were not), or
     of a sent module's ``forward`` (the memory for an answer would be made at the worker)."""
-    return torch._C._ForceDispatchKeyGuard(*_OUTSIDE)
+    return _Guard(_INCLUDED, _EXCLUDED)
 
 
 _locations: WeakSet[Location] = WeakSet()

@@ -22,6 +22,9 @@ _LIMIT: Final = 1 << 20
 _is_library: dict[str, bool] = {}
 _numbers: dict[tuple[str, int], int] = {}
 _places: list[tuple[str, int]] = []
+_instructions: dict[tuple[int, int], tuple[int, CodeType]] = {}
+"""The numbers by where in which code: a line is looked for from its function's beginning on. The code is kept, so that
+none is ever where it was."""
 
 
 def current() -> int:
@@ -29,13 +32,15 @@ def current() -> int:
     none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        filename = frame.f_code.co_filename
+        code = frame.f_code
+        filename = code.co_filename
         try:
             library = _is_library[filename]
         except KeyError:
             library = _library(filename)
         if not library:
-            return _number(filename, frame.f_lineno)
+            known = _instructions.get((id(code), frame.f_lasti))
+            return _number_of(frame) if known is None else known[0]
         frame = frame.f_back
     return 0
 
@@ -90,6 +95,14 @@ def _number(filename: str, line: int) -> int:
             return 0
         _places.append(place)
         number = _numbers[place] = len(_places)
+    return number
+
+
+def _number_of(frame: FrameType) -> int:
+    code = frame.f_code
+    number = _number(code.co_filename, frame.f_lineno)
+    if number:
+        _instructions[id(code), frame.f_lasti] = number, code
     return number
 
 

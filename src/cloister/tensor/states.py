@@ -37,7 +37,7 @@ def before_step(optimizer: Optimizer, args: Any = (), kwargs: Any = None) -> Non
     for parameter, state in optimizer.state.items():
         there = parameter.location if isinstance(parameter, PointerTensor) else None
         for value in state.values():
-            if not _is_at(value, there):
+            if value is not None and not _is_at(value, there):
                 misplaced.setdefault(there, []).append(state)
                 break
     for there, states in misplaced.items():

@@ -111,12 +111,14 @@ class Executor:
             except WorkerError as fault:
                 self.fail(fault, command)
 
-    def call(self, call: m.Call) -> None:
-        """Runs one operation."""
+    def call(self, call: m.Call) -> m.Failure | None:
+        """Runs one operation; what went wrong is returned, and not kept."""
         try:
             calls.run(self._store, self._device, call)
         except WorkerError as fault:
             self.fail(fault, call)
+            return self.failure()
+        return None
 
     def fail(self, fault: WorkerError, command: m.Command | None = None) -> None:
         """Keeps a failure for the next answer, unless one is kept already."""

@@ -96,12 +96,15 @@ class Store:
             MemoryLimitError, ObjectLimitError: over the session's limits.
             OpRefusedError: an id that is in use, or named twice.
         """
-        if self.nbytes + nbytes > self.memory_bytes:
+        held = self.held
+        fits = self.nbytes + nbytes <= self.memory_bytes
+        if fits and len(ids) == 1 and ids[0] not in held and len(held) < self.limit:
+            return
+        if not fits:
             raise MemoryLimitError(
                 f"this needs {nbytes} bytes and the session holds {self.nbytes} of the {self.memory_bytes} it may; "
                 "free tensors (del), or ask the worker's owner for a higher limit"
             )
-        held = self.held
         new = 0
         for id in ids:
             if id:
@@ -140,11 +143,12 @@ class Store:
 
     def free(self, ids: Iterable[int]) -> None:
         """Forgets these objects; unknown ones are passed over, since a failed operation may never have made them."""
+        held, tags = self.held, self.tags
         for id in ids:
-            if id in self.tags:
+            if tags and id in tags:
                 self._let_go.add(id)
             else:
-                self.held.pop(id, None)
+                held.pop(id, None)
 
     def tag(self, id: int, tags: tuple[str, ...]) -> None:
         """Has an object carry these tags and no others; as long as it carries any, ``free`` does not forget it.

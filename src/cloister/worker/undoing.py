@@ -9,6 +9,7 @@ Which operations those are was found by ``tools/fuzz``, and by reading the kerne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -37,7 +38,7 @@ def keep(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kept:
     Raises:
         RuntimeError: there is no memory for a copy.
     """
-    whole_only = _LATE.get(op.name.partition(".")[0])
+    whole_only = _whole_only(op.name)
     if whole_only is None:
         return []
     kept: Kept = []
@@ -46,6 +47,11 @@ def keep(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kept:
         if isinstance(tensor, torch.Tensor) and not (whole_only and tensor.is_floating_point()):
             kept.append((tensor, _memory_of(tensor).clone() if _overlaps(tensor) else tensor.clone()))
     return kept
+
+
+@cache
+def _whole_only(name: str) -> bool | None:
+    return _LATE.get(name.partition(".")[0])
 
 
 def put_back(kept: Kept) -> None:

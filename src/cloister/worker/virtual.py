@@ -56,6 +56,10 @@ class VirtualWorker(Worker):
         super().__init__(id, channel, batch_commands=1)
         self._executor = None if encode else channel.executor
 
+    def site(self) -> int:
+        """None is needed ahead: an error is raised by the line that asked."""
+        return 0
+
     def post(self, command: m.Command, *, nbytes: int = 0) -> None:
         """Runs a command; an operation without the detour through a batch."""
         dead = len(self._forgotten)
@@ -63,8 +67,7 @@ class VirtualWorker(Worker):
             super().post(command, nbytes=nbytes)
             return
         with self._lock, as_elsewhere():
-            self._executor.call(command)
-            failure = self._executor.failure()
+            failure = self._executor.call(command)
         if failure is not None:
             raise self._error(failure)
 
@@ -86,8 +89,7 @@ class _InProcess:
     def post(self, commands: list[m.Command], puts: list[torch.Tensor]) -> m.Failure | None:
         if self._encode:
             commands = m.decode(Kind.BATCH, encode(m.Batch(commands))).commands
-        with as_elsewhere():
-            self.executor.run(commands, [values.clone() for values in puts])
+        self.executor.run(commands, [values.clone() for values in puts])
         return self.executor.failure()
 
     def ask(
@@ -102,8 +104,7 @@ class _InProcess:
             return failure, []
         if self._encode:
             question = m.decode(Kind.ASK, encode(m.Ask([], question))).question
-        with as_elsewhere():
-            answer, values = self.executor.answer(question)
+        answer, values = self.executor.answer(question)
         return answer, [value.clone() for value in values]
 
     def close(self) -> None:
