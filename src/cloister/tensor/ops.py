@@ -54,6 +54,7 @@ _ACCEPTS: Final[dict[Of, tuple[type, ...]]] = {
     Of.NUMBER: (bool, int, float),
     Of.STRING: (str,),
 }
+_NUMBERS: Final = (Of.INT, Of.FLOAT, Of.BOOL, Of.NUMBER)
 LITERALS: Final = frozenset({bool, int, float, str})
 _SCALARS: Final = {"int": Of.INT, "float": Of.FLOAT, "bool": Of.BOOL, "number": Of.NUMBER, "str": Of.STRING}
 # Where a tensor is and how it got there is the owner's business.
@@ -72,6 +73,8 @@ class Param:
     of: Of
     optional: bool
     item: tuple[type, ...]
+    numbers: tuple[type, ...]
+    """The types that it may be of where it is a single number: ``item`` then, else nothing."""
     written: bool
     value_in_key: bool
     strings: frozenset[str]
@@ -110,7 +113,7 @@ class Param:
                         break
                 else:
                     return value
-        elif self.of in _ACCEPTS:
+        elif self.item:
             if type(value) in self.item and (self.of is not Of.STRING or value in self.strings):
                 return value
         elif self.of is Of.DTYPE:
@@ -200,6 +203,7 @@ def _param(row: OpRow, argument: Any) -> Param:
         of=of,
         optional=optional,
         item=item,
+        numbers=item if of in _NUMBERS else (),
         written=(alias is not None and alias.is_write) or argument.name in row.mutates,
         value_in_key=by_floats or of not in (Of.NUMBER, Of.FLOAT),
         strings=row.strings.get(argument.name, frozenset()),

@@ -29,6 +29,11 @@ def decode(param: Param, value: Any, store: Store, key: list[object]) -> Any:
         OpRefusedError: a value that the schema does not allow.
         UnknownObjectError: an id that the session does not hold.
     """
+    if type(value) in param.numbers:
+        key.append(type(value))
+        if param.value_in_key:
+            key.append(value)
+        return value
     of = param.of
     if value is None:
         if not param.optional and of is not Of.UNSENT:

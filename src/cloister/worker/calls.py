@@ -8,7 +8,7 @@ found to be what was predicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -23,6 +23,8 @@ from cloister.worker.arguments import decode, decode_named
 from cloister.worker.faults import reported
 from cloister.worker.seeding import seeded
 from cloister.worker.store import Entry, Store
+
+_TENSOR: Final = Of.TENSOR  # an enumeration's members are slow to look up
 
 
 def run(store: Store, device: torch.device, call: m.Call) -> None:
@@ -70,7 +72,7 @@ def _decoded(op: Op, call: m.Call, store: Store) -> tuple[list[Any], dict[str, A
     if op.random is (call.seed is None):
         raise OpRefusedError(f"{op} {'needs a' if op.random else 'takes no'} seed")
     for param, value in zip(op.params, call.args):  # noqa: B905  - strict= costs, and they were counted
-        entry = held.get(value) if param.of is Of.TENSOR and type(value) is int else None
+        entry = held.get(value) if type(value) is int and param.of is _TENSOR else None
         if type(entry) is Entry:
             args.append(entry.tensor)
             key.append(entry.geometry)
