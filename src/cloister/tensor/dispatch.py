@@ -14,7 +14,7 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import ImplicitDownloadError, NotColocatedError, OpRefusedError, PointerAssignmentError
-from cloister.tensor import autocast, ops
+from cloister.tensor import autocast, ops, sites
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.location import Location, RemoteObject

@@ -261,7 +261,7 @@ class Location:
 
     def _error(self, failure: m.Failure) -> WorkerError:
         where = (
-            f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site or sites.current())})" if failure.op else ""
+            f" ({failure.op} at worker {self.id}, asked for at {sites.describe(failure.site)})" if failure.op else ""
         )
         return WorkerError.from_code(failure.code)(f"{failure.text}{where}")
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+from msgspec.structs import replace
 
-from cloister.errors import MoveError
+from cloister.errors import MoveError, WorkerError
+from cloister.tensor import sites
 from cloister.tensor.hook import TorchHook, install
 from cloister.tensor.location import as_elsewhere
 from cloister.tensor.worker import Worker
@@ -57,7 +59,7 @@ class VirtualWorker(Worker):
         self._executor = None if encode else channel.executor
 
     def site(self) -> int:
-        """None is needed ahead: an error is raised by the line that asked."""
+        """None is looked for ahead of an error: it is raised by the line that asked."""
         return 0
 
     def post(self, command: m.Command, *, nbytes: int = 0) -> None:
@@ -70,6 +72,9 @@ class VirtualWorker(Worker):
             failure = self._executor.call(command)
         if failure is not None:
             raise self._error(failure)
+
+    def _error(self, failure: m.Failure) -> WorkerError:
+        return super()._error(replace(failure, site=sites.current()))
 
 
 class _InProcess:
