@@ -59,8 +59,8 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 _plain: Final[dict[int, Op]] = {}
-"""Operations that were met and are nothing special, by what PyTorch's overload is at: its hash is computed in Python. An
-``Op`` holds its overload, whose place is no other's therefore."""
+"""Operations that were met and are nothing special, by where PyTorch's overload is, whose hash is computed in Python;
+an ``Op`` holds its overload, so that none other is ever there."""
 
 
 def issue(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], *, location: Location | None = None) -> Any:
