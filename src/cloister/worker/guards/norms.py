@@ -60,9 +60,9 @@ def _orders(tensor: Tensor) -> list[torch.memory_format]:
 
 def _group_norm_backward(call: Call) -> None:
     call.packed("mean", "rstd", "weight")
-    for argument in ("grad_out", "input"):
-        if not any(call.tensor(argument).is_contiguous(memory_format=each) for each in _orders(call.tensor(argument))):
-            call.refuse(argument, "contiguous, in some memory format")
+    pair = call.tensor("grad_out"), call.tensor("input")
+    if not any(all(each.is_contiguous(memory_format=order) for each in pair) for order in _orders(pair[1])):
+        call.refuse("grad_out", "contiguous, as input is and in the same memory format")
     inputs, groups = call.tensor("input"), call.integer("group")
     samples, channels, places = call.integer("N"), call.integer("C"), call.integer("HxW")
     if groups < 1 or channels % groups or samples * channels * places != inputs.numel():
