@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 from weakref import WeakValueDictionary
 
 import torch
 
+from cloister.errors import OpRefusedError
 from cloister.wire.tensors import ITEM_BYTES
 
 DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in ITEM_BYTES}
 """The element types that travel, by the name they travel under."""
 DTYPE_NAMES: Final[dict[torch.dtype, str]] = {dtype: name for name, dtype in DTYPES.items()}
+EMPTY_PLACES: Final = 1 << 26
+"""So many places may the other dimensions of a tensor have, where one dimension has none."""
+
+
+def check_emptiness(shape: Iterable[int]) -> None:
+    """Refuses a tensor without elements whose other dimensions are without measure: it needs no memory, so that no
+    limit holds it, and kernels go through the places where elements would be.
+
+    Raises:
+        OpRefusedError: it is one.
+    """
+    sizes = list(shape)
+    if 0 in sizes and math.prod(filter(None, sizes)) > EMPTY_PLACES:
+        raise OpRefusedError(f"a tensor of shape {sizes} has no elements, and too many places for them")
 
 
 class Geometry:

@@ -24,7 +24,7 @@ from torch.utils._mode_utils import no_dispatch
 from cloister.errors import OpRefusedError
 from cloister.tensor import ops
 from cloister.tensor.fakes import Fakes
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_emptiness
 from cloister.tensor.ops import Of, Op, Param
 
 _CACHED_PER_OP: Final = 4096
@@ -190,6 +190,7 @@ def _geometry(value: torch.Tensor | None) -> Geometry | None:
         raise OpRefusedError("tensors that are not strided do not live at workers")
     if value.dtype not in DTYPE_NAMES:
         raise OpRefusedError(f"tensors of {value.dtype} do not live at workers")
+    check_emptiness(value.shape)
     return Geometry.of(value)
 
 

@@ -15,7 +15,7 @@ from cloister.errors import (
     WorkerError,
 )
 from cloister.tensor import results
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_emptiness
 from cloister.wire import sessions as m
 from cloister.wire.limits import FOUND
 from cloister.wire.sessions import Tags
@@ -83,8 +83,10 @@ class Executor:
         """Memory for values that are about to arrive.
 
         Raises:
-            MemoryLimitError: more than the session may hold; nothing was allocated.
+            MemoryLimitError, OpRefusedError: more than the session may hold; nothing was allocated.
         """
+        for spec in specs:
+            check_emptiness(spec.shape)
         self._store.check_room(nbytes=sum(spec.nbytes() for spec in specs))
         return [empty(spec) for spec in specs]
 
