@@ -149,7 +149,9 @@ def _printable(line: bytes) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-_PASSED_ON: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
+_KERNELS: Final = ("ATEN_CPU_CAPABILITY", "MKL_CBWR")
+"""Which kernels PyTorch and MKL take: an owner that needs the same last bits on different processors chooses them."""
+_PASSED_ON: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", *_KERNELS)
 _ONE_THREAD: Final = {
     # NumPy's library would start threads when it is loaded, and a child is confined by its only thread. Its arithmetic
     # is PyTorch's, whose threads come later.
@@ -167,7 +169,7 @@ _PASSED_ON_PREFIXES: Final = ("CUDA_", "NVIDIA_")
 
 
 def _environment() -> dict[str, str]:
-    """What a child may know of the listener's environment: no secrets, no switches of Python or PyTorch."""
+    """What a child may know of the listener's environment: no secrets, no other switches of Python or PyTorch."""
     kept = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
