@@ -13,7 +13,7 @@ def test_a_child_computes_with_the_kernels_that_the_owner_chose_and_learns_nothi
     passed = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "TZ": "UTC", "CUDA_VISIBLE_DEVICES": "0"}
     kept_back = {
         "AWS_SECRET_ACCESS_KEY": "s3cr3t",
-        "PYTHONSTARTUP": "/tmp/x.py",
+        "PYTHONSTARTUP": "startup.py",
         "TORCH_LOGS": "+all",
         "LD_PRELOAD": "x",
     }
