@@ -14,9 +14,11 @@ from cloister.tensor import optable
 from cloister.wire.limits import SIZE
 from cloister.wire.sessions import STEP, TAGS_OF_MESSAGES
 
-WORDS: Final = 5
+WORDS: Final = 4
 WORD_BYTES: Final = 8
-_TURN, _DOES, _BUSY, _OBJECTS, _NBYTES = range(WORDS)
+_AT, _BUSY, _OBJECTS, _NBYTES = range(WORDS)
+_NAMES: Final = 1 << 16
+"""What is done, and in which turn, stand in one word: ``turn * _NAMES + number``."""
 
 READING: Final = "a message"
 """What a process is at before it knows what it is to do."""
@@ -53,18 +55,20 @@ class Slate:
         self._words = memory.cast("Q")
         self._numbers = _numbers()
         self._turn = 0
+        self._resting = True
 
     def begin(self, what: str) -> None:
         """Something else begins now: an operation, a command or question by its tag, a step, a message."""
-        words = self._words
-        words[_DOES] = self._numbers.get(what, 0)
-        words[_BUSY] = 1
-        self._turn += 1
-        words[_TURN] = self._turn
+        self._turn += _NAMES
+        self._words[_AT] = self._turn + self._numbers.get(what, 0)
+        if self._resting:
+            self._words[_BUSY] = 1
+            self._resting = False
 
     def rest(self) -> None:
         """Nothing is done now until something comes."""
         self._words[_BUSY] = 0
+        self._resting = True
 
     def holds(self, *, objects: int, nbytes: int) -> None:
         """So many objects, of so many bytes, are held now."""
@@ -73,7 +77,8 @@ class Slate:
 
     def read(self) -> Seen:
         """What stands there now."""
-        turn, does, busy, objects, nbytes = self._words.tolist()
+        at, busy, objects, nbytes = self._words.tolist()
+        turn, does = divmod(at, _NAMES)
         names = _names()
         name = names[does] if does < len(names) else _NOTHING
         return Seen(turn, name, busy != 0, min(objects, SIZE), min(nbytes, SIZE))

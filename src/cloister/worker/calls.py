@@ -45,7 +45,13 @@ def run(store: Store, device: torch.device, call: m.Call) -> None:
     store.check_room(nbytes=nbytes, ids=call.outs)
     if op.takes_device:
         kwargs["device"] = device
-    returned = _computed(op, call.seed, device, args, kwargs)
+    if op.pure:
+        try:
+            returned = op.kernel(*args, **kwargs)
+        except Exception as fault:  # noqa: BLE001 - as in _computed
+            raise reported(fault) from None
+    else:
+        returned = _computed(op, call.seed, device, args, kwargs)
     if op.written:
         first = known[0] if op.inplace else None
         if type(first) is not Geometry or not results.looks(args[0], first):
@@ -59,7 +65,7 @@ def run(store: Store, device: torch.device, call: m.Call) -> None:
             memory = returned.untyped_storage()
         if op.zero_fill:
             gaps.zero(returned)
-        store.hold(call.outs[0], returned, single, memory)
+        store.held[call.outs[0]] = Entry(store, returned, single, memory)
 
 
 def _decoded(op: Op, call: m.Call, store: Store) -> tuple[list[Any], dict[str, Any], tuple[object, ...]]:

@@ -119,11 +119,9 @@ class Store:
                 "or ask the worker's owner for a higher limit"
             )
 
-    def hold(
-        self, id: int, tensor: torch.Tensor, geometry: Geometry, memory: torch.UntypedStorage | None = None
-    ) -> None:
-        """Holds a tensor that is of this very geometry; ``memory`` is its storage, where that is at hand."""
-        self.held[id] = Entry(self, tensor, geometry, memory)
+    def hold(self, id: int, tensor: torch.Tensor, geometry: Geometry) -> None:
+        """Holds a tensor that is of this very geometry."""
+        self.held[id] = Entry(self, tensor, geometry)
 
     def lose(self, ids: Iterable[int], fault: WorkerError) -> None:
         """Notes that these objects were never made."""
