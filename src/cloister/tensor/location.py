@@ -126,7 +126,7 @@ class Location:
 
     def site(self) -> int:
         """The number of the caller's line that is being run, should the worker have to name it in an error."""
-        return sites.current()
+        return sites.current(above=4)  # this, dispatch.issue and what calls that are ours
 
     def post(self, command: m.Command, *, nbytes: int = 0) -> None:
         """Queues a command; ``nbytes`` is what it makes the worker produce."""

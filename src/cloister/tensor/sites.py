@@ -27,10 +27,10 @@ _instructions: dict[tuple[int, int], tuple[int, CodeType]] = {}
 none is ever where it was."""
 
 
-def current() -> int:
+def current(*, above: int = 2) -> int:
     """The number of the innermost line on the stack that belongs neither to PyTorch nor to cloister; 0 if there is
-    none."""
-    frame: FrameType | None = sys._getframe(2)
+    none. So many frames ``above`` this one are known to be cloister's, and not looked at."""
+    frame: FrameType | None = sys._getframe(above)
     while frame is not None:
         code = frame.f_code
         filename = code.co_filename
