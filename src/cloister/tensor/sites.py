@@ -18,6 +18,8 @@ _LIBRARIES: Final = tuple(
 )
 _STANDARD: Final = os.path.dirname(os.__file__) + os.sep
 _LIMIT: Final = 1 << 20
+_INSTRUCTIONS: Final = 1 << 14
+"""So many at most are known at once: each keeps its code, of which ``exec`` and notebooks make ever more."""
 
 _is_library: dict[str, bool] = {}
 _numbers: dict[tuple[str, int], int] = {}
@@ -101,6 +103,8 @@ def _number(filename: str, line: int) -> int:
 def _number_of(frame: FrameType) -> int:
     code = frame.f_code
     number = _number(code.co_filename, frame.f_lineno)
+    if len(_instructions) >= _INSTRUCTIONS:
+        _instructions.clear()
     if number:
         _instructions[id(code), frame.f_lasti] = number, code
     return number
