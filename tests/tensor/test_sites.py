@@ -47,3 +47,13 @@ def test_lines_of_libraries_are_passed_over() -> None:
     with pytest.raises(WorkerError) as found:
         model(wrong)
     assert re.search(rf"test_sites\.py, line {where}\b", str(found.value))
+
+
+def test_code_that_is_made_anew_each_time_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites, "_INSTRUCTIONS", 4)
+    source = "number = ask()"
+    for _ in range(20):
+        names = {"ask": number_of_line}
+        exec(compile(source, "cell.py", "exec"), names)  # noqa: S102 - as a notebook does
+        assert sites.describe(names["number"]) == "cell.py, line 1"  # type: ignore[arg-type]
+        assert len(sites._instructions) <= 4

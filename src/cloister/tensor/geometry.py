@@ -28,7 +28,9 @@ def check_emptiness(shape: Iterable[int]) -> None:
     """
     sizes = list(shape)
     if 0 in sizes and math.prod(filter(None, sizes)) > EMPTY_PLACES:
-        raise OpRefusedError(f"a tensor of shape {sizes} has no elements, and too many places for them; make its other dimensions smaller")
+        raise OpRefusedError(
+            f"a tensor of shape {sizes} has no elements, and too many places for them; make its other dimensions smaller"
+        )
 
 
 class Geometry:
