@@ -29,7 +29,7 @@ def check_emptiness(shape: Iterable[int]) -> None:
     sizes = list(shape)
     if 0 in sizes and math.prod(filter(None, sizes)) > EMPTY_PLACES:
         raise OpRefusedError(
-            f"a tensor of shape {sizes} has no elements, and too many places for them; make its other dimensions smaller"
+            f"a tensor of shape {sizes} has no elements and too many places for them; make its other dimensions smaller"
         )
 
 
