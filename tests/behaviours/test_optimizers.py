@@ -117,8 +117,12 @@ def test_38_it_moves_and_nothing_is_left(b: Worker, a: Worker, name: str) -> Non
 
 def test_38_the_source_may_close(connect: Connect) -> None:
     b, a = connect("b"), connect("a")
-    model = made().send(b)
-    optimizer = OPTIMIZERS["adam"](model.parameters())
+    here, model = made(), made().send(b)
+    expected, optimizer = OPTIMIZERS["adam"](here.parameters()), OPTIMIZERS["adam"](model.parameters())
+    torch.manual_seed(1)
+    for _ in range(3):
+        steps(here, expected, None)
+    torch.manual_seed(1)
     steps(model, optimizer, b)
     model.move(a)
     b.close()
@@ -127,7 +131,9 @@ def test_38_the_source_may_close(connect: Connect) -> None:
     optimizer.zero_grad()
     a.close()
     steps(model, optimizer, None)
-    saved(model, optimizer)
+    assert close_to(model, here)
+    _, state = saved(model, optimizer)
+    assert all(each["step"] == 6 for each in state["state"].values())
 
 
 def test_38_a_parameter_that_moves_alone_takes_it_along(b: Worker, a: Worker) -> None:

@@ -327,3 +327,5 @@ def test_a_client_that_ends_in_the_handshake(bob, carol):
         host.session(carol).close()
         stranger = raw_tls(host, carol)
         stranger.close()
+        host.session(carol).close()
+    assert host.seen.count(carol.fingerprint) >= 2
