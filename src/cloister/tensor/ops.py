@@ -130,8 +130,7 @@ class Op:
     ``outlines`` caches what ``cloister.tensor.inference`` finds of its outputs. ``returns`` holds, for each return
     of the schema, the position of the argument that is written and handed back, ``TENSOR`` or ``TENSORS``;
     ``views`` is the position of the argument that fresh outputs are views of, or None; ``written`` holds position and
-    name of each argument that is written to; ``pure`` says that its outputs are all that it does, that nothing is drawn
-    for it, and that no guard looks at it.
+    name of each argument that is written to.
     """
 
     __slots__ = (
@@ -143,7 +142,6 @@ class Op:
         "outlines",
         "overload",
         "params",
-        "pure",
         "random",
         "returns",
         "row",
@@ -167,7 +165,6 @@ class Op:
         self.views = _viewed(schema)
         self.written = tuple((at, param.name) for at, param in enumerate(self.params) if param.written)
         self.random, self.zero_fill, self.guard = row.random, row.zero_fill, row.guard
-        self.pure = not (self.written or self.random or self.guard)
         self.takes_generator = "generator" in self.by_name
         self.takes_device = row.factory and "device" in self.by_name
         self.outlines: dict[tuple[object, ...], Any] = {}

@@ -45,13 +45,7 @@ def run(store: Store, device: torch.device, call: m.Call) -> None:
     store.check_room(nbytes=nbytes, ids=call.outs)
     if op.takes_device:
         kwargs["device"] = device
-    if op.pure:
-        try:
-            returned = op.kernel(*args, **kwargs)
-        except Exception as fault:  # noqa: BLE001 - as in _computed
-            raise reported(fault) from None
-    else:
-        returned = _computed(op, call.seed, device, args, kwargs)
+    returned = _computed(op, call.seed, device, args, kwargs)
     if op.written:
         first = known[0] if op.inplace else None
         if type(first) is not Geometry or not results.looks(args[0], first):
