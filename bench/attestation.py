@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Timing
-from cloister.attest import entries
+from cloister.attest import reference_toml
 from cloister.attest.attester import find
-from cloister.attest.collateral import Collateral, DcapCollateral
+from cloister.attest.dcap.collateral import Collateral, DcapCollateral
 from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.verifier import authenticate, verify
@@ -147,7 +147,7 @@ def _reference(tee: str, claims: object) -> Reference:
         )
         for number in range(11)
     ]
-    reference = entries.parse(tables)
+    reference = reference_toml.parse(tables)
     assert not faults, faults
     return reference
 

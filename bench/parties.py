@@ -15,17 +15,17 @@ from typing import Any, Final
 import numpy as np
 
 from bench import without
-from cloister.aggregator import job as jobs
-from cloister.aggregator.job import Job, Part
 from cloister.charter import Charter
 from cloister.cli import main as cloister
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job, Part
 from cloister.net.attested import examine
-from cloister.net.demands import Demands, read_charter
 from cloister.net.identity import Identity
-from cloister.net.waiting import Bell
-from cloister.node import joining
-from cloister.node.effects import Train
-from cloister.node.training import Failed, Trained, Trainer
+from cloister.net.policy import Demands, read_charter
+from cloister.net.polling import Bell
+from cloister.node.study import joining
+from cloister.node.study.effects import Train
+from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
@@ -106,7 +106,7 @@ def job(charter: Charter, nbytes: int, *, rounds: int) -> bytes:
 
 def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
     """Submits the job and prints the moment of each release, when its model is there."""
-    from cloister.study.conversation import Conversation
+    from cloister.study.client import Conversation
 
     charter = read_charter(folder / "charter.toml")
     demands = Demands(charter=charter, accept_simulated=True)

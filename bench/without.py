@@ -15,14 +15,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from cloister.aggregator import arriving, mean, releasing, updates
-from cloister.aggregator.guests import Guest
-from cloister.charter import signing
+from cloister.aggregation import mean, strategies
+from cloister.aggregator import bodies, releasing
+from cloister.aggregator.peers import Guest
+from cloister.charter import keys
 from cloister.net.connection import Connection
-from cloister.node import member, records
-from cloister.node.effects import Effect
-from cloister.node.holdings import Holdings
-from cloister.node.member import Member
+from cloister.node.study import journal, member
+from cloister.node.study.effects import Effect
+from cloister.node.study.member import Member
+from cloister.node.study.replica import Holdings
 
 Vector = Any
 
@@ -49,17 +50,17 @@ def _commitments() -> None:
 
 
 def _unhashed(*, norms: bool) -> None:
-    def look(self: arriving.Update, room: memoryview) -> None:
-        self._norms.append(arriving._norm(np.frombuffer(room, self._dtype)) if norms else 1.0)
+    def look(self: bodies.Update, room: memoryview) -> None:
+        self._norms.append(bodies._norm(np.frombuffer(room, self._dtype)) if norms else 1.0)
         self._left -= len(room)
 
-    arriving.Update.look = look  # type: ignore[method-assign]
+    bodies.Update.look = look  # type: ignore[method-assign]
 
 
 def _norms() -> None:
     """No contribution is looked at: not its norm, not for values that are not finite."""
-    arriving._norm = lambda part: 1.0
-    for module in (mean, updates):
+    bodies._norm = lambda part: 1.0
+    for module in (mean, strategies):
         module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
 
 
@@ -86,24 +87,24 @@ def _durability() -> None:
     def careless(*args: Any, **named: Any) -> sqlite3.Connection:
         return connect(*args, factory=Careless, **named)
 
-    records.sqlite3.connect = careless  # type: ignore[assignment]
-    records.os.fsync = lambda descriptor: None
+    journal.sqlite3.connect = careless  # type: ignore[assignment]
+    journal.os.fsync = lambda descriptor: None
 
 
 def _copies() -> None:
     """Nodes keep no copy of the newest model on the disk."""
-    release = records.Records.release
+    release = journal.Records.release
 
-    def forget(self: records.Records, charter: bytes, found: Any, *, model: Any = None) -> None:
+    def forget(self: journal.Records, charter: bytes, found: Any, *, model: Any = None) -> None:
         release(self, charter, found)
 
-    records.Records.release = forget  # type: ignore[method-assign]
+    journal.Records.release = forget  # type: ignore[method-assign]
 
 
 def _signatures() -> None:
     """Nobody signs a cohort, and nobody checks that somebody did."""
-    signing.sign = lambda message, *, key: bytes(64)
-    signing.verify = lambda signature, *, message, public_key: None
+    keys.sign = lambda message, *, key: bytes(64)
+    keys.verify = lambda signature, *, message, public_key: None
 
 
 def _return() -> None:

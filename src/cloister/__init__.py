@@ -29,13 +29,13 @@ from cloister import errors
 from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from cloister.aggregator.updates import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+    from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
     from cloister.net.attested import examine
     from cloister.net.client import RemoteWorker, connect
-    from cloister.net.demands import Demands, read_charter
     from cloister.net.identity import Identity
-    from cloister.study.jobs import model_digest
-    from cloister.study.simulate import simulate
+    from cloister.net.policy import Demands, read_charter
+    from cloister.simulation.simulate import simulate
+    from cloister.study.job import model_digest
     from cloister.study.study import Study
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
@@ -77,13 +77,13 @@ __all__ = [
 _HOME = {
     "Adam": "cloister.worker.optimizers",
     "AdamW": "cloister.worker.optimizers",
-    "Demands": "cloister.net.demands",
-    "FedAdagrad": "cloister.aggregator.updates",
-    "FedAdam": "cloister.aggregator.updates",
-    "FedAvg": "cloister.aggregator.updates",
-    "FedAvgM": "cloister.aggregator.updates",
-    "FedProx": "cloister.aggregator.updates",
-    "FedYogi": "cloister.aggregator.updates",
+    "Demands": "cloister.net.policy",
+    "FedAdagrad": "cloister.aggregation.strategies",
+    "FedAdam": "cloister.aggregation.strategies",
+    "FedAvg": "cloister.aggregation.strategies",
+    "FedAvgM": "cloister.aggregation.strategies",
+    "FedProx": "cloister.aggregation.strategies",
+    "FedYogi": "cloister.aggregation.strategies",
     "Identity": "cloister.net.identity",
     "Plan": "cloister.worker.plans",
     "PointerTensor": "cloister.tensor.pointer",
@@ -94,10 +94,10 @@ _HOME = {
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
     "examine": "cloister.net.attested",
-    "model_digest": "cloister.study.jobs",
+    "model_digest": "cloister.study.job",
     "plan": "cloister.worker.plans",
-    "read_charter": "cloister.net.demands",
-    "simulate": "cloister.study.simulate",
+    "read_charter": "cloister.net.policy",
+    "simulate": "cloister.simulation.simulate",
 }
 
 

@@ -13,28 +13,28 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.arriving import Body
+from cloister.aggregation.strategies import State, apply_to_parameters
+from cloister.aggregation.vectors import Vector
+from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
-from cloister.aggregator.job import Constant, Job, Part
-from cloister.aggregator.ledger import Ledger
 from cloister.aggregator.own import Self
-from cloister.aggregator.records import cohort_to_be_signed, commitment, decode_cohort
-from cloister.aggregator.rounds import Rounds
-from cloister.aggregator.updates import State, apply_to_parameters
-from cloister.aggregator.vectors import Vector
+from cloister.aggregator.protocol import Rounds
 from cloister.attest import evidence
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.transcript import Transcript
-from cloister.charter import Charter, signing
+from cloister.charter import Charter, keys
 from cloister.errors import CloisterError
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.records import cohort_to_be_signed, commitment, decode_cohort
 from cloister.wire import rounds as w
 from cloister.wire.messages import Proof
 from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests import charters
-from tests.aggregator.means import Contribution as Contributed
-from tests.aggregator.means import mean
+from tests.aggregation.means import Contribution as Contributed
+from tests.aggregation.means import mean
 
 OWNERS: Final = ("alice", "bob", "chuck")
 PLAN: Final = b"a plan that nobody here runs"
@@ -287,7 +287,7 @@ class Owner(Party):
     """An owner. Attributes that start with ``spoil`` let a test change what it says."""
 
     def __init__(
-        self, name: str, charter: Charter, *, length: int = LENGTH, key: signing.PrivateKey | None = None
+        self, name: str, charter: Charter, *, length: int = LENGTH, key: keys.PrivateKey | None = None
     ) -> None:
         super().__init__(name, charter)
         self.key = charters.key_of(name) if key is None else key
@@ -324,8 +324,8 @@ class Owner(Party):
                 assert number == self.round
                 answers.append((w.Contribution(number, self.salt), self.update()))
             case w.Sign(round=number, cohort=cohort):
-                signature = signing.sign(cohort_to_be_signed(cohort), key=self.key)
-                answers.append((w.Signature(number, signing.public_bytes(self.key), signature), b""))
+                signature = keys.sign(cohort_to_be_signed(cohort), key=self.key)
+                answers.append((w.Signature(number, keys.public_bytes(self.key), signature), b""))
         said = [said for answer in answers for said in self.spoil(*answer)]
         if any(isinstance(message, w.Signature) for message, _ in said):
             signed = decode_cohort(heard.message.cohort)

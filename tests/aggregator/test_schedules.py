@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.aggregator.events import Joined, Left, Said, Tick
-from cloister.aggregator.ledger import Ledger
 from cloister.errors import CloisterError
+from cloister.ledger.chain import Ledger
 from cloister.wire import rounds as w
 from tests.aggregator.driving import LENGTH, OWNERS, Heard, Study, agree, key_of
 

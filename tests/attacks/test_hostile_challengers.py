@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.sealing import seal
+from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.errors import ConnectionLostError, NetworkError, PeerRefusedError, UnreachableError
 from cloister.net import proving
 from cloister.net.attested import examine
 from cloister.net.connection import Connection
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.net.provisioning import provision_info
 from cloister.wire.frames import VERSION, Kind, pack_prefix

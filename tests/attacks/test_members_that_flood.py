@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.rounds import REFUSALS
-from cloister.enclave.meeting import _MESSAGES, Meeting, Seat
+from cloister.aggregator.protocol import REFUSALS
+from cloister.enclave.hub import _MESSAGES, Meeting, Seat
 from cloister.errors import CloisterError, NetworkError, UnreachableError
+from cloister.ledger import job as jobs
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
 from cloister.wire.limits import LIST_ITEMS, RECORD_BYTES
 from tests.aggregator.driving import ATTESTER, agree, fill, first_model, key_of, make_job
 from tests.attacks.gathering import Gathering
 from tests.enclave.lines import Line, Table
-from tests.enclave.test_service import by_hand, heard_out, researching, seated
+from tests.enclave.test_server import by_hand, heard_out, researching, seated
 from tests.net.parties import SOON, hosting, make_identity
 
 FLOODS: dict[str, Any] = {

@@ -20,7 +20,7 @@ from cloister import Identity
 from cloister.attest.attester.measure import measure
 from cloister.errors import UnacceptableError, WorkerError
 from cloister.net.attested import Proven, examine
-from cloister.net.demands import Demands, configuration_digest, read_reference
+from cloister.net.policy import Demands, configuration_digest, read_reference
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service
 from cloister.wire.address import parse_address

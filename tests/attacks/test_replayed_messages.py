@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.aggregator.job import round_digest
-from cloister.aggregator.records import decode_cohort, encode
+from cloister.ledger.job import round_digest
+from cloister.ledger.records import decode_cohort, encode
 from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, key_of
 from tests.attacks.gathering import Gathering, silent_on

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.sealing import seal
+from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.attest.verifier import STALE
 from cloister.errors import NotGenuineError, UnacceptableError

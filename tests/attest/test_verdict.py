@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, TdxClaims
 from cloister.attest.facts import facts
-from cloister.attest.page import page
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.tcb import SnpTcb
+from cloister.attest.text import page
 from cloister.attest.transcript import Transcript
 from cloister.attest.verdict import Member, Outcome, Rules, Verdict, plain
 from cloister.errors import (

@@ -13,7 +13,7 @@ from cloister.attest.attester.measure import measure
 from cloister.cli import main
 from cloister.cli.aggregator import app
 from cloister.net.attested import examine
-from cloister.net.demands import Demands
+from cloister.net.policy import Demands
 from cloister.testing.processes import Service
 from tests.net.instances import ADDRESS, Study
 from tests.testing.processes import descendants, running

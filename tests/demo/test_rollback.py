@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cloister.aggregator.ledger import Ledger
 from cloister.charter import Charter
 from cloister.demo.rollback import Refusals, RolledBack, Scheme
 from cloister.errors import NoAnswerError, UnacceptableError
+from cloister.ledger.chain import Ledger
 from cloister.net.attested import examine
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands
 from cloister.testing.charters import write_charter
 from cloister.wire.fields import Message
 from cloister.wire.frames import Kind

@@ -20,7 +20,7 @@ from cloister.demo.tampering import tampered_copy
 from cloister.errors import CharterError, ConfigurationError, MoveError, NetworkError, UnacceptableError
 from cloister.net.attested import examine
 from cloister.net.client import RemoteWorker, connect
-from cloister.net.demands import Demands
+from cloister.net.policy import Demands
 from cloister.testing.federation import LocalFederation
 from cloister.testing.processes import Service
 from cloister.wire.sessions import Push

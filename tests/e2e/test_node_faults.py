@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import CloisterError, ConnectionLostError, PeerRefusedError, UnreachableError, VersionError
-from cloister.net.dialling import dial
-from cloister.net.greeting import greet
+from cloister.net.dial import dial
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.node.confinement import means
 from cloister.tensor import optable

@@ -9,15 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cloister.aggregator import job as jobs
 from cloister.charter import Charter
-from cloister.enclave.service import Aggregator
+from cloister.enclave.server import Aggregator
 from cloister.errors import NetworkError
+from cloister.ledger import job as jobs
 from cloister.net.attested import examine
 from cloister.net.connection import Frame
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
+from cloister.net.policy import Demands
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
 from cloister.wire.address import Address

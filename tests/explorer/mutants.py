@@ -7,15 +7,15 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from cloister.aggregator import ledger as ledgers
-from cloister.aggregator.chains import Chains
-from cloister.aggregator.collecting import Collection
-from cloister.aggregator.course import Course
-from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.chain_exchange import Chains
+from cloister.aggregator.collection import Collection
 from cloister.aggregator.releasing import Signing
-from cloister.node.countersigning import Countersigner
-from cloister.node.holdings import Holdings
-from cloister.node.records import Records
+from cloister.aggregator.round import Course
+from cloister.ledger import chain as ledgers
+from cloister.ledger.chain import Ledger
+from cloister.node.study.countersigner import Countersigner
+from cloister.node.study.journal import Records
+from cloister.node.study.replica import Holdings
 
 Patch = pytest.MonkeyPatch
 
@@ -96,7 +96,7 @@ def _asks_nobody_for_the_model(patch: Patch) -> None:
 
 
 def _does_not_tell_what_it_signed(patch: Patch) -> None:
-    patch.setattr("cloister.node.member.COHORTS", 0)
+    patch.setattr("cloister.node.study.member.COHORTS", 0)
 
 
 class Mutant(NamedTuple):

@@ -14,12 +14,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from cloister.aggregator.ledger import Instance, Ledger
-from cloister.aggregator.records import cohort_to_be_signed, commitment
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.errors import AttestationError, CloisterError, RecordsError
-from cloister.node.member import Effect, Member, Train
-from cloister.node.records import FILE, Entry, Records
+from cloister.ledger.chain import Instance, Ledger
+from cloister.ledger.records import cohort_to_be_signed, commitment
+from cloister.node.study.journal import FILE, Entry, Records
+from cloister.node.study.member import Effect, Member, Train
 from cloister.wire import rounds as w
 from tests import charters
 from tests.aggregator.driving import Heard, Party, examples_of, first_model
@@ -177,8 +177,8 @@ class Traitor:
                 update = self._update(number) if faithful else update_of(self.name, number + 1)
                 return [(w.Contribution(number, self._salt(number)), update.tobytes())]
             case w.Sign(round=number, cohort=cohort):
-                signature = signing.sign(cohort_to_be_signed(cohort), key=self._key)
-                return [(w.Signature(number, signing.public_bytes(self._key), signature), b"")]
+                signature = keys.sign(cohort_to_be_signed(cohort), key=self._key)
+                return [(w.Signature(number, keys.public_bytes(self._key), signature), b"")]
         return []
 
     def _some_chain(self) -> tuple[bytes, ...]:

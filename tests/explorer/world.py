@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from cloister.aggregator.arriving import Body
+from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Joined, Left, Note, Said, Tell
-from cloister.aggregator.ledger import Ledger
 from cloister.attest.transcript import Transcript
 from cloister.errors import CloisterError
-from cloister.node import member as members
+from cloister.ledger.chain import Ledger
+from cloister.node.study import member as members
 from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, Instance, fill, key_of
 from tests.explorer.parties import Crash, Owner, Researcher, Traitor, no_stranger, spoiled

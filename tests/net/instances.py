@@ -24,20 +24,20 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.transcript import Transcript
 from cloister.attest.verifier import Verified, verify
 from cloister.charter import Charter
-from cloister.enclave.service import Aggregator
+from cloister.enclave.server import Aggregator
 from cloister.errors import AttestationError
 from cloister.net import tcp
 from cloister.net.attested import Proven, examine
 from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
 from cloister.net.contexts import unverified_client_context
-from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.net.listener import Listener
+from cloister.net.policy import Demands
 from cloister.net.proving import Instance
-from cloister.net.server import Listener
 from cloister.net.tls import handshake, instance_context, wrap
 from cloister.node import config
-from cloister.node.service import Node
+from cloister.node.server import Node
 from cloister.testing.charters import write_charter
 from cloister.wire.address import Address, parse_address
 from cloister.wire.frames import VERSION, Kind, pack_prefix

@@ -33,8 +33,8 @@ from cloister.errors import (
 from cloister.net.attested import examine
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
+from cloister.net.handshake_server import refuse
 from cloister.net.provisioning import Keeper
-from cloister.net.reception import refuse
 from cloister.net.secrets import Secrets
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Proof

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.sealing import seal
+from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.errors import MessageError, NotGenuineError
 from cloister.net.connection import Connection

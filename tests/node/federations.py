@@ -14,24 +14,24 @@ import torch
 from torch import nn
 
 import cloister
-from cloister.aggregator import job as jobs
-from cloister.aggregator.job import Job, Part, describe, job_digest
 from cloister.charter import Charter
-from cloister.enclave.service import Aggregator
+from cloister.enclave.server import Aggregator
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job, Part, describe, job_digest
 from cloister.net.attested import Proven, examine
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands
 from cloister.net.proving import Instance
-from cloister.node.records import Records
-from cloister.node.service import Node
-from cloister.node.starting import node_of
+from cloister.node.server import Node
+from cloister.node.setup import node_of
+from cloister.node.study.journal import Records
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
 from cloister.wire.address import Address
 from cloister.wire.frames import Kind
-from cloister.worker import delta as deltas
+from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes, spec_of
 from tests.net.instances import ADDRESS, ATTESTER, MEASUREMENT, serving
 from tests.testing.processes import wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloister.charter import Charter
-from cloister.charter.floors import Floors
+from cloister.charter.owner_limits import Floors
 from cloister.charter.signatures import encode
 from cloister.errors import CharterError, ConfigurationError
 from cloister.node import config

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from cloister.node import confinement, seccomp
-from cloister.node.child import Assignment, Child
 from cloister.node.confinement import Means
 from cloister.node.data_files import ShelfEntry
+from cloister.node.session.child import Assignment, Child
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec

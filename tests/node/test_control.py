@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import ConfigurationError
-from cloister.net.waiting import Bell
+from cloister.net.polling import Bell
 from cloister.node import control
 from cloister.node.config import Researcher, session_limits
 from cloister.node.control import Control

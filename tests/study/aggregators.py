@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator import records
-from cloister.aggregator.job import Job
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.updates import State
+from cloister.aggregation.strategies import State
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.charter import Charter
 from cloister.errors import NetworkError
+from cloister.ledger import job as jobs
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job
 from cloister.net.connection import Connection
 from cloister.net.identity import Identity
 from cloister.net.proving import Instance, Prover

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.aggregator.audit import audit
-from cloister.aggregator.lines import read_lines
-from cloister.aggregator.updates import State
+from cloister.aggregation.strategies import State
 from cloister.errors import (
     CharterError,
     ConnectionLostError,
@@ -28,9 +26,11 @@ from cloister.errors import (
     UnacceptableError,
     UnreachableError,
 )
-from cloister.net.demands import no_collateral
+from cloister.ledger.audit import audit
+from cloister.ledger.jsonl import read_lines
 from cloister.net.identity import Identity
-from cloister.study import fitting
+from cloister.net.policy import no_collateral
+from cloister.study import fit as fitting
 from cloister.study.study import StudyRun
 from cloister.wire.rounds import Accepted, Chain, Finished, HandOver, Join, Over, Propose, Refused, Stop
 from tests import chains

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloister.errors import ConfigurationError, UnreachableError
-from cloister.net.demands import read_charter
+from cloister.net.policy import read_charter
 from cloister.node.agreement import load_charter
 from cloister.node.config import read
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalColumns, LocalStudy

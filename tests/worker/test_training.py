@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.testing.models import SAMPLES
-from cloister.worker import delta as deltas
+from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import Optimizer, StepDecay
 from cloister.worker.training import Trained, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from cloister.aggregator.arriving import Body
+from cloister.aggregator.bodies import Body
 from cloister.wire.fields import Message
 
 # What happens.

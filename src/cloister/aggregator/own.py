@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cloister.aggregator import records
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import InstanceRecord
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import InstanceRecord
 from cloister.wire.messages import Proof
 
 UPLOAD_S: Final = 10.0

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cloister.aggregator import records
-from cloister.aggregator.chains import Held
-from cloister.aggregator.collecting import Answer
-from cloister.aggregator.job import model_digest
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import Cohort, MemberSignature, RoundRecord, Share
+from cloister.aggregation.strategies import apply_to_parameters
+from cloister.aggregation.vectors import Vector
+from cloister.aggregator.chain_exchange import Held
+from cloister.aggregator.collection import Answer
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
-from cloister.aggregator.updates import apply_to_parameters
-from cloister.aggregator.vectors import Vector
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.errors import CharterError, RoundError
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import model_digest
+from cloister.ledger.records import Cohort, MemberSignature, RoundRecord, Share
 from cloister.wire.peers import fingerprint
 from cloister.wire.rounds import Signature
 
@@ -126,7 +126,7 @@ class Signing:
         if fingerprint(message.public_key) != member:
             raise RoundError("the signature comes with another's public key")
         try:
-            signing.verify(
+            keys.verify(
                 message.signature, message=records.cohort_to_be_signed(self.cohort), public_key=message.public_key
             )
         except CharterError as fault:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cloister.aggregator.job import Job
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.updates import Rule
+from cloister.aggregation.strategies import Rule
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job
 from cloister.wire.layout import Layout
 
 

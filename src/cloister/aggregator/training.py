@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from cloister.aggregator.choosing import Members
-from cloister.aggregator.collecting import Answer
-from cloister.aggregator.guests import Guest
+from cloister.aggregator.collection import Answer
+from cloister.aggregator.peers import Guest
 from cloister.charter.charter import Limits
 from cloister.errors import RoundError
+from cloister.ledger.cohorts import Members
 from cloister.wire.rounds import Ready
 
 

@@ -1,6 +1,6 @@
 """The verdict: whether evidence is acceptable, of what, and what that does not prove. For people and for machines.
 
-A ``Verdict`` is a value. ``cloister.attest.page`` writes it out for a person.
+A ``Verdict`` is a value. ``cloister.attest.text`` writes it out for a person.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Charter:
         Raises:
             CharterError: the text has faults; the message lists all of them, each with its place.
         """
-        from cloister.charter.reading import parse
+        from cloister.charter.toml import parse
 
         return parse(text, source=source)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.charter.charter import DIGEST_BYTES, Charter, Member
+from cloister.charter.keys import PrivateKey
 from cloister.charter.names import shown
-from cloister.charter.signing import PrivateKey
 from cloister.errors import CharterError, ConfigurationError
 from cloister.tables import Table, faulty, load
 from cloister.wire.peers import check_fingerprint, fingerprint
@@ -44,13 +44,13 @@ def sign(charter: Charter, *, key: PrivateKey) -> Signature:
     Raises:
         CharterError: the key is no member's, or of a kind that does not sign charters.
     """
-    public_key = signing.public_bytes(key)
+    public_key = keys.public_bytes(key)
     signer = fingerprint(public_key)
     if charter.member(signer) is None:
         raise CharterError(
             f"the key {signer} is no member's of the charter {charter.name!r}: its signature counts nothing"
         )
-    signature = signing.sign(CONTEXT + charter.digest, key=key)
+    signature = keys.sign(CONTEXT + charter.digest, key=key)
     return Signature(charter=charter.digest, key=signer, public_key=public_key, signature=signature)
 
 
@@ -109,7 +109,7 @@ def verify(signature: Signature, *, charter: Charter) -> Member:
     if fingerprint(signature.public_key) != signer.key:
         raise CharterError(f"{shown(signer.name)}'s signature comes with another public key than {signer.key}")
     try:
-        signing.verify(signature.signature, message=CONTEXT + charter.digest, public_key=signature.public_key)
+        keys.verify(signature.signature, message=CONTEXT + charter.digest, public_key=signature.public_key)
     except CharterError:
         raise CharterError(
             f"{shown(signer.name)}'s signature is not valid: it was not made with {signer.key}"

@@ -10,8 +10,8 @@ from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
 from cloister.charter.charter import Charter, Limits
-from cloister.charter.holes import holes
 from cloister.charter.names import shown
+from cloister.charter.warnings import holes
 
 
 def rules(charter: Charter) -> verdict.Rules:

@@ -22,8 +22,8 @@ from typer.core import TyperGroup
 from cloister import files
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.facts import Facts, facts
-from cloister.attest.page import page
-from cloister.attest.recognise import recognise, unverified
+from cloister.attest.inspect import recognise, unverified
+from cloister.attest.text import page
 from cloister.attest.transcript import Role
 from cloister.attest.verdict import Outcome, Verdict
 from cloister.attest.verifier import authenticate
@@ -33,8 +33,8 @@ from cloister.cli.main import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import AttestationError, CharterError, ConfigurationError, NetworkError, WireError
 from cloister.net.attested import examine
 from cloister.net.collateral import source
-from cloister.net.demands import Demands, read_charter
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands, read_charter
 from cloister.wire.limits import EVIDENCE_BYTES
 
 _CODES: Final = {

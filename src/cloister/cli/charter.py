@@ -10,12 +10,12 @@ from typing import Annotated, Final
 import typer
 
 from cloister.charter import Charter
-from cloister.charter.holes import holes
 from cloister.charter.names import shown
 from cloister.charter.signatures import Signature, encode, verify
 from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import limits, software
 from cloister.charter.template import template
+from cloister.charter.warnings import holes
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import read_text
 from cloister.net.identity import private_key

@@ -11,8 +11,8 @@ from cloister import files
 from cloister.errors import ConfigurationError
 from cloister.net.attested import examine
 from cloister.net.collateral import source
-from cloister.net.demands import Demands, configuration_digest, read_charter, read_reference
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands, configuration_digest, read_charter, read_reference
 from cloister.tables import TEXT_BYTES
 from cloister.wire.limits import SECRET_BYTES
 

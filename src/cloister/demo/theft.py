@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.ledger import Ledger
 from cloister.errors import MessageError, UnacceptableError
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
 from cloister.net.attested import examine
-from cloister.net.demands import Demands
-from cloister.study.conversation import Conversation, bytes_of
-from cloister.study.jobs import describe
+from cloister.net.policy import Demands
+from cloister.study.client import Conversation, bytes_of
+from cloister.study.job import describe
 from cloister.testing.studies import ADDRESS, LocalStudy
 from cloister.wire.rounds import Accepted, Chain, Join, Refused, Submit
 from cloister.worker.plans import Plan

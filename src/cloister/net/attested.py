@@ -17,8 +17,8 @@ from typing import Final
 from cloister.attest import evidence as evidence_form
 from cloister.attest.claims import Claims
 from cloister.attest.evidence import Evidence
+from cloister.attest.hpke import seal
 from cloister.attest.reference import Entry
-from cloister.attest.sealing import seal
 from cloister.attest.transcript import NONCE_BYTES, Transcript
 from cloister.attest.verdict import Verdict
 from cloister.attest.verifier import Verified, verify
@@ -28,9 +28,9 @@ from cloister.net import tcp
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
 from cloister.net.contexts import unverified_client_context
-from cloister.net.demands import Demands
-from cloister.net.greeting import refusal_error
+from cloister.net.handshake_client import refusal_error
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands
 from cloister.net.provisioning import provision_info
 from cloister.net.tls import handshake, wrap
 from cloister.wire.address import parse_address

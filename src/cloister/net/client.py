@@ -13,10 +13,10 @@ import cloister
 from cloister.errors import CloisterError, ConfigurationError, ConnectionLostError, MessageError, RemoteOpError
 from cloister.net.attested import Proven, examine
 from cloister.net.connection import Connection, Frame
-from cloister.net.demands import Demands
-from cloister.net.dialling import dial
-from cloister.net.greeting import greet, refusal_error
+from cloister.net.dial import dial
+from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands
 from cloister.tensor import optable
 from cloister.tensor.hook import install
 from cloister.tensor.worker import Worker

@@ -14,8 +14,8 @@ from typing import Final
 from cloister.errors import AttestationError, CloisterError, MoveError
 from cloister.net.attested import Proven, examine
 from cloister.net.connection import Connection
-from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands
 
 _log: Final = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from typing import Final
 
 from cloister.charter.charter import Charter
 from cloister.charter.checking import check_valid, enforceable
-from cloister.charter.floors import check_floors
-from cloister.charter.reading import MEMBERS, parse
+from cloister.charter.owner_limits import check_floors
 from cloister.charter.signatures import FILE_BYTES, Signature, check_signed, decode
 from cloister.charter.succession import check_successor
+from cloister.charter.toml import MEMBERS, parse
 from cloister.errors import CharterError
 from cloister.files import matching, read_text
 from cloister.node.config import CharterUse

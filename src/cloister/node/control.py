@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from cloister.errors import ConfigurationError
-from cloister.net.waiting import READABLE, Bell, wait
+from cloister.net.polling import READABLE, Bell, wait
 from cloister.node.running import Account, Running
 
 _log: Final = logging.getLogger(__name__)

@@ -17,21 +17,21 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from cloister.aggregator.audit import vouch
-from cloister.aggregator.ledger import Ledger, Receipt
-from cloister.aggregator.updates import FedAvg, Rule
+from cloister.aggregation.strategies import FedAvg, Rule
 from cloister.charter.checking import check_valid, enforceable
 from cloister.errors import CharterError, NetworkError, StudyError
+from cloister.ledger.audit import vouch
+from cloister.ledger.chain import Ledger, Receipt
 from cloister.net import collateral as collaterals
 from cloister.net.attested import Proven, examine
-from cloister.net.demands import CollateralSource, Demands, read_charter
 from cloister.net.identity import Identity
-from cloister.study import jobs
-from cloister.study.fitting import Fitting
+from cloister.net.policy import CollateralSource, Demands, read_charter
+from cloister.study import job as jobs
+from cloister.study.fit import Fitting
 from cloister.study.history import History, Round
-from cloister.study.jobs import Numbers
-from cloister.study.keeping import CHAIN, Folder, write_chain
-from cloister.study.showing import Interrupts, Screen
+from cloister.study.job import Numbers
+from cloister.study.progress import Interrupts, Screen
+from cloister.study.state_dir import CHAIN, Folder, write_chain
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 

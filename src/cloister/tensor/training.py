@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError, MessageError, NotColocatedError, PlanError
-from cloister.tensor.location import Location
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.tensor.pointer import PointerTensor
+from cloister.tensor.session import Location
 from cloister.wire import optimizers as wire
 from cloister.wire import sessions as m
 from cloister.wire.limits import METRICS, SIZE

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError
-from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.net.policy import Demands
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service, end_all
 

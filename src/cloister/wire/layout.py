@@ -8,7 +8,7 @@ Names decide the order because both ends know them; the order in which a module 
 the code that built it. What is no floating-point tensor (``num_batches_tracked`` counts in int64) is no part of the
 vector, and neither is a tied weight's second name: it is one tensor, and counted once.
 
-``cloister.worker.delta`` reads and writes such vectors with PyTorch, ``cloister.aggregator.vectors`` with NumPy.
+``cloister.worker.flatten`` reads and writes such vectors with PyTorch, ``cloister.aggregation.vectors`` with NumPy.
 """
 
 from __future__ import annotations

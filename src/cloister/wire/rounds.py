@@ -152,7 +152,7 @@ class Send(Message, tag="send", frozen=True):
 
 
 class Sign(Message, tag="sign", frozen=True):
-    """Sign this round's cohort (``cloister.aggregator.records.Cohort``). Answered by ``Signature`` or ``Declined``.
+    """Sign this round's cohort (``cloister.ledger.records.Cohort``). Answered by ``Signature`` or ``Declined``.
 
     It goes to every owner that is there, also to those who are not in the cohort: they bear witness.
     """

@@ -1,0 +1,298 @@
+"""An aggregator as a state machine: what happens comes in, what is to be done about it comes out.
+
+It has no sockets, clocks, threads or chance of its own; ``cloister.enclave.server`` brings them. Whatever a member
+sends is either used or answered by ``Refused``: nothing is half-added, and a round goes on without whoever spoils its
+own part in it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloister.aggregator.bodies import Body, HandedOver, Submission
+from cloister.aggregator.chain_exchange import Chains, Held
+from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
+from cloister.aggregator.own import Self
+from cloister.aggregator.peers import Guest, Guests
+from cloister.aggregator.round import Course
+from cloister.aggregator.runs import Run
+from cloister.charter.charter import Charter
+from cloister.errors import CloisterError, JobError, RoundError
+from cloister.ledger.chain import Ledger
+from cloister.wire.fields import Message
+from cloister.wire.limits import JOB_BYTES, TEXT_CHARS
+from cloister.wire.rounds import (
+    FROM_MEMBERS,
+    Accepted,
+    Chain,
+    Contribution,
+    Declined,
+    Finished,
+    Join,
+    Ready,
+    Refused,
+    Signature,
+    Stop,
+    Submit,
+)
+
+REFUSALS: Final = 16
+"""A member with so many messages refused, and no round released in between, is dropped."""
+LEAP: Final = 1 << 20
+"""By how much one member's word can move the numbers of rounds: nobody may use them up."""
+
+
+class Rounds:
+    """An aggregator's part in studies under one charter, for one instance.
+
+    Args:
+        charter: it has no faults, and this software can enforce it.
+        own: what the instance can do.
+    """
+
+    def __init__(self, charter: Charter, *, own: Self) -> None:
+        self._charter = charter
+        self._guests = Guests()
+        self._chains = Chains(charter, guests=self._guests, upload_s=own.upload_s)
+        self._course = Course(charter, own=own, guests=self._guests, chains=self._chains)
+        self._now = 0.0
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records so far; not to be changed."""
+        return self._chains.ledger
+
+    @property
+    def due(self) -> float | None:
+        """When a ``Tick`` is wanted, by the clock that ``handle`` is told; None: at no time."""
+        times = [time for time in (self._chains.due, self._course.due) if time is not None]
+        return min(times, default=None)
+
+    def expect(self, member: str, message: Message, *, body_bytes: int) -> Body | None:
+        """Where the body of a member's message goes; None where it has none.
+
+        Raises:
+            CloisterError: nobody asked for it, or not for one of this length: it is not to be read.
+        """
+        guest = self._guests.all.get(member)
+        if not body_bytes:
+            return None
+        if guest is None:
+            raise RoundError("a body from somebody who is not there")
+        match message:
+            case Contribution():
+                return self._course.room(guest, message, body_bytes=body_bytes)
+            case Chain():
+                return self._chains.expect(guest, message, body_bytes=body_bytes, now=self._now)
+            case Submit() if guest.joined and guest.member.role == "researcher":
+                return self._room_for_job(guest, message, body_bytes=body_bytes)
+        raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
+
+    def handle(self, event: Event, *, now: float) -> list[Effect]:
+        """What is to be done about an event. ``now``: seconds, by a clock that never goes back."""
+        self._now = self._course.now = max(now, self._now)
+        match event:
+            case Joined(member=key):
+                self._enter(key)
+            case Left(member=key) if key in self._guests.all:
+                self._forget(self._guests.all.pop(key))
+            case Said(member=key, message=message, body=body) if key in self._guests.all:
+                self._hear(self._guests.all[key], message, body)
+            case Tick() | Left() | Said():
+                pass
+        self._keep_time()
+        self._take_jobs()
+        self._go_on()
+        return self._guests.effects()
+
+    def _enter(self, key: str) -> None:
+        member = self._charter.member(key)
+        if member is not None and key not in self._guests.all:
+            self._guests.all[key] = Guest(member)
+
+    def _forget(self, guest: Guest) -> None:
+        self._chains.forget(guest, now=self._now)
+        if self._course.run is not None:
+            self._course.run.researchers.discard(guest.key)
+        self._course.leave_out(guest)
+
+    def _drop(self, guest: Guest, why: str) -> None:
+        self._guests.drop(guest, why)
+        self._forget(guest)
+
+    def _keep_time(self) -> None:
+        late = self._chains.late(now=self._now)
+        if late is not None:
+            self._drop(late, "it did not hand over what it was asked for in time")
+        for guest in self._course.late():
+            self._drop(guest, "its contribution did not come in time")
+
+    def _go_on(self) -> None:
+        while True:
+            run = self._course.run
+            try:
+                self._course.go_on()
+            except CloisterError as fault:  # the TEE gives no evidence
+                self._course.void("this instance cannot go on")
+                if run is not None:
+                    self._end(run, f"this instance cannot go on: {fault}"[:TEXT_CHARS])
+                return
+            if run is None or run.over or self._course.under_way:
+                return
+            if self._chains.newest is None and not run.stopping:
+                self._find_model(run)
+                return
+            if not run.ended(self.ledger):
+                return
+            self._end(run, run.stopping)
+
+    def _find_model(self, run: Run) -> None:
+        for guest in self._guests.present():
+            if guest.model is not None and guest.model == self.ledger.model:
+                self._chains.ask_for_model(guest, job=run.job, vectors=run.averages, now=self._now)
+                return
+
+    # What members say
+
+    def _hear(self, guest: Guest, message: Message, body: Body | None) -> None:
+        try:
+            self._take(guest, message, body)
+        except CloisterError as fault:
+            self._refuse(guest, message, fault)
+
+    def _refuse(self, guest: Guest, message: Message, fault: CloisterError) -> None:
+        guest.refused += 1
+        self._guests.note(f"refused {guest.name}'s {type(message).__name__}: {fault}")
+        number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
+        self._guests.tell(guest, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
+        if isinstance(message, Chain | Join):
+            self._drop(guest, "its records cannot be gone on with")
+        elif guest.refused >= REFUSALS:
+            self._drop(guest, "too much of what it says is refused")
+
+    def _take(self, guest: Guest, message: Message, body: Body | None) -> None:
+        match message:
+            case Join():
+                self._join(guest, message)
+            case Chain():
+                self._take_chain(guest, message, body)
+            case _ if not isinstance(message, FROM_MEMBERS):
+                raise RoundError(f"{type(message).__name__} is not a member's to say")
+            case Submit() if guest.joined and guest.member.role == "researcher":
+                if not isinstance(body, Submission) or guest.submitted is not None:
+                    raise JobError("one job and its model come in the body of the message that submits it")
+                guest.submitting, guest.submitted = False, (message, body)
+            case _ if not guest.ready:
+                raise RoundError("a member joins, and is given the newest records, before it says anything else")
+            case Stop() if guest.member.role == "researcher":
+                self._stop(guest)
+            case Ready() if guest.owner:
+                self._course.ready(guest, message)
+            case Contribution() if guest.owner:
+                self._course.contribute(guest, message, body)
+            case Declined() if guest.owner:
+                self._course.decline(guest, message)
+            case Signature() if guest.owner:
+                self._course.sign(guest, message)
+            case _:
+                raise RoundError(f"{type(message).__name__} is not said by a member of its role")
+
+    def _join(self, guest: Guest, message: Join) -> None:
+        if guest.joined:
+            raise RoundError("a member joins once on a connection")
+        known = max(self._course.highest, self.ledger.last_round)
+        self._course.highest = max(self._course.highest, min(message.round, known + LEAP))
+        self._chains.join(guest, message, now=self._now)
+        self._guests.note(f"{guest.name} is there")
+
+    def _take_chain(self, guest: Guest, message: Chain, body: Body | None) -> None:
+        if body is None:
+            body = self._chains.expect(guest, message, body_bytes=0, now=self._now)
+        if not isinstance(body, HandedOver):
+            return
+        if self._chains.take(guest, body, now=self._now):
+            self._guests.note(f"{guest.name} has handed over a chain with {self.ledger.released} rounds")
+            self._course.begin_again("there are newer records than those it began with")
+            run = self._course.run
+            if run is not None and not run.over:
+                try:
+                    self._check_place(run)
+                except JobError as fault:
+                    self._end(run, str(fault))
+        for each in self._guests.present():
+            self._chains.bring(each)
+
+    # Jobs
+
+    def _room_for_job(self, guest: Guest, message: Submit, *, body_bytes: int) -> Submission:
+        if message.job > min(JOB_BYTES, body_bytes):
+            raise JobError("the job is longer than what came with it, or than a job may be")
+        if any(each.submitting or each.submitted for each in self._guests.all.values()):
+            raise JobError("another job is arriving at the moment; try again later")
+        guest.submitting = True
+        run = self._course.run
+        running = None if run is None or run.over else run.digest
+        return Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
+
+    def _take_jobs(self) -> None:
+        """Looks at jobs once those who submitted them have handed over what records they have."""
+        for guest in self._guests.present():
+            if guest.submitted is not None:
+                message, body = guest.submitted
+                guest.submitted = None
+                try:
+                    self._submit(guest, body)
+                except CloisterError as fault:
+                    self._refuse(guest, message, fault)
+
+    def _submit(self, guest: Guest, body: Submission) -> None:
+        if body.fault is not None:
+            raise body.fault
+        run = self._course.run
+        if run is None or run.over:
+            run = self._begin(body)
+        elif run.digest != body.digest:
+            raise JobError("another job is under way; there is one at a time")
+        run.researchers.add(guest.key)
+        done = self.ledger.done(run.digest)
+        self._guests.tell(guest, Accepted(job=run.digest, done=done))
+        self._guests.note(f"{guest.name}'s job of {run.job.rounds} rounds is taken; {done} are done")
+
+    def _begin(self, body: Submission) -> Run:
+        job, vector, ledger = body.job, body.vector, self.ledger
+        if job is None or vector is None:
+            raise JobError("the job that this one joins has just ended; submit it again")
+        if body.model != job.start:
+            raise JobError("the model that came with the job is not the one that it says it starts from")
+        run = Run(job, bytes(body.data), body.digest, job.layout, job.rule)
+        self._check_place(run)
+        if job.start == ledger.model:
+            self._chains.held = Held(job.start, vector, run.rule.start(len(vector)))
+        self._course.start(run)
+        return run
+
+    def _check_place(self, run: Run) -> None:
+        """Whether a job can go on from the newest record. Raises ``JobError``."""
+        job, ledger = run.job, self.ledger
+        done = ledger.done(run.digest)
+        wanted, left = job.rounds - done, self._charter.limits.rounds - ledger.released
+        if wanted > left:
+            raise JobError(f"it asks for {wanted} rounds more, and {left} of the charter's are left")
+        if done and wanted and ledger.receipts[-1].cohort.job != run.digest:
+            raise JobError("another job has gone on from its model since; submit one that starts from the newest")
+        if not done and job.start != ledger.model:
+            raise JobError("it starts neither from the charter's first model nor from the newest record's")
+
+    def _stop(self, guest: Guest) -> None:
+        run = self._course.run
+        if run is None or run.over or guest.key not in run.researchers:
+            raise JobError("there is no job of this researcher's to stop")
+        run.stopping = "stopped by the researcher"
+
+    def _end(self, run: Run, text: str) -> None:
+        run.over = True
+        done = self.ledger.done(run.digest)
+        for key in sorted(run.researchers):
+            self._guests.tell(self._guests.all[key], Finished(job=run.digest, done=done, text=text))
+        run.researchers.clear()
+        self._guests.note(f"the job is over after {done} rounds" + (f": {text}" if text else ""))

@@ -1,0 +1,376 @@
+"""The course of one round after another: propose, train, collect, sign, release; or void, at any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloister.aggregator.bodies import Body, Forgotten, Update, views
+from cloister.aggregator.chain_exchange import Chains, seconds_for
+from cloister.aggregator.collection import Collection
+from cloister.aggregator.own import Self, begin
+from cloister.aggregator.pausing import Pauses
+from cloister.aggregator.peers import Guest, Guests
+from cloister.aggregator.releasing import Outcome, Signing, cohort_of, compute, shares_of
+from cloister.aggregator.runs import Run
+from cloister.aggregator.training import Training
+from cloister.charter.charter import Charter
+from cloister.errors import AggregationError, RoundError
+from cloister.ledger import records
+from cloister.ledger.chain import quorum
+from cloister.ledger.cohorts import Members, choose, would_be_signed
+from cloister.ledger.job import round_digest
+from cloister.wire.rounds import (
+    Contribution,
+    Declined,
+    Over,
+    Propose,
+    Ready,
+    Refused,
+    Send,
+    Sign,
+    Signature,
+    Waiting,
+    Work,
+)
+
+SIGN_S: Final = 30.0
+"""How long members may take to sign."""
+
+
+@dataclass
+class _Collecting:
+    training: Training
+    collection: Collection
+    deadlines: dict[str, float] = field(default_factory=dict)
+    """By name: until when a contribution that was asked for has to be there."""
+
+
+@dataclass
+class _Signing:
+    signing: Signing
+    outcome: Outcome
+
+
+class Course:
+    """The rounds of a run, for those who are present; one is under way at a time."""
+
+    def __init__(self, charter: Charter, *, own: Self, guests: Guests, chains: Chains) -> None:
+        self.run: Run | None = None
+        self.highest = 0
+        """The highest number that a round is known to have had."""
+        self.now = 0.0
+        """By the clock that events are told by."""
+        self._charter = charter
+        self._limits = charter.limits
+        self._quorum = quorum(charter)
+        self._own = own
+        self._guests = guests
+        self._chains = chains
+        self._phase: Training | _Collecting | _Signing | None = None
+        self._pauses = Pauses()
+
+    def start(self, run: Run) -> None:
+        """Another run begins, and nothing of the one before hinders it."""
+        self.run, self._pauses = run, Pauses()
+
+    @property
+    def due(self) -> float | None:
+        """When something has to be done although nothing happens."""
+        match self._phase:
+            case Training(until=until):
+                return until
+            case _Collecting(deadlines=deadlines):
+                return min(deadlines.values(), default=None)
+            case _Signing(signing=signing):
+                return signing.until
+        return self._pauses.until(self.now)
+
+    # What owners say
+
+    def ready(self, guest: Guest, message: Ready) -> None:
+        """An owner has trained. Raises ``RoundError``: it is out of the round."""
+        training = self._phase
+        if not isinstance(training, Training) or training.number != message.round:
+            raise RoundError(f"too late: round {message.round} does not wait for owners to train")
+        training.ready(guest, message)
+
+    def room(self, guest: Guest, message: Contribution, *, body_bytes: int) -> Body:
+        """Where a contribution goes. Raises ``RoundError``: nobody asked for it, or not for one of this length."""
+        if self.run is None or not guest.owes or body_bytes != self.run.nbytes:
+            raise RoundError("a contribution that nobody asked for, or of another length than the model")
+        collecting = self._expecting(guest, message)
+        if collecting is None:
+            return Forgotten(body_bytes)
+        collecting.deadlines[guest.name] += self._own.upload_s  # it has begun, so that its own pace decides
+        return collecting.collection.room(guest.name, salt=message.salt)
+
+    def contribute(self, guest: Guest, message: Contribution, body: Body | None) -> None:
+        """A contribution has arrived. Raises ``RoundError``: it is not used."""
+        collecting = self._expecting(guest, message) if guest.owes else None
+        guest.owes = False
+        if collecting is None:
+            raise RoundError(f"too late: nothing of it was used in round {message.round}")
+        del collecting.deadlines[guest.name]
+        try:
+            if not isinstance(body, Update):
+                raise RoundError("a contribution without its values")
+            collecting.collection.take(guest.name, body)
+        except RoundError:
+            self._leave_out_of(collecting, guest)
+            raise
+
+    def decline(self, guest: Guest, message: Declined) -> None:
+        """An owner does not go on with a round. Raises ``RoundError``: it is not this round."""
+        if message.round == self._chains.ledger.last_round:
+            return  # a witness did not sign, and the round was released without it
+        if message.round != self._number:
+            raise RoundError(f"round {message.round} is not under way")
+        self._guests.note(f"{guest.name} declines round {message.round}")
+        self.leave_out(guest)
+
+    def sign(self, guest: Guest, message: Signature) -> None:
+        """An owner has signed the cohort. Raises ``RoundError``: the signature does not count."""
+        if message.round == self._chains.ledger.last_round:
+            return  # a witness's, and the round was released without it
+        phase = self._phase
+        if not isinstance(phase, _Signing) or phase.signing.number != message.round:
+            raise RoundError(f"too late: nobody waits for signatures of round {message.round}")
+        phase.signing.take(guest.key, message)
+
+    def leave_out(self, guest: Guest) -> None:
+        """The round that is under way goes on without this guest, if it can."""
+        match self._phase:
+            case Training() as training:
+                training.leave_out(guest.name)
+            case _Collecting() as collecting:
+                self._leave_out_of(collecting, guest)
+            case _Signing(signing=signing):
+                signing.lose(guest.key)
+
+    # What follows
+
+    def late(self) -> list[Guest]:
+        """Acts on a deadline that has passed; those whom it finds stalled are to be dropped."""
+        match self._phase:
+            case Training() as training if self.now >= training.until:
+                training.close()
+            case _Collecting(deadlines=deadlines):
+                return [guest for guest in self._guests.owners() if self.now >= deadlines.get(guest.name, self.now + 1)]
+            case _Signing(signing=signing) if self.now >= signing.until:
+                self.void("not all have signed in time")
+        return []
+
+    def go_on(self) -> None:
+        """Takes every step that can be taken."""
+        step = True
+        while step:
+            before = self._phase
+            match before:
+                case Training() as training if training.over:
+                    self._collect(training)
+                case _Collecting() as collecting:
+                    self._pull(collecting)
+                case _Signing(signing=signing, outcome=outcome) if signing.complete:
+                    self._release(signing, outcome)
+                case _Signing(signing=signing) if signing.hopeless:
+                    self.void("not enough signatures can come", hopeless=True)
+                case None:
+                    self._propose()
+            step = self._phase is not before
+
+    def void(self, why: str, *, hopeless: bool = False) -> None:
+        """Ends the round that is under way, if there is one. ``hopeless``: the same owners would end it again."""
+        number = self._number
+        self._phase = None
+        if number:
+            self._guests.tell_all(Over(round=number, text=why))
+            self._guests.note(f"round {number} is void: {why}")
+            self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
+
+    def begin_again(self, why: str) -> None:
+        """Ends the round that is under way, if there is one, because it was begun on what is no longer the newest."""
+        self.void(why)
+        self._pauses = Pauses()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there is a round."""
+        return self._phase is not None
+
+    @property
+    def _number(self) -> int:
+        match self._phase:
+            case Training(number=number) | _Collecting(training=Training(number=number)):
+                return number
+            case _Signing(signing=signing):
+                return signing.number
+        return 0
+
+    def _owners(self) -> frozenset[str]:
+        """The owners that are there, by fingerprint."""
+        return frozenset(guest.key for guest in self._guests.owners())
+
+    def _expecting(self, guest: Guest, message: Contribution) -> _Collecting | None:
+        phase = self._phase
+        if isinstance(phase, _Collecting) and message.round == phase.training.number:
+            return phase if phase.collection.expects(guest.name) else None
+        return None
+
+    def _propose(self) -> None:
+        run, ledger, held = self.run, self._chains.ledger, self._chains.newest
+        owners = self._guests.owners()
+        if run is None or run.ended(ledger):
+            return
+        if len(owners) < self._quorum:
+            self._wait(run, f"{len(owners)} of the owners are there, and {self._quorum} have to be")
+        if len(owners) < self._quorum or held is None:
+            return
+        if not self._pauses.over(self._owners(), now=self.now):
+            return
+        self._enrol()
+        number = self.highest = 1 + max(self.highest, ledger.last_round)
+        model, head, seconds = held.digest, ledger.head, run.job.seconds
+        digest = round_digest(run.digest, charter=self._charter.digest, number=number, model=model, head=head)
+        for guest in owners:
+            self._chains.bring(guest)
+            if guest.job != run.digest:
+                guest.job = run.digest
+                self._guests.tell(guest, Work(job=run.digest), views([run.data]))
+            proposed = Propose(
+                round=number,
+                job=run.digest,
+                model=model,
+                sequence=ledger.sequence,
+                head=head,
+                digest=digest,
+                seconds=seconds,
+            )
+            self._guests.tell(guest, proposed)
+        for guest in self._guests.present():
+            guest.waits = ""
+        self._pauses.begin(self._owners())
+        self._phase = Training(
+            number,
+            digest=digest,
+            owners={guest.name for guest in owners},
+            limits=self._limits,
+            until=self.now + seconds,
+            used=ledger.commitments,
+        )
+        self._guests.note(f"round {number} is proposed to {len(owners)} owners")
+
+    def _wait(self, run: Run, text: str) -> None:
+        """Tells those whose job it is what it waits for, each of them once until that changes."""
+        for guest in self._guests.present():
+            if guest.key in run.researchers and guest.waits != text:
+                guest.waits = text
+                self._guests.tell(guest, Waiting(text=text))
+
+    def _enrol(self) -> None:
+        """This instance's record, before its first round and after every chain that it took over."""
+        ledger, own = self._chains.ledger, self._own
+        if ledger.signer == own.signer:
+            return
+        ledger.append(begin(ledger, own=own))
+        for guest in self._guests.present():
+            self._chains.bring(guest)
+
+    def _collect(self, training: Training) -> None:
+        if self.run is None:
+            return
+        try:
+            self._leave_out_for_now(training)
+        except RoundError as fault:
+            self.void(str(fault), hopeless=True)
+            return
+        try:
+            collection = Collection(training.answers, limits=self._limits, layout=self.run.layout)
+        except RoundError as fault:
+            self.void(str(fault))
+            return
+        self._phase = _Collecting(training, collection)
+
+    def _leave_out_for_now(self, training: Training) -> None:
+        if not any(training.signed.values()):
+            return
+        trained = frozenset(each.member.key for each in training.answers.values())
+        chosen = choose(trained, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum)
+        for guest in [each for each in self._guests.owners() if each.key in trained - chosen]:
+            training.leave_out(guest.name)
+            text = "it makes up for one that some owners have signed, and is not of all; the next one is"
+            self._guests.tell(guest, Refused(round=training.number, text=text))
+
+    def _signed(self, training: Training) -> dict[str, frozenset[Members]]:
+        """What the owners that are there have said that they have signed on the round's model."""
+        return {guest.key: training.signed.get(guest.key, frozenset()) for guest in self._guests.owners()}
+
+    def _pull(self, collecting: _Collecting) -> None:
+        if self.run is None:
+            return
+        if collecting.collection.complete:
+            self._ask_to_sign(collecting, self.run)
+            return
+        owners = {guest.name: guest for guest in self._guests.owners()}
+        for name in collecting.collection.next():
+            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes, least=self._own.upload_s)
+            owners[name].owes = True
+            self._guests.tell(owners[name], Send(round=collecting.training.number))
+
+    def _leave_out_of(self, collecting: _Collecting, guest: Guest) -> None:
+        collecting.deadlines.pop(guest.name, None)
+        if guest.name in collecting.collection.answers:
+            try:
+                collecting.collection.leave_out(guest.name)
+            except RoundError as fault:
+                self.void(str(fault))
+
+    def _ask_to_sign(self, collecting: _Collecting, run: Run) -> None:
+        training, collection, before = collecting.training, collecting.collection, self._chains.newest
+        if before is None:
+            return
+        members = frozenset(each.member.key for each in collection.answers.values())
+        if not would_be_signed(
+            members, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum
+        ):  # nobody is asked in vain: whoever signs refuses what is near to it from then on
+            self.void("not all who are left in it would sign, or too few who are there")
+            return
+        self._guests.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
+        try:
+            outcome = compute(
+                run, before=before, mean=collection.mean(), metrics=collection.metrics(), salt=self._own.salt()
+            )
+        except AggregationError as fault:
+            self.void(str(fault))
+            return
+        shares = shares_of(collection.answers, weights=collection.weights)
+        cohort = cohort_of(
+            training,
+            run=run,
+            ledger=self._chains.ledger,
+            signer=self._own.signer,
+            model=before.digest,
+            shares=shares,
+            outcome=outcome.digest,
+        )
+        owners = self._guests.owners()
+        signing = Signing(
+            number=training.number,
+            cohort=records.encode(cohort),
+            members=members,
+            asked=self._owners(),
+            quorum=self._quorum,
+            until=self.now + SIGN_S,
+        )
+        for guest in owners:
+            self._guests.tell(guest, Sign(round=signing.number, cohort=signing.cohort))
+        self._phase = _Signing(signing, outcome)
+
+    def _release(self, signing: Signing, outcome: Outcome) -> None:
+        self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
+        self._chains.held = outcome.held
+        self._phase, self._pauses = None, Pauses()
+        self._guests.note(f"round {signing.number} is released")
+        for guest in self._guests.present():
+            guest.refused = 0
+            self._chains.bring(guest)

@@ -1,0 +1,121 @@
+"""One member's connection in a study: its messages to the state machine, and what that says to it, both as they come.
+
+One thread serves it. It waits for the socket and for a bell, and for nothing else; whatever a member does or fails to
+do with its connection holds up nobody but itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import monotonic
+from typing import Final
+
+from cloister.aggregator.bodies import Body
+from cloister.aggregator.chain_exchange import seconds_for
+from cloister.enclave.hub import Meeting, Seat
+from cloister.errors import CloisterError, MessageError, NetworkError, WireError
+from cloister.net.connection import Connection, Frame
+from cloister.net.handshake_server import refuse, refuse_for
+from cloister.net.polling import READABLE, Watched
+from cloister.net.proving import Prover
+from cloister.wire.frames import Kind
+from cloister.wire.limits import CHUNK_BYTES, TEXT_CHARS
+from cloister.wire.rounds import Join, Refused
+
+_FRAME_S: Final = 10.0
+_CHALLENGES: Final = 8
+"""Proofs that a member may ask for before it has been told anything; each message that it is told allows as many."""
+
+
+class Attendance:
+    """One member's connection, from the welcome to its end."""
+
+    def __init__(self, connection: Connection, *, meeting: Meeting, prover: Prover) -> None:
+        self._connection = connection
+        self._meeting = meeting
+        self._prover = prover
+        self._challenges = _CHALLENGES
+
+    def serve(self) -> None:
+        """Until either end ends it."""
+        seat = self._meeting.enter(self._connection.peer, interrupt=self._connection.interrupt)
+        watched = Watched({self._connection.fileno(): READABLE, seat.bell.fileno(): READABLE})
+        try:
+            while self._tell(seat) and self._listen(seat, watched):
+                pass
+        except WireError as fault:
+            refuse_for(self._connection, fault)
+        except NetworkError:
+            if not seat.ending:  # otherwise it was ended here
+                raise
+        finally:
+            self._meeting.leave(seat)
+
+    def _tell(self, seat: Seat) -> bool:
+        """Sends what is in the outbox; False when that was the last."""
+        seat.bell.hush()  # before the outbox is looked at: what comes later rings again
+        ending = seat.ending  # likewise, so that nothing comes after
+        for parcel in self._meeting.take(seat):
+            with _busy(seat):
+                self._connection.send(Kind.ROUND, parcel.message, parcel.bodies)
+            self._challenges = _CHALLENGES
+        if ending:
+            refuse(self._connection, "closing", text=ending)
+        return not ending
+
+    def _listen(self, seat: Seat, watched: Watched) -> bool:
+        """Waits for the member or for the bell, and serves the member's next frame; False when the end has come."""
+        waiting = not self._connection.pending()
+        happened = watched.wait(until=None) if waiting else {self._connection.fileno()}
+        if self._connection.fileno() not in happened:
+            return True
+        frame = self._connection.receive(wait_s=_FRAME_S)
+        if frame.kind is Kind.CHALLENGE and self._challenges:
+            self._challenges -= 1
+            return self._prover.serve(frame)
+        if frame.kind is not Kind.ROUND:
+            raise MessageError(f"{frame.kind.name} has no place here, or came too often")
+        return self._hear(seat, frame)
+
+    def _hear(self, seat: Seat, frame: Frame) -> bool:
+        message = frame.message()
+        try:
+            body = self._meeting.expect(seat, message, body_bytes=frame.body_bytes)
+        except CloisterError as fault:
+            number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
+            self._connection.send(Kind.ROUND, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
+            refuse(self._connection, "protocol", text="a body came that nobody asked for")
+            return False
+        if body is not None:
+            with _busy(seat):
+                self._read(body, body_bytes=frame.body_bytes)
+        elif frame.body_bytes:
+            return False  # it has just been dropped
+        self._meeting.say(seat, message, body)
+        return True
+
+    def _read(self, body: Body, *, body_bytes: int) -> None:
+        until = monotonic() + seconds_for(body_bytes, least=self._meeting.upload_s)
+        if body_bytes <= CHUNK_BYTES:
+            for room in body.rooms():
+                self._connection.read_into(room, until=until)
+                body.look(room)
+            return
+        looked = None
+        with ThreadPoolExecutor(1) as beside:  # what has arrived is looked at while the next part arrives
+            for room in body.rooms():
+                self._connection.read_into(room, until=until)
+                looked = beside.submit(body.look, room)  # the last one tells: one thread looks at all, in order
+        if looked is not None:
+            looked.result()
+
+
+@contextmanager
+def _busy(seat: Seat) -> Iterator[None]:
+    seat.busy = True
+    try:
+        yield
+    finally:
+        seat.busy = False
