@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -13,6 +13,7 @@ from cloister.aggregator.releasing import Signing
 from cloister.aggregator.round import Course
 from cloister.ledger import chain as ledgers
 from cloister.ledger.chain import Ledger
+from cloister.ledger.sync import Handed
 from cloister.node.study.countersigner import Countersigner
 from cloister.node.study.journal import Records
 from cloister.node.study.replica import Holdings
@@ -55,10 +56,11 @@ def _ignores_its_budget(patch: Patch) -> None:
 
 
 def _follows_a_fork(patch: Patch) -> None:
-    def extended(holdings: Holdings, first: int, records: Sequence[bytes]) -> Ledger:
-        return Ledger.from_records(holdings._charter, (*holdings.ledger.records[: first - 1], *records))
+    def advanced(holdings: Holdings, handed: Handed) -> Ledger:
+        ledger = holdings.ledger
+        return Ledger.from_records(ledger.charter, (*ledger.records[: handed.first - 1], *handed.records))
 
-    patch.setattr(Holdings, "_extended", extended)
+    patch.setattr(Holdings, "_advanced", advanced)
 
 
 def _needs_no_quorum(patch: Patch) -> None:

@@ -6,12 +6,12 @@ from itertools import combinations
 from typing import Final
 
 import pytest
-from cloister.ledger.sets import choose, would_be_signed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.errors import RoundError
 from cloister.ledger import cohorts
+from cloister.ledger.cohorts import choose, would_be_signed
 
 OWNERS: Final = "abcdefg"
 sets = st.frozensets(st.sampled_from(OWNERS), min_size=1)
@@ -78,7 +78,7 @@ def test_of_two_at_least(trained, signed, expected):
 
 @pytest.mark.parametrize("tried", [cohorts.TRIED, 0])
 def test_fewer_where_what_was_signed_is_too_near(tried, monkeypatch):
-    monkeypatch.setattr(sets, "TRIED", tried)
+    monkeypatch.setattr(cohorts, "TRIED", tried)
     everybody = dict.fromkeys("abcdef", ("abcdefg",))
     assert len(chosen("abcdef", everybody, floor=2)) == 5
     assert len(chosen("abcdef", everybody, floor=3)) == 4

@@ -171,9 +171,9 @@ def test_digests():
 def test_the_digest_of_what_a_rule_remembers():
     momentum, squares = np.array([0.5, -1.0]), np.array([4.0, 9.0])
     label = b"cloister rule state 1\0"
-    assert records.state_digest(State(7)) is None
+    assert records.state_digest(7, ()) is None
     count = bytes(7) + b"\7"
     both = label + count + b"\1" + struct.pack("<2d", 0.5, -1.0) + b"\1" + struct.pack("<2d", 4.0, 9.0)
-    assert records.state_digest(State(7, momentum, squares)) == hashlib.sha256(both).digest()
+    assert records.state_digest(7, State(7, momentum, squares).averages) == hashlib.sha256(both).digest()
     one = label + count + b"\1" + struct.pack("<2d", 0.5, -1.0) + b"\0"
-    assert records.state_digest(State(7, momentum)) == hashlib.sha256(one).digest()
+    assert records.state_digest(7, State(7, momentum).averages) == hashlib.sha256(one).digest()

@@ -83,7 +83,7 @@ class Talk:
             self.say(Chain(after + 1, sizes), found)
             return
         kept = State() if state is None else state
-        averages = [each.tobytes() for each in (kept.momentum, kept.squares) if each is not None]
+        averages = [bytes(each) for each in kept.averages]
         message = Chain(after + 1, sizes, vector.nbytes, kept.rounds, tuple(map(len, averages)))
         self.say(message, [*found, vector.tobytes(), *averages])
 
@@ -100,7 +100,7 @@ class Talk:
         released = {
             "salt": bytes(32),
             "model": jobs.model_digest(self.job, vector),
-            "state": None if state is None else records.state_digest(state),
+            "state": None if state is None else records.state_digest(state.rounds, state.averages),
             "metrics": {"loss": 0.5},
         }
         outcome = records.outcome_digest(released["salt"], **{k: v for k, v in released.items() if k != "salt"})

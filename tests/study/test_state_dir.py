@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloister.aggregation.strategies import State
 from cloister.errors import ConfigurationError, LedgerError
 from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Part, model_digest
 from cloister.ledger.jsonl import read_lines
-from cloister.study.state_dir import CHAIN, NEWEST, Folder, Held, write_chain
+from cloister.ledger.sync import ModelState
+from cloister.study.state_dir import CHAIN, NEWEST, Folder, write_chain
+from cloister.wire.tensors import TensorSpec
 from tests import chains
+from tests.aggregator.driving import make_job
 
 
 def kept(path: Path) -> tuple[Folder, Ledger]:
@@ -25,7 +28,7 @@ def kept(path: Path) -> tuple[Folder, Ledger]:
 def test_nothing_is_kept_at_first(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "study")
     assert folder.ledger(chains.charter()).records == ()
-    assert folder.held() is None
+    assert folder.model(make_job(chains.charter())) is None
 
 
 def test_a_chain_grows_by_lines(tmp_path: Path) -> None:
@@ -66,26 +69,27 @@ def test_a_chain_that_was_changed(tmp_path: Path) -> None:
         Folder(tmp_path).ledger(chains.charter())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("averages", [0, 1, 2])
-def test_the_newest_model_is_kept_to_the_bit(tmp_path: Path, averages: int) -> None:
+def test_the_newest_model_is_kept_to_the_bit(tmp_path: Path, averages: int, dtype: str) -> None:
     generator = np.random.default_rng(1)
-    held = Held(
-        generator.standard_normal(5).astype("float32"),
-        State(7, *(generator.standard_normal(5) for _ in range(averages))),
+    job = make_job(chains.charter(), parts=(Part("weight", TensorSpec(dtype, (5,)), False),))
+    vector = generator.standard_normal(5).astype(dtype).tobytes()
+    model = ModelState(
+        model_digest(job, vector), vector, tuple(generator.standard_normal(5).tobytes() for _ in range(averages)), 7
     )
-    Folder(tmp_path).keep(held)
-    found = Folder(tmp_path).held()
+    Folder(tmp_path).keep(model, dtype=dtype)
+    found = Folder(tmp_path).model(job)
     assert found is not None
-    assert found.vector.tobytes() == held.vector.tobytes()
-    assert found.state.rounds == 7
-    for one, other in ((found.state.momentum, held.state.momentum), (found.state.squares, held.state.squares)):
-        assert (one is None and other is None) or np.array_equal(one, other)  # type: ignore[arg-type]
+    assert (found.digest, bytes(found.vector), found.rounds) == (model.digest, vector, 7)
+    assert tuple(map(bytes, found.averages)) == model.averages
+    assert Folder(tmp_path).model(make_job(chains.charter())) is None  # another model's
 
 
 def test_a_damaged_model_is_told(tmp_path: Path) -> None:
     (tmp_path / NEWEST).write_bytes(b"no tensors")
     with pytest.raises(ConfigurationError, match="move it away"):
-        Folder(tmp_path).held()
+        Folder(tmp_path).model(make_job(chains.charter()))
 
 
 def test_a_folder_is_for_one_script(tmp_path: Path) -> None:

@@ -47,6 +47,16 @@ class State:
     momentum: Doubles | None = None
     squares: Doubles | None = None
 
+    @classmethod
+    def read(cls, rounds: int, averages: Sequence[bytes | bytearray | memoryview]) -> State:
+        """The state whose ``averages`` these are."""
+        return cls(rounds, *(np.frombuffer(each, np.float64) for each in averages))
+
+    @property
+    def averages(self) -> tuple[memoryview, ...]:
+        """The bytes of those that it has, momentum first."""
+        return tuple(each.data.cast("B") for each in (self.momentum, self.squares) if each is not None)
+
 
 class Rule(Protocol):
     """What all the rules can do."""

@@ -15,13 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cloister.aggregation.strategies import State
 from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job
-from cloister.ledger.records import state_digest
+from cloister.ledger.sync import ModelState
 from cloister.wire.layout import Layout
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.rounds import Chain
@@ -130,7 +129,7 @@ class Submission(_Plain):
             job = jobs.decode(bytes(self.data))
             jobs.check(job, charter=self._charter)
             layout = job.layout
-            if self._rest != layout.length * np.dtype(layout.dtype).itemsize:
+            if self._rest != layout.nbytes:
                 raise JobError(f"the job's model has {layout.length} values, and another number of them came with it")
             self.job, self.vector = job, np.empty(layout.length, layout.dtype)
         except CloisterError as fault:
@@ -142,10 +141,8 @@ class HandedOver(_Plain):
 
     def __init__(self, message: Chain, *, job: Job | None, vectors: int = 0) -> None:
         self.records: list[bytearray] = []
-        self.vector: Vector | None = None
-        self.state = State(message.rounds)
-        self.model = b""
-        self.state_digest: bytes | None = None
+        self.model: ModelState | None = None
+        self._rounds = message.rounds
         self._lengths = message.records
         self._sizes = (message.model, *message.state)
         self._job = job
@@ -160,17 +157,13 @@ class HandedOver(_Plain):
         if job is None or not self._wanted(job.layout):
             yield from _scratch(sum(self._sizes))
             return
-        layout = job.layout
-        self.vector = np.empty(layout.length, layout.dtype)
-        averages = [np.empty(layout.length) for _ in range(self._vectors)]
-        for each in (self.vector, *averages):
-            yield from _chunks(_bytes(each))
-        self.state = State(self.state.rounds, *averages)
-        self.model = jobs.model_digest(job, self.vector)
-        self.state_digest = state_digest(self.state)
+        vector, *averages = (memoryview(bytearray(size)) for size in self._sizes)
+        for each in (vector, *averages):
+            yield from _chunks(each)
+        self.model = ModelState(jobs.model_digest(job, vector), vector, tuple(averages), self._rounds)
 
     def _wanted(self, layout: Layout) -> bool:
-        sizes = (layout.length * np.dtype(layout.dtype).itemsize, *[layout.length * 8] * self._vectors)
+        sizes = (layout.nbytes, *[layout.length * 8] * self._vectors)
         return self._sizes == sizes
 
 

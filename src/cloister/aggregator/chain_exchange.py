@@ -8,35 +8,23 @@ included; a round never is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.aggregation.strategies import State
-from cloister.aggregation.vectors import Vector
-from cloister.aggregator.bodies import HandedOver, views
+from cloister.aggregator.bodies import HandedOver
 from cloister.aggregator.peers import Guest, Guests
 from cloister.charter.charter import Charter
 from cloister.errors import LedgerError
-from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
-from cloister.wire.limits import CHAIN_BYTES, LIST_ITEMS
+from cloister.ledger.sync import ModelState, messages, reconcile
+from cloister.wire.limits import CHAIN_BYTES
 from cloister.wire.rounds import Chain, HandOver, Join
 
 ANSWER_S: Final = 60.0
 """How long a member may take to hand something over, beside the time for its bytes."""
 
 _FORK: Final = "your records are no part of this chain, nor it of yours: one of the two is a fork"
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A model, and what the server's rule remembers beside it."""
-
-    digest: bytes
-    vector: Vector
-    state: State
 
 
 @dataclass
@@ -46,9 +34,8 @@ class _Asked:
     guest: Guest
     after: int
     until: float
-    theirs: Ledger | None = None
-    """What its records make of the rounds that are known here; None where they cannot add any."""
-    head: bytes = b""
+    theirs: Ledger
+    """The member's chain, as far as it has handed it over."""
     job: Job | None = None
     """Of the model that is wanted, with ``vectors`` of its rule's state."""
     vectors: int = 0
@@ -59,7 +46,7 @@ class Chains:
 
     def __init__(self, charter: Charter, *, guests: Guests, upload_s: float) -> None:
         self.ledger = Ledger(charter)
-        self.held: Held | None = None
+        self.held: ModelState | None = None
         self._tell = guests.tell
         self._upload_s = upload_s
         self._ahead: deque[Guest] = deque()
@@ -71,7 +58,7 @@ class Chains:
         return self._asked.until if self._asked else None
 
     @property
-    def newest(self) -> Held | None:
+    def newest(self) -> ModelState | None:
         """The model that the next round starts from, if it is here."""
         return self.held if self.held is not None and self.held.digest == self.ledger.model else None
 
@@ -101,16 +88,14 @@ class Chains:
             if self.ledger.passed(guest.sequence, guest.head):
                 self.bring(guest)
                 continue
-            after, settled = self._settled_within(guest.sequence), self.ledger.settled()
-            head = records.head_of(self.ledger.records[after - 1]) if after else b""
-            theirs = settled if after == settled.sequence else None
-            self._asked = _Asked(guest, after, now + ANSWER_S, theirs, head)
+            after = self._settled_within(guest.sequence)
+            self._asked = _Asked(guest, after, now + ANSWER_S, self.ledger.upto(after))
             self._tell(guest, HandOver(after=after), ())
 
     def ask_for_model(self, guest: Guest, *, job: Job, vectors: int, now: float) -> None:
         """Asks a guest that holds the newest model for it; nothing where another is being asked for something."""
         if self._asked is None:
-            self._asked = _Asked(guest, self.ledger.sequence, now + ANSWER_S, job=job, vectors=vectors)
+            self._asked = _Asked(guest, self.ledger.sequence, now + ANSWER_S, self.ledger, job=job, vectors=vectors)
             self._tell(guest, HandOver(after=self.ledger.sequence), ())
 
     def expect(self, guest: Guest, message: Chain, *, body_bytes: int, now: float) -> HandedOver:
@@ -175,41 +160,28 @@ class Chains:
         held = self.newest if guest.takes_models else None
         if held is not None and guest.model == held.digest:
             held = None
-        parts = list(in_parts(self.ledger.since(lacking)))
-        if not parts and (held is not None or not guest.ready):
-            parts = [()]  # it waits for word that there are no others
-        for part in parts:
-            lacking += len(part)
-            sizes = tuple(map(len, part))
-            first = lacking - len(part) + 1
-            if held is None or lacking < self.ledger.sequence:
-                self._tell(guest, Chain(first=first, records=sizes), views(part))
-                continue
-            # What a rule begins with is in no record, so that nobody could check it.
-            kept = (held.state.momentum, held.state.squares) if held.state.rounds else ()
-            averages = [each for each in kept if each is not None]
-            state = tuple(each.nbytes for each in averages)
-            message = Chain(first=first, records=sizes, model=held.vector.nbytes, rounds=held.state.rounds, state=state)
-            self._tell(guest, message, views(part, held.vector, *averages))
+        # Whoever is not ready waits for word that there are no other records.
+        if lacking < self.ledger.sequence or held is not None or not guest.ready:
+            for message, bodies in messages(self.ledger, after=lacking, model=held):
+                self._tell(guest, message, tuple(map(memoryview, bodies)))
+        if held is not None:
             guest.model = held.digest
         guest.sequence, guest.head, guest.ready = self.ledger.sequence, self.ledger.head, True
 
     def _take_records(self, asked: _Asked, found: list[bytes]) -> None:
         try:
-            if asked.theirs is not None:
-                asked.theirs.extend(found)
-            else:
-                asked.head = _check_spent(found, head=asked.head)
+            asked.theirs.extend(found)
         except LedgerError as fault:
             raise LedgerError(f"{_FORK} ({fault})") from None
         asked.after += len(found)
 
     def _adopt(self, asked: _Asked) -> bool:
         """Goes on with a guest's chain if it has more rounds, and otherwise gives it this one."""
-        guest, theirs = asked.guest, None if asked.theirs is None else asked.theirs.settled()
+        guest = asked.guest
         # Evidence is not judged here: an instance counts once owners, who judge it, have signed a round of it.
-        better = theirs is not None and theirs.released > self.ledger.released
-        if theirs is not None and better:
+        theirs = reconcile(self.ledger, asked.theirs).settled()
+        better = theirs.released > self.ledger.released
+        if better:
             self.ledger = theirs
         guest.sequence, guest.head = self._settled_within(guest.sequence), b""  # which `bring` begins after
         self.bring(guest)
@@ -217,10 +189,9 @@ class Chains:
 
     def _take_model(self, guest: Guest, body: HandedOver) -> None:
         guest.model = None
-        if body.vector is None or (body.model, body.state_digest) != (self.ledger.model, self.ledger.state):
+        if body.model is None or not body.model.is_newest(self.ledger):
             raise LedgerError("this is not the newest record's model")
-        guest.model = body.model
-        self.held = Held(body.model, body.vector, body.state)
+        guest.model, self.held = body.model.digest, body.model
 
     def _settled_within(self, sequence: int) -> int:
         """The number of the newest record of a round among the first ``sequence``; 0 where there is none."""
@@ -231,33 +202,3 @@ class Chains:
 def seconds_for(nbytes: int, *, least: float) -> float:
     """How long an upload of so many bytes may take: 1 s for each MiB, beside ``least``."""
     return least + nbytes / (1 << 20)
-
-
-def in_parts(found: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
-    """Records in parts that fit a message (``Chain``) each."""
-    part: list[bytes] = []
-    size = 0
-    for record in found:
-        if part and (len(part) == LIST_ITEMS or size + len(record) > CHAIN_BYTES):
-            yield tuple(part)
-            part, size = [], 0
-        part.append(record)
-        size += len(record)
-    if part:
-        yield tuple(part)
-
-
-def _check_spent(found: list[bytes], *, head: bytes) -> bytes:
-    """Checks that what a member has beyond a round of this chain are instances only, which released nothing.
-
-    Returns the head after them.
-
-    Raises:
-        LedgerError: they are something else.
-    """
-    for data in found:
-        record = records.decode(data)
-        if not isinstance(record, records.InstanceRecord) or record.previous != head:
-            raise LedgerError("another round follows the one that both have")
-        head = records.head_of(data)
-    return head

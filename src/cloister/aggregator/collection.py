@@ -50,8 +50,7 @@ class Collection:
         self.weights: Mapping[str, float] = {}
         self._limits = limits
         self._layout = layout
-        nbytes = layout.length * np.dtype(layout.dtype).itemsize
-        self._at_once = AT_ONCE if nbytes <= LARGE_BYTES else 1
+        self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added: list[str] = []

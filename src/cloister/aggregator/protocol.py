@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from cloister.aggregator.bodies import Body, HandedOver, Submission
-from cloister.aggregator.chain_exchange import Chains, Held
+from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
 from cloister.aggregator.own import Self
 from cloister.aggregator.peers import Guest, Guests
@@ -19,6 +19,7 @@ from cloister.aggregator.runs import Run
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError, RoundError
 from cloister.ledger.chain import Ledger
+from cloister.ledger.sync import ModelState
 from cloister.wire.fields import Message
 from cloister.wire.limits import JOB_BYTES, TEXT_CHARS
 from cloister.wire.rounds import (
@@ -267,7 +268,7 @@ class Rounds:
         run = Run(job, bytes(body.data), body.digest, job.layout, job.rule)
         self._check_place(run)
         if job.start == ledger.model:
-            self._chains.held = Held(job.start, vector, run.rule.start(len(vector)))
+            self._chains.held = ModelState(job.start, vector.data.cast("B"))
         self._course.start(run)
         return run
 

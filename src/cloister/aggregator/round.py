@@ -368,7 +368,7 @@ class Course:
 
     def _release(self, signing: Signing, outcome: Outcome) -> None:
         self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
-        self._chains.held = outcome.held
+        self._chains.held = outcome.model
         self._phase, self._pauses = None, Pauses()
         self._guests.note(f"round {signing.number} is released")
         for guest in self._guests.present():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from cloister.aggregation.strategies import Rule
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
@@ -30,7 +28,7 @@ class Run:
     @property
     def nbytes(self) -> int:
         """How long its model's vector is, in bytes."""
-        return self.layout.length * np.dtype(self.layout.dtype).itemsize
+        return self.layout.nbytes
 
     @property
     def averages(self) -> int:

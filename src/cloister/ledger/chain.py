@@ -113,10 +113,22 @@ class Ledger:
 
         An instance that released nothing may be missing from the chain that the others go on with.
         """
-        count = self.receipts[-1].cohort.sequence if self.receipts else 0
-        kept = tuple(each for each in self.instances if each.record.sequence <= count)
+        return self.upto(self.receipts[-1].cohort.sequence if self.receipts else 0)
+
+    def upto(self, count: int) -> Ledger:
+        """The ledger of its first ``count`` records."""
+        receipts = tuple(each for each in self.receipts if each.cohort.sequence <= count)
+        used = self.commitments
+        if len(receipts) < self.released:
+            used = frozenset(share.commitment for each in receipts for share in each.cohort.shares)
         return self._with(
-            replace(self._chain, records=self.records[:count], heads=self._chain.heads[:count], instances=kept)
+            _Chain(
+                records=self.records[:count],
+                heads=self._chain.heads[:count],
+                instances=tuple(each for each in self.instances if each.record.sequence <= count),
+                receipts=receipts,
+                commitments=used,
+            )
         )
 
     @property
@@ -133,6 +145,11 @@ class Ledger:
     def head(self) -> bytes:
         """The newest record's hash, 32 bytes; empty before the first."""
         return self._chain.heads[-1] if self._chain.heads else b""
+
+    @property
+    def heads(self) -> tuple[bytes, ...]:
+        """The hash of each record."""
+        return self._chain.heads
 
     @property
     def instances(self) -> tuple[Instance, ...]:

@@ -8,12 +8,12 @@ outcome, of which it holds a salted commitment; and by the instance, the whole r
 from __future__ import annotations
 
 import hashlib
+from collections import abc
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cloister.aggregation.strategies import State
 from cloister.errors import LedgerError
 from cloister.wire.fields import Digest, Fingerprint, Message, Name
 from cloister.wire.limits import (
@@ -35,6 +35,8 @@ STATE: Final = b"cloister rule state 1\0"
 
 COLLATERAL_BYTES: Final = 1 << 18
 MEMBERS: Final = 256
+AVERAGES: Final = 2
+"""So many vectors a strategy may remember."""
 
 Signed = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -186,12 +188,16 @@ def outcome_digest(salt: bytes, *, model: bytes, state: bytes | None, metrics: d
     return hashlib.sha256(OUTCOME + salt + _encoder.encode([model, state, metrics])).digest()
 
 
-def state_digest(state: State) -> bytes | None:
-    """The name of what a server's rule remembers, 32 bytes; None where it keeps no averages."""
-    if state.momentum is None and state.squares is None:
+def state_digest(rounds: int, averages: abc.Sequence[bytes | bytearray | memoryview]) -> bytes | None:
+    """The name of what a strategy remembers after so many rounds, 32 bytes; None where it keeps no averages.
+
+    ``averages``: the bytes of its vectors of float64, momentum first.
+    """
+    if not averages:
         return None
-    found = hashlib.sha256(STATE + state.rounds.to_bytes(8, "big"))
-    for average in (state.momentum, state.squares):
-        found.update(b"\0" if average is None else b"\1")
-        found.update(b"" if average is None else average.data)
+    found = hashlib.sha256(STATE + rounds.to_bytes(8, "big"))
+    for average in averages:
+        found.update(b"\1")
+        found.update(average)
+    found.update(b"\0" * (AVERAGES - len(averages)))
     return found.digest()

@@ -16,14 +16,14 @@ from cloister.errors import JobError, LedgerError, MessageError, NetworkError, R
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.ledger.job import Job
-from cloister.ledger.records import state_digest
+from cloister.ledger.sync import Handed, ModelState, advance
 from cloister.net.attested import Proven
 from cloister.net.polling import READABLE, wait
-from cloister.study.client import Conversation, Received, bytes_of, follow
+from cloister.study.client import Conversation, bytes_of
 from cloister.study.history import Round
 from cloister.study.job import check_start, load
 from cloister.study.progress import Interrupts, evaluated
-from cloister.study.state_dir import Folder, Held
+from cloister.study.state_dir import Folder
 from cloister.wire.rounds import (
     Accepted,
     Chain,
@@ -66,7 +66,7 @@ class Fitting:
 
     job: Job = field(init=False)
     digest: bytes = field(init=False)
-    held: Held | None = field(init=False)
+    held: ModelState | None = field(init=False)
     rounds: list[Round] = field(init=False)
     _highest: int = field(init=False, default=0)
     _submitted: bool = field(init=False, default=False)
@@ -76,8 +76,8 @@ class Fitting:
     def __post_init__(self) -> None:
         self.job = jobs.decode(self.data)
         self.digest = jobs.job_digest(self.data)
-        kept = self.folder.held()
-        self.held = kept if kept is not None and self._is_newest(kept, self.ledger) else None
+        kept = self.folder.model(self.job)
+        self.held = kept if kept is not None and kept.is_newest(self.ledger) else None
         self.rounds = [self._round(receipt, {}, 0.0) for receipt in self.receipts]
 
     @property
@@ -144,7 +144,7 @@ class Fitting:
                 self._extend(conversation.read_chain(message, body_bytes, job=self.job))
                 self._submit(conversation)
             case HandOver(after=after):
-                conversation.hand_over(self.ledger, after=after, held=self.held)
+                conversation.hand_over(self.ledger, after=after, model=self.held)
             case Accepted(job=job):
                 self._check_job(job)
                 self._accepted, self._since = True, perf_counter()
@@ -163,23 +163,29 @@ class Fitting:
                 raise MessageError(f"an aggregator sent a researcher what is for owners: {type(message).__name__}")
         return False
 
-    def _extend(self, received: Received) -> None:
-        ledger = follow(self.ledger, received)
+    def _extend(self, handed: Handed) -> None:
+        ledger = advance(self.ledger, handed.first, handed.records)
         self.judge(self.ledger, ledger)
-        held = received.held
-        if held is not None and not self._is_newest(held, ledger):
-            if ledger.done(self.digest) or jobs.model_digest(self.job, held.vector) != ledger.model:
-                raise LedgerError("the model that came with the newest record is not the one that the record names")
-            held = None  # before the first round the rule's state is in no record
-        if held is None and self.held is not None and self._is_newest(self.held, ledger):
+        held = self._model_of(handed, ledger)
+        if held is None and self.held is not None and self.held.is_newest(ledger):
             held = self.held
         if held is not None and held is not self.held:
-            self.folder.keep(held)
+            self.folder.keep(held, dtype=self.job.layout.dtype)
         self.folder.keep_records(ledger.records, before=self.ledger.records)
         known = len(self.receipts)
         self.ledger, self.held = ledger, held
         for receipt in self.receipts[known:]:
             self._tell(receipt)
+
+    def _model_of(self, handed: Handed, ledger: Ledger) -> ModelState | None:
+        if handed.vector is None:
+            return None
+        found = ModelState(jobs.model_digest(self.job, handed.vector), handed.vector, handed.averages, handed.rounds)
+        if found.is_newest(ledger):
+            return found
+        if ledger.done(self.digest) or found.digest != ledger.model:
+            raise LedgerError("the model that came with the newest record is not the one that the record names")
+        return None  # before the first round the strategy's state is in no record
 
     def _tell(self, receipt: Receipt) -> None:
         evaluation: dict[str, float] = {}
@@ -198,13 +204,6 @@ class Fitting:
         owners = tuple(sorted(weights))
         weights = {name: weights[name] for name in owners}
         return Round(receipt.cohort.round, owners, None, dict(receipt.record.metrics), evaluation, seconds, weights)
-
-    def _is_newest(self, held: Held, ledger: Ledger) -> bool:
-        """Whether it is what the ledger's newest round released."""
-        layout = self.job.layout
-        if len(held.vector) != layout.length or held.vector.dtype != layout.dtype:
-            return False
-        return jobs.model_digest(self.job, held.vector) == ledger.model and state_digest(held.state) == ledger.state
 
     def _refuse(self, number: int, text: str) -> None:
         if number:

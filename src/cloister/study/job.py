@@ -14,6 +14,7 @@ from cloister.charter import Charter
 from cloister.errors import ConfigurationError, JobError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.sync import Values
 from cloister.worker import flatten as deltas
 from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer
@@ -71,10 +72,12 @@ def describe(model: nn.Module) -> Described:
 
 
 @torch.no_grad()
-def load(vector: Vector, *, into: nn.Module) -> None:
-    """Gives the model the vector's values."""
+def load(vector: Values, *, into: nn.Module) -> None:
+    """Gives the model the values of a vector with its layout."""
     floats = deltas.floats_of(into)
-    deltas.unflatten(torch.from_numpy(vector), layout=deltas.layout_of(floats), into=floats)
+    layout = deltas.layout_of(floats)
+    values = torch.frombuffer(bytearray(vector), dtype=getattr(torch, layout.dtype))
+    deltas.unflatten(values, layout=layout, into=floats)
 
 
 def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Tensor] | None) -> Plan:

@@ -16,32 +16,28 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from cloister.aggregation.strategies import State
-from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError
 from cloister.files import lines
 from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job, model_digest
 from cloister.ledger.jsonl import LINE_BYTES, read_lines, write_line
+from cloister.ledger.sync import ModelState
 from cloister.worker.data.headers import check_safetensors
+from cloister.worker.values import as_bytes
 
 CHAIN: Final = "chain.jsonl"
 NEWEST: Final = "newest.safetensors"
 _LOCK: Final = "lock"
 _ROUNDS: Final = "rounds"
-
-
-class Held(NamedTuple):
-    """What a round released: the model, and what the server's rule remembers."""
-
-    vector: Vector
-    state: State
+_MODEL: Final = "model"
+_AVERAGES: Final = ("momentum", "squares")
 
 
 class Folder:
@@ -97,8 +93,8 @@ class Folder:
         except OSError as fault:
             raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from fault
 
-    def held(self) -> Held | None:
-        """The model that is kept, if there is one. Nothing says yet that it is the newest.
+    def model(self, job: Job) -> ModelState | None:
+        """The model that is kept, if there is one with the tensors of ``job``. Nothing says yet that it is the newest.
 
         Raises:
             ConfigurationError: the file cannot be read.
@@ -110,20 +106,28 @@ class Folder:
             check_safetensors(file)
             with safe_open(file, framework="pt") as opened:
                 rounds = int((opened.metadata() or {})[_ROUNDS])
-                found = {name: opened.get_tensor(name).numpy() for name in opened.keys()}  # noqa: SIM118  not a dict
-                return Held(found["model"], State(rounds, found.get("momentum"), found.get("squares")))
+                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dict
+                vector, *averages = (found[name] for name in (_MODEL, *_AVERAGES) if name in found)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
             raise ConfigurationError(f"{file} cannot be read; move it away, and it is sent again") from fault
+        if (vector.numel(), vector.dtype) != (job.layout.length, getattr(torch, job.layout.dtype)):
+            return None
+        values = as_bytes(vector)
+        return ModelState(model_digest(job, values), values, tuple(map(as_bytes, averages)), rounds)
 
-    def keep(self, held: Held) -> None:
-        """Writes what a round released.
+    def keep(self, model: ModelState, *, dtype: str) -> None:
+        """Writes what a round released. ``dtype``: the element type of its vector.
 
         Raises:
             ConfigurationError: it cannot be written.
         """
-        named = {"model": held.vector, "momentum": held.state.momentum, "squares": held.state.squares}
-        tensors = {name: torch.from_numpy(each) for name, each in named.items() if each is not None}
-        _write(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(held.state.rounds)}))
+        vectors = zip(
+            (_MODEL, *_AVERAGES), (model.vector, *model.averages), (dtype, "float64", "float64"), strict=False
+        )
+        tensors = {
+            name: torch.frombuffer(bytearray(values), dtype=getattr(torch, kind)) for name, values, kind in vectors
+        }
+        _write(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(model.rounds)}))
 
 
 def write_chain(file: Path, records: Sequence[bytes]) -> None:

@@ -50,6 +50,11 @@ class Layout(Struct, frozen=True):
         """The vector's element type, ``float32`` or ``float64``."""
         return "float64" if any(place.spec.dtype == "float64" for place in self.places) else "float32"
 
+    @property
+    def nbytes(self) -> int:
+        """The vector's length in bytes."""
+        return self.length * (8 if self.dtype == "float64" else 4)
+
 
 def lay_out(specs: Mapping[str, TensorSpec]) -> Layout:
     """The layout of tensors that go by these names.

@@ -14,8 +14,8 @@ import pytest
 
 from cloister.errors import RecordsError
 from cloister.ledger.job import name_of_values
+from cloister.ledger.sync import ModelState
 from cloister.node.study.journal import FILE, Records, Signed, TookPart
-from cloister.node.study.model_file import Model, state_digest_of
 
 TENSORS = b"t" * 32
 CHARTER, OTHER = bytes(32), bytes([1]) * 32
@@ -29,8 +29,8 @@ def signed(number: int = 1, charter: bytes = CHARTER, data: str | None = "#mri")
     return Signed(charter, number, b"m" * 32, ("a", "b"), b"cohort %d" % number, b"signature", data)
 
 
-def model(vector: bytes, *state: bytes, rounds: int = 0) -> Model:
-    return Model(name_of_values(TENSORS, vector), vector, state, rounds, TENSORS, state_digest_of(rounds, state))
+def model(vector: bytes, *averages: bytes, rounds: int = 0) -> ModelState:
+    return ModelState(name_of_values(TENSORS, vector), vector, averages, rounds)
 
 
 MODEL = model(b"vector", b"momentum", rounds=7)
@@ -42,7 +42,7 @@ def filled(folder: Path | None) -> Records:
     records.sign(signed(1))
     records.sign(signed(3, data=None))
     records.sign(signed(2, OTHER))
-    records.release(CHARTER, [(0, b"instance"), (1, b"round")], model=MODEL)
+    records.release(CHARTER, [(0, b"instance"), (1, b"round")], model=MODEL, tensors=TENSORS)
     return records
 
 
@@ -66,10 +66,19 @@ def test_what_was_written_is_known(tmp_path, reopened):
 
 def test_the_file_of_an_older_model_goes(tmp_path):
     records = filled(tmp_path)
-    records.release(CHARTER, [], model=model(b"newer"))
+    records.release(CHARTER, [], model=model(b"newer"), tensors=TENSORS)
     assert records.model(CHARTER) == model(b"newer")
     assert len(list(tmp_path.glob("*.model"))) == 1
     records.close()
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path):
+    records = filled(tmp_path)
+    with pytest.raises(RecordsError, match="could not be read back"):
+        records.release(CHARTER, [], model=model(b"newer"), tensors=b"short")
+    records.sign(signed(4))
+    records.close()
+    assert sorted(Records(tmp_path).signed(CHARTER)) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("damage", [b"", b"vectormomentun", b"Vectormomentum", b"vectormomentum and more"])
@@ -155,7 +164,7 @@ PRELUDE = """
 import os, sys
 from pathlib import Path
 from cloister.errors import RecordsError
-from cloister.node.study.model_file import Model
+from cloister.ledger.sync import ModelState
 from cloister.node.study.journal import Records, Signed, TookPart
 folder = Path(sys.argv[1])
 def signed(number, size=10):
@@ -193,7 +202,7 @@ records.sign(signed(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 try: records.sign(signed(2, 60_000))
 except RecordsError as fault: print("refused", fault)
-try: records.release(bytes(32), [], model=Model(b"m" * 32, bytes(60_000), tensors=b"t" * 32))
+try: records.release(bytes(32), [], model=ModelState(b"m" * 32, bytes(60_000)), tensors=b"t" * 32)
 except RecordsError as fault: print("refused", fault)
 print(sorted(records.signed(bytes(32))), records.kept(bytes(32)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

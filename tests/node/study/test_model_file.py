@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cloister.errors import RoundError
 from cloister.ledger.job import name_of_values
+from cloister.ledger.sync import ModelState
 from cloister.node.study.journal import Kept
-from cloister.node.study.model_file import Model, read, state_digest_of, write
+from cloister.node.study.model_file import read, write
 
 TENSORS = b"t" * 32
 VECTOR, STATE = bytes(range(24)), (bytes(range(48)), bytes(48))
-MODEL = Model(name_of_values(TENSORS, VECTOR), VECTOR, STATE, 7, TENSORS, state_digest_of(7, STATE))
+MODEL = ModelState(name_of_values(TENSORS, VECTOR), VECTOR, STATE, 7)
 KEPT = Kept(bytes(32), MODEL.digest, TENSORS, MODEL.state_digest, (24, 48, 48), 7)
 
 
@@ -49,9 +49,3 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(file):
         write(file, (b"new", "no bytes"))  # type: ignore[arg-type]
     assert read(file, kept=KEPT) == MODEL
     assert len(list(file.parent.iterdir())) == 1
-
-
-def test_a_state_is_of_float64():
-    assert state_digest_of(0, ()) is None
-    with pytest.raises(RoundError, match="no vector of numbers"):
-        state_digest_of(7, (bytes(9),))

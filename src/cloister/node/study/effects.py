@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from cloister.node.study.model_file import Values
+from cloister.ledger.sync import Values
 from cloister.wire import rounds as w
 
 

@@ -27,7 +27,7 @@ from cloister.errors import RecordsError
 from cloister.wire.fields import Digest, Message
 
 if TYPE_CHECKING:
-    from cloister.node.study.model_file import Model  # NumPy comes with it, which is for the thread that takes part
+    from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
 _FORMAT: Final = 2
@@ -116,7 +116,7 @@ class Records:
         self._charters: dict[bytes, _Known] = {}
         self._spent: dict[str, int] = {}
         self._signed: dict[bytes, list[Signed]] = {}
-        self._models: dict[bytes, Model] = {}
+        self._models: dict[bytes, ModelState] = {}
         self._count, self._hash = 0, _START
         with ExitStack() as opened, _sqlite("opened"):
             if folder is not None and not read_only:
@@ -171,7 +171,7 @@ class Records:
         kept = self._of(charter).kept
         return None if kept is None else kept.model
 
-    def model(self, charter: bytes) -> Model | None:
+    def model(self, charter: bytes) -> ModelState | None:
         """The newest model that was kept; None too where its file is gone or damaged: others have it."""
         kept = self._of(charter).kept
         if kept is None:
@@ -195,15 +195,25 @@ class Records:
         """Writes down a signature, as ``take_part``."""
         self._append([entry])
 
-    def release(self, charter: bytes, records: Sequence[tuple[int, bytes]], *, model: Model | None = None) -> None:
-        """Writes down further records of the ledger, each with its round, and the model that they end with."""
+    def release(
+        self,
+        charter: bytes,
+        records: Sequence[tuple[int, bytes]],
+        *,
+        model: ModelState | None = None,
+        tensors: bytes = b"",
+    ) -> None:
+        """Writes down further records of the ledger, each with its round, and the model that they end with.
+
+        ``tensors``: with which the model's vector has its name (``cloister.ledger.job.tensors_digest``).
+        """
         entries: list[Entry] = [Released(charter, number, record) for number, record in records]
         if model is None:
             self._append(entries)
             return
-        parts = (model.vector, *model.state)
+        parts = (model.vector, *model.averages)
         sizes = tuple(map(len, parts))
-        kept = Kept(charter, model.digest, model.tensors, model.state_digest, sizes, model.rounds)
+        kept = Kept(charter, model.digest, tensors, model.state_digest, sizes, model.rounds)
         before = self._of(charter).kept
         if self._folder is None:
             self._models[charter] = model
@@ -222,7 +232,7 @@ class Records:
     def _append(self, entries: Sequence[Entry]) -> None:
         rows, count, chained = [], self._count, self._hash
         for entry in entries:
-            data = _encoder.encode(entry)
+            data = _encode(entry)
             count, chained = count + 1, _chained(chained, data)
             rows.append((count, data, chained))
         with _sqlite("written"):
@@ -274,6 +284,16 @@ class Records:
 
     def _of(self, charter: bytes) -> _Known:
         return self._charters.get(charter, _Known())
+
+
+def _encode(entry: Entry) -> bytes:
+    """Raises RecordsError for an entry that could not be read back: it would stop this node for good."""
+    data = _encoder.encode(entry)
+    try:
+        _decoder.decode(data)
+    except msgspec.MsgspecError as fault:
+        raise RecordsError(f"nothing is written to the node's records that could not be read back: {fault}") from None
+    return data
 
 
 def _chained(before: bytes, data: bytes) -> bytes:

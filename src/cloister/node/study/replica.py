@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from cloister.aggregator.chain_exchange import in_parts
 from cloister.charter import Charter
-from cloister.errors import LedgerError, RoundError
+from cloister.errors import RoundError
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.job import Job, name_of_values, tensors_digest
+from cloister.ledger.sync import Handed, ModelState, advance, cut, hand_over, sizes, unpack
 from cloister.node.study.effects import Say
 from cloister.node.study.journal import Records
-from cloister.node.study.model_file import Model, state_digest_of
 from cloister.wire.rounds import Chain
 
 
@@ -26,12 +25,12 @@ class Holdings:
     """
 
     def __init__(self, charter: Charter, *, records: Records, vouch: Callable[[Instance], object]) -> None:
-        self._charter = charter
         self._digest = charter.digest
         self._records = records
         self._vouch = vouch
         self._model = records.model(self._digest)
-        self._unproven: Model | None = None
+        self._tensors = b""
+        self._unproven: ModelState | None = None
         self._signer: bytes | None = None
         self.ledger = Ledger.from_records(charter, records.chain(self._digest))
 
@@ -41,7 +40,7 @@ class Holdings:
         return self.ledger.sequence, self.ledger.head
 
     @property
-    def model(self) -> Model | None:
+    def model(self) -> ModelState | None:
         """What the next round starts from, if it is held."""
         return self._model if self._model is not None and self._model.digest == self.ledger.model else None
 
@@ -58,10 +57,10 @@ class Holdings:
             LedgerError, RoundError: they do not go on from what is known here, or are not what they are said to be.
             AttestationError: no acceptable instance signed them. RecordsError: they cannot be kept.
         """
-        parts, before = _parts(message, body), self.ledger
-        self.ledger = self._extended(message.first, [bytes(part) for part in parts[: len(message.records)]])
+        handed, before = unpack(message, cut(body, sizes(message, body_bytes=len(body)))), self.ledger
+        self.ledger = self._advanced(handed)
         try:
-            self._adopt(parts[len(message.records) :], message)
+            self._adopt(handed)
             self.prove(job)
         except BaseException:
             self.ledger = before
@@ -78,7 +77,7 @@ class Holdings:
             tensors = tensors_digest(job)
             if name_of_values(tensors, model.vector) != model.digest:
                 raise RoundError("the model is not the one that its newest record released")
-            self._model = model._replace(tensors=tensors)
+            self._model, self._tensors = model, tensors
         self._keep()
 
     def hand_over(self, after: int) -> list[Say]:
@@ -87,53 +86,29 @@ class Holdings:
         Raises:
             LedgerError: so many records are not known here.
         """
-        if after > self.ledger.sequence:
-            raise LedgerError(f"records after number {after} are asked for, and there are none")
-        said: list[Say] = []
-        for part in in_parts(self.ledger.since(after)):
-            said.append(Say(Chain(after + 1, tuple(map(len, part))), part))
-            after += len(part)
-        if said:
-            return said  # the model is asked for once it is known that these records are the newest
-        model = self.model
-        if model is None:
-            return [Say(Chain(after + 1, ()))]
-        message = Chain(after + 1, (), len(model.vector), model.rounds, tuple(map(len, model.state)))
-        return [Say(message, (model.vector, *model.state))]
+        return [
+            Say(message, tuple(bodies)) for message, bodies in hand_over(self.ledger, after=after, model=self.model)
+        ]
 
-    def _extended(self, first: int, records: Sequence[bytes]) -> Ledger:
-        kept, at = self.ledger, first - 1
-        if not 0 <= at <= kept.sequence:
-            raise LedgerError(f"it begins with record {first}, and {kept.sequence} are known")
-        known = 0
-        while known < len(records) and at + known < kept.sequence and kept.records[at + known] == records[known]:
-            known += 1
-        if known == len(records):
-            return kept
-        if at + known < kept.sequence:  # all that may be left behind is instances that released nothing
-            if at + known < kept.settled().sequence:
-                raise LedgerError(f"it leaves the chain that is known here at record {at + known + 1}: a fork")
-            kept = Ledger.from_records(self._charter, kept.records[: at + known])
-        grown = kept.copy()
-        grown.extend(records[known:])
-        for instance in grown.instances[len(kept.instances) :]:
-            if instance.transcript.signing_key != self._signer:
+    def _advanced(self, handed: Handed) -> Ledger:
+        grown = advance(self.ledger, handed.first, handed.records)
+        known = set(self.ledger.heads)
+        for instance in grown.instances:
+            if instance.head not in known and instance.transcript.signing_key != self._signer:
                 self._vouch(instance)
         return grown
 
-    def _adopt(self, parts: Sequence[memoryview], message: Chain) -> None:
-        if not parts:
+    def _adopt(self, handed: Handed) -> None:
+        if handed.vector is None:
             return
-        vector, *state = (part.toreadonly() for part in parts)
-        digest, receipts = self.ledger.model, self.ledger.receipts
+        digest = self.ledger.model
         if digest is None:
             raise RoundError("it comes with a model, and the charter has none")
-        if not receipts:
-            state = []  # what a rule begins with follows from the rule
-        named = state_digest_of(message.rounds, state)
-        if receipts and named != receipts[-1].record.state:
-            raise RoundError("the state of the server's rule is not the one that its newest record names")
-        self._unproven = Model(digest, vector, tuple(state), message.rounds if state else 0, state_digest=named)
+        averages = handed.averages if self.ledger.released else ()  # what a strategy begins with follows from it
+        model = ModelState(digest, handed.vector, averages, handed.rounds if averages else 0)
+        if not model.is_newest(self.ledger):
+            raise RoundError("the state of the strategy is not the one that its newest record names")
+        self._unproven = model
 
     def _keep(self) -> None:
         settled = self.ledger.settled()
@@ -144,22 +119,4 @@ class Holdings:
         if model is not None and model.digest == self._records.kept(self._digest):
             model = None
         if new or model is not None:
-            self._records.release(self._digest, new, model=model)
-
-
-def _parts(message: Chain, body: memoryview) -> list[memoryview]:
-    """The records, the model if there is one, and the parts of the rule's state.
-
-    Raises:
-        RoundError: the body is longer or shorter than the message says.
-    """
-    if message.state and not message.model:
-        raise RoundError("it comes with a state and without a model")
-    sizes = [*message.records, *([message.model] if message.model else []), *message.state]
-    if sum(sizes) != len(body):
-        raise RoundError(f"its body has {len(body)} bytes, and not {sum(sizes)}")
-    parts, at = [], 0
-    for size in sizes:
-        parts.append(body[at : at + size])
-        at += size
-    return parts
+            self._records.release(self._digest, new, model=model, tensors=self._tensors)

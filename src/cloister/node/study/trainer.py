@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from cloister.errors import WireError
+from cloister.ledger.sync import Values
 from cloister.net.polling import READABLE, Bell, wait
 from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.cpu import Clock, Meter, Over
 from cloister.node.ipc import fill
 from cloister.node.process import Process
 from cloister.node.study.effects import Train
-from cloister.node.study.model_file import Values
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 
