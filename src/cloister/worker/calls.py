@@ -85,7 +85,7 @@ def _guard(op: Op, args: list[Any], kwargs: dict[str, Any]) -> None:
     try:
         guards.check(op.name, ops.arguments_by_name(op, args, kwargs))
     except Exception as fault:  # noqa: BLE001 - arguments that cannot even be looked at: PyTorch would not take them
-        raise reported(fault) from None
+        raise reported(fault, args=args, kwargs=kwargs) from None
 
 
 def _outline(op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str, Any]) -> Outline:
@@ -95,7 +95,7 @@ def _outline(op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str,
     except WorkerError:
         raise
     except Exception as fault:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
-        raise reported(fault) from None
+        raise reported(fault, args=args, kwargs=kwargs) from None
     if not all(geometry is None or geometry.dtype in DTYPE_NAMES for geometry in outline.geometries):
         op.outlines.pop(key, None)
         raise OpRefusedError(f"{op} would make a tensor of an element type that does not travel")
@@ -141,7 +141,7 @@ def _computed(op: Op, seed: int | None, device: torch.device, args: list[Any], k
             gaps.close(op.name, ops.arguments_by_name(op, args, kwargs), returned)
     except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
         undoing.put_back(kept)
-        raise reported(fault) from None
+        raise reported(fault, args=args, kwargs=kwargs) from None
     return returned
 
 

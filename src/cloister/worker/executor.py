@@ -17,7 +17,7 @@ from cloister.errors import (
 from cloister.tensor import results
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_emptiness
 from cloister.wire import sessions as m
-from cloister.wire.limits import FOUND
+from cloister.wire.limits import FOUND, TEXT_CHARS
 from cloister.wire.sessions import Tags
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import calls
@@ -137,7 +137,7 @@ class Executor:
                 op = "send"
                 self._store.lose((id,), fault)
         if self._failure is None:
-            self._failure = m.Failure(fault.code, op, site, str(fault))
+            self._failure = m.Failure(fault.code, op, site, str(fault)[:TEXT_CHARS])
 
     def failure(self) -> m.Failure | None:
         """The failure that is kept, which is then forgotten."""
@@ -164,7 +164,7 @@ class Executor:
                 case m.Train():
                     return self._trainings.train(question)
         except WorkerError as fault:
-            return m.Failure(fault.code, "", 0, str(fault)), []
+            return m.Failure(fault.code, "", 0, str(fault)[:TEXT_CHARS]), []
         raise AssertionError(question)
 
     @property
