@@ -15,7 +15,7 @@ from cloister.errors import (
     WorkerError,
 )
 from cloister.tensor import results
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_emptiness
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_extents
 from cloister.wire import sessions as m
 from cloister.wire.limits import FOUND, TEXT_CHARS
 from cloister.wire.sessions import Tags
@@ -86,9 +86,12 @@ class Executor:
             MemoryLimitError, OpRefusedError: more than the session may hold; nothing was allocated.
         """
         for spec in specs:
-            check_emptiness(spec.shape)
+            check_extents(spec.shape)
         self._store.check_room(nbytes=sum(spec.nbytes() for spec in specs))
-        return [empty(spec) for spec in specs]
+        try:
+            return [empty(spec) for spec in specs]
+        except Exception as fault:  # noqa: BLE001 - there is no memory for it after all
+            raise reported(fault) from None
 
     def run(self, commands: Sequence[m.Command], puts: Sequence[torch.Tensor]) -> None:
         """Runs commands in order; ``puts`` holds the values of the ``Put``s among them."""
