@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from cloister.errors import OpRefusedError
-from cloister.tensor.geometry import EMPTY_PLACES, check_emptiness
+from cloister.tensor.geometry import EMPTY_PLACES, check_extents
 from cloister.wire import sessions as m
+from cloister.wire.limits import SIZE
 from cloister.wire.tensors import TensorSpec
 from tests.worker.sessions import Session
 
@@ -61,7 +62,26 @@ def test_a_session_refuses_to_be_sent_it() -> None:
 
 
 def test_what_is_empty_and_small_is_as_ever() -> None:
-    check_emptiness((0, EMPTY_PLACES))
-    check_emptiness((1 << 40,))  # memory is what bounds it
+    check_extents((0, EMPTY_PLACES))
+    check_extents((1 << 40,))  # memory is what bounds it
     with pytest.raises(OpRefusedError):
-        check_emptiness((EMPTY_PLACES + 1, 0))
+        check_extents((EMPTY_PLACES + 1, 0))
+
+
+def test_nor_is_it_made_of_values() -> None:
+    """A mask beside an index: PyTorch tells the shape once it has run."""
+    session = Session()
+    empty = session.put(torch.empty(0, 1))
+    whole = session.call("aten::new_zeros", empty, [0, 1, EMPTY_PLACES])
+    index = session.call("aten::new_zeros", empty, [EMPTY_PLACES, 0], dtype="int64")
+    mask = session.put(torch.ones(1, dtype=torch.bool))
+    assert "no elements" in session.fault("aten::index.Tensor", whole, [index, mask]).text
+
+
+@pytest.mark.parametrize(
+    ("op", "rest"), [("expand", [[SIZE + 1]]), ("expand", [[SIZE, 2]]), ("as_strided", [[1], [SIZE + 1], 0])]
+)
+def test_what_cannot_be_told_of_is_not_made(op: str, rest: list[Any]) -> None:
+    """Its description would be longer than the wire allows, and the caller would take the answer for nonsense."""
+    session = Session()
+    assert "over the limit" in session.fault(f"aten::{op}", session.put(torch.ones(1)), *rest).text

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from cloister.tensor import fakes, ops
 from tests.worker.sessions import Session
 
 ONES = torch.ones(4)
@@ -84,3 +85,39 @@ def test_running_statistics_of_a_batch_that_is_refused() -> None:
     with pytest.raises(RuntimeError):
         torch.native_batch_norm(image, weight, bias, torch.ones(2), var, True, 0.5, 1e-5)
     assert not torch.equal(var, torch.ones(2))  # as PyTorch leaves it
+
+
+def test_the_noise_of_bounds_that_are_none() -> None:
+    session, noise = Session(), torch.zeros(4)
+    x, written = session.put(torch.tensor([1.0, 2.0, -3.0, 4.0])), session.put(noise)
+    for lower, upper in ((0.9, 0.1), (float("nan"), 0.5), (0.1, float("inf"))):
+        session.fault("aten::rrelu_with_noise", x, written, lower, upper, True, seed=1)
+        session.fault("aten::rrelu_with_noise_", x, written, lower, upper, True, outs=0, seed=1)
+    assert torch.equal(session.fetch(written), noise)
+    with pytest.raises(RuntimeError):
+        torch.ops.aten.rrelu_with_noise(torch.tensor([1.0, 2.0, -3.0, 4.0]), noise, 0.9, 0.1, True)
+    assert noise.any()  # as PyTorch leaves it
+
+
+def test_an_identity_that_its_type_cannot_hold() -> None:
+    session, out = Session(), torch.full((3, 3), 7, dtype=torch.uint16)
+    written = session.put(out)
+    session.fault("aten::eye.m_out", 3, 3, out=written, outs=0)
+    assert torch.equal(session.fetch(written), out)
+    with pytest.raises(RuntimeError):
+        torch.ops.aten.eye.m_out(3, 3, out=out)
+    assert not out.any()  # as PyTorch leaves it
+
+
+def test_what_was_written_when_the_result_is_not_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal comes once the kernel is through; a prediction that is wrong stands for all that may be."""
+    monkeypatch.setattr(fakes, "NORMS", frozenset())
+    ops.by_name("aten::native_batch_norm").outlines.clear()
+    session = Session()
+    image = torch.rand(4, 2, 3).bfloat16()
+    ids = [*map(session.put, (image, torch.ones(2), torch.ones(2), torch.ones(2), torch.ones(2)))]
+    failure = session.fault("aten::native_batch_norm", *ids, True, 0.5, 1e-5, outs=3)
+    ops.by_name("aten::native_batch_norm").outlines.clear()
+    assert "predicted" in failure.text
+    assert torch.equal(session.fetch(ids[3]), torch.ones(2))
+    assert torch.equal(session.fetch(ids[4]), torch.ones(2))

@@ -170,3 +170,11 @@ def test_bool_bytes_that_are_no_bools_end_the_session_and_only_that(three_nodes:
         with pytest.raises(MessageError, match="bool"):
             hostile._channel.ask([m.Put(1, TensorSpec("bool", (3,)))], [bad], m.Count())
         assert torch.equal(kept.get(), VALUES)
+
+
+@pytest.mark.parametrize("op", ["view.dtype", "unbind.int", "as_strided", "native_batch_norm"])
+def test_a_call_without_its_arguments(op: str) -> None:
+    session = Session()
+    x = session.put(torch.ones(4))
+    assert session.fault(f"aten::{op}", x, outs=3 if "norm" in op else 1).code in ("refused", "hostile-index")
+    assert "needs its argument" in session.fault("aten::view.dtype", x).text

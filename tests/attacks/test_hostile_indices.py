@@ -50,7 +50,16 @@ def labels():
     }  # fmt: skip
 
 
+def places(value):
+    return {
+        "grad_output": torch.ones(1, 3, 4, 4), "input": torch.ones(1, 3, 4, 4),
+        "grid": torch.full((1, 4, 4, 2), value), "interpolation_mode": 0, "padding_mode": 1, "align_corners": True,
+        "output_mask": [True, True],
+    }  # fmt: skip
+
+
 GUARDED = {
+    "grid_sampler_2d_backward": lambda: places(float("nan")),
     "max_pool2d_with_indices_backward": lambda: max_pool(2, **window(2)),
     "max_pool3d_with_indices_backward": lambda: max_pool(3, **window(3)),
     "adaptive_max_pool2d_backward": lambda: max_pool(2),
@@ -171,6 +180,13 @@ def test_the_guard_refuses_it(name):
     with pytest.raises(HostileIndexError, match=name) as refusal:
         guards.check(f"aten::{name}", GUARDED[name]())
     assert str(FAR) not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), 1e30])
+def test_places_beyond_all_images(value):
+    with pytest.raises(HostileIndexError, match="grid must be finite"):
+        guards.check("aten::grid_sampler_2d_backward", places(value))
+    guards.check("aten::grid_sampler_2d_backward", places(1e15))
 
 
 @pytest.mark.parametrize("name", IN_BETWEEN)

@@ -100,3 +100,12 @@ def test_one_sessions_memory_does_not_show_in_another() -> None:
         made = two.made("empty.memory_format", [SIZE])
         assert not (two.get(made) == SECRET).any()
         two.free(made)
+
+
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_nor_is_it_the_loss_of_no_samples(reduction: int) -> None:
+    session = Session()
+    scores, classes = session.put(torch.zeros(0, 3)), session.put(torch.zeros(0, dtype=torch.int64))
+    failure = session.call("multi_margin_loss", scores, classes, 1, 1.0, None, reduction, outs=[next(session.numbers)])
+    assert failure is not None
+    assert "not empty" in failure.text

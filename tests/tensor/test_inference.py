@@ -6,9 +6,10 @@ import logging
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cloister.errors import OpRefusedError
-from cloister.tensor import ops
+from cloister.tensor import inference, ops
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.inference import Outline, outline_of
 
@@ -78,3 +79,19 @@ def test_what_is_found_is_remembered_by_key() -> None:
 def test_types_that_do_not_live_at_workers() -> None:
     with pytest.raises(OpRefusedError):
         outline(aten.complex.default, torch.zeros(2, dtype=torch.float16), torch.zeros(2, dtype=torch.float16))
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller can name ever other arguments, as many as a message holds, and refused calls are found out too."""
+    monkeypatch.setattr(inference, "_CACHED", 1000)
+    inference._cache.clear()
+    op, before = ops.of_overload(aten.cat.default), len(FakeTensorMode.cache)
+    for size in range(1, 60):
+        tensors = [torch.zeros(size)] * 100
+        key = (tuple(map(Geometry.of, tensors)),)
+        outline_of(op, key, [tensors], {}, Geometry.of)
+        assert sum(len(lists) for each in op.outlines for lists in each) <= 1000  # type: ignore[arg-type, misc]
+    assert op.outlines
+    assert len(FakeTensorMode.cache) == before
+    inference._cache.clear()
+    assert not op.outlines

@@ -54,6 +54,15 @@ def test_objects_are_freed_with_their_pointers(encode: bool) -> None:
     assert bob.count() == m.Counted(0, 0)
 
 
+def test_a_fault_tells_the_types_that_did_not_fit_and_no_values() -> None:
+    bob = VirtualWorker(id="bob")
+    with pytest.raises(
+        RemoteOpError, match=r"given float32\[2, 3\], float64\[3, 2\]; .* x.to\(torch.float32\)"
+    ) as found:
+        _ = X.send(bob) @ X.double().T.send(bob)
+    assert "but got" not in str(found.value)
+
+
 @ENCODE
 def test_a_fault_is_raised_by_the_line_that_caused_it(encode: bool) -> None:
     bob = VirtualWorker(id="bob", encode=encode)

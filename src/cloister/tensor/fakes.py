@@ -2,13 +2,14 @@
 
 PyTorch's ``FakeTensorMode`` falls back to the processor's own kernel for an operation that has no shape function, on
 tensors of zeros and with the numbers that the caller gave. Whoever is about to check a stranger's call must not run it
-on the way, so that is switched off here, and the operations of the table that lack a shape function have one below.
+on the way, so that is switched off here. The operations of the table that lack a shape function have one below, and so
+have those whose own is wrong about tensors of several element types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -29,15 +30,32 @@ class Fakes(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__(allow_fallback_kernels=False)
+        self.cache_enabled = False  # it is the process's, grows without end, and ours answers before it
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         own = OWN.get(func)
         if own is None:
-            return super().__torch_dispatch__(func, types, args, kwargs or {})
+            made = super().__torch_dispatch__(func, types, args, kwargs or {})
+            return made if func not in NORMS else self._mixed(cast(Any, made), [*args, *(kwargs or {}).values()])
         with self:
             return own(*args, **(kwargs or {}))
+
+    def _mixed(self, made: tuple[Tensor | None, ...], given: Sequence[Any]) -> tuple[Tensor | None, ...]:
+        """What a norm makes where its input is of half precision and other tensors of float32: the first result is of
+        the input's type, the others are of float32.
+        """
+        types = {each.dtype for each in given if isinstance(each, Tensor)}
+        halves = types & {torch.float16, torch.bfloat16}
+        if torch.float32 not in types or len(halves) != 1:
+            return made
+        wanted = [*halves, torch.float32, torch.float32]
+        with self:
+            return tuple(
+                None if each is None else torch.empty_like(each, dtype=dtype)
+                for each, dtype in zip(made, wanted, strict=True)
+            )
 
 
 # ---- Shape functions. Each takes what its operation takes, and raises where that would. ------------------------------
@@ -116,6 +134,44 @@ def _histogram_edges(self: Tensor, bins: Tensor, **named: Any) -> tuple[Tensor, 
     return self.new_empty((bins.shape[0] - 1,)), self.new_empty(bins.shape)
 
 
+# Losses and activations, given tensors of several element types: what the kernels of 2.13 make, which is not always
+# what PyTorch's shape functions say.
+
+
+def _loss(self: Tensor, target: Tensor, reduction: int = 1, *rest: Any) -> Tensor:
+    return torch.empty_like(self + target, dtype=self.dtype) if reduction == 0 else self.new_empty(())
+
+
+def _loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, *rest: Any) -> Tensor:
+    shapes = self.shape, target.shape, grad_output.shape
+    return self.new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def _threshold_backward(grad_output: Tensor, self: Tensor, threshold: Any) -> Tensor:
+    return self + grad_output
+
+
+def _native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return grad_output * mask * scale
+
+
+def _rrelu_with_noise_backward(
+    grad_output: Tensor, self: Tensor, noise: Tensor, lower: Any, upper: Any, training: bool, self_is_result: bool
+) -> Tensor:
+    return grad_output * noise if training else self + grad_output
+
+
+NORMS: Final = frozenset(
+    {
+        aten.native_batch_norm.default,
+        aten.native_batch_norm_backward.default,
+        aten.native_group_norm.default,
+        aten.native_group_norm_backward.default,
+        aten.native_layer_norm.default,
+        aten.native_layer_norm_backward.default,
+    }
+)
+
 OWN: Final[Mapping[OpOverload, Shapes]] = {
     aten._ctc_loss_backward.default: _ctc_loss_backward,
     aten._ctc_loss_backward.Tensor: _ctc_loss_backward,
@@ -128,6 +184,15 @@ OWN: Final[Mapping[OpOverload, Shapes]] = {
     aten.binomial.default: _binomial,
     aten.fractional_max_pool3d_backward.default: _like_self,
     aten.geqrf.default: _geqrf,
+    aten.huber_loss.default: _loss,
+    aten.huber_loss_backward.default: _loss_backward,
+    aten.mse_loss_backward.default: _loss_backward,
+    aten.native_dropout_backward.default: _native_dropout_backward,
+    aten.rrelu_with_noise_backward.default: _rrelu_with_noise_backward,
+    aten.smooth_l1_loss_backward.default: _loss_backward,
+    aten.soft_margin_loss.default: _loss,
+    aten.soft_margin_loss_backward.default: _loss_backward,
+    aten.threshold_backward.default: _threshold_backward,
     aten.histogram.bin_ct: _histogram_count,
     aten.histogram.bins_tensor: _histogram_edges,
     aten.multi_margin_loss_backward.default: _like_self,

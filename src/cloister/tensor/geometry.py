@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 from weakref import WeakValueDictionary
 
 import torch
 
 from cloister.errors import OpRefusedError
+from cloister.wire.limits import SIZE
 from cloister.wire.tensors import ITEM_BYTES
 
 DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, name) for name in ITEM_BYTES}
@@ -19,14 +21,16 @@ EMPTY_PLACES: Final = 1 << 26
 """So many places may the other dimensions of a tensor have, where one dimension has none."""
 
 
-def check_emptiness(shape: Iterable[int]) -> None:
-    """Refuses a tensor without elements whose other dimensions are without measure: it needs no memory, so that no
-    limit holds it, and kernels go through the places where elements would be.
+def check_extents(shape: Iterable[int], strides: Iterable[int] = ()) -> None:
+    """Refuses extents that cannot be told of, and a tensor without elements whose other dimensions are without measure:
+    it needs no memory, so that no limit holds it, and kernels go through the places where elements would be.
 
     Raises:
         OpRefusedError: it is one.
     """
     sizes = list(shape)
+    if math.prod(sizes) > SIZE or max(chain(sizes, strides), default=0) > SIZE:
+        raise OpRefusedError(f"a tensor of shape {sizes} is over the limit of {SIZE} elements, or so are its strides")
     if 0 in sizes and math.prod(filter(None, sizes)) > EMPTY_PLACES:
         raise OpRefusedError(
             f"a tensor of shape {sizes} has no elements and too many places for them; make its other dimensions smaller"

@@ -24,10 +24,11 @@ from torch.utils._mode_utils import no_dispatch
 from cloister.errors import OpRefusedError
 from cloister.tensor import ops
 from cloister.tensor.fakes import Fakes
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_emptiness
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_extents
 from cloister.tensor.ops import Of, Op, Param
 
-_CACHED_PER_OP: Final = 4096
+_CACHED: Final = 1 << 18
+"""So many arguments and outputs the outlines that are kept may have together, so that no caller fills the memory."""
 
 
 class Outline:
@@ -54,6 +55,32 @@ class Outline:
         return outline
 
 
+class _Cache:
+    """The outlines that operations keep, all of which are forgotten when they become too many."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._ops: set[Op] = set()
+
+    def add(self, op: Op, key: tuple[object, ...], outline: Outline) -> None:
+        """Keeps one."""
+        lists = sum(len(each) for each in key if type(each) is tuple)
+        size = 1 + len(key) + lists + len(outline.geometries)
+        with _lock:
+            if self._size + size > _CACHED:
+                self.clear()
+            self._size += size
+            self._ops.add(op)
+            op.outlines[key] = outline
+
+    def clear(self) -> None:
+        """Forgets all of them."""
+        for op in self._ops:
+            op.outlines.clear()
+        self._ops.clear()
+        self._size = 0
+
+
 def outline_of(
     op: Op,
     key: tuple[object, ...],
@@ -75,9 +102,7 @@ def outline_of(
     if found is not None:
         return cast(Outline, found)
     outline = _infer(op, args, kwargs, geometry_of)
-    if len(op.outlines) >= _CACHED_PER_OP:
-        op.outlines.clear()
-    op.outlines[key] = outline
+    _cache.add(op, key, outline)
     return outline
 
 
@@ -190,7 +215,7 @@ def _geometry(value: torch.Tensor | None) -> Geometry | None:
         raise OpRefusedError("tensors that are not strided do not live at workers")
     if value.dtype not in DTYPE_NAMES:
         raise OpRefusedError(f"tensors of {value.dtype} do not live at workers")
-    check_emptiness(value.shape)
+    check_extents(value.shape, value.stride())
     return Geometry.of(value)
 
 
@@ -221,6 +246,7 @@ def _fake(geometry: Geometry) -> torch.Tensor:
 
 _lock: Final = RLock()
 _mode: Final = Fakes()
+_cache: Final = _Cache()
 _log: Final = logging.getLogger("torch._subclasses.fake_tensor")
 
 

@@ -72,6 +72,7 @@ class Param:
     name: str
     of: Of
     optional: bool
+    required: bool
     item: tuple[type, ...]
     numbers: tuple[type, ...]
     """The types that it may be of where it is a single number: ``item`` then, else nothing."""
@@ -130,7 +131,7 @@ class Op:
     ``outlines`` caches what ``cloister.tensor.inference`` finds of its outputs. ``returns`` holds, for each return
     of the schema, the position of the argument that is written and handed back, ``TENSOR`` or ``TENSORS``;
     ``views`` is the position of the argument that fresh outputs are views of, or None; ``written`` holds position and
-    name of each argument that is written to.
+    name of each argument that is written to; ``makes`` says whether any output is fresh.
     """
 
     __slots__ = (
@@ -138,6 +139,7 @@ class Op:
         "guard",
         "inplace",
         "kernel",
+        "makes",
         "name",
         "outlines",
         "overload",
@@ -164,6 +166,7 @@ class Op:
         self.inplace = self.returns == (0,)
         self.views = _viewed(schema)
         self.written = tuple((at, param.name) for at, param in enumerate(self.params) if param.written)
+        self.makes = Of.TENSOR in self.returns or Of.TENSORS in self.returns
         self.random, self.zero_fill, self.guard = row.random, row.zero_fill, row.guard
         self.takes_generator = "generator" in self.by_name
         self.takes_device = row.factory and "device" in self.by_name
@@ -202,6 +205,7 @@ def _param(row: OpRow, argument: Any) -> Param:
         name=argument.name,
         of=of,
         optional=optional,
+        required=not argument.has_default_value(),
         item=item,
         numbers=item if of in _NUMBERS else (),
         written=(alias is not None and alias.is_write) or argument.name in row.mutates,

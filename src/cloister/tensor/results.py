@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from cloister.errors import OpRefusedError
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_extents
 from cloister.tensor.ops import Of, Op
 
 _log: Final = logging.getLogger(__name__)
@@ -104,13 +104,15 @@ def bounded(op: Op, found: Sequence[torch.Tensor | None], nbytes: int) -> list[t
     """Results whose shapes depend on values, each in memory of its own size.
 
     Raises:
-        OpRefusedError: together they are larger than the ``nbytes`` foretold, or of a type that does not travel.
+        OpRefusedError: together they are larger than the ``nbytes`` foretold, or of a type or extent that does not
+            travel.
     """
     made = [None if tensor is None else _alone(tensor) for tensor in found]
     there = [tensor for tensor in made if tensor is not None]
     for tensor in there:
         if tensor.dtype not in DTYPE_NAMES:
             raise unpredicted(op, tensor, None)
+        check_extents(tensor.shape, tensor.stride())
     if sum(tensor.nbytes for tensor in there) > nbytes:
         raise unpredicted(op, None, None)
     return made

@@ -26,6 +26,9 @@ def check(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         OpRefusedError: such a call. Callers of good faith never make one.
     """
     named = arguments_by_name(op, args, kwargs)
+    missing = [param.name for param in op.params if param.required and param.name not in named]
+    if missing:
+        raise OpRefusedError(f"{op} needs its argument {missing[0]}")
     if not op.row.factory and not any(map(_names_a_tensor, named.values())):
         # PyTorch would compute with the numbers at once, where shapes alone are asked for.
         raise OpRefusedError(f"{op} needs a tensor among its arguments")

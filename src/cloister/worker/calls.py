@@ -27,6 +27,9 @@ from cloister.worker.torch_errors import reported
 _TENSOR: Final = Of.TENSOR  # an enumeration's members are slow to look up
 
 
+_NOTHING: Final[undoing.Kept] = []
+
+
 def run(store: Store, device: torch.device, call: m.Call) -> None:
     """Runs one operation.
 
@@ -45,21 +48,28 @@ def run(store: Store, device: torch.device, call: m.Call) -> None:
     store.check_room(nbytes=nbytes, ids=call.outs)
     if op.takes_device:
         kwargs["device"] = device
-    returned = _computed(op, call.seed, device, args, kwargs)
-    if op.written:
-        first = known[0] if op.inplace else None
-        if type(first) is not Geometry or not results.looks(args[0], first):
-            _check_written(op, call, store)
-    if single is None:
-        _hold_all(op, call, store, outline, nbytes, returned)
-    else:
+    kept = _NOTHING
+    try:
+        if op.written:
+            kept = undoing.keep(op, args, kwargs)
+        returned = _computed(op, call.seed, device, args, kwargs)
+        if op.written:
+            first = known[0] if op.inplace else None
+            if type(first) is not Geometry or not results.looks(args[0], first):
+                _check_written(op, call, store)
+        if single is None:
+            _hold_all(op, call, store, outline, nbytes, returned)
+            return
         memory = returned.untyped_storage() if returned.layout is torch.strided else None
         if memory is None or not results.fits(returned, single, memory):
             returned = results.settled(op, returned, single)
             memory = returned.untyped_storage()
-        if op.zero_fill:
-            uninitialised.zero(returned)
-        store.held[call.outs[0]] = Entry(store, returned, single, memory)
+    except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
+        undoing.put_back(kept)
+        raise reported(fault, args=args, kwargs=kwargs) from None
+    if op.zero_fill:
+        uninitialised.zero(returned)
+    store.held[call.outs[0]] = Entry(store, returned, single, memory)
 
 
 def _decoded(op: Op, call: m.Call, store: Store) -> tuple[list[Any], dict[str, Any], tuple[object, ...]]:
@@ -85,7 +95,7 @@ def _guard(op: Op, args: list[Any], kwargs: dict[str, Any]) -> None:
     try:
         guards.check(op.name, ops.arguments_by_name(op, args, kwargs))
     except Exception as fault:  # noqa: BLE001 - arguments that cannot even be looked at: PyTorch would not take them
-        raise reported(fault) from None
+        raise reported(fault, args=args, kwargs=kwargs) from None
 
 
 def _outline(op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str, Any]) -> Outline:
@@ -95,7 +105,7 @@ def _outline(op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str,
     except WorkerError:
         raise
     except Exception as fault:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
-        raise reported(fault) from None
+        raise reported(fault, args=args, kwargs=kwargs) from None
     if not all(geometry is None or geometry.dtype in DTYPE_NAMES for geometry in outline.geometries):
         op.outlines.pop(key, None)
         raise OpRefusedError(f"{op} would make a tensor of an element type that does not travel")
@@ -128,20 +138,13 @@ def _may_be_absent(id: int, geometry: object) -> bool:
 
 
 def _computed(op: Op, seed: int | None, device: torch.device, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    kept: undoing.Kept = []
-    try:
-        if op.written:
-            kept = undoing.keep(op, args, kwargs)
-        if seed is None:
+    if seed is None:
+        returned = op.kernel(*args, **kwargs)
+    else:
+        with seeded(seed, device):
             returned = op.kernel(*args, **kwargs)
-        else:
-            with seeded(seed, device):
-                returned = op.kernel(*args, **kwargs)
-        if op.guard and op.name in uninitialised.LEAVE_GAPS:
-            uninitialised.close(op.name, ops.arguments_by_name(op, args, kwargs), returned)
-    except Exception as fault:  # noqa: BLE001 - whatever PyTorch raises for these arguments, it is the caller's
-        undoing.put_back(kept)
-        raise reported(fault) from None
+    if op.guard and op.name in uninitialised.LEAVE_GAPS:
+        uninitialised.close(op.name, ops.arguments_by_name(op, args, kwargs), returned)
     return returned
 
 

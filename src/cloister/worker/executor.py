@@ -15,9 +15,9 @@ from cloister.errors import (
     WorkerError,
 )
 from cloister.tensor import results
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_emptiness
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry, check_extents
 from cloister.wire import sessions as m
-from cloister.wire.limits import FOUND
+from cloister.wire.limits import FOUND, TEXT_CHARS
 from cloister.wire.sessions import Tags
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import calls
@@ -86,9 +86,12 @@ class Executor:
             MemoryLimitError, OpRefusedError: more than the session may hold; nothing was allocated.
         """
         for spec in specs:
-            check_emptiness(spec.shape)
+            check_extents(spec.shape)
         self._store.check_room(nbytes=sum(spec.nbytes() for spec in specs))
-        return [empty(spec) for spec in specs]
+        try:
+            return [empty(spec) for spec in specs]
+        except Exception as fault:  # noqa: BLE001 - there is no memory for it after all
+            raise reported(fault) from None
 
     def run(self, commands: Sequence[m.Command], puts: Sequence[torch.Tensor]) -> None:
         """Runs commands in order; ``puts`` holds the values of the ``Put``s among them."""
@@ -137,7 +140,7 @@ class Executor:
                 op = "send"
                 self._store.lose((id,), fault)
         if self._failure is None:
-            self._failure = m.Failure(fault.code, op, site, str(fault))
+            self._failure = m.Failure(fault.code, op, site, str(fault)[:TEXT_CHARS])
 
     def failure(self) -> m.Failure | None:
         """The failure that is kept, which is then forgotten."""
@@ -164,7 +167,7 @@ class Executor:
                 case m.Train():
                     return self._trainings.train(question)
         except WorkerError as fault:
-            return m.Failure(fault.code, "", 0, str(fault)), []
+            return m.Failure(fault.code, "", 0, str(fault)[:TEXT_CHARS]), []
         raise AssertionError(question)
 
     @property

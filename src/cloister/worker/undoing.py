@@ -24,21 +24,23 @@ _BY_INDEX: Final = (
     " scatter_reduce_ masked_scatter_ embedding_renorm_"
 )
 _BY_PROBABILITY: Final = "bernoulli_"
-_BY_TYPE: Final = "native_batch_norm"  # of weight and bias, once the running statistics are written
+_BY_TYPE: Final = "native_batch_norm eye"  # of weight and bias, once statistics are written; of what cannot hold a 1
 _BY_DIVISOR: Final = "div_ floor_divide_ fmod_ remainder_ pow_ div"
-_LATE: Final = {f"aten::{name}": False for name in [*_BY_INDEX.split(), _BY_PROBABILITY, _BY_TYPE]} | {
+_LATE: Final = {f"aten::{name}": False for name in [*_BY_INDEX.split(), _BY_PROBABILITY, *_BY_TYPE.split()]} | {
     f"aten::{name}": True for name in _BY_DIVISOR.split()
 }
 """By name without overload: whether only whole numbers make it raise late."""
 
 
 def keep(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Kept:
-    """What has to be put back should ``op`` raise; nothing for an operation that looks before it writes.
+    """What has to be put back should the call be refused; nothing for an operation that looks before it writes.
 
     Raises:
         RuntimeError: there is no memory for a copy.
     """
     whole_only = _whole_only(op.name)
+    if op.makes:  # and what it makes may be refused, once it has written
+        whole_only = False
     if whole_only is None:
         return []
     kept: Kept = []
@@ -55,9 +57,11 @@ def _whole_only(name: str) -> bool | None:
 
 
 def put_back(kept: Kept) -> None:
-    """Undoes what an operation has done to the tensors that were kept."""
+    """Undoes what an operation has done to the tensors that were kept; one of another shape now is lost in any case."""
     for tensor, before in kept:
-        (_memory_of(tensor) if _overlaps(tensor) else tensor).copy_(before)
+        written = _memory_of(tensor) if _overlaps(tensor) else tensor
+        if written.shape == before.shape:
+            written.copy_(before)
 
 
 def _overlaps(tensor: torch.Tensor) -> bool:

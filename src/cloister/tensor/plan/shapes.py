@@ -10,7 +10,7 @@ import torch
 
 from cloister.errors import CloisterError, HostileIndexError, PlanError
 from cloister.tensor import ops
-from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry, check_emptiness
+from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry, check_extents
 from cloister.tensor.inference import Outline, add_literal, outline_of
 from cloister.tensor.ops import Of, Op, Param
 from cloister.tensor.plan import safety
@@ -79,7 +79,7 @@ def _check_variance(op: Op, named: dict[str, Any]) -> None:
 def _geometry(dtype: str, shape: tuple[int, ...]) -> Geometry:
     try:
         TensorSpec(dtype, shape).nbytes()
-        check_emptiness(shape)
+        check_extents(shape)
     except CloisterError as fault:
         raise PlanError(str(fault)) from None
     return Geometry.contiguous(DTYPES[dtype], shape)

@@ -69,6 +69,12 @@ class Call:
         if value is not None and value.numel() != count:
             self.refuse(argument, f"of {count} elements")
 
+    def bounded(self, argument: str, most: float) -> None:
+        """Numbers of at most this magnitude; NaN is none."""
+        values = self.tensor(argument)
+        if values.numel() and not bool((values.abs() <= most).all()):
+            self.refuse(argument, f"finite, and of at most {most:g} in magnitude")
+
     def within(self, argument: str, low: int, high: int, *, ignored: int | None = None) -> None:
         """Integers from ``low`` up to but not including ``high``, or ``ignored``."""
         self.values_within(argument, self.tensor(argument), low, high, ignored=ignored)

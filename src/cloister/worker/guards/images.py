@@ -9,6 +9,8 @@ from typing import Final
 from cloister.worker.guards.call import Call, Guard, each
 
 _LARGEST_PAD: Final = 2**31 - 1
+_FARTHEST: Final = 2.0**64
+"""So far from the image may a place be, which no extent makes infinite; places between -1 and 1 lie in it."""
 _SCALES: Final = {1: ("scales",), 2: ("scales_h", "scales_w"), 3: ("scales_d", "scales_h", "scales_w")}
 
 
@@ -100,7 +102,7 @@ def _upsample(spatial: int) -> Guard:
 
 
 def _grid_sampler(spatial: int, *, backward: bool) -> Guard:
-    """Unknown modes leave the output unwritten."""
+    """Unknown modes leave the output unwritten; places that are no number lead the gradient's kernel off the image."""
     modes = 3 if spatial == 2 else 2
 
     def guard(call: Call) -> None:
@@ -110,6 +112,7 @@ def _grid_sampler(spatial: int, *, backward: bool) -> Guard:
             call.refuse("padding_mode", "at least 0 and less than 3")
         if backward:
             call.shaped("grad_output", [*call.tensor("input").shape[:2], *call.tensor("grid").shape[1:-1]])
+            call.bounded("grid", _FARTHEST)
 
     return guard
 

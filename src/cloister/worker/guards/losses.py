@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -75,16 +76,27 @@ def _ctc_loss_backward(call: Call) -> None:
     call.shaped("grad", [batch])
 
 
+def _margin_loss(call: Call) -> None:
+    """Reduced, the loss of no samples is a number that nobody wrote."""
+    if call.tensor("self").numel() == 0 and call.integer("reduction", 1) != 0:
+        call.refuse("self", "not empty, where the loss is reduced")
+
+
 def _rrelu(call: Call) -> None:
     """The kernel writes as many numbers as ``self`` has elements into ``noise``, one after the other."""
     call.shaped("noise", call.tensor("self").shape)
     call.packed("noise")
+    lower, upper = call.scale("lower"), call.scale("upper")
+    lower, upper = 1 / 8 if lower is None else lower, 1 / 3 if upper is None else upper
+    if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):  # it would find out after writing
+        call.refuse("lower", "finite, and at most upper, which is finite too")
 
 
 GUARDS: Final[Mapping[str, Guard]] = {
     "aten::nll_loss_backward": _nll_loss_backward,
     **each(["rrelu_with_noise", "rrelu_with_noise_"], _rrelu),
     **each(["binary_cross_entropy", "binary_cross_entropy_backward"], _cross_entropy),
+    "aten::multi_margin_loss": _margin_loss,
     **each(["multi_margin_loss_backward", "multilabel_margin_loss_backward"], _margin_loss_backward),
     **each(["_ctc_loss", "_ctc_loss.Tensor"], _ctc_loss),
     **each(["_ctc_loss_backward", "_ctc_loss_backward.Tensor"], _ctc_loss_backward),
