@@ -23,7 +23,7 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.verifier import authenticate, verify
 from cloister.net import tcp
-from cloister.net.attested import examine
+from cloister.net.attested import attest
 from cloister.net.contexts import unverified_client_context
 from cloister.net.proving import Instance
 from cloister.net.tls import handshake, wrap
@@ -155,10 +155,10 @@ def _reference(tee: str, claims: object) -> Reference:
 def _connections(console: Console, folder: Path) -> None:
     with LocalFederation(folder, ["bob", "alice"], aggregator=_NAME, interactive=False) as federation:
         address = federation.start_aggregator()
-        demands, bob = federation.demands(), federation.identities["bob"]
+        policy, bob = federation.policy(), federation.identities["bob"]
 
         def connect() -> None:
-            examine(_NAME, demands=demands, identity=bob, at=address).close()
+            attest(_NAME, policy=policy, identity=bob, at=address).close()
 
         def shake_hands() -> None:
             raw = tcp.dial(parse_address(address), within_s=10.0)
@@ -168,20 +168,20 @@ def _connections(console: Console, folder: Path) -> None:
 
         whole = timed(connect, repeats=_CONNECTIONS)
         shaking = timed(shake_hands, repeats=_CONNECTIONS)
-        with examine(_NAME, demands=demands, identity=bob, at=address) as proven:
-            again = timed(proven.again, repeats=_CONNECTIONS // 2)
+        with attest(_NAME, policy=policy, identity=bob, at=address) as attested:
+            again = timed(attested.again, repeats=_CONNECTIONS // 2)
             judging = timed(
                 lambda: verify(
-                    proven.evidence,
+                    attested.evidence,
                     reference=federation.agreed.reference,
                     collateral=None,
-                    now=proven.proved_at,
-                    report_data=proven.transcript.report_data(),
+                    now=attested.proved_at,
+                    report_data=attested.transcript.report_data(),
                 ),
                 repeats=_CONNECTIONS,
             )
     attester = find("simulated", role="aggregator")
-    instance = Instance(role="aggregator", attester=attester, charter=demands.charter.digest, name=_NAME)
+    instance = Instance(role="aggregator", attester=attester, charter=policy.charter.digest, name=_NAME)
     proving = timed(lambda: instance.prove(instance.transcript(bytes(32), client=None)), repeats=_CONNECTIONS)
     table = _table("(i) attested connection over loopback, simulated TEE", "share", "aim")
     parts = {"TCP and TLS, both certificates": shaking, "making the proof": proving, "judging it": judging}

@@ -21,10 +21,10 @@ from bench import parties
 from cloister.charter import keys
 from cloister.errors import NetworkError
 from cloister.ledger.records import cohort_to_be_signed, commitment
-from cloister.net.attested import examine
+from cloister.net.attested import attest
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
-from cloister.net.policy import Demands
+from cloister.net.policy import AttestationPolicy
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalStudy
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
@@ -79,12 +79,12 @@ def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
 
 
 def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
-    demands = Demands(charter=study.charter, accept_simulated=True)
+    policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
     key, salt = private_key(identity.path), b""
     public = keys.public_bytes(key)
-    proven = examine(ADDRESS, demands=demands, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
-    with proven, suppress(NetworkError):
-        connection = proven.connection
+    attested = attest(ADDRESS, policy=policy, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
+    with attested, suppress(NetworkError):
+        connection = attested.connection
         greet(connection, purpose="study", software="bench", wait_s=60.0)
         connection.send(Kind.ROUND, w.Join(0, b"", 0, holds=False))
         while True:

@@ -17,13 +17,13 @@ import numpy as np
 
 from cloister.aggregation import mean, strategies
 from cloister.aggregator import bodies, releasing
-from cloister.aggregator.peers import Guest
+from cloister.aggregator.peers import ConnectedMember
 from cloister.charter import keys
 from cloister.net.connection import Connection
 from cloister.node.study import journal, member
 from cloister.node.study.effects import Effect
 from cloister.node.study.member import Member
-from cloister.node.study.replica import Holdings
+from cloister.node.study.replica import Replica
 
 Vector = Any
 
@@ -50,11 +50,11 @@ def _commitments() -> None:
 
 
 def _unhashed(*, norms: bool) -> None:
-    def look(self: bodies.Update, room: memoryview) -> None:
-        self._norms.append(bodies._norm(np.frombuffer(room, self._dtype)) if norms else 1.0)
-        self._left -= len(room)
+    def update(self: bodies.Update, buffer: memoryview) -> None:
+        self._norms.append(bodies._norm(np.frombuffer(buffer, self._dtype)) if norms else 1.0)
+        self._left -= len(buffer)
 
-    bodies.Update.look = look  # type: ignore[method-assign]
+    bodies.Update.update = update  # type: ignore[method-assign]
 
 
 def _norms() -> None:
@@ -68,12 +68,12 @@ def _names() -> None:
     """Models have names that nobody derives from their values."""
     releasing.model_digest = lambda job, vector: os.urandom(32)  # type: ignore[attr-defined]
 
-    def believe(self: Holdings, job: Any) -> None:
+    def believe(self: Replica, job: Any) -> None:
         if self._unproven is not None and job is not None:
             self._model, self._unproven = self._unproven._replace(tensors=bytes(32)), None
         self._keep()
 
-    Holdings.prove = believe  # type: ignore[method-assign]
+    Replica.prove = believe  # type: ignore[method-assign]
 
 
 def _durability() -> None:
@@ -109,19 +109,19 @@ def _signatures() -> None:
 
 def _return() -> None:
     """The model goes to the researcher only: owners are given the first, and go on as if it were the newest."""
-    takes = Guest.takes_models.fget
+    takes = ConnectedMember.takes_models.fget
     assert takes is not None
-    Guest.takes_models = property(  # type: ignore[method-assign,assignment]
+    ConnectedMember.takes_models = property(  # type: ignore[method-assign,assignment]
         lambda self: takes(self) and not (self.owner and self.model is not None)
     )
-    take = Holdings.take
+    take = Replica.take
 
-    def pretend(self: Holdings, message: Any, body: memoryview, *, job: Any) -> None:
+    def pretend(self: Replica, message: Any, body: memoryview, *, job: Any) -> None:
         take(self, message, body, job=job)
         if self._model is not None:
             self._model = self._model._replace(digest=self.ledger.model or b"")
 
-    Holdings.take = pretend  # type: ignore[method-assign]
+    Replica.take = pretend  # type: ignore[method-assign]
 
 
 def _tls() -> None:

@@ -30,10 +30,10 @@ from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-    from cloister.net.attested import examine
+    from cloister.net.attested import attest
     from cloister.net.client import RemoteWorker, connect
     from cloister.net.identity import Identity
-    from cloister.net.policy import Demands, read_charter
+    from cloister.net.policy import AttestationPolicy, read_charter
     from cloister.simulation.simulate import simulate
     from cloister.study.job import model_digest
     from cloister.study.study import Study
@@ -49,8 +49,8 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AttestationPolicy",
     "CloisterError",
-    "Demands",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
@@ -65,9 +65,9 @@ __all__ = [
     "TorchHook",
     "VirtualWorker",
     "__version__",
+    "attest",
     "connect",
     "errors",
-    "examine",
     "model_digest",
     "plan",
     "read_charter",
@@ -77,7 +77,7 @@ __all__ = [
 _HOME = {
     "Adam": "cloister.worker.optimizers",
     "AdamW": "cloister.worker.optimizers",
-    "Demands": "cloister.net.policy",
+    "AttestationPolicy": "cloister.net.policy",
     "FedAdagrad": "cloister.aggregation.strategies",
     "FedAdam": "cloister.aggregation.strategies",
     "FedAvg": "cloister.aggregation.strategies",
@@ -93,7 +93,7 @@ _HOME = {
     "TorchHook": "cloister.tensor.hook",
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
-    "examine": "cloister.net.attested",
+    "attest": "cloister.net.attested",
     "model_digest": "cloister.study.job",
     "plan": "cloister.worker.plans",
     "read_charter": "cloister.net.policy",

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Rule, State
+from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, State, Strategy
 from cloister.aggregation.vectors import BLOCK
 from cloister.errors import AggregationError, ConfigurationError
 from tests.aggregation.means import Contribution, mean
 
-RULES: list[Rule] = [FedAvg(), FedProx(0.1), FedAvgM(), FedAdagrad(), FedYogi(), FedAdam()]
+STRATEGIES: list[Strategy] = [FedAvg(), FedProx(0.1), FedAvgM(), FedAdagrad(), FedYogi(), FedAdam()]
 
 
-def run(rule: Rule, model: np.ndarray[Any, Any], means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def run(rule: Strategy, model: np.ndarray[Any, Any], means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     state = rule.start(len(model))
     for step in means:
         model, state = rule.apply(model, mean=step, state=state)
@@ -69,7 +69,7 @@ def reddi_algorithm_2(kind: str, x: float, deltas: list[float], lr: float, b1: f
 
 
 @pytest.mark.parametrize("rule", [FedAvg(), FedProx(0.3)])
-def test_fedavg_averages_the_members_models(rule: Rule) -> None:
+def test_fedavg_averages_the_members_models(rule: Strategy) -> None:
     model, updates = some(6, 4)
     members = [[(3, u), (5, v), (1, w)] for u, v, w in (updates[:3], updates[3:])]
     means = np.array([mean({str(n): Contribution(u, n) for n, u in round_}) for round_ in members])
@@ -107,9 +107,9 @@ def test_nothing_corrects_the_bias_of_the_first_rounds() -> None:
 # --- Laws
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", STRATEGIES, ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_model_keeps_its_type_and_nothing_changes_in_place(rule: Rule, dtype: Any) -> None:
+def test_the_model_keeps_its_type_and_nothing_changes_in_place(rule: Strategy, dtype: Any) -> None:
     model, means = (array.astype(dtype) for array in some())
     before, state = model.copy(), rule.start(len(model))
     for step in means:
@@ -125,15 +125,15 @@ def test_the_model_keeps_its_type_and_nothing_changes_in_place(rule: Rule, dtype
         state = after
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-def test_each_coordinate_goes_its_own_way(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", STRATEGIES, ids=lambda rule: type(rule).__name__)
+def test_each_coordinate_goes_its_own_way(rule: Strategy) -> None:
     model, means = some()
     order = np.array([3, 1, 4, 0, 2])
     assert np.array_equal(run(rule, model, means)[order], run(rule, model[order], means[:, order]))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-def test_a_model_longer_than_a_block(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", STRATEGIES, ids=lambda rule: type(rule).__name__)
+def test_a_model_longer_than_a_block(rule: Strategy) -> None:
     generator = np.random.default_rng(0)
     model, means = generator.normal(size=BLOCK + 3), generator.normal(size=(2, BLOCK + 3))
     parts = [run(rule, model[part], means[:, part]) for part in (slice(0, 7), slice(7, None))]
@@ -154,7 +154,7 @@ def test_one_rounding_to_the_models_type() -> None:
 # --- Refusals
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", STRATEGIES, ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize(
     ("model", "mean", "text"),
     [
@@ -165,7 +165,7 @@ def test_one_rounding_to_the_models_type() -> None:
         (np.array([np.inf, 0]), np.zeros(2), "the model holds a value that is not finite"),
     ],
 )
-def test_vectors_that_do_not_fit(rule: Rule, model: Any, mean: Any, text: str) -> None:
+def test_vectors_that_do_not_fit(rule: Strategy, model: Any, mean: Any, text: str) -> None:
     with pytest.raises(AggregationError, match=text):
         rule.apply(model, mean=mean, state=rule.start(2))
 
@@ -179,7 +179,7 @@ def test_a_model_that_overflows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rule", [FedAvgM(), FedAdam()])
-def test_another_rules_state_is_refused(rule: Rule) -> None:
+def test_another_rules_state_is_refused(rule: Strategy) -> None:
     with pytest.raises(AggregationError, match="state"):
         rule.apply(np.zeros(2), mean=np.zeros(2), state=FedAvg().start(2))
     with pytest.raises(AggregationError, match="state"):

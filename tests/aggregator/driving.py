@@ -17,8 +17,8 @@ from cloister.aggregation.strategies import State, apply_to_parameters
 from cloister.aggregation.vectors import Vector
 from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
-from cloister.aggregator.own import Self
-from cloister.aggregator.protocol import Rounds
+from cloister.aggregator.own import InstanceIdentity
+from cloister.aggregator.protocol import AggregatorProtocol
 from cloister.attest import evidence
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.transcript import Transcript
@@ -137,7 +137,7 @@ class Instance:
         self._key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"instance {seed}".encode()).digest())
         self._salts = (hashlib.sha256(f"salt {seed} {at}".encode()).digest() for at in count())
         self.signer = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        own = Self(
+        own = InstanceIdentity(
             signer=self.signer,
             sign=self._key.sign,
             prove=self.prove,
@@ -145,7 +145,7 @@ class Instance:
             time=lambda: 1_800_000_000_000 + int(self.now * 1000),
             collateral=collateral,
         )
-        self.rounds = Rounds(charter, own=own)
+        self.rounds = AggregatorProtocol(charter, own=own)
 
     @property
     def ledger(self) -> Ledger:
@@ -163,13 +163,13 @@ class Instance:
 
     def say(self, name: str, message: Any, body: bytes = b"") -> None:
         """A member's message and its body arrive whole; a body that nobody asked for ends the connection."""
-        room = self.begin(name, message, len(body))
-        if room is None and body:
+        buffer = self.begin(name, message, len(body))
+        if buffer is None and body:
             self.disconnect(name)
             return
-        if room is not None:
-            fill(room, body)
-        self.happen(Said(key_of(name), message, room))
+        if buffer is not None:
+            fill(buffer, body)
+        self.happen(Said(key_of(name), message, buffer))
 
     def begin(self, name: str, message: Any, body_bytes: int) -> Body | None:
         """A member's message has arrived, and its body is still to come."""
@@ -230,12 +230,12 @@ class Instance:
         return Proof(transcript.encode(), evidence.encode(found))
 
 
-def fill(room: Body, data: bytes) -> None:
+def fill(buffer: Body, data: bytes) -> None:
     """What arrives, into the room for it. It may be cut off."""
-    for part in room.rooms():
+    for part in buffer.buffers():
         part[:] = data[: len(part)].ljust(len(part), b"\0")
         data = data[len(part) :]
-        room.look(part)
+        buffer.update(part)
 
 
 class Party:

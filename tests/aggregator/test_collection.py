@@ -34,10 +34,10 @@ def pulled(count: int) -> tuple[np.ndarray, int]:
     try:
         collection = Collection(answers, limits=limits, layout=layout)
         while asked := collection.next():
-            rooms = {name: collection.room(name, salt=SALT) for name in asked}
+            buffers = {name: collection.buffer(name, salt=SALT) for name in asked}
             for name in reversed(asked):
-                fill(rooms[name], update)
-                collection.take(name, rooms[name])
+                fill(buffers[name], update)
+                collection.take(name, buffers[name])
         assert collection.complete
         return collection.mean(), tracemalloc.get_traced_memory()[1]
     finally:
@@ -68,10 +68,10 @@ def collecting(names: str, *, large: bool, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 def arrive(collection: Collection, name: str, updates: dict[str, bytes]) -> Update:
-    room = collection.room(name, salt=SALT)
-    fill(room, updates[name])
-    collection.take(name, room)
-    return room
+    buffer = collection.buffer(name, salt=SALT)
+    fill(buffer, updates[name])
+    collection.take(name, buffer)
+    return buffer
 
 
 def test_the_next_is_asked_before_what_arrived_is_added(monkeypatch):
@@ -83,7 +83,7 @@ def test_the_next_is_asked_before_what_arrived_is_added(monkeypatch):
     assert collection.next() == ["b"]
     assert first.vector is vector  # it waits for its memory to be wanted
     assert collection.next() == []
-    second = collection.room("b", salt=SALT)
+    second = collection.buffer("b", salt=SALT)
     assert second.vector is vector
     assert len(first.vector) == 0
 
@@ -97,10 +97,10 @@ def test_one_on_its_way_whose_turn_it_is_no_more_is_asked_again(large, monkeypat
     *others, late = collection.next()
     for name in others:
         arrive(collection, name, updates)
-    room = collection.room(late, salt=SALT)
+    buffer = collection.buffer(late, salt=SALT)
     collection.leave_out("f")
-    fill(room, updates[late])
-    collection.take(late, room)
+    fill(buffer, updates[late])
+    collection.take(late, buffer)
     asked = []
     while pulled := collection.next():
         asked += pulled

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloister.aggregator.protocol import REFUSALS
-from cloister.enclave.hub import _MESSAGES, Meeting, Seat
+from cloister.enclave.hub import _MESSAGES, Hub, MemberConnection
 from cloister.errors import CloisterError, NetworkError, UnreachableError
 from cloister.ledger import job as jobs
 from cloister.net.proving import Instance
@@ -87,7 +87,7 @@ def test_one_that_never_reads_is_let_go() -> None:
     """Each submission of the job that runs is answered. What nobody reads is kept up to a limit."""
     charter = agree()
     instance = Instance(role="aggregator", attester=ATTESTER, charter=charter.digest, name=charter.addresses[0])
-    meeting = Meeting(charter, instance=instance, collateral=None, upload_s=10.0)
+    meeting = Hub(charter, instance=instance, collateral=None, upload_s=10.0)
     ended: list[str] = []
     rosa = meeting.enter(key_of("rosa"), interrupt=lambda: ended.append("rosa"))
     meeting.say(rosa, w.Join(0, b"", 0, False), None)
@@ -105,7 +105,7 @@ def test_one_that_never_reads_is_let_go() -> None:
     assert len(rosa.outbox) <= _MESSAGES + 1
 
 
-def submit(meeting: Meeting, seat: Seat) -> None:
+def submit(meeting: Hub, seat: MemberConnection) -> None:
     data = jobs.encode(make_job(agree()))
     message, body = w.Submit(len(data)), data + first_model().tobytes()
     room = meeting.expect(seat, message, body_bytes=len(body))

@@ -55,7 +55,7 @@ def test_a_proof_with_an_attackers_key_is_refused(study: Study, swapped: tuple[s
             return Proof(transcript=transcript.encode(), evidence=genuine.evidence)
 
         with answering(attacker, swap) as at, pytest.raises(UnacceptableError) as caught:
-            study.examine(at)
+            study.attest(at)
     assert STALE in caught.value.failures
     assert len(caught.value.failures) == (
         1 if "tls" in swapped else 2

@@ -10,7 +10,7 @@ import pytest
 from cloister.charter import Charter
 from cloister.charter.summary import limits, rules, software
 from cloister.charter.template import template
-from cloister.charter.warnings import holes
+from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError
 from tests.charters import NOW, SGX, charter, text
 
@@ -48,7 +48,9 @@ ucode = 115
 
 
 def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
-    assert holes(charter(**TIGHT)) == ["noise: this version of cloister cannot add it, and refuses to use the charter"]
+    assert warnings_of(charter(**TIGHT)) == [
+        "noise: this version of cloister cannot add it, and refuses to use the charter"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,24 +73,24 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
     ],
 )
 def test_each_hole_is_explained(changed: dict[str, str], hole: str) -> None:
-    found = holes(charter(**(TIGHT | changed)))
+    found = warnings_of(charter(**(TIGHT | changed)))
     assert any(hole in each for each in found)
 
 
 def test_a_signer_alone_is_all_its_software() -> None:
     signer = SGX.replace('mr_signer = "any"', f'mr_signer = ["{"2e" * 32}"]').replace(f'["{"1e" * 32}"]', '"any"')
-    assert "on SGX: mr_enclave is any: all software of that signer, now and later" in holes(
+    assert "on SGX: mr_enclave is any: all software of that signer, now and later" in warnings_of(
         charter(**(TIGHT | {"software": signer}))
     )
 
 
 def test_what_nobody_can_do_is_told() -> None:
     nobody = Charter.parse(text().replace('role = "researcher"', 'role = "auditor"'))
-    assert any("nobody is a researcher" in hole for hole in holes(nobody))
+    assert any("nobody is a researcher" in hole for hole in warnings_of(nobody))
 
 
 def test_a_long_life_is_a_hole() -> None:
-    assert any("days" in hole for hole in holes(Charter.parse(text().replace("2027-", "2037-"))))
+    assert any("days" in hole for hole in warnings_of(Charter.parse(text().replace("2027-", "2037-"))))
 
 
 def test_the_words_of_a_charter() -> None:
@@ -96,7 +98,7 @@ def test_the_words_of_a_charter() -> None:
     told = rules(agreed)
     assert (told.name, told.serial, told.digest, told.floor) == ("stroke-study", 1, agreed.digest, 3)
     assert [member.name for member in told.members] == ["alice", "bob", "chuck", "dora", "rosa"]
-    assert told.holes == tuple(holes(agreed))
+    assert told.warnings_of == tuple(warnings_of(agreed))
     assert limits(agreed.limits)["noise"] == "gaussian, 1 times the clip"
     entry = dict(software(agreed.reference[0]))
     assert entry["measurement"] == "5e" * 48

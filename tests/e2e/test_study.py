@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.aggregation.mean import Sum
-from cloister.aggregation.strategies import Rule, apply_to_parameters
+from cloister.aggregation.strategies import Strategy, apply_to_parameters
 from cloister.ledger.audit import audit
 from cloister.ledger.job import owner_seed
 from cloister.ledger.jsonl import read_lines
@@ -105,7 +105,7 @@ def simulated(**changed: Any) -> nn.Module:
     return cloister.simulate(model(), loss, owners=data(), largest_share=SHARE, clip=CLIP, **given).model
 
 
-def replayed(history: History, *, strategy: Rule, start: nn.Module | None = None) -> nn.Module:
+def replayed(history: History, *, strategy: Strategy, start: nn.Module | None = None) -> nn.Module:
     """The rounds of a history, by their owners and shares, computed here."""
     trained = copy.deepcopy(start or model())
     parts, _, vector = describe(trained)

@@ -36,16 +36,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_it_proves_itself_to_everyone(study: Study) -> None:
     with study.aggregator() as running:
         for identity in (study.alice, study.bob, study.carol, study.dave):
-            with study.examine(running.at, identity=identity) as proven:
-                assert proven.connection.peer == running.instance.fingerprint
+            with study.attest(running.at, identity=identity) as attested:
+                assert attested.connection.peer == running.instance.fingerprint
 
 
 def test_it_takes_no_sessions_and_no_pushes(study: Study) -> None:
     with study.aggregator() as running:
         for identity, purpose in ((study.carol, "session"), (study.bob, "push")):
-            proven = study.examine(running.at, identity=identity)
+            attested = study.attest(running.at, identity=identity)
             with pytest.raises(PeerRefusedError, match="closed to interactive use"):
-                greet(proven.connection, purpose=purpose, software="test", wait_s=SOON)  # type: ignore[arg-type]
+                greet(attested.connection, purpose=purpose, software="test", wait_s=SOON)  # type: ignore[arg-type]
 
 
 def test_it_shows_the_key_of_its_instance(study: Study) -> None:
@@ -62,7 +62,7 @@ def test_it_says_when_it_serves(study: Study) -> None:
     thread = threading.Thread(target=aggregator.serve, kwargs={"ready": ready.set})
     thread.start()
     assert ready.wait(SOON)
-    study.examine(str(aggregator.address)).close()
+    study.attest(str(aggregator.address)).close()
     aggregator.stop()
     thread.join(SOON)
     assert not thread.is_alive()
@@ -77,11 +77,11 @@ def test_a_stop_before_it_serves_is_a_stop(study: Study) -> None:
 
 def test_when_it_stops_its_connections_end(study: Study) -> None:
     with study.aggregator() as running:
-        proven = study.examine(running.at)
+        attested = study.attest(running.at)
     with pytest.raises(ConnectionLostError):
-        proven.again()
+        attested.again()
     with pytest.raises(UnreachableError):
-        study.examine(running.at)
+        study.attest(running.at)
 
 
 def test_an_address_that_is_taken(study: Study) -> None:
@@ -93,8 +93,8 @@ def test_many_members_at_once(study: Study) -> None:
     found: list[bytes] = []
 
     def verify(identity: Identity) -> None:
-        with study.examine(running.at, identity=identity) as proven:
-            found.append(proven.again().transcript.instance)
+        with study.attest(running.at, identity=identity) as attested:
+            found.append(attested.again().transcript.instance)
 
     with study.aggregator() as running:
         threads = [threading.Thread(target=verify, args=(each,)) for each in [study.alice, study.bob, study.carol] * 3]

@@ -10,13 +10,13 @@ import pytest
 from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.collection import Collection
 from cloister.aggregator.releasing import Signing
-from cloister.aggregator.round import Course
+from cloister.aggregator.round import RoundMachine
 from cloister.ledger import chain as ledgers
 from cloister.ledger.chain import Ledger
 from cloister.ledger.sync import Handed
 from cloister.node.study.countersigner import Countersigner
 from cloister.node.study.journal import Records
-from cloister.node.study.replica import Holdings
+from cloister.node.study.replica import Replica
 
 Patch = pytest.MonkeyPatch
 
@@ -56,22 +56,22 @@ def _ignores_its_budget(patch: Patch) -> None:
 
 
 def _follows_a_fork(patch: Patch) -> None:
-    def advanced(holdings: Holdings, handed: Handed) -> Ledger:
-        ledger = holdings.ledger
+    def advanced(replica: Replica, handed: Handed) -> Ledger:
+        ledger = replica.ledger
         return Ledger.from_records(ledger.charter, (*ledger.records[: handed.first - 1], *handed.records))
 
-    patch.setattr(Holdings, "_advanced", advanced)
+    patch.setattr(Replica, "_advanced", advanced)
 
 
 def _needs_no_quorum(patch: Patch) -> None:
-    begun: Any = Course.__init__
+    begun: Any = RoundMachine.__init__
     signing: Any = Signing.__init__
 
-    def begin(course: Course, charter: Any, **given: Any) -> None:
+    def begin(course: RoundMachine, charter: Any, **given: Any) -> None:
         begun(course, charter, **given)
         course._quorum = charter.limits.floor
 
-    patch.setattr(Course, "__init__", begin)
+    patch.setattr(RoundMachine, "__init__", begin)
     patch.setattr(Signing, "__init__", lambda self, **given: signing(self, **{**given, "quorum": 0}))
     patch.setattr(ledgers, "quorum", lambda charter: 1)
 
@@ -94,7 +94,7 @@ def _keeps_in_the_sum_who_is_left_out(patch: Patch) -> None:
 
 
 def _asks_nobody_for_the_model(patch: Patch) -> None:
-    patch.setattr(Chains, "ask_for_model", lambda chains, guest, **given: None)
+    patch.setattr(Chains, "ask_for_model", lambda chains, peer, **given: None)
 
 
 def _does_not_tell_what_it_signed(patch: Patch) -> None:

@@ -66,7 +66,7 @@ class Owner:
     name: str
     folder: Path
     studies: Sequence[Study]
-    vouch: Callable[[Instance], None]
+    verify_instance: Callable[[Instance], None]
     disk: Disk | None = None
     members: list[Member] = field(default_factory=list)
     training: dict[int, Train] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Owner:
                 floors=None,
                 data={TAG: frozenset({TAG})},
                 records=self.disk,
-                vouch=self.vouch,
+                verify_instance=self.verify_instance,
                 new_salt=self._salt,
             )
             for study in self.studies
@@ -226,8 +226,8 @@ def spoiled(message: Any, chance: random.Random) -> Any:
 def no_stranger(signers: set[bytes]) -> Callable[[Instance], None]:
     """Vouches for the instances that really ran the software: no evidence of others can be made."""
 
-    def vouch(instance: Instance) -> None:
+    def verify_instance(instance: Instance) -> None:
         if instance.transcript.signing_key not in signers:
             raise AttestationError("no TEE has ever shown this key")
 
-    return vouch
+    return verify_instance

@@ -117,9 +117,9 @@ class World:
         self.told: list[str] = []
         self.signers: set[bytes] = set()
         self.chains: list[set[tuple[bytes, ...]]] = [set() for _ in self.studies]
-        vouch = no_stranger(self.signers)
+        verify_instance = no_stranger(self.signers)
         honest = [name for name in setting.owners if name not in setting.traitors]
-        self.owners = {name: Owner(name, folder / name, self.studies, vouch) for name in honest}
+        self.owners = {name: Owner(name, folder / name, self.studies, verify_instance) for name in honest}
         self.researchers = [Researcher(study) for study in self.studies]
         self.tapes: dict[tuple[str, int, bool], list[Any]] = {}
         self._started = 0

@@ -14,7 +14,7 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.verifier import MAKERS
 from cloister.errors import CharterError, CollateralError, ConfigurationError
 from cloister.files import read_text
-from cloister.net.policy import Demands, configuration_digest, no_collateral, read_charter, read_reference
+from cloister.net.policy import AttestationPolicy, configuration_digest, no_collateral, read_charter, read_reference
 from tests.net.instances import Study
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -27,13 +27,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_what_is_demanded_unless_something_else_is_said(study: Study) -> None:
     """The strictest of everything: a hole has to be asked for."""
-    demands = Demands(charter=study.charter)
-    assert not demands.accept_simulated
-    assert demands.role == "aggregator"
-    assert demands.reference is None
-    assert demands.configuration is None
-    assert demands.unsafe_roots is MAKERS
-    assert abs(demands.clock() - datetime.now(UTC)) < timedelta(minutes=1)
+    policy = AttestationPolicy(charter=study.charter)
+    assert not policy.accept_simulated
+    assert policy.role == "aggregator"
+    assert policy.reference is None
+    assert policy.configuration is None
+    assert policy.unsafe_roots is MAKERS
+    assert abs(policy.clock() - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("tee", ["sgx", "tdx"])

@@ -18,10 +18,10 @@ from cloister.charter import Charter
 from cloister.enclave.server import Aggregator
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part, describe, job_digest
-from cloister.net.attested import Proven, examine
+from cloister.net.attested import AttestedConnection, attest
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
-from cloister.net.policy import Demands
+from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
 from cloister.node.server import Node
 from cloister.node.setup import node_of
@@ -179,18 +179,18 @@ class Federation:
     @contextmanager
     def researcher(self) -> Iterator[Researcher]:
         """Carol, connected."""
-        demands = Demands(charter=self.charter, accept_simulated=True)
+        policy = AttestationPolicy(charter=self.charter, accept_simulated=True)
         at = f"127.0.0.1:{self.port}"
-        with examine(ADDRESS, demands=demands, identity=self.identities["carol"], at=at) as proven:
-            greet(proven.connection, purpose="study", software="tests", wait_s=SOON)
-            yield Researcher(self, proven)
+        with attest(ADDRESS, policy=policy, identity=self.identities["carol"], at=at) as attested:
+            greet(attested.connection, purpose="study", software="tests", wait_s=SOON)
+            yield Researcher(self, attested)
 
 
 class Researcher:
     """Submits a job and listens."""
 
-    def __init__(self, federation: Federation, proven: Proven) -> None:
-        self.connection = proven.connection
+    def __init__(self, federation: Federation, attested: AttestedConnection) -> None:
+        self.connection = attested.connection
         self.vector = federation.vector
         self.models: list[bytes] = []
         self.connection.send(Kind.ROUND, w.Join(0, b"", 0, False))

@@ -80,7 +80,7 @@ def owner(
     notes: Records | None = None,
     floors: Floors | None = None,
     data: dict[str, frozenset[str]] | None = None,
-    vouch: Any = None,
+    verify_instance: Any = None,
 ) -> Member:
     return Member(
         charter=agreed or charter(),
@@ -89,7 +89,7 @@ def owner(
         floors=floors,
         data={"#mri": frozenset({"#mri"})} if data is None else data,
         records=notes or Records(None),
-        vouch=vouch or (lambda instance: None),
+        verify_instance=verify_instance or (lambda instance: None),
         new_salt=salts(),
     )
 

@@ -37,7 +37,7 @@ def meanwhile(work: Callable[[], None]) -> threading.Thread:
 def give(link: Link, body: bytes, kind: Kind = Kind.BATCH) -> None:
     link.send(kind, m.Done(), len(body))
     at = 0
-    for room in link.rooms(len(body)):
+    for room in link.buffers(len(body)):
         room[:] = body[at : at + len(room)]
         at += len(room)
 
@@ -116,12 +116,12 @@ def test_a_giver_waits_when_the_ring_is_full(ends: tuple[Link, Link]) -> None:
 
     ends[0].wait = wait
     ends[0].send(Kind.BATCH, m.Done(), 10 * MIB)
-    rooms = ends[0].rooms(10 * MIB)
+    buffers = ends[0].buffers(10 * MIB)
     for _ in range(SLOTS):
-        next(rooms)
+        next(buffers)
     assert not waited
     with pytest.raises(EnoughError):
-        next(rooms)
+        next(buffers)
     assert len(waited) == 1
 
 
@@ -140,9 +140,9 @@ def test_the_end_is_noticed_between_frames_and_after_what_was_sent(ends: tuple[L
 @pytest.mark.parametrize("close", [True, False], ids=["closed", "finished"])
 def test_the_end_is_noticed_within_a_large_body(ends: tuple[Link, Link], close: bool) -> None:
     ends[0].send(Kind.BATCH, m.Done(), 10 * MIB)
-    rooms = ends[0].rooms(10 * MIB)
-    next(rooms)
-    next(rooms)
+    buffers = ends[0].buffers(10 * MIB)
+    next(buffers)
+    next(buffers)
     if close:
         ends[0].close()
     else:

@@ -31,7 +31,7 @@ from cloister.node.sealed_file import (
     seal_file,
 )
 from cloister.node.session.child import Assignment, Child, Opening
-from cloister.node.session.data_sets import Shelf
+from cloister.node.session.data_sets import DataSets
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec
@@ -206,7 +206,7 @@ def unlocked(data_sets: list[DataSet], secrets: Secrets) -> tuple[ShelfEntry, ..
 
 
 def test_every_format_opens(data_sets: list[DataSet]) -> None:
-    found = [tensor for _, tensor in Shelf(unlocked(data_sets, provisioned())).search([])]
+    found = [tensor for _, tensor in DataSets(unlocked(data_sets, provisioned())).search([])]
     expected = [
         torch.arange(6.0, dtype=torch.float64).reshape(2, 3),
         torch.arange(6),
@@ -221,7 +221,7 @@ def test_every_format_opens(data_sets: list[DataSet]) -> None:
 
 @pytest.mark.parametrize("secrets", [Secrets(), provisioned(sender="sha256:" + "e" * 64)])
 def test_locked_without_the_key_or_from_somebody_else(data_sets: list[DataSet], secrets: Secrets) -> None:
-    shelf = Shelf(unlocked(data_sets, secrets))
+    shelf = DataSets(unlocked(data_sets, secrets))
     with pytest.raises(WorkerError, match=r"#ax is locked: its key has not been provisioned yet"):
         shelf.search(["#ax"])
     assert shelf.search(["#none"]) == []
@@ -230,7 +230,7 @@ def test_locked_without_the_key_or_from_somebody_else(data_sets: list[DataSet], 
 @pytest.mark.parametrize("key", [OTHER, b"short"])
 def test_a_key_that_does_not_open_it(data_sets: list[DataSet], key: bytes) -> None:
     with pytest.raises(WorkerError, match="does not open its file"):
-        Shelf(unlocked(data_sets, provisioned(key))).search(["#ax"])
+        DataSets(unlocked(data_sets, provisioned(key))).search(["#ax"])
 
 
 def test_a_closed_data_set_keeps_its_key_from_sessions(data_sets: list[DataSet]) -> None:
@@ -242,7 +242,7 @@ def test_a_closed_data_set_keeps_its_key_from_sessions(data_sets: list[DataSet])
 
 
 def test_a_file_that_is_swapped_after_it_was_unlocked(data_sets: list[DataSet]) -> None:
-    shelf = Shelf(unlocked(data_sets[:1], provisioned()))
+    shelf = DataSets(unlocked(data_sets[:1], provisioned()))
     data_sets[0].path.write_bytes(sealed(b"another", OTHER))
     with pytest.raises(WorkerError, match="cannot be read"):
         shelf.search([])
@@ -273,7 +273,7 @@ def test_memory_is_bounded_while_one_tensor_is_read(tmp_path: Path) -> None:
         data_set = DataSet(("#t",), tmp_path / f"{name}.sealed", "small", True, SecretName("k", BOB))
         tracemalloc.start()
         try:
-            shelf = Shelf([shelve(data_set, key=KEY)])
+            shelf = DataSets([shelve(data_set, key=KEY)])
             ((_, tensor),) = shelf.search([])
             _, peak = tracemalloc.get_traced_memory()
         finally:
@@ -332,5 +332,5 @@ def test_plaintext_is_written_nowhere(
     before = sorted(tmp_path.rglob("*"))
     with open_sealed(data_sets[0].path, key=KEY) as file:
         assert file.read(2) == b"PK"
-    Shelf(unlocked(data_sets, provisioned())).search([])
+    DataSets(unlocked(data_sets, provisioned())).search([])
     assert sorted(tmp_path.rglob("*")) == before

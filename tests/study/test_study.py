@@ -30,7 +30,7 @@ from cloister.ledger.audit import audit
 from cloister.ledger.jsonl import read_lines
 from cloister.net.identity import Identity
 from cloister.net.policy import no_collateral
-from cloister.study import fit as fitting
+from cloister.study import fit as fit_module
 from cloister.study.study import StudyRun
 from cloister.wire.rounds import Accepted, Chain, Finished, HandOver, Join, Over, Propose, Refused, Stop
 from tests import chains
@@ -55,7 +55,7 @@ PLAN = loss.capture(model(), example=(torch.zeros(4, 6), torch.zeros(4, dtype=to
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(fit_module, "_FIRST_DELAY_S", 0.001)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
         return {"bias": float(found.bias.detach().sum())}  # type: ignore[union-attr, operator, arg-type]
 
     with aggregator.saying(two_rounds) as options, aggregator.study(options) as study:
-        assert "simulated" in study.proven.verdict.line()
+        assert "simulated" in study.attested.verdict.line()
         run = fit(study, evaluate=evaluate, on_round=seen.append)
     assert run.finished
     assert flat(run.model) == vector(LENGTH, 2).tolist()

@@ -58,7 +58,7 @@ class State:
         return tuple(each.data.cast("B") for each in (self.momentum, self.squares) if each is not None)
 
 
-class Rule(Protocol):
+class Strategy(Protocol):
     """What all the rules can do."""
 
     def start(self, length: int) -> State:
@@ -76,14 +76,14 @@ class Rule(Protocol):
 
 
 def apply_to_parameters(
-    rule: Rule, model: Vector, *, mean: Vector, state: State, buffers: Sequence[slice]
+    rule: Strategy, model: Vector, *, mean: Vector, state: State, buffers: Sequence[slice]
 ) -> tuple[Vector, State]:
     """The next model, and what to remember: ``rule`` for the parameters, and for ``buffers`` the mean as it is.
 
     Buffers are statistics, not weights: momentum or an adaptive step could carry a variance below zero.
 
     Raises:
-        AggregationError: as ``Rule.apply``.
+        AggregationError: as ``Strategy.apply``.
     """
     updated, after = rule.apply(model, mean=mean, state=state)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -107,7 +107,7 @@ class FedAvg:
         return State()
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
-        """``x + lr * delta``; see ``Rule.apply``."""
+        """``x + lr * delta``; see ``Strategy.apply``."""
         _check(model, mean, finite=True)
         try:  # what is not finite in either is not finite in what comes of it, so that only that is looked at
             return _move(model, self.lr, mean), State(state.rounds + 1)
@@ -134,7 +134,7 @@ class FedProx:
         return State()
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
-        """As FedAvg's; see ``Rule.apply``."""
+        """As FedAvg's; see ``Strategy.apply``."""
         return FedAvg(self.lr).apply(model, mean=mean, state=state)
 
 
@@ -154,7 +154,7 @@ class FedAvgM:
         return State(momentum=np.zeros(length))
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
-        """``x + lr * v``; see ``Rule.apply``."""
+        """``x + lr * v``; see ``Strategy.apply``."""
         _check(model, mean)
         velocity = _recall(state.momentum, len(model)) * self.momentum
         velocity += mean
@@ -185,7 +185,7 @@ class _Adaptive:
         return State(momentum=np.zeros(length), squares=np.full(length, self.tau * self.tau))
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
-        """``x + lr * m / (sqrt(v) + tau)``; see ``Rule.apply``."""
+        """``x + lr * m / (sqrt(v) + tau)``; see ``Strategy.apply``."""
         _check(model, mean)
         old_momentum, old_squares = _recall(state.momentum, len(model)), _recall(state.squares, len(model))
         moved, momentum, squares = np.empty_like(model), np.empty_like(old_momentum), np.empty_like(old_squares)
@@ -234,20 +234,20 @@ class FedAdam(_Adaptive):
         return self.beta2 * squares + (1 - self.beta2) * new
 
 
-_RULES: Final[dict[str, type[Rule]]] = {
+_STRATEGIES: Final[dict[str, type[Strategy]]] = {
     each.__name__: each for each in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedYogi, FedAdam)
 }
 
 
-def rule(name: str, **numbers: float) -> Rule:
+def rule(name: str, **numbers: float) -> Strategy:
     """The rule that goes by this name, with these numbers: ``rule("FedAvg", lr=1.0)``. ``numbers_of`` reverses it.
 
     Raises:
         ConfigurationError: there is none, or its numbers are others or out of range.
     """
-    kind = _RULES.get(name)
+    kind = _STRATEGIES.get(name)
     if kind is None:
-        raise ConfigurationError(f"there is no server rule {name!r}; there are: {', '.join(_RULES)}")
+        raise ConfigurationError(f"there is no server rule {name!r}; there are: {', '.join(_STRATEGIES)}")
     try:
         return kind(**numbers)
     except TypeError:
@@ -255,7 +255,7 @@ def rule(name: str, **numbers: float) -> Rule:
         raise ConfigurationError(f"{name} takes other numbers than {given}") from None
 
 
-def numbers_of(rule: Rule) -> tuple[str, dict[str, float]]:
+def numbers_of(rule: Strategy) -> tuple[str, dict[str, float]]:
     """A rule's name and numbers."""
     return type(rule).__name__, {name: float(value) for name, value in vars(rule).items()}
 

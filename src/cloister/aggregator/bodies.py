@@ -29,11 +29,11 @@ from cloister.wire.rounds import Chain
 class Body(Protocol):
     """A body that is expected."""
 
-    def rooms(self) -> Iterator[memoryview]:
+    def buffers(self) -> Iterator[memoryview]:
         """Flat, writable views of bytes, together as long as the body."""
         ...
 
-    def look(self, room: memoryview) -> None:
+    def update(self, buffer: memoryview) -> None:
         """Looks at a room that is filled: at all of them, in their order, in any one thread."""
         ...
 
@@ -41,17 +41,17 @@ class Body(Protocol):
 class _Plain:
     """A body of which nothing is found out part by part."""
 
-    def look(self, room: memoryview) -> None:
+    def update(self, buffer: memoryview) -> None:
         """Nothing."""
 
 
-class Forgotten(_Plain):
+class Discarded(_Plain):
     """A body that is read and not kept, because it comes too late."""
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
 
-    def rooms(self) -> Iterator[memoryview]:
+    def buffers(self) -> Iterator[memoryview]:
         """The same bytes again and again."""
         return _scratch(self._nbytes)
 
@@ -76,17 +76,17 @@ class Update:
         """L2, in float64: NaN or infinite where a value is, and NaN where a part has not been looked at."""
         return math.nan if self._left else math.hypot(*self._norms)
 
-    def rooms(self) -> Iterator[memoryview]:
+    def buffers(self) -> Iterator[memoryview]:
         """The vector, part by part."""
         return _chunks(_bytes(self.vector))
 
-    def look(self, room: memoryview) -> None:
+    def update(self, buffer: memoryview) -> None:
         """What has just arrived is looked at while it lies in a cache."""
-        self._hash.update(room)
-        self._norms.append(_norm(np.frombuffer(room, self._dtype)))
-        self._left -= len(room)
+        self._hash.update(buffer)
+        self._norms.append(_norm(np.frombuffer(buffer, self._dtype)))
+        self._left -= len(buffer)
 
-    def spend(self) -> Vector:
+    def release(self) -> Vector:
         """The vector, for another to use: whoever still holds this holds no memory with it."""
         vector, self.vector = self.vector, self.vector[:0].copy()
         return vector
@@ -106,7 +106,7 @@ class Submission(_Plain):
         self._charter = charter
         self._running = running
 
-    def rooms(self) -> Iterator[memoryview]:
+    def buffers(self) -> Iterator[memoryview]:
         """The job, which is read and checked before there is any room for its model."""
         yield memoryview(self.data)
         self.digest = jobs.job_digest(bytes(self.data))
@@ -148,7 +148,7 @@ class HandedOver(_Plain):
         self._job = job
         self._vectors = vectors
 
-    def rooms(self) -> Iterator[memoryview]:
+    def buffers(self) -> Iterator[memoryview]:
         """The records, and then the model and the state, which are not kept where they are not what is wanted."""
         for length in self._lengths:
             self.records.append(bytearray(length))
@@ -178,9 +178,9 @@ def _chunks(view: memoryview) -> Iterator[memoryview]:
 def _scratch(nbytes: int) -> Iterator[memoryview]:
     scratch = memoryview(bytearray(min(nbytes, CHUNK_BYTES)))
     while nbytes:
-        room = scratch[:nbytes]
-        nbytes -= len(room)
-        yield room
+        buffer = scratch[:nbytes]
+        nbytes -= len(buffer)
+        yield buffer
 
 
 def _norm(part: Vector) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloister.aggregator.bodies import HandedOver
-from cloister.aggregator.peers import Guest, Guests
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
 from cloister.charter.charter import Charter
 from cloister.errors import LedgerError
 from cloister.ledger.chain import Ledger
@@ -31,7 +31,7 @@ _FORK: Final = "your records are no part of this chain, nor it of yours: one of 
 class _Asked:
     """Who was asked for what: records after the first ``after``, or the newest model."""
 
-    guest: Guest
+    peer: ConnectedMember
     after: int
     until: float
     theirs: Ledger
@@ -44,12 +44,12 @@ class _Asked:
 class Chains:
     """This instance's ledger and model, and who has been asked to hand over more."""
 
-    def __init__(self, charter: Charter, *, guests: Guests, upload_s: float) -> None:
+    def __init__(self, charter: Charter, *, peers: ConnectedMembers, upload_s: float) -> None:
         self.ledger = Ledger(charter)
         self.held: ModelState | None = None
-        self._tell = guests.tell
+        self._tell = peers.tell
         self._upload_s = upload_s
-        self._ahead: deque[Guest] = deque()
+        self._ahead: deque[ConnectedMember] = deque()
         self._asked: _Asked | None = None
 
     @property
@@ -62,50 +62,50 @@ class Chains:
         """The model that the next round starts from, if it is here."""
         return self.held if self.held is not None and self.held.digest == self.ledger.model else None
 
-    def join(self, guest: Guest, message: Join, *, now: float) -> None:
+    def join(self, peer: ConnectedMember, message: Join, *, now: float) -> None:
         """Takes in how far a guest's records go.
 
         Raises:
             LedgerError: it is on a fork.
         """
-        guest.joined, guest.sequence, guest.head = True, message.sequence, message.head
-        guest.holds = message.holds
+        peer.joined, peer.sequence, peer.head = True, message.sequence, message.head
+        peer.holds = message.holds
         # An instance that releases nothing leaves no record behind, so that there are no more of them than rounds.
         if message.sequence > 2 * self.ledger.charter.limits.rounds + 1:
             raise LedgerError(_FORK)
-        if self.ledger.passed(guest.sequence, guest.head):
-            self.bring(guest)
+        if self.ledger.passed(peer.sequence, peer.head):
+            self.bring(peer)
             return
-        if self._settled_within(guest.sequence) == guest.sequence:
+        if self._settled_within(peer.sequence) == peer.sequence:
             raise LedgerError(_FORK)
-        self._ahead.append(guest)
+        self._ahead.append(peer)
         self.ask(now=now)
 
     def ask(self, *, now: float) -> None:
         """Asks the next of those who have other records for them, one at a time."""
         while self._ahead and self._asked is None:
-            guest = self._ahead.popleft()
-            if self.ledger.passed(guest.sequence, guest.head):
-                self.bring(guest)
+            peer = self._ahead.popleft()
+            if self.ledger.passed(peer.sequence, peer.head):
+                self.bring(peer)
                 continue
-            after = self._settled_within(guest.sequence)
-            self._asked = _Asked(guest, after, now + ANSWER_S, self.ledger.upto(after))
-            self._tell(guest, HandOver(after=after), ())
+            after = self._settled_within(peer.sequence)
+            self._asked = _Asked(peer, after, now + ANSWER_S, self.ledger.upto(after))
+            self._tell(peer, HandOver(after=after), ())
 
-    def ask_for_model(self, guest: Guest, *, job: Job, vectors: int, now: float) -> None:
+    def ask_for_model(self, peer: ConnectedMember, *, job: Job, vectors: int, now: float) -> None:
         """Asks a guest that holds the newest model for it; nothing where another is being asked for something."""
         if self._asked is None:
-            self._asked = _Asked(guest, self.ledger.sequence, now + ANSWER_S, self.ledger, job=job, vectors=vectors)
-            self._tell(guest, HandOver(after=self.ledger.sequence), ())
+            self._asked = _Asked(peer, self.ledger.sequence, now + ANSWER_S, self.ledger, job=job, vectors=vectors)
+            self._tell(peer, HandOver(after=self.ledger.sequence), ())
 
-    def expect(self, guest: Guest, message: Chain, *, body_bytes: int, now: float) -> HandedOver:
+    def expect(self, peer: ConnectedMember, message: Chain, *, body_bytes: int, now: float) -> HandedOver:
         """Room for what a guest hands over, if it was asked to.
 
         Raises:
             LedgerError: it was not, or not for this.
         """
         asked = self._asked
-        if asked is None or asked.guest is not guest:
+        if asked is None or asked.peer is not peer:
             raise LedgerError("nobody asked for these records")
         size = sum(message.records)
         if message.first != asked.after + 1 or body_bytes != size + message.model + sum(message.state):
@@ -115,21 +115,21 @@ class Chains:
         asked.until = now + seconds_for(body_bytes, least=self._upload_s)
         return HandedOver(message, job=asked.job, vectors=asked.vectors)
 
-    def take(self, guest: Guest, body: HandedOver, *, now: float) -> bool:
+    def take(self, peer: ConnectedMember, body: HandedOver, *, now: float) -> bool:
         """Takes in what a guest has handed over. Whether the ledger has changed.
 
         Raises:
             LedgerError: it is on a fork, or this is not what was asked for.
         """
         asked, self._asked = self._asked, None
-        if asked is None or asked.guest is not guest:
+        if asked is None or asked.peer is not peer:
             raise LedgerError("nobody asked for these records")
         try:
             if asked.job is not None:
-                self._take_model(guest, body)
+                self._take_model(peer, body)
                 return False
             self._take_records(asked, [bytes(record) for record in body.records])
-            if body.records and asked.after < guest.sequence:  # a long chain comes in parts
+            if body.records and asked.after < peer.sequence:  # a long chain comes in parts
                 asked.until = now + ANSWER_S
                 self._asked = asked
                 return False
@@ -137,36 +137,36 @@ class Chains:
         finally:
             self.ask(now=now)
 
-    def forget(self, guest: Guest, *, now: float) -> None:
+    def forget(self, peer: ConnectedMember, *, now: float) -> None:
         """The guest has left."""
-        if guest in self._ahead:
-            self._ahead.remove(guest)
-        if self._asked is not None and self._asked.guest is guest:
+        if peer in self._ahead:
+            self._ahead.remove(peer)
+        if self._asked is not None and self._asked.peer is peer:
             self._asked = None
         self.ask(now=now)
 
-    def late(self, *, now: float) -> Guest | None:
+    def late(self, *, now: float) -> ConnectedMember | None:
         """The guest that has taken too long to hand something over."""
-        return self._asked.guest if self._asked is not None and now >= self._asked.until else None
+        return self._asked.peer if self._asked is not None and now >= self._asked.until else None
 
-    def bring(self, guest: Guest) -> None:
+    def bring(self, peer: ConnectedMember) -> None:
         """Gives a guest the records that it lacks, and the newest model if it is for it and not there."""
-        lacking = guest.sequence
-        if not self.ledger.passed(lacking, guest.head):
+        lacking = peer.sequence
+        if not self.ledger.passed(lacking, peer.head):
             lacking = self._settled_within(lacking)
-        if guest.holds and lacking >= self._settled_within(self.ledger.sequence):
-            guest.model = self.ledger.model
-        guest.holds = False
-        held = self.newest if guest.takes_models else None
-        if held is not None and guest.model == held.digest:
+        if peer.holds and lacking >= self._settled_within(self.ledger.sequence):
+            peer.model = self.ledger.model
+        peer.holds = False
+        held = self.newest if peer.takes_models else None
+        if held is not None and peer.model == held.digest:
             held = None
         # Whoever is not ready waits for word that there are no other records.
-        if lacking < self.ledger.sequence or held is not None or not guest.ready:
+        if lacking < self.ledger.sequence or held is not None or not peer.ready:
             for message, bodies in messages(self.ledger, after=lacking, model=held):
-                self._tell(guest, message, tuple(map(memoryview, bodies)))
+                self._tell(peer, message, tuple(map(memoryview, bodies)))
         if held is not None:
-            guest.model = held.digest
-        guest.sequence, guest.head, guest.ready = self.ledger.sequence, self.ledger.head, True
+            peer.model = held.digest
+        peer.sequence, peer.head, peer.ready = self.ledger.sequence, self.ledger.head, True
 
     def _take_records(self, asked: _Asked, found: list[bytes]) -> None:
         try:
@@ -177,21 +177,21 @@ class Chains:
 
     def _adopt(self, asked: _Asked) -> bool:
         """Goes on with a guest's chain if it has more rounds, and otherwise gives it this one."""
-        guest = asked.guest
+        peer = asked.peer
         # Evidence is not judged here: an instance counts once owners, who judge it, have signed a round of it.
         theirs = reconcile(self.ledger, asked.theirs).settled()
         better = theirs.released > self.ledger.released
         if better:
             self.ledger = theirs
-        guest.sequence, guest.head = self._settled_within(guest.sequence), b""  # which `bring` begins after
-        self.bring(guest)
+        peer.sequence, peer.head = self._settled_within(peer.sequence), b""  # which `bring` begins after
+        self.bring(peer)
         return better
 
-    def _take_model(self, guest: Guest, body: HandedOver) -> None:
-        guest.model = None
+    def _take_model(self, peer: ConnectedMember, body: HandedOver) -> None:
+        peer.model = None
         if body.model is None or not body.model.is_newest(self.ledger):
             raise LedgerError("this is not the newest record's model")
-        guest.model, self.held = body.model.digest, body.model
+        peer.model, self.held = body.model.digest, body.model
 
     def _settled_within(self, sequence: int) -> int:
         """The number of the newest record of a round among the first ``sequence``; 0 where there is none."""

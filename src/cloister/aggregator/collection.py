@@ -75,7 +75,7 @@ class Collection:
         """Whether this owner was asked, and its contribution has not come."""
         return name in self._asked
 
-    def room(self, name: str, *, salt: bytes) -> Update:
+    def buffer(self, name: str, *, salt: bytes) -> Update:
         """Where the contribution of an owner that was asked goes."""
         self._add()
         vector = self._free.pop() if self._free else np.empty(self._layout.length, self._layout.dtype)
@@ -99,12 +99,12 @@ class Collection:
             if update.commitment != answer.commitment:
                 raise RoundError("the contribution is not the one that was committed to")
         except RoundError:
-            self._free.append(update.spend())
+            self._free.append(update.release())
             raise
         if name in self._window():
             self._arrived[name] = update
         else:  # its memory is for those whose turn it is
-            self._free.append(update.spend())
+            self._free.append(update.release())
 
     def leave_out(self, name: str) -> None:
         """Goes on without this owner; from the beginning, where the weights of others change that were added already.
@@ -117,7 +117,7 @@ class Collection:
         del self.answers[name]
         self._asked.discard(name)
         if name in self._arrived:
-            self._free.append(self._arrived.pop(name).spend())
+            self._free.append(self._arrived.pop(name).release())
         before = self.weights
         self._weigh()
         if any(self.weights.get(each) != before[each] for each in self._added):
@@ -126,7 +126,7 @@ class Collection:
             self._added = []
         self._add()
         for each in [each for each in self._arrived if each not in self._window()]:
-            self._free.append(self._arrived.pop(each).spend())
+            self._free.append(self._arrived.pop(each).release())
 
     def mean(self) -> Vector:
         """The weighted mean, once it is complete; only its memory is kept.
@@ -175,4 +175,4 @@ class Collection:
                 update.vector, weight=self.weights[name], what=f"the contribution of {name}", norm=update.norm
             )
             self._added.append(name)
-            self._free.append(update.spend())
+            self._free.append(update.release())

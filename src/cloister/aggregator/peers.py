@@ -12,7 +12,7 @@ from cloister.wire.rounds import Submit
 
 
 @dataclass(eq=False)
-class Guest:
+class ConnectedMember:
     """One member's connection."""
 
     member: Member
@@ -61,36 +61,36 @@ class Guest:
         return self.member.role != "auditor"
 
 
-class Guests:
+class ConnectedMembers:
     """All that are connected, by their fingerprints, and what is to be done about them."""
 
     def __init__(self) -> None:
-        self.all: dict[str, Guest] = {}
+        self.all: dict[str, ConnectedMember] = {}
         self._effects: list[Effect] = []
 
-    def present(self) -> list[Guest]:
+    def present(self) -> list[ConnectedMember]:
         """Those who have all records, owners first."""
-        ready = (guest for guest in self.all.values() if guest.ready)
-        return sorted(ready, key=lambda guest: (not guest.owner, guest.name))
+        ready = (peer for peer in self.all.values() if peer.ready)
+        return sorted(ready, key=lambda peer: (not peer.owner, peer.name))
 
-    def owners(self) -> list[Guest]:
+    def owners(self) -> list[ConnectedMember]:
         """The owners among them, in the order of their names."""
-        return [guest for guest in self.present() if guest.owner]
+        return [peer for peer in self.present() if peer.owner]
 
-    def tell(self, guest: Guest, message: Message, bodies: tuple[memoryview, ...] = ()) -> None:
+    def tell(self, peer: ConnectedMember, message: Message, bodies: tuple[memoryview, ...] = ()) -> None:
         """Has a message sent."""
-        self._effects.append(Tell(guest.key, message, bodies))
+        self._effects.append(Tell(peer.key, message, bodies))
 
     def tell_all(self, message: Message) -> None:
         """Has a message sent to all that are present."""
-        for guest in self.present():
-            self.tell(guest, message)
+        for peer in self.present():
+            self.tell(peer, message)
 
-    def drop(self, guest: Guest, why: str) -> None:
+    def drop(self, peer: ConnectedMember, why: str) -> None:
         """Has a connection ended; the guest is none any more."""
-        del self.all[guest.key]
-        self._effects.append(Drop(guest.key, why))
-        self.note(f"{guest.name} is dropped: {why}")
+        del self.all[peer.key]
+        self._effects.append(Drop(peer.key, why))
+        self.note(f"{peer.name} is dropped: {why}")
 
     def note(self, text: str) -> None:
         """Has a line written for the operator."""

@@ -12,9 +12,9 @@ from typing import Final
 from cloister.aggregator.bodies import Body, HandedOver, Submission
 from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
-from cloister.aggregator.own import Self
-from cloister.aggregator.peers import Guest, Guests
-from cloister.aggregator.round import Course
+from cloister.aggregator.own import InstanceIdentity
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
+from cloister.aggregator.round import RoundMachine
 from cloister.aggregator.runs import Run
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError, RoundError
@@ -43,7 +43,7 @@ LEAP: Final = 1 << 20
 """By how much one member's word can move the numbers of rounds: nobody may use them up."""
 
 
-class Rounds:
+class AggregatorProtocol:
     """An aggregator's part in studies under one charter, for one instance.
 
     Args:
@@ -51,11 +51,11 @@ class Rounds:
         own: what the instance can do.
     """
 
-    def __init__(self, charter: Charter, *, own: Self) -> None:
+    def __init__(self, charter: Charter, *, own: InstanceIdentity) -> None:
         self._charter = charter
-        self._guests = Guests()
-        self._chains = Chains(charter, guests=self._guests, upload_s=own.upload_s)
-        self._course = Course(charter, own=own, guests=self._guests, chains=self._chains)
+        self._peers = ConnectedMembers()
+        self._chains = Chains(charter, peers=self._peers, upload_s=own.upload_s)
+        self._course = RoundMachine(charter, own=own, peers=self._peers, chains=self._chains)
         self._now = 0.0
 
     @property
@@ -75,18 +75,18 @@ class Rounds:
         Raises:
             CloisterError: nobody asked for it, or not for one of this length: it is not to be read.
         """
-        guest = self._guests.all.get(member)
+        peer = self._peers.all.get(member)
         if not body_bytes:
             return None
-        if guest is None:
+        if peer is None:
             raise RoundError("a body from somebody who is not there")
         match message:
             case Contribution():
-                return self._course.room(guest, message, body_bytes=body_bytes)
+                return self._course.room(peer, message, body_bytes=body_bytes)
             case Chain():
-                return self._chains.expect(guest, message, body_bytes=body_bytes, now=self._now)
-            case Submit() if guest.joined and guest.member.role == "researcher":
-                return self._room_for_job(guest, message, body_bytes=body_bytes)
+                return self._chains.expect(peer, message, body_bytes=body_bytes, now=self._now)
+            case Submit() if peer.joined and peer.member.role == "researcher":
+                return self._room_for_job(peer, message, body_bytes=body_bytes)
         raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
 
     def handle(self, event: Event, *, now: float) -> list[Effect]:
@@ -95,38 +95,38 @@ class Rounds:
         match event:
             case Joined(member=key):
                 self._enter(key)
-            case Left(member=key) if key in self._guests.all:
-                self._forget(self._guests.all.pop(key))
-            case Said(member=key, message=message, body=body) if key in self._guests.all:
-                self._hear(self._guests.all[key], message, body)
+            case Left(member=key) if key in self._peers.all:
+                self._forget(self._peers.all.pop(key))
+            case Said(member=key, message=message, body=body) if key in self._peers.all:
+                self._hear(self._peers.all[key], message, body)
             case Tick() | Left() | Said():
                 pass
         self._keep_time()
         self._take_jobs()
         self._go_on()
-        return self._guests.effects()
+        return self._peers.effects()
 
     def _enter(self, key: str) -> None:
         member = self._charter.member(key)
-        if member is not None and key not in self._guests.all:
-            self._guests.all[key] = Guest(member)
+        if member is not None and key not in self._peers.all:
+            self._peers.all[key] = ConnectedMember(member)
 
-    def _forget(self, guest: Guest) -> None:
-        self._chains.forget(guest, now=self._now)
+    def _forget(self, peer: ConnectedMember) -> None:
+        self._chains.forget(peer, now=self._now)
         if self._course.run is not None:
-            self._course.run.researchers.discard(guest.key)
-        self._course.leave_out(guest)
+            self._course.run.researchers.discard(peer.key)
+        self._course.leave_out(peer)
 
-    def _drop(self, guest: Guest, why: str) -> None:
-        self._guests.drop(guest, why)
-        self._forget(guest)
+    def _drop(self, peer: ConnectedMember, why: str) -> None:
+        self._peers.drop(peer, why)
+        self._forget(peer)
 
     def _keep_time(self) -> None:
         late = self._chains.late(now=self._now)
         if late is not None:
             self._drop(late, "it did not hand over what it was asked for in time")
-        for guest in self._course.late():
-            self._drop(guest, "its contribution did not come in time")
+        for peer in self._course.late():
+            self._drop(peer, "its contribution did not come in time")
 
     def _go_on(self) -> None:
         while True:
@@ -148,71 +148,71 @@ class Rounds:
             self._end(run, run.stopping)
 
     def _find_model(self, run: Run) -> None:
-        for guest in self._guests.present():
-            if guest.model is not None and guest.model == self.ledger.model:
-                self._chains.ask_for_model(guest, job=run.job, vectors=run.averages, now=self._now)
+        for peer in self._peers.present():
+            if peer.model is not None and peer.model == self.ledger.model:
+                self._chains.ask_for_model(peer, job=run.job, vectors=run.averages, now=self._now)
                 return
 
     # What members say
 
-    def _hear(self, guest: Guest, message: Message, body: Body | None) -> None:
+    def _hear(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
         try:
-            self._take(guest, message, body)
+            self._take(peer, message, body)
         except CloisterError as fault:
-            self._refuse(guest, message, fault)
+            self._refuse(peer, message, fault)
 
-    def _refuse(self, guest: Guest, message: Message, fault: CloisterError) -> None:
-        guest.refused += 1
-        self._guests.note(f"refused {guest.name}'s {type(message).__name__}: {fault}")
+    def _refuse(self, peer: ConnectedMember, message: Message, fault: CloisterError) -> None:
+        peer.refused += 1
+        self._peers.note(f"refused {peer.name}'s {type(message).__name__}: {fault}")
         number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
-        self._guests.tell(guest, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
+        self._peers.tell(peer, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
         if isinstance(message, Chain | Join):
-            self._drop(guest, "its records cannot be gone on with")
-        elif guest.refused >= REFUSALS:
-            self._drop(guest, "too much of what it says is refused")
+            self._drop(peer, "its records cannot be gone on with")
+        elif peer.refused >= REFUSALS:
+            self._drop(peer, "too much of what it says is refused")
 
-    def _take(self, guest: Guest, message: Message, body: Body | None) -> None:
+    def _take(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
         match message:
             case Join():
-                self._join(guest, message)
+                self._join(peer, message)
             case Chain():
-                self._take_chain(guest, message, body)
+                self._take_chain(peer, message, body)
             case _ if not isinstance(message, FROM_MEMBERS):
                 raise RoundError(f"{type(message).__name__} is not a member's to say")
-            case Submit() if guest.joined and guest.member.role == "researcher":
-                if not isinstance(body, Submission) or guest.submitted is not None:
+            case Submit() if peer.joined and peer.member.role == "researcher":
+                if not isinstance(body, Submission) or peer.submitted is not None:
                     raise JobError("one job and its model come in the body of the message that submits it")
-                guest.submitting, guest.submitted = False, (message, body)
-            case _ if not guest.ready:
+                peer.submitting, peer.submitted = False, (message, body)
+            case _ if not peer.ready:
                 raise RoundError("a member joins, and is given the newest records, before it says anything else")
-            case Stop() if guest.member.role == "researcher":
-                self._stop(guest)
-            case Ready() if guest.owner:
-                self._course.ready(guest, message)
-            case Contribution() if guest.owner:
-                self._course.contribute(guest, message, body)
-            case Declined() if guest.owner:
-                self._course.decline(guest, message)
-            case Signature() if guest.owner:
-                self._course.sign(guest, message)
+            case Stop() if peer.member.role == "researcher":
+                self._stop(peer)
+            case Ready() if peer.owner:
+                self._course.ready(peer, message)
+            case Contribution() if peer.owner:
+                self._course.contribute(peer, message, body)
+            case Declined() if peer.owner:
+                self._course.decline(peer, message)
+            case Signature() if peer.owner:
+                self._course.sign(peer, message)
             case _:
                 raise RoundError(f"{type(message).__name__} is not said by a member of its role")
 
-    def _join(self, guest: Guest, message: Join) -> None:
-        if guest.joined:
+    def _join(self, peer: ConnectedMember, message: Join) -> None:
+        if peer.joined:
             raise RoundError("a member joins once on a connection")
         known = max(self._course.highest, self.ledger.last_round)
         self._course.highest = max(self._course.highest, min(message.round, known + LEAP))
-        self._chains.join(guest, message, now=self._now)
-        self._guests.note(f"{guest.name} is there")
+        self._chains.join(peer, message, now=self._now)
+        self._peers.note(f"{peer.name} is there")
 
-    def _take_chain(self, guest: Guest, message: Chain, body: Body | None) -> None:
+    def _take_chain(self, peer: ConnectedMember, message: Chain, body: Body | None) -> None:
         if body is None:
-            body = self._chains.expect(guest, message, body_bytes=0, now=self._now)
+            body = self._chains.expect(peer, message, body_bytes=0, now=self._now)
         if not isinstance(body, HandedOver):
             return
-        if self._chains.take(guest, body, now=self._now):
-            self._guests.note(f"{guest.name} has handed over a chain with {self.ledger.released} rounds")
+        if self._chains.take(peer, body, now=self._now):
+            self._peers.note(f"{peer.name} has handed over a chain with {self.ledger.released} rounds")
             self._course.begin_again("there are newer records than those it began with")
             run = self._course.run
             if run is not None and not run.over:
@@ -220,33 +220,33 @@ class Rounds:
                     self._check_place(run)
                 except JobError as fault:
                     self._end(run, str(fault))
-        for each in self._guests.present():
+        for each in self._peers.present():
             self._chains.bring(each)
 
     # Jobs
 
-    def _room_for_job(self, guest: Guest, message: Submit, *, body_bytes: int) -> Submission:
+    def _room_for_job(self, peer: ConnectedMember, message: Submit, *, body_bytes: int) -> Submission:
         if message.job > min(JOB_BYTES, body_bytes):
             raise JobError("the job is longer than what came with it, or than a job may be")
-        if any(each.submitting or each.submitted for each in self._guests.all.values()):
+        if any(each.submitting or each.submitted for each in self._peers.all.values()):
             raise JobError("another job is arriving at the moment; try again later")
-        guest.submitting = True
+        peer.submitting = True
         run = self._course.run
         running = None if run is None or run.over else run.digest
         return Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
 
     def _take_jobs(self) -> None:
         """Looks at jobs once those who submitted them have handed over what records they have."""
-        for guest in self._guests.present():
-            if guest.submitted is not None:
-                message, body = guest.submitted
-                guest.submitted = None
+        for peer in self._peers.present():
+            if peer.submitted is not None:
+                message, body = peer.submitted
+                peer.submitted = None
                 try:
-                    self._submit(guest, body)
+                    self._submit(peer, body)
                 except CloisterError as fault:
-                    self._refuse(guest, message, fault)
+                    self._refuse(peer, message, fault)
 
-    def _submit(self, guest: Guest, body: Submission) -> None:
+    def _submit(self, peer: ConnectedMember, body: Submission) -> None:
         if body.fault is not None:
             raise body.fault
         run = self._course.run
@@ -254,10 +254,10 @@ class Rounds:
             run = self._begin(body)
         elif run.digest != body.digest:
             raise JobError("another job is under way; there is one at a time")
-        run.researchers.add(guest.key)
+        run.researchers.add(peer.key)
         done = self.ledger.done(run.digest)
-        self._guests.tell(guest, Accepted(job=run.digest, done=done))
-        self._guests.note(f"{guest.name}'s job of {run.job.rounds} rounds is taken; {done} are done")
+        self._peers.tell(peer, Accepted(job=run.digest, done=done))
+        self._peers.note(f"{peer.name}'s job of {run.job.rounds} rounds is taken; {done} are done")
 
     def _begin(self, body: Submission) -> Run:
         job, vector, ledger = body.job, body.vector, self.ledger
@@ -284,9 +284,9 @@ class Rounds:
         if not done and job.start != ledger.model:
             raise JobError("it starts neither from the charter's first model nor from the newest record's")
 
-    def _stop(self, guest: Guest) -> None:
+    def _stop(self, peer: ConnectedMember) -> None:
         run = self._course.run
-        if run is None or run.over or guest.key not in run.researchers:
+        if run is None or run.over or peer.key not in run.researchers:
             raise JobError("there is no job of this researcher's to stop")
         run.stopping = "stopped by the researcher"
 
@@ -294,6 +294,6 @@ class Rounds:
         run.over = True
         done = self.ledger.done(run.digest)
         for key in sorted(run.researchers):
-            self._guests.tell(self._guests.all[key], Finished(job=run.digest, done=done, text=text))
+            self._peers.tell(self._peers.all[key], Finished(job=run.digest, done=done, text=text))
         run.researchers.clear()
-        self._guests.note(f"the job is over after {done} rounds" + (f": {text}" if text else ""))
+        self._peers.note(f"the job is over after {done} rounds" + (f": {text}" if text else ""))

@@ -137,7 +137,7 @@ class Signing:
             raise RoundError(str(fault)) from None
         self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
 
-    def lose(self, member: str) -> None:
+    def abandon(self, member: str) -> None:
         """The member will not sign, or has left: what it signed before stands."""
         self._pending.discard(member)
 

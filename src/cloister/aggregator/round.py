@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloister.aggregator.bodies import Body, Forgotten, Update, views
+from cloister.aggregator.bodies import Body, Discarded, Update, views
 from cloister.aggregator.chain_exchange import Chains, seconds_for
 from cloister.aggregator.collection import Collection
-from cloister.aggregator.own import Self, begin
+from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
-from cloister.aggregator.peers import Guest, Guests
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
 from cloister.aggregator.releasing import Outcome, Signing, cohort_of, compute, shares_of
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
@@ -52,10 +52,10 @@ class _Signing:
     outcome: Outcome
 
 
-class Course:
+class RoundMachine:
     """The rounds of a run, for those who are present; one is under way at a time."""
 
-    def __init__(self, charter: Charter, *, own: Self, guests: Guests, chains: Chains) -> None:
+    def __init__(self, charter: Charter, *, own: InstanceIdentity, peers: ConnectedMembers, chains: Chains) -> None:
         self.run: Run | None = None
         self.highest = 0
         """The highest number that a round is known to have had."""
@@ -65,7 +65,7 @@ class Course:
         self._limits = charter.limits
         self._quorum = quorum(charter)
         self._own = own
-        self._guests = guests
+        self._peers = peers
         self._chains = chains
         self._phase: Training | _Collecting | _Signing | None = None
         self._pauses = Pauses()
@@ -88,75 +88,75 @@ class Course:
 
     # What owners say
 
-    def ready(self, guest: Guest, message: Ready) -> None:
+    def ready(self, peer: ConnectedMember, message: Ready) -> None:
         """An owner has trained. Raises ``RoundError``: it is out of the round."""
         training = self._phase
         if not isinstance(training, Training) or training.number != message.round:
             raise RoundError(f"too late: round {message.round} does not wait for owners to train")
-        training.ready(guest, message)
+        training.ready(peer, message)
 
-    def room(self, guest: Guest, message: Contribution, *, body_bytes: int) -> Body:
+    def room(self, peer: ConnectedMember, message: Contribution, *, body_bytes: int) -> Body:
         """Where a contribution goes. Raises ``RoundError``: nobody asked for it, or not for one of this length."""
-        if self.run is None or not guest.owes or body_bytes != self.run.nbytes:
+        if self.run is None or not peer.owes or body_bytes != self.run.nbytes:
             raise RoundError("a contribution that nobody asked for, or of another length than the model")
-        collecting = self._expecting(guest, message)
+        collecting = self._expecting(peer, message)
         if collecting is None:
-            return Forgotten(body_bytes)
-        collecting.deadlines[guest.name] += self._own.upload_s  # it has begun, so that its own pace decides
-        return collecting.collection.room(guest.name, salt=message.salt)
+            return Discarded(body_bytes)
+        collecting.deadlines[peer.name] += self._own.upload_s  # it has begun, so that its own pace decides
+        return collecting.collection.buffer(peer.name, salt=message.salt)
 
-    def contribute(self, guest: Guest, message: Contribution, body: Body | None) -> None:
+    def contribute(self, peer: ConnectedMember, message: Contribution, body: Body | None) -> None:
         """A contribution has arrived. Raises ``RoundError``: it is not used."""
-        collecting = self._expecting(guest, message) if guest.owes else None
-        guest.owes = False
+        collecting = self._expecting(peer, message) if peer.owes else None
+        peer.owes = False
         if collecting is None:
             raise RoundError(f"too late: nothing of it was used in round {message.round}")
-        del collecting.deadlines[guest.name]
+        del collecting.deadlines[peer.name]
         try:
             if not isinstance(body, Update):
                 raise RoundError("a contribution without its values")
-            collecting.collection.take(guest.name, body)
+            collecting.collection.take(peer.name, body)
         except RoundError:
-            self._leave_out_of(collecting, guest)
+            self._leave_out_of(collecting, peer)
             raise
 
-    def decline(self, guest: Guest, message: Declined) -> None:
+    def decline(self, peer: ConnectedMember, message: Declined) -> None:
         """An owner does not go on with a round. Raises ``RoundError``: it is not this round."""
         if message.round == self._chains.ledger.last_round:
             return  # a witness did not sign, and the round was released without it
         if message.round != self._number:
             raise RoundError(f"round {message.round} is not under way")
-        self._guests.note(f"{guest.name} declines round {message.round}")
-        self.leave_out(guest)
+        self._peers.note(f"{peer.name} declines round {message.round}")
+        self.leave_out(peer)
 
-    def sign(self, guest: Guest, message: Signature) -> None:
+    def sign(self, peer: ConnectedMember, message: Signature) -> None:
         """An owner has signed the cohort. Raises ``RoundError``: the signature does not count."""
         if message.round == self._chains.ledger.last_round:
             return  # a witness's, and the round was released without it
         phase = self._phase
         if not isinstance(phase, _Signing) or phase.signing.number != message.round:
             raise RoundError(f"too late: nobody waits for signatures of round {message.round}")
-        phase.signing.take(guest.key, message)
+        phase.signing.take(peer.key, message)
 
-    def leave_out(self, guest: Guest) -> None:
+    def leave_out(self, peer: ConnectedMember) -> None:
         """The round that is under way goes on without this guest, if it can."""
         match self._phase:
             case Training() as training:
-                training.leave_out(guest.name)
+                training.leave_out(peer.name)
             case _Collecting() as collecting:
-                self._leave_out_of(collecting, guest)
+                self._leave_out_of(collecting, peer)
             case _Signing(signing=signing):
-                signing.lose(guest.key)
+                signing.abandon(peer.key)
 
     # What follows
 
-    def late(self) -> list[Guest]:
+    def late(self) -> list[ConnectedMember]:
         """Acts on a deadline that has passed; those whom it finds stalled are to be dropped."""
         match self._phase:
             case Training() as training if self.now >= training.until:
                 training.close()
             case _Collecting(deadlines=deadlines):
-                return [guest for guest in self._guests.owners() if self.now >= deadlines.get(guest.name, self.now + 1)]
+                return [peer for peer in self._peers.owners() if self.now >= deadlines.get(peer.name, self.now + 1)]
             case _Signing(signing=signing) if self.now >= signing.until:
                 self.void("not all have signed in time")
         return []
@@ -184,8 +184,8 @@ class Course:
         number = self._number
         self._phase = None
         if number:
-            self._guests.tell_all(Over(round=number, text=why))
-            self._guests.note(f"round {number} is void: {why}")
+            self._peers.tell_all(Over(round=number, text=why))
+            self._peers.note(f"round {number} is void: {why}")
             self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
 
     def begin_again(self, why: str) -> None:
@@ -209,17 +209,17 @@ class Course:
 
     def _owners(self) -> frozenset[str]:
         """The owners that are there, by fingerprint."""
-        return frozenset(guest.key for guest in self._guests.owners())
+        return frozenset(peer.key for peer in self._peers.owners())
 
-    def _expecting(self, guest: Guest, message: Contribution) -> _Collecting | None:
+    def _expecting(self, peer: ConnectedMember, message: Contribution) -> _Collecting | None:
         phase = self._phase
         if isinstance(phase, _Collecting) and message.round == phase.training.number:
-            return phase if phase.collection.expects(guest.name) else None
+            return phase if phase.collection.expects(peer.name) else None
         return None
 
     def _propose(self) -> None:
         run, ledger, held = self.run, self._chains.ledger, self._chains.newest
-        owners = self._guests.owners()
+        owners = self._peers.owners()
         if run is None or run.ended(ledger):
             return
         if len(owners) < self._quorum:
@@ -232,11 +232,11 @@ class Course:
         number = self.highest = 1 + max(self.highest, ledger.last_round)
         model, head, seconds = held.digest, ledger.head, run.job.seconds
         digest = round_digest(run.digest, charter=self._charter.digest, number=number, model=model, head=head)
-        for guest in owners:
-            self._chains.bring(guest)
-            if guest.job != run.digest:
-                guest.job = run.digest
-                self._guests.tell(guest, Work(job=run.digest), views([run.data]))
+        for peer in owners:
+            self._chains.bring(peer)
+            if peer.job != run.digest:
+                peer.job = run.digest
+                self._peers.tell(peer, Work(job=run.digest), views([run.data]))
             proposed = Propose(
                 round=number,
                 job=run.digest,
@@ -246,26 +246,26 @@ class Course:
                 digest=digest,
                 seconds=seconds,
             )
-            self._guests.tell(guest, proposed)
-        for guest in self._guests.present():
-            guest.waits = ""
+            self._peers.tell(peer, proposed)
+        for peer in self._peers.present():
+            peer.waits = ""
         self._pauses.begin(self._owners())
         self._phase = Training(
             number,
             digest=digest,
-            owners={guest.name for guest in owners},
+            owners={peer.name for peer in owners},
             limits=self._limits,
             until=self.now + seconds,
             used=ledger.commitments,
         )
-        self._guests.note(f"round {number} is proposed to {len(owners)} owners")
+        self._peers.note(f"round {number} is proposed to {len(owners)} owners")
 
     def _wait(self, run: Run, text: str) -> None:
         """Tells those whose job it is what it waits for, each of them once until that changes."""
-        for guest in self._guests.present():
-            if guest.key in run.researchers and guest.waits != text:
-                guest.waits = text
-                self._guests.tell(guest, Waiting(text=text))
+        for peer in self._peers.present():
+            if peer.key in run.researchers and peer.waits != text:
+                peer.waits = text
+                self._peers.tell(peer, Waiting(text=text))
 
     def _enrol(self) -> None:
         """This instance's record, before its first round and after every chain that it took over."""
@@ -273,8 +273,8 @@ class Course:
         if ledger.signer == own.signer:
             return
         ledger.append(begin(ledger, own=own))
-        for guest in self._guests.present():
-            self._chains.bring(guest)
+        for peer in self._peers.present():
+            self._chains.bring(peer)
 
     def _collect(self, training: Training) -> None:
         if self.run is None:
@@ -296,14 +296,14 @@ class Course:
             return
         trained = frozenset(each.member.key for each in training.answers.values())
         chosen = choose(trained, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum)
-        for guest in [each for each in self._guests.owners() if each.key in trained - chosen]:
-            training.leave_out(guest.name)
+        for peer in [each for each in self._peers.owners() if each.key in trained - chosen]:
+            training.leave_out(peer.name)
             text = "it makes up for one that some owners have signed, and is not of all; the next one is"
-            self._guests.tell(guest, Refused(round=training.number, text=text))
+            self._peers.tell(peer, Refused(round=training.number, text=text))
 
     def _signed(self, training: Training) -> dict[str, frozenset[Members]]:
         """What the owners that are there have said that they have signed on the round's model."""
-        return {guest.key: training.signed.get(guest.key, frozenset()) for guest in self._guests.owners()}
+        return {peer.key: training.signed.get(peer.key, frozenset()) for peer in self._peers.owners()}
 
     def _pull(self, collecting: _Collecting) -> None:
         if self.run is None:
@@ -311,17 +311,17 @@ class Course:
         if collecting.collection.complete:
             self._ask_to_sign(collecting, self.run)
             return
-        owners = {guest.name: guest for guest in self._guests.owners()}
+        owners = {peer.name: peer for peer in self._peers.owners()}
         for name in collecting.collection.next():
             collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes, least=self._own.upload_s)
             owners[name].owes = True
-            self._guests.tell(owners[name], Send(round=collecting.training.number))
+            self._peers.tell(owners[name], Send(round=collecting.training.number))
 
-    def _leave_out_of(self, collecting: _Collecting, guest: Guest) -> None:
-        collecting.deadlines.pop(guest.name, None)
-        if guest.name in collecting.collection.answers:
+    def _leave_out_of(self, collecting: _Collecting, peer: ConnectedMember) -> None:
+        collecting.deadlines.pop(peer.name, None)
+        if peer.name in collecting.collection.answers:
             try:
-                collecting.collection.leave_out(guest.name)
+                collecting.collection.leave_out(peer.name)
             except RoundError as fault:
                 self.void(str(fault))
 
@@ -335,7 +335,7 @@ class Course:
         ):  # nobody is asked in vain: whoever signs refuses what is near to it from then on
             self.void("not all who are left in it would sign, or too few who are there")
             return
-        self._guests.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
+        self._peers.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
         try:
             outcome = compute(
                 run, before=before, mean=collection.mean(), metrics=collection.metrics(), salt=self._own.salt()
@@ -353,7 +353,7 @@ class Course:
             shares=shares,
             outcome=outcome.digest,
         )
-        owners = self._guests.owners()
+        owners = self._peers.owners()
         signing = Signing(
             number=training.number,
             cohort=records.encode(cohort),
@@ -362,15 +362,15 @@ class Course:
             quorum=self._quorum,
             until=self.now + SIGN_S,
         )
-        for guest in owners:
-            self._guests.tell(guest, Sign(round=signing.number, cohort=signing.cohort))
+        for peer in owners:
+            self._peers.tell(peer, Sign(round=signing.number, cohort=signing.cohort))
         self._phase = _Signing(signing, outcome)
 
     def _release(self, signing: Signing, outcome: Outcome) -> None:
         self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
         self._chains.held = outcome.model
         self._phase, self._pauses = None, Pauses()
-        self._guests.note(f"round {signing.number} is released")
-        for guest in self._guests.present():
-            guest.refused = 0
-            self._chains.bring(guest)
+        self._peers.note(f"round {signing.number} is released")
+        for peer in self._peers.present():
+            peer.refused = 0
+            self._chains.bring(peer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cloister.aggregation.strategies import Rule
+from cloister.aggregation.strategies import Strategy
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.wire.layout import Layout
@@ -18,7 +18,7 @@ class Run:
     data: bytes
     digest: bytes
     layout: Layout
-    rule: Rule
+    rule: Strategy
     researchers: set[str] = field(default_factory=set)
     """The fingerprints of those who submitted it and are there."""
     stopping: str = ""

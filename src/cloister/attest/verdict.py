@@ -74,7 +74,7 @@ class Rules:
     members: tuple[Member, ...]
     limits: Mapping[str, str]
     """What may leave, a phrase for each limit."""
-    holes: tuple[str, ...]
+    warnings: tuple[str, ...]
     """What the charter gives up, a sentence each."""
 
 
@@ -220,7 +220,7 @@ def _charter(rules: Rules) -> dict[str, Any]:
         "floor": rules.floor,
         "limits": dict(rules.limits),
         "members": [{"name": member.name, "role": member.role, "key": member.key} for member in rules.members],
-        "gives_up": list(rules.holes),
+        "gives_up": list(rules.warnings),
     }
 
 

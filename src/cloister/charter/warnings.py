@@ -14,7 +14,7 @@ _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400
 
 
-def holes(charter: Charter) -> list[str]:
+def warnings_of(charter: Charter) -> list[str]:
     """What a charter leaves open, a sentence each; nothing where it is as tight as a charter can be."""
     return [*_limits(charter), *(f"{entry.name}: {hole}" for entry in charter.reference for hole in _entry(entry))]
 

@@ -10,9 +10,9 @@ from torch import nn
 from cloister.errors import MessageError, UnacceptableError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
-from cloister.net.attested import examine
-from cloister.net.policy import Demands
-from cloister.study.client import Conversation, bytes_of
+from cloister.net.attested import attest
+from cloister.net.policy import AttestationPolicy
+from cloister.study.client import StudyClient, bytes_of
 from cloister.study.job import describe
 from cloister.testing.studies import ADDRESS, LocalStudy
 from cloister.wire.rounds import Accepted, Chain, Join, Refused, Submit
@@ -32,10 +32,10 @@ def submit(forged: bytes, model: nn.Module, *, ledger: Ledger, local: LocalStudy
     Raises:
         UnacceptableError: the job is accepted. NetworkError: the connection is lost.
     """
-    demands = Demands(charter=local.charter, accept_simulated=True)
+    policy = AttestationPolicy(charter=local.charter, accept_simulated=True)
     vector = describe(model).vector
-    with Conversation(
-        examine(ADDRESS, demands=demands, identity=local.researcher, at=local.routes[ADDRESS])
+    with StudyClient(
+        attest(ADDRESS, policy=policy, identity=local.researcher, at=local.routes[ADDRESS])
     ) as conversation:
         conversation.say(Join(ledger.sequence, ledger.head, ledger.last_round, holds=True))
         while True:

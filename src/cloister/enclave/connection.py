@@ -14,7 +14,7 @@ from typing import Final
 
 from cloister.aggregator.bodies import Body
 from cloister.aggregator.chain_exchange import seconds_for
-from cloister.enclave.hub import Meeting, Seat
+from cloister.enclave.hub import Hub, MemberConnection
 from cloister.errors import CloisterError, MessageError, NetworkError, WireError
 from cloister.net.connection import Connection, Frame
 from cloister.net.handshake_server import refuse, refuse_for
@@ -29,43 +29,43 @@ _CHALLENGES: Final = 8
 """Proofs that a member may ask for before it has been told anything; each message that it is told allows as many."""
 
 
-class Attendance:
+class MemberHandler:
     """One member's connection, from the welcome to its end."""
 
-    def __init__(self, connection: Connection, *, meeting: Meeting, prover: Prover) -> None:
+    def __init__(self, connection: Connection, *, hub: Hub, prover: Prover) -> None:
         self._connection = connection
-        self._meeting = meeting
+        self._hub = hub
         self._prover = prover
         self._challenges = _CHALLENGES
 
     def serve(self) -> None:
         """Until either end ends it."""
-        seat = self._meeting.enter(self._connection.peer, interrupt=self._connection.interrupt)
-        watched = Watched({self._connection.fileno(): READABLE, seat.bell.fileno(): READABLE})
+        member_connection = self._hub.enter(self._connection.peer, interrupt=self._connection.interrupt)
+        watched = Watched({self._connection.fileno(): READABLE, member_connection.bell.fileno(): READABLE})
         try:
-            while self._tell(seat) and self._listen(seat, watched):
+            while self._tell(member_connection) and self._listen(member_connection, watched):
                 pass
         except WireError as fault:
             refuse_for(self._connection, fault)
         except NetworkError:
-            if not seat.ending:  # otherwise it was ended here
+            if not member_connection.ending:  # otherwise it was ended here
                 raise
         finally:
-            self._meeting.leave(seat)
+            self._hub.leave(member_connection)
 
-    def _tell(self, seat: Seat) -> bool:
+    def _tell(self, member_connection: MemberConnection) -> bool:
         """Sends what is in the outbox; False when that was the last."""
-        seat.bell.hush()  # before the outbox is looked at: what comes later rings again
-        ending = seat.ending  # likewise, so that nothing comes after
-        for parcel in self._meeting.take(seat):
-            with _busy(seat):
+        member_connection.bell.clear()  # before the outbox is looked at: what comes later rings again
+        ending = member_connection.ending  # likewise, so that nothing comes after
+        for parcel in self._hub.take(member_connection):
+            with _busy(member_connection):
                 self._connection.send(Kind.ROUND, parcel.message, parcel.bodies)
             self._challenges = _CHALLENGES
         if ending:
             refuse(self._connection, "closing", text=ending)
         return not ending
 
-    def _listen(self, seat: Seat, watched: Watched) -> bool:
+    def _listen(self, member_connection: MemberConnection, watched: Watched) -> bool:
         """Waits for the member or for the bell, and serves the member's next frame; False when the end has come."""
         waiting = not self._connection.pending()
         happened = watched.wait(until=None) if waiting else {self._connection.fileno()}
@@ -77,45 +77,45 @@ class Attendance:
             return self._prover.serve(frame)
         if frame.kind is not Kind.ROUND:
             raise MessageError(f"{frame.kind.name} has no place here, or came too often")
-        return self._hear(seat, frame)
+        return self._hear(member_connection, frame)
 
-    def _hear(self, seat: Seat, frame: Frame) -> bool:
+    def _hear(self, member_connection: MemberConnection, frame: Frame) -> bool:
         message = frame.message()
         try:
-            body = self._meeting.expect(seat, message, body_bytes=frame.body_bytes)
+            body = self._hub.expect(member_connection, message, body_bytes=frame.body_bytes)
         except CloisterError as fault:
             number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
             self._connection.send(Kind.ROUND, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
             refuse(self._connection, "protocol", text="a body came that nobody asked for")
             return False
         if body is not None:
-            with _busy(seat):
+            with _busy(member_connection):
                 self._read(body, body_bytes=frame.body_bytes)
         elif frame.body_bytes:
             return False  # it has just been dropped
-        self._meeting.say(seat, message, body)
+        self._hub.say(member_connection, message, body)
         return True
 
     def _read(self, body: Body, *, body_bytes: int) -> None:
-        until = monotonic() + seconds_for(body_bytes, least=self._meeting.upload_s)
+        until = monotonic() + seconds_for(body_bytes, least=self._hub.upload_s)
         if body_bytes <= CHUNK_BYTES:
-            for room in body.rooms():
-                self._connection.read_into(room, until=until)
-                body.look(room)
+            for buffer in body.buffers():
+                self._connection.read_into(buffer, until=until)
+                body.update(buffer)
             return
         looked = None
         with ThreadPoolExecutor(1) as beside:  # what has arrived is looked at while the next part arrives
-            for room in body.rooms():
-                self._connection.read_into(room, until=until)
-                looked = beside.submit(body.look, room)  # the last one tells: one thread looks at all, in order
+            for buffer in body.buffers():
+                self._connection.read_into(buffer, until=until)
+                looked = beside.submit(body.update, buffer)  # the last one tells: one thread looks at all, in order
         if looked is not None:
             looked.result()
 
 
 @contextmanager
-def _busy(seat: Seat) -> Iterator[None]:
-    seat.busy = True
+def _busy(member_connection: MemberConnection) -> Iterator[None]:
+    member_connection.busy = True
     try:
         yield
     finally:
-        seat.busy = False
+        member_connection.busy = False

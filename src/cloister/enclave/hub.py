@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Event, Joined, Left, Note, Said, Tell, Tick
-from cloister.aggregator.own import Self
-from cloister.aggregator.protocol import Rounds
+from cloister.aggregator.own import InstanceIdentity
+from cloister.aggregator.protocol import AggregatorProtocol
 from cloister.charter import Charter
-from cloister.net.polling import READABLE, Bell, wait
+from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.net.proving import Instance
 from cloister.wire.fields import Message
 from cloister.wire.messages import Proof
@@ -28,7 +28,7 @@ _SMALL_BYTES: Final = 1 << 16
 _TOO_SLOW: Final = "it does not read what it is told"
 
 
-class Parcel(NamedTuple):
+class Outgoing(NamedTuple):
     """A message on its way to a member, and its body."""
 
     message: Message
@@ -40,7 +40,7 @@ class Parcel(NamedTuple):
         return sum(map(len, self.bodies)) > _SMALL_BYTES
 
 
-class Seat:
+class MemberConnection:
     """One member's connection, as the others see it: what it is to be told, and a bell that says that there is more.
 
     ``interrupt`` ends the connection under the thread that uses it.
@@ -51,8 +51,8 @@ class Seat:
         self.busy = False
         """Whether its thread sends or receives at the moment, and does not hear the bell."""
         self._interrupt = interrupt
-        self.bell: Final = Bell()
-        self.outbox: Final[deque[Parcel]] = deque()
+        self.bell: Final = Wakeup()
+        self.outbox: Final[deque[Outgoing]] = deque()
         self.ending = ""
         """Why the connection is to be ended, once it is."""
 
@@ -64,19 +64,19 @@ class Seat:
     def end(self, why: str) -> None:
         """Has the connection ended: after what is in its outbox, unless its thread is held up by the member."""
         self.ending = self.ending or why
-        self.bell.ring()
+        self.bell.set()
         if self.busy:
             self._interrupt()
 
 
-class Meeting:
+class Hub:
     """The state machine of an instance, for as many threads as there are members."""
 
     def __init__(self, charter: Charter, *, instance: Instance, collateral: bytes | None, upload_s: float) -> None:
         def prove(nonce: bytes) -> Proof:
             return instance.prove(instance.transcript(nonce, client=None))
 
-        own = Self(
+        own = InstanceIdentity(
             signer=instance.signing_key,
             sign=instance.sign,
             prove=prove,
@@ -86,62 +86,62 @@ class Meeting:
             upload_s=upload_s,
         )
         self.upload_s: Final = upload_s
-        self._rounds = Rounds(charter, own=own)
+        self._rounds = AggregatorProtocol(charter, own=own)
         self._lock = threading.RLock()
-        self._seats: dict[str, Seat] = {}
-        self._clock = Bell()
+        self._connections: dict[str, MemberConnection] = {}
+        self._clock = Wakeup()
         self._due: float | None = None
         self._alarm: float | None = None
         """When ``keep_time`` looks next, unless its bell rings."""
         self._ended = False
         instance.follow(self._newest)
 
-    def enter(self, member: str, *, interrupt: Callable[[], None]) -> Seat:
+    def enter(self, member: str, *, interrupt: Callable[[], None]) -> MemberConnection:
         """A member takes part from now on, in the place of the connection that it may have had before.
 
         ``interrupt`` ends its connection under the thread that uses it.
         """
         with self._lock:
-            before = self._seats.pop(member, None)
+            before = self._connections.pop(member, None)
             if before is not None:
                 before.end("the same member has connected again")
                 self._happen(Left(member))
-            seat = self._seats[member] = Seat(member, interrupt=interrupt)
+            member_connection = self._connections[member] = MemberConnection(member, interrupt=interrupt)
             self._happen(Joined(member))
-            return seat
+            return member_connection
 
-    def leave(self, seat: Seat) -> None:
+    def leave(self, member_connection: MemberConnection) -> None:
         """A member's connection has ended."""
         with self._lock:
-            if self._seats.get(seat.member) is seat:
-                del self._seats[seat.member]
-                self._happen(Left(seat.member))
+            if self._connections.get(member_connection.member) is member_connection:
+                del self._connections[member_connection.member]
+                self._happen(Left(member_connection.member))
 
-    def expect(self, seat: Seat, message: Message, *, body_bytes: int) -> Body | None:
-        """Where the body of a member's message goes. Raises as ``Rounds.expect``."""
+    def expect(self, member_connection: MemberConnection, message: Message, *, body_bytes: int) -> Body | None:
+        """Where the body of a member's message goes. Raises as ``AggregatorProtocol.expect``."""
         with self._lock:
-            if self._seats.get(seat.member) is seat:
-                return self._rounds.expect(seat.member, message, body_bytes=body_bytes)
+            if self._connections.get(member_connection.member) is member_connection:
+                return self._rounds.expect(member_connection.member, message, body_bytes=body_bytes)
             return None
 
-    def say(self, seat: Seat, message: Message, body: Body | None) -> None:
+    def say(self, member_connection: MemberConnection, message: Message, body: Body | None) -> None:
         """A member's message has arrived, and its body."""
         with self._lock:
-            if self._seats.get(seat.member) is seat:
-                self._happen(Said(seat.member, message, body))
+            if self._connections.get(member_connection.member) is member_connection:
+                self._happen(Said(member_connection.member, message, body))
 
-    def take(self, seat: Seat) -> list[Parcel]:
+    def take(self, member_connection: MemberConnection) -> list[Outgoing]:
         """What a member is to be told now."""
         with self._lock:
-            parcels = list(seat.outbox)
-            seat.outbox.clear()
+            parcels = list(member_connection.outbox)
+            member_connection.outbox.clear()
             return parcels
 
     def keep_time(self) -> None:
         """Tells the state machine of the moments that it asks for, until ``end``."""
         while not self._ended:
             wait({self._clock.fileno(): READABLE}, until=self._alarm)
-            self._clock.hush()
+            self._clock.clear()
             with self._lock:
                 if self._due is not None and monotonic() >= self._due:
                     self._happen(Tick())
@@ -150,7 +150,7 @@ class Meeting:
     def end(self) -> None:
         """Makes ``keep_time`` return. May be called by a signal handler."""
         self._ended = True
-        self._clock.ring()
+        self._clock.set()
 
     def _newest(self) -> tuple[bytes, int]:
         with self._lock:
@@ -162,20 +162,20 @@ class Meeting:
         for effect in self._rounds.handle(event, now=monotonic()):
             match effect:
                 case Tell(member=member, message=message, bodies=bodies):
-                    seat = self._seats[member]
-                    if not seat.outbox:  # otherwise it was rung for what is there already
-                        seat.bell.ring()
-                    seat.outbox.append(Parcel(message, bodies))
-                    crowded += [seat] if seat.crowded else []
+                    member_connection = self._connections[member]
+                    if not member_connection.outbox:  # otherwise it was rung for what is there already
+                        member_connection.bell.set()
+                    member_connection.outbox.append(Outgoing(message, bodies))
+                    crowded += [member_connection] if member_connection.crowded else []
                 case Drop(member=member, why=why):
-                    self._seats.pop(member).end(why)
+                    self._connections.pop(member).end(why)
                 case Note(text=text):
                     _log.info("%s", text)
         self._due = self._rounds.due
         if self._due is not None and (self._alarm is None or self._due < self._alarm):
             self._alarm = self._due  # a later moment is found when the earlier one has come
-            self._clock.ring()
-        for seat in crowded:
-            if self._seats.get(seat.member) is seat:
-                seat.end(_TOO_SLOW)
-                self.leave(seat)
+            self._clock.set()
+        for member_connection in crowded:
+            if self._connections.get(member_connection.member) is member_connection:
+                member_connection.end(_TOO_SLOW)
+                self.leave(member_connection)

@@ -12,8 +12,8 @@ from typing import Final
 
 from cloister.aggregator.own import UPLOAD_S
 from cloister.charter.charter import Charter
-from cloister.enclave.connection import Attendance
-from cloister.enclave.hub import Meeting
+from cloister.enclave.connection import MemberHandler
+from cloister.enclave.hub import Hub
 from cloister.enclave.memory import give_back_large
 from cloister.net.connection import Connection
 from cloister.net.handshake_server import refuse
@@ -56,7 +56,7 @@ class Aggregator:
     ) -> None:
         self._instance = instance
         self._members = frozenset(member.key for member in charter.members)
-        self._meeting = Meeting(charter, instance=instance, collateral=collateral, upload_s=upload_s)
+        self._hub = Hub(charter, instance=instance, collateral=collateral, upload_s=upload_s)
         self._ended = threading.Event()
         self._listener = Listener(
             address=str(listen),
@@ -86,7 +86,7 @@ class Aggregator:
     def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Serves until ``stop``."""
         give_back_large()
-        clock = threading.Thread(target=self._meeting.keep_time, name="cloister keeps time", daemon=True)
+        clock = threading.Thread(target=self._hub.keep_time, name="cloister keeps time", daemon=True)
         clock.start()
         try:
             ready()
@@ -94,7 +94,7 @@ class Aggregator:
                 self._listener.serve()
         finally:
             self._listener.close()
-            self._meeting.end()
+            self._hub.end()
             clock.join()
 
     def _converse(self, connection: Connection) -> None:
@@ -109,4 +109,4 @@ class Aggregator:
         else:
             name = self._instance.name[:NAME_CHARS]
             connection.send(Kind.WELCOME, Welcome(version=VERSION, name=name, memory_bytes=0, objects=0))
-            Attendance(connection, meeting=self._meeting, prover=prover).serve()
+            MemberHandler(connection, hub=self._hub, prover=prover).serve()

@@ -74,18 +74,18 @@ def audit(
             ``cloister.attest.verifier.verify``. The message names the record.
     """
     ledger = Ledger.from_records(charter, records)
-    demands = partial(
-        vouch,
+    policy = partial(
+        verify_instance,
         charter=charter,
         collateral=collateral,
         accept_simulated=accept_simulated,
         now=now,
         unsafe_roots=unsafe_roots,
     )
-    return Report(ledger=ledger, verified=tuple(map(demands, ledger.instances)))
+    return Report(ledger=ledger, verified=tuple(map(policy, ledger.instances)))
 
 
-def vouch(
+def verify_instance(
     instance: Instance,
     *,
     charter: Charter,

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from cloister.aggregation import strategies
-from cloister.aggregation.strategies import Rule
+from cloister.aggregation.strategies import Strategy
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, ConfigurationError, JobError
 from cloister.wire.fields import Digest, Message, Name
@@ -87,7 +87,7 @@ class Job(Message, frozen=True):
         return [slice(place.start, place.stop) for place in self.layout.places if place.name in buffers]
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> Strategy:
         """The server's rule.
 
         Raises:

@@ -21,7 +21,7 @@ from cloister.errors import CloisterError, NetworkError
 from cloister.net import tcp
 from cloister.net.bounded_log import BoundedLog
 from cloister.net.connection import Connection, shut
-from cloister.net.door import Door
+from cloister.net.door import HandshakeLimiter
 from cloister.net.handshake_server import refuse
 from cloister.net.handshakes import Handshakes
 from cloister.net.shares import Shares
@@ -100,7 +100,7 @@ class Listener:
         self._handshakes = Handshakes(
             self._socket,
             context=context,
-            door=Door(places=_affordable(handshakes), silent_s=silent_s, handshake_s=handshake_s),
+            door=HandshakeLimiter(places=_affordable(handshakes), silent_s=silent_s, handshake_s=handshake_s),
             proved=self._proved,
             log=self._log,
         )

@@ -40,7 +40,7 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demands:
+class AttestationPolicy:
     """What an instance has to prove before anything is told to it."""
 
     charter: Charter

@@ -15,7 +15,7 @@ HUNG_UP: Final = select.POLLRDHUP
 """The other end will send no more. Unlike readability it is not set off by data that still waits to be read."""
 
 
-class Bell:
+class Wakeup:
     """Rung by one thread, heard by all that wait for its descriptor, until somebody hushes it.
 
     The descriptor closes with the last reference, so that nobody waits on a number that has been given to another file.
@@ -30,11 +30,11 @@ class Bell:
     def fileno(self) -> int:
         return self._descriptor
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """Safe in a signal handler."""
         os.eventfd_write(self._descriptor, 1)
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         """What was rung so far is heard no more."""
         with suppress(BlockingIOError):  # it was silent
             os.eventfd_read(self._descriptor)

@@ -23,7 +23,7 @@ def provision_info(report_data: bytes, name: str) -> bytes:
     return PROVISION + report_data + name.encode()
 
 
-class Keeper(Prover):
+class SecretReceiver(Prover):
     """Answers one connection's challenges, and takes the secrets that are sealed for it.
 
     ``kept`` is called after each.

@@ -141,7 +141,7 @@ class Link:
         else:
             self._write(data)
 
-    def rooms(self, body_bytes: int) -> Iterator[memoryview]:
+    def buffers(self, body_bytes: int) -> Iterator[memoryview]:
         """Memory to put the body into, piece by piece; each is on its way when the next is asked for."""
         if 0 < body_bytes <= INLINE_BYTES:
             room = self._scratch[:body_bytes]
@@ -261,11 +261,11 @@ class Link:
             raise _ended()
 
 
-def fill(rooms: Iterable[memoryview], views: Iterable[bytes | memoryview]) -> None:
+def fill(buffers: Iterable[memoryview], views: Iterable[bytes | memoryview]) -> None:
     """Copies views, one after the other, into rooms that together are as long."""
     sources = (memoryview(view) for view in views)
     source = memoryview(b"")
-    for room in rooms:
+    for room in buffers:
         filled = 0
         while filled < len(room):
             if not source:

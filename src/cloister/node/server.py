@@ -35,9 +35,9 @@ from cloister.net.handshake_client import greet
 from cloister.net.handshake_server import receive_hello, refuse
 from cloister.net.identity import Identity
 from cloister.net.listener import DESCRIPTORS_AT_THE_DOOR, OWN, Listener
-from cloister.net.polling import READABLE, Bell, wait
+from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.net.proving import Instance, Prover
-from cloister.net.provisioning import Keeper
+from cloister.net.provisioning import SecretReceiver
 from cloister.net.secrets import Secrets
 from cloister.net.shares import STRANGERS
 from cloister.node.aggregators import Aggregators
@@ -117,7 +117,7 @@ class Node:
         *,
         instance: Instance | None = None,
         aggregators: Aggregators | None = None,
-        participation: Callable[[Bell], Participation] | None = None,
+        participation: Callable[[Wakeup], Participation] | None = None,
     ) -> None:
         self._configuration = configuration
         self._identity, entries = check(configuration)
@@ -127,7 +127,7 @@ class Node:
         self._workers: Mapping[str, Neighbour] = {peer.fingerprint: peer for peer in configuration.workers}
         self._running = Running(configuration.session)
         self._rendezvous = Rendezvous()
-        self._closing = Bell()
+        self._closing = Wakeup()
         self._numbers = count(1)
         limits = configuration.session
         self._assignment = Assignment(
@@ -184,7 +184,7 @@ class Node:
 
     def stop(self) -> None:
         """Makes ``serve`` come to its end. May be called by a signal handler."""
-        self._closing.ring()
+        self._closing.set()
 
     def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Serves until ``stop``. Sessions then finish the frame that they are at, within the grace period.
@@ -203,7 +203,7 @@ class Node:
                 self._serve_sessions(self._listener, running)
             if self._participation is not None:
                 self._take_part(self._participation, running)
-            running.callback(self._closing.ring)
+            running.callback(self._closing.set)
             ready()
             wait({self._closing.fileno(): READABLE}, until=None)
             _log.info("closing")
@@ -219,7 +219,7 @@ class Node:
         running.callback(self._running.close)
         running.callback(self._pool.close)
         running.callback(listener.close, grace_s=limits.grace_s + _END_S)
-        running.callback(self._closing.ring)
+        running.callback(self._closing.set)
         self._pool.warm()
         threading.Thread(target=listener.serve, name="cloister listener", daemon=True).start()
 
@@ -232,7 +232,7 @@ class Node:
         running.callback(control.close)
         thread = threading.Thread(target=control.serve, name="cloister control", daemon=True)
         running.callback(thread.join, _END_S)
-        running.callback(self._closing.ring)
+        running.callback(self._closing.set)
         thread.start()
 
     def _take_part(self, participation: Participation, running: ExitStack) -> None:
@@ -255,7 +255,7 @@ class Node:
         if self._instance is None:
             self._open(connection, receive_hello(connection), None)
             return
-        prover = Keeper(connection, self._instance, secrets=self._secrets, kept=self._unlock)
+        prover = SecretReceiver(connection, self._instance, secrets=self._secrets, kept=self._unlock)
         hello = prover.open()
         if hello is not None:
             self._open(connection, hello, prover)

@@ -13,7 +13,7 @@ from cloister.charter.owner_limits import reference_under
 from cloister.errors import ConfigurationError
 from cloister.net.collateral import source
 from cloister.net.identity import Identity
-from cloister.net.policy import Demands, configuration_digest
+from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.proving import Instance
 from cloister.node import config
 from cloister.node.aggregators import Aggregators
@@ -43,14 +43,14 @@ def node_of(file: str | os.PathLike[str]) -> Node:
         raise ConfigurationError(_SEALED)
     if identity is None or charter is None or configuration.charter is None:
         return Node(configuration, instance=instance)
-    demands = _demands(configuration.charter, charter)
+    policy = _policy(configuration.charter, charter)
     participation = None
     if not charter.interactive:
         # Its NumPy is for those who take part in studies.
         from cloister.node.study.joining import participation_of
 
-        participation = participation_of(configuration, demands=demands, identity=identity)
-    aggregators = Aggregators(demands, identity=identity, routes=configuration.charter.routes)
+        participation = participation_of(configuration, policy=policy, identity=identity)
+    aggregators = Aggregators(policy, identity=identity, routes=configuration.charter.routes)
     return Node(configuration, instance=instance, aggregators=aggregators, participation=participation)
 
 
@@ -78,8 +78,8 @@ def _instance(tee: TeeUse, charter: Charter | None, text: str) -> Instance:
     )
 
 
-def _demands(use: CharterUse, charter: Charter) -> Demands:
-    return Demands(
+def _policy(use: CharterUse, charter: Charter) -> AttestationPolicy:
+    return AttestationPolicy(
         charter=charter,
         reference=reference_under(charter, floors=use.floors),
         accept_simulated=use.accept_simulated,

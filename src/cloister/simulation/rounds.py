@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister.aggregation.mean import Sum, shares
-from cloister.aggregation.strategies import FedProx, Rule, apply_to_parameters
+from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.ledger.job import owner_seed
 from cloister.simulation.checkpoint import Progress
@@ -42,7 +42,7 @@ class Simulation:
     optimizer: Optimizer
     batch_size: int
     local_epochs: int
-    strategy: Rule
+    strategy: Strategy
     per_round: int | None
     largest_share: float
     clip: float | None

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
-from cloister.aggregation.strategies import FedAvg, Rule
+from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
@@ -82,7 +82,7 @@ def simulate(
     batch_size: int,
     rounds: int,
     local_epochs: int = 1,
-    strategy: Rule = _FEDAVG,
+    strategy: Strategy = _FEDAVG,
     per_round: int | None = None,
     largest_share: float = 1.0,
     clip: float | None = None,

@@ -11,7 +11,7 @@ from cloister.errors import LedgerError, MessageError, PeerRefusedError, StudyEr
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.ledger.sync import Handed, ModelState, hand_over, sizes, unpack
-from cloister.net.attested import Proven
+from cloister.net.attested import AttestedConnection
 from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.polling import READABLE, wait
 from cloister.study.progress import Interrupts
@@ -22,26 +22,26 @@ _ROUND_S: Final = 60.0
 """For the first byte of a frame once there is something to read: TLS may have had a word of its own to say."""
 
 
-class Conversation:
+class StudyClient:
     """Messages to and from an instance; by one thread at a time.
 
     Raises:
         StudyError: the instance does not take this researcher. NetworkError: the connection is lost.
     """
 
-    def __init__(self, proven: Proven, *, wait_s: float = 10.0) -> None:
-        self.proven = proven
-        self._connection = proven.connection
+    def __init__(self, attested: AttestedConnection, *, wait_s: float = 10.0) -> None:
+        self.attested = attested
+        self._connection = attested.connection
         try:
             greet(self._connection, purpose="study", software=f"cloister {cloister.__version__}", wait_s=wait_s)
         except PeerRefusedError as fault:
             raise StudyError(f"the aggregator does not take part in a study with this identity: {fault}") from fault
 
-    def __enter__(self) -> Conversation:
+    def __enter__(self) -> StudyClient:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.proven.close()
+        self.attested.close()
 
     def say(self, message: RoundMessage, bodies: Sequence[memoryview] = ()) -> None:
         """Sends a message.

@@ -17,9 +17,9 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.ledger.job import Job
 from cloister.ledger.sync import Handed, ModelState, advance
-from cloister.net.attested import Proven
+from cloister.net.attested import AttestedConnection
 from cloister.net.polling import READABLE, wait
-from cloister.study.client import Conversation, bytes_of
+from cloister.study.client import StudyClient, bytes_of
 from cloister.study.history import Round
 from cloister.study.job import check_start, load
 from cloister.study.progress import Interrupts, evaluated
@@ -43,7 +43,7 @@ _LONGEST_DELAY_S: Final = 30.0
 
 
 @dataclass(eq=False)
-class Fitting:
+class JobRun:
     """A job, and how far it is.
 
     ``dial`` connects to an instance and has it prove itself; ``judge`` verifies the evidence of instances that are new
@@ -56,7 +56,7 @@ class Fitting:
     model: nn.Module
     data: bytes
     start: Vector
-    dial: Callable[[], Proven]
+    dial: Callable[[], AttestedConnection]
     judge: Callable[[Ledger, Ledger], None]
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None
     on_round: Callable[[Round], None]
@@ -102,7 +102,7 @@ class Fitting:
         while True:
             try:
                 self._accepted = False
-                with Conversation(self.dial()) as conversation:
+                with StudyClient(self.dial()) as conversation:
                     return self._follow(conversation)
             except NetworkError as fault:
                 if self._accepted or not until:
@@ -115,7 +115,7 @@ class Fitting:
                     return
                 delay = min(2 * delay, _LONGEST_DELAY_S)
 
-    def _follow(self, conversation: Conversation) -> None:
+    def _follow(self, conversation: StudyClient) -> None:
         ledger = self.ledger
         highest = max(self._highest, ledger.last_round)
         conversation.say(Join(ledger.sequence, ledger.head, highest, self.held is not None))
@@ -129,7 +129,7 @@ class Fitting:
             elif self._take(conversation, *heard):
                 return
 
-    def _submit(self, conversation: Conversation) -> None:
+    def _submit(self, conversation: StudyClient) -> None:
         """Submits the job once both ends have the same records: only then it is known what it may start from."""
         if self._submitted:
             return
@@ -137,7 +137,7 @@ class Fitting:
         self._submitted = True
         conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 
-    def _take(self, conversation: Conversation, message: RoundMessage, body_bytes: int) -> bool:
+    def _take(self, conversation: StudyClient, message: RoundMessage, body_bytes: int) -> bool:
         """Takes one message; whether the job is over."""
         match message:
             case Chain():

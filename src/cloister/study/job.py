@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cloister.aggregation.strategies import Rule, numbers_of
+from cloister.aggregation.strategies import Strategy, numbers_of
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError, JobError
@@ -43,7 +43,7 @@ class Numbers(NamedTuple):
     batch_size: int
     local_epochs: int
     rounds: int
-    strategy: Rule
+    strategy: Strategy
     seed: int
     round_s: float
 
@@ -118,7 +118,7 @@ def make(described: Described, plan: Plan, numbers: Numbers, *, charter: Charter
         parts=described.parts,
         constants=described.constants,
         start=described.digest,
-        optimizer=numbers.optimizer.spelt(),
+        optimizer=numbers.optimizer.to_wire(),
         batch_size=numbers.batch_size,
         local_epochs=numbers.local_epochs,
         seed=numbers.seed,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from cloister.errors import InteractiveRefusedError, WorkerError
 from cloister.node.config import DataSet
 from cloister.node.data_files import shelve
-from cloister.node.session.data_sets import Shelf
+from cloister.node.session.data_sets import DataSets
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shelf(folder: Path, *, unsafe_interactive: bool = True) -> Shelf:
+def shelf(folder: Path, *, unsafe_interactive: bool = True) -> DataSets:
     sets = [
         DataSet(("#mri", "#x"), folder / "a.npz", "x", unsafe_interactive),
         DataSet(("#mri", "#f"), folder / "a.npz", "f", True),
         DataSet(("#y",), folder / "b.safetensors", "y", True),
     ]
-    return Shelf([shelve(data_set) for data_set in sets])
+    return DataSets([shelve(data_set) for data_set in sets])
 
 
 def test_a_search_is_and_over_tags(folder: Path) -> None:

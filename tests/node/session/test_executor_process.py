@@ -12,7 +12,7 @@ import torch
 from cloister.errors import MemoryLimitError
 from cloister.net.connection import Frame
 from cloister.node.ipc import Link, pair
-from cloister.node.session.data_sets import Shelf
+from cloister.node.session.data_sets import DataSets
 from cloister.node.session.executor_process import Courier, serve
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
@@ -32,7 +32,7 @@ class Listener:
         self.link, self._there = Link(here), Link(there)
         self._moves = Link(moves_here), Link(moves_there)
         executor = Executor(
-            memory_bytes=memory_bytes, objects=100, data_sets=Shelf([]), exchange=Courier(self._moves[1])
+            memory_bytes=memory_bytes, objects=100, data_sets=DataSets([]), exchange=Courier(self._moves[1])
         )
         self.ended: list[BaseException | None] = []
         self.thread = threading.Thread(target=self._serve, args=(executor,), daemon=True)
@@ -50,7 +50,7 @@ class Listener:
         data = b"".join(bodies)
         self.link.send(kind, message, len(data))  # type: ignore[arg-type]
         at = 0
-        for room in self.link.rooms(len(data)):
+        for room in self.link.buffers(len(data)):
             room[:] = data[at : at + len(room)]
             at += len(room)
 
@@ -129,7 +129,7 @@ def test_it_ends_with_its_input(listener: Listener) -> None:
 
 def test_it_ends_within_a_body(listener: Listener) -> None:
     listener.link.send(Kind.BATCH, m.Batch([put(1, bytes(5 * MIB))]), 5 * MIB)
-    next(listener.link.rooms(5 * MIB))
+    next(listener.link.buffers(5 * MIB))
     listener.link.close()
     listener.thread.join(20)
     assert isinstance(listener.ended[0], EOFError)

@@ -14,7 +14,7 @@ import torch
 
 from cloister.errors import MoveError, UnreachableError
 from cloister.net.connection import Connection, Frame
-from cloister.net.polling import Bell
+from cloister.net.polling import Wakeup
 from cloister.node.ipc import Link, pair
 from cloister.node.session import rendezvous
 from cloister.node.session.executor_process import Courier
@@ -34,7 +34,7 @@ class Net:
 
     def __init__(self, *, move_wait_s: float = 20.0) -> None:
         self.rendezvous = Rendezvous()
-        self.closing = Bell()
+        self.closing = Wakeup()
         self.move_wait_s = move_wait_s
         self.threads: list[threading.Thread] = []
         self.pushers: list[Connection] = []
@@ -58,7 +58,7 @@ class Net:
         return self.pushers[-1]
 
     def join(self) -> None:
-        self.closing.ring()
+        self.closing.set()
         for connection in self.pushers:
             connection.close()
         for thread in self.threads:
@@ -211,7 +211,7 @@ def test_a_ticket_serves_one_session(net: Net) -> None:
             os.sched_yield()
         with pytest.raises(MoveError, match="already"):
             take(eve, [torch.ones(3)])
-        net.closing.ring()
+        net.closing.set()
         thread.join(20)
         assert isinstance(results[0], MoveError)
 

@@ -12,7 +12,7 @@ import pytest
 
 from cloister.errors import ConnectionLostError
 from cloister.net.connection import Connection
-from cloister.net.polling import Bell
+from cloister.net.polling import Wakeup
 from cloister.net.proving import Instance, Prover
 from cloister.node.config import Researcher, session_limits
 from cloister.node.ipc import Link, pair
@@ -58,7 +58,7 @@ class Scene:
         here, there = socket.socketpair()
         self.caller = Connection(there)
         self.accepted = Connection(here)
-        self.closing = Bell()
+        self.closing = Wakeup()
         self.released = threading.Event()
         self.how = ""
         limits = session_limits({})
@@ -92,7 +92,7 @@ class Scene:
     def end(self) -> None:
         self.caller.close()
         self.executor.close()
-        self.closing.ring()
+        self.closing.set()
         self.over()
 
 
@@ -130,7 +130,7 @@ def test_frames_pass_as_they_are(scene: Scene) -> None:
 
     def answer() -> None:
         at = 0
-        for room in scene.executor.rooms(len(data)):
+        for room in scene.executor.buffers(len(data)):
             room[:] = data[at : at + len(room)]
             at += len(room)
         done.set()
@@ -220,7 +220,7 @@ def test_an_executor_that_dies_between_frames_is_told_at_the_next_question(scene
 def test_an_executor_that_dies_within_an_answer_breaks_the_connection(scene: Scene) -> None:
     ask(scene)
     scene.executor.send(Kind.ANSWER, m.Values((TensorSpec("uint8", (9 * MIB,)),)), 9 * MIB)
-    next(scene.executor.rooms(9 * MIB))
+    next(scene.executor.buffers(9 * MIB))
     scene.executor.close()
     frame = scene.caller.receive(wait_s=20)
     with pytest.raises(ConnectionLostError):
@@ -261,7 +261,7 @@ def test_only_batches_and_questions_have_a_place(scene: Scene, kind: Kind) -> No
 
 
 def test_a_node_that_closes_tells_an_idle_caller(scene: Scene) -> None:
-    scene.closing.ring()
+    scene.closing.set()
     frame = scene.caller.receive(wait_s=20)
     assert (frame.kind, frame.message(m.VOCABULARY).code) == (Kind.REFUSAL, "closing")
     scene.caller.close()
@@ -271,7 +271,7 @@ def test_a_node_that_closes_tells_an_idle_caller(scene: Scene) -> None:
 
 def test_a_node_that_closes_lets_a_question_be_answered(scene: Scene) -> None:
     ask(scene)
-    scene.closing.ring()
+    scene.closing.set()
     scene.executor.send(Kind.ANSWER, m.Counted(1, 2))
     assert scene.caller.receive(wait_s=20).message(m.VOCABULARY) == m.Counted(1, 2)
     assert scene.caller.receive(wait_s=20).message(m.VOCABULARY).code == "closing"
@@ -280,7 +280,7 @@ def test_a_node_that_closes_lets_a_question_be_answered(scene: Scene) -> None:
 def test_a_node_that_closes_does_not_wait_for_ever(hasty: Scene) -> None:
     ask(hasty)
     started = monotonic()
-    hasty.closing.ring()
+    hasty.closing.set()
     hasty.over()
     assert monotonic() - started < 10
 
@@ -288,7 +288,7 @@ def test_a_node_that_closes_does_not_wait_for_ever(hasty: Scene) -> None:
 def test_a_node_that_closes_does_not_hear_out_a_dead_session(scene: Scene) -> None:
     scene.executor.close()
     assert scene.released.wait(20)
-    scene.closing.ring()
+    scene.closing.set()
     scene.over()
 
 

@@ -433,7 +433,7 @@ def test_a_model_that_comes_before_the_job_is_looked_at_once_the_job_is_there():
 
 def test_evidence_of_earlier_instances_is_verified_and_the_live_one_is_known():
     asked = []
-    member = owner(vouch=lambda instance: asked.append(instance.record.sequence))
+    member = owner(verify_instance=lambda instance: asked.append(instance.record.sequence))
     here = Aggregator.facing(member, at=chains_of(2), name="live")
     assert asked == [1]
     assert here.member.newest[0] == 4
@@ -441,7 +441,7 @@ def test_evidence_of_earlier_instances_is_verified_and_the_live_one_is_known():
     def refuse(instance: object) -> None:
         raise NotGenuineError("nobody made this")
 
-    member = owner(vouch=refuse)
+    member = owner(verify_instance=refuse)
     here = Aggregator(member, job(member.charter), chains_of(1), chains.Instance("live"))
     here.connect()
     assert "nobody made this" in leaves(here.chain(after=0))

@@ -23,7 +23,7 @@ from torch import nn
 import cloister
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
-from cloister.net.polling import READABLE, Bell, wait
+from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.study.effects import Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
@@ -115,7 +115,7 @@ def order(job: Job, number: int = 1, **changed: Any) -> Train:
     return Train(round=number, job=jobs.encode(job), **given | changed)
 
 
-def a_trainer(file: Path, closing: Bell) -> Trainer:
+def a_trainer(file: Path, closing: Wakeup) -> Trainer:
     data = [
         StudyData(("#mri",), file, ("x", "y")),
         StudyData(("#few",), file.with_name("few.npz"), ("x", "y")),
@@ -134,7 +134,7 @@ def a_trainer(file: Path, closing: Bell) -> Trainer:
 @pytest.fixture(scope="module")
 def trainer(file: Path) -> Iterator[Trainer]:
     """One for all: a child takes seconds to start, and goes on after whatever is refused."""
-    trainer = a_trainer(file, Bell())
+    trainer = a_trainer(file, Wakeup())
     yield trainer
     pid = trainer.pid
     trainer.close()
@@ -147,7 +147,7 @@ def heard(trainer: Trainer) -> Trained | Failed:
         descriptor = trainer.fileno()
         assert descriptor is not None
         assert select.select([descriptor], [], [], SOON)[0]
-        found = trainer.heed()
+        found = trainer.receive()
         if found is not None:
             return found
 
@@ -186,12 +186,12 @@ def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
 def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float], key: str) -> None:
     """A million epochs: each step is short, and the training of hours."""
     limits = dataclasses.replace(TrainingLimits(1 << 30, "cpu", 1), **limit)
-    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Bell())
+    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Wakeup())
     try:
         assert trainer.due is None
         assert trainer.train(order(a_job(local_epochs=1_000_000))) is None
         assert select.select([trainer.fileno()], [], [], SOON)[0]
-        assert trainer.heed() is None  # it is ready, and has the order now
+        assert trainer.receive() is None  # it is ready, and has the order now
         pid, found = trainer.pid, None
         while found is None:
             assert trainer.due is not None
@@ -307,7 +307,7 @@ def test_what_is_abandoned_is_never_heard_of(trainer: Trainer) -> None:
     pid = trainer.pid
     assert pid is not None
     while not trainer._sent:  # until it is ready, and at work
-        assert trainer.heed() is None
+        assert trainer.receive() is None
     trainer.abandon()
     assert gone(pid)
     trainer.train(order(a_job(), 2))
@@ -317,11 +317,11 @@ def test_what_is_abandoned_is_never_heard_of(trainer: Trainer) -> None:
 
 
 def test_a_node_that_closes_waits_for_nobody(file: Path) -> None:
-    closing = Bell()
+    closing = Wakeup()
     trainer = a_trainer(file, closing)
     trainer.train(order(a_job()))
-    closing.ring()
-    assert trainer.heed() == Failed(1, "the process that trained has ended: the node closes")
+    closing.set()
+    assert trainer.receive() == Failed(1, "the process that trained has ended: the node closes")
 
 
 def test_orders_travel_whole(trainer: Trainer) -> None:
@@ -329,7 +329,7 @@ def test_orders_travel_whole(trainer: Trainer) -> None:
     descriptor = None
     job = a_job(parts=(Part("w", jobs.TensorSpec("float32", (3 << 20,)), False),), constants=())
     trainer.train(order(job, model=bytes(3 << 22)))
-    while not isinstance(found := trainer.heed(), Failed):
+    while not isinstance(found := trainer.receive(), Failed):
         descriptor = trainer.fileno()
         assert descriptor is not None
         wait({descriptor: READABLE}, until=None)

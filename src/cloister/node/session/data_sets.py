@@ -25,7 +25,7 @@ from cloister.worker.values import as_bytes, empty
 _log: Final = logging.getLogger("cloister.node.session.data_sets")
 
 
-class Shelf:
+class DataSets:
     """The data sets of a node, loaded when first found. Implements ``cloister.worker.executor.DataSets``."""
 
     def __init__(self, entries: Sequence[ShelfEntry], *, device: str = "cpu") -> None:

@@ -22,7 +22,7 @@ from cloister.node.confinement import confine, limit_memory, tie
 from cloister.node.ipc import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads
 from cloister.node.session.child import Assignment, Opening
-from cloister.node.session.data_sets import Shelf
+from cloister.node.session.data_sets import DataSets
 from cloister.node.slate import READING
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
@@ -170,7 +170,7 @@ def _send(link: Link, kind: Kind, message: msgspec.Struct, tensors: Sequence[tor
     views = [as_bytes(tensor) for tensor in tensors]
     body_bytes = sum(map(len, views))
     link.send(kind, message, body_bytes)
-    fill(link.rooms(body_bytes), views)
+    fill(link.buffers(body_bytes), views)
 
 
 def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> None:
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str]) -> None:
         device=assignment.device,
         memory_bytes=assignment.memory_bytes,
         objects=assignment.objects,
-        data_sets=Shelf(data_sets, device=assignment.device),
+        data_sets=DataSets(data_sets, device=assignment.device),
         exchange=Courier(moves),
         begin=session.slate.begin,
     )

@@ -20,7 +20,7 @@ from typing import Final
 
 from cloister.errors import CloisterError, MessageError, MoveError, NetworkError, WireError
 from cloister.net.connection import Connection, Frame
-from cloister.net.polling import Bell
+from cloister.net.polling import Wakeup
 from cloister.node.ipc import Link
 from cloister.node.session.rendezvous import Arrival, Rendezvous, Verdict
 from cloister.wire.frames import Kind
@@ -51,7 +51,7 @@ class Mover:
     """Serves the ``moves`` link of one session, in a thread of its own, until the executor is gone."""
 
     def __init__(
-        self, link: Link, *, dial: DialPeer, rendezvous: Rendezvous, move_wait_s: float, closing: Bell
+        self, link: Link, *, dial: DialPeer, rendezvous: Rendezvous, move_wait_s: float, closing: Wakeup
     ) -> None:
         self._link = link
         self._dial = dial
@@ -161,7 +161,7 @@ class Mover:
             return verdict
         self._link.send(Kind.PUSH, frame.header, frame.body_bytes)
         broken: NetworkError | None = None
-        for room in self._link.rooms(frame.body_bytes):
+        for room in self._link.buffers(frame.body_bytes):
             if broken is None:
                 try:
                     arrival.connection.read_into(room)
@@ -184,7 +184,7 @@ class Mover:
                 raise _out_of_turn(frame)
 
 
-def receive_push(connection: Connection, *, rendezvous: Rendezvous, move_wait_s: float, closing: Bell) -> None:
+def receive_push(connection: Connection, *, rendezvous: Rendezvous, move_wait_s: float, closing: Wakeup) -> None:
     """Serves a connection that another worker has opened to push values: one push, one answer.
 
     Raises:

@@ -26,7 +26,7 @@ from cloister.errors import (
 )
 from cloister.net.connection import Connection, Frame
 from cloister.net.handshake_server import refuse
-from cloister.net.polling import HUNG_UP, READABLE, Bell, Watched, wait
+from cloister.net.polling import HUNG_UP, READABLE, Wakeup, Watched, wait
 from cloister.net.proving import Prover
 from cloister.node.running import Ending, Running, Session
 from cloister.node.session.child import Child
@@ -55,7 +55,7 @@ class Watch:
     is over every wait ends in ``NoAnswerError``.
     """
 
-    def __init__(self, caller: Connection, *, closing: Bell, grace_s: float) -> None:
+    def __init__(self, caller: Connection, *, closing: Wakeup, grace_s: float) -> None:
         self._caller = caller
         self._closing = closing
         self._grace_s = grace_s
@@ -95,7 +95,7 @@ class Relay:
         caller: Connection,
         child: Child,
         *,
-        closing: Bell,
+        closing: Wakeup,
         grace_s: float,
         session: Session,
         running: Running,
@@ -162,7 +162,7 @@ class Relay:
         self._session.heard()
         self._asked, self._unread = frame.kind is Kind.ASK, frame.body_bytes
         self._link.send(frame.kind, frame.header, frame.body_bytes)
-        for room in self._link.rooms(frame.body_bytes):
+        for room in self._link.buffers(frame.body_bytes):
             self._caller.read_into(room)
             self._unread -= len(room)
             self._session.heard()

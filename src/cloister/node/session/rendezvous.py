@@ -12,7 +12,7 @@ from typing import Final
 
 from cloister.errors import MoveError
 from cloister.net.connection import Connection, Frame
-from cloister.net.polling import HUNG_UP, READABLE, Bell, wait
+from cloister.net.polling import HUNG_UP, READABLE, Wakeup, wait
 from cloister.wire.frames import Kind
 from cloister.wire.sessions import Done, Failure
 
@@ -30,13 +30,13 @@ class Arrival:
         self.connection = connection
         self.frame = frame
         self.unread = frame.body_bytes
-        self._settled = Bell()
+        self._settled = Wakeup()
         self._verdict: Verdict | None = None
 
     def settle(self, verdict: Verdict) -> None:
         """Says what has become of it. The connection is the pusher's thread's again."""
         self._verdict = verdict
-        self._settled.ring()
+        self._settled.set()
 
     def wait(self, *, until: float, unless: int) -> Verdict | None:
         """What has become of it; None at the moment ``until``, when ``unless`` is readable, or when the pusher is
@@ -53,7 +53,7 @@ class Arrival:
 
 class _Meeting:
     def __init__(self) -> None:
-        self.arrived = Bell()
+        self.arrived = Wakeup()
         self.arrival: Arrival | None = None
         self.expected = False
 
@@ -86,7 +86,7 @@ class Rendezvous:
                     f"{WAITING_PER_PEER} pushes of this worker wait already, for sessions that do not take them"
                 )
             meeting.arrival = arrival
-            meeting.arrived.ring()
+            meeting.arrived.set()
         verdict = arrival.wait(until=until, unless=unless)
         if verdict is None:
             with self._lock:

@@ -10,8 +10,8 @@ from functools import partial
 
 from cloister.ledger import audit
 from cloister.net.identity import Identity, private_key
-from cloister.net.policy import Demands
-from cloister.net.polling import Bell
+from cloister.net.policy import AttestationPolicy
+from cloister.net.polling import Wakeup
 from cloister.node.config import NodeConfiguration
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
@@ -20,27 +20,27 @@ from cloister.node.study.trainer import Trainer
 
 
 def participation_of(
-    configuration: NodeConfiguration, *, demands: Demands, identity: Identity
-) -> Callable[[Bell], Participation] | None:
+    configuration: NodeConfiguration, *, policy: AttestationPolicy, identity: Identity
+) -> Callable[[Wakeup], Participation] | None:
     """What takes part in the studies of a charter that is closed to interactive use, for a node of one of its owners.
 
     Raises:
         RecordsError: the node's records cannot be used. LedgerError: what they hold is no chain of this charter.
     """
-    charter, use = demands.charter, configuration.charter
+    charter, use = policy.charter, configuration.charter
     own = charter.member(identity.fingerprint)
     if use is None or own is None or own.role != "owner":
         return None
-    vouch = partial(
-        audit.vouch,
+    verify_instance = partial(
+        audit.verify_instance,
         charter=charter,
-        collateral=demands.collateral,
-        reference=demands.reference,
-        accept_simulated=demands.accept_simulated,
-        unsafe_roots=demands.unsafe_roots,
+        collateral=policy.collateral,
+        reference=policy.reference,
+        accept_simulated=policy.accept_simulated,
+        unsafe_roots=policy.unsafe_roots,
     )
 
-    def begin(closing: Bell) -> Participation:
+    def begin(closing: Wakeup) -> Participation:
         records = Records(use.state)
         try:
             member = Member(
@@ -50,7 +50,7 @@ def participation_of(
                 floors=use.floors,
                 data={each.name: frozenset(each.tags) for each in configuration.study_data},
                 records=records,
-                vouch=vouch,
+                verify_instance=verify_instance,
                 new_salt=partial(secrets.token_bytes, 32),
             )
         except BaseException:
@@ -60,7 +60,7 @@ def participation_of(
         return Participation(
             member,
             records=records,
-            demands=demands,
+            policy=policy,
             identity=identity,
             routes=use.routes,
             trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),

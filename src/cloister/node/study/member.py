@@ -26,7 +26,7 @@ from cloister.node.study.countersigner import Countersigner
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records, TookPart
 from cloister.node.study.own_limits import OwnLimits
-from cloister.node.study.replica import Holdings
+from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS
 
@@ -75,7 +75,7 @@ class Member:
         floors: Floors | None,
         data: Mapping[str, frozenset[str]],
         records: Records,
-        vouch: Callable[[Instance], object],
+        verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
     ) -> None:
         self.charter: Final = charter
@@ -84,7 +84,7 @@ class Member:
         self._limits = OwnLimits(charter, floors=floors)
         self._data = dict(data)
         self._records = records
-        self._holdings = Holdings(charter, records=records, vouch=vouch)
+        self._replica = Replica(charter, records=records, verify_instance=verify_instance)
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._new_salt = new_salt
         self._work: _Work | None = None
@@ -100,11 +100,11 @@ class Member:
     @property
     def newest(self) -> tuple[int, bytes]:
         """The newest record that it knows: number and hash."""
-        return self._holdings.newest
+        return self._replica.newest
 
     @property
     def _ledger(self) -> Ledger:
-        return self._holdings.ledger
+        return self._replica.ledger
 
     @property
     def training(self) -> int | None:
@@ -116,8 +116,8 @@ class Member:
     def connected(self, transcript: Transcript) -> list[Effect]:
         """An instance has proved this on a new connection, and has welcomed us."""
         self._begin()
-        self._holdings.begin(transcript.signing_key)
-        holds = self._holdings.model is not None
+        self._replica.begin(transcript.signing_key)
+        holds = self._replica.model is not None
         return [Say(w.Join(*self.newest, self._records.highest(self._digest), holds))]
 
     def disconnected(self) -> list[Effect]:
@@ -183,7 +183,7 @@ class Member:
     def _take(self, message: w.Chain, body: memoryview) -> list[Effect]:
         released = self._ledger.released
         try:
-            self._holdings.take(message, body, job=None if self._work is None else self._work.job)
+            self._replica.take(message, body, job=None if self._work is None else self._work.job)
         except (LedgerError, RoundError, AttestationError, RecordsError) as fault:
             return [Leave(f"what the aggregator hands over is not taken: {fault}")]
         if self._ledger.released == released:
@@ -195,7 +195,7 @@ class Member:
 
     def _hand_over(self, after: int) -> list[Effect]:
         try:
-            return [*self._holdings.hand_over(after)]
+            return [*self._replica.hand_over(after)]
         except LedgerError as fault:
             return [Leave(str(fault))]
 
@@ -214,7 +214,7 @@ class Member:
             effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}"))
         self._work = _Work(digest, data, job, fault)
         try:
-            self._holdings.prove(job)
+            self._replica.prove(job)
         except (RoundError, RecordsError) as wrong:
             effects.append(Leave(str(wrong)))
         return effects
@@ -254,7 +254,7 @@ class Member:
         digest = round_digest(asked.job, charter=self._digest, number=asked.round, model=asked.model, head=asked.head)
         if asked.digest != digest:
             raise RoundError("the round's digest is not that of its job, model and place")
-        if self._holdings.model is None:
+        if self._replica.model is None:
             raise RoundError("the model was not handed over")
         return self._data_set(work.job.data)
 
@@ -272,7 +272,7 @@ class Member:
         return [Prove(self.newest)]
 
     def _start(self, begun: _Round) -> list[Effect]:
-        number, model = begun.asked.round, self._holdings.model
+        number, model = begun.asked.round, self._replica.model
         if not self._is_proved(number) or self._work is None or self._work.job is None or model is None:
             return self._decline(number, "the aggregator proved another ledger than it proposes the round on")
         begun.training = True

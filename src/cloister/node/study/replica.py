@@ -14,7 +14,7 @@ from cloister.node.study.journal import Records
 from cloister.wire.rounds import Chain
 
 
-class Holdings:
+class Replica:
     """One charter's ledger and model, which ``records`` keep.
 
     Args:
@@ -24,10 +24,10 @@ class Holdings:
         LedgerError: what the records hold is no chain of this charter.
     """
 
-    def __init__(self, charter: Charter, *, records: Records, vouch: Callable[[Instance], object]) -> None:
+    def __init__(self, charter: Charter, *, records: Records, verify_instance: Callable[[Instance], object]) -> None:
         self._digest = charter.digest
         self._records = records
-        self._vouch = vouch
+        self._verify_instance = verify_instance
         self._model = records.model(self._digest)
         self._tensors = b""
         self._unproven: ModelState | None = None
@@ -95,7 +95,7 @@ class Holdings:
         known = set(self.ledger.heads)
         for instance in grown.instances:
             if instance.head not in known and instance.transcript.signing_key != self._signer:
-                self._vouch(instance)
+                self._verify_instance(instance)
         return grown
 
     def _adopt(self, handed: Handed) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 
 from cloister import __version__
 from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
-from cloister.net.attested import Challenged, Proven, examine
+from cloister.net.attested import AttestedConnection, Challenged, attest
 from cloister.net.connection import Frame
 from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.identity import Identity
-from cloister.net.policy import Demands
-from cloister.net.polling import READABLE, Bell, wait
+from cloister.net.policy import AttestationPolicy
+from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
@@ -70,17 +70,17 @@ class Participation:
         member: Member,
         *,
         records: Records,
-        demands: Demands,
+        policy: AttestationPolicy,
         identity: Identity,
         routes: Mapping[str, str],
         trainer: Trainer,
-        closing: Bell,
+        closing: Wakeup,
         model_bytes: int,
         jitter: Callable[[], float],
     ) -> None:
         self._member = member
         self._records = records
-        self._demands = demands
+        self._policy = policy
         self._identity = identity
         self._routes = dict(routes)
         self._trainer = trainer
@@ -94,7 +94,7 @@ class Participation:
         pauses = Pauses(self._jitter)
         try:
             while not self._closing.rung:
-                lasted_s = max(self._attend(address) for address in self._demands.charter.addresses)
+                lasted_s = max(self._attend(address) for address in self._policy.charter.addresses)
                 wait({self._closing.fileno(): READABLE}, until=monotonic() + pauses.after(lasted_s))
         finally:
             self.close()
@@ -111,19 +111,19 @@ class Participation:
         began: float | None = None
         try:
             at = self._routes.get(address)
-            with examine(address, demands=self._demands, identity=self._identity, at=at, within_s=_DIAL_S) as proven:
-                self._tell(address, f"is {proven.verdict.line()}")
-                greet(proven.connection, purpose="study", software=f"cloister {__version__}", wait_s=_DIAL_S)
+            with attest(address, policy=self._policy, identity=self._identity, at=at, within_s=_DIAL_S) as attested:
+                self._tell(address, f"is {attested.verdict.line()}")
+                greet(attested.connection, purpose="study", software=f"cloister {__version__}", wait_s=_DIAL_S)
                 began = monotonic()
-                self._converse(proven)
+                self._converse(attested)
         except CloisterError as fault:
             if not self._closing.rung:
                 self._tell(address, f"cannot be taken part with: {fault}" if began is None else f"is left: {fault}")
         return 0.0 if began is None else monotonic() - began
 
-    def _converse(self, proven: Proven) -> None:
-        Conversation(
-            self._member, proven, trainer=self._trainer, closing=self._closing, model_bytes=self._model_bytes
+    def _converse(self, attested: AttestedConnection) -> None:
+        AggregatorLink(
+            self._member, attested, trainer=self._trainer, closing=self._closing, model_bytes=self._model_bytes
         ).hold()
 
     def _tell(self, address: str, text: str) -> None:
@@ -133,13 +133,15 @@ class Participation:
             _log.info("the aggregator at %s %s", address, text)
 
 
-class Conversation:
+class AggregatorLink:
     """One connection to an aggregator, once it has welcomed the member."""
 
-    def __init__(self, member: Member, proven: Proven, *, trainer: Trainer, closing: Bell, model_bytes: int) -> None:
+    def __init__(
+        self, member: Member, attested: AttestedConnection, *, trainer: Trainer, closing: Wakeup, model_bytes: int
+    ) -> None:
         self._member = member
-        self._proven = proven
-        self._connection = proven.connection
+        self._attested = attested
+        self._connection = attested.connection
         self._trainer = trainer
         self._closing = closing
         self._model_bytes = model_bytes
@@ -153,7 +155,7 @@ class Conversation:
             connection.
         """
         try:
-            self._do(self._member.connected(self._proven.transcript))
+            self._do(self._member.connected(self._attested.transcript))
             while self._listen():
                 pass
         finally:
@@ -174,7 +176,7 @@ class Conversation:
         if self._closing.fileno() in happened:
             return False
         if training is not None and training in happened:
-            self._do(self._trained(self._trainer.heed()))
+            self._do(self._trained(self._trainer.receive()))
         if (due := self._trainer.due) is not None and monotonic() >= due:
             self._do(self._trained(self._trainer.look()))
         if pending or socket in happened:
@@ -192,8 +194,8 @@ class Conversation:
             case Kind.ROUND:
                 self._do(self._handle(frame))
             case Kind.PROOF if self._challenges:
-                self._proven = self._challenges.popleft()[0].judge(frame)
-                self._do(self._member.proved(self._proven.transcript))
+                self._attested = self._challenges.popleft()[0].judge(frame)
+                self._do(self._member.proved(self._attested.transcript))
             case Kind.REFUSAL:
                 raise refusal_error(frame.message())
             case _:
@@ -226,7 +228,7 @@ class Conversation:
                 case Say(message=message, bodies=bodies):
                     self._connection.send(Kind.ROUND, message, [memoryview(body) for body in bodies])
                 case Prove(newest=newest):
-                    self._challenges.append((self._proven.challenge(newest=newest), monotonic() + _PROOF_S))
+                    self._challenges.append((self._attested.challenge(newest=newest), monotonic() + _PROOF_S))
                 case Train():
                     self._do(self._trained(self._trainer.train(effect)))
                 case Abandon():

@@ -16,7 +16,7 @@ import msgspec
 
 from cloister.errors import WireError
 from cloister.ledger.sync import Values
-from cloister.net.polling import READABLE, Bell, wait
+from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.cpu import Clock, Meter, Over
 from cloister.node.ipc import fill
@@ -84,7 +84,7 @@ class Failed(NamedTuple):
 class Trainer:
     """Trains in a child process, one round at a time. Used by one thread, which lasts as long as the node."""
 
-    def __init__(self, limits: TrainingLimits, data: Sequence[StudyData], *, listener: int, closing: Bell) -> None:
+    def __init__(self, limits: TrainingLimits, data: Sequence[StudyData], *, listener: int, closing: Wakeup) -> None:
         self._assignment = Assignment(
             listener=listener,
             memory_bytes=limits.memory_bytes,
@@ -162,7 +162,7 @@ class Trainer:
             f"the training took more than the {limit:g} s of CPU time that {what} may ([training], {key})"
         )
 
-    def heed(self) -> Trained | Failed | None:
+    def receive(self) -> Trained | Failed | None:
         """What the child says; None where that is only that it is ready."""
         if self._process is None:
             return None
@@ -212,7 +212,7 @@ class Trainer:
         try:
             body_bytes = len(job) + len(order.model)
             link.send(Kind.ASK, msgspec.msgpack.encode(header), body_bytes)
-            fill(link.rooms(body_bytes), [job, order.model])
+            fill(link.buffers(body_bytes), [job, order.model])
         except EOFError:
             return self._bury()
         self._data, self._job, self._sent = order.data, known, True

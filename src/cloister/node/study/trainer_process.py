@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
     data: Batches
 
 
-class Trainee:
+class TrainerProcess:
     """Trains what it is told to, on one data set; it and a job are looked at once."""
 
     def __init__(
@@ -163,7 +163,7 @@ def _constant(constant: Constant, device: str) -> torch.Tensor:
     return tensor.to(device)
 
 
-def serve(link: Link, trainee: Trainee) -> None:
+def serve(link: Link, trainee: TrainerProcess) -> None:
     """Takes orders until the listener is gone.
 
     Raises:
@@ -188,7 +188,7 @@ def serve(link: Link, trainee: Trainee) -> None:
         else:
             vector = as_bytes(found.delta)
             link.send(Kind.ANSWER, msgspec.msgpack.encode(Result(found.examples, found.metrics)), len(vector))
-            fill(link.rooms(len(vector)), [vector])
+            fill(link.buffers(len(vector)), [vector])
 
 
 def _data_set() -> Columns:
@@ -214,7 +214,9 @@ def main(arguments: Sequence[str]) -> None:
         limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
     confine([data_set.path], device=assignment.device)
     use_threads(assignment.threads)
-    trainee = Trainee(data_set, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin)
+    trainee = TrainerProcess(
+        data_set, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin
+    )
     serve(link, trainee)
 
 
