@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cloister.aggregator.bodies import Submission
 from cloister.aggregator.events import Drop, Effect, Note, Tell
+from cloister.aggregator.table import Standing
 from cloister.charter.charter import Member
 from cloister.wire.fields import Message
 from cloister.wire.rounds import Submit
@@ -39,6 +40,11 @@ class ConnectedMember:
     """What it was told that its job waits for."""
     refused: int = 0
     """How many of its messages were refused since a round was last released."""
+
+    @property
+    def standing(self) -> Standing:
+        """How far it is (``cloister.aggregator.table``)."""
+        return Standing.UP_TO_DATE if self.ready else Standing.JOINED if self.joined else Standing.CONNECTED
 
     @property
     def key(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloister.aggregator import table
 from cloister.aggregator.bodies import Body, HandedOver, Submission
 from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
@@ -16,6 +17,7 @@ from cloister.aggregator.own import InstanceIdentity
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
 from cloister.aggregator.round import RoundMachine
 from cloister.aggregator.runs import Run
+from cloister.aggregator.table import Standing
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError, RoundError
 from cloister.ledger.chain import Ledger
@@ -23,7 +25,6 @@ from cloister.ledger.sync import ModelState
 from cloister.wire.fields import Message
 from cloister.wire.limits import JOB_BYTES, TEXT_CHARS
 from cloister.wire.rounds import (
-    FROM_MEMBERS,
     Accepted,
     Chain,
     Contribution,
@@ -172,35 +173,37 @@ class AggregatorProtocol:
             self._drop(peer, "too much of what it says is refused")
 
     def _take(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
+        owed = isinstance(message, Contribution) and peer.owes
+        if isinstance(message, Contribution):
+            peer.owes = False  # it has come, wanted or not
+        if self._crossed_the_release(peer, message):
+            return
+        table.check(message, role=peer.member.role, standing=peer.standing, phase=self._course.phase)
         match message:
             case Join():
                 self._join(peer, message)
             case Chain():
                 self._take_chain(peer, message, body)
-            case _ if not isinstance(message, FROM_MEMBERS):
-                raise RoundError(f"{type(message).__name__} is not a member's to say")
-            case Submit() if peer.joined and peer.member.role == "researcher":
-                if not isinstance(body, Submission) or peer.submitted is not None:
-                    raise JobError("one job and its model come in the body of the message that submits it")
-                peer.submitting, peer.submitted = False, (message, body)
-            case _ if not peer.ready:
-                raise RoundError("a member joins, and is given the newest records, before it says anything else")
-            case Stop() if peer.member.role == "researcher":
+            case Submit():
+                self._keep_submitted(peer, message, body)
+            case Stop():
                 self._stop(peer)
-            case Ready() if peer.owner:
+            case Ready():
                 self._course.ready(peer, message)
-            case Contribution() if peer.owner:
-                self._course.contribute(peer, message, body)
-            case Declined() if peer.owner:
+            case Contribution():
+                self._course.contribute(peer, message, body if owed else None)
+            case Declined():
                 self._course.decline(peer, message)
-            case Signature() if peer.owner:
+            case Signature():
                 self._course.sign(peer, message)
-            case _:
-                raise RoundError(f"{type(message).__name__} is not said by a member of its role")
+
+    def _crossed_the_release(self, peer: ConnectedMember, message: Message) -> bool:
+        """Whether it is a witness's word of a round that was released without it."""
+        row = table.MESSAGES.get(type(message))
+        passed_over = row is not None and row.passed_over and peer.owner and peer.standing is Standing.UP_TO_DATE
+        return passed_over and getattr(message, "round", None) == self.ledger.last_round
 
     def _join(self, peer: ConnectedMember, message: Join) -> None:
-        if peer.joined:
-            raise RoundError("a member joins once on a connection")
         known = max(self._course.highest, self.ledger.last_round)
         self._course.highest = max(self._course.highest, min(message.round, known + LEAP))
         self._chains.join(peer, message, now=self._now)
@@ -224,6 +227,11 @@ class AggregatorProtocol:
             self._chains.bring(each)
 
     # Jobs
+
+    def _keep_submitted(self, peer: ConnectedMember, message: Submit, body: Body | None) -> None:
+        if not isinstance(body, Submission) or peer.submitted is not None:
+            raise JobError("one job and its model come in the body of the message that submits it")
+        peer.submitting, peer.submitted = False, (message, body)
 
     def _room_for_job(self, peer: ConnectedMember, message: Submit, *, body_bytes: int) -> Submission:
         if message.job > min(JOB_BYTES, body_bytes):

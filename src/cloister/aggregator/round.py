@@ -13,6 +13,7 @@ from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
 from cloister.aggregator.releasing import Outcome, Signing, cohort_of, compute, shares_of
 from cloister.aggregator.runs import Run
+from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
@@ -92,7 +93,7 @@ class RoundMachine:
         """An owner has trained. Raises ``RoundError``: it is out of the round."""
         training = self._phase
         if not isinstance(training, Training) or training.number != message.round:
-            raise RoundError(f"too late: round {message.round} does not wait for owners to train")
+            raise MESSAGES[Ready].refusal(message)
         training.ready(peer, message)
 
     def room(self, peer: ConnectedMember, message: Contribution, *, body_bytes: int) -> Body:
@@ -107,10 +108,9 @@ class RoundMachine:
 
     def contribute(self, peer: ConnectedMember, message: Contribution, body: Body | None) -> None:
         """A contribution has arrived. Raises ``RoundError``: it is not used."""
-        collecting = self._expecting(peer, message) if peer.owes else None
-        peer.owes = False
+        collecting = self._expecting(peer, message)
         if collecting is None:
-            raise RoundError(f"too late: nothing of it was used in round {message.round}")
+            raise MESSAGES[Contribution].refusal(message)
         del collecting.deadlines[peer.name]
         try:
             if not isinstance(body, Update):
@@ -122,20 +122,16 @@ class RoundMachine:
 
     def decline(self, peer: ConnectedMember, message: Declined) -> None:
         """An owner does not go on with a round. Raises ``RoundError``: it is not this round."""
-        if message.round == self._chains.ledger.last_round:
-            return  # a witness did not sign, and the round was released without it
         if message.round != self._number:
-            raise RoundError(f"round {message.round} is not under way")
+            raise MESSAGES[Declined].refusal(message)
         self._peers.note(f"{peer.name} declines round {message.round}")
         self.leave_out(peer)
 
     def sign(self, peer: ConnectedMember, message: Signature) -> None:
         """An owner has signed the cohort. Raises ``RoundError``: the signature does not count."""
-        if message.round == self._chains.ledger.last_round:
-            return  # a witness's, and the round was released without it
         phase = self._phase
         if not isinstance(phase, _Signing) or phase.signing.number != message.round:
-            raise RoundError(f"too late: nobody waits for signatures of round {message.round}")
+            raise MESSAGES[Signature].refusal(message)
         phase.signing.take(peer.key, message)
 
     def leave_out(self, peer: ConnectedMember) -> None:
@@ -181,17 +177,36 @@ class RoundMachine:
 
     def void(self, why: str, *, hopeless: bool = False) -> None:
         """Ends the round that is under way, if there is one. ``hopeless``: the same owners would end it again."""
+        if self._phase is None:
+            return
         number = self._number
-        self._phase = None
-        if number:
-            self._peers.tell_all(Over(round=number, text=why))
-            self._peers.note(f"round {number} is void: {why}")
-            self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
+        self._enter(None)
+        self._peers.tell_all(Over(round=number, text=why))
+        self._peers.note(f"round {number} is void: {why}")
+        self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
 
     def begin_again(self, why: str) -> None:
         """Ends the round that is under way, if there is one, because it was begun on what is no longer the newest."""
         self.void(why)
         self._pauses = Pauses()
+
+    @property
+    def phase(self) -> Phase:
+        """How far the round is."""
+        match self._phase:
+            case Training():
+                return Phase.TRAINING
+            case _Collecting():
+                return Phase.COLLECTING
+            case _Signing():
+                return Phase.SIGNING
+        return Phase.BETWEEN
+
+    def _enter(self, phase: Training | _Collecting | _Signing | None) -> None:
+        """Goes on to another phase, one that may follow."""
+        before, self._phase = self.phase, phase
+        if self.phase not in FOLLOWING[before]:
+            raise AssertionError(f"{self.phase} does not follow {before}")
 
     @property
     def under_way(self) -> bool:
@@ -250,7 +265,7 @@ class RoundMachine:
         for peer in self._peers.present():
             peer.waits = ""
         self._pauses.begin(self._owners())
-        self._phase = Training(
+        training = Training(
             number,
             digest=digest,
             owners={peer.name for peer in owners},
@@ -258,6 +273,7 @@ class RoundMachine:
             until=self.now + seconds,
             used=ledger.commitments,
         )
+        self._enter(training)
         self._peers.note(f"round {number} is proposed to {len(owners)} owners")
 
     def _wait(self, run: Run, text: str) -> None:
@@ -289,7 +305,7 @@ class RoundMachine:
         except RoundError as fault:
             self.void(str(fault))
             return
-        self._phase = _Collecting(training, collection)
+        self._enter(_Collecting(training, collection))
 
     def _leave_out_for_now(self, training: Training) -> None:
         if not any(training.signed.values()):
@@ -364,12 +380,13 @@ class RoundMachine:
         )
         for peer in owners:
             self._peers.tell(peer, Sign(round=signing.number, cohort=signing.cohort))
-        self._phase = _Signing(signing, outcome)
+        self._enter(_Signing(signing, outcome))
 
     def _release(self, signing: Signing, outcome: Outcome) -> None:
         self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
         self._chains.held = outcome.model
-        self._phase, self._pauses = None, Pauses()
+        self._enter(None)
+        self._pauses = Pauses()
         self._peers.note(f"round {signing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0

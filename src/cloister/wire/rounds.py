@@ -6,7 +6,7 @@ welcomed. Either end may speak at any time; what is answered, and by what, stand
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -216,8 +216,6 @@ RoundMessage = (
     | Waiting
     | Finished
 )
-
-FROM_MEMBERS: Final = (Chain, Join, Ready, Contribution, Declined, Signature, Submit, Stop)
 
 
 def check_body(message: RoundMessage, body_bytes: int) -> None:
