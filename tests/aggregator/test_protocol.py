@@ -295,7 +295,7 @@ def test_a_member_that_is_refused_again_and_again_is_dropped() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [w.Work(bytes(32)), w.Over(1, ""), w.Refused(0, ""), w.Stop(), w.Submit(0), w.HandOver(0), w.Send(1)],
+    [w.Work(bytes(32)), w.Over(1, ""), w.Refused(0, "job", ""), w.Stop(), w.Submit(0), w.HandOver(0), w.Send(1)],
     ids=lambda message: type(message).__name__,
 )
 def test_what_is_not_an_owners_to_say(message: Any) -> None:
@@ -400,7 +400,7 @@ def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
     study.settle()
     check(study, ("alice", "bob"), ("alice", "bob", "chuck"))
     assert numbers(study) == [2, 3]
-    assert "makes up for" in told(study, "chuck", w.Refused)[0].text
+    assert "not in the round's cohort" in told(study, "chuck", w.Refused)[0].text
 
 
 def test_a_cohort_that_one_declines_is_made_up_for_too() -> None:

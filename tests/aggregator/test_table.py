@@ -29,7 +29,7 @@ SENT = [
     w.Send(3),
     w.Sign(3, b""),
     w.Over(3, ""),
-    w.Refused(3, ""),
+    w.Refused(3, "round", ""),
     w.Accepted(bytes(32), 0),
     w.Waiting(""),
     w.Finished(bytes(32), 0, ""),

@@ -184,7 +184,7 @@ def test_a_refusal_or_an_end_of_an_earlier_round_disturbs_no_later_one() -> None
     here = Aggregator.facing(owner())
     here.round(1)
     here.propose(2)
-    for message in (w.Over(1, "again"), w.Refused(1, "again")):
+    for message in (w.Over(1, "again"), w.Refused(1, "round", "again")):
         here.member.handle(message)
     assert here.member.training == 2
 

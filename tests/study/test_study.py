@@ -303,7 +303,7 @@ def early(talk: Talk) -> None:
 
 def forked(talk: Talk) -> None:
     talk.hear(Join)
-    talk.say(Refused(0, "one of the two is a fork"))
+    talk.say(Refused(0, "ledger", "somebody's records"))
     talk.until_closed()
 
 
@@ -322,13 +322,13 @@ def refused(talk: Talk) -> None:
     talk.hear(Join)
     talk.say(Chain(1, ()))
     talk.hear(object)
-    talk.say(Refused(0, "another job is under way"))
+    talk.say(Refused(0, "job", "another job is under way, and no fork"))
     talk.until_closed()
 
 
 def refused_round(talk: Talk) -> None:
     talk.accept()
-    talk.say(Refused(3, "why not"))
+    talk.say(Refused(3, "round", "why not"))
     talk.until_closed()
 
 
@@ -363,7 +363,7 @@ def lengths(talk: Talk) -> None:
         (corrupt_state, LedgerError, "not the one that the record names"),
         (longer, LedgerError, "another length"),
         (early, LedgerError, "receipts for 1 of its 2"),
-        (forked, LedgerError, "fork"),
+        (forked, LedgerError, "somebody.s records"),
         (unsigned, LedgerError, "record 2"),
         (refused, JobError, "another job is under way"),
         (refused_round, RoundError, "round 3"),

@@ -112,7 +112,7 @@ FROM_AGGREGATORS = st.one_of(
     st.builds(rounds.Send, ROUNDS),
     st.builds(rounds.Sign, ROUNDS, st.binary(max_size=100)),
     st.builds(rounds.Over, ROUNDS, TEXTS),
-    st.builds(rounds.Refused, WHOLE, TEXTS),
+    st.builds(rounds.Refused, WHOLE, st.sampled_from(get_args(rounds.RefusedCode)), TEXTS),
     st.builds(rounds.Accepted, DIGESTS, WHOLE),
     st.builds(rounds.Waiting, TEXTS),
     st.builds(rounds.Finished, DIGESTS, WHOLE, TEXTS),

@@ -8,8 +8,10 @@ from cloister.aggregator.bodies import Submission
 from cloister.aggregator.events import Drop, Effect, Note, Tell
 from cloister.aggregator.table import Standing
 from cloister.charter.charter import Member
+from cloister.errors import CloisterError, JobError, LedgerError
 from cloister.wire.fields import Message
-from cloister.wire.rounds import Submit
+from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.rounds import Refused, RefusedCode, Submit
 
 
 @dataclass(eq=False)
@@ -65,6 +67,14 @@ class ConnectedMember:
     def takes_models(self) -> bool:
         """Whether released models are for it: auditors look at records only."""
         return self.member.role != "auditor"
+
+
+def refused(number: int, fault: CloisterError) -> Refused:
+    """The answer to what was sent for this round (0: no round), and is not used."""
+    code: RefusedCode = (
+        "ledger" if isinstance(fault, LedgerError) else "job" if isinstance(fault, JobError) else "round"
+    )
+    return Refused(round=number, code=code, text=str(fault)[:TEXT_CHARS])
 
 
 class ConnectedMembers:

@@ -14,7 +14,7 @@ from cloister.aggregator.bodies import Body, HandedOver, Submission
 from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
 from cloister.aggregator.own import InstanceIdentity
-from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
 from cloister.aggregator.round import RoundMachine
 from cloister.aggregator.runs import Run
 from cloister.aggregator.table import Standing
@@ -32,7 +32,6 @@ from cloister.wire.rounds import (
     Finished,
     Join,
     Ready,
-    Refused,
     Signature,
     Stop,
     Submit,
@@ -166,7 +165,7 @@ class AggregatorProtocol:
         peer.refused += 1
         self._peers.note(f"refused {peer.name}'s {type(message).__name__}: {fault}")
         number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
-        self._peers.tell(peer, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
+        self._peers.tell(peer, refused(number, fault))
         if isinstance(message, Chain | Join):
             self._drop(peer, "its records cannot be gone on with")
         elif peer.refused >= REFUSALS:

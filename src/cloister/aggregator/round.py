@@ -10,7 +10,7 @@ from cloister.aggregator.chain_exchange import Chains, seconds_for
 from cloister.aggregator.collection import Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
-from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
 from cloister.aggregator.releasing import Outcome, Signing, cohort_of, compute, shares_of
 from cloister.aggregator.runs import Run
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
@@ -27,7 +27,6 @@ from cloister.wire.rounds import (
     Over,
     Propose,
     Ready,
-    Refused,
     Send,
     Sign,
     Signature,
@@ -35,6 +34,10 @@ from cloister.wire.rounds import (
     Work,
 )
 
+_LEFT_OUT: Final = (
+    "this owner is not in the round's cohort. Some owners have signed a cohort on the same model that was never"
+    " released, and sign now only for one that differs enough from it. The next round is of all owners again"
+)
 SIGN_S: Final = 30.0
 """How long members may take to sign."""
 
@@ -314,8 +317,7 @@ class RoundMachine:
         chosen = choose(trained, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum)
         for peer in [each for each in self._peers.owners() if each.key in trained - chosen]:
             training.leave_out(peer.name)
-            text = "it makes up for one that some owners have signed, and is not of all; the next one is"
-            self._peers.tell(peer, Refused(round=training.number, text=text))
+            self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
 
     def _signed(self, training: Training) -> dict[str, frozenset[Members]]:
         """What the owners that are there have said that they have signed on the round's model."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from cloister.aggregator.bodies import Body
 from cloister.aggregator.chain_exchange import seconds_for
+from cloister.aggregator.peers import refused
 from cloister.enclave.hub import Hub, MemberConnection
 from cloister.errors import CloisterError, MessageError, NetworkError, WireError
 from cloister.net.connection import Connection, Frame
@@ -21,8 +22,8 @@ from cloister.net.handshake_server import refuse, refuse_for
 from cloister.net.polling import READABLE, Watched
 from cloister.net.proving import Prover
 from cloister.wire.frames import Kind
-from cloister.wire.limits import CHUNK_BYTES, TEXT_CHARS
-from cloister.wire.rounds import Join, Refused
+from cloister.wire.limits import CHUNK_BYTES
+from cloister.wire.rounds import Join
 
 _FRAME_S: Final = 10.0
 _CHALLENGES: Final = 8
@@ -85,7 +86,7 @@ class MemberHandler:
             body = self._hub.expect(member_connection, message, body_bytes=frame.body_bytes)
         except CloisterError as fault:
             number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
-            self._connection.send(Kind.ROUND, Refused(round=number, text=str(fault)[:TEXT_CHARS]))
+            self._connection.send(Kind.ROUND, refused(number, fault))
             refuse(self._connection, "protocol", text="a body came that nobody asked for")
             return False
         if body is not None:

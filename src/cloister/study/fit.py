@@ -32,6 +32,7 @@ from cloister.wire.rounds import (
     Join,
     Over,
     Refused,
+    RefusedCode,
     RoundMessage,
     Stop,
     Submit,
@@ -40,6 +41,7 @@ from cloister.wire.rounds import (
 
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
+_REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
 
 
 @dataclass(eq=False)
@@ -153,8 +155,8 @@ class JobRun:
                 self.say(f"round {number}  void: {text}")
             case Waiting(text=text):
                 self.say(f"waiting: {text}")
-            case Refused(round=number, text=text):
-                self._refuse(number, text)
+            case Refused():
+                self._refuse(message)
             case Finished(job=job, text=text):
                 self._check_job(job)
                 self._check_finished(text)
@@ -205,10 +207,9 @@ class JobRun:
         weights = {name: weights[name] for name in owners}
         return Round(receipt.cohort.round, owners, None, dict(receipt.record.metrics), evaluation, seconds, weights)
 
-    def _refuse(self, number: int, text: str) -> None:
-        if number:
-            raise RoundError(f"the aggregator refuses what was sent for round {number}: {text}")
-        raise (LedgerError if "fork" in text else JobError)(f"the aggregator refuses: {text}")
+    def _refuse(self, refused: Refused) -> None:
+        about = f" what was sent for round {refused.round}" if refused.round else ""
+        raise _REFUSALS[refused.code](f"the aggregator refuses{about}: {refused.text}")
 
     def _check_job(self, job: bytes) -> None:
         if job != self.digest:

@@ -494,12 +494,12 @@ def test_training_for_a_void_round_is_abandoned():
 def test_a_refused_contribution_is_forgotten():
     here = Aggregator.facing(owner())
     here.contribute()
-    here.member.handle(w.Refused(1, "its norm"))
+    here.member.handle(w.Refused(1, "round", "its norm"))
     assert declined(here.member.handle(w.Send(1)))
 
 
 @pytest.mark.parametrize(
-    "message", [w.Refused(0, "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Finished(bytes(32), 1, "")]
+    "message", [w.Refused(0, "ledger", "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Finished(bytes(32), 1, "")]
 )
 def test_messages_after_which_it_leaves(message):
     assert leaves(Aggregator.facing(owner()).member.handle(message))
