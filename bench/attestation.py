@@ -24,12 +24,11 @@ from cloister.attest.reference import Reference
 from cloister.attest.verifier import authenticate, verify
 from cloister.net import tcp
 from cloister.net.attested import attest
-from cloister.net.contexts import unverified_client_context
 from cloister.net.proving import Instance
-from cloister.net.tls import handshake, wrap
+from cloister.net.tls import handshake, unverified_client_context, wrap
 from cloister.tables import Table as Toml
 from cloister.testing.federation import LocalFederation
-from cloister.wire.address import parse_address
+from cloister.wire.peers import parse_address
 
 VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
 _NAME = "aggregator.example:7443"

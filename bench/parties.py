@@ -23,7 +23,7 @@ from cloister.net.attested import attest
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, read_charter
 from cloister.net.polling import Wakeup
-from cloister.node.study import joining
+from cloister.node.study import runner as joining
 from cloister.node.study.effects import Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER

@@ -41,7 +41,7 @@ from cloister.net.policy import configuration_digest
 from cloister.node import config, data_files, sealed_file
 from cloister.tables import TEXT_BYTES, load
 from cloister.tensor.plan import encoding
-from cloister.wire import address, messages, sessions
+from cloister.wire import messages, peers, sessions
 from cloister.wire.frames import Kind
 from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, JOB_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
 from cloister.worker.data import headers, pages
@@ -536,7 +536,7 @@ CASES: Final[dict[str, Case]] = {
         None,
     ),
     "address": Case(
-        address.parse_address, lambda _: iter(["[" * 65536, ":" * 65536, "a" * 65536 + ":1", "1:" + "9" * 65536]), None
+        peers.parse_address, lambda _: iter(["[" * 65536, ":" * 65536, "a" * 65536 + ":1", "1:" + "9" * 65536]), None
     ),
 }
 

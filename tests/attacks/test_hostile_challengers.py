@@ -21,7 +21,7 @@ from cloister.net.attested import attest
 from cloister.net.connection import Connection
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
-from cloister.net.provisioning import provision_info
+from cloister.net.secrets import provision_info
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Hello, Provision, Refusal
 from cloister.wire.sessions import VOCABULARY, Failure

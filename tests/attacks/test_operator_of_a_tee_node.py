@@ -23,8 +23,8 @@ from cloister.net.attested import AttestedConnection, attest
 from cloister.net.policy import AttestationPolicy, configuration_digest, read_reference
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service
-from cloister.wire.address import parse_address
 from cloister.wire.frames import Kind
+from cloister.wire.peers import parse_address
 
 pytestmark = pytest.mark.e2e
 

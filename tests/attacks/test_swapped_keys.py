@@ -17,7 +17,7 @@ from cloister.attest.verifier import STALE
 from cloister.errors import NotGenuineError, UnacceptableError
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.provisioning import provision_info
+from cloister.net.secrets import provision_info
 from cloister.wire.messages import Challenge, Proof
 from tests.net.instances import Study, answering, ask, dial
 

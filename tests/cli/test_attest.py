@@ -27,7 +27,7 @@ from cloister.enclave.server import Aggregator
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError, UnacceptableError
 from cloister.net.identity import Identity
 from cloister.net.proving import Instance
-from cloister.wire.address import parse_address
+from cloister.wire.peers import parse_address
 from tests.attest.genuine import dcap, needs_vectors, ratls, snp
 
 ADDRESS = "agg.example:7443"

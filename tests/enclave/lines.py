@@ -20,9 +20,9 @@ from cloister.net.identity import Identity, private_key
 from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
-from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge
+from cloister.wire.peers import Address
 from tests import charters
 from tests.aggregator.driving import (
     ATTESTER,

@@ -17,9 +17,9 @@ from cloister.ledger.job import job_digest
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.wire import rounds as w
-from cloister.wire.address import Address
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
+from cloister.wire.peers import Address
 from tests.aggregation.means import Contribution, mean
 from tests.aggregator.driving import OWNERS, examples_of, first_model, update_of
 from tests.enclave.lines import Line, Seated, Table

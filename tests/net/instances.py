@@ -30,18 +30,17 @@ from cloister.net import tcp
 from cloister.net.attested import AttestedConnection, attest
 from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
-from cloister.net.contexts import unverified_client_context
 from cloister.net.identity import Identity
 from cloister.net.listener import Listener
 from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
-from cloister.net.tls import handshake, instance_context, wrap
+from cloister.net.tls import handshake, instance_context, unverified_client_context, wrap
 from cloister.node import config
 from cloister.node.server import Node
 from cloister.testing.charters import write_charter
-from cloister.wire.address import Address, parse_address
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Proof, Refusal, encode
+from cloister.wire.peers import Address, parse_address
 from tests.net.parties import SOON
 from tests.testing.processes import wait_until
 

@@ -34,8 +34,7 @@ from cloister.net.attested import attest
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
 from cloister.net.handshake_server import refuse
-from cloister.net.provisioning import SecretReceiver
-from cloister.net.secrets import Secrets
+from cloister.net.secrets import SecretReceiver, Secrets
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Proof
 from cloister.wire.sessions import Done

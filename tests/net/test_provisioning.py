@@ -11,8 +11,7 @@ from cloister.attest.transcript import Transcript
 from cloister.errors import MessageError, NotGenuineError
 from cloister.net.connection import Connection
 from cloister.net.proving import Prover
-from cloister.net.provisioning import SecretReceiver, provision_info
-from cloister.net.secrets import Secrets
+from cloister.net.secrets import SecretReceiver, Secrets, provision_info
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Provision
 from cloister.wire.sessions import Done, Failure

@@ -29,8 +29,8 @@ from cloister.node.study.journal import Records
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
-from cloister.wire.address import Address
 from cloister.wire.frames import Kind
+from cloister.wire.peers import Address
 from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes, spec_of
 from tests.net.instances import ADDRESS, ATTESTER, MEASUREMENT, serving

@@ -12,8 +12,7 @@ from cloister.charter.charter import DIGEST_BYTES, FORMAT, ROLES, Charter, Limit
 from cloister.charter.names import MARKS, NAME_CHARS, is_name
 from cloister.errors import CharterError, ConfigurationError
 from cloister.tables import Table, faulty, load
-from cloister.wire.address import parse_address
-from cloister.wire.peers import check_fingerprint
+from cloister.wire.peers import check_fingerprint, parse_address
 
 MEMBERS: Final = 256
 ADDRESSES: Final = 64

@@ -7,8 +7,7 @@ from typing import Final
 
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.reference_toml import STATUSES
-from cloister.charter.charter import Charter
-from cloister.charter.checking import ENFORCED
+from cloister.charter.charter import ENFORCED, Charter
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400

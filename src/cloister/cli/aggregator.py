@@ -12,7 +12,7 @@ from cloister.charter import Charter
 from cloister.enclave.setup import aggregator_of, instance_of, start_log, where
 from cloister.net.files import read_charter
 from cloister.net.signals import end_on_signals
-from cloister.wire.address import Address
+from cloister.wire.peers import Address
 
 if TYPE_CHECKING:
     from cloister.enclave.server import Aggregator

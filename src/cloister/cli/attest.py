@@ -27,7 +27,7 @@ from cloister.attest.text import page
 from cloister.attest.transcript import Role
 from cloister.attest.verdict import Outcome, Verdict
 from cloister.attest.verifier import authenticate
-from cloister.charter.checking import check_valid
+from cloister.charter.charter import check_valid
 from cloister.charter.summary import rules
 from cloister.cli.main import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import AttestationError, CharterError, ConfigurationError, NetworkError, WireError

@@ -19,8 +19,8 @@ from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import read_text
 from cloister.net.identity import private_key
-from cloister.node.agreement import read_signatures
 from cloister.node.config import signatures_beside
+from cloister.node.setup import read_signatures
 from cloister.tables import TEXT_BYTES
 
 app: Final = typer.Typer(no_args_is_help=True)

@@ -6,24 +6,39 @@ messages go to the state machine of ``cloister.aggregator.protocol``.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from cloister.aggregator.own import UPLOAD_S
 from cloister.charter.charter import Charter
 from cloister.enclave.connection import MemberHandler
 from cloister.enclave.hub import Hub
-from cloister.enclave.memory import give_back_large
 from cloister.net.connection import Connection
 from cloister.net.handshake_server import refuse
 from cloister.net.listener import Listener
 from cloister.net.proving import Instance, Prover
 from cloister.net.shares import STRANGERS
-from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.limits import NAME_CHARS
 from cloister.wire.messages import Welcome
+from cloister.wire.peers import Address
+
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE_BYTES: Final = 1 << 20
+
+
+def give_back_large() -> None:
+    """From 1 MiB on every piece of memory is mapped on its own, for the whole process.
+
+    glibc raises that limit to the largest piece that was ever freed, 32 MiB at most, and keeps what is smaller: a few
+    models in each of its arenas (mallopt(3), M_MMAP_THRESHOLD). Another C library has no such limit, and is left alone.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
 
 _EACH: Final = 4
 """Connections that one member may have at once: one takes part, the others verify, or are about to take its place."""

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from cloister.attest.attester import find
-from cloister.charter.charter import Charter
-from cloister.charter.checking import check_valid, enforceable
+from cloister.charter.charter import Charter, check_valid, enforceable
 from cloister.enclave.server import Aggregator
 from cloister.errors import CharterError
 from cloister.files import read_text
 from cloister.ledger.records import COLLATERAL_BYTES
 from cloister.net.proving import Instance
-from cloister.wire.address import Address, parse_address
+from cloister.wire.peers import Address, parse_address
 
 
 def start_log() -> None:

@@ -27,15 +27,14 @@ from cloister.errors import CollateralError, MessageError, UnacceptableError, Un
 from cloister.net import tcp
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
-from cloister.net.contexts import unverified_client_context
 from cloister.net.handshake_client import refusal_error
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
-from cloister.net.provisioning import provision_info
-from cloister.net.tls import handshake, wrap
-from cloister.wire.address import parse_address
+from cloister.net.secrets import provision_info
+from cloister.net.tls import handshake, unverified_client_context, wrap
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge, Proof, Provision
+from cloister.wire.peers import parse_address
 from cloister.wire.sessions import VOCABULARY, Failure
 
 

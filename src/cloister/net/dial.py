@@ -7,11 +7,9 @@ from time import monotonic
 from cloister.errors import PeerMismatchError, UnreachableError
 from cloister.net import tcp
 from cloister.net.connection import Connection
-from cloister.net.contexts import client_context
 from cloister.net.identity import Identity
-from cloister.net.tls import handshake, wrap
-from cloister.wire.address import parse_address
-from cloister.wire.peers import check_fingerprint
+from cloister.net.tls import client_context, handshake, wrap
+from cloister.wire.peers import check_fingerprint, parse_address
 
 
 def dial(

@@ -25,7 +25,7 @@ from cloister.net.door import HandshakeLimiter
 from cloister.net.handshake_server import refuse
 from cloister.net.handshakes import Handshakes
 from cloister.net.shares import Shares
-from cloister.wire.address import Address, parse_address
+from cloister.wire.peers import Address, parse_address
 
 _LOG: Final = logging.getLogger(__name__)
 _REFUSALS: Final = 8

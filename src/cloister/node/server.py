@@ -29,7 +29,6 @@ from cloister.errors import (
     WorkerCrashedError,
 )
 from cloister.net.connection import Connection
-from cloister.net.contexts import server_context
 from cloister.net.dial import dial
 from cloister.net.handshake_client import greet
 from cloister.net.handshake_server import receive_hello, refuse
@@ -37,9 +36,9 @@ from cloister.net.identity import Identity
 from cloister.net.listener import DESCRIPTORS_AT_THE_DOOR, OWN, Listener
 from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.net.proving import Instance, Prover
-from cloister.net.provisioning import SecretReceiver
-from cloister.net.secrets import Secrets
+from cloister.net.secrets import SecretReceiver, Secrets
 from cloister.net.shares import STRANGERS
+from cloister.net.tls import server_context
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
 from cloister.node.confinement import means
@@ -48,15 +47,14 @@ from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
 from cloister.node.descriptors import provide
 from cloister.node.running import Place, Running, Session
 from cloister.node.session.child import Assignment, Child
-from cloister.node.session.moves import Mover, receive_push
+from cloister.node.session.moves import Mover, Rendezvous, receive_push
 from cloister.node.session.pool import Pool
 from cloister.node.session.relay import Relay
-from cloister.node.session.rendezvous import Rendezvous
 from cloister.tables import faulty
 from cloister.tensor import optable
-from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Hello, Wait, Welcome
+from cloister.wire.peers import Address
 
 if TYPE_CHECKING:  # it loads NumPy
     from cloister.node.study.runner import Participation

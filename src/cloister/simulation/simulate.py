@@ -37,8 +37,7 @@ from cloister.errors import AggregationError, ConfigurationError, DataSetError, 
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
-from cloister.study.board import board
-from cloister.study.history import History, Round
+from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.data.rows import Arrays

@@ -18,7 +18,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
-from cloister.charter.checking import check_valid, enforceable
+from cloister.charter.charter import check_valid, enforceable
 from cloister.errors import CharterError, NetworkError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt

@@ -16,10 +16,8 @@ from cloister.errors import MoveError, UnreachableError
 from cloister.net.connection import Connection, Frame
 from cloister.net.polling import Wakeup
 from cloister.node.ipc import Link, pair
-from cloister.node.session import rendezvous
 from cloister.node.session.executor_process import Courier
-from cloister.node.session.moves import Mover, receive_push
-from cloister.node.session.rendezvous import Arrival, Rendezvous
+from cloister.node.session.moves import Arrival, Mover, Rendezvous, receive_push
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
@@ -217,7 +215,7 @@ def test_a_ticket_serves_one_session(net: Net) -> None:
 
 
 def test_pushes_that_wait_are_counted(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "WAITING_PER_PEER", 2)
+    monkeypatch.setattr(moves, "WAITING_PER_PEER", 2)
     waiting = []
     for number in range(2):
         pusher = net.dialled_by(BOB)

@@ -22,10 +22,9 @@ from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.job import Job, owner_seed, round_digest
 from cloister.ledger.records import commitment
 from cloister.ledger.sync import Values
-from cloister.node.study.countersigner import Countersigner
+from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records, TookPart
-from cloister.node.study.own_limits import OwnLimits
 from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS

@@ -7,8 +7,12 @@ One thread. It waits for the connection, for the training and for the node's end
 from __future__ import annotations
 
 import logging
+import os
+import random
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -16,12 +20,14 @@ import numpy as np
 
 from cloister import __version__
 from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
+from cloister.ledger import audit
 from cloister.net.attested import AttestedConnection, Challenged, attest
 from cloister.net.connection import Frame
 from cloister.net.handshake_client import greet, refusal_error
-from cloister.net.identity import Identity
+from cloister.net.identity import Identity, private_key
 from cloister.net.policy import AttestationPolicy
 from cloister.net.polling import READABLE, Wakeup, wait
+from cloister.node.config import NodeConfiguration
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
@@ -29,6 +35,60 @@ from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.limits import CHUNK_BYTES
+
+
+def participation_of(
+    configuration: NodeConfiguration, *, policy: AttestationPolicy, identity: Identity
+) -> Callable[[Wakeup], Participation] | None:
+    """What takes part in the studies of a charter that is closed to interactive use, for a node of one of its owners.
+
+    Raises:
+        RecordsError: the node's records cannot be used. LedgerError: what they hold is no chain of this charter.
+    """
+    charter, use = policy.charter, configuration.charter
+    own = charter.member(identity.fingerprint)
+    if use is None or own is None or own.role != "owner":
+        return None
+    verify_instance = partial(
+        audit.verify_instance,
+        charter=charter,
+        collateral=policy.collateral,
+        reference=policy.reference,
+        accept_simulated=policy.accept_simulated,
+        unsafe_roots=policy.unsafe_roots,
+    )
+
+    def begin(closing: Wakeup) -> Participation:
+        records = Records(use.state)
+        try:
+            member = Member(
+                charter=charter,
+                own=own.name,
+                key=private_key(identity.path),
+                floors=use.floors,
+                data={each.name: frozenset(each.tags) for each in configuration.study_data},
+                records=records,
+                verify_instance=verify_instance,
+                new_salt=partial(secrets.token_bytes, 32),
+            )
+        except BaseException:
+            records.close()
+            raise
+        limits = configuration.training
+        return Participation(
+            member,
+            records=records,
+            policy=policy,
+            identity=identity,
+            routes=use.routes,
+            trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),
+            closing=closing,
+            model_bytes=limits.memory_bytes,
+            jitter=random.SystemRandom().random,
+        )
+
+    return begin
+
 
 _log: Final = logging.getLogger(__name__)
 _DIAL_S: Final = 10.0
