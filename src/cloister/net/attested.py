@@ -74,7 +74,7 @@ class AttestedConnection:
 
         Raises:
             UnacceptableError: it proves something else now.
-            Everything else that ``examine`` raises, once there is a connection. That is closed then.
+            CloisterError: whatever else ``attest`` raises once there is a connection, which is closed then.
         """
         try:
             asked = self.challenge()
@@ -138,7 +138,7 @@ class Challenged:
 
         Raises:
             UnacceptableError: it is another instance, or proves something else now.
-            Everything else that ``examine`` raises, once there is a connection.
+            CloisterError: whatever else ``attest`` raises once there is a connection.
         """
         attested = self.asked.judge(frame)
         old, new = self.before, attested.transcript

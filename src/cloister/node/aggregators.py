@@ -24,7 +24,7 @@ class Aggregators:
     """Dials and verifies, anew for each push.
 
     Args:
-        demands: what an aggregator has to prove, the charter above all.
+        policy: what an aggregator has to prove, the charter above all.
         identity: the node's, which the charter names as a member's.
         routes: for an address in the charter, where to dial instead.
     """

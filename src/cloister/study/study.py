@@ -64,7 +64,7 @@ class StudyRun:
 class Study:
     """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of what came out.
 
-    When it is made, it dials the aggregator and has it prove itself; ``proven.verdict`` says what was found. Each
+    When it is made, it dials the aggregator and has it prove itself; ``attested.verdict`` says what was found. Each
     ``fit`` does the same again, before anything is sent.
 
     Args:

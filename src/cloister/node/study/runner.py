@@ -59,7 +59,7 @@ class Participation:
 
     Args:
         records: the member's; closed at the end.
-        demands: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
+        policy: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
         trainer: used by ``run`` alone. closing: rung when the node ends.
         model_bytes: the most that a model and the state of its rule may have.
         jitter: a number from 0 to 1 for each pause, so that owners do not all come back at once.
