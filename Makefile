@@ -44,8 +44,15 @@ fix: $(READY)  ## format, and mend what ruff can mend
 bench: $(READY)  ## measure, side by side with plain PyTorch and plain TLS
 	@$(BIN)/python -m bench $(ARGS)
 
+# Strict is more than --strict: whatever is said, about a docstring for instance, fails the build too; and so does what
+# tools/check_pages.py finds.
 docs: $(READY)  ## build the pages into site/, strictly
-	@$(BIN)/properdocs build --strict --quiet --site-dir site
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; rm -rf site; status=0; \
+	$(BIN)/zensical build --strict --clean >"$$log" 2>&1 || status=1; \
+	sed -E -e 's/\x1b\[[0-9;]*m//g' -e '/^Traceback/,/^[A-Za-z]+Error/{/^[A-Za-z]+Error/!d}' "$$log" \
+	    | grep -vE '^(Build (started|finished.*)|No issues found|)$$' >&2 && status=1; \
+	$(BIN)/python -m tools.check_pages || status=1; \
+	exit $$status
 	@echo "site/index.html"
 
 # Keeps the pins that still fit; `make lock ARGS=--upgrade` takes what is newest.
@@ -63,7 +70,7 @@ lock:  ## resolve pyproject.toml into requirements/lock.txt
 	@echo "$(LOCK): $$(grep -c == $(LOCK)) packages"
 
 clean:  ## remove .venv and everything else that make made
-	@rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv build dist site .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and alone, so that its line decides which build is taken; then the rest, as locked; then the

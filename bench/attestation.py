@@ -23,7 +23,7 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.verifier import authenticate, verify
 from cloister.net import tcp
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.proving import Instance
 from cloister.net.tls import handshake, unverified_client_context, wrap
 from cloister.tables import Table as Toml
@@ -157,7 +157,7 @@ def _connections(console: Console, folder: Path) -> None:
         policy, bob = federation.policy(), federation.identities["bob"]
 
         def connect() -> None:
-            attest(_NAME, policy=policy, identity=bob, at=address).close()
+            attest_peer(_NAME, policy=policy, identity=bob, at=address).close()
 
         def shake_hands() -> None:
             raw = tcp.dial(parse_address(address), within_s=10.0)
@@ -167,7 +167,7 @@ def _connections(console: Console, folder: Path) -> None:
 
         whole = timed(connect, repeats=_CONNECTIONS)
         shaking = timed(shake_hands, repeats=_CONNECTIONS)
-        with attest(_NAME, policy=policy, identity=bob, at=address) as attested:
+        with attest_peer(_NAME, policy=policy, identity=bob, at=address) as attested:
             again = timed(attested.again, repeats=_CONNECTIONS // 2)
             judging = timed(
                 lambda: verify(

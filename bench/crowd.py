@@ -21,7 +21,7 @@ from bench import parties
 from cloister.charter import keys
 from cloister.errors import NetworkError
 from cloister.ledger.records import cohort_to_be_signed, commitment
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
 from cloister.net.policy import AttestationPolicy
@@ -82,7 +82,7 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
     policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
     key, salt = private_key(identity.path), b""
     public = keys.public_bytes(key)
-    attested = attest(ADDRESS, policy=policy, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
+    attested = attest_peer(ADDRESS, policy=policy, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
     with attested, suppress(NetworkError):
         connection = attested.connection
         greet(connection, purpose="study", software="bench", wait_s=60.0)

@@ -19,7 +19,7 @@ from cloister.charter import Charter
 from cloister.cli import main as cloister
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, read_charter
 from cloister.net.polling import Wakeup
@@ -110,7 +110,7 @@ def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
 
     charter = read_charter(folder / "charter.toml")
     policy = AttestationPolicy(charter=charter, accept_simulated=True)
-    attested = attest(ADDRESS, policy=policy, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
+    attested = attest_peer(ADDRESS, policy=policy, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
     with Conversation(attested) as talk:
         talk.say(w.Join(0, b"", 0, holds=False))
         submitted = job(charter, nbytes, rounds=rounds)

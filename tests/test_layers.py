@@ -251,6 +251,8 @@ def test_the_front_door_leads_to_every_name():
     import cloister
 
     assert set(cloister.__all__) <= set(dir(cloister))
+    # Importing a submodule would put it in the place of the name.
+    assert set(cloister.__all__) & {path.stem for path in SOURCE.iterdir()} == {"errors"}
     for name in cloister.__all__:
         assert getattr(cloister, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):

@@ -30,7 +30,7 @@ from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-    from cloister.net.attested import attest
+    from cloister.net.attested import attest_peer
     from cloister.net.client import RemoteWorker, connect
     from cloister.net.identity import Identity
     from cloister.net.policy import AttestationPolicy, read_charter
@@ -65,7 +65,7 @@ __all__ = [
     "TorchHook",
     "VirtualWorker",
     "__version__",
-    "attest",
+    "attest_peer",
     "connect",
     "errors",
     "model_digest",
@@ -93,7 +93,7 @@ _HOME = {
     "TorchHook": "cloister.tensor.hook",
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
-    "attest": "cloister.net.attested",
+    "attest_peer": "cloister.net.attested",
     "model_digest": "cloister.study.job",
     "plan": "cloister.worker.plans",
     "read_charter": "cloister.net.policy",

@@ -17,7 +17,7 @@ from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.errors import ConnectionLostError, NetworkError, PeerRefusedError, UnreachableError
 from cloister.net import proving
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.connection import Connection
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
@@ -164,7 +164,7 @@ def test_secrets_sealed_for_anything(study: Study, running: Running) -> None:
 @pytest.mark.parametrize("purpose", ["session", "push"])
 def test_who_is_no_member_may_ask_and_do_nothing_else(study: Study, running: Running, who: str, purpose: Any) -> None:
     identity = study.dave if who == "a stranger" else None
-    with attest(ADDRESS, policy=study.policy(), identity=identity, at=running.at) as attested:
+    with attest_peer(ADDRESS, policy=study.policy(), identity=identity, at=running.at) as attested:
         attested.again()
         with pytest.raises(PeerRefusedError):
             greet(attested.connection, purpose=purpose, software="test", wait_s=SOON)
@@ -190,7 +190,7 @@ def test_members_may_do_what_they_are_members_for(study: Study) -> None:
 
 def is_let_in(study: Study, running: Running) -> bool:
     try:
-        attest(ADDRESS, policy=study.policy(), at=running.at).close()
+        attest_peer(ADDRESS, policy=study.policy(), at=running.at).close()
     except UnreachableError:
         return False
     return True
@@ -204,7 +204,7 @@ def test_strangers_leave_room_for_members(study: Study, running: Running) -> Non
             ask(connection, study.charter)
         for identity in (None, study.dave):
             with pytest.raises(UnreachableError, match="others are verifying"):
-                attest(ADDRESS, policy=study.policy(), identity=identity, at=running.at)
+                attest_peer(ADDRESS, policy=study.policy(), identity=identity, at=running.at)
         for _ in range(3):
             serves(study, running)
         held[0].send(Kind.HELLO, Hello(versions=(VERSION,), purpose="session", software="test", table=None))

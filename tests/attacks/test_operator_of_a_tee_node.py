@@ -19,7 +19,7 @@ import cloister
 from cloister import Identity
 from cloister.attest.attester.measure import measure
 from cloister.errors import UnacceptableError, WorkerError
-from cloister.net.attested import AttestedConnection, attest
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.policy import AttestationPolicy, configuration_digest, read_reference
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service
@@ -168,7 +168,7 @@ class Cloud:
         )
 
     def attest(self, at: str) -> AttestedConnection:
-        return attest(NAME, policy=self.policy, identity=self.bob, at=at)
+        return attest_peer(NAME, policy=self.policy, identity=self.bob, at=at)
 
     def provision(self, at: str) -> None:
         files = {"--secret": "mri.key", "--key": "bob.key", "--software": "software.toml"}
@@ -262,7 +262,7 @@ def test_a_stranger_provisions_nothing(cloud: Cloud) -> None:
     at = cloud.start()
     mallory = Identity.create(cloud.own / "mallory.key")
     for identity in (mallory, cloud.carol, None):
-        with attest(NAME, policy=cloud.policy, identity=identity, at=at) as attested, pytest.raises(WorkerError):
+        with attest_peer(NAME, policy=cloud.policy, identity=identity, at=at) as attested, pytest.raises(WorkerError):
             attested.provision("mri", bytes(32))
     with cloud.attest(at) as attested:
         attested.provision("mri", cloud.key)

@@ -12,7 +12,7 @@ import pytest
 
 from cloister.charter import Charter
 from cloister.errors import CharterError, UnacceptableError
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from tests.net.instances import ADDRESS, Study, answering, claiming, overheard, rewriting
 
 ANOTHER = "it is bound to another charter"
@@ -40,10 +40,10 @@ def told(study: Study, own: Charter, others: Charter) -> None:
     with study.aggregator(study.instance(charter=others.digest)) as running:
         overheard(running.at, others)  # whoever means that charter is content
         with pytest.raises(CharterError, match=f"another charter: {others.digest.hex()}"):
-            attest(ADDRESS, at=running.at, **options)
+            attest_peer(ADDRESS, at=running.at, **options)
     lying = study.instance(charter=others.digest)
     with answering(lying, claiming(lying)) as at, pytest.raises(UnacceptableError) as caught:
-        attest(ADDRESS, at=at, **options)
+        attest_peer(ADDRESS, at=at, **options)
     assert caught.value.failures == (ANOTHER,)
 
 

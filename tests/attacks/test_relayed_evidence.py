@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import UnacceptableError
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.certificates import spki_hash
 from cloister.wire.frames import Kind
 from tests.net.instances import ADDRESS, Middle, Study
@@ -53,7 +53,7 @@ def test_a_verifier_without_a_key_is_protected_by_the_aggregators_alone(study: S
         Middle(running.at).standing() as at,
         pytest.raises(UnacceptableError) as caught,
     ):
-        attest(ADDRESS, policy=study.policy(), at=at)
+        attest_peer(ADDRESS, policy=study.policy(), at=at)
     assert caught.value.failures == (BETWEEN,)
 
 

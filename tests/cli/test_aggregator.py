@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cloister.attest.attester.measure import measure
 from cloister.cli import main
 from cloister.cli.aggregator import app
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
 from tests.net.instances import ADDRESS, Study
@@ -121,7 +121,7 @@ def aggregator(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_a_process_proves_itself_and_ends_when_it_is_asked_to(study: Study, aggregator: Service) -> None:
     at, fingerprint = aggregator.ready()
     policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
-    with attest(ADDRESS, policy=policy, at=at) as attested:
+    with attest_peer(ADDRESS, policy=policy, at=at) as attested:
         assert attested.connection.peer == fingerprint
         assert attested.entry in study.charter.reference
         libraries = Path(f"/proc/{aggregator.process.pid}/maps").read_text()

@@ -12,7 +12,7 @@ from cloister.charter import Charter
 from cloister.demo.rollback import Refusals, RolledBack, Scheme
 from cloister.errors import NoAnswerError, UnacceptableError
 from cloister.ledger.chain import Ledger
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
@@ -45,7 +45,7 @@ class Members:
     def attend(self, name: str, answer: Callable[[Propose], Message]) -> None:
         """Verifies the aggregator, and gives this answer to each proposal."""
         policy = AttestationPolicy(charter=self.charter, accept_simulated=True)
-        with attest(NAME, policy=policy, identity=self.identities[name], at=self.aggregator.address) as attested:
+        with attest_peer(NAME, policy=policy, identity=self.identities[name], at=self.aggregator.address) as attested:
             connection = attested.connection
             greet(connection, purpose="study", software="a test", wait_s=10)
             connection.send(Kind.ROUND, Join(NEWEST + 1, b"h" * 32, NEWEST, holds=True))

@@ -18,7 +18,7 @@ from cloister.attest.reference import SimulatedEntry
 from cloister.cli import main
 from cloister.demo.tampering import tampered_copy
 from cloister.errors import CharterError, ConfigurationError, MoveError, NetworkError, UnacceptableError
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.client import RemoteWorker, connect
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.federation import LocalFederation
@@ -140,7 +140,7 @@ def test_everyone_can_verify_and_gets_an_exit_code(study: Study, capsys: pytest.
 
 
 def test_an_auditor_needs_no_key(study: Study) -> None:
-    with attest(ADDRESS, policy=study.members.policy(), at=study.at) as attested:
+    with attest_peer(ADDRESS, policy=study.members.policy(), at=study.at) as attested:
         assert attested.transcript.client is None
 
 

@@ -13,7 +13,7 @@ from cloister.charter import Charter
 from cloister.enclave.server import Aggregator
 from cloister.errors import NetworkError
 from cloister.ledger import job as jobs
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.connection import Frame
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
@@ -87,7 +87,7 @@ class Line:
     def __init__(self, table: Table, name: str) -> None:
         policy = AttestationPolicy(charter=table.charter, accept_simulated=True)
         self.charter = table.charter
-        self.attested = attest(
+        self.attested = attest_peer(
             table.address, policy=policy, identity=table.identities[name], at=table.at, within_s=SOON
         )
         self.connection = self.attested.connection

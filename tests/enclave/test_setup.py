@@ -8,7 +8,7 @@ import pytest
 
 from cloister.attest.attester.measure import measure
 from cloister.enclave.__main__ import main
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
 from tests.net.instances import ADDRESS, Study
@@ -47,7 +47,7 @@ def test_a_process_proves_itself_and_ends_when_it_is_asked_to(tmp_path: Path) ->
     service = Service(words, log=tmp_path / "log", program=("-m", "cloister.enclave"))
     try:
         at, fingerprint = service.ready()
-        with attest(ADDRESS, policy=AttestationPolicy(charter=charter, accept_simulated=True), at=at) as attested:
+        with attest_peer(ADDRESS, policy=AttestationPolicy(charter=charter, accept_simulated=True), at=at) as attested:
             assert attested.connection.peer == fingerprint
             service.ask_to_end()
             assert service.process.wait(20) == 0

@@ -27,7 +27,7 @@ from cloister.charter import Charter
 from cloister.enclave.server import Aggregator
 from cloister.errors import AttestationError
 from cloister.net import tcp
-from cloister.net.attested import AttestedConnection, attest
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
 from cloister.net.identity import Identity
@@ -124,7 +124,7 @@ class Study:
     ) -> AttestedConnection:
         """As the study's member bob, or another: verifies what listens at ``at``."""
         within_s = options.pop("within_s", SOON)
-        return attest(name, policy=self.policy(**options), identity=identity or self.bob, at=at, within_s=within_s)
+        return attest_peer(name, policy=self.policy(**options), identity=identity or self.bob, at=at, within_s=within_s)
 
     def convinced_by(self, proof: Proof) -> Verified:
         """What a verifier would find who holds evidence against the reference and looks at nothing else."""

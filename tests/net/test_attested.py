@@ -30,7 +30,7 @@ from cloister.errors import (
     VersionError,
     WorkerError,
 )
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
 from cloister.net.handshake_server import refuse
@@ -80,7 +80,7 @@ def test_a_proven_instance(study: Study) -> None:
 
 
 def test_a_verifier_needs_no_key(study: Study) -> None:
-    with study.aggregator() as running, attest(ADDRESS, policy=study.policy(), at=running.at) as attested:
+    with study.aggregator() as running, attest_peer(ADDRESS, policy=study.policy(), at=running.at) as attested:
         assert attested.transcript.client is None
 
 
@@ -201,7 +201,7 @@ def test_a_real_tee_is_not_judged_without_collateral(study: Study) -> None:
 def test_an_address_that_the_charter_does_not_name(study: Study) -> None:
     own = study.instance(name="elsewhere.example:7443")
     with study.aggregator(own) as running, pytest.raises(UnacceptableError, match="names no aggregator at elsewhere"):
-        attest("elsewhere.example:7443", policy=study.policy(), at=running.at)
+        attest_peer("elsewhere.example:7443", policy=study.policy(), at=running.at)
 
 
 def test_a_tee_that_gives_no_evidence(study: Study) -> None:
@@ -258,7 +258,7 @@ def test_an_instance_that_hangs_up(study: Study) -> None:
 @pytest.mark.parametrize("address", ["", "aggregator", "aggregator:port", "a b:7443"])
 def test_an_address_that_is_none(study: Study, address: str) -> None:
     with pytest.raises(ConfigurationError):
-        attest(address, policy=study.policy())
+        attest_peer(address, policy=study.policy())
 
 
 # Secrets

@@ -18,7 +18,7 @@ from cloister.charter import Charter
 from cloister.enclave.server import Aggregator
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part, describe, job_digest
-from cloister.net.attested import AttestedConnection, attest
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
@@ -181,7 +181,7 @@ class Federation:
         """Carol, connected."""
         policy = AttestationPolicy(charter=self.charter, accept_simulated=True)
         at = f"127.0.0.1:{self.port}"
-        with attest(ADDRESS, policy=policy, identity=self.identities["carol"], at=at) as attested:
+        with attest_peer(ADDRESS, policy=policy, identity=self.identities["carol"], at=at) as attested:
             greet(attested.connection, purpose="study", software="tests", wait_s=SOON)
             yield Researcher(self, attested)
 

@@ -31,7 +31,7 @@ from cloister.charter.charter import check_valid
 from cloister.charter.summary import rules
 from cloister.cli.main import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import AttestationError, CharterError, ConfigurationError, NetworkError, WireError
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.collateral import source
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, read_charter
@@ -148,7 +148,7 @@ def verify(
         clock=lambda: now or datetime.now(UTC),
     )
     try:
-        with attest(address, policy=policy, identity=identity, at=at) as attested:
+        with attest_peer(address, policy=policy, identity=identity, at=at) as attested:
             verdict = attested.verdict
     except (AttestationError, NetworkError, WireError, CharterError) as fault:
         verdict = Verdict.refused(fault, checked_at=policy.clock(), rules=rules(agreed), address=address)

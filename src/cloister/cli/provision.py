@@ -9,7 +9,7 @@ import typer
 
 from cloister import files
 from cloister.errors import ConfigurationError
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.collateral import source
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest, read_charter, read_reference
@@ -42,7 +42,7 @@ def provision(
         collateral=source(collateral),
     )
     value = _read(secret)
-    with attest(address, policy=policy, identity=Identity.load(key), at=at) as attested:
+    with attest_peer(address, policy=policy, identity=Identity.load(key), at=at) as attested:
         typer.echo(attested.verdict.line())
         attested.provision(name, value)
     typer.echo(f"{address} keeps {name!r}, in its memory, until it ends")

@@ -10,7 +10,7 @@ from torch import nn
 from cloister.errors import MessageError, UnacceptableError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
-from cloister.net.attested import attest
+from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.study.client import StudyClient, bytes_of
 from cloister.study.job import describe
@@ -35,7 +35,7 @@ def submit(forged: bytes, model: nn.Module, *, ledger: Ledger, local: LocalStudy
     policy = AttestationPolicy(charter=local.charter, accept_simulated=True)
     vector = describe(model).vector
     with StudyClient(
-        attest(ADDRESS, policy=policy, identity=local.researcher, at=local.routes[ADDRESS])
+        attest_peer(ADDRESS, policy=policy, identity=local.researcher, at=local.routes[ADDRESS])
     ) as conversation:
         conversation.say(Join(ledger.sequence, ledger.head, ledger.last_round, holds=True))
         while True:

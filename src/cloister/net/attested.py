@@ -73,7 +73,7 @@ class AttestedConnection:
 
         Raises:
             UnacceptableError: it proves something else now.
-            Everything else that ``examine`` raises, once there is a connection. That is closed then.
+            CloisterError: whatever else ``attest_peer`` raises once there is a connection, which is closed then.
         """
         try:
             asked = self.challenge()
@@ -137,7 +137,7 @@ class Challenged:
 
         Raises:
             UnacceptableError: it is another instance, or proves something else now.
-            Everything else that ``examine`` raises, once there is a connection.
+            CloisterError: whatever else ``attest_peer`` raises once there is a connection.
         """
         attested = self.asked.judge(frame)
         old, new = self.before, attested.transcript
@@ -146,7 +146,7 @@ class Challenged:
         return attested
 
 
-def attest(
+def attest_peer(
     address: str,
     *,
     policy: AttestationPolicy,

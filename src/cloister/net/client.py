@@ -11,7 +11,7 @@ import torch
 
 import cloister
 from cloister.errors import CloisterError, ConfigurationError, ConnectionLostError, MessageError, RemoteOpError
-from cloister.net.attested import AttestedConnection, attest
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.connection import Connection, Frame
 from cloister.net.dial import dial
 from cloister.net.handshake_client import greet, refusal_error
@@ -77,7 +77,7 @@ def connect(
         address: ``host:port``.
         identity: the key file of ``cloister key new``, which the worker's owner, or the charter, names.
         peer: the fingerprint of the worker's key, ``sha256:...``; nothing is sent to any other.
-        demands: what it has to prove before anything is sent: ``cloister.Demands(charter=...)``.
+        policy: what it has to prove before anything is sent: ``cloister.AttestationPolicy(charter=...)``.
         at: where to dial, if the way to a worker that proves itself is another than its address.
         connect_s: how long reaching it may take, handshake and welcome included, in seconds. A worker that has to start
             a process first, on a cold machine for instance, says how long that may take, and is waited for so long.
@@ -95,12 +95,12 @@ def connect(
     # A worker that is busy reads nothing meanwhile, so sending may take as long as an answer.
     attested = None
     if policy is not None and peer is None:
-        attested = attest(address, policy=policy, identity=own, at=at, within_s=connect_s, send_s=answer_s)
+        attested = attest_peer(address, policy=policy, identity=own, at=at, within_s=connect_s, send_s=answer_s)
         connection = attested.connection
     elif policy is None and peer is not None:
         connection = dial(at or address, identity=own, peer=peer, within_s=connect_s, send_s=answer_s)
     else:
-        raise ConfigurationError("say how the worker is known: by its key, peer=..., or by what it proves, demands=...")
+        raise ConfigurationError("say how the worker is known: by its key, peer=..., or by what it proves, policy=...")
     welcome = greet(
         connection,
         purpose="session",
@@ -145,7 +145,7 @@ class OverTLS:
     def attest(self) -> AttestedConnection:
         """Has the worker prove itself anew."""
         if self.attested is None:
-            raise ConfigurationError("this worker is known by its key and proves nothing: connect with demands=...")
+            raise ConfigurationError("this worker is known by its key and proves nothing: connect with policy=...")
         self.attested = self._guarded(partial(self.attested.again, wait_s=self._answer_s))
         return self.attested
 

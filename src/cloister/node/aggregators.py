@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cloister.errors import AttestationError, CloisterError, MoveError
-from cloister.net.attested import AttestedConnection, attest
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.connection import Connection
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
@@ -24,7 +24,7 @@ class Aggregators:
     """Dials and verifies, anew for each push.
 
     Args:
-        demands: what an aggregator has to prove, the charter above all.
+        policy: what an aggregator has to prove, the charter above all.
         identity: the node's, which the charter names as a member's.
         routes: for an address in the charter, where to dial instead.
     """
@@ -64,7 +64,9 @@ class Aggregators:
 
     def _attest(self, address: str, *, within_s: float, send_s: float) -> AttestedConnection:
         route = self._routes.get(address)
-        return attest(address, policy=self._policy, identity=self._identity, at=route, within_s=within_s, send_s=send_s)
+        return attest_peer(
+            address, policy=self._policy, identity=self._identity, at=route, within_s=within_s, send_s=send_s
+        )
 
     def _tell(self, attested: AttestedConnection) -> None:
         """Logs the verdict on each instance once."""

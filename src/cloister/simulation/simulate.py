@@ -1,6 +1,6 @@
 """``cloister.simulate``: a federated training of many owners on one machine, for experiments.
 
-A round is that of McMahan et al. 2017, Algorithm 1, with the server's rules of ``aggregator.updates``: some owners are
+A round is that of McMahan et al. 2017, Algorithm 1, with the rules of ``aggregation.strategies``: some owners are
 drawn, each trains the model on its data beginning from the same values, and the mean of what they changed, weighted by
 their examples, goes into the strategy's rule. Floating-point parameters and buffers take part; other buffers, such as
 the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. The
@@ -11,7 +11,7 @@ A run is a function of its arguments: seeds are drawn from the run's seed, the r
 what is summed is summed in an order that the owners' names and sizes decide. So a run that is gone on with from a
 checkpoint ends in the same bits.
 
-Owners with equally many rows train together where the plan allows (``study.groups``), their models stacked; all others
+Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others
 one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
 step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. What is held at a time, one
 owner's update or one group's, does not grow with the number of owners.

@@ -23,7 +23,7 @@ from cloister.errors import CharterError, NetworkError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.net import collateral as collaterals
-from cloister.net.attested import AttestedConnection, attest
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, CollateralSource, read_charter
 from cloister.study import job as jobs
@@ -64,7 +64,7 @@ class StudyRun:
 class Study:
     """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of what came out.
 
-    When it is made, it dials the aggregator and has it prove itself; ``proven.verdict`` says what was found. Each
+    When it is made, it dials the aggregator and has it prove itself; ``attested.verdict`` says what was found. Each
     ``fit`` does the same again, before anything is sent.
 
     Args:
@@ -201,7 +201,7 @@ class Study:
         faults: list[NetworkError] = []
         for address in self.charter.addresses:
             try:
-                self.attested = attest(
+                self.attested = attest_peer(
                     address, policy=self._policy, identity=self._identity, at=self._routes.get(address)
                 )
                 return self.attested

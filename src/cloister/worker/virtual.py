@@ -41,7 +41,8 @@ class VirtualWorker(Worker):
         hook: a ``TorchHook``, as the scripts of old pass one; not needed.
         id: the worker's name.
         encode: pass every message through its bytes, as a network would.
-        memory_bytes, objects: the session's limits.
+        memory_bytes: what the session may hold, in bytes.
+        objects: what it may hold, in tensors.
     """
 
     def __init__(

@@ -16,8 +16,8 @@ from cloister.errors import MoveError, UnreachableError
 from cloister.net.connection import Connection, Frame
 from cloister.net.polling import Wakeup
 from cloister.node.ipc import Link, pair
-from cloister.node.session.executor_process import Courier
 from cloister.node.session import moves
+from cloister.node.session.executor_process import Courier
 from cloister.node.session.moves import Arrival, Mover, Rendezvous, receive_push
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind

@@ -21,7 +21,7 @@ import numpy as np
 from cloister import __version__
 from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
 from cloister.ledger import audit
-from cloister.net.attested import AttestedConnection, Challenged, attest
+from cloister.net.attested import AttestedConnection, Challenged, attest_peer
 from cloister.net.connection import Frame
 from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.identity import Identity, private_key
@@ -119,7 +119,7 @@ class Participation:
 
     Args:
         records: the member's; closed at the end.
-        demands: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
+        policy: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
         trainer: used by ``run`` alone. closing: rung when the node ends.
         model_bytes: the most that a model and the state of its rule may have.
         jitter: a number from 0 to 1 for each pause, so that owners do not all come back at once.
@@ -171,7 +171,9 @@ class Participation:
         began: float | None = None
         try:
             at = self._routes.get(address)
-            with attest(address, policy=self._policy, identity=self._identity, at=at, within_s=_DIAL_S) as attested:
+            with attest_peer(
+                address, policy=self._policy, identity=self._identity, at=at, within_s=_DIAL_S
+            ) as attested:
                 self._tell(address, f"is {attested.verdict.line()}")
                 greet(attested.connection, purpose="study", software=f"cloister {__version__}", wait_s=_DIAL_S)
                 began = monotonic()
