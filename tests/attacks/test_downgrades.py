@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.net.guests import DOMAIN, ENCLAVE, GUEST, MILAN, Guest, Enclave, demanding, demanding_of
 
 from cloister.attest.evidence import Evidence
 from cloister.attest.tcb import SnpTcb
 from cloister.attest.verifier import MAKERS
 from cloister.errors import AttestationError, EvidenceError, NotGenuineError, UnacceptableError
+from tests.net.guests import DOMAIN, ENCLAVE, GUEST, MILAN, Enclave, Guest, demanding, demanding_of
 from tests.net.instances import ATTESTER, Lying, Study, answering, claiming
 from tests.vectors.attest import make_dcap
 from tests.vectors.attest.make_dcap import DEBUG_ENCLAVE, SGX, TDX, Level, Recipe

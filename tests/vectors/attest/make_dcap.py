@@ -19,13 +19,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
-from cloister.attest.collateral import DcapCollateral
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+
+from cloister.attest.dcap.collateral import DcapCollateral
 
 NOW: Final = datetime(2030, 6, 15, 12, tzinfo=UTC)
 MONTH: Final = (NOW - timedelta(days=10), NOW + timedelta(days=20))
