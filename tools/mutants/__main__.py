@@ -35,7 +35,7 @@ def main(
     fates = []
     for result in bench.run(chosen, jobs=asked.jobs):
         fates.append(result.fate)
-        print(f"{result.fate.value:8}  {result.seconds:5.0f} s  {result.name:{width}}", flush=True)
+        print(f"{result.fate.value:8}  {result.seconds:5.0f} s  {result.name}", flush=True)
         if result.fate is not Fate.KILLED:
             if result.name in by_name:
                 print(f"          {by_name[result.name].file}: {by_name[result.name].breaks}")

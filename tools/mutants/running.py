@@ -91,7 +91,9 @@ class Bench:
     def _faults(self, mutant: Mutant) -> Iterator[str]:
         file = self.root / self.source / self.package / mutant.file
         times = file.read_text().count(mutant.old) if file.is_file() else 0
-        if times != 1 or not mutant.old:
+        if not mutant.old:
+            yield "it replaces nothing"
+        elif times != 1:
             yield f"its text is {times} times in {mutant.file}, and has to be there once"
         if mutant.new == mutant.old:
             yield "it changes nothing"
