@@ -588,7 +588,7 @@ _DOOR: Final = (
     ),
     *_in(
         "enclave/hub.py",
-        "tests/enclave/test_server.py",
+        "tests/enclave/test_hub.py",
         (
             "outbox-without-end",
             "return len(self.outbox) > _MESSAGES or sum(parcel.large for parcel in self.outbox) > _BODIES",
