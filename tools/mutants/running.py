@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -110,10 +111,12 @@ class Bench:
         """
         tests = sorted({test for mutant in mutants for test in mutant.tests})
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
-            work = [
-                pool.submit(self._unchanged, test, Path(folder) / f"unchanged-{at}") for at, test in enumerate(tests)
-            ]
-            work += [pool.submit(self._try, each, Path(folder) / f"mutant-{at}") for at, each in enumerate(mutants)]
+            at = Path(folder)
+            whole = at / "whole"
+            shutil.copytree(self.root / self.source, whole)
+            compileall.compile_dir(whole, quiet=2)  # once, and not in each process of tests
+            work = [pool.submit(self._unchanged, each, whole, at / f"test-{n}") for n, each in enumerate(tests)]
+            work += [pool.submit(self._try, each, whole, at / f"mutant-{n}") for n, each in enumerate(mutants)]
             try:
                 for done in as_completed(work):
                     if (result := done.result()) is not None:
@@ -121,15 +124,15 @@ class Bench:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _unchanged(self, test: str, folder: Path) -> Result | None:
+    def _unchanged(self, test: str, whole: Path, folder: Path) -> Result | None:
         began = monotonic()
-        status, text = self._tested(self._copied(folder), (test,), folder)
+        status, text = self._tested(_copied(whole, folder), (test,), folder)
         shutil.rmtree(folder)
         return None if status == _PASSED else Result(test, Fate.RED, monotonic() - began, text)
 
-    def _try(self, mutant: Mutant, folder: Path) -> Result:
+    def _try(self, mutant: Mutant, whole: Path, folder: Path) -> Result:
         began = monotonic()
-        copy = self._copied(folder)
+        copy = _copied(whole, folder)
         file = copy / self.package / mutant.file
         file.write_text(file.read_text().replace(mutant.old, mutant.new))
         status, text = self._tested(copy, mutant.tests, folder)
@@ -137,20 +140,13 @@ class Bench:
         fates = {None: Fate.LATE, _PASSED: Fate.SURVIVED, _FAILED: Fate.KILLED}
         return Result(mutant.name, fates.get(status, Fate.NOT_RUN), monotonic() - began, text)
 
-    def _copied(self, folder: Path) -> Path:
-        """A copy of the source, compiled as far as that is: it says of which file, as it was when."""
-        copy = folder / "src"
-        shutil.copytree(self.root / self.source, copy)
-        return copy
-
     def _tested(self, copy: Path, tests: Sequence[str], folder: Path) -> tuple[int | None, str]:
         """Pytest's exit status, None if it took too long, and the last lines that it printed."""
         options = ["-x", "-q", "-m", self.marked, "-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}"]
         arguments = [sys.executable, str(_INSIDE), str(copy), self.package, *options, *tests]
-        environment = {
-            **os.environ,
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH", "")])),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),
             "HYPOTHESIS_PROFILE": "ci",  # the same examples each time: a mutant is not killed by luck
             "OMP_NUM_THREADS": "1",
@@ -173,6 +169,13 @@ class Bench:
             printed.seek(0)
             lines = printed.read().splitlines()[-_LINES:]
         return status, "\n".join(lines)
+
+
+def _copied(whole: Path, folder: Path) -> Path:
+    """A copy of the source, with what was compiled of it: what is compiled says of which file, as it was when."""
+    copy = folder / "src"
+    shutil.copytree(whole, copy)
+    return copy
 
 
 __all__ = ["NOT_THE_COPY", "Bench", "Fate", "Mutant", "Result"]
