@@ -435,7 +435,7 @@ _AGGREGATOR: Final = (
     ),
     *_in(
         "aggregator/bodies.py",
-        "tests/aggregator/test_protocol.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_bodies.py",
         (
             "norm-of-a-part",
             "return math.nan if self._left else math.hypot",
@@ -1252,7 +1252,7 @@ _WORKER: Final = (
     ),
     *_in(
         "tensor/results.py",
-        "tests/worker/test_output_bounds.py tests/worker/test_executor.py tests/worker/test_uninitialised.py",
+        "tests/tensor/test_results.py",
         (
             "larger-than-foretold",
             "if sum(tensor.nbytes for tensor in there) > nbytes:",
