@@ -366,7 +366,7 @@ _OWNER: Final = (
     ),
     *_in(
         "node/study/own_limits.py",
-        "tests/node/study/test_member.py",
+        "tests/node/study/test_own_limits.py tests/node/study/test_member.py",
         (
             "floor-of-the-charter-only",
             "max(agreed.floor, floors.floor or 0)",
@@ -457,7 +457,7 @@ _AGGREGATOR: Final = (
     ),
     *_in(
         "aggregator/training.py",
-        "tests/aggregator/test_protocol.py",
+        "tests/aggregator/test_training.py tests/aggregator/test_protocol.py",
         (
             "answers-twice",
             "if peer.name not in self._waiting:",
@@ -623,8 +623,8 @@ _DOOR: Final = (
         ),
         (
             "strangers-served",
-            "        if shares is None:\n            secured.close()",
-            "        if shares is None and not peer:\n            secured.close()",
+            "if known else (self._unknown, source)",
+            "if peer else (self._unknown, source)",
             "a peer whose key is not known is closed on",
         ),
     ),
@@ -811,12 +811,6 @@ _ATTESTATION: Final = (
             "return hashlib.sha512(self.encode()).digest()",
             "return hashlib.sha512(self.encode()[:-34]).digest()",
             "evidence is about all of the transcript",
-        ),
-        (
-            "another-protocol's-transcript",
-            " or items[0] != PROTOCOL",
-            "",
-            "a transcript is of this protocol",
         ),
     ),
     *_in(
@@ -1175,8 +1169,7 @@ _WORKER: Final = (
     ),
     *_in(
         "worker/calls.py",
-        "tests/worker/test_executor.py tests/worker/test_store.py tests/worker/test_call_checks.py "
-        "tests/worker/test_uninitialised.py",
+        "tests/worker/test_calls.py tests/worker/test_call_checks.py tests/worker/test_uninitialised.py",
         (
             "guards-not-asked",
             "    if op.guard:\n        _guard(op, args, kwargs)\n",
