@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cloister.aggregator import collection as pulling
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.collection import Answer, Collection
 from cloister.charter.charter import Member
+from cloister.errors import RoundError
 from cloister.ledger.records import commitment
 from cloister.wire.layout import lay_out
 from cloister.wire.tensors import TensorSpec
@@ -112,3 +114,12 @@ def test_one_on_its_way_whose_turn_it_is_no_more_is_asked_again(large, monkeypat
         {name: Contribution(np.frombuffer(updates[name], np.float32), 1 + at) for at, name in enumerate("abcde")}
     )
     assert collection.mean().tobytes() == wanted.tobytes()
+
+
+def test_a_contribution_that_changes_nothing_is_refused(monkeypatch):
+    collection, _ = collecting("abc", large=False, monkeypatch=monkeypatch)
+    nothing = bytes(16)
+    collection.answers["a"] = replace(collection.answers["a"], commitment=commitment(SALT, memoryview(nothing)))
+    collection.next()
+    with pytest.raises(RoundError, match="changes nothing"):
+        arrive(collection, "a", {"a": nothing})

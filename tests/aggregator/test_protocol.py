@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloister.aggregator.bodies import Discarded
+from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.protocol import LEAP, REFUSALS
+from cloister.errors import RoundError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import commitment
@@ -303,6 +306,29 @@ def test_what_is_not_an_owners_to_say(message: Any) -> None:
     study.join("alice")
     study.instance.say("alice", message)
     assert isinstance(study.instance.read("alice")[-1], w.Refused)
+
+
+def test_what_is_not_a_researchers_to_say() -> None:
+    study = Study()
+    study.join("rosa")
+    study.instance.say("rosa", w.Ready(1, 10, {}, bytes(32)))
+    assert "not said by a member of its role" in study.instance.read("rosa")[-1].text
+
+
+def test_no_room_is_made_for_an_owners_job_or_for_a_contribution_of_another_length() -> None:
+    study = Study(job={"rounds": 1})
+    study.join("alice")
+    message = w.Submit(len(study.data))
+    assert study.instance.begin("alice", message, len(study.data) + LENGTH * 4) is None
+    course, peer = study.instance.rounds._course, ConnectedMember(study.charter.owners[0])
+    study.join("bob", "chuck", "rosa")
+    study.submit()
+    peer.owes = True
+    late = w.Contribution(99, bytes(32))
+    assert isinstance(course.room(peer, late, body_bytes=LENGTH * 4), Discarded)
+    for other in (LENGTH * 4 - 4, LENGTH * 4 + 4):
+        with pytest.raises(RoundError, match="another length"):
+            course.room(peer, late, body_bytes=other)
 
 
 def test_nothing_is_said_before_a_member_has_joined() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,24 @@ def test_many_members_at_once(study: Study) -> None:
             thread.join(SOON)
     assert len(found) == 9
     assert len(set(found)) == 1
+
+
+def test_one_member_has_four_connections_and_the_others_keep_theirs(study: Study) -> None:
+    with study.aggregator() as running, ExitStack() as held:
+        first, *_ = [held.enter_context(study.attest(running.at, identity=study.alice)) for _ in range(4)]
+        with pytest.raises(UnreachableError, match="as many connections as it may have"):
+            study.attest(running.at, identity=study.alice)
+        study.attest(running.at, identity=study.bob).close()
+        first.close()
+        assert wait_until(lambda: is_let_in(study, running.at), within_s=SOON)
+
+
+def is_let_in(study: Study, at: str) -> bool:
+    try:
+        study.attest(at, identity=study.alice).close()
+    except UnreachableError:
+        return False
+    return True
 
 
 # Studies

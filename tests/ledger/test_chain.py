@@ -356,6 +356,21 @@ def test_shares_stand_once_and_in_order():
     refuse(ledger, agree(ledger, shares=(replace(one, weight=0.25), half, other)), "twice")
 
 
+def test_a_contribution_is_in_one_round():
+    ledger = begun()
+    first = chains.share_list(ledger, ["bob", "alice"])
+    ledger.append(agree(ledger, shares=first))
+    one, other = chains.share_list(ledger, ["bob", "alice"])
+    why = "there twice, or was in an earlier round"
+    for at in (ledger, ledger.copy(), Ledger.from_records(ledger.charter, ledger.records), ledger.upto(2)):
+        refuse(at, agree(at, shares=(one, replace(other, commitment=first[1].commitment))), why)
+        refuse(at, agree(at, shares=(one, replace(other, commitment=first[0].commitment))), why)
+        refuse(at, agree(at, shares=(one, replace(other, commitment=one.commitment))), why)
+    ledger.append(agree(ledger, shares=(one, other)))
+    earlier = ledger.upto(1)  # what was taken back may be in its place again
+    earlier.append(agree(earlier, shares=first))
+
+
 @pytest.mark.parametrize(
     ("metrics", "why"),
     [

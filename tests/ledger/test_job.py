@@ -22,6 +22,7 @@ from cloister.wire.limits import JOB_BYTES
 from cloister.wire.optimizers import SGD, Adam, AdamW, CosineDecay, StepDecay
 from cloister.wire.tensors import TensorSpec
 from tests import chains
+from tests.laws import examples
 
 PLAN = b"the plan"
 assert hashlib.sha256(PLAN).digest() == chains.PLAN
@@ -251,7 +252,7 @@ JOBS = st.builds(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(JOBS.filter(lambda job: len(job.numbers) <= 16))
 def test_any_job_is_read_back_and_allowed_or_refused(job):
     data = encode(job)

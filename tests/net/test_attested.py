@@ -125,6 +125,27 @@ def test_evidence_that_is_not_about_the_transcript(study: Study, field: str) -> 
         assert STALE in failures(study, at)
 
 
+@pytest.mark.parametrize("told", [(b"\1" * 32, 4), (b"", 0), (b"\1" * 32, 5)])
+def test_a_ledger_that_was_rolled_back_or_forked(study: Study, told: tuple[bytes, int]) -> None:
+    with study.aggregator(study.instance(ledger=lambda: told)) as running:
+        (failure,) = failures(study, running.at, newest=(5, b"\2" * 32))
+        assert "rolled back or forked" in failure
+
+
+@pytest.mark.parametrize("told", [(b"\2" * 32, 5), (b"\1" * 32, 6)])
+def test_a_ledger_that_goes_on(study: Study, told: tuple[bytes, int]) -> None:
+    with study.aggregator(study.instance(ledger=lambda: told)) as running:
+        study.attest(running.at, newest=(5, b"\2" * 32)).close()
+
+
+def test_another_instance_on_the_same_connection(study: Study) -> None:
+    """All that is told is true, of an instance that took the place of the one before."""
+    with study.aggregator() as running, study.attest(running.at) as attested:
+        before = replace(attested.transcript, instance=bytes(16))
+        with pytest.raises(UnacceptableError, match="not the instance that proved itself"):
+            replace(attested, transcript=before).again()
+
+
 def test_all_that_is_wrong_is_told_at_once(study: Study) -> None:
     own = study.instance(attester=replace(ATTESTER, measurement=bytes(48), debug=True))
     with answering(own, rewriting(own, role="node", name="elsewhere.example:7443", server=bytes(32))) as at:

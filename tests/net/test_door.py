@@ -226,3 +226,11 @@ def test_where_descriptors_are_short() -> None:
     for name, source in (("a1", "a"), ("b1", "b"), ("b2", "b")):
         door.enter(name, source, 0.0)
     assert [door.crowded_out() for _ in range(4)] == ["b1", "a1", "b2", None]
+
+
+def test_where_all_places_are_taken_one_goes_for_each_that_comes() -> None:
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=2, silent_s=2.0, handshake_s=5.0)
+    assert door.enter("a1", "a", 0.0) is None
+    assert door.enter("a2", "a", 0.0) is None
+    assert door.enter("b1", "b", 0.0) == "a1"
+    assert len(door) == 2

@@ -329,3 +329,10 @@ def test_a_client_that_ends_in_the_handshake(bob, carol):
         stranger.close()
         host.session(carol).close()
     assert host.seen.count(carol.fingerprint) >= 2
+
+
+def test_one_whose_key_is_not_known_is_closed_on_without_a_word(bob, carol):
+    with hosting(bob) as host:
+        with raw_tls(host, carol) as connected:
+            assert rest(connected) == b""
+        assert not host.seen

@@ -227,6 +227,7 @@ def test_an_owner_hears_what_is_missing() -> None:
     assert "the network" in without
 
 
+@pytest.mark.slow
 def test_where_a_kernel_has_nothing_a_process_serves_all_the_same() -> None:
     script = """
 from cloister.node import confinement

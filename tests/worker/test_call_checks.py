@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from cloister.errors import HostileIndexError, OpRefusedError
+from cloister.tensor import ops
+from cloister.worker import call_checks
 from tests.worker.sessions import MIB, Session
 
 VALUES = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -46,6 +48,13 @@ def test_an_out_argument_never_changes_its_size(session: Session) -> None:
     assert session.fault("aten::eye.m_out", 4096, 4096, out=small, outs=0).code == HostileIndexError.code
     assert session.fault("aten::div.out", wide, wide, outs=0).code == HostileIndexError.code
     assert session.fetch(small).numel() == 0
+
+
+def test_an_out_argument_that_would_grow_is_refused_by_its_form() -> None:
+    op, wide = ops.by_name("aten::maximum.out"), torch.zeros(4, 4)
+    call_checks.check(op, [wide, wide], {"out": torch.zeros(4, 4)})
+    with pytest.raises(OpRefusedError, match="may not change the shape of its out"):
+        call_checks.check(op, [wide, wide], {"out": torch.zeros(0)})
 
 
 def test_an_out_argument_of_the_right_size_is_written(session: Session) -> None:

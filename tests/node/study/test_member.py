@@ -89,6 +89,13 @@ def test_a_signature_is_asked_for_only_once_the_instance_has_proved_itself_in_th
     assert only(here.prove(), w.Signature)
 
 
+@pytest.mark.parametrize("proved", [{"ledger_sequence": 9}, {"signing_key": bytes(32)}])
+def test_a_proof_of_another_ledger_or_key_is_followed_by_no_signature(proved):
+    here = Aggregator.facing(owner())
+    only(here.member.handle(w.Sign(1, encode(here.cohort(names=("alice", "chuck"))))), Prove)
+    assert "has not proved" in declined(here.prove(**proved))
+
+
 # What it refuses to train for
 
 

@@ -324,6 +324,7 @@ def test_a_node_that_closes_waits_for_nobody(file: Path) -> None:
     assert trainer.receive() == Failed(1, "the process that trained has ended: the node closes")
 
 
+@pytest.mark.slow
 def test_orders_travel_whole(trainer: Trainer) -> None:
     """A vector far longer than what fits between two processes at once."""
     descriptor = None
