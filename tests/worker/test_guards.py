@@ -1,5 +1,7 @@
 """Guards let through what autograd asks for, whatever the shapes, and refuse the same call with one argument bent."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -296,6 +298,10 @@ HOSTILE = [
     *(("nll_loss_backward", "target", bend) for bend in (far, negative, torch.Tensor.double)),
     *((f"{loss}_margin_loss_backward", "grad_output", more) for loss in ("multi", "multilabel")),
     ("multilabel_margin_loss_backward", "is_target", fewer),
+    ("multi_margin_loss", "self", lambda scores: scores[:0]),
+    *(("grid_sampler_2d_backward", "grid", bend) for bend in (lambda grid: grid * math.nan, lambda grid: grid + 1e30)),
+    *((name, "lower", bend) for name in ("rrelu_with_noise", "rrelu_with_noise_")
+      for bend in (lambda lower: 2.0, lambda lower: math.nan)),
     ("binary_cross_entropy", "target", fewer),
     ("binary_cross_entropy_backward", "grad_output", fewer),
     *((f"_ctc_loss{suffix}", argument, bend) for suffix in ("", "_backward")
