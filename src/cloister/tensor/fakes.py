@@ -173,8 +173,8 @@ NORMS: Final = frozenset(
 )
 
 OWN: Final[Mapping[OpOverload, Shapes]] = {
-    aten._ctc_loss_backward.default: _ctc_loss_backward,
     aten._ctc_loss_backward.Tensor: _ctc_loss_backward,
+    aten._ctc_loss_backward.default: _ctc_loss_backward,
     aten._dirichlet_grad.default: _same_shapes,
     aten._histogramdd_bin_edges.default: _bin_edges,
     aten._histogramdd_from_bin_cts.default: _histogram_of_counts,
@@ -184,17 +184,17 @@ OWN: Final[Mapping[OpOverload, Shapes]] = {
     aten.binomial.default: _binomial,
     aten.fractional_max_pool3d_backward.default: _like_self,
     aten.geqrf.default: _geqrf,
+    aten.histogram.bin_ct: _histogram_count,
+    aten.histogram.bins_tensor: _histogram_edges,
     aten.huber_loss.default: _loss,
     aten.huber_loss_backward.default: _loss_backward,
     aten.mse_loss_backward.default: _loss_backward,
+    aten.multi_margin_loss_backward.default: _like_self,
+    aten.multilabel_margin_loss_backward.default: _like_self,
     aten.native_dropout_backward.default: _native_dropout_backward,
     aten.rrelu_with_noise_backward.default: _rrelu_with_noise_backward,
     aten.smooth_l1_loss_backward.default: _loss_backward,
     aten.soft_margin_loss.default: _loss,
     aten.soft_margin_loss_backward.default: _loss_backward,
     aten.threshold_backward.default: _threshold_backward,
-    aten.histogram.bin_ct: _histogram_count,
-    aten.histogram.bins_tensor: _histogram_edges,
-    aten.multi_margin_loss_backward.default: _like_self,
-    aten.multilabel_margin_loss_backward.default: _like_self,
 }

@@ -24,9 +24,9 @@ _BY_INDEX: Final = (
     " scatter_reduce_ masked_scatter_ embedding_renorm_"
 )
 _BY_PROBABILITY: Final = "bernoulli_"
-_BY_TYPE: Final = "native_batch_norm eye"  # of weight and bias, once statistics are written; of what cannot hold a 1
+_BY_TYPE: Final = "eye"  # one that cannot hold a 1
 _BY_DIVISOR: Final = "div_ floor_divide_ fmod_ remainder_ pow_ div"
-_LATE: Final = {f"aten::{name}": False for name in [*_BY_INDEX.split(), _BY_PROBABILITY, *_BY_TYPE.split()]} | {
+_LATE: Final = {f"aten::{name}": False for name in [*_BY_INDEX.split(), _BY_PROBABILITY, _BY_TYPE]} | {
     f"aten::{name}": True for name in _BY_DIVISOR.split()
 }
 """By name without overload: whether only whole numbers make it raise late."""
