@@ -16,20 +16,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Timing
-from cloister.attest import entries
+from cloister.attest import reference_toml
 from cloister.attest.attester import find
-from cloister.attest.collateral import Collateral, DcapCollateral
+from cloister.attest.dcap.collateral import Collateral, DcapCollateral
 from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.verifier import authenticate, verify
 from cloister.net import tcp
-from cloister.net.attested import examine
-from cloister.net.contexts import unverified_client_context
+from cloister.net.attested import attest_peer
 from cloister.net.proving import Instance
-from cloister.net.tls import handshake, wrap
+from cloister.net.tls import handshake, unverified_client_context, wrap
 from cloister.tables import Table as Toml
 from cloister.testing.federation import LocalFederation
-from cloister.wire.address import parse_address
+from cloister.wire.peers import parse_address
 
 VECTORS = Path(__file__).parents[2] / "shared" / "vectors"
 _NAME = "aggregator.example:7443"
@@ -147,7 +146,7 @@ def _reference(tee: str, claims: object) -> Reference:
         )
         for number in range(11)
     ]
-    reference = entries.parse(tables)
+    reference = reference_toml.parse(tables)
     assert not faults, faults
     return reference
 
@@ -155,10 +154,10 @@ def _reference(tee: str, claims: object) -> Reference:
 def _connections(console: Console, folder: Path) -> None:
     with LocalFederation(folder, ["bob", "alice"], aggregator=_NAME, interactive=False) as federation:
         address = federation.start_aggregator()
-        demands, bob = federation.demands(), federation.identities["bob"]
+        policy, bob = federation.policy(), federation.identities["bob"]
 
         def connect() -> None:
-            examine(_NAME, demands=demands, identity=bob, at=address).close()
+            attest_peer(_NAME, policy=policy, identity=bob, at=address).close()
 
         def shake_hands() -> None:
             raw = tcp.dial(parse_address(address), within_s=10.0)
@@ -168,20 +167,20 @@ def _connections(console: Console, folder: Path) -> None:
 
         whole = timed(connect, repeats=_CONNECTIONS)
         shaking = timed(shake_hands, repeats=_CONNECTIONS)
-        with examine(_NAME, demands=demands, identity=bob, at=address) as proven:
-            again = timed(proven.again, repeats=_CONNECTIONS // 2)
+        with attest_peer(_NAME, policy=policy, identity=bob, at=address) as attested:
+            again = timed(attested.again, repeats=_CONNECTIONS // 2)
             judging = timed(
                 lambda: verify(
-                    proven.evidence,
+                    attested.evidence,
                     reference=federation.agreed.reference,
                     collateral=None,
-                    now=proven.proved_at,
-                    report_data=proven.transcript.report_data(),
+                    now=attested.proved_at,
+                    report_data=attested.transcript.report_data(),
                 ),
                 repeats=_CONNECTIONS,
             )
     attester = find("simulated", role="aggregator")
-    instance = Instance(role="aggregator", attester=attester, charter=demands.charter.digest, name=_NAME)
+    instance = Instance(role="aggregator", attester=attester, charter=policy.charter.digest, name=_NAME)
     proving = timed(lambda: instance.prove(instance.transcript(bytes(32), client=None)), repeats=_CONNECTIONS)
     table = _table("(i) attested connection over loopback, simulated TEE", "share", "aim")
     parts = {"TCP and TLS, both certificates": shaking, "making the proof": proving, "judging it": judging}

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import parties
-from cloister.aggregator.records import cohort_to_be_signed, commitment
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.errors import NetworkError
-from cloister.net.attested import examine
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.ledger.records import cohort_to_be_signed, commitment
+from cloister.net.attested import attest_peer
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
+from cloister.net.policy import AttestationPolicy
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalStudy
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
@@ -79,12 +79,12 @@ def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
 
 
 def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
-    demands = Demands(charter=study.charter, accept_simulated=True)
+    policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
     key, salt = private_key(identity.path), b""
-    public = signing.public_bytes(key)
-    proven = examine(ADDRESS, demands=demands, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
-    with proven, suppress(NetworkError):
-        connection = proven.connection
+    public = keys.public_bytes(key)
+    attested = attest_peer(ADDRESS, policy=policy, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
+    with attested, suppress(NetworkError):
+        connection = attested.connection
         greet(connection, purpose="study", software="bench", wait_s=60.0)
         connection.send(Kind.ROUND, w.Join(0, b"", 0, holds=False))
         while True:
@@ -97,7 +97,7 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
                 case w.Send(round=number):
                     connection.send(Kind.ROUND, w.Contribution(number, salt), [update])
                 case w.Sign(round=number, cohort=cohort):
-                    signature = signing.sign(cohort_to_be_signed(cohort), key=key)
+                    signature = keys.sign(cohort_to_be_signed(cohort), key=key)
                     connection.send(Kind.ROUND, w.Signature(number, public, signature))
                 case None:
                     return

@@ -11,16 +11,15 @@ import msgspec
 from rich.console import Console
 
 from bench import parties
-from cloister.aggregator import job as jobs
-from cloister.aggregator import records
-from cloister.aggregator.audit import audit
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
 from cloister.attest.attester import find
-from cloister.charter import signing
-from cloister.charter.signing import PrivateKey
-from cloister.net.demands import no_collateral
+from cloister.charter.keys import PrivateKey
+from cloister.ledger import job as jobs
+from cloister.ledger import records
+from cloister.ledger.audit import audit
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
 from cloister.net.identity import private_key
+from cloister.net.policy import no_collateral
 from cloister.net.proving import Instance
 from cloister.testing.studies import ADDRESS, LocalStudy
 
@@ -88,7 +87,7 @@ def _round(ledger: Ledger, keys: dict[str, PrivateKey], instance: Instance) -> R
     encoded = records.encode(cohort)
     message = records.cohort_to_be_signed(encoded)
     signatures = (
-        MemberSignature(member, signing.public_bytes(keys[member]), signing.sign(message, key=keys[member]))
+        MemberSignature(member, keys.public_bytes(keys[member]), keys.sign(message, key=keys[member]))
         for member in sorted(keys)
     )
     return RoundRecord(

@@ -15,17 +15,17 @@ from typing import Any, Final
 import numpy as np
 
 from bench import without
-from cloister.aggregator import job as jobs
-from cloister.aggregator.job import Job, Part
 from cloister.charter import Charter
 from cloister.cli import main as cloister
-from cloister.net.attested import examine
-from cloister.net.demands import Demands, read_charter
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job, Part
+from cloister.net.attested import attest_peer
 from cloister.net.identity import Identity
-from cloister.net.waiting import Bell
-from cloister.node import joining
-from cloister.node.effects import Train
-from cloister.node.training import Failed, Trained, Trainer
+from cloister.net.policy import AttestationPolicy, read_charter
+from cloister.net.polling import Wakeup
+from cloister.node.study import runner as joining
+from cloister.node.study.effects import Train
+from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
@@ -39,7 +39,7 @@ class Instant(Trainer):
     """Has trained as soon as it is told to: the same small numbers each time."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        self._bell = Bell()
+        self._bell = Wakeup()
         self._vector = b""
         self._trained: Trained | None = None
 
@@ -51,7 +51,7 @@ class Instant(Trainer):
             drawn = np.random.default_rng(order.seed).standard_normal(len(order.model) // 4, np.float32)
             self._vector = (drawn * np.float32(1e-3)).tobytes()
         self._trained = Trained(order.round, self._vector, 100, {})
-        self._bell.ring()
+        self._bell.set()
         return None
 
     def abandon(self) -> None:
@@ -60,8 +60,8 @@ class Instant(Trainer):
     def fileno(self) -> int | None:
         return self._bell.fileno()
 
-    def heed(self) -> Trained | Failed | None:
-        self._bell.hush()
+    def receive(self) -> Trained | Failed | None:
+        self._bell.clear()
         trained, self._trained = self._trained, None
         return trained
 
@@ -106,12 +106,12 @@ def job(charter: Charter, nbytes: int, *, rounds: int) -> bytes:
 
 def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
     """Submits the job and prints the moment of each release, when its model is there."""
-    from cloister.study.conversation import Conversation
+    from cloister.study.client import Conversation
 
     charter = read_charter(folder / "charter.toml")
-    demands = Demands(charter=charter, accept_simulated=True)
-    proven = examine(ADDRESS, demands=demands, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
-    with Conversation(proven) as talk:
+    policy = AttestationPolicy(charter=charter, accept_simulated=True)
+    attested = attest_peer(ADDRESS, policy=policy, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
+    with Conversation(attested) as talk:
         talk.say(w.Join(0, b"", 0, holds=False))
         submitted = job(charter, nbytes, rounds=rounds)
         talk.say(w.Submit(len(submitted)), [memoryview(submitted), memoryview(bytes(nbytes))])
@@ -119,7 +119,7 @@ def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
             heard = talk.hear(unless=None)
             assert heard is not None
             message, body_bytes = heard
-            proven.connection.skip(body_bytes)
+            attested.connection.skip(body_bytes)
             match message:
                 case w.Chain(model=model) if model:
                     print(perf_counter(), flush=True)

@@ -15,14 +15,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from cloister.aggregator import arriving, mean, releasing, updates
-from cloister.aggregator.guests import Guest
-from cloister.charter import signing
+from cloister.aggregation import mean, strategies
+from cloister.aggregator import bodies, releasing
+from cloister.aggregator.peers import ConnectedMember
+from cloister.charter import keys
 from cloister.net.connection import Connection
-from cloister.node import member, records
-from cloister.node.effects import Effect
-from cloister.node.holdings import Holdings
-from cloister.node.member import Member
+from cloister.node.study import journal, member
+from cloister.node.study.effects import Effect
+from cloister.node.study.member import Member
+from cloister.node.study.replica import Replica
 
 Vector = Any
 
@@ -49,17 +50,17 @@ def _commitments() -> None:
 
 
 def _unhashed(*, norms: bool) -> None:
-    def look(self: arriving.Update, room: memoryview) -> None:
-        self._norms.append(arriving._norm(np.frombuffer(room, self._dtype)) if norms else 1.0)
-        self._left -= len(room)
+    def update(self: bodies.Update, buffer: memoryview) -> None:
+        self._norms.append(bodies._norm(np.frombuffer(buffer, self._dtype)) if norms else 1.0)
+        self._left -= len(buffer)
 
-    arriving.Update.look = look  # type: ignore[method-assign]
+    bodies.Update.update = update  # type: ignore[method-assign]
 
 
 def _norms() -> None:
     """No contribution is looked at: not its norm, not for values that are not finite."""
-    arriving._norm = lambda part: 1.0
-    for module in (mean, updates):
+    bodies._norm = lambda part: 1.0
+    for module in (mean, strategies):
         module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
 
 
@@ -67,12 +68,12 @@ def _names() -> None:
     """Models have names that nobody derives from their values."""
     releasing.model_digest = lambda job, vector: os.urandom(32)  # type: ignore[attr-defined]
 
-    def believe(self: Holdings, job: Any) -> None:
+    def believe(self: Replica, job: Any) -> None:
         if self._unproven is not None and job is not None:
             self._model, self._unproven = self._unproven._replace(tensors=bytes(32)), None
         self._keep()
 
-    Holdings.prove = believe  # type: ignore[method-assign]
+    Replica.prove = believe  # type: ignore[method-assign]
 
 
 def _durability() -> None:
@@ -86,41 +87,41 @@ def _durability() -> None:
     def careless(*args: Any, **named: Any) -> sqlite3.Connection:
         return connect(*args, factory=Careless, **named)
 
-    records.sqlite3.connect = careless  # type: ignore[assignment]
-    records.os.fsync = lambda descriptor: None
+    journal.sqlite3.connect = careless  # type: ignore[assignment]
+    journal.os.fsync = lambda descriptor: None
 
 
 def _copies() -> None:
     """Nodes keep no copy of the newest model on the disk."""
-    release = records.Records.release
+    release = journal.Records.release
 
-    def forget(self: records.Records, charter: bytes, found: Any, *, model: Any = None) -> None:
+    def forget(self: journal.Records, charter: bytes, found: Any, *, model: Any = None) -> None:
         release(self, charter, found)
 
-    records.Records.release = forget  # type: ignore[method-assign]
+    journal.Records.release = forget  # type: ignore[method-assign]
 
 
 def _signatures() -> None:
     """Nobody signs a cohort, and nobody checks that somebody did."""
-    signing.sign = lambda message, *, key: bytes(64)
-    signing.verify = lambda signature, *, message, public_key: None
+    keys.sign = lambda message, *, key: bytes(64)
+    keys.verify = lambda signature, *, message, public_key: None
 
 
 def _return() -> None:
     """The model goes to the researcher only: owners are given the first, and go on as if it were the newest."""
-    takes = Guest.takes_models.fget
+    takes = ConnectedMember.takes_models.fget
     assert takes is not None
-    Guest.takes_models = property(  # type: ignore[method-assign,assignment]
+    ConnectedMember.takes_models = property(  # type: ignore[method-assign,assignment]
         lambda self: takes(self) and not (self.owner and self.model is not None)
     )
-    take = Holdings.take
+    take = Replica.take
 
-    def pretend(self: Holdings, message: Any, body: memoryview, *, job: Any) -> None:
+    def pretend(self: Replica, message: Any, body: memoryview, *, job: Any) -> None:
         take(self, message, body, job=job)
         if self._model is not None:
             self._model = self._model._replace(digest=self.ledger.model or b"")
 
-    Holdings.take = pretend  # type: ignore[method-assign]
+    Replica.take = pretend  # type: ignore[method-assign]
 
 
 def _tls() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.study.splitting import by_label
+from cloister.simulation.splitting import by_label
 
 digits = load_digits()
 torch.manual_seed(0)

@@ -11,14 +11,14 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloister.aggregator import records
-from cloister.aggregator.job import round_digest
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.evidence import encode
 from cloister.attest.transcript import Transcript
-from cloister.charter import Charter, signing
+from cloister.charter import Charter, keys
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import round_digest
+from cloister.ledger.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
 from tests import charters
 
 MEASUREMENT: Final = bytes.fromhex("5a" * 48)
@@ -159,8 +159,8 @@ def sign_cohort(encoded: bytes, names: Iterable[str]) -> tuple[MemberSignature, 
     signatures = (
         MemberSignature(
             charters.fingerprint_of(name),
-            signing.public_bytes(charters.key_of(name)),
-            signing.sign(message, key=charters.key_of(name)),
+            keys.public_bytes(charters.key_of(name)),
+            keys.sign(message, key=charters.key_of(name)),
         )
         for name in names
     )

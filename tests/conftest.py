@@ -1,17 +1,27 @@
-"""What many tests share: worker processes, started once and only if some test needs them."""
+"""What many tests share: how many examples laws are tried on, and worker processes, started once and only if some test
+needs them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import tests.one_thread  # noqa: F401 - first, since it has to come before torch
-from tests.nodes import Federation, federation
+from tests import laws
+
+if TYPE_CHECKING:
+    from tests.nodes import Federation
+
+settings.load_profile(laws.PROFILE)
 
 
 @pytest.fixture(scope="session")
 def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Nodes c, a and b: b can push values to a and c, and a to c."""
+    from tests.nodes import federation  # here: it loads torch, and most folders' tests begin in a second without it
+
     with federation(tmp_path_factory.mktemp("nodes"), "c", "a", "b") as running:
         yield running

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from cloister.aggregator.records import decode_cohort, encode
 from cloister.attest import evidence
 from cloister.attest.transcript import Transcript
 from cloister.errors import CloisterError
+from cloister.ledger.records import decode_cohort, encode
 
 Changed = tuple[str, Any]
 """Where, and the whole with that change in it."""

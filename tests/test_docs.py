@@ -19,14 +19,19 @@ from xml.etree import ElementTree
 
 import pytest
 
+import cloister
+from tools import check_pages, make_command_page
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+REFERENCE = sorted(ROOT.glob("docs/reference/*.md"))
 
 FENCE = re.compile(r"^(?P<fence>```+)(?P<language>\w*).*$")
 NOT_RUN = re.compile(r"^<!-- not run: \S.* -->$")
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")  # the text before it may have begun on the line above
 PICTURE = re.compile(r"!\[[^\]]*\]\((?P<file>[^)]+\.svg)\)")
 HEADING = re.compile(r"^#+ (?P<title>.+?)\s*$")
+FROM_DOCSTRING = re.compile(r"^::: (?P<name>[\w.]+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -82,9 +87,13 @@ def commands(blocks: list[Block]) -> Iterator[tuple[int, list[str]]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the headings of ``page``: lower case, punctuation gone, hyphens for spaces."""
+    """The anchors of the headings of ``page``: lower case, punctuation gone, hyphens for spaces; and the names that it
+    shows from docstrings."""
     titles = (HEADING.match(line) for _, line in split(page)[1])
-    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title["title"].lower())) for title in titles if title}
+    names = set(FROM_DOCSTRING.findall(page.read_text(encoding="utf-8")))
+    return names | {
+        re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title["title"].lower())) for title in titles if title
+    }
 
 
 def name(page: Path) -> str:
@@ -148,6 +157,38 @@ def test_links_lead_somewhere(page):
             if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there)):
                 dead.append(f"{page}:{number}: {target}")
     assert not dead, "\n".join(dead)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_say_their_language(page):
+    assert not [f"{page}:{block.first}" for block in split(page)[0] if not block.language]
+
+
+def test_navigation_has_every_page_once():
+    assert check_pages.navigation_faults() == []
+
+
+def test_reference_has_every_exported_name():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE)
+    shown = set(FROM_DOCSTRING.findall(text))
+    missing = [
+        each
+        for each in cloister.__all__
+        if not shown & {f"cloister.{each}", f"{cloister._HOME.get(each)}.{each}"} and f"`cloister.{each}`" not in text
+    ]
+    assert not missing, f"docs/reference lacks {', '.join(missing)}"
+
+
+def test_reference_shows_every_error_by_its_docstring():
+    assert "cloister.errors" in FROM_DOCSTRING.findall((ROOT / "docs/reference/errors.md").read_text(encoding="utf-8"))
+    own = [each for each in vars(cloister.errors).values() if getattr(each, "__module__", "") == "cloister.errors"]
+    assert not [each for each in own if not each.__doc__]
+
+
+def test_reference_has_the_commands_as_they_are():
+    assert make_command_page.PAGE.read_text(encoding="utf-8") == make_command_page.page(), (
+        "python -m tools.make_command_page"
+    )
 
 
 def test_every_attack_is_in_a_table_and_every_table_names_attacks_that_are_there():

@@ -31,20 +31,26 @@ MAY_IMPORT = {
     # tensors: where they are named, and where they live
     "tensor": "errors wire",
     "worker": "errors files wire charter tensor",
-    # the secure worker: no tensor and no worker below it, because the enclave holds no torch
-    "aggregator": "errors wire attest charter",
+    # rounds: their arithmetic, what all parties verify of them, and the secure worker. No tensor and no worker below
+    # them, because the enclave holds no torch
+    "aggregation": "errors wire",
+    "ledger": "errors wire attest charter aggregation",
+    "aggregator": "errors wire attest charter aggregation ledger",
     # between machines
     "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
-    "study": "errors files wire attest charter tensor worker aggregator net",
-    "enclave": "errors files wire attest charter aggregator net",
-    "node": "errors files tables wire attest charter tensor worker aggregator net",
-    "engines": "errors files wire attest charter tensor worker aggregator net study node",
+    "study": "errors files wire attest charter tensor worker aggregation ledger net",
+    "simulation": "errors wire tensor worker aggregation ledger study",
+    "enclave": "errors files wire attest charter aggregation ledger aggregator net",
+    "node": "errors files tables wire attest charter tensor worker aggregation ledger net",
+    "engines": "errors files wire attest charter tensor worker aggregation ledger net study node",
     # for people who build on cloister, and for people at a terminal
-    "testing": "errors files tables wire attest charter tensor worker aggregator net study enclave node",
-    "demo": "errors files wire attest charter tensor worker aggregator net study enclave node testing",
-    "cli": "errors files tables wire attest charter tensor worker aggregator net study enclave node engines testing "
-    "demo",
+    "testing": "errors files tables wire attest charter tensor worker aggregation ledger aggregator net study enclave "
+    "node",
+    "demo": "errors files wire attest charter tensor worker aggregation ledger aggregator net study enclave node "
+    "testing",
+    "cli": "errors files tables wire attest charter tensor worker aggregation ledger net study enclave node engines "
+    "testing demo",
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
@@ -58,6 +64,8 @@ BASE = (
     "wire",
     "attest",
     "charter",
+    "aggregation",
+    "ledger",
     "aggregator",
     "net",
     "enclave",
@@ -66,10 +74,10 @@ BASE = (
 )
 NEEDS_TORCH = {
     "net.client": "hands out pointers",
-    "node.executor": "the process of one session, where its tensors live",
     "node.program": "what the processes that hold tensors have in common",
-    "node.trainee": "trains on an owner's data sets, in a process of its own",
-    "node.shelf": "loads an owner's data sets, inside that process",
+    "node.session.data_sets": "loads an owner's data sets, inside that process",
+    "node.session.executor_process": "the process of one session, where its tensors live",
+    "node.study.trainer_process": "trains on an owner's data sets, in a process of its own",
 }
 
 # --- 3. What touches nothing: bytes and values in, values out. Whoever calls brings the socket, the clock, the file.
@@ -89,14 +97,16 @@ UNTOUCHED = {
     "wire": EVERYTHING,
     "attest": EVERYTHING,
     "charter": EVERYTHING,
+    "aggregation": EVERYTHING,
+    "ledger": EVERYTHING,
     "aggregator": EVERYTHING,
-    "node.member": EVERYTHING,
-    "node.holdings": EVERYTHING,
-    "node.countersigning": EVERYTHING,
-    "node.effects": EVERYTHING,
-    "node.limits": EVERYTHING,
-    "node.account": EVERYTHING,
-    "study.splitting": EVERYTHING,
+    "node.study.member": EVERYTHING,
+    "node.study.replica": EVERYTHING,
+    "node.study.countersigner": EVERYTHING,
+    "node.study.effects": EVERYTHING,
+    "node.study.own_limits": EVERYTHING,
+    "node.study.budgets": EVERYTHING,
+    "simulation.splitting": EVERYTHING,
     "tensor": "socket clock file process",
 }
 EXCEPT = {
@@ -104,7 +114,7 @@ EXCEPT = {
     "attest.roots": "the makers' root certificates are files of the package",
     "tensor.forks": "is told when this process forks, and starts none",
     "tensor.optable": "the table of operations is a file of the package",
-    "tensor.sites": "tells the caller's files from the libraries' by their names, and opens none",
+    "tensor.call_sites": "tells the caller's files from the libraries' by their names, and opens none",
 }
 
 
@@ -241,6 +251,8 @@ def test_the_front_door_leads_to_every_name():
     import cloister
 
     assert set(cloister.__all__) <= set(dir(cloister))
+    # Importing a submodule would put it in the place of the name.
+    assert set(cloister.__all__) & {path.stem for path in SOURCE.iterdir()} == {"errors"}
     for name in cloister.__all__:
         assert getattr(cloister, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):

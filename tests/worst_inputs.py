@@ -25,25 +25,27 @@ import pyarrow
 import pyarrow.parquet
 
 from cloister import files
-from cloister.aggregator import job, lines, records
-from cloister.attest import collateral, der, evidence, ratls, recognise, snp_certificates
-from cloister.attest.dcap_published import Published
-from cloister.attest.dcap_quote import Quote
+from cloister.attest import der, evidence, inspect, ratls
+from cloister.attest.dcap import collateral
+from cloister.attest.dcap.published import Published
+from cloister.attest.dcap.quote import Quote
+from cloister.attest.snp import certificates as snp_certificates
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter, signatures
 from cloister.errors import CloisterError
-from cloister.net import certificates, identity, services
+from cloister.ledger import job, jsonl, records
+from cloister.net import certificates, identity, pccs
 from cloister.net.collateral import expiry
-from cloister.net.demands import configuration_digest
 from cloister.net.download import Document
-from cloister.node import config, data_files, sealed
+from cloister.net.policy import configuration_digest
+from cloister.node import config, data_files, sealed_file
 from cloister.tables import TEXT_BYTES, load
 from cloister.tensor.plan import encoding
-from cloister.wire import address, messages, sessions
+from cloister.wire import messages, peers, sessions
 from cloister.wire.frames import Kind
 from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, JOB_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
 from cloister.worker.data import headers, pages
-from cloister.worker.data.faults import reading
+from cloister.worker.data.errors import reading
 from cloister.worker.data.files import open_file
 
 CPU_S: Final = 20
@@ -385,12 +387,12 @@ def read_bundle(data: bytes) -> None:
 
 
 def read_answer(data: bytes) -> None:
-    services._signed(Document("https://pccs.example", data, {}), "tcbInfo")
+    pccs._signed(Document("https://pccs.example", data, {}), "tcbInfo")
 
 
 def read_chain(text: bytes) -> None:
     document = Document("https://pccs.example", b"", {"tcb-info-issuer-chain": text.decode()})
-    services._chain(document, "TCB-Info-Issuer-Chain")
+    pccs._chain(document, "TCB-Info-Issuer-Chain")
 
 
 def read_messages(data: bytes) -> None:
@@ -458,7 +460,7 @@ CASES: Final[dict[str, Case]] = {
     ),
     "identity": Case(identity.Identity.read, identities, file_over("me.key", identity.FILE_BYTES)),
     "sealed file": Case(
-        lambda path: sealed.open_sealed(path, key=bytes(32)),
+        lambda path: sealed_file.open_sealed(path, key=bytes(32)),
         lambda folder: iter([holes(folder / "x.sealed", 1 << 40, start=b"cloister sealed\x01")]),
         None,
     ),
@@ -486,7 +488,7 @@ CASES: Final[dict[str, Case]] = {
         times=40,
     ),
     "chain": Case(
-        lambda data: list(lines.read_lines([data])), of(jsons, lines.LINE_BYTES), over(lines.LINE_BYTES), times=40
+        lambda data: list(jsonl.read_lines([data])), of(jsons, jsonl.LINE_BYTES), over(jsonl.LINE_BYTES), times=40
     ),
     "record": Case(records.decode, of(msgpacks, RECORD_BYTES), over(RECORD_BYTES)),
     "cohort": Case(records.decode_cohort, of(msgpacks, records.ROUND_BODY_BYTES), None),
@@ -507,7 +509,7 @@ CASES: Final[dict[str, Case]] = {
         over(evidence.QUOTE_BYTES),
     ),
     "attest show": Case(
-        lambda data: recognise.unverified(recognise.recognise(data)),
+        lambda data: inspect.unverified(inspect.recognise(data)),
         lambda _: (
             filled(piece, size, before=before)
             for piece, size, before in (
@@ -534,7 +536,7 @@ CASES: Final[dict[str, Case]] = {
         None,
     ),
     "address": Case(
-        address.parse_address, lambda _: iter(["[" * 65536, ":" * 65536, "a" * 65536 + ":1", "1:" + "9" * 65536]), None
+        peers.parse_address, lambda _: iter(["[" * 65536, ":" * 65536, "a" * 65536 + ":1", "1:" + "9" * 65536]), None
     ),
 }
 

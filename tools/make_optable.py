@@ -216,7 +216,7 @@ def _odd_result(overload: Overload) -> bool:
     return not kinds <= {"Tensor", "List[Tensor]"}
 
 
-RULES: tuple[tuple[str, Callable[[Overload], bool]], ...] = (
+STRATEGIES: tuple[tuple[str, Callable[[Overload], bool]], ...] = (
     ("not an operation of the dispatcher", lambda o: not _is_dispatched(o)),
     ("writes into an output argument", lambda o: "out" in o.tags() or any(a.is_out for a in o.schema.arguments)),
     ("decomposes before it is recorded", lambda o: o.has_kernel("CompositeImplicitAutograd")),
@@ -231,7 +231,7 @@ RULES: tuple[tuple[str, Callable[[Overload], bool]], ...] = (
 def verdict(overload: Overload) -> str | None:
     """Why ``overload`` is not in the table; ``None`` for one that is."""
     if overload.name not in ADMITTED:
-        for reason, applies in RULES:
+        for reason, applies in STRATEGIES:
             if applies(overload):
                 return reason
         for reason, names in REFUSED.items():

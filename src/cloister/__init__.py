@@ -29,13 +29,13 @@ from cloister import errors
 from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from cloister.aggregator.updates import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-    from cloister.net.attested import examine
+    from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+    from cloister.net.attested import attest_peer
     from cloister.net.client import RemoteWorker, connect
-    from cloister.net.demands import Demands, read_charter
     from cloister.net.identity import Identity
-    from cloister.study.jobs import model_digest
-    from cloister.study.simulate import simulate
+    from cloister.net.policy import AttestationPolicy, read_charter
+    from cloister.simulation.simulate import simulate
+    from cloister.study.job import model_digest
     from cloister.study.study import Study
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
@@ -49,8 +49,8 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AttestationPolicy",
     "CloisterError",
-    "Demands",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
@@ -65,9 +65,9 @@ __all__ = [
     "TorchHook",
     "VirtualWorker",
     "__version__",
+    "attest_peer",
     "connect",
     "errors",
-    "examine",
     "model_digest",
     "plan",
     "read_charter",
@@ -77,13 +77,13 @@ __all__ = [
 _HOME = {
     "Adam": "cloister.worker.optimizers",
     "AdamW": "cloister.worker.optimizers",
-    "Demands": "cloister.net.demands",
-    "FedAdagrad": "cloister.aggregator.updates",
-    "FedAdam": "cloister.aggregator.updates",
-    "FedAvg": "cloister.aggregator.updates",
-    "FedAvgM": "cloister.aggregator.updates",
-    "FedProx": "cloister.aggregator.updates",
-    "FedYogi": "cloister.aggregator.updates",
+    "AttestationPolicy": "cloister.net.policy",
+    "FedAdagrad": "cloister.aggregation.strategies",
+    "FedAdam": "cloister.aggregation.strategies",
+    "FedAvg": "cloister.aggregation.strategies",
+    "FedAvgM": "cloister.aggregation.strategies",
+    "FedProx": "cloister.aggregation.strategies",
+    "FedYogi": "cloister.aggregation.strategies",
     "Identity": "cloister.net.identity",
     "Plan": "cloister.worker.plans",
     "PointerTensor": "cloister.tensor.pointer",
@@ -93,11 +93,11 @@ _HOME = {
     "TorchHook": "cloister.tensor.hook",
     "VirtualWorker": "cloister.worker.virtual",
     "connect": "cloister.net.client",
-    "examine": "cloister.net.attested",
-    "model_digest": "cloister.study.jobs",
+    "attest_peer": "cloister.net.attested",
+    "model_digest": "cloister.study.job",
     "plan": "cloister.worker.plans",
-    "read_charter": "cloister.net.demands",
-    "simulate": "cloister.study.simulate",
+    "read_charter": "cloister.net.policy",
+    "simulate": "cloister.simulation.simulate",
 }
 
 

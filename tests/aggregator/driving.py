@@ -13,28 +13,28 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.arriving import Body
+from cloister.aggregation.strategies import State, apply_to_parameters
+from cloister.aggregation.vectors import Vector
+from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
-from cloister.aggregator.job import Constant, Job, Part
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.own import Self
-from cloister.aggregator.records import cohort_to_be_signed, commitment, decode_cohort
-from cloister.aggregator.rounds import Rounds
-from cloister.aggregator.updates import State, apply_to_parameters
-from cloister.aggregator.vectors import Vector
+from cloister.aggregator.own import InstanceIdentity
+from cloister.aggregator.protocol import AggregatorProtocol
 from cloister.attest import evidence
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.transcript import Transcript
-from cloister.charter import Charter, signing
+from cloister.charter import Charter, keys
 from cloister.errors import CloisterError
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.records import cohort_to_be_signed, commitment, decode_cohort
 from cloister.wire import rounds as w
 from cloister.wire.messages import Proof
 from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests import charters
-from tests.aggregator.means import Contribution as Contributed
-from tests.aggregator.means import mean
+from tests.aggregation.means import Contribution as Contributed
+from tests.aggregation.means import mean
 
 OWNERS: Final = ("alice", "bob", "chuck")
 PLAN: Final = b"a plan that nobody here runs"
@@ -137,7 +137,7 @@ class Instance:
         self._key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"instance {seed}".encode()).digest())
         self._salts = (hashlib.sha256(f"salt {seed} {at}".encode()).digest() for at in count())
         self.signer = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        own = Self(
+        own = InstanceIdentity(
             signer=self.signer,
             sign=self._key.sign,
             prove=self.prove,
@@ -145,7 +145,7 @@ class Instance:
             time=lambda: 1_800_000_000_000 + int(self.now * 1000),
             collateral=collateral,
         )
-        self.rounds = Rounds(charter, own=own)
+        self.rounds = AggregatorProtocol(charter, own=own)
 
     @property
     def ledger(self) -> Ledger:
@@ -163,13 +163,13 @@ class Instance:
 
     def say(self, name: str, message: Any, body: bytes = b"") -> None:
         """A member's message and its body arrive whole; a body that nobody asked for ends the connection."""
-        room = self.begin(name, message, len(body))
-        if room is None and body:
+        buffer = self.begin(name, message, len(body))
+        if buffer is None and body:
             self.disconnect(name)
             return
-        if room is not None:
-            fill(room, body)
-        self.happen(Said(key_of(name), message, room))
+        if buffer is not None:
+            fill(buffer, body)
+        self.happen(Said(key_of(name), message, buffer))
 
     def begin(self, name: str, message: Any, body_bytes: int) -> Body | None:
         """A member's message has arrived, and its body is still to come."""
@@ -230,12 +230,12 @@ class Instance:
         return Proof(transcript.encode(), evidence.encode(found))
 
 
-def fill(room: Body, data: bytes) -> None:
+def fill(buffer: Body, data: bytes) -> None:
     """What arrives, into the room for it. It may be cut off."""
-    for part in room.rooms():
+    for part in buffer.buffers():
         part[:] = data[: len(part)].ljust(len(part), b"\0")
         data = data[len(part) :]
-        room.look(part)
+        buffer.update(part)
 
 
 class Party:
@@ -287,7 +287,7 @@ class Owner(Party):
     """An owner. Attributes that start with ``spoil`` let a test change what it says."""
 
     def __init__(
-        self, name: str, charter: Charter, *, length: int = LENGTH, key: signing.PrivateKey | None = None
+        self, name: str, charter: Charter, *, length: int = LENGTH, key: keys.PrivateKey | None = None
     ) -> None:
         super().__init__(name, charter)
         self.key = charters.key_of(name) if key is None else key
@@ -324,8 +324,8 @@ class Owner(Party):
                 assert number == self.round
                 answers.append((w.Contribution(number, self.salt), self.update()))
             case w.Sign(round=number, cohort=cohort):
-                signature = signing.sign(cohort_to_be_signed(cohort), key=self.key)
-                answers.append((w.Signature(number, signing.public_bytes(self.key), signature), b""))
+                signature = keys.sign(cohort_to_be_signed(cohort), key=self.key)
+                answers.append((w.Signature(number, keys.public_bytes(self.key), signature), b""))
         said = [said for answer in answers for said in self.spoil(*answer)]
         if any(isinstance(message, w.Signature) for message, _ in said):
             signed = decode_cohort(heard.message.cohort)

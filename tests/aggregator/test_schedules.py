@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.aggregator.events import Joined, Left, Said, Tick
-from cloister.aggregator.ledger import Ledger
 from cloister.errors import CloisterError
+from cloister.ledger.chain import Ledger
 from cloister.wire import rounds as w
 from tests.aggregator.driving import LENGTH, OWNERS, Heard, Study, agree, key_of
+from tests.laws import examples
 
 NAMES = (*OWNERS, "rosa")
 small = st.integers(1, 4)
@@ -118,7 +119,7 @@ class World:
         assert self.study.instance.rounds.due is None or self.study.instance.rounds.due > 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(actions, max_size=120))
 def test_whatever_happens_the_promises_hold(schedule: list[tuple[Any, ...]]) -> None:
     world = World()

@@ -13,9 +13,9 @@ import msgspec
 
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter
-from cloister.node import member as node
-from cloister.node.member import Member
-from cloister.node.records import Records
+from cloister.node.study import member as node
+from cloister.node.study.journal import Records
+from cloister.node.study.member import Member
 from tests import charters
 from tests.aggregator.driving import LENGTH, Heard, Instance, Party, Study, examples_of, key_of, update_of
 

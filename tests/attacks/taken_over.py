@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import torch
 
-from cloister.node import executor, trainee
-from cloister.node.link import Link
+from cloister.node.ipc import Link
 from cloister.node.program import run
+from cloister.node.session import executor_process
+from cloister.node.study import trainer_process
 from cloister.wire.frames import Kind
 from tests.attacks import native_calls
 from tests.attacks.native_calls import Targets
@@ -44,7 +45,7 @@ def attack(orders: Orders) -> Answers:
 
 def main(arguments: list[str]) -> None:
     orders = msgspec.json.decode(os.environ["CLOISTER_TARGETS"], type=Orders)
-    real: Any = trainee if orders.trains else executor
+    real: Any = trainer_process if orders.trains else executor_process
 
     def serve(link: Link, _: object) -> None:
         link.send(Kind.ANSWER, msgspec.json.encode(attack(orders)))

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cloister
-from cloister.aggregator import arriving
-from cloister.aggregator import job as jobs
-from cloister.aggregator.job import Part
+from cloister.aggregator import bodies
 from cloister.errors import ConfigurationError, JobError
-from cloister.node.member import Train
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Part
+from cloister.node.study.member import Train
 from cloister.wire import rounds as w
 from cloister.wire.optimizers import SGD, Adam, CosineDecay, StepDecay
 from cloister.wire.tensors import TensorSpec
@@ -44,8 +44,8 @@ def idle(order: Train) -> bytes:
 
 
 def test_without_the_check_the_mean_is_one_owners_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    norm = arriving._norm
-    monkeypatch.setattr(arriving, "_norm", lambda part: max(norm(part), 1e-30))
+    norm = bodies._norm
+    monkeypatch.setattr(bodies, "_norm", lambda part: max(norm(part), 1e-30))
     study = Gathering(agree(floor="3"), job={"rounds": 1})
     study.nodes["alice"].train = study.nodes["chuck"].train = idle
     study.run()

@@ -18,9 +18,9 @@ import pytest
 
 from cloister.errors import CloisterError, NetworkError
 from cloister.wire import rounds as w
-from cloister.wire.address import parse_address
+from cloister.wire.peers import parse_address
 from tests.enclave.lines import Line, Table
-from tests.enclave.test_service import by_hand, heard_out, researching
+from tests.enclave.test_server import by_hand, heard_out, researching
 from tests.net.parties import SOON, rest
 
 Meddle = Callable[[list[bytes]], list[bytes]]

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.job import round_digest
+from cloister.ledger import job as jobs
+from cloister.ledger.job import round_digest
 from cloister.wire import rounds as w
 from tests.aggregator.driving import LENGTH, Heard, first_model, make_job
 from tests.attacks.gathering import Gathering

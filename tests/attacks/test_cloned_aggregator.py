@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from cloister.aggregator.ledger import Ledger, quorum
-from cloister.aggregator.records import Cohort
 from cloister.errors import LedgerError
+from cloister.ledger.chain import Ledger, quorum
+from cloister.ledger.records import Cohort
 from tests import chains
 from tests.chains import Instance, cohort, round_record
 from tests.charters import fingerprint_of

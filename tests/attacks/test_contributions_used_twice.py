@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cloister.aggregator.events import Joined
-from cloister.aggregator.records import Share, commitment
 from cloister.aggregator.training import Training
 from cloister.errors import CharterError, LedgerError
+from cloister.ledger.records import Share, commitment
 from cloister.wire import rounds as w
 from tests import chains, charters
 from tests.aggregator.driving import agree, key_of, update_of

@@ -56,7 +56,7 @@ def test_a_member_has_its_aggregator_prove_itself(study: Study, worker: str, kin
         crowding(running.port, kind, sources=sources, key=key(study.dave)),
     ):
         for _ in range(3):
-            study.examine(running.at, within_s=LET_IN_S).close()
+            study.attest(running.at, within_s=LET_IN_S).close()
 
 
 def test_the_crowd_does_not_fill_the_log(study: Study, caplog: pytest.LogCaptureFixture) -> None:

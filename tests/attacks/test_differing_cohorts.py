@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cloister.charter.floors import Floors
-from cloister.node.records import Records
+from cloister.charter.owner_limits import Floors
+from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
 from tests.node.studies import Aggregator, charter, declined, only, owner
 

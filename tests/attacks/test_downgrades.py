@@ -30,15 +30,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def refusal(study: Study, attester: Any, **demanded: Any) -> tuple[str, ...]:
     with study.aggregator(study.instance(attester=attester)) as running, pytest.raises(UnacceptableError) as caught:
-        study.examine(running.at, **{"clock": lambda: NOW, **demanded})
+        study.attest(running.at, **{"clock": lambda: NOW, **demanded})
     return caught.value.failures
 
 
 def test_the_guest_that_the_others_are_weaker_than(study: Study) -> None:
     own = study.instance(attester=Guest())
-    with study.aggregator(own) as running, study.examine(running.at, **demanding()) as proven:
-        assert proven.claims.tee == "snp"
-        assert proven.entry == GUEST
+    with study.aggregator(own) as running, study.attest(running.at, **demanding()) as attested:
+        assert attested.claims.tee == "snp"
+        assert attested.entry == GUEST
 
 
 def test_a_guest_under_a_debugger(study: Study) -> None:
@@ -83,7 +83,7 @@ def test_a_report_that_names_another_tcb_than_its_certificate(study: Study) -> N
     """The key that signs is derived from the TCB, so one of the two is a lie."""
     lying = Guest({0x180: MILAN.tcb_version(ucode=TCB["ucode"] - 1)})
     with study.aggregator(study.instance(attester=lying)) as running, pytest.raises(NotGenuineError):
-        study.examine(running.at, **demanding())
+        study.attest(running.at, **demanding())
 
 
 def test_the_same_platform_is_accepted_where_the_floor_is_lower(study: Study) -> None:
@@ -91,7 +91,7 @@ def test_the_same_platform_is_accepted_where_the_floor_is_lower(study: Study) ->
     stale = Guest({0x1F0: MILAN.tcb_version(ucode=218)})
     lower: Any = {"min_tcb": {"Milan": SnpTcb(bl=4, tee=1, snp=24, ucode=218)}}
     with study.aggregator(study.instance(attester=stale)) as running:
-        study.examine(running.at, **demanding(**lower)).close()
+        study.attest(running.at, **demanding(**lower)).close()
     (failure,) = refusal(study, stale, **demanding())
     assert "ucode" in failure
 
@@ -111,7 +111,7 @@ def test_a_report_for_something_less_privileged_than_the_kernel(study: Study) ->
 
 def test_a_guest_whose_root_nobody_named(study: Study) -> None:
     with study.aggregator(study.instance(attester=Guest())) as running, pytest.raises(NotGenuineError):
-        study.examine(running.at, **(demanding() | {"unsafe_roots": MAKERS}))
+        study.attest(running.at, **(demanding() | {"unsafe_roots": MAKERS}))
 
 
 # SGX and TDX
@@ -128,9 +128,9 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.mark.parametrize("recipe", [SGX, TDX], ids=["sgx", "tdx"])
 def test_the_enclaves_that_the_others_are_weaker_than(later: Study, recipe: Recipe) -> None:
     own = later.instance(attester=Enclave(recipe))
-    with later.aggregator(own) as running, later.examine(running.at, **demanding_of(recipe)) as proven:
-        assert proven.claims.tee == recipe.tee
-        assert proven.entry == (ENCLAVE if recipe is SGX else DOMAIN)
+    with later.aggregator(own) as running, later.attest(running.at, **demanding_of(recipe)) as attested:
+        assert attested.claims.tee == recipe.tee
+        assert attested.entry == (ENCLAVE if recipe is SGX else DOMAIN)
 
 
 WEAKER: dict[str, tuple[Recipe, str]] = {
@@ -158,7 +158,7 @@ def test_an_enclave_that_is_weaker(later: Study, recipe: Recipe, text: str) -> N
 
 def test_an_enclave_whose_root_nobody_named(later: Study) -> None:
     with later.aggregator(later.instance(attester=Enclave(SGX))) as running, pytest.raises(AttestationError) as caught:
-        later.examine(running.at, **(demanding_of(SGX) | {"unsafe_roots": MAKERS}))
+        later.attest(running.at, **(demanding_of(SGX) | {"unsafe_roots": MAKERS}))
     assert not isinstance(caught.value, UnacceptableError)
 
 
@@ -166,7 +166,7 @@ def test_an_enclave_that_is_called_a_trust_domain(later: Study) -> None:
     labelled = Lying(Enclave(SGX), lambda evidence: Evidence(tee="tdx", quote=evidence.quote))
     own = later.instance(attester=labelled)
     with answering(own, claiming(own, tee="tdx")) as at, pytest.raises(AttestationError):
-        later.examine(at, **demanding_of(SGX))
+        later.attest(at, **demanding_of(SGX))
 
 
 # To a simulated TEE
@@ -192,16 +192,16 @@ def test_simulated_evidence_that_is_called_real(study: Study) -> None:
     labelled = Lying(ATTESTER, lambda evidence: Evidence(tee="snp", quote=evidence.quote))
     own = study.instance()
     with answering(own, claiming(own, tee="snp")) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at, **demanding())
+        study.attest(at, **demanding())
     assert "its proof calls one kind of TEE what the evidence calls another" in caught.value.failures
     for tee in ("simulated", "snp"):
         other = study.instance(attester=labelled)
         with answering(other, claiming(other, tee=tee)) as at, pytest.raises(EvidenceError):
-            study.examine(at, **demanding())
+            study.attest(at, **demanding())
 
 
 def test_a_real_report_that_is_called_simulated(study: Study) -> None:
     labelled = Lying(Guest(), lambda evidence: Evidence(tee="simulated", quote=evidence.quote))
     own = study.instance(attester=labelled)
     with answering(own, claiming(own, tee="simulated")) as at, pytest.raises(AttestationError):
-        study.examine(at, clock=lambda: NOW)
+        study.attest(at, clock=lambda: NOW)

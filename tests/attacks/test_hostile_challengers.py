@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.sealing import seal
+from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.errors import ConnectionLostError, NetworkError, PeerRefusedError, UnreachableError
 from cloister.net import proving
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from cloister.net.connection import Connection
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
-from cloister.net.provisioning import provision_info
+from cloister.net.secrets import provision_info
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Hello, Provision, Refusal
 from cloister.wire.sessions import VOCABULARY, Failure
@@ -53,8 +53,8 @@ def dialled(running: Running, identity: Identity | None = None) -> Iterator[Conn
 
 def serves(study: Study, running: Running) -> None:
     """The next one is served as if nothing had been."""
-    with study.examine(running.at) as proven:
-        assert proven.transcript.instance == running.instance.transcript(bytes(32), client=None).instance
+    with study.attest(running.at) as attested:
+        assert attested.transcript.instance == running.instance.transcript(bytes(32), client=None).instance
 
 
 CHALLENGE = Challenge(versions=(VERSION,), nonce=bytes(32), charter=bytes(32))
@@ -164,10 +164,10 @@ def test_secrets_sealed_for_anything(study: Study, running: Running) -> None:
 @pytest.mark.parametrize("purpose", ["session", "push"])
 def test_who_is_no_member_may_ask_and_do_nothing_else(study: Study, running: Running, who: str, purpose: Any) -> None:
     identity = study.dave if who == "a stranger" else None
-    with examine(ADDRESS, demands=study.demands(), identity=identity, at=running.at) as proven:
-        proven.again()
+    with attest_peer(ADDRESS, policy=study.policy(), identity=identity, at=running.at) as attested:
+        attested.again()
         with pytest.raises(PeerRefusedError):
-            greet(proven.connection, purpose=purpose, software="test", wait_s=SOON)
+            greet(attested.connection, purpose=purpose, software="test", wait_s=SOON)
     serves(study, running)
 
 
@@ -190,7 +190,7 @@ def test_members_may_do_what_they_are_members_for(study: Study) -> None:
 
 def is_let_in(study: Study, running: Running) -> bool:
     try:
-        examine(ADDRESS, demands=study.demands(), at=running.at).close()
+        attest_peer(ADDRESS, policy=study.policy(), at=running.at).close()
     except UnreachableError:
         return False
     return True
@@ -204,7 +204,7 @@ def test_strangers_leave_room_for_members(study: Study, running: Running) -> Non
             ask(connection, study.charter)
         for identity in (None, study.dave):
             with pytest.raises(UnreachableError, match="others are verifying"):
-                examine(ADDRESS, demands=study.demands(), identity=identity, at=running.at)
+                attest_peer(ADDRESS, policy=study.policy(), identity=identity, at=running.at)
         for _ in range(3):
             serves(study, running)
         held[0].send(Kind.HELLO, Hello(versions=(VERSION,), purpose="session", software="test", table=None))

@@ -18,7 +18,7 @@ import cloister
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.node import config
-from cloister.node.starting import node_of
+from cloister.node.setup import node_of
 from tests.net.parties import SOON
 
 CONFIGURATION = """

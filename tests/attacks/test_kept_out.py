@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.aggregator import choosing
+from cloister.ledger import cohorts
 from cloister.wire import rounds as w
 from tests.aggregator.driving import agree, key_of
 from tests.attacks.gathering import Gathering
@@ -38,7 +38,7 @@ def cohorts_beside(liar: str, *, victim: str) -> list[set[str]]:
 
 
 def test_if_each_word_were_believed_an_owner_would_be_kept_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "_believed", lambda owners, *, floor: True)
+    monkeypatch.setattr(cohorts, "_believed", lambda owners, *, floor: True)
     assert cohorts_beside("alice", victim="emil") == [set(FIVE) - {"emil"}] * ROUNDS
 
 

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cloister.aggregator.records import cohort_to_be_signed, encode
-from cloister.charter import signing
-from cloister.node.records import Records
+from cloister.charter import keys
+from cloister.ledger.records import cohort_to_be_signed, encode
+from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
 from tests import charters
 from tests.node.studies import Aggregator, declined, only, owner
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SIGN_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from cloister.node.records import Records
+from cloister.node.study.journal import Records
 from tests.node.studies import Aggregator, owner
 
 class Dying(Records):
@@ -52,8 +52,8 @@ def test_it_keeps_its_word(tmp_path: Path) -> None:
     cohort = encode(here.cohort(1))
     assert notes.signed(agreed)[1].cohort == cohort
     signature = only(here.ask(here.cohort(1)), w.Signature)
-    key = signing.public_bytes(charters.key_of("bob"))
-    signing.verify(signature.signature, message=cohort_to_be_signed(cohort), public_key=key)
+    key = keys.public_bytes(charters.key_of("bob"))
+    keys.verify(signature.signature, message=cohort_to_be_signed(cohort), public_key=key)
     # Neither does it contribute to that round again, nor answer for a contribution that it no longer has.
     assert "used once" in declined(here.member.handle(here.proposal(1)))
     assert declined(here.member.handle(w.Send(1)))

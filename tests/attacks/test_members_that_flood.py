@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.rounds import REFUSALS
-from cloister.enclave.meeting import _MESSAGES, Meeting, Seat
+from cloister.aggregator.protocol import REFUSALS
+from cloister.enclave.hub import _MESSAGES, Hub, MemberConnection
 from cloister.errors import CloisterError, NetworkError, UnreachableError
+from cloister.ledger import job as jobs
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
 from cloister.wire.limits import LIST_ITEMS, RECORD_BYTES
 from tests.aggregator.driving import ATTESTER, agree, fill, first_model, key_of, make_job
 from tests.attacks.gathering import Gathering
 from tests.enclave.lines import Line, Table
-from tests.enclave.test_service import by_hand, heard_out, researching, seated
+from tests.enclave.test_server import by_hand, heard_out, researching, seated
 from tests.net.parties import SOON, hosting, make_identity
 
 FLOODS: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_one_that_never_reads_is_let_go() -> None:
     """Each submission of the job that runs is answered. What nobody reads is kept up to a limit."""
     charter = agree()
     instance = Instance(role="aggregator", attester=ATTESTER, charter=charter.digest, name=charter.addresses[0])
-    meeting = Meeting(charter, instance=instance, collateral=None, upload_s=10.0)
+    meeting = Hub(charter, instance=instance, collateral=None, upload_s=10.0)
     ended: list[str] = []
     rosa = meeting.enter(key_of("rosa"), interrupt=lambda: ended.append("rosa"))
     meeting.say(rosa, w.Join(0, b"", 0, False), None)
@@ -105,7 +105,7 @@ def test_one_that_never_reads_is_let_go() -> None:
     assert len(rosa.outbox) <= _MESSAGES + 1
 
 
-def submit(meeting: Meeting, seat: Seat) -> None:
+def submit(meeting: Hub, seat: MemberConnection) -> None:
     data = jobs.encode(make_job(agree()))
     message, body = w.Submit(len(data)), data + first_model().tobytes()
     room = meeting.expect(seat, message, body_bytes=len(body))

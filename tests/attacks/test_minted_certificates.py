@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloister.errors import PeerMismatchError, PeerRefusedError, UnreachableError
 from cloister.net import certificates
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from tests.net.parties import SOON, hosting, make_identity
 

@@ -11,9 +11,9 @@ import pytest
 from cloister.attest.transcript import Transcript
 from cloister.errors import NetworkError, PeerRefusedError, UnacceptableError
 from cloister.net.certificates import spki_hash
-from cloister.net.contexts import server_context
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
+from cloister.net.tls import server_context
 from cloister.wire.frames import Kind
 from tests.attacks.test_minted_certificates import (
     certified_by_a_member,
@@ -41,18 +41,18 @@ def test_a_chain_is_not_let_in(make, study: Study, tmp_path) -> None:
     with study.secure_worker() as running:
         with pytest.raises(NetworkError):
             overheard(running.at, study.charter, identity=minted)
-        study.examine(running.at).close()
+        study.attest(running.at).close()
 
 
 @pytest.mark.parametrize("make", STRANGERS)
 def test_a_valid_certificate_of_ones_own_makes_a_stranger(make, study: Study, tmp_path) -> None:
     """It may ask, as anyone. The transcript names its own key, and its hello is refused."""
     minted: Identity = make(tmp_path, study.carol)
-    with study.secure_worker() as running, study.examine(running.at, identity=minted) as proven:
-        assert proven.transcript.client == spki_hash(minted.fingerprint)
-        assert proven.transcript.client != spki_hash(study.carol.fingerprint)
+    with study.secure_worker() as running, study.attest(running.at, identity=minted) as attested:
+        assert attested.transcript.client == spki_hash(minted.fingerprint)
+        assert attested.transcript.client != spki_hash(study.carol.fingerprint)
         with pytest.raises(PeerRefusedError, match="may not open sessions"):
-            greet(proven.connection, purpose="session", software="test", wait_s=SOON)
+            greet(attested.connection, purpose="session", software="test", wait_s=SOON)
 
 
 @pytest.mark.parametrize("make", [*CHAINS, *STRANGERS])
@@ -71,7 +71,7 @@ def test_a_minted_aggregator_proves_nothing_by_its_certificate(make, study: Stud
         until_closed(connection)
 
     with listening(pose, server_context(minted)) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures == (
         "its proof is about another TLS key than this connection's: somebody stands in between",
     )

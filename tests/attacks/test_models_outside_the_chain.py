@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloister.aggregator.job import model_digest
-from cloister.node.records import Records
+from cloister.ledger.job import model_digest
+from cloister.node.study.journal import Records
 from tests.node.studies import START, Aggregator, declined, job, leaves, owner
 
 CRAFTED = np.full(4, 1e6, np.float32).tobytes()

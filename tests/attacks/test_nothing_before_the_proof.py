@@ -125,27 +125,27 @@ def test_whatever_it_answers_it_hears_a_challenge_and_no_more(
     study: Study, reply: bytes, error: type[CloisterError]
 ) -> None:
     with listening(study, lambda _: reply) as listener, pytest.raises(error):
-        study.examine(listener.at)
+        study.attest(listener.at)
     heard_only_a_challenge(listener, study)
 
 
 def test_one_that_stays_silent(study: Study) -> None:
     with listening(study, lambda _: b"") as listener, pytest.raises(NetworkError):
-        study.examine(listener.at, within_s=0.3)
+        study.attest(listener.at, within_s=0.3)
     heard_only_a_challenge(listener, study)
 
 
 @pytest.mark.parametrize("measurement", [b"\x3f" * 48, bytes(48)])
 def test_a_researcher_opens_no_session_at_one_that_proves_something_else(study: Study, measurement: bytes) -> None:
     with listening(study, a_proof_of(study, measurement=measurement)) as listener, pytest.raises(UnacceptableError):
-        connect(ADDRESS, identity=study.carol, demands=study.demands(), at=listener.at)
+        connect(ADDRESS, identity=study.carol, policy=study.policy(), at=listener.at)
     heard_only_a_challenge(listener, study)
 
 
 @pytest.mark.parametrize("measurement", [b"\x3f" * 48, bytes(48)])
 def test_a_node_pushes_nothing_to_one_that_proves_something_else(study: Study, measurement: bytes) -> None:
     with listening(study, a_proof_of(study, measurement=measurement)) as listener:
-        aggregators = Aggregators(study.demands(), identity=study.bob, routes={ADDRESS: listener.at})
+        aggregators = Aggregators(study.policy(), identity=study.bob, routes={ADDRESS: listener.at})
         with pytest.raises(MoveError, match="nothing was sent"):
             aggregators.dial(study.instance().fingerprint, within_s=SOON, send_s=SOON)
     heard_only_a_challenge(listener, study)
@@ -161,7 +161,7 @@ def test_a_good_proof_changes_nothing_until_it_is_judged(study: Study) -> None:
     own: list[Instance] = []
     with listening(study, reply) as listener:
         own.append(listener._instance)
-        study.examine(listener.at).close()
+        study.attest(listener.at).close()
     heard_only_a_challenge(listener, study)
 
 
@@ -170,6 +170,6 @@ def test_two_connections_share_nothing(study: Study) -> None:
     nonces = []
     for _ in range(2):
         with listening(study, lambda _: bytes(100)) as listener, pytest.raises(CloisterError):
-            study.examine(listener.at)
+            study.attest(listener.at)
         nonces.append(listener.challenge.nonce)
     assert nonces[0] != nonces[1]

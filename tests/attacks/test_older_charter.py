@@ -9,8 +9,8 @@ import pytest
 from cloister.charter import Charter
 from cloister.charter.signatures import encode
 from cloister.errors import CharterError
-from cloister.node.agreement import load_charter
 from cloister.node.config import CharterUse
+from cloister.node.setup import load_charter
 from tests.charters import NOW, SGX, SIMULATED, fingerprint_of, signatures, text
 
 BOB = fingerprint_of("bob")

@@ -19,12 +19,12 @@ import cloister
 from cloister import Identity
 from cloister.attest.attester.measure import measure
 from cloister.errors import UnacceptableError, WorkerError
-from cloister.net.attested import Proven, examine
-from cloister.net.demands import Demands, configuration_digest, read_reference
+from cloister.net.attested import AttestedConnection, attest_peer
+from cloister.net.policy import AttestationPolicy, configuration_digest, read_reference
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service
-from cloister.wire.address import parse_address
 from cloister.wire.frames import Kind
+from cloister.wire.peers import parse_address
 
 pytestmark = pytest.mark.e2e
 
@@ -158,8 +158,8 @@ class Cloud:
             service.end()
 
     @property
-    def demands(self) -> Demands:
-        return Demands(
+    def policy(self) -> AttestationPolicy:
+        return AttestationPolicy(
             charter=self.charter,
             role="node",
             reference=read_reference(self.own / "software.toml"),
@@ -167,8 +167,8 @@ class Cloud:
             accept_simulated=True,
         )
 
-    def examine(self, at: str) -> Proven:
-        return examine(NAME, demands=self.demands, identity=self.bob, at=at)
+    def attest(self, at: str) -> AttestedConnection:
+        return attest_peer(NAME, policy=self.policy, identity=self.bob, at=at)
 
     def provision(self, at: str) -> None:
         files = {"--secret": "mri.key", "--key": "bob.key", "--software": "software.toml"}
@@ -179,7 +179,7 @@ class Cloud:
         self.run("provision", NAME, "--name", "mri", *words, "--at", at, "--accept-simulated")
 
     def search(self, at: str) -> list[torch.Tensor]:
-        worker = cloister.connect(NAME, identity=self.carol, demands=self.demands, at=at, connect_s=60.0)
+        worker = cloister.connect(NAME, identity=self.carol, policy=self.policy, at=at, connect_s=60.0)
         with worker:
             return [found.get() for found in worker.search("#mri")]
 
@@ -224,17 +224,17 @@ def test_the_operator_learns_nothing(cloud: Cloud) -> None:
 def test_a_secret_recorded_before_a_restart_does_not_open_in_the_next_instance(cloud: Cloud) -> None:
     """Worse than a network: one who sees the sealed secret itself, and plays it into a later instance's channel."""
     recorded: list[bytes] = []
-    with cloud.examine(cloud.start()) as proven:
-        send = proven.connection.send
+    with cloud.attest(cloud.start()) as attested:
+        send = attested.connection.send
 
         def recording(kind: Kind, message: object, *rest: object) -> None:
             recorded.append(message)  # type: ignore[arg-type]
             send(kind, message, *rest)  # type: ignore[arg-type]
 
-        proven.connection.send = recording  # type: ignore[method-assign,assignment]
-        proven.provision("mri", cloud.key)
+        attested.connection.send = recording  # type: ignore[method-assign,assignment]
+        attested.provision("mri", cloud.key)
     assert len(recorded) == 1
-    with cloud.examine(cloud.start()) as later:
+    with cloud.attest(cloud.start()) as later:
         later.connection.send(Kind.PROVISION, recorded[0])  # type: ignore[arg-type]
         frame = later.connection.receive(wait_s=10.0)
         assert frame.kind is Kind.FAILURE
@@ -247,14 +247,14 @@ def test_an_edited_configuration_gets_no_key(cloud: Cloud) -> None:
     edited = cloud.text.replace(cloud.carol.fingerprint, mallory.fingerprint)
     (cloud.disk / "node.toml").write_text(edited)
     with pytest.raises(UnacceptableError, match="another configuration"):
-        cloud.examine(cloud.start())
+        cloud.attest(cloud.start())
 
 
 @pytest.mark.slow
 def test_comments_and_layout_are_no_other_configuration(cloud: Cloud) -> None:
     (cloud.disk / "node.toml").write_text("# moved\n" + cloud.text.replace(" = ", "   =   "))
-    with cloud.examine(cloud.start()) as proven:
-        assert proven.transcript.configuration == configuration_digest(cloud.text)
+    with cloud.attest(cloud.start()) as attested:
+        assert attested.transcript.configuration == configuration_digest(cloud.text)
 
 
 @pytest.mark.slow
@@ -262,17 +262,17 @@ def test_a_stranger_provisions_nothing(cloud: Cloud) -> None:
     at = cloud.start()
     mallory = Identity.create(cloud.own / "mallory.key")
     for identity in (mallory, cloud.carol, None):
-        with examine(NAME, demands=cloud.demands, identity=identity, at=at) as proven, pytest.raises(WorkerError):
-            proven.provision("mri", bytes(32))
-    with cloud.examine(at) as proven:
-        proven.provision("mri", cloud.key)
-        proven.provision("mri", cloud.key)  # the same again is done already
+        with attest_peer(NAME, policy=cloud.policy, identity=identity, at=at) as attested, pytest.raises(WorkerError):
+            attested.provision("mri", bytes(32))
+    with cloud.attest(at) as attested:
+        attested.provision("mri", cloud.key)
+        attested.provision("mri", cloud.key)  # the same again is done already
         with pytest.raises(WorkerError, match="another secret"):
-            proven.provision("mri", bytes(32))
+            attested.provision("mri", bytes(32))
 
 
 @pytest.mark.slow
 def test_a_stranger_opens_no_session(cloud: Cloud) -> None:
     mallory = Identity.create(cloud.own / "mallory.key")
     with pytest.raises(cloister.errors.PeerRefusedError):
-        cloister.connect(NAME, identity=mallory, demands=cloud.demands, at=cloud.start(), connect_s=60.0)
+        cloister.connect(NAME, identity=mallory, policy=cloud.policy, at=cloud.start(), connect_s=60.0)

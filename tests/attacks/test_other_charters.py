@@ -12,7 +12,7 @@ import pytest
 
 from cloister.charter import Charter
 from cloister.errors import CharterError, UnacceptableError
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from tests.net.instances import ADDRESS, Study, answering, claiming, overheard, rewriting
 
 ANOTHER = "it is bound to another charter"
@@ -36,14 +36,14 @@ def lax(study: Study) -> Charter:
 
 def told(study: Study, own: Charter, others: Charter) -> None:
     """A member with the charter ``own`` and an aggregator under ``others``."""
-    options: Any = {"demands": study.demands(charter=own), "identity": study.bob}
+    options: Any = {"demands": study.policy(charter=own), "identity": study.bob}
     with study.aggregator(study.instance(charter=others.digest)) as running:
         overheard(running.at, others)  # whoever means that charter is content
         with pytest.raises(CharterError, match=f"another charter: {others.digest.hex()}"):
-            examine(ADDRESS, at=running.at, **options)
+            attest_peer(ADDRESS, at=running.at, **options)
     lying = study.instance(charter=others.digest)
     with answering(lying, claiming(lying)) as at, pytest.raises(UnacceptableError) as caught:
-        examine(ADDRESS, at=at, **options)
+        attest_peer(ADDRESS, at=at, **options)
     assert caught.value.failures == (ANOTHER,)
 
 
@@ -65,4 +65,4 @@ def test_a_transcript_that_only_says_so(study: Study, lax: Charter) -> None:
     lying = study.instance(charter=lax.digest)
     rewritten = rewriting(lying, charter=study.charter.digest)
     with answering(lying, rewritten) as at, pytest.raises(UnacceptableError, match="replayed, relayed or not bound"):
-        study.examine(at)
+        study.attest(at)

@@ -9,7 +9,7 @@ import hashlib
 
 import pytest
 
-from cloister.aggregator.job import encode, job_digest, round_digest
+from cloister.ledger.job import encode, job_digest, round_digest
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
 from tests.node.studies import Aggregator, declined, job, only, owner

@@ -39,7 +39,7 @@ def test_a_members_own_proof_is_not_an_aggregators(study: Study, node: Instance)
 
     attacker = study.instance()
     with answering(attacker, reflect) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures[0] == A_NODE
     assert study.convinced_by(shown[0]).entry in study.charter.reference
 
@@ -48,14 +48,14 @@ def test_the_role_alone_is_enough_to_refuse(study: Study, node: Instance) -> Non
     """A node with the aggregator's name, charter and TLS key, dialled by bob himself: all that differs is the role."""
     told = study.instance()
     with answering(told, claiming(told, role="node")) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures == (A_NODE,)
 
 
 def test_nor_is_an_aggregators_proof_a_nodes(study: Study) -> None:
     """The other way round: a key for a node's data is not given to an aggregator."""
     with study.aggregator() as running, pytest.raises(UnacceptableError) as caught:
-        study.examine(running.at, role="node", configuration=b"\x0f" * 32)
+        study.attest(running.at, role="node", configuration=b"\x0f" * 32)
     assert caught.value.failures == (
         "it says that it is a 'aggregator', and a 'node' was dialled",
         "it runs with another configuration than the one that is demanded",
@@ -69,5 +69,5 @@ def test_a_client_that_is_an_instance_itself_is_no_server(study: Study) -> None:
     transcript = own.transcript(bytes(32), client=spki_hash(own.fingerprint))
     assert transcript.server == transcript.client  # an instance that dials itself
     with answering(own, claiming(own, client=transcript.client)) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures == ("its proof is about another client's connection: somebody stands in between",)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import UnacceptableError
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from cloister.net.certificates import spki_hash
 from cloister.wire.frames import Kind
 from tests.net.instances import ADDRESS, Middle, Study
@@ -27,7 +27,7 @@ def test_a_relayed_proof_is_refused(study: Study) -> None:
     with study.aggregator() as running:
         middle = Middle(running.at)
         with middle.standing() as at, pytest.raises(UnacceptableError) as caught:
-            study.examine(at)
+            study.attest(at)
         assert caught.value.failures == (BETWEEN, OTHER_CLIENT)
         # What passed by would satisfy whoever looks at the evidence alone, and it is not even old.
         challenge, proof = (frame.message() for frame in middle.frames)
@@ -41,7 +41,7 @@ def test_one_in_the_middle_who_is_a_member_gets_no_further(study: Study) -> None
     with study.aggregator() as running:
         middle = Middle(running.at, identity=study.carol)
         with middle.standing() as at, pytest.raises(UnacceptableError) as caught:
-            study.examine(at)
+            study.attest(at)
         assert caught.value.failures == (BETWEEN, OTHER_CLIENT)
         assert spki_hash(study.carol.fingerprint) in middle.frames[1].message().transcript
 
@@ -53,7 +53,7 @@ def test_a_verifier_without_a_key_is_protected_by_the_aggregators_alone(study: S
         Middle(running.at).standing() as at,
         pytest.raises(UnacceptableError) as caught,
     ):
-        examine(ADDRESS, demands=study.demands(), at=at)
+        attest_peer(ADDRESS, policy=study.policy(), at=at)
     assert caught.value.failures == (BETWEEN,)
 
 
@@ -62,8 +62,8 @@ def test_each_end_sees_who_is_in_between(study: Study) -> None:
     with study.aggregator() as running:
         middle = Middle(running.at)
         with middle.standing() as at, pytest.raises(UnacceptableError):
-            study.examine(at)
+            study.attest(at)
         assert spki_hash(study.bob.fingerprint) not in middle.frames[1].message().transcript
-        with study.examine(running.at) as proven:
-            assert proven.transcript.server == spki_hash(running.instance.fingerprint)
-            assert proven.connection.peer != middle.fingerprint
+        with study.attest(running.at) as attested:
+            assert attested.transcript.server == spki_hash(running.instance.fingerprint)
+            assert attested.connection.peer != middle.fingerprint

@@ -24,11 +24,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_tampered_software_in_the_place_of_the_proven(study: Study) -> None:
     with study.aggregator() as running:
         port, peer = running.port, running.instance.fingerprint
-        aggregators = Aggregators(study.demands(), identity=study.bob, routes={ADDRESS: running.at})
+        aggregators = Aggregators(study.policy(), identity=study.bob, routes={ADDRESS: running.at})
         aggregators.dial(peer, within_s=SOON, send_s=SOON).close()
-        proven = study.examine(running.at)
+        attested = study.attest(running.at)
     with pytest.raises(ConnectionLostError):  # what was proved is gone, and so is its connection
-        proven.again()
+        attested.again()
     tampered = study.instance(attester=replace(ATTESTER, measurement=b"\x40" + b"\x3f" * 47))
     with study.aggregator(tampered, port=port) as there:
         for key in (peer, tampered.fingerprint):  # the researcher may name the old key, or have been told the new one
@@ -36,14 +36,14 @@ def test_tampered_software_in_the_place_of_the_proven(study: Study) -> None:
                 aggregators.dial(key, within_s=SOON, send_s=SOON)
             assert "measurement is 403f3f" in str(caught.value)
         with pytest.raises(UnacceptableError, match="measurement is 403f3f"):
-            study.examine(there.at)
+            study.attest(there.at)
 
 
 def test_the_same_software_started_again_is_another_instance(study: Study) -> None:
     """It is acceptable, and it is not what the researcher's session is at: values go nowhere until that is renewed."""
     with study.aggregator() as running:
         port, peer = running.port, running.instance.fingerprint
-    aggregators = Aggregators(study.demands(), identity=study.bob, routes={ADDRESS: running.at})
+    aggregators = Aggregators(study.policy(), identity=study.bob, routes={ADDRESS: running.at})
     with pytest.raises(MoveError, match="nothing was sent"):
         aggregators.dial(peer, within_s=SOON, send_s=SOON)
     with study.aggregator(port=port) as again:
@@ -55,8 +55,8 @@ def test_the_same_software_started_again_is_another_instance(study: Study) -> No
 def test_a_proven_connection_cannot_be_taken_over(study: Study) -> None:
     """Whatever answers at the address later, a connection is with the key that was proved on it, or with nobody."""
     with study.aggregator() as running:
-        proven = study.examine(running.at)
+        attested = study.attest(running.at)
         port = running.port
     with study.aggregator(port=port), pytest.raises(CloisterError) as caught:
-        proven.provision("data", b"secret")
+        attested.provision("data", b"secret")
     assert isinstance(caught.value, ConnectionLostError)

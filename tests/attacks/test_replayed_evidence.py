@@ -45,7 +45,7 @@ def test_what_is_old_would_pass_for_new(study: Study, old: Proof) -> None:
 
 def test_an_old_proof_is_refused(study: Study, instance: Instance, old: Proof) -> None:
     with answering(instance, lambda *_: old) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures == (OLD,)
 
 
@@ -55,14 +55,14 @@ def test_old_evidence_under_a_new_transcript_is_refused(study: Study, instance: 
         return Proof(transcript=transcript.encode(), evidence=old.evidence)
 
     with answering(instance, renew) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures == (STALE,)
 
 
 def test_the_evidence_of_a_run_that_is_over_is_refused(study: Study, old: Proof) -> None:
     """The software was restarted, by its operator, who kept what the first run had proved."""
     with answering(study.instance(), lambda *_: old) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     assert caught.value.failures == (
         OLD,
         "its proof is about another TLS key than this connection's: somebody stands in between",
@@ -78,5 +78,5 @@ def test_no_challenge_is_asked_twice(study: Study, instance: Instance) -> None:
 
     for _ in range(5):
         with answering(instance, note) as at, pytest.raises(Exception, match="as a transcript"):
-            study.examine(at)
+            study.attest(at)
     assert len(set(asked)) == 5

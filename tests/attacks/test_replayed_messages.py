@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.aggregator.job import round_digest
-from cloister.aggregator.records import decode_cohort, encode
+from cloister.ledger.job import round_digest
+from cloister.ledger.records import decode_cohort, encode
 from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, key_of
 from tests.attacks.gathering import Gathering, silent_on
@@ -184,7 +184,7 @@ def test_a_refusal_or_an_end_of_an_earlier_round_disturbs_no_later_one() -> None
     here = Aggregator.facing(owner())
     here.round(1)
     here.propose(2)
-    for message in (w.Over(1, "again"), w.Refused(1, "again")):
+    for message in (w.Over(1, "again"), w.Refused(1, "round", "again")):
         here.member.handle(message)
     assert here.member.training == 2
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cloister.aggregator.records import cohort_to_be_signed
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.errors import PeerRefusedError
+from cloister.ledger.records import cohort_to_be_signed
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
@@ -95,8 +95,8 @@ def test_a_signature_by_a_researchers_key_in_an_owners_name(shown: str, why: str
         if not isinstance(message, w.Signature):
             return [(message, body)]
         cohort = study.told("bob", w.Sign)[-1].cohort
-        signature = signing.sign(cohort_to_be_signed(cohort), key=rosa)
-        return [(w.Signature(1, signing.public_bytes(charters.key_of(shown)), signature), b"")]
+        signature = keys.sign(cohort_to_be_signed(cohort), key=rosa)
+        return [(w.Signature(1, keys.public_bytes(charters.key_of(shown)), signature), b"")]
 
     study.nodes["bob"].spoil = forge
     study.run()

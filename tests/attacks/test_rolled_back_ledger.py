@@ -26,25 +26,25 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 )
 def test_an_older_or_another_ledger_is_refused(study: Study, head: bytes, sequence: int) -> None:
     with study.aggregator(study.instance(ledger=lambda: (head, sequence))) as running:
-        study.examine(running.at).close()  # to whoever has seen nothing it is as good as any
+        study.attest(running.at).close()  # to whoever has seen nothing it is as good as any
         with pytest.raises(UnacceptableError) as caught:
-            study.examine(running.at, newest=SEEN)
+            study.attest(running.at, newest=SEEN)
     assert caught.value.failures == (ROLLED_BACK,)
 
 
 @pytest.mark.parametrize(("head", "sequence"), [(b"\x07" * 32, 7), (b"\x08" * 32, 8)])
 def test_the_ledger_that_was_seen_and_what_follows_are_accepted(study: Study, head: bytes, sequence: int) -> None:
     own = study.instance(ledger=lambda: (head, sequence))
-    with study.aggregator(own) as running, study.examine(running.at, newest=SEEN) as proven:
-        assert (proven.transcript.ledger_sequence, proven.transcript.ledger_head) == (sequence, head)
+    with study.aggregator(own) as running, study.attest(running.at, newest=SEEN) as attested:
+        assert (attested.transcript.ledger_sequence, attested.transcript.ledger_head) == (sequence, head)
 
 
 def test_what_was_seen_on_this_connection_counts(study: Study) -> None:
     """Nobody has to be told: each proof raises what the next one has to reach."""
     now = [(b"\x02" * 32, 2)]
-    with study.aggregator(study.instance(ledger=lambda: now[0])) as running, study.examine(running.at) as proven:
+    with study.aggregator(study.instance(ledger=lambda: now[0])) as running, study.attest(running.at) as attested:
         now[0] = (b"\x03" * 32, 3)
-        later = proven.again()
+        later = attested.again()
         now[0] = (b"\x02" * 32, 2)
         with pytest.raises(UnacceptableError) as caught:
             later.again()

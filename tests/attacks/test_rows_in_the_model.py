@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import cloister
-from cloister.aggregator import job as jobs
+from cloister.ledger import job as jobs
 from cloister.wire import rounds as w
 from cloister.worker.data.rows import Arrays
 from cloister.worker.training import Trained, train

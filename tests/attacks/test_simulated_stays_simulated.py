@@ -15,7 +15,7 @@ import pytest
 from cloister.attest import simulated, simulated_report
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.claims import SimulatedClaims
-from cloister.attest.collateral import Collateral, DcapCollateral, SnpCollateral
+from cloister.attest.dcap.collateral import Collateral, DcapCollateral, SnpCollateral
 from cloister.attest.evidence import TEES, Evidence, decode, encode
 from cloister.attest.reference import DcapFloor, Entry, Reference, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.tcb import SnpTcb
@@ -190,11 +190,11 @@ def test_it_satisfies_exactly_what_names_it():
         reference = forger.reference(*TEES)
         report = forger.report(report_data)
         claims = simulated.authenticate(report)
-        fitting = [entry for entry in reference if accepts(entry, claims)]
+        accepting = [entry for entry in reference if accepts(entry, claims)]
         evidence = Evidence(tee="simulated", quote=report)
-        if fitting:
+        if accepting:
             verified = verify(evidence, reference=reference, collateral=None, now=NOW, report_data=report_data)
-            assert (verified.claims, verified.entry) == (claims, fitting[0])
+            assert (verified.claims, verified.entry) == (claims, accepting[0])
             accepted += 1
         else:
             with pytest.raises(UnacceptableError):

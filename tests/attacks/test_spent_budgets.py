@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloister.charter.floors import Floors
-from cloister.node.records import Records
+from cloister.charter.owner_limits import Floors
+from cloister.node.study.journal import Records
 from tests.node.studies import Aggregator, charter, declined, owner
 
 LIMIT = Floors(rounds=3)

@@ -1,8 +1,8 @@
 """Attack: be a member, and send what is no contribution, over the wire of a real aggregator.
 
 Whoever does is told so, with the round's number, and is out of the round; the others go on, and what comes out is to
-the last bit what comes out when that owner was never there. tests/aggregator/test_rounds.py has each case at the state
-machine, and tests/enclave/test_service.py an upload that stalls.
+the last bit what comes out when that owner was never there. tests/aggregator/test_protocol.py has each case at the
+state machine, and tests/enclave/test_server.py an upload that stalls.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloister.aggregator.records import commitment
 from cloister.errors import NetworkError
+from cloister.ledger.records import commitment
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
 from tests.aggregator.driving import LENGTH, Owner
 from tests.attacks.gathering import Gathering
 from tests.enclave.lines import Line, Seated, Table
-from tests.enclave.test_service import by_hand, heard_out, researching, seated
+from tests.enclave.test_server import by_hand, heard_out, researching, seated
 from tests.net.parties import SOON
 from tests.testing.processes import wait_until
 

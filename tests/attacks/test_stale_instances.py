@@ -14,7 +14,7 @@ import pytest
 
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.errors import ConnectionLostError, UnacceptableError
-from cloister.net.attested import Proven
+from cloister.net.attested import AttestedConnection
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance
@@ -34,7 +34,7 @@ Answer = Callable[[Challenge, Connection], Proof]
 
 
 @contextmanager
-def changing(study: Study, instance: Instance, then: Answer) -> Iterator[Proven]:
+def changing(study: Study, instance: Instance, then: Answer) -> Iterator[AttestedConnection]:
     """A member's live connection to an instance that has proved itself; ``then`` answers the next challenge."""
     answers = [claiming(instance), then]
     given: list[Proof] = []
@@ -43,22 +43,22 @@ def changing(study: Study, instance: Instance, then: Answer) -> Iterator[Proven]
         given.append(answers[len(given)](challenge, connection))
         return given[-1]
 
-    with answering(instance, answer, times=2) as at, study.examine(at) as proven:
-        yield proven
+    with answering(instance, answer, times=2) as at, study.attest(at) as attested:
+        yield attested
 
 
-def refusal(proven: Proven) -> tuple[str, ...]:
+def refusal(attested: AttestedConnection) -> tuple[str, ...]:
     with pytest.raises(UnacceptableError) as caught:
-        proven.again()
+        attested.again()
     with pytest.raises(ConnectionLostError):  # it was closed: nothing more is said to whatever is there now
-        proven.provision("data", b"secret")
+        attested.provision("data", b"secret")
     return caught.value.failures
 
 
 def test_the_same_instance_goes_on(study: Study) -> None:
     instance = study.instance()
-    with changing(study, instance, claiming(instance)) as proven:
-        assert proven.again().transcript.instance == proven.transcript.instance
+    with changing(study, instance, claiming(instance)) as attested:
+        assert attested.again().transcript.instance == attested.transcript.instance
 
 
 def test_the_earlier_proof_again(study: Study) -> None:
@@ -69,8 +69,8 @@ def test_the_earlier_proof_again(study: Study) -> None:
         given.append(given[0] if given else claiming(instance)(challenge, connection))
         return given[-1]
 
-    with answering(instance, repeat, times=2) as at, study.examine(at) as proven:
-        assert refusal(proven) == (OLD,)
+    with answering(instance, repeat, times=2) as at, study.attest(at) as attested:
+        assert refusal(attested) == (OLD,)
     assert len(given) == 2
 
 
@@ -78,16 +78,16 @@ def test_another_instance_in_its_place(study: Study) -> None:
     """Of the same software under the same charter, and reached over the same TLS key as if that could be handed on."""
     first, second = study.instance(), study.instance()
     taken_over = claiming(second, server=spki_hash(first.fingerprint))
-    with changing(study, first, taken_over) as proven:
-        assert refusal(proven) == (ANOTHER,)
+    with changing(study, first, taken_over) as attested:
+        assert refusal(attested) == (ANOTHER,)
 
 
 @pytest.mark.parametrize("field", ["hpke_key", "signing_key", "instance"])
 def test_an_instance_with_another_key_than_before(study: Study, field: str) -> None:
     first, second = study.instance(), study.instance()
     other = getattr(second.transcript(bytes(32), client=None), field)
-    with changing(study, first, claiming(first, **{field: other})) as proven:
-        assert refusal(proven) == (ANOTHER,)
+    with changing(study, first, claiming(first, **{field: other})) as attested:
+        assert refusal(attested) == (ANOTHER,)
 
 
 def test_other_software_in_its_place(study: Study) -> None:
@@ -98,8 +98,8 @@ def test_other_software_in_its_place(study: Study) -> None:
         return second.prove(transcript)
 
     second = study.instance(attester=replace(ATTESTER, measurement=bytes(48)))
-    with changing(study, first, tampered) as proven:
-        (failure,) = refusal(proven)
+    with changing(study, first, tampered) as attested:
+        (failure,) = refusal(attested)
     assert "measurement is 0000" in failure
 
 
@@ -110,15 +110,15 @@ def test_a_debugger_that_comes_later(study: Study) -> None:
     def answer(challenge: Challenge, connection: Connection) -> Proof:
         return debugged.prove(first.transcript(challenge.nonce, client=spki_hash(connection.peer)))
 
-    with changing(study, first, answer) as proven:
-        (failure,) = refusal(proven)
+    with changing(study, first, answer) as attested:
+        (failure,) = refusal(attested)
     assert "debug" in failure
 
 
 def test_a_ledger_that_was_shortened_meanwhile(study: Study) -> None:
     records = [(b"\x05" * 32, 5)]
     instance = study.instance(ledger=lambda: records[-1])
-    with changing(study, instance, claiming(instance)) as proven:
+    with changing(study, instance, claiming(instance)) as attested:
         records.append((b"\x04" * 32, 4))
-        (failure,) = refusal(proven)
+        (failure,) = refusal(attested)
     assert "rolled back or forked" in failure

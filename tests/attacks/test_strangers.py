@@ -15,8 +15,8 @@ import warnings
 import pytest
 
 from cloister.errors import PeerRefusedError, UnreachableError
-from cloister.net.dialling import dial
-from cloister.net.greeting import greet
+from cloister.net.dial import dial
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import Hello, encode

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.sealing import seal
+from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.attest.verifier import STALE
 from cloister.errors import NotGenuineError, UnacceptableError
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.provisioning import provision_info
+from cloister.net.secrets import provision_info
 from cloister.wire.messages import Challenge, Proof
 from tests.net.instances import Study, answering, ask, dial
 
@@ -55,7 +55,7 @@ def test_a_proof_with_an_attackers_key_is_refused(study: Study, swapped: tuple[s
             return Proof(transcript=transcript.encode(), evidence=genuine.evidence)
 
         with answering(attacker, swap) as at, pytest.raises(UnacceptableError) as caught:
-            study.examine(at)
+            study.attest(at)
     assert STALE in caught.value.failures
     assert len(caught.value.failures) == (
         1 if "tls" in swapped else 2

@@ -20,11 +20,11 @@ import pytest
 
 from cloister.net.identity import Identity
 from cloister.node import confinement, process
-from cloister.node.child import Assignment, Child
 from cloister.node.data_files import ShelfEntry
 from cloister.node.process import Process
-from cloister.node.training import Assignment as TrainersAssignment
-from cloister.node.training import Columns
+from cloister.node.session.child import Assignment, Child
+from cloister.node.study.trainer import Assignment as TrainersAssignment
+from cloister.node.study.trainer import Columns
 from cloister.wire.tensors import TensorSpec
 from tests.attacks.native_calls import CALLS, RARE, SECRET, Targets
 from tests.attacks.taken_over import Answers, Orders

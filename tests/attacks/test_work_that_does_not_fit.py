@@ -2,7 +2,7 @@
 
 Nobody trains a step of it. What the researcher can know is said to the researcher before anything is sent; what only an
 owner's node can know, it says before the first step, to its owner and in declining the round. Each names the tensor or
-the column, and no file. tests/node/test_training.py has the cases of data in a real training process.
+the column, and no file. tests/node/study/test_trainer.py has the cases of data in a real training process.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import cloister
-from cloister.aggregator.job import Constant, Job
 from cloister.errors import PlanError
-from cloister.node.member import Prove
-from cloister.node.trainee import check_parts
-from cloister.study import jobs
+from cloister.ledger.job import Constant, Job
+from cloister.node.study.member import Prove
+from cloister.node.study.trainer_process import check_parts
+from cloister.study import job
 from tests.aggregator.driving import agree, make_job
 from tests.node.studies import Aggregator, declined, only, owner
 
@@ -45,16 +45,16 @@ def plan_of(model: nn.Module) -> cloister.Plan:
 )
 def test_a_plan_of_another_model_is_told_to_the_researcher(model: nn.Module, why: str) -> None:
     with pytest.raises(PlanError, match=why):
-        jobs.planned(plan_of(nn.Linear(3, 1)), model=model, example=None)
+        job.planned(plan_of(nn.Linear(3, 1)), model=model, example=None)
 
 
 def test_a_plan_of_this_model_is_taken() -> None:
     plan = plan_of(nn.Linear(3, 1))
-    assert jobs.planned(plan, model=nn.Linear(3, 1), example=None) is plan
+    assert job.planned(plan, model=nn.Linear(3, 1), example=None) is plan
 
 
 def job_of(model: nn.Module, **changed: object) -> Job:
-    described = jobs.describe(model)
+    described = job.describe(model)
     given = {"parts": described.parts, "constants": described.constants, "start": described.digest}
     return make_job(agree(), **given | changed)
 

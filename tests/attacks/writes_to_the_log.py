@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-FORGED: Final = b"2026-03-02 10:15:09,482 INFO cloister.node.service: session 1 of carol: over, nothing happened\n"
+FORGED: Final = b"2026-03-02 10:15:09,482 INFO cloister.node.server: session 1 of carol: over, nothing happened\n"
 CONTROL: Final = b"\x1b[2J\x1b[H\r\xff\n"
 FLOOD_BYTES: Final = 4 << 20
 

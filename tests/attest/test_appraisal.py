@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from cloister.attest import entries
+from cloister.attest import reference_toml
 from cloister.attest.appraisal import appraise, tightened
 from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, TdxClaims
-from cloister.attest.entries import STATUSES
 from cloister.attest.reference import (
     DcapFloor,
     Entry,
@@ -24,6 +23,7 @@ from cloister.attest.reference import (
     TdxEntry,
     Values,
 )
+from cloister.attest.reference_toml import STATUSES
 from cloister.attest.tcb import SnpTcb
 from cloister.errors import UnacceptableError
 from cloister.tables import Table, load
@@ -156,7 +156,7 @@ def parse(tee: str, *changes: tuple[str, str], name: str = "the entry") -> tuple
         text = text.replace(old, new, 1)
     faults: list[str] = []
     table = Table(load(f'[[software]]\nname = "{name}"\ntee = "{tee}"\n' + text, source="x"), faults=faults)
-    reference = entries.parse(table.tables("software"))
+    reference = reference_toml.parse(table.tables("software"))
     table.finish()
     return reference, faults
 

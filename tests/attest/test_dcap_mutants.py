@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from cloister.attest.claims import SgxClaims, TdxClaims
-from cloister.attest.collateral import DcapCollateral
-from cloister.attest.dcap import authenticate
+from cloister.attest.dcap.collateral import DcapCollateral
+from cloister.attest.dcap.verify import authenticate
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError, UnacceptableError
 from tests.attest.genuine import DcapVector, dcap, dcap_names, needs_vectors
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cloister.attest import dcap_published
-from cloister.attest.collateral import DcapCollateral
-from cloister.attest.dcap import authenticate
+from cloister.attest.dcap import published
+from cloister.attest.dcap.collateral import DcapCollateral
+from cloister.attest.dcap.verify import authenticate
 from cloister.errors import AttestationError, CollateralError, NotGenuineError, UnacceptableError
 from tests.attest.genuine import dcap, needs_vectors
 from tests.vectors.attest.make_dcap import DEBUG_ENCLAVE, NOW, SGX, TDX, Level, Made, Recipe, build, parts
@@ -133,7 +133,7 @@ def test_a_platform_cannot_sign_its_own_tcb_info():
 
 
 def test_the_signers_name_alone_is_what_keeps_a_platform_from_signing_its_own_tcb_info(monkeypatch):
-    monkeypatch.setattr(dcap_published, "_TCB_SIGNER", "Intel SGX PCK Certificate")
+    monkeypatch.setattr(published, "_TCB_SIGNER", "Intel SGX PCK Certificate")
     assert judge(build(replace(SGX, signer="pck"))).tcb.status == "UpToDate"
 
 

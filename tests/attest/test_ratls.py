@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.attest import der
-from cloister.attest.dcap_quote import Quote
+from cloister.attest.dcap.quote import Quote
 from cloister.attest.ratls import CERTIFICATE_BYTES, unwrap
 from cloister.errors import EvidenceError, NotGenuineError
 from tests.attest.genuine import needs_vectors, ratls

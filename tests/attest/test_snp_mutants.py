@@ -10,8 +10,8 @@ from datetime import datetime
 
 import pytest
 
-from cloister.attest import snp
 from cloister.attest.claims import SnpClaims
+from cloister.attest.snp import verify
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError
 from tests.attest.genuine import needs_vectors, snp_names
 from tests.attest.genuine import snp as vector
@@ -37,7 +37,7 @@ class Case:
     def judge(self) -> SnpClaims | type[Exception]:
         """What it claims, or how it is refused; any other exception goes through."""
         try:
-            return snp.authenticate(self.report, endorsements=self.chain, collateral=None, now=self.now)
+            return verify.authenticate(self.report, endorsements=self.chain, collateral=None, now=self.now)
         except (EvidenceError, NotGenuineError, CollateralError) as refusal:
             return type(refusal)
 

@@ -9,10 +9,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloister.attest import snp
 from cloister.attest.claims import SnpClaims
-from cloister.attest.collateral import SnpCollateral
-from cloister.attest.snp_report import Cpuid
+from cloister.attest.dcap.collateral import SnpCollateral
+from cloister.attest.snp import verify
+from cloister.attest.snp.report import Cpuid
 from cloister.attest.tcb import SnpTcb
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError
 from tests.vectors.attest import make_snp as make
@@ -44,7 +44,7 @@ def judge(
     """Authenticate a report of this platform, with whatever is given in place of what belongs there."""
     chain = (vek or platform.vek(), ask or platform.ask(), ark or platform.ark(), *more)
     collateral = SnpCollateral(vek=None, ask=None, ark=None, crl=crl) if crl else None
-    return snp.authenticate(
+    return verify.authenticate(
         report or platform.report(), endorsements=chain, collateral=collateral, now=now, roots=platform.roots
     )
 
@@ -78,7 +78,9 @@ def test_a_standard_library_reads_what_we_make():
 
 def test_evidence_of_our_own_is_not_amds():
     with pytest.raises(NotGenuineError, match="not the one that is pinned"):
-        snp.authenticate(MILAN.report(), endorsements=(MILAN.vek(), MILAN.ask(), MILAN.ark()), collateral=None, now=NOW)
+        verify.authenticate(
+            MILAN.report(), endorsements=(MILAN.vek(), MILAN.ask(), MILAN.ark()), collateral=None, now=NOW
+        )
 
 
 # --- Genuine, and for the reference to judge -------------------------------------------------------------------------
@@ -303,7 +305,7 @@ def test_a_chain_to_another_root():
     with pytest.raises(NotGenuineError, match="not the one that is pinned"):
         judge(MILAN, ark=MILAN.ark(key="impostor"), ask=MILAN.ask(signer="impostor"))
     with pytest.raises(NotGenuineError, match="not the one that is pinned"):
-        snp.authenticate(
+        verify.authenticate(
             MILAN.report(), endorsements=(MILAN.vek(), MILAN.ask(), MILAN.ark()), collateral=None, now=NOW, roots={}
         )
 
@@ -369,7 +371,7 @@ def test_a_certificate_that_cannot_be_read(wrong):
     with pytest.raises(EvidenceError):
         judge(MILAN, more=(wrong,))
     with pytest.raises(CollateralError, match="cannot be read"):
-        snp.authenticate(
+        verify.authenticate(
             MILAN.report(),
             endorsements=(),
             collateral=SnpCollateral(vek=wrong, ask=None, ark=None, crl=None),
@@ -384,7 +386,7 @@ def test_an_algorithm_that_amd_does_not_use():
 
 def test_a_missing_root_is_never_assumed():
     with pytest.raises(CollateralError, match="ARK-Milan is missing"):
-        snp.authenticate(
+        verify.authenticate(
             MILAN.report(), endorsements=(MILAN.vek(), MILAN.ask()), collateral=None, now=NOW, roots=MILAN.roots
         )
 

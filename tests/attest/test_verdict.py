@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cloister.attest.claims import Claims, DcapTcb, SgxClaims, SimulatedClaims, SnpClaims, TdxClaims
 from cloister.attest.facts import facts
-from cloister.attest.page import page
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.tcb import SnpTcb
+from cloister.attest.text import page
 from cloister.attest.transcript import Transcript
 from cloister.attest.verdict import Member, Outcome, Rules, Verdict, plain
 from cloister.errors import (
@@ -166,7 +166,7 @@ RULES = Rules(
         Member(name="carol", role="researcher", key="sha256:" + "cc" * 32),
     ),
     limits={"clip": "1.0", "noise": "none"},
-    holes=("The charter adds no noise.",),
+    warnings=("The charter adds no noise.",),
 )
 TRANSCRIPT = Transcript(
     role="aggregator",
@@ -382,7 +382,9 @@ HOSTILE = st.text(st.characters(categories=["Cc", "Cf", "Zl", "Zp", "Lu", "Co"])
 
 @given(HOSTILE)
 def test_nothing_from_outside_steers_a_terminal(hostile):
-    rules = replace(RULES, name=hostile, members=(Member(name=hostile, role=hostile, key=hostile),), holes=(hostile,))
+    rules = replace(
+        RULES, name=hostile, members=(Member(name=hostile, role=hostile, key=hostile),), warnings=(hostile,)
+    )
     good = replace(accepted("simulated"), rules=rules, entry=replace(ENTRIES["simulated"], name=hostile))
     bad = Verdict.refused(UnacceptableError([hostile, hostile]), checked_at=NOW, rules=rules, address=hostile)
     for verdict in (good, bad):

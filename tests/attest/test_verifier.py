@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from cloister.attest import dcap, simulated, simulated_report, verifier
-from cloister.attest.collateral import DcapCollateral, SnpCollateral
+from cloister.attest import simulated, simulated_report, verifier
+from cloister.attest.dcap import verify as dcap
+from cloister.attest.dcap.collateral import DcapCollateral, SnpCollateral
 from cloister.attest.evidence import Evidence
 from cloister.attest.reference import SimulatedEntry
 from cloister.attest.verifier import STALE, Roots, authenticate, verify

@@ -24,7 +24,7 @@ from cloister.errors import (
 )
 from cloister.tensor.training import Report
 from cloister.tensor.worker import Worker
-from cloister.worker import delta as deltas
+from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import Optimizer, StepDecay
 from cloister.worker.training import Trained

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloister.charter.checking import check_valid, enforceable
+from cloister.charter.charter import check_valid, enforceable
 from cloister.errors import CharterError
 from tests.charters import charter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.charter import Charter
-from cloister.charter.succession import check_successor
+from cloister.charter.signatures import check_successor
 from cloister.errors import CharterError
 from tests.charters import charter, fingerprint_of, signatures, text
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from cloister.attest.attester.measure import measure
 from cloister.cli import main
 from cloister.cli.aggregator import app
-from cloister.net.attested import examine
-from cloister.net.demands import Demands
+from cloister.net.attested import attest_peer
+from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
 from tests.net.instances import ADDRESS, Study
 from tests.testing.processes import descendants, running
@@ -120,10 +120,10 @@ def aggregator(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.e2e
 def test_a_process_proves_itself_and_ends_when_it_is_asked_to(study: Study, aggregator: Service) -> None:
     at, fingerprint = aggregator.ready()
-    demands = Demands(charter=study.charter, accept_simulated=True)
-    with examine(ADDRESS, demands=demands, at=at) as proven:
-        assert proven.connection.peer == fingerprint
-        assert proven.entry in study.charter.reference
+    policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
+    with attest_peer(ADDRESS, policy=policy, at=at) as attested:
+        assert attested.connection.peer == fingerprint
+        assert attested.entry in study.charter.reference
         libraries = Path(f"/proc/{aggregator.process.pid}/maps").read_text()
         assert "libtorch" not in libraries
         pids = {aggregator.process.pid} | descendants(aggregator.process.pid)

@@ -19,15 +19,15 @@ import pytest
 from cloister.attest import evidence as evidence_form
 from cloister.attest import simulated_report
 from cloister.attest.attester.simulated import SimulatedAttester
-from cloister.attest.collateral import SnpCollateral
+from cloister.attest.dcap.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence
 from cloister.charter import Charter
 from cloister.cli import main
-from cloister.enclave.service import Aggregator
+from cloister.enclave.server import Aggregator
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError, UnacceptableError
 from cloister.net.identity import Identity
 from cloister.net.proving import Instance
-from cloister.wire.address import parse_address
+from cloister.wire.peers import parse_address
 from tests.attest.genuine import dcap, needs_vectors, ratls, snp
 
 ADDRESS = "agg.example:7443"

@@ -77,14 +77,14 @@ def test_all_members_sign_the_same_digest(run, folder) -> None:
     code, out, _ = run("check", "charter.toml")
     assert code == 0
     assert out.count("NOT SIGNED") == 4
-    assert "hole        interactive: " in out
+    assert "warning     interactive: " in out
     assert "the signature of alice, bob, chuck is missing" in out
     agreed = digest(out)
     for name in ("bob", "alice", "chuck"):
         code, out, err = run("sign", "charter.toml", "--key", f"{name}.key")
         assert (code, err) == (0, "")
         assert digest(out) == agreed
-        assert "hole        interactive: " in out
+        assert "warning     interactive: " in out
         assert f"signed as {name} (owner): charter.sigs/{name}.sig" in out
         assert "PRIVATE" not in out
     code, out, _ = run("check", "charter.toml")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloister.cli import main
-from cloister.node.sealed import open_sealed, read_key
+from cloister.node.sealed_file import open_sealed, read_key
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = bytes(range(256)) * 10

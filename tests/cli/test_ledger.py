@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.lines import LINE_BYTES, write_line
 from cloister.cli import main
+from cloister.ledger.chain import Ledger
+from cloister.ledger.jsonl import LINE_BYTES, write_line
 from tests import chains, charters
 
 ALLOW = ("--accept-simulated", "--charter", "charter.toml")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cloister.aggregator.ledger import Ledger
 from cloister.charter import Charter
 from cloister.demo.rollback import Refusals, RolledBack, Scheme
 from cloister.errors import NoAnswerError, UnacceptableError
-from cloister.net.attested import examine
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.ledger.chain import Ledger
+from cloister.net.attested import attest_peer
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy
 from cloister.testing.charters import write_charter
 from cloister.wire.fields import Message
 from cloister.wire.frames import Kind
@@ -44,9 +44,9 @@ class Members:
 
     def attend(self, name: str, answer: Callable[[Propose], Message]) -> None:
         """Verifies the aggregator, and gives this answer to each proposal."""
-        demands = Demands(charter=self.charter, accept_simulated=True)
-        with examine(NAME, demands=demands, identity=self.identities[name], at=self.aggregator.address) as proven:
-            connection = proven.connection
+        policy = AttestationPolicy(charter=self.charter, accept_simulated=True)
+        with attest_peer(NAME, policy=policy, identity=self.identities[name], at=self.aggregator.address) as attested:
+            connection = attested.connection
             greet(connection, purpose="study", software="a test", wait_s=10)
             connection.send(Kind.ROUND, Join(NEWEST + 1, b"h" * 32, NEWEST, holds=True))
             for _ in range(5):  # a chain, and twice a job and a proposal

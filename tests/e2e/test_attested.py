@@ -18,9 +18,9 @@ from cloister.attest.reference import SimulatedEntry
 from cloister.cli import main
 from cloister.demo.tampering import tampered_copy
 from cloister.errors import CharterError, ConfigurationError, MoveError, NetworkError, UnacceptableError
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from cloister.net.client import RemoteWorker, connect
-from cloister.net.demands import Demands
+from cloister.net.policy import AttestationPolicy
 from cloister.testing.federation import LocalFederation
 from cloister.testing.processes import Service
 from cloister.wire.sessions import Push
@@ -52,8 +52,8 @@ class Study:
 
     def credulous(self, at: str) -> RemoteWorker:
         """The researcher's session at whatever listens there, for a researcher who accepts anything."""
-        demands = Demands(charter=self.members.agreed, accept_simulated=True, reference=(ANYTHING,))
-        return connect(ADDRESS, identity=self.members.researcher, demands=demands, at=at, connect_s=60.0, answer_s=60.0)
+        policy = AttestationPolicy(charter=self.members.agreed, accept_simulated=True, reference=(ANYTHING,))
+        return connect(ADDRESS, identity=self.members.researcher, policy=policy, at=at, connect_s=60.0, answer_s=60.0)
 
     def verdicts(self, name: str) -> list[str]:
         """The lines of a node's log that tell of an aggregator that has proved itself."""
@@ -101,21 +101,21 @@ def test_owners_values_meet_at_the_proven_aggregator(study: Study, sessions: Ses
             part.move(aggregator)
         total += (parts[0] + parts[1]).get()
     assert torch.equal(total, torch.full((1000,), 36.0))
-    assert aggregator.proven is not None
+    assert aggregator.attested is not None
     for name in ("alice", "bob"):
         (line,) = study.verdicts(name)  # one, though it verified three times
-        assert line.endswith(aggregator.proven.verdict.line())
+        assert line.endswith(aggregator.attested.verdict.line())
 
 
 def test_a_live_session_is_attested_again_and_goes_on(sessions: Sessions) -> None:
     _, bob, aggregator = sessions
-    first = aggregator.proven
+    first = aggregator.attested
     x = torch.arange(5.0).send(aggregator)
     later = aggregator.attest()
     assert first is not None
     assert later.transcript.nonce != first.transcript.nonce
     assert later.transcript.instance == first.transcript.instance
-    assert aggregator.proven is later
+    assert aggregator.attested is later
     doubled = x * 2  # on its way, unanswered, when the next challenge comes
     aggregator.attest()
     assert torch.equal(doubled.get(), torch.arange(5.0) * 2)
@@ -140,8 +140,8 @@ def test_everyone_can_verify_and_gets_an_exit_code(study: Study, capsys: pytest.
 
 
 def test_an_auditor_needs_no_key(study: Study) -> None:
-    with examine(ADDRESS, demands=study.members.demands(), at=study.at) as proven:
-        assert proven.transcript.client is None
+    with attest_peer(ADDRESS, policy=study.members.policy(), at=study.at) as attested:
+        assert attested.transcript.client is None
 
 
 def test_an_aggregator_of_another_charter_is_refused(study: Study, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import cloister
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.lines import read_lines
-from cloister.node.records import Records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.jsonl import read_lines
+from cloister.node.study.journal import Records
 from cloister.study.history import Round
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 from tests.e2e.test_study import CLIP, PLAN, SHARE, SIZES, data, fit, model, same, simulated

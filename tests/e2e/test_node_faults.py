@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import CloisterError, ConnectionLostError, PeerRefusedError, UnreachableError, VersionError
-from cloister.net.dialling import dial
-from cloister.net.greeting import greet
+from cloister.net.dial import dial
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.node.confinement import means
 from cloister.tensor import optable
@@ -43,7 +43,7 @@ def bob(tmp_path_factory: pytest.TempPathFactory, carol: Identity, dave: Identit
     folder = tmp_path_factory.mktemp("bob")
     limits = 'memory = "64 MiB"\nmax_sessions = 3\nsessions_per_researcher = 3\ngrace = "2 s"'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MY_SECRET", "hush")
+        patch.setenv("MY_SECRET", "clear")
         with node(folder, researchers=[carol, dave], session=limits) as running:
             yield running
 

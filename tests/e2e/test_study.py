@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.aggregator.audit import audit
-from cloister.aggregator.job import owner_seed
-from cloister.aggregator.lines import read_lines
-from cloister.aggregator.mean import Sum
-from cloister.aggregator.updates import Rule, apply_to_parameters
-from cloister.net.demands import no_collateral
+from cloister.aggregation.mean import Sum
+from cloister.aggregation.strategies import Strategy, apply_to_parameters
+from cloister.ledger.audit import audit
+from cloister.ledger.job import owner_seed
+from cloister.ledger.jsonl import read_lines
+from cloister.net.policy import no_collateral
 from cloister.study.history import History, Round
-from cloister.study.jobs import describe, load
+from cloister.study.job import describe, load
 from cloister.study.study import Study, StudyRun
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 from cloister.wire.layout import lay_out
@@ -105,7 +105,7 @@ def simulated(**changed: Any) -> nn.Module:
     return cloister.simulate(model(), loss, owners=data(), largest_share=SHARE, clip=CLIP, **given).model
 
 
-def replayed(history: History, *, strategy: Rule, start: nn.Module | None = None) -> nn.Module:
+def replayed(history: History, *, strategy: Strategy, start: nn.Module | None = None) -> nn.Module:
     """The rounds of a history, by their owners and shares, computed here."""
     trained = copy.deepcopy(start or model())
     parts, _, vector = describe(trained)

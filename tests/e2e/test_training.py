@@ -79,7 +79,7 @@ def test_an_owner_s_data_set_is_trained_on_only_where_it_is_open(worker: cloiste
     assert report.losses[-1] < report.losses[0]
     with pytest.raises(InteractiveRefusedError, match="closed to interactive use"):
         worker.search("#closed", "x")
-    guessed = m.Train(9999, (x.remote.id,), (), (9998, 9997), SGD.spelt(), 8, 1, 0, 0.0, None)
+    guessed = m.Train(9999, (x.remote.id,), (), (9998, 9997), SGD.to_wire(), 8, 1, 0, 0.0, None)
     with pytest.raises(UnknownObjectError):
         worker.ask(guessed, m.Trained)
     assert worker.train(plan, data=(x, y), **options).loss < report.loss
@@ -105,6 +105,6 @@ def test_a_training_ends_with_the_connection_of_whoever_asked_for_it(bob: NodePr
         caller.batch(*puts, bodies=[bytes(as_bytes(each)) for each in tensors])
         assert caller.count() == 5
         # 4 million steps: hours.
-        caller.post(m.Train(1, (2, 3), (), (4, 5), SGD.spelt(), 1, 256, 0, 0.0, None))
+        caller.post(m.Train(1, (2, 3), (), (4, 5), SGD.to_wire(), 1, 256, 0, 0.0, None))
         assert not gone(caller.executor, within_s=0.5)
     assert gone(caller.executor)

@@ -9,20 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cloister.aggregator import job as jobs
 from cloister.charter import Charter
-from cloister.enclave.service import Aggregator
+from cloister.enclave.server import Aggregator
 from cloister.errors import NetworkError
-from cloister.net.attested import examine
+from cloister.ledger import job as jobs
+from cloister.net.attested import attest_peer
 from cloister.net.connection import Frame
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
+from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
-from cloister.wire.address import Address
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge
+from cloister.wire.peers import Address
 from tests import charters
 from tests.aggregator.driving import (
     ATTESTER,
@@ -85,12 +85,12 @@ class Line:
     """A connection, and what is said on it."""
 
     def __init__(self, table: Table, name: str) -> None:
-        demands = Demands(charter=table.charter, accept_simulated=True)
+        policy = AttestationPolicy(charter=table.charter, accept_simulated=True)
         self.charter = table.charter
-        self.proven = examine(
-            table.address, demands=demands, identity=table.identities[name], at=table.at, within_s=SOON
+        self.attested = attest_peer(
+            table.address, policy=policy, identity=table.identities[name], at=table.at, within_s=SOON
         )
-        self.connection = self.proven.connection
+        self.connection = self.attested.connection
         self.proofs = 0
         self._early: deque[Heard] = deque()
         greet(self.connection, purpose="study", software="test", wait_s=SOON)

@@ -8,7 +8,7 @@ import sys
 SCRIPT = """
 import os, sys
 import numpy as np
-from cloister.enclave.memory import give_back_large
+from cloister.enclave.server import give_back_large
 
 def resident():
     with open("/proc/self/statm") as file:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloister.aggregator import records
-from cloister.aggregator.job import round_digest
-from cloister.aggregator.records import Share
+from cloister.ledger import records
+from cloister.ledger.job import round_digest
+from cloister.ledger.records import Share
 from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, key_of
 from tests.explorer.parties import Researcher

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import pytest
 
-from cloister.aggregator import ledger as ledgers
-from cloister.aggregator.chains import Chains
-from cloister.aggregator.collecting import Collection
-from cloister.aggregator.course import Course
-from cloister.aggregator.ledger import Ledger
+from cloister.aggregator.chain_exchange import Chains
+from cloister.aggregator.collection import Collection
 from cloister.aggregator.releasing import Signing
-from cloister.node.countersigning import Countersigner
-from cloister.node.holdings import Holdings
-from cloister.node.records import Records
+from cloister.aggregator.round import RoundMachine
+from cloister.ledger import chain as ledgers
+from cloister.ledger.chain import Ledger
+from cloister.ledger.sync import Handed
+from cloister.node.study.countersigner import Countersigner
+from cloister.node.study.journal import Records
+from cloister.node.study.replica import Replica
 
 Patch = pytest.MonkeyPatch
 
@@ -55,21 +56,22 @@ def _ignores_its_budget(patch: Patch) -> None:
 
 
 def _follows_a_fork(patch: Patch) -> None:
-    def extended(holdings: Holdings, first: int, records: Sequence[bytes]) -> Ledger:
-        return Ledger.from_records(holdings._charter, (*holdings.ledger.records[: first - 1], *records))
+    def advanced(replica: Replica, handed: Handed) -> Ledger:
+        ledger = replica.ledger
+        return Ledger.from_records(ledger.charter, (*ledger.records[: handed.first - 1], *handed.records))
 
-    patch.setattr(Holdings, "_extended", extended)
+    patch.setattr(Replica, "_advanced", advanced)
 
 
 def _needs_no_quorum(patch: Patch) -> None:
-    begun: Any = Course.__init__
+    begun: Any = RoundMachine.__init__
     signing: Any = Signing.__init__
 
-    def begin(course: Course, charter: Any, **given: Any) -> None:
+    def begin(course: RoundMachine, charter: Any, **given: Any) -> None:
         begun(course, charter, **given)
         course._quorum = charter.limits.floor
 
-    patch.setattr(Course, "__init__", begin)
+    patch.setattr(RoundMachine, "__init__", begin)
     patch.setattr(Signing, "__init__", lambda self, **given: signing(self, **{**given, "quorum": 0}))
     patch.setattr(ledgers, "quorum", lambda charter: 1)
 
@@ -92,11 +94,11 @@ def _keeps_in_the_sum_who_is_left_out(patch: Patch) -> None:
 
 
 def _asks_nobody_for_the_model(patch: Patch) -> None:
-    patch.setattr(Chains, "ask_for_model", lambda chains, guest, **given: None)
+    patch.setattr(Chains, "ask_for_model", lambda chains, peer, **given: None)
 
 
 def _does_not_tell_what_it_signed(patch: Patch) -> None:
-    patch.setattr("cloister.node.member.COHORTS", 0)
+    patch.setattr("cloister.node.study.member.COHORTS", 0)
 
 
 class Mutant(NamedTuple):

@@ -14,12 +14,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from cloister.aggregator.ledger import Instance, Ledger
-from cloister.aggregator.records import cohort_to_be_signed, commitment
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.errors import AttestationError, CloisterError, RecordsError
-from cloister.node.member import Effect, Member, Train
-from cloister.node.records import FILE, Entry, Records
+from cloister.ledger.chain import Instance, Ledger
+from cloister.ledger.records import cohort_to_be_signed, commitment
+from cloister.node.study.journal import FILE, Entry, Records
+from cloister.node.study.member import Effect, Member, Train
 from cloister.wire import rounds as w
 from tests import charters
 from tests.aggregator.driving import Heard, Party, examples_of, first_model
@@ -66,7 +66,7 @@ class Owner:
     name: str
     folder: Path
     studies: Sequence[Study]
-    vouch: Callable[[Instance], None]
+    verify_instance: Callable[[Instance], None]
     disk: Disk | None = None
     members: list[Member] = field(default_factory=list)
     training: dict[int, Train] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Owner:
                 floors=None,
                 data={TAG: frozenset({TAG})},
                 records=self.disk,
-                vouch=self.vouch,
+                verify_instance=self.verify_instance,
                 new_salt=self._salt,
             )
             for study in self.studies
@@ -177,8 +177,8 @@ class Traitor:
                 update = self._update(number) if faithful else update_of(self.name, number + 1)
                 return [(w.Contribution(number, self._salt(number)), update.tobytes())]
             case w.Sign(round=number, cohort=cohort):
-                signature = signing.sign(cohort_to_be_signed(cohort), key=self._key)
-                return [(w.Signature(number, signing.public_bytes(self._key), signature), b"")]
+                signature = keys.sign(cohort_to_be_signed(cohort), key=self._key)
+                return [(w.Signature(number, keys.public_bytes(self._key), signature), b"")]
         return []
 
     def _some_chain(self) -> tuple[bytes, ...]:
@@ -226,8 +226,8 @@ def spoiled(message: Any, chance: random.Random) -> Any:
 def no_stranger(signers: set[bytes]) -> Callable[[Instance], None]:
     """Vouches for the instances that really ran the software: no evidence of others can be made."""
 
-    def vouch(instance: Instance) -> None:
+    def verify_instance(instance: Instance) -> None:
         if instance.transcript.signing_key not in signers:
             raise AttestationError("no TEE has ever shown this key")
 
-    return vouch
+    return verify_instance

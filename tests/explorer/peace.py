@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from cloister.aggregator.ledger import Ledger, quorum
+from cloister.ledger.chain import Ledger, quorum
 from tests.aggregator.driving import first_model, key_of
 from tests.explorer.parties import Researcher
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import pytest
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator import ledger as ledgers
-from cloister.aggregator.job import Job
-from cloister.aggregator.records import to_be_signed
-from cloister.aggregator.vectors import Vector
-from cloister.charter import Charter, signing
+from cloister.aggregation.vectors import Vector
+from cloister.charter import Charter, keys
+from cloister.ledger import chain as ledgers
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job
+from cloister.ledger.records import to_be_signed
 from tests import charters
 from tests.aggregator import driving
 
@@ -128,14 +128,14 @@ def remembered() -> Iterator[None]:
             checked(record, signer=signer)
             valid.add(found)
 
-    verify = functools.lru_cache(1 << 12)(signing.verify)
+    verify = functools.lru_cache(1 << 12)(keys.verify)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledgers, "_check_signed", is_signed)
         patch.setattr(charters, "key_of", functools.cache(charters.key_of))
         patch.setattr(charters, "fingerprint_of", functools.cache(charters.fingerprint_of))
         patch.setattr(
-            signing,
+            keys,
             "verify",
             lambda signature, *, message, public_key: verify(signature, message=message, public_key=public_key),
         )

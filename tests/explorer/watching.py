@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cloister.aggregator.job import model_digest
-from cloister.aggregator.ledger import Receipt
-from cloister.aggregator.records import Cohort, cohort_to_be_signed, decode_cohort
-from cloister.aggregator.updates import State, apply_to_parameters
-from cloister.aggregator.vectors import Vector
-from cloister.charter import signing
+from cloister.aggregation.strategies import State, apply_to_parameters
+from cloister.aggregation.vectors import Vector
+from cloister.charter import keys
 from cloister.errors import CharterError
+from cloister.ledger.chain import Receipt
+from cloister.ledger.job import model_digest
+from cloister.ledger.records import Cohort, cohort_to_be_signed, decode_cohort
 from cloister.wire import rounds as w
+from tests.aggregation.means import Contribution, mean
 from tests.aggregator.driving import examples_of, first_model, key_of
-from tests.aggregator.means import Contribution, mean
 from tests.explorer.setting import LENGTH, Setting, Study, update_of
 
 
@@ -201,7 +201,7 @@ class Watch:
 
 def _is_of(message: w.Signature, cohort: bytes) -> bool:
     try:
-        signing.verify(message.signature, message=cohort_to_be_signed(cohort), public_key=message.public_key)
+        keys.verify(message.signature, message=cohort_to_be_signed(cohort), public_key=message.public_key)
     except CharterError:
         return False
     return True

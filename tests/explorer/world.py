@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from cloister.aggregator.arriving import Body
+from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Joined, Left, Note, Said, Tell
-from cloister.aggregator.ledger import Ledger
 from cloister.attest.transcript import Transcript
 from cloister.errors import CloisterError
-from cloister.node import member as members
+from cloister.ledger.chain import Ledger
+from cloister.node.study import member as members
 from cloister.wire import rounds as w
 from tests.aggregator.driving import Heard, Instance, fill, key_of
 from tests.explorer.parties import Crash, Owner, Researcher, Traitor, no_stranger, spoiled
@@ -117,9 +117,9 @@ class World:
         self.told: list[str] = []
         self.signers: set[bytes] = set()
         self.chains: list[set[tuple[bytes, ...]]] = [set() for _ in self.studies]
-        vouch = no_stranger(self.signers)
+        verify_instance = no_stranger(self.signers)
         honest = [name for name in setting.owners if name not in setting.traitors]
-        self.owners = {name: Owner(name, folder / name, self.studies, vouch) for name in honest}
+        self.owners = {name: Owner(name, folder / name, self.studies, verify_instance) for name in honest}
         self.researchers = [Researcher(study) for study in self.studies]
         self.tapes: dict[tuple[str, int, bool], list[Any]] = {}
         self._started = 0

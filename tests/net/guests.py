@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
-from cloister.attest.collateral import SnpCollateral
+from cloister.attest.dcap.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence, Tee
 from cloister.attest.reference import DcapFloor, SgxEntry, SnpEntry, TdxEntry
 from cloister.attest.tcb import SnpTcb

@@ -24,24 +24,23 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.transcript import Transcript
 from cloister.attest.verifier import Verified, verify
 from cloister.charter import Charter
-from cloister.enclave.service import Aggregator
+from cloister.enclave.server import Aggregator
 from cloister.errors import AttestationError
 from cloister.net import tcp
-from cloister.net.attested import Proven, examine
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
-from cloister.net.contexts import unverified_client_context
-from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.net.listener import Listener
+from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
-from cloister.net.server import Listener
-from cloister.net.tls import handshake, instance_context, wrap
+from cloister.net.tls import handshake, instance_context, unverified_client_context, wrap
 from cloister.node import config
-from cloister.node.service import Node
+from cloister.node.server import Node
 from cloister.testing.charters import write_charter
-from cloister.wire.address import Address, parse_address
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Proof, Refusal, encode
+from cloister.wire.peers import Address, parse_address
 from tests.net.parties import SOON
 from tests.testing.processes import wait_until
 
@@ -90,9 +89,9 @@ class Study:
         """The members' keys."""
         return frozenset(member.key for member in self.charter.members)
 
-    def demands(self, **options: Any) -> Demands:
+    def policy(self, **options: Any) -> AttestationPolicy:
         """What the study's members demand of their aggregator; by default that it is as the charter has it."""
-        return Demands(**{"charter": self.charter, "accept_simulated": True, **options})
+        return AttestationPolicy(**{"charter": self.charter, "accept_simulated": True, **options})
 
     def instance(self, **options: Any) -> Instance:
         """A run of the study's software."""
@@ -120,10 +119,12 @@ class Study:
         with serving(Node(configuration, instance=own)) as at:
             yield Running(own, at)
 
-    def examine(self, at: str, *, name: str = ADDRESS, identity: Identity | None = None, **options: Any) -> Proven:
+    def attest(
+        self, at: str, *, name: str = ADDRESS, identity: Identity | None = None, **options: Any
+    ) -> AttestedConnection:
         """As the study's member bob, or another: verifies what listens at ``at``."""
         within_s = options.pop("within_s", SOON)
-        return examine(name, demands=self.demands(**options), identity=identity or self.bob, at=at, within_s=within_s)
+        return attest_peer(name, policy=self.policy(**options), identity=identity or self.bob, at=at, within_s=within_s)
 
     def convinced_by(self, proof: Proof) -> Verified:
         """What a verifier would find who holds evidence against the reference and looks at nothing else."""

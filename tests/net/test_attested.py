@@ -30,12 +30,11 @@ from cloister.errors import (
     VersionError,
     WorkerError,
 )
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
-from cloister.net.provisioning import Keeper
-from cloister.net.reception import refuse
-from cloister.net.secrets import Secrets
+from cloister.net.handshake_server import refuse
+from cloister.net.secrets import SecretReceiver, Secrets
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Proof
 from cloister.wire.sessions import Done
@@ -60,7 +59,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def failures(study: Study, at: str, **options: Any) -> tuple[str, ...]:
     with pytest.raises(UnacceptableError) as caught:
-        study.examine(at, **options)
+        study.attest(at, **options)
     return caught.value.failures
 
 
@@ -68,30 +67,30 @@ def failures(study: Study, at: str, **options: Any) -> tuple[str, ...]:
 
 
 def test_a_proven_instance(study: Study) -> None:
-    with study.aggregator() as running, study.examine(running.at) as proven:
-        assert proven.transcript.server == spki_hash(running.instance.fingerprint)
-        assert proven.transcript.client == spki_hash(study.bob.fingerprint)
-        assert proven.connection.peer == running.instance.fingerprint
-        assert proven.claims.report_data == proven.transcript.report_data()
-        assert proven.entry in study.charter.reference
-        assert timedelta(0) < proven.took < timedelta(seconds=SOON)
-        line = proven.verdict.line()
+    with study.aggregator() as running, study.attest(running.at) as attested:
+        assert attested.transcript.server == spki_hash(running.instance.fingerprint)
+        assert attested.transcript.client == spki_hash(study.bob.fingerprint)
+        assert attested.connection.peer == running.instance.fingerprint
+        assert attested.claims.report_data == attested.transcript.report_data()
+        assert attested.entry in study.charter.reference
+        assert timedelta(0) < attested.took < timedelta(seconds=SOON)
+        line = attested.verdict.line()
     assert "proves nothing" in line
     assert study.charter.digest.hex()[:12] in line
 
 
 def test_a_verifier_needs_no_key(study: Study) -> None:
-    with study.aggregator() as running, examine(ADDRESS, demands=study.demands(), at=running.at) as proven:
-        assert proven.transcript.client is None
+    with study.aggregator() as running, attest_peer(ADDRESS, policy=study.policy(), at=running.at) as attested:
+        assert attested.transcript.client is None
 
 
 def test_it_proves_itself_again_on_the_same_connection(study: Study) -> None:
-    with study.aggregator() as running, study.examine(running.at) as proven:
-        later = proven.again()
-        assert later.connection is proven.connection
-        assert later.transcript.nonce != proven.transcript.nonce
-        assert replace(later.transcript, nonce=proven.transcript.nonce) == proven.transcript
-        assert later.again().transcript.instance == proven.transcript.instance
+    with study.aggregator() as running, study.attest(running.at) as attested:
+        later = attested.again()
+        assert later.connection is attested.connection
+        assert later.transcript.nonce != attested.transcript.nonce
+        assert replace(later.transcript, nonce=attested.transcript.nonce) == attested.transcript
+        assert later.again().transcript.instance == attested.transcript.instance
 
 
 # What a proof is about, field by field. The evidence is made for it each time: software that lies, in a genuine TEE.
@@ -126,6 +125,27 @@ def test_evidence_that_is_not_about_the_transcript(study: Study, field: str) -> 
         assert STALE in failures(study, at)
 
 
+@pytest.mark.parametrize("told", [(b"\1" * 32, 4), (b"", 0), (b"\1" * 32, 5)])
+def test_a_ledger_that_was_rolled_back_or_forked(study: Study, told: tuple[bytes, int]) -> None:
+    with study.aggregator(study.instance(ledger=lambda: told)) as running:
+        (failure,) = failures(study, running.at, newest=(5, b"\2" * 32))
+        assert "rolled back or forked" in failure
+
+
+@pytest.mark.parametrize("told", [(b"\2" * 32, 5), (b"\1" * 32, 6)])
+def test_a_ledger_that_goes_on(study: Study, told: tuple[bytes, int]) -> None:
+    with study.aggregator(study.instance(ledger=lambda: told)) as running:
+        study.attest(running.at, newest=(5, b"\2" * 32)).close()
+
+
+def test_another_instance_on_the_same_connection(study: Study) -> None:
+    """All that is told is true, of an instance that took the place of the one before."""
+    with study.aggregator() as running, study.attest(running.at) as attested:
+        before = replace(attested.transcript, instance=bytes(16))
+        with pytest.raises(UnacceptableError, match="not the instance that proved itself"):
+            replace(attested, transcript=before).again()
+
+
 def test_all_that_is_wrong_is_told_at_once(study: Study) -> None:
     own = study.instance(attester=replace(ATTESTER, measurement=bytes(48), debug=True))
     with answering(own, rewriting(own, role="node", name="elsewhere.example:7443", server=bytes(32))) as at:
@@ -139,8 +159,8 @@ def test_all_that_is_wrong_is_told_at_once(study: Study) -> None:
 def test_a_configuration_that_is_demanded(study: Study) -> None:
     wanted = {"role": "node", "configuration": b"\x0f" * 32}
     node = study.instance(**wanted)
-    with answering(node, claiming(node)) as at, study.examine(at, **wanted) as proven:
-        assert proven.transcript.configuration == b"\x0f" * 32
+    with answering(node, claiming(node)) as at, study.attest(at, **wanted) as attested:
+        assert attested.transcript.configuration == b"\x0f" * 32
     with answering(node, claiming(node, configuration=None)) as at:
         assert "another configuration" in failures(study, at, **wanted)[0]
     with answering(node, claiming(node)) as at:
@@ -156,12 +176,12 @@ def test_a_charter_that_is_not_valid(study: Study, days: int) -> None:
 
 def test_a_charter_that_ends_during_a_session(study: Study) -> None:
     now = [datetime.now(UTC)]
-    with study.aggregator() as running, study.examine(running.at, clock=lambda: now[0]) as proven:
+    with study.aggregator() as running, study.attest(running.at, clock=lambda: now[0]) as attested:
         now[0] += timedelta(days=31)
         with pytest.raises(UnacceptableError, match="not valid at this time"):
-            proven.again()
+            attested.again()
         with pytest.raises(ConnectionLostError):
-            proven.provision("data", b"x")
+            attested.provision("data", b"x")
 
 
 # Evidence that is none, and answers that are none
@@ -172,7 +192,7 @@ def test_evidence_that_is_not_genuine(study: Study) -> None:
         return Evidence(tee=evidence.tee, quote=evidence.quote[:-1] + bytes([evidence.quote[-1] ^ 1]))
 
     with study.aggregator(study.instance(attester=Lying(ATTESTER, spoil))) as running, pytest.raises(NotGenuineError):
-        study.examine(running.at)
+        study.attest(running.at)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +207,13 @@ def test_a_proof_that_cannot_be_read(study: Study, transcript: bytes | None, evi
         return Proof(transcript=told if transcript is None else transcript, evidence=evidence)
 
     with answering(own, answer) as at, pytest.raises(EvidenceError):
-        study.examine(at)
+        study.attest(at)
 
 
 def test_a_real_tee_is_not_judged_without_collateral(study: Study) -> None:
     own = study.instance(attester=Lying(ATTESTER, lambda _: Evidence(tee="tdx", quote=bytes(5000))))
     with answering(own, claiming(own)) as at, pytest.raises(UnacceptableError) as caught:
-        study.examine(at)
+        study.attest(at)
     kind, undecided = caught.value.failures
     assert "one kind of TEE what the evidence calls another" in kind
     assert "could not be judged" in undecided
@@ -202,19 +222,19 @@ def test_a_real_tee_is_not_judged_without_collateral(study: Study) -> None:
 def test_an_address_that_the_charter_does_not_name(study: Study) -> None:
     own = study.instance(name="elsewhere.example:7443")
     with study.aggregator(own) as running, pytest.raises(UnacceptableError, match="names no aggregator at elsewhere"):
-        examine("elsewhere.example:7443", demands=study.demands(), at=running.at)
+        attest_peer("elsewhere.example:7443", policy=study.policy(), at=running.at)
 
 
 def test_a_tee_that_gives_no_evidence(study: Study) -> None:
     own = study.instance(attester=Refusing(NoTeeError("the device is gone")))
     with study.aggregator(own) as running, pytest.raises(NoTeeError, match="the device is gone"):
-        study.examine(running.at)
+        study.attest(running.at)
 
 
 def test_an_aggregator_under_another_charter(study: Study) -> None:
     own = study.instance(charter=bytes(32))
     with study.aggregator(own) as running, pytest.raises(CharterError, match="another charter: 0000"):
-        study.examine(running.at)
+        study.attest(running.at)
 
 
 @contextmanager
@@ -229,7 +249,7 @@ def saying(study: Study, kind: Kind, message: Any) -> Iterator[str]:
 
 def test_another_answer_than_a_proof(study: Study) -> None:
     with saying(study, Kind.ANSWER, Done()) as at, pytest.raises(MessageError, match="answered by ANSWER"):
-        study.examine(at)
+        study.attest(at)
 
 
 @pytest.mark.parametrize(("code", "error"), [("version", VersionError), ("busy", UnreachableError)])
@@ -239,27 +259,27 @@ def test_a_refusal(study: Study, code: Any, error: type[Exception]) -> None:
         refuse(connection, code, text="not today")
 
     with listening(handle, study.instance().context) as at, pytest.raises(error, match="not today"):
-        study.examine(at)
+        study.attest(at)
 
 
 def test_no_answer(study: Study) -> None:
     over = threading.Event()
     with listening(lambda _: over.wait(SOON), study.instance().context) as at:
         with pytest.raises(NoAnswerError):
-            study.examine(at, within_s=0.2)
+            study.attest(at, within_s=0.2)
         over.set()
 
 
 def test_an_instance_that_hangs_up(study: Study) -> None:
     hanging_up = listening(lambda connection: connection.close(), study.instance().context)
     with hanging_up as at, pytest.raises(PeerRefusedError, match="closed the connection"):
-        study.examine(at)
+        study.attest(at)
 
 
 @pytest.mark.parametrize("address", ["", "aggregator", "aggregator:port", "a b:7443"])
 def test_an_address_that_is_none(study: Study, address: str) -> None:
     with pytest.raises(ConfigurationError):
-        examine(address, demands=study.demands())
+        attest_peer(address, policy=study.policy())
 
 
 # Secrets
@@ -270,7 +290,7 @@ def keeping(study: Study, secrets: Secrets) -> Iterator[str]:
     own = study.instance()
 
     def handle(connection: Connection) -> None:
-        assert Keeper(connection, own, secrets=secrets).open() is None
+        assert SecretReceiver(connection, own, secrets=secrets).open() is None
 
     with listening(handle, own.context) as at:
         yield at
@@ -278,33 +298,33 @@ def keeping(study: Study, secrets: Secrets) -> Iterator[str]:
 
 def test_a_secret_arrives(study: Study) -> None:
     secrets = Secrets()
-    with keeping(study, secrets) as at, study.examine(at) as proven:
-        proven.provision("data", b"\x42" * 32)
-        proven.provision("data", b"\x42" * 32)  # once more is no harm
+    with keeping(study, secrets) as at, study.attest(at) as attested:
+        attested.provision("data", b"\x42" * 32)
+        attested.provision("data", b"\x42" * 32)  # once more is no harm
         with pytest.raises(OpRefusedError, match="another secret is kept"):
-            proven.provision("data", b"\x43" * 32)
-        proven.again().provision("other", b"x")
+            attested.provision("data", b"\x43" * 32)
+        attested.again().provision("other", b"x")
     assert secrets.take("data", sender=study.bob.fingerprint) == b"\x42" * 32
     assert secrets.take("other", sender=study.bob.fingerprint) == b"x"
 
 
 @pytest.mark.parametrize("secret", [b"", bytes(4097)])
 def test_a_secret_that_is_too_long_is_not_sent(study: Study, secret: bytes) -> None:
-    with keeping(study, Secrets()) as at, study.examine(at) as proven, pytest.raises(LimitError):
-        proven.provision("data", secret)
+    with keeping(study, Secrets()) as at, study.attest(at) as attested, pytest.raises(LimitError):
+        attested.provision("data", secret)
 
 
 def test_a_secret_for_an_old_proof_is_not_taken(study: Study) -> None:
-    with keeping(study, Secrets()) as at, study.examine(at) as proven:
-        proven.again()
+    with keeping(study, Secrets()) as at, study.attest(at) as attested:
+        attested.again()
         with pytest.raises(WorkerError, match="sealed to another instance's key or for something else"):
-            proven.provision("data", b"x")
+            attested.provision("data", b"x")
 
 
 def test_an_aggregator_takes_no_secrets(study: Study) -> None:
     with (
         study.aggregator() as running,
-        study.examine(running.at) as proven,
+        study.attest(running.at) as attested,
         pytest.raises(MessageError, match="PROVISION has no place here"),
     ):
-        proven.provision("data", b"x")
+        attested.provision("data", b"x")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloister.attest.collateral import DcapCollateral, SnpCollateral
+from cloister.attest.dcap.collateral import DcapCollateral, SnpCollateral
 from cloister.attest.evidence import Evidence
 from cloister.errors import CollateralError, ConfigurationError, EvidenceError, UnreachableError
 from cloister.net.collateral import Service, cache_folder, source

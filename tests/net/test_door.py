@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.net.door import Door
+from cloister.net.door import HandshakeLimiter
 
 PLACES = 8
 SOURCES = st.sampled_from("abcdefghijkl")
@@ -28,7 +28,7 @@ class Model:
     """A door, and what is known of it from outside."""
 
     def __init__(self) -> None:
-        self.door: Door[int] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+        self.door: HandshakeLimiter[int] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
         self.inside: dict[int, str] = {}
         self.spoke: set[int] = set()
         self.waiting: set[int] = set()
@@ -125,7 +125,7 @@ def test_who_comes_from_a_new_source_waits_for_one_turn_of_each_other(steps: lis
 @given(st.integers(1, PLACES - 1), st.integers(1, 40))
 def test_who_keeps_to_a_share_loses_nothing(others: int, each: int) -> None:
     """However many come from each of the others."""
-    door: Door[tuple[str, int]] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[tuple[str, int]] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     share = PLACES // (others + 1)
     for number in range(share):
         door.enter(("own", number), "own", 0.0)
@@ -138,7 +138,7 @@ def test_who_keeps_to_a_share_loses_nothing(others: int, each: int) -> None:
 @given(st.floats(0.002, 10), st.integers(2, 6))
 def test_long_turns_make_the_next_wait(long_s: float, sources: int) -> None:
     """What a source takes, all others may take before it has another turn."""
-    door: Door[str] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     names = [str(number) for number in range(sources)]
     spent = dict.fromkeys(names, 0.0)
     for name in names:
@@ -155,7 +155,7 @@ def test_long_turns_make_the_next_wait(long_s: float, sources: int) -> None:
 
 
 def test_what_came_to_nothing_counts_more() -> None:
-    door: Door[str] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     for name in ("bad", "good"):
         door.enter(name, name, 0.0)
         door.ready(name)
@@ -171,7 +171,7 @@ def test_what_came_to_nothing_counts_more() -> None:
 
 def test_leaving_pays_nothing_back() -> None:
     """Who comes back after each turn does not go before the others for it."""
-    door: Door[object] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[object] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     door.enter("patient", "a", 0.0)
     door.ready("patient")
     for _ in range(3):
@@ -188,7 +188,7 @@ def test_leaving_pays_nothing_back() -> None:
 
 
 def test_a_quiet_moment_forgets_everything() -> None:
-    door: Door[int] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[int] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     for number in range(5):
         door.enter(number, str(number), 0.0)
         door.ready(number)
@@ -198,7 +198,7 @@ def test_a_quiet_moment_forgets_everything() -> None:
 
 
 def test_when_to_look_again() -> None:
-    door: Door[str] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     assert door.until() is None
     door.enter("one", "a", 10.0)
     door.late(10.0)
@@ -213,7 +213,7 @@ def test_when_to_look_again() -> None:
 
 
 def test_one_who_has_spoken_has_longer() -> None:
-    door: Door[str] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     door.enter("one", "a", 10.0)
     door.hear("one")
     assert door.late(14.9) == {}
@@ -221,8 +221,16 @@ def test_one_who_has_spoken_has_longer() -> None:
 
 
 def test_where_descriptors_are_short() -> None:
-    door: Door[str] = Door(places=PLACES, silent_s=2.0, handshake_s=5.0)
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=PLACES, silent_s=2.0, handshake_s=5.0)
     assert door.crowded_out() is None
     for name, source in (("a1", "a"), ("b1", "b"), ("b2", "b")):
         door.enter(name, source, 0.0)
     assert [door.crowded_out() for _ in range(4)] == ["b1", "a1", "b2", None]
+
+
+def test_where_all_places_are_taken_one_goes_for_each_that_comes() -> None:
+    door: HandshakeLimiter[str] = HandshakeLimiter(places=2, silent_s=2.0, handshake_s=5.0)
+    assert door.enter("a1", "a", 0.0) is None
+    assert door.enter("a2", "a", 0.0) is None
+    assert door.enter("b1", "b", 0.0) == "a1"
+    assert len(door) == 2

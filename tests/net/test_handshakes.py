@@ -15,10 +15,9 @@ import pytest
 
 from cloister.errors import UnreachableError
 from cloister.net import tls
-from cloister.net.contexts import client_context, server_context
 from cloister.net.identity import Identity
-from cloister.net.tls import Handshake
-from tests.net.parties import SOON, Host, hosting, rest
+from cloister.net.tls import Handshake, client_context, server_context
+from tests.net.parties import SOON, Host, hosting, raw_tls, rest
 
 HELLO = b"\x01" + (131_000).to_bytes(3, "big") + b"\x03\x03" + bytes(130_998)
 
@@ -182,3 +181,22 @@ def test_a_fault_of_ours_ends_one_connection(bob: Identity, carol: Identity) -> 
         host.listener._accepts = asks
         assert rest(host.dial(carol)._socket) == b""
         host.session(carol)
+
+
+def test_one_who_says_nothing_is_closed_on_after_its_time(bob: Identity, carol: Identity) -> None:
+    with hosting(bob, carol, handshake_s=0.2, silent_s=0.2) as host, stranger(host) as silent:
+        assert rest(silent) == b""
+
+
+def test_where_all_places_are_taken_the_one_that_has_to_go_is_closed_on(bob: Identity, carol: Identity) -> None:
+    options = {"handshakes": 1, "handshake_s": 60.0, "silent_s": 60.0}
+    with hosting(bob, carol, **options) as host, stranger(host) as one, stranger(host):
+        assert rest(one) == b""
+
+
+def test_another_protocol_over_tls_is_not_served(bob: Identity, carol: Identity) -> None:
+    with hosting(bob, carol) as host:
+        for alpn in (None, "h2"):
+            with raw_tls(host, carol, alpn=alpn) as connected:
+                assert rest(connected) == b""
+        assert not host.seen

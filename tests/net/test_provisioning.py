@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.sealing import seal
+from cloister.attest.hpke import seal
 from cloister.attest.transcript import Transcript
 from cloister.errors import MessageError, NotGenuineError
 from cloister.net.connection import Connection
 from cloister.net.proving import Prover
-from cloister.net.provisioning import Keeper, provision_info
-from cloister.net.secrets import Secrets
+from cloister.net.secrets import SecretReceiver, Secrets, provision_info
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Provision
 from cloister.wire.sessions import Done, Failure
@@ -30,7 +29,7 @@ def provision(client: Connection, transcript: Transcript, name: str, secret: byt
 def test_a_secret_after_a_proof_is_kept_for_its_sender() -> None:
     secrets, told = Secrets(), []
     own = instance()
-    with talking(lambda c: Keeper(c, own, secrets=secrets, kept=lambda: told.append("kept"))) as (client, _):
+    with talking(lambda c: SecretReceiver(c, own, secrets=secrets, kept=lambda: told.append("kept"))) as (client, _):
         assert provision(client, proved(client), "data", b"\x42" * 32) == (Kind.ANSWER, Done())
         client.send(Kind.HELLO, HELLO)
     assert secrets.take("data", sender=CLIENT) == b"\x42" * 32
@@ -50,7 +49,7 @@ def test_a_secret_before_a_proof_is_refused() -> None:
     """The key is public after a proof on any connection: it is this connection's that counts."""
     secrets, own = Secrets(), instance()
     elsewhere = own.transcript(NONCE, client=b"\xc1" * 32)
-    with talking(lambda connection: Keeper(connection, own, secrets=secrets)) as (client, _):
+    with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         refused(secrets, provision(client, elsewhere, "data", b"secret"), text="a secret comes after a proof")
         proved(client)  # the conversation goes on
         client.send(Kind.HELLO, HELLO)
@@ -58,7 +57,7 @@ def test_a_secret_before_a_proof_is_refused() -> None:
 
 def test_a_secret_that_was_sealed_for_something_else_is_refused() -> None:
     secrets, own = Secrets(), instance()
-    with talking(lambda connection: Keeper(connection, own, secrets=secrets)) as (client, _):
+    with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         here = proved(client)
         elsewhere = own.transcript(b"\x09" * 32, client=b"\xc1" * 32)
         another = instance().transcript(NONCE, client=None).hpke_key
@@ -80,7 +79,7 @@ def test_a_secret_that_was_sealed_for_something_else_is_refused() -> None:
 
 def test_a_secret_is_for_the_newest_proof() -> None:
     secrets, own = Secrets(), instance()
-    with talking(lambda connection: Keeper(connection, own, secrets=secrets)) as (client, _):
+    with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         old = proved(client)
         new = proved(client, nonce=b"\x09" * 32)
         refused(secrets, provision(client, old, "data", b"secret"), text="seal")
@@ -90,7 +89,7 @@ def test_a_secret_is_for_the_newest_proof() -> None:
 
 def test_a_secret_that_is_not_kept_says_why_and_not_what() -> None:
     secrets, own = Secrets(expected=()), instance()
-    with talking(lambda connection: Keeper(connection, own, secrets=secrets)) as (client, _):
+    with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         outcome = provision(client, proved(client), "data", b"the very secret")
         refused(secrets, outcome, text="nothing here waits for a secret")
         assert "the very secret" not in outcome[1].text

@@ -14,24 +14,24 @@ import torch
 from torch import nn
 
 import cloister
-from cloister.aggregator import job as jobs
-from cloister.aggregator.job import Job, Part, describe, job_digest
 from cloister.charter import Charter
-from cloister.enclave.service import Aggregator
-from cloister.net.attested import Proven, examine
-from cloister.net.demands import Demands
-from cloister.net.greeting import greet
+from cloister.enclave.server import Aggregator
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job, Part, describe, job_digest
+from cloister.net.attested import AttestedConnection, attest_peer
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
-from cloister.node.records import Records
-from cloister.node.service import Node
-from cloister.node.starting import node_of
+from cloister.node.server import Node
+from cloister.node.setup import node_of
+from cloister.node.study.journal import Records
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
-from cloister.wire.address import Address
 from cloister.wire.frames import Kind
-from cloister.worker import delta as deltas
+from cloister.wire.peers import Address
+from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes, spec_of
 from tests.net.instances import ADDRESS, ATTESTER, MEASUREMENT, serving
 from tests.testing.processes import wait_until
@@ -179,18 +179,18 @@ class Federation:
     @contextmanager
     def researcher(self) -> Iterator[Researcher]:
         """Carol, connected."""
-        demands = Demands(charter=self.charter, accept_simulated=True)
+        policy = AttestationPolicy(charter=self.charter, accept_simulated=True)
         at = f"127.0.0.1:{self.port}"
-        with examine(ADDRESS, demands=demands, identity=self.identities["carol"], at=at) as proven:
-            greet(proven.connection, purpose="study", software="tests", wait_s=SOON)
-            yield Researcher(self, proven)
+        with attest_peer(ADDRESS, policy=policy, identity=self.identities["carol"], at=at) as attested:
+            greet(attested.connection, purpose="study", software="tests", wait_s=SOON)
+            yield Researcher(self, attested)
 
 
 class Researcher:
     """Submits a job and listens."""
 
-    def __init__(self, federation: Federation, proven: Proven) -> None:
-        self.connection = proven.connection
+    def __init__(self, federation: Federation, attested: AttestedConnection) -> None:
+        self.connection = attested.connection
         self.vector = federation.vector
         self.models: list[bytes] = []
         self.connection.send(Kind.ROUND, w.Join(0, b"", 0, False))

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from cloister.errors import ConnectionLostError
 from cloister.net.connection import Connection
-from cloister.net.dialling import dial
-from cloister.net.greeting import greet
+from cloister.net.dial import dial
+from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.tensor import optable
 from cloister.wire import sessions as m

@@ -11,16 +11,16 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator import records
-from cloister.aggregator.job import Job, Part, describe, job_digest, round_digest
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import Cohort, Share, outcome_digest
 from cloister.charter import Charter
-from cloister.charter.floors import Floors
-from cloister.node.effects import Effect, Leave, Note, Prove, Say, Train
-from cloister.node.member import Member
-from cloister.node.records import Records
+from cloister.charter.owner_limits import Floors
+from cloister.ledger import job as jobs
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job, Part, describe, job_digest, round_digest
+from cloister.ledger.records import Cohort, Share, outcome_digest
+from cloister.node.study.effects import Effect, Leave, Note, Prove, Say, Train
+from cloister.node.study.journal import Records
+from cloister.node.study.member import Member
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
 from cloister.wire.tensors import TensorSpec
@@ -80,7 +80,7 @@ def owner(
     notes: Records | None = None,
     floors: Floors | None = None,
     data: dict[str, frozenset[str]] | None = None,
-    vouch: Any = None,
+    verify_instance: Any = None,
 ) -> Member:
     return Member(
         charter=agreed or charter(),
@@ -89,7 +89,7 @@ def owner(
         floors=floors,
         data={"#mri": frozenset({"#mri"})} if data is None else data,
         records=notes or Records(None),
-        vouch=vouch or (lambda instance: None),
+        verify_instance=verify_instance or (lambda instance: None),
         new_salt=salts(),
     )
 

@@ -35,7 +35,7 @@ def nobody() -> Any:
 
 
 def bobs(study: Study, first: str, second: str, **demanded: Any) -> Aggregators:
-    return Aggregators(study.demands(**demanded), identity=study.bob, routes={ADDRESS: first, SECOND: second})
+    return Aggregators(study.policy(**demanded), identity=study.bob, routes={ADDRESS: first, SECOND: second})
 
 
 def refusal(aggregators: Aggregators, peer: str) -> str:
@@ -124,5 +124,5 @@ def test_without_a_route_the_charters_address_is_dialled(tmp_path: Path) -> None
     study.charter = study.agree(addresses=[address])
     instance = study.instance(name=address)
     with study.aggregator(instance, port=int(address.rpartition(":")[2])):
-        aggregators = Aggregators(study.demands(), identity=study.bob)
+        aggregators = Aggregators(study.policy(), identity=study.bob)
         aggregators.dial(instance.fingerprint, within_s=SOON, send_s=SOON).close()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cloister.charter import Charter
-from cloister.charter.floors import Floors
+from cloister.charter.owner_limits import Floors
 from cloister.charter.signatures import encode
 from cloister.errors import CharterError, ConfigurationError
 from cloister.node import config
-from cloister.node.agreement import load_charter
 from cloister.node.config import CharterUse
+from cloister.node.setup import load_charter
 from cloister.tables import TEXT_BYTES
 from tests.charters import NOW, charter, fingerprint_of, signatures, text
 

@@ -11,7 +11,7 @@ from cloister.cli.node import TEMPLATE
 from cloister.errors import ConfigurationError
 from cloister.node import config
 from cloister.node.config import DataSet, Neighbour, NodeConfiguration, Researcher
-from cloister.wire.address import Address
+from cloister.wire.peers import Address
 
 A, B = ("sha256:" + digit * 64 for digit in "ab")
 MINIMAL = 'name = "bob"\nlisten = "0.0.0.0:7443"\nidentity = "bob.key"\n'

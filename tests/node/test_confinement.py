@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from cloister.node import confinement, seccomp
-from cloister.node.child import Assignment, Child
 from cloister.node.confinement import Means
 from cloister.node.data_files import ShelfEntry
+from cloister.node.session.child import Assignment, Child
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.tensors import TensorSpec
@@ -227,6 +227,7 @@ def test_an_owner_hears_what_is_missing() -> None:
     assert "the network" in without
 
 
+@pytest.mark.slow
 def test_where_a_kernel_has_nothing_a_process_serves_all_the_same() -> None:
     script = """
 from cloister.node import confinement

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import ConfigurationError
-from cloister.net.waiting import Bell
+from cloister.net.polling import Wakeup
 from cloister.node import control
 from cloister.node.config import Researcher, session_limits
 from cloister.node.control import Control
@@ -42,13 +42,13 @@ class Scene:
         self.running.enter(
             Session(4, researcher, self.child, limits=limits, place=self.running.reserve(researcher.fingerprint))
         )
-        self.closing = Bell()
+        self.closing = Wakeup()
         self.control = Control(path, self.running, closing=self.closing)
         self.thread = threading.Thread(target=self.control.serve, daemon=True)
         self.thread.start()
 
     def close(self) -> None:
-        self.closing.ring()
+        self.closing.set()
         self.thread.join(20)
         assert not self.thread.is_alive()
         self.control.close()

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator import records
-from cloister.aggregator.job import Job
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.updates import State
+from cloister.aggregation.strategies import State
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.charter import Charter
 from cloister.errors import NetworkError
+from cloister.ledger import job as jobs
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job
 from cloister.net.connection import Connection
 from cloister.net.identity import Identity
 from cloister.net.proving import Instance, Prover
@@ -83,7 +83,7 @@ class Talk:
             self.say(Chain(after + 1, sizes), found)
             return
         kept = State() if state is None else state
-        averages = [each.tobytes() for each in (kept.momentum, kept.squares) if each is not None]
+        averages = [bytes(each) for each in kept.averages]
         message = Chain(after + 1, sizes, vector.nbytes, kept.rounds, tuple(map(len, averages)))
         self.say(message, [*found, vector.tobytes(), *averages])
 
@@ -100,7 +100,7 @@ class Talk:
         released = {
             "salt": bytes(32),
             "model": jobs.model_digest(self.job, vector),
-            "state": None if state is None else records.state_digest(state),
+            "state": None if state is None else records.state_digest(state.rounds, state.averages),
             "metrics": {"loss": 0.5},
         }
         outcome = records.outcome_digest(released["salt"], **{k: v for k, v in released.items() if k != "salt"})

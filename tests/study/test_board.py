@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import cloister
 from cloister.errors import ConfigurationError, MissingDependencyError
+from cloister.simulation.simulate import Run
 from cloister.study.history import History, Round
-from cloister.study.simulate import Run
 
 
 @cloister.plan

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.aggregator.audit import audit
-from cloister.aggregator.lines import read_lines
-from cloister.aggregator.updates import State
+from cloister.aggregation.strategies import State
 from cloister.errors import (
     CharterError,
     ConnectionLostError,
@@ -28,9 +26,11 @@ from cloister.errors import (
     UnacceptableError,
     UnreachableError,
 )
-from cloister.net.demands import no_collateral
+from cloister.ledger.audit import audit
+from cloister.ledger.jsonl import read_lines
 from cloister.net.identity import Identity
-from cloister.study import fitting
+from cloister.net.policy import no_collateral
+from cloister.study import fit as fit_module
 from cloister.study.study import StudyRun
 from cloister.wire.rounds import Accepted, Chain, Finished, HandOver, Join, Over, Propose, Refused, Stop
 from tests import chains
@@ -55,7 +55,7 @@ PLAN = loss.capture(model(), example=(torch.zeros(4, 6), torch.zeros(4, dtype=to
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(fit_module, "_FIRST_DELAY_S", 0.001)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
         return {"bias": float(found.bias.detach().sum())}  # type: ignore[union-attr, operator, arg-type]
 
     with aggregator.saying(two_rounds) as options, aggregator.study(options) as study:
-        assert "simulated" in study.proven.verdict.line()
+        assert "simulated" in study.attested.verdict.line()
         run = fit(study, evaluate=evaluate, on_round=seen.append)
     assert run.finished
     assert flat(run.model) == vector(LENGTH, 2).tolist()
@@ -303,7 +303,7 @@ def early(talk: Talk) -> None:
 
 def forked(talk: Talk) -> None:
     talk.hear(Join)
-    talk.say(Refused(0, "one of the two is a fork"))
+    talk.say(Refused(0, "ledger", "somebody's records"))
     talk.until_closed()
 
 
@@ -322,13 +322,13 @@ def refused(talk: Talk) -> None:
     talk.hear(Join)
     talk.say(Chain(1, ()))
     talk.hear(object)
-    talk.say(Refused(0, "another job is under way"))
+    talk.say(Refused(0, "job", "another job is under way, and no fork"))
     talk.until_closed()
 
 
 def refused_round(talk: Talk) -> None:
     talk.accept()
-    talk.say(Refused(3, "why not"))
+    talk.say(Refused(3, "round", "why not"))
     talk.until_closed()
 
 
@@ -363,14 +363,14 @@ def lengths(talk: Talk) -> None:
         (corrupt_state, LedgerError, "not the one that the record names"),
         (longer, LedgerError, "another length"),
         (early, LedgerError, "receipts for 1 of its 2"),
-        (forked, LedgerError, "fork"),
+        (forked, LedgerError, "somebody.s records"),
         (unsigned, LedgerError, "record 2"),
         (refused, JobError, "another job is under way"),
         (refused_round, RoundError, "round 3"),
         (another_job, StudyError, "another job"),
         (for_owners, MessageError, "for owners"),
         (with_a_body, MessageError, "4 bytes"),
-        (lengths, MessageError, "lengths"),
+        (lengths, LedgerError, "lengths"),
     ],
 )
 def test_what_is_not_believed(aggregator: Aggregator, script: Script, error: type[Exception], said: str) -> None:
@@ -388,7 +388,7 @@ def test_a_chain_that_was_seen_is_never_left(aggregator: Aggregator) -> None:
 
     with (
         aggregator.saying(lambda talk: one_round(talk, then=vanish), fork) as options,
-        pytest.raises(LedgerError, match="leaves the one"),
+        pytest.raises(LedgerError, match="a fork"),
     ):
         fit(aggregator.study(options))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cloister.errors import ConfigurationError, UnreachableError
-from cloister.net.demands import read_charter
-from cloister.node.agreement import load_charter
+from cloister.net.policy import read_charter
 from cloister.node.config import read
+from cloister.node.setup import load_charter
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalColumns, LocalStudy
 
 LIMITS = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.errors import ConfigurationError
-from cloister.wire.address import Address, parse_address
+from cloister.wire.peers import Address, parse_address
 
 
 @pytest.mark.parametrize(

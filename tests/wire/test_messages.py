@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.errors import FrameError, LimitError, MessageError, WireError
+from cloister.errors import FrameError, LimitError, MessageError, VersionError, WireError
 from cloister.wire import fields, frames, limits, messages, optimizers, rounds, sessions, tensors
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Hello, encode
@@ -112,7 +112,7 @@ FROM_AGGREGATORS = st.one_of(
     st.builds(rounds.Send, ROUNDS),
     st.builds(rounds.Sign, ROUNDS, st.binary(max_size=100)),
     st.builds(rounds.Over, ROUNDS, TEXTS),
-    st.builds(rounds.Refused, WHOLE, TEXTS),
+    st.builds(rounds.Refused, WHOLE, st.sampled_from(get_args(rounds.RefusedCode)), TEXTS),
     st.builds(rounds.Accepted, DIGESTS, WHOLE),
     st.builds(rounds.Waiting, TEXTS),
     st.builds(rounds.Finished, DIGESTS, WHOLE, TEXTS),
@@ -416,3 +416,10 @@ def test_refusals_repeat_no_values():
             decode(kind, msgspec.msgpack.encode(hostile))
         assert secret not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_prefix_of_another_version():
+    good = frames.pack_prefix(Kind.HELLO, header_bytes=1)
+    for version in (0, frames.VERSION + 1, 255):
+        with pytest.raises(VersionError, match=f"version {version}"):
+            frames.unpack_prefix(good[:4] + bytes([version]) + good[5:])

@@ -297,6 +297,8 @@ HOSTILE = [
     *((f"grid_sampler_{spatial}d_backward", "grad_output", fewer) for spatial in (2, 3)),
     *(("nll_loss_backward", "target", bend) for bend in (far, negative, torch.Tensor.double)),
     *((f"{loss}_margin_loss_backward", "grad_output", more) for loss in ("multi", "multilabel")),
+    ("_embedding_bag", "offsets", lambda offsets: torch.cat([offsets[:-1], offsets[-1:] + 2**40])),
+    ("multi_margin_loss", "self", lambda scores: scores[:0]),
     ("multilabel_margin_loss_backward", "is_target", fewer),
     ("multi_margin_loss", "self", lambda scores: scores[:0]),
     *(("grid_sampler_2d_backward", "grid", bend) for bend in (lambda grid: grid * math.nan, lambda grid: grid + 1e30)),

@@ -98,7 +98,7 @@ def test_numbers_that_cannot_be_meant_are_refused(wrong: Callable[[], object]) -
     ],
 )
 def test_one_that_travels_is_the_same_afterwards(declared: Optimizer) -> None:
-    data = msgspec.msgpack.encode(declared.spelt())
+    data = msgspec.msgpack.encode(declared.to_wire())
     again = read(msgspec.msgpack.decode(data, type=wire.Optimizer))
     assert again == declared
     assert type(again) is type(declared)

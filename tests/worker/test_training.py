@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.testing.models import SAMPLES
-from cloister.worker import delta as deltas
+from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import Optimizer, StepDecay
 from cloister.worker.training import Trained, train
@@ -126,6 +126,7 @@ def test_the_proximal_term_is_that_of_the_loss() -> None:
     assert deltas.norm(got.delta) < deltas.norm(trained(model, data).delta)
 
 
+@pytest.mark.slow
 def test_buffers_are_state() -> None:
     """Running statistics are part of the delta; what counts in integers comes beside it."""
     model, data = made("resnet")
@@ -140,6 +141,7 @@ def test_buffers_are_state() -> None:
     assert all(torch.equal(got.others[name], counters[name]) for name in counters)
 
 
+@pytest.mark.slow
 def test_what_is_given_stays_as_it_is() -> None:
     model, data = made("resnet")
     before = copy.deepcopy(model.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from cloister.aggregator.arriving import Body
+from cloister.aggregator.bodies import Body
 from cloister.wire.fields import Message
 
 # What happens.
@@ -27,7 +27,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A member's message has arrived, and its body, in what ``Rounds.expect`` gave for it."""
+    """A member's message has arrived, and its body, in what ``AggregatorProtocol.expect`` gave for it."""
 
     member: str
     message: Any
@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The moment that ``Rounds.due`` named has come. It does no harm at any other."""
+    """The moment that ``AggregatorProtocol.due`` named has come. It does no harm at any other."""
 
 
 Event: TypeAlias = Joined | Left | Said | Tick

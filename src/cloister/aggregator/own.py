@@ -7,15 +7,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cloister.aggregator import records
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import InstanceRecord
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import InstanceRecord
 from cloister.wire.messages import Proof
 
 UPLOAD_S: Final = 10.0
 
 
-class Self(NamedTuple):
+class InstanceIdentity(NamedTuple):
     """What an instance can do that nobody else can.
 
     ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
@@ -33,7 +33,7 @@ class Self(NamedTuple):
     upload_s: float = UPLOAD_S
 
 
-def begin(ledger: Ledger, *, own: Self) -> bytes:
+def begin(ledger: Ledger, *, own: InstanceIdentity) -> bytes:
     """An instance's record, the next one of this ledger."""
     proof = own.prove(records.nonce_of(ledger.head))
     record = InstanceRecord(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloister.aggregator.choosing import Members
+from cloister.ledger.cohorts import Members
 
 PAUSE_S: Final = (1.0, 60.0)
 """The first pause, doubled up to the last."""

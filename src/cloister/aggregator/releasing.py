@@ -6,19 +6,20 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from cloister.aggregator import records
-from cloister.aggregator.chains import Held
-from cloister.aggregator.collecting import Answer
-from cloister.aggregator.job import model_digest
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.records import Cohort, MemberSignature, RoundRecord, Share
+from cloister.aggregation.strategies import State, apply_to_parameters
+from cloister.aggregation.vectors import Vector
+from cloister.aggregator.collection import Answer
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
-from cloister.aggregator.updates import apply_to_parameters
-from cloister.aggregator.vectors import Vector
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.errors import CharterError, RoundError
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import model_digest
+from cloister.ledger.records import Cohort, MemberSignature, RoundRecord, Share
+from cloister.ledger.sync import ModelState
 from cloister.wire.peers import fingerprint
 from cloister.wire.rounds import Signature
 
@@ -27,26 +28,29 @@ from cloister.wire.rounds import Signature
 class Outcome:
     """What a round would release, and the salt that hides it from those who sign for it."""
 
-    held: Held
-    state: bytes | None
+    model: ModelState
     metrics: dict[str, float]
     salt: bytes
 
     @property
     def digest(self) -> bytes:
         """What members sign of it."""
-        return records.outcome_digest(self.salt, model=self.held.digest, state=self.state, metrics=self.metrics)
+        return records.outcome_digest(
+            self.salt, model=self.model.digest, state=self.model.state_digest, metrics=self.metrics
+        )
 
 
-def compute(run: Run, *, before: Held, mean: Vector, metrics: dict[str, float], salt: bytes) -> Outcome:
+def compute(run: Run, *, before: ModelState, mean: Vector, metrics: dict[str, float], salt: bytes) -> Outcome:
     """What the mean of the contributions makes of the model.
 
     Raises:
         AggregationError: values that are not finite.
     """
-    vector, state = apply_to_parameters(run.rule, before.vector, mean=mean, state=before.state, buffers=run.job.buffers)
-    held = Held(model_digest(run.job, vector), vector, state)
-    return Outcome(held, records.state_digest(state), metrics, salt)
+    model: Vector = np.frombuffer(before.vector, run.layout.dtype)
+    state = State.read(before.rounds, before.averages) if before.rounds else run.rule.start(len(model))
+    vector, state = apply_to_parameters(run.rule, model, mean=mean, state=state, buffers=run.job.buffers)
+    after = ModelState(model_digest(run.job, vector), vector.data.cast("B"), state.averages, state.rounds)
+    return Outcome(after, metrics, salt)
 
 
 def shares_of(answers: Mapping[str, Answer], *, weights: Mapping[str, float]) -> tuple[Share, ...]:
@@ -126,14 +130,14 @@ class Signing:
         if fingerprint(message.public_key) != member:
             raise RoundError("the signature comes with another's public key")
         try:
-            signing.verify(
+            keys.verify(
                 message.signature, message=records.cohort_to_be_signed(self.cohort), public_key=message.public_key
             )
         except CharterError as fault:
             raise RoundError(str(fault)) from None
         self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
 
-    def lose(self, member: str) -> None:
+    def abandon(self, member: str) -> None:
         """The member will not sign, or has left: what it signed before stands."""
         self._pending.discard(member)
 
@@ -142,8 +146,8 @@ class Signing:
         record = RoundRecord(
             cohort=self.cohort,
             salt=outcome.salt,
-            model=outcome.held.digest,
-            state=outcome.state,
+            model=outcome.model.digest,
+            state=outcome.model.state_digest,
             metrics=outcome.metrics,
             signatures=tuple(self._signatures[each] for each in sorted(self._signatures)),
             time=time,

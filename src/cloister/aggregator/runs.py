@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from cloister.aggregator.job import Job
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.updates import Rule
+from cloister.aggregation.strategies import Strategy
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job
 from cloister.wire.layout import Layout
 
 
@@ -20,7 +18,7 @@ class Run:
     data: bytes
     digest: bytes
     layout: Layout
-    rule: Rule
+    rule: Strategy
     researchers: set[str] = field(default_factory=set)
     """The fingerprints of those who submitted it and are there."""
     stopping: str = ""
@@ -30,7 +28,7 @@ class Run:
     @property
     def nbytes(self) -> int:
         """How long its model's vector is, in bytes."""
-        return self.layout.length * np.dtype(self.layout.dtype).itemsize
+        return self.layout.nbytes
 
     @property
     def averages(self) -> int:

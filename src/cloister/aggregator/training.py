@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from cloister.aggregator.choosing import Members
-from cloister.aggregator.collecting import Answer
-from cloister.aggregator.guests import Guest
+from cloister.aggregator.collection import Answer
+from cloister.aggregator.peers import ConnectedMember
 from cloister.charter.charter import Limits
 from cloister.errors import RoundError
+from cloister.ledger.cohorts import Members
 from cloister.wire.rounds import Ready
 
 
@@ -39,15 +39,15 @@ class Training:
         """Whether all have answered, or left."""
         return not self._waiting
 
-    def ready(self, guest: Guest, message: Ready) -> None:
+    def ready(self, peer: ConnectedMember, message: Ready) -> None:
         """An owner has trained.
 
         Raises:
             RoundError: it is out of the round, or answered before, which then stands.
         """
-        if guest.name not in self._waiting:
+        if peer.name not in self._waiting:
             raise RoundError("this owner was not asked to train for the round, or has answered already")
-        self._waiting.discard(guest.name)
+        self._waiting.discard(peer.name)
         if message.examples < self._limits.min_examples:
             raise RoundError(f"the charter wants {self._limits.min_examples} examples behind a contribution")
         if message.commitment in self._used:
@@ -60,8 +60,8 @@ class Training:
                     raise RoundError("a metric is not finite")
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
         self._used |= {message.commitment}
-        self.signed[guest.key] = frozenset(map(frozenset, message.signed))
-        self.answers[guest.name] = Answer(guest.member, message.examples, metrics, message.commitment)
+        self.signed[peer.key] = frozenset(map(frozenset, message.signed))
+        self.answers[peer.name] = Answer(peer.member, message.examples, metrics, message.commitment)
 
     def leave_out(self, name: str) -> None:
         """The owner has declined, or left."""

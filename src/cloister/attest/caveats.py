@@ -70,7 +70,7 @@ def caveats(
 
 
 def _left_open(entry: Entry) -> Iterator[str]:
-    """What the entry says "any" to, and its holes: each is spelled out."""
+    """What the entry says "any" to, and its warnings: each is spelled out."""
     if all(getattr(entry, name) == "any" for name in MEASURED[entry.tee]):
         yield "Which software runs: the entry allows any (unsafe_any_software)."
     floor = getattr(entry, "tcb", None)

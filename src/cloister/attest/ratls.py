@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from cloister.attest import cbor, der
-from cloister.attest.dcap_quote import Quote
+from cloister.attest.dcap.quote import Quote
 from cloister.errors import EvidenceError, NotGenuineError
 
 CERTIFICATE_BYTES: Final = 1 << 16

@@ -1,6 +1,6 @@
 """The verdict: whether evidence is acceptable, of what, and what that does not prove. For people and for machines.
 
-A ``Verdict`` is a value. ``cloister.attest.page`` writes it out for a person.
+A ``Verdict`` is a value. ``cloister.attest.text`` writes it out for a person.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Rules:
     members: tuple[Member, ...]
     limits: Mapping[str, str]
     """What may leave, a phrase for each limit."""
-    holes: tuple[str, ...]
+    warnings: tuple[str, ...]
     """What the charter gives up, a sentence each."""
 
 
@@ -220,7 +220,7 @@ def _charter(rules: Rules) -> dict[str, Any]:
         "floor": rules.floor,
         "limits": dict(rules.limits),
         "members": [{"name": member.name, "role": member.role, "key": member.key} for member in rules.members],
-        "gives_up": list(rules.holes),
+        "gives_up": list(rules.warnings),
     }
 
 

@@ -12,12 +12,14 @@ from datetime import datetime
 from hmac import compare_digest
 from typing import Final
 
-from cloister.attest import dcap, simulated, snp
+from cloister.attest import simulated
 from cloister.attest.appraisal import appraise
 from cloister.attest.claims import Claims
-from cloister.attest.collateral import Collateral, DcapCollateral, SnpCollateral
+from cloister.attest.dcap import verify as dcap
+from cloister.attest.dcap.collateral import Collateral, DcapCollateral, SnpCollateral
 from cloister.attest.evidence import REPORT_DATA_BYTES, Evidence
 from cloister.attest.reference import Entry, Reference
+from cloister.attest.snp import verify as snp
 from cloister.errors import CollateralError, NotGenuineError, UnacceptableError
 
 STALE: Final = "its evidence was made for another connection or at another time: it is replayed, relayed or not bound"

@@ -1,4 +1,7 @@
-"""Members' signatures of a charter. They are detached: a charter stays the same file however many have signed it."""
+"""Members' signatures of a charter, and its successor of the same name: forward only, and with all owners of both.
+
+Signatures are detached: a charter stays the same file however many have signed it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,52 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.charter import signing
+from cloister.charter import keys
 from cloister.charter.charter import DIGEST_BYTES, Charter, Member
+from cloister.charter.keys import PrivateKey
 from cloister.charter.names import shown
-from cloister.charter.signing import PrivateKey
 from cloister.errors import CharterError, ConfigurationError
 from cloister.tables import Table, faulty, load
 from cloister.wire.peers import check_fingerprint, fingerprint
+
+
+def check_successor(old: Charter, *, new: Charter, signatures: Iterable[Signature], own: str | None = None) -> None:
+    """Checks that ``new`` may take the place of ``old``, accepted before; ``signatures`` are those of ``new``.
+
+    The very same charter may. Another one needs a higher serial and the signatures of all owners of both; the next
+    serial has to name the old charter's digest. Where serials in between were never seen here, the owners' signatures
+    decide alone. An owner that leaves is an auditor in the charter by which it leaves, so that it can sign.
+
+    Raises:
+        CharterError: it may not; the message says why.
+    """
+    if new.name != old.name:
+        raise CharterError(f"the charter {new.name!r} does not succeed {old.name!r}: a successor has the same name")
+    if new.serial < old.serial:
+        raise CharterError(
+            f"serial {new.serial} of the charter {new.name!r} is older than serial {old.serial}, which was accepted"
+            " before: an older charter does not come back"
+        )
+    if new.serial == old.serial and new.digest != old.digest:
+        raise CharterError(
+            f"another charter {new.name!r} with serial {new.serial} was accepted before, {old.digest.hex()}: this"
+            f" one is {new.digest.hex()}; a change needs the next serial"
+        )
+    if new.serial == old.serial + 1 and new.supersedes != old.digest:
+        raise CharterError(
+            f"serial {new.serial} of the charter {new.name!r} supersedes another charter than the serial {old.serial}"
+            f" that was accepted before, {old.digest.hex()}"
+        )
+    signatures = tuple(signatures)
+    check_signed(new, signatures=signatures, own=own)
+    signed = {signature.key for signature in signatures}  # all of them verified
+    missing = sorted(shown(owner.name) for owner in old.owners if owner.key not in signed)
+    if missing:
+        raise CharterError(
+            f"serial {new.serial} of the charter {new.name!r} lacks the signature of {', '.join(missing)}, who owned"
+            f" data under serial {old.serial}: a successor needs all owners of both, one that leaves as an auditor"
+        )
+
 
 CONTEXT: Final = b"cloister charter signature 1\0"
 """Before the digest in what is signed, so that no signature made for something else can be one of a charter."""
@@ -44,13 +86,13 @@ def sign(charter: Charter, *, key: PrivateKey) -> Signature:
     Raises:
         CharterError: the key is no member's, or of a kind that does not sign charters.
     """
-    public_key = signing.public_bytes(key)
+    public_key = keys.public_bytes(key)
     signer = fingerprint(public_key)
     if charter.member(signer) is None:
         raise CharterError(
             f"the key {signer} is no member's of the charter {charter.name!r}: its signature counts nothing"
         )
-    signature = signing.sign(CONTEXT + charter.digest, key=key)
+    signature = keys.sign(CONTEXT + charter.digest, key=key)
     return Signature(charter=charter.digest, key=signer, public_key=public_key, signature=signature)
 
 
@@ -109,7 +151,7 @@ def verify(signature: Signature, *, charter: Charter) -> Member:
     if fingerprint(signature.public_key) != signer.key:
         raise CharterError(f"{shown(signer.name)}'s signature comes with another public key than {signer.key}")
     try:
-        signing.verify(signature.signature, message=CONTEXT + charter.digest, public_key=signature.public_key)
+        keys.verify(signature.signature, message=CONTEXT + charter.digest, public_key=signature.public_key)
     except CharterError:
         raise CharterError(
             f"{shown(signer.name)}'s signature is not valid: it was not made with {signer.key}"

@@ -10,8 +10,8 @@ from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
 from cloister.charter.charter import Charter, Limits
-from cloister.charter.holes import holes
 from cloister.charter.names import shown
+from cloister.charter.warnings import warnings_of
 
 
 def rules(charter: Charter) -> verdict.Rules:
@@ -25,7 +25,7 @@ def rules(charter: Charter) -> verdict.Rules:
             verdict.Member(name=shown(member.name), role=member.role, key=member.key) for member in charter.members
         ),
         limits=limits(charter.limits),
-        holes=tuple(holes(charter)),
+        warnings=tuple(warnings_of(charter)),
     )
 
 

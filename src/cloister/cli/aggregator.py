@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cloister.charter import Charter
-from cloister.enclave.starting import aggregator_of, instance_of, start_log, where
+from cloister.enclave.setup import aggregator_of, instance_of, start_log, where
 from cloister.net.files import read_charter
 from cloister.net.signals import end_on_signals
-from cloister.wire.address import Address
+from cloister.wire.peers import Address
 
 if TYPE_CHECKING:
-    from cloister.enclave.service import Aggregator
+    from cloister.enclave.server import Aggregator
     from cloister.node.config import NodeConfiguration
-    from cloister.node.service import Node
+    from cloister.node.server import Node
 
 app: Final = typer.Typer(help="Run an aggregator that proves what it is.", no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def serve(
     instance = instance_of(agreed, tee=tee.value, name=name)
     service: Node | Aggregator
     if agreed.interactive:
-        from cloister.node.service import Node  # a closed charter's aggregator holds nothing of it
+        from cloister.node.server import Node  # a closed charter's aggregator holds nothing of it
 
         service = Node(_configuration(agreed, listen=where(instance, listen), memory=memory), instance=instance)
     else:

@@ -22,19 +22,19 @@ from typer.core import TyperGroup
 from cloister import files
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.facts import Facts, facts
-from cloister.attest.page import page
-from cloister.attest.recognise import recognise, unverified
+from cloister.attest.inspect import recognise, unverified
+from cloister.attest.text import page
 from cloister.attest.transcript import Role
 from cloister.attest.verdict import Outcome, Verdict
 from cloister.attest.verifier import authenticate
-from cloister.charter.checking import check_valid
+from cloister.charter.charter import check_valid
 from cloister.charter.summary import rules
 from cloister.cli.main import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import AttestationError, CharterError, ConfigurationError, NetworkError, WireError
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from cloister.net.collateral import source
-from cloister.net.demands import Demands, read_charter
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy, read_charter
 from cloister.wire.limits import EVIDENCE_BYTES
 
 _CODES: Final = {
@@ -141,17 +141,17 @@ def verify(
         listed = ", ".join(agreed.addresses)
         raise ConfigurationError(f"{address} is not an address of this charter's aggregator; it names: {listed}")
     identity = None if key is None else Identity.read(key)
-    demands = Demands(
+    policy = AttestationPolicy(
         charter=agreed,
         accept_simulated=accept_simulated,
         collateral=source(collateral),
         clock=lambda: now or datetime.now(UTC),
     )
     try:
-        with examine(address, demands=demands, identity=identity, at=at) as proven:
-            verdict = proven.verdict
+        with attest_peer(address, policy=policy, identity=identity, at=at) as attested:
+            verdict = attested.verdict
     except (AttestationError, NetworkError, WireError, CharterError) as fault:
-        verdict = Verdict.refused(fault, checked_at=demands.clock(), rules=rules(agreed), address=address)
+        verdict = Verdict.refused(fault, checked_at=policy.clock(), rules=rules(agreed), address=address)
     _tell(verdict, form)
 
 

@@ -10,17 +10,17 @@ from typing import Annotated, Final
 import typer
 
 from cloister.charter import Charter
-from cloister.charter.holes import holes
 from cloister.charter.names import shown
 from cloister.charter.signatures import Signature, encode, verify
 from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import limits, software
 from cloister.charter.template import template
+from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import read_text
 from cloister.net.identity import private_key
-from cloister.node.agreement import read_signatures
 from cloister.node.config import signatures_beside
+from cloister.node.setup import read_signatures
 from cloister.tables import TEXT_BYTES
 
 app: Final = typer.Typer(no_args_is_help=True)
@@ -53,7 +53,7 @@ def check(path: CharterFile) -> None:
     _echo(_heading(charter))
     signed, refused = _signed(charter, signatures_beside(path))
     _echo(_members(charter, signed))
-    _echo(_holes(charter))
+    _echo(_warnings(charter))
     _echo(refused)
     missing = [member.name for member in charter.owners if member.key not in signed]
     if refused:
@@ -72,12 +72,12 @@ def sign(
     *,
     key: Annotated[Path, typer.Option(help="Your identity file, from: cloister key new.", show_default=False)],
 ) -> None:
-    """Sign a charter with your key. Read what it says first: it is shown here, with its holes."""
+    """Sign a charter with your key. Read what it says first: it is shown here, with its warnings."""
     charter = _read(path)
     signature = sign_charter(charter, key=private_key(key))
     signer = verify(signature, charter=charter)
     _echo(_heading(charter))
-    _echo(_holes(charter))
+    _echo(_warnings(charter))
     file = signatures_beside(path) / f"{signer.name}.sig"
     try:
         file.parent.mkdir(exist_ok=True)
@@ -133,8 +133,8 @@ def _members(charter: Charter, signed: set[str] | None) -> Iterator[str]:
         yield f"{member.role:<12}{shown(member.name)}, {member.key}{state}"
 
 
-def _holes(charter: Charter) -> Iterator[str]:
-    yield from (f"hole        {hole}" for hole in holes(charter))
+def _warnings(charter: Charter) -> Iterator[str]:
+    yield from (f"warning     {each}" for each in warnings_of(charter))
 
 
 def _echo(lines: Iterator[str] | list[str]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from cloister.errors import ConfigurationError
 from cloister.node.config import SEALED
-from cloister.node.sealed import new_key, read_key, seal_file
+from cloister.node.sealed_file import new_key, read_key, seal_file
 
 app: Final = typer.Typer(no_args_is_help=True)
 

@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 
 from cloister import files
-from cloister.aggregator.audit import audit
-from cloister.aggregator.ledger import Ledger
-from cloister.aggregator.lines import LINE_BYTES, read_lines
 from cloister.cli.ledger import told
-from cloister.net.demands import no_collateral
+from cloister.ledger.audit import audit
+from cloister.ledger.chain import Ledger
+from cloister.ledger.jsonl import LINE_BYTES, read_lines
+from cloister.net.policy import no_collateral
 
 if TYPE_CHECKING:
     from cloister.demo.hospitals import Patients

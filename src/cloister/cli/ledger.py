@@ -15,15 +15,15 @@ from typing import Annotated, Final
 import typer
 
 from cloister import files
-from cloister.aggregator.audit import Report, audit, used_once
-from cloister.aggregator.ledger import Receipt
-from cloister.aggregator.lines import LINE_BYTES, describe, read_lines, written
 from cloister.attest.facts import facts
 from cloister.charter.names import shown
 from cloister.cli.attest import CollateralOption, Noun, NowOption
 from cloister.errors import ConfigurationError
+from cloister.ledger.audit import Report, audit, used_once
+from cloister.ledger.chain import Receipt
+from cloister.ledger.jsonl import LINE_BYTES, describe, read_lines, written
 from cloister.net.collateral import source
-from cloister.net.demands import read_charter
+from cloister.net.policy import read_charter
 
 app: Final = typer.Typer(cls=Noun, no_args_is_help=True)
 

@@ -19,14 +19,14 @@ from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.net.signals import end_on_signals
 from cloister.node import config, control
-from cloister.node.account import Budget, Line, budgets, lines
 from cloister.node.config import MIB, NodeConfiguration
 from cloister.node.confinement import means
-from cloister.node.records import FILE as RECORDS
-from cloister.node.records import Records
 from cloister.node.running import Account
-from cloister.node.service import check
-from cloister.node.starting import agreed, node_of
+from cloister.node.server import check
+from cloister.node.setup import agreed, node_of
+from cloister.node.study.budgets import Budget, Line, budgets, lines
+from cloister.node.study.journal import FILE as RECORDS
+from cloister.node.study.journal import Records
 
 app: Final = typer.Typer(help="Run a node beside the data.", no_args_is_help=True)
 ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="The node's configuration.")]

@@ -9,10 +9,10 @@ import typer
 
 from cloister import files
 from cloister.errors import ConfigurationError
-from cloister.net.attested import examine
+from cloister.net.attested import attest_peer
 from cloister.net.collateral import source
-from cloister.net.demands import Demands, configuration_digest, read_charter, read_reference
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy, configuration_digest, read_charter, read_reference
 from cloister.tables import TEXT_BYTES
 from cloister.wire.limits import SECRET_BYTES
 
@@ -33,7 +33,7 @@ def provision(
     ] = False,
 ) -> None:
     """Give a node in a TEE a secret. Nothing is sent before it has proved its software and its configuration."""
-    demands = Demands(
+    policy = AttestationPolicy(
         charter=read_charter(charter),
         role="node",
         reference=read_reference(software),
@@ -42,9 +42,9 @@ def provision(
         collateral=source(collateral),
     )
     value = _read(secret)
-    with examine(address, demands=demands, identity=Identity.load(key), at=at) as proven:
-        typer.echo(proven.verdict.line())
-        proven.provision(name, value)
+    with attest_peer(address, policy=policy, identity=Identity.load(key), at=at) as attested:
+        typer.echo(attested.verdict.line())
+        attested.provision(name, value)
     typer.echo(f"{address} keeps {name!r}, in its memory, until it ends")
 
 

@@ -7,10 +7,10 @@ from typing import Final
 
 from rich.console import Console
 
-from cloister.aggregator.ledger import Ledger
 from cloister.demo import screen, theft, training
 from cloister.demo.rollback import RolledBack, Scheme, set_back
 from cloister.demo.tampering import refusals, replace_aggregator
+from cloister.ledger.chain import Ledger
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalStudy
 from cloister.worker.plans import Plan
 

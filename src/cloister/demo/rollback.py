@@ -13,13 +13,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from cloister.aggregator.job import job_digest, round_digest
-from cloister.aggregator.ledger import Ledger
 from cloister.attest.attester import find
 from cloister.errors import NoAnswerError, UnacceptableError
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import job_digest, round_digest
 from cloister.net.connection import Connection
+from cloister.net.listener import Listener
 from cloister.net.proving import Instance, Prover
-from cloister.net.server import Listener
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Welcome
 from cloister.wire.rounds import Chain, Declined, Join, Propose, Ready, Work

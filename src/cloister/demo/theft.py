@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from cloister.aggregator import job as jobs
-from cloister.aggregator.ledger import Ledger
 from cloister.errors import MessageError, UnacceptableError
-from cloister.net.attested import examine
-from cloister.net.demands import Demands
-from cloister.study.conversation import Conversation, bytes_of
-from cloister.study.jobs import describe
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
+from cloister.net.attested import attest_peer
+from cloister.net.policy import AttestationPolicy
+from cloister.study.client import StudyClient, bytes_of
+from cloister.study.job import describe
 from cloister.testing.studies import ADDRESS, LocalStudy
 from cloister.wire.rounds import Accepted, Chain, Join, Refused, Submit
 from cloister.worker.plans import Plan
@@ -32,10 +32,10 @@ def submit(forged: bytes, model: nn.Module, *, ledger: Ledger, local: LocalStudy
     Raises:
         UnacceptableError: the job is accepted. NetworkError: the connection is lost.
     """
-    demands = Demands(charter=local.charter, accept_simulated=True)
+    policy = AttestationPolicy(charter=local.charter, accept_simulated=True)
     vector = describe(model).vector
-    with Conversation(
-        examine(ADDRESS, demands=demands, identity=local.researcher, at=local.routes[ADDRESS])
+    with StudyClient(
+        attest_peer(ADDRESS, policy=policy, identity=local.researcher, at=local.routes[ADDRESS])
     ) as conversation:
         conversation.say(Join(ledger.sequence, ledger.head, ledger.last_round, holds=True))
         while True:

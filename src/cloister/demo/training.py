@@ -14,7 +14,7 @@ import cloister
 from cloister.charter import Charter
 from cloister.demo import hospitals
 from cloister.demo.hospitals import Patients
-from cloister.study.jobs import Numbers, describe, make
+from cloister.study.job import Numbers, describe, make
 from cloister.testing.studies import LocalStudy
 from cloister.worker.data.rows import Arrays
 from cloister.worker.plans import Plan, PlannedLoss

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloister.enclave.starting import aggregator_of, instance_of, start_log
+from cloister.enclave.setup import aggregator_of, instance_of, start_log
 from cloister.errors import CloisterError
 from cloister.net.files import read_charter
 from cloister.net.signals import end_on_signals

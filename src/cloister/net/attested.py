@@ -17,8 +17,8 @@ from typing import Final
 from cloister.attest import evidence as evidence_form
 from cloister.attest.claims import Claims
 from cloister.attest.evidence import Evidence
+from cloister.attest.hpke import seal
 from cloister.attest.reference import Entry
-from cloister.attest.sealing import seal
 from cloister.attest.transcript import NONCE_BYTES, Transcript
 from cloister.attest.verdict import Verdict
 from cloister.attest.verifier import Verified, verify
@@ -27,23 +27,22 @@ from cloister.errors import CollateralError, MessageError, UnacceptableError, Un
 from cloister.net import tcp
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
-from cloister.net.contexts import unverified_client_context
-from cloister.net.demands import Demands
-from cloister.net.greeting import refusal_error
+from cloister.net.handshake_client import refusal_error
 from cloister.net.identity import Identity
-from cloister.net.provisioning import provision_info
-from cloister.net.tls import handshake, wrap
-from cloister.wire.address import parse_address
+from cloister.net.policy import AttestationPolicy
+from cloister.net.secrets import provision_info
+from cloister.net.tls import handshake, unverified_client_context, wrap
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge, Proof, Provision
+from cloister.wire.peers import parse_address
 from cloister.wire.sessions import VOCABULARY, Failure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proven:
+class AttestedConnection:
     """An instance that has proved itself, and the connection on which it did. Ready for a hello, or a secret."""
 
-    demands: Demands
+    policy: AttestationPolicy
     name: str
     connection: Connection
     client: bytes | None
@@ -63,18 +62,18 @@ class Proven:
             self.claims,
             entry=self.entry,
             checked_at=self.proved_at,
-            rules=rules(self.demands.charter),
+            rules=rules(self.policy.charter),
             transcript=self.transcript,
             address=self.name,
             took=self.took,
         )
 
-    def again(self, *, wait_s: float = 10.0) -> Proven:
+    def again(self, *, wait_s: float = 10.0) -> AttestedConnection:
         """The same instance, proved anew on the same connection; done each round, and after a long silence.
 
         Raises:
             UnacceptableError: it proves something else now.
-            Everything else that ``examine`` raises, once there is a connection. That is closed then.
+            CloisterError: whatever else ``attest_peer`` raises once there is a connection, which is closed then.
         """
         try:
             asked = self.challenge()
@@ -92,8 +91,8 @@ class Proven:
             ConnectionLostError: the connection ended.
         """
         seen = (self.transcript.ledger_sequence, self.transcript.ledger_head)
-        demands = replace(self.demands, newest=max(self.demands.newest, seen, newest))
-        return Challenged(_challenge(self.connection, demands, name=self.name, client=self.client), self.transcript)
+        policy = replace(self.policy, newest=max(self.policy.newest, seen, newest))
+        return Challenged(_challenge(self.connection, policy, name=self.name, client=self.client), self.transcript)
 
     def provision(self, name: str, secret: bytes, *, wait_s: float = 10.0) -> None:
         """Gives the instance a secret, sealed to the key that it proved here; nobody between here and it can read it.
@@ -119,7 +118,7 @@ class Proven:
         """Ends the connection."""
         self.connection.close()
 
-    def __enter__(self) -> Proven:
+    def __enter__(self) -> AttestedConnection:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -133,29 +132,29 @@ class Challenged:
     asked: _Asked
     before: Transcript
 
-    def judge(self, frame: Frame) -> Proven:
+    def judge(self, frame: Frame) -> AttestedConnection:
         """What the frame that answers it proves.
 
         Raises:
             UnacceptableError: it is another instance, or proves something else now.
-            Everything else that ``examine`` raises, once there is a connection.
+            CloisterError: whatever else ``attest_peer`` raises once there is a connection.
         """
-        proven = self.asked.judge(frame)
-        old, new = self.before, proven.transcript
+        attested = self.asked.judge(frame)
+        old, new = self.before, attested.transcript
         if replace(old, nonce=new.nonce, ledger_head=new.ledger_head, ledger_sequence=new.ledger_sequence) != new:
             raise UnacceptableError(["it is not the instance that proved itself on this connection before"])
-        return proven
+        return attested
 
 
-def examine(
+def attest_peer(
     address: str,
     *,
-    demands: Demands,
+    policy: AttestationPolicy,
     identity: Identity | str | os.PathLike[str] | None = None,
     at: str | None = None,
     within_s: float = 10.0,
     send_s: float = 30.0,
-) -> Proven:
+) -> AttestedConnection:
     """Dials an instance and has it prove itself, before anything but the challenge is sent.
 
     Args:
@@ -187,7 +186,7 @@ def examine(
     )
     client = None if own is None else spki_hash(own.fingerprint)
     try:
-        asked = _challenge(connection, demands, name=address, client=client)
+        asked = _challenge(connection, policy, name=address, client=client)
         return asked.judge(connection.receive(wait_s=within_s))
     except BaseException:
         connection.close()
@@ -199,27 +198,27 @@ class _Asked:
     """A challenge that is out: what its answer has to be about."""
 
     connection: Connection
-    demands: Demands
+    policy: AttestationPolicy
     name: str
     client: bytes | None
     nonce: bytes
     at: float
 
-    def judge(self, frame: Frame) -> Proven:
-        demands = self.demands
+    def judge(self, frame: Frame) -> AttestedConnection:
+        policy = self.policy
         proof = _proof(frame)
         transcript = Transcript.decode(proof.transcript)
         evidence = evidence_form.decode(proof.evidence)
         server = spki_hash(self.connection.peer)
         failures = _mismatches(
-            transcript, evidence, demands, name=self.name, nonce=self.nonce, server=server, client=self.client
+            transcript, evidence, policy, name=self.name, nonce=self.nonce, server=server, client=self.client
         )
-        now = demands.clock()
-        if not demands.charter.not_before <= now <= demands.charter.not_after:
+        now = policy.clock()
+        if not policy.charter.not_before <= now <= policy.charter.not_after:
             failures.append("the charter is not valid at this time")
-        verified = _judge(transcript, evidence, demands, failures=failures, now=now)
-        return Proven(
-            demands=demands,
+        verified = _judge(transcript, evidence, policy, failures=failures, now=now)
+        return AttestedConnection(
+            policy=policy,
             name=self.name,
             connection=self.connection,
             client=self.client,
@@ -232,11 +231,11 @@ class _Asked:
         )
 
 
-def _challenge(connection: Connection, demands: Demands, *, name: str, client: bytes | None) -> _Asked:
+def _challenge(connection: Connection, policy: AttestationPolicy, *, name: str, client: bytes | None) -> _Asked:
     at = monotonic()
     nonce = secrets.token_bytes(NONCE_BYTES)
-    connection.send(Kind.CHALLENGE, Challenge(versions=(VERSION,), nonce=nonce, charter=demands.charter.digest))
-    return _Asked(connection=connection, demands=demands, name=name, client=client, nonce=nonce, at=at)
+    connection.send(Kind.CHALLENGE, Challenge(versions=(VERSION,), nonce=nonce, charter=policy.charter.digest))
+    return _Asked(connection=connection, policy=policy, name=name, client=client, nonce=nonce, at=at)
 
 
 def _proof(frame: Frame) -> Proof:
@@ -249,17 +248,17 @@ def _proof(frame: Frame) -> Proof:
 
 
 def _judge(
-    transcript: Transcript, evidence: Evidence, demands: Demands, *, failures: list[str], now: datetime
+    transcript: Transcript, evidence: Evidence, policy: AttestationPolicy, *, failures: list[str], now: datetime
 ) -> Verified:
     """The verdict on evidence that came with a transcript whose own ``failures`` are known."""
     try:
         verified = verify(
             evidence,
-            reference=demands.charter.reference if demands.reference is None else demands.reference,
-            collateral=demands.collateral(evidence, now),
+            reference=policy.charter.reference if policy.reference is None else policy.reference,
+            collateral=policy.collateral(evidence, now),
             now=now,
             report_data=transcript.report_data(),
-            unsafe_roots=demands.unsafe_roots,
+            unsafe_roots=policy.unsafe_roots,
         )
     except UnacceptableError as fault:
         raise UnacceptableError([*failures, *fault.failures]) from None
@@ -286,7 +285,7 @@ _MISMATCHES: Final = {
 def _mismatches(
     transcript: Transcript,
     evidence: Evidence,
-    demands: Demands,
+    policy: AttestationPolicy,
     *,
     name: str,
     nonce: bytes,
@@ -295,12 +294,12 @@ def _mismatches(
 ) -> list[str]:
     wanted = {
         "nonce": nonce,
-        "role": demands.role,
-        "charter": demands.charter.digest,
+        "role": policy.role,
+        "charter": policy.charter.digest,
         "name": name,
         "server": server,
         "client": client,
-        "configuration": demands.configuration,
+        "configuration": policy.configuration,
     }
     found = {field: getattr(transcript, field) for field in wanted}
     failures = [
@@ -308,13 +307,13 @@ def _mismatches(
         for field, value in wanted.items()
         if found[field] != value
     ]
-    if demands.role == "aggregator" and name not in demands.charter.addresses:
+    if policy.role == "aggregator" and name not in policy.charter.addresses:
         failures.append(f"the charter names no aggregator at {name}")
     if transcript.tee != evidence.tee:
         failures.append("its proof calls one kind of TEE what the evidence calls another")
-    if evidence.tee == "simulated" and not demands.accept_simulated:
+    if evidence.tee == "simulated" and not policy.accept_simulated:
         failures.append("a simulated TEE proves nothing, and is not accepted here unless that is asked for")
-    sequence, head = demands.newest
+    sequence, head = policy.newest
     found_sequence, found_head = transcript.ledger_sequence, transcript.ledger_head
     if found_sequence < sequence or (found_sequence == sequence and found_head != head):
         failures.append("its ledger does not go on from the newest record that was seen: it was rolled back or forked")

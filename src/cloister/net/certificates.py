@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloister.charter.signing import PrivateKey
+from cloister.charter.keys import PrivateKey
 from cloister.errors import IdentityError
 from cloister.wire.peers import fingerprint
 

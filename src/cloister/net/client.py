@@ -11,12 +11,12 @@ import torch
 
 import cloister
 from cloister.errors import CloisterError, ConfigurationError, ConnectionLostError, MessageError, RemoteOpError
-from cloister.net.attested import Proven, examine
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.connection import Connection, Frame
-from cloister.net.demands import Demands
-from cloister.net.dialling import dial
-from cloister.net.greeting import greet, refusal_error
+from cloister.net.dial import dial
+from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy
 from cloister.tensor import optable
 from cloister.tensor.hook import install
 from cloister.tensor.worker import Worker
@@ -44,11 +44,11 @@ class RemoteWorker(Worker):
         """What this session may hold there, in tensors."""
 
     @property
-    def proven(self) -> Proven | None:
+    def attested(self) -> AttestedConnection | None:
         """What the worker last proved about itself; None for one that is known by its key."""
-        return self._over_tls.proven
+        return self._over_tls.attested
 
-    def attest(self) -> Proven:
+    def attest(self) -> AttestedConnection:
         """Has the worker prove itself anew, on the connection as it is: one round trip.
 
         Raises:
@@ -64,20 +64,20 @@ def connect(
     *,
     identity: Identity | str | os.PathLike[str],
     peer: str | None = None,
-    demands: Demands | None = None,
+    policy: AttestationPolicy | None = None,
     at: str | None = None,
     connect_s: float = 10.0,
     answer_s: float = 600.0,
 ) -> RemoteWorker:
     """Opens a session at a worker elsewhere, over mutual TLS 1.3.
 
-    The worker is known by its key (``peer``), or it proves what it runs (``demands``): name one of the two.
+    The worker is known by its key (``peer``), or it proves what it runs (``policy``): name one of the two.
 
     Args:
         address: ``host:port``.
         identity: the key file of ``cloister key new``, which the worker's owner, or the charter, names.
         peer: the fingerprint of the worker's key, ``sha256:...``; nothing is sent to any other.
-        demands: what it has to prove before anything is sent: ``cloister.Demands(charter=...)``.
+        policy: what it has to prove before anything is sent: ``cloister.AttestationPolicy(charter=...)``.
         at: where to dial, if the way to a worker that proves itself is another than its address.
         connect_s: how long reaching it may take, handshake and welcome included, in seconds. A worker that has to start
             a process first, on a cold machine for instance, says how long that may take, and is waited for so long.
@@ -93,14 +93,14 @@ def connect(
     install()
     own = identity if isinstance(identity, Identity) else Identity.load(identity)
     # A worker that is busy reads nothing meanwhile, so sending may take as long as an answer.
-    proven = None
-    if demands is not None and peer is None:
-        proven = examine(address, demands=demands, identity=own, at=at, within_s=connect_s, send_s=answer_s)
-        connection = proven.connection
-    elif demands is None and peer is not None:
+    attested = None
+    if policy is not None and peer is None:
+        attested = attest_peer(address, policy=policy, identity=own, at=at, within_s=connect_s, send_s=answer_s)
+        connection = attested.connection
+    elif policy is None and peer is not None:
         connection = dial(at or address, identity=own, peer=peer, within_s=connect_s, send_s=answer_s)
     else:
-        raise ConfigurationError("say how the worker is known: by its key, peer=..., or by what it proves, demands=...")
+        raise ConfigurationError("say how the worker is known: by its key, peer=..., or by what it proves, policy=...")
     welcome = greet(
         connection,
         purpose="session",
@@ -108,7 +108,7 @@ def connect(
         wait_s=connect_s,
         table=optable.digest(),
     )
-    return RemoteWorker(welcome.name, OverTLS(connection, answer_s=answer_s, proven=proven), limits=welcome)
+    return RemoteWorker(welcome.name, OverTLS(connection, answer_s=answer_s, attested=attested), limits=welcome)
 
 
 class OverTLS:
@@ -116,8 +116,8 @@ class OverTLS:
 
     network = "tls"
 
-    def __init__(self, connection: Connection, *, answer_s: float, proven: Proven | None = None) -> None:
-        self.proven = proven
+    def __init__(self, connection: Connection, *, answer_s: float, attested: AttestedConnection | None = None) -> None:
+        self.attested = attested
         self.fingerprint = connection.peer
         self._connection = connection
         self._answer_s = answer_s
@@ -142,12 +142,12 @@ class OverTLS:
 
         return self._guarded(exchange)
 
-    def attest(self) -> Proven:
+    def attest(self) -> AttestedConnection:
         """Has the worker prove itself anew."""
-        if self.proven is None:
-            raise ConfigurationError("this worker is known by its key and proves nothing: connect with demands=...")
-        self.proven = self._guarded(partial(self.proven.again, wait_s=self._answer_s))
-        return self.proven
+        if self.attested is None:
+            raise ConfigurationError("this worker is known by its key and proves nothing: connect with policy=...")
+        self.attested = self._guarded(partial(self.attested.again, wait_s=self._answer_s))
+        return self.attested
 
     def close(self) -> None:
         """Ends the session."""

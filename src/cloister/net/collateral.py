@@ -23,13 +23,13 @@ from typing import Final, NamedTuple
 from cryptography import x509
 
 from cloister import files
-from cloister.attest.collateral import BUNDLE_BYTES, Collateral, DcapCollateral, parse_bundle
+from cloister.attest.dcap.collateral import BUNDLE_BYTES, Collateral, DcapCollateral, parse_bundle
 from cloister.attest.evidence import Evidence
-from cloister.attest.snp_certificates import RevocationList
+from cloister.attest.snp.certificates import RevocationList
 from cloister.errors import CollateralError, EvidenceError, NetworkError
-from cloister.net.demands import CollateralSource, no_collateral
 from cloister.net.download import Document, check_url, get
-from cloister.net.services import DcapPlatform, SnpPlatform, platform_of
+from cloister.net.pccs import DcapPlatform, SnpPlatform, platform_of
+from cloister.net.policy import CollateralSource, no_collateral
 
 _log: Final = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def source(
 
 
 class File:
-    """Collateral from a bundle, as ``cloister.attest.collateral`` writes it; read anew each time."""
+    """Collateral from a bundle, as ``cloister.attest.dcap.collateral`` writes it; read anew each time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

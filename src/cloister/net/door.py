@@ -39,7 +39,7 @@ class _Place:
     spoke: bool = False
 
 
-class Door(Generic[T]):
+class HandshakeLimiter(Generic[T]):
     """Places for connections that shake hands.
 
     Args:

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from cloister.errors import CollateralError, ConfigurationError, UnreachableError
 from cloister.net import tcp
-from cloister.wire.address import Address
+from cloister.wire.peers import Address
 
 _PORTS: Final = {"https": 443, "http": 80}
 _PIECE: Final = 1 << 16

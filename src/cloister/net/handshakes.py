@@ -18,7 +18,7 @@ from typing import Final
 from cloister.errors import NetworkError, UnreachableError
 from cloister.net import tcp
 from cloister.net.bounded_log import BoundedLog
-from cloister.net.door import Door
+from cloister.net.door import HandshakeLimiter
 from cloister.net.tls import Handshake
 
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -42,7 +42,7 @@ class Handshakes:
         listening: socket.socket,
         *,
         context: ssl.SSLContext,
-        door: Door[Handshake],
+        door: HandshakeLimiter[Handshake],
         proved: Callable[[ssl.SSLSocket, str, str], bool],
         log: BoundedLog,
     ) -> None:

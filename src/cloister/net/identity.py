@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cloister import files
-from cloister.charter.signing import PrivateKey
+from cloister.charter.keys import PrivateKey
 from cloister.errors import IdentityError
 from cloister.net.certificates import DAYS, certify, fingerprint_in
 

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.attest import evidence
 from cloister.attest.attester import Attester
-from cloister.attest.sealing import SealingKey
+from cloister.attest.hpke import SealingKey
 from cloister.attest.transcript import INSTANCE_BYTES, Role, Transcript
 from cloister.errors import MessageError, NoTeeError, WireError
 from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
-from cloister.net.reception import hello_in, refuse, refuse_for
+from cloister.net.handshake_server import hello_in, refuse, refuse_for
 from cloister.net.tls import instance_context
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge, Hello, Proof

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from cloister.errors import ConfigurationError, UnreachableError
-from cloister.wire.address import Address
+from cloister.wire.peers import Address
 
 _BACKLOG: Final = 4096
 """Connections that wait to be accepted: as many, or ``net.core.somaxconn`` if that is less (listen(2)). Where the queue

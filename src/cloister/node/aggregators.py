@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from cloister.errors import AttestationError, CloisterError, MoveError
-from cloister.net.attested import Proven, examine
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.connection import Connection
-from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy
 
 _log: Final = logging.getLogger(__name__)
 
@@ -24,13 +24,15 @@ class Aggregators:
     """Dials and verifies, anew for each push.
 
     Args:
-        demands: what an aggregator has to prove, the charter above all.
+        policy: what an aggregator has to prove, the charter above all.
         identity: the node's, which the charter names as a member's.
         routes: for an address in the charter, where to dial instead.
     """
 
-    def __init__(self, demands: Demands, *, identity: Identity, routes: Mapping[str, str] | None = None) -> None:
-        self._demands = demands
+    def __init__(
+        self, policy: AttestationPolicy, *, identity: Identity, routes: Mapping[str, str] | None = None
+    ) -> None:
+        self._policy = policy
         self._identity = identity
         self._routes = dict(routes or {})
         self._lock = threading.Lock()
@@ -44,32 +46,32 @@ class Aggregators:
             MoveError: no aggregator of the charter that is acceptable shows that key. The message says what was found.
         """
         found = []
-        for address in self._demands.charter.addresses:
+        for address in self._policy.charter.addresses:
             try:
-                proven = self._examine(address, within_s=within_s, send_s=send_s)
+                attested = self._attest(address, within_s=within_s, send_s=send_s)
             except AttestationError as fault:
                 _log.warning("refused the aggregator at %s: %s", address, fault)
                 found.append(f"{address}: {fault}")
             except CloisterError as fault:
                 found.append(f"{address}: {fault}")
             else:
-                if proven.connection.peer == peer:
-                    self._tell(proven)
-                    return proven.connection
-                proven.close()
-                found.append(f"{address}: it shows the key {proven.connection.peer}, not {peer}")
+                if attested.connection.peer == peer:
+                    self._tell(attested)
+                    return attested.connection
+                attested.close()
+                found.append(f"{address}: it shows the key {attested.connection.peer}, not {peer}")
         raise MoveError("nothing was sent, since no aggregator of the charter has proved itself: " + "; ".join(found))
 
-    def _examine(self, address: str, *, within_s: float, send_s: float) -> Proven:
+    def _attest(self, address: str, *, within_s: float, send_s: float) -> AttestedConnection:
         route = self._routes.get(address)
-        return examine(
-            address, demands=self._demands, identity=self._identity, at=route, within_s=within_s, send_s=send_s
+        return attest_peer(
+            address, policy=self._policy, identity=self._identity, at=route, within_s=within_s, send_s=send_s
         )
 
-    def _tell(self, proven: Proven) -> None:
+    def _tell(self, attested: AttestedConnection) -> None:
         """Logs the verdict on each instance once."""
         with self._lock:
-            if proven.transcript.instance in self._told:
+            if attested.transcript.instance in self._told:
                 return
-            self._told.add(proven.transcript.instance)
-        _log.info("the aggregator at %s is %s", proven.name, proven.verdict.line())
+            self._told.add(attested.transcript.instance)
+        _log.info("the aggregator at %s is %s", attested.name, attested.verdict.line())

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cloister import files
-from cloister.attest.entries import MAX_AGE
-from cloister.charter.floors import Floors
-from cloister.charter.reading import COUNT
+from cloister.attest.reference_toml import MAX_AGE
+from cloister.charter.owner_limits import Floors
+from cloister.charter.toml import COUNT
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
 from cloister.node.node_table import NodeTable
 from cloister.tables import TEXT_BYTES, faulty, load
-from cloister.wire.address import Address, parse_address
+from cloister.wire.peers import Address, parse_address
 
 MIB: Final = 1 << 20
 SEALED: Final = ".sealed"
@@ -110,7 +110,7 @@ class StudyData:
 
 @dataclass(frozen=True)
 class CharterUse:
-    """The charter that a node works under, and what its owner adds to it. ``cloister.node.agreement`` loads it."""
+    """The charter that a node works under, and what its owner adds to it. ``cloister.node.setup`` loads it."""
 
     file: Path
     signatures: Path

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from cloister.errors import ConfigurationError
-from cloister.net.waiting import READABLE, Bell, wait
+from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.running import Account, Running
 
 _log: Final = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Control:
         OSError: the socket cannot be made there.
     """
 
-    def __init__(self, path: Path, running: Running, *, closing: Bell) -> None:
+    def __init__(self, path: Path, running: Running, *, closing: Wakeup) -> None:
         self._path = path
         self._running = running
         self._closing = closing

@@ -1,8 +1,8 @@
 """What is in a data set's file, read from its headers alone: no values are loaded, no NumPy or torch imported.
 
 Formats: ``.npz``, a zip of ``.npy`` files, and ``.safetensors``; ``cloister.worker.data.headers`` reads their headers.
-Either may be sealed (``cloister.node.sealed``): without its key nothing is known of such a file, and the data set stays
-locked until the key is there.
+Either may be sealed (``cloister.node.sealed_file``): without its key nothing is known of such a file, and the data set
+stays locked until the key is there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from cloister.errors import ConfigurationError, DataSetError, WireError
 from cloister.files import open_regular
 from cloister.net.secrets import Secrets
 from cloister.node.config import SEALED, DataSet, StudyData
-from cloister.node.sealed import check_header, open_sealed
+from cloister.node.sealed_file import check_header, open_sealed
 from cloister.wire.limits import DIMENSIONS
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.archives import open_array
-from cloister.worker.data.faults import DAMAGED
+from cloister.worker.data.errors import DAMAGED
 from cloister.worker.data.headers import read_npy, read_safetensors
 
 _log: Final = logging.getLogger(__name__)

@@ -6,9 +6,8 @@ import re
 from typing import Final
 
 from cloister.tables import LIST_ITEMS, Table
-from cloister.wire.address import Address, parse_address
 from cloister.wire.limits import NAME_CHARS, TAGS
-from cloister.wire.peers import check_fingerprint
+from cloister.wire.peers import Address, check_fingerprint, parse_address
 
 SIZE: Final = 1 << 48
 """The greatest size that may be written, in bytes."""

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import IO, Final, Self, cast
 
 import cloister
-from cloister.node.link import End, Link, pair
+from cloister.node.ipc import End, Link, pair
 
 _log: Final = logging.getLogger(__name__)
 _END_S: Final = 5.0

@@ -48,7 +48,7 @@ class Place:
 
 
 class Executing(Protocol):
-    """What is needed of an executor's process (``cloister.node.child.Child``)."""
+    """What is needed of an executor's process (``cloister.node.session.child.Child``)."""
 
     @property
     def pid(self) -> int: ...

@@ -17,21 +17,21 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from cloister.aggregator.audit import vouch
-from cloister.aggregator.ledger import Ledger, Receipt
-from cloister.aggregator.updates import FedAvg, Rule
-from cloister.charter.checking import check_valid, enforceable
+from cloister.aggregation.strategies import FedAvg, Strategy
+from cloister.charter.charter import check_valid, enforceable
 from cloister.errors import CharterError, NetworkError, StudyError
+from cloister.ledger.audit import verify_instance
+from cloister.ledger.chain import Ledger, Receipt
 from cloister.net import collateral as collaterals
-from cloister.net.attested import Proven, examine
-from cloister.net.demands import CollateralSource, Demands, read_charter
+from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.identity import Identity
-from cloister.study import jobs
-from cloister.study.fitting import Fitting
+from cloister.net.policy import AttestationPolicy, CollateralSource, read_charter
+from cloister.study import job as jobs
+from cloister.study.fit import JobRun
 from cloister.study.history import History, Round
-from cloister.study.jobs import Numbers
-from cloister.study.keeping import CHAIN, Folder, write_chain
-from cloister.study.showing import Interrupts, Screen
+from cloister.study.job import Numbers
+from cloister.study.progress import Interrupts, Screen
+from cloister.study.state_dir import CHAIN, Folder, write_chain
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 
@@ -64,7 +64,7 @@ class StudyRun:
 class Study:
     """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of what came out.
 
-    When it is made, it dials the aggregator and has it prove itself; ``proven.verdict`` says what was found. Each
+    When it is made, it dials the aggregator and has it prove itself; ``attested.verdict`` says what was found. Each
     ``fit`` does the same again, before anything is sent.
 
     Args:
@@ -106,11 +106,11 @@ class Study:
         self._folder = Folder(Path(state) if state is not None else Path(charter).with_suffix(".study"))
         self._routes = dict(routes or {})
         source = collaterals.source(collateral) if collateral is None or isinstance(collateral, str) else collateral
-        self._demands = Demands(charter=self.charter, accept_simulated=accept_simulated, collateral=source)
+        self._policy = AttestationPolicy(charter=self.charter, accept_simulated=accept_simulated, collateral=source)
         self._patience_s = patience
-        self.proven = self._dial()
+        self.attested = self._dial()
         """What the aggregator last proved, for its ``verdict``."""
-        self.proven.close()
+        self.attested.close()
 
     @property
     def chain(self) -> Path:
@@ -127,7 +127,7 @@ class Study:
         batch_size: int,
         rounds: int,
         local_epochs: int = 1,
-        strategy: Rule = _FEDAVG,
+        strategy: Strategy = _FEDAVG,
         seed: int = 0,
         example: Sequence[Tensor] | None = None,
         round_s: float = 3600.0,
@@ -169,7 +169,7 @@ class Study:
         numbers = Numbers(data, optimizer, batch_size, local_epochs, rounds, strategy, seed, round_s)
         job = jobs.make(described, plan, numbers, charter=self.charter)
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
-            fitting = Fitting(
+            job_run = JobRun(
                 self.charter,
                 self._folder,
                 self._folder.ledger(self.charter),
@@ -184,12 +184,12 @@ class Study:
                 interrupts=interrupts,
                 patience_s=self._patience_s,
             )
-            fitting.run()
-        return self._run(fitting, plan)
+            job_run.run()
+        return self._run(job_run, plan)
 
     def close(self) -> None:
         """Ends the connection, if there is one."""
-        self.proven.close()
+        self.attested.close()
 
     def __enter__(self) -> Study:
         return self
@@ -197,14 +197,14 @@ class Study:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _dial(self) -> Proven:
+    def _dial(self) -> AttestedConnection:
         faults: list[NetworkError] = []
         for address in self.charter.addresses:
             try:
-                self.proven = examine(
-                    address, demands=self._demands, identity=self._identity, at=self._routes.get(address)
+                self.attested = attest_peer(
+                    address, policy=self._policy, identity=self._identity, at=self._routes.get(address)
                 )
-                return self.proven
+                return self.attested
             except NetworkError as fault:
                 faults.append(fault)
         raise faults[-1]
@@ -214,24 +214,24 @@ class Study:
         heads = {instance.head for instance in known.instances}
         for instance in ledger.instances:
             if instance.head not in heads:
-                vouch(
+                verify_instance(
                     instance,
                     charter=self.charter,
-                    collateral=self._demands.collateral,
-                    accept_simulated=self._demands.accept_simulated,
+                    collateral=self._policy.collateral,
+                    accept_simulated=self._policy.accept_simulated,
                 )
 
     @staticmethod
-    def _run(fitting: Fitting, plan: Plan) -> StudyRun:
-        receipts = fitting.receipts
+    def _run(job_run: JobRun, plan: Plan) -> StudyRun:
+        receipts = job_run.receipts
         if receipts:
-            newest = receipts[-1] is fitting.ledger.receipts[-1]
-            if fitting.held is None or not newest:
+            newest = receipts[-1] is job_run.ledger.receipts[-1]
+            if job_run.held is None or not newest:
                 raise StudyError(
                     "the job's last model is not here: "
                     + ("the aggregator did not send it" if newest else "rounds of another job came after it")
                 )
-            jobs.load(fitting.held.vector, into=fitting.model)
+            jobs.load(job_run.held.vector, into=job_run.model)
         return StudyRun(
-            fitting.model, History(fitting.rounds), receipts, plan, fitting.finished, fitting.ledger.records
+            job_run.model, History(job_run.rounds), receipts, plan, job_run.finished, job_run.ledger.records
         )

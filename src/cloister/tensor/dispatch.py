@@ -14,12 +14,12 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 
 from cloister.errors import ImplicitDownloadError, NotColocatedError, OpRefusedError, PointerAssignmentError
-from cloister.tensor import autocast, ops, sites
+from cloister.tensor import autocast, call_sites, ops
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.inference import Outline, outline_of
-from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.ops import LITERALS, Of, Op, Param
 from cloister.tensor.pointer import DEVICE, OTHER_DEVICE, PointerTensor, fetch
+from cloister.tensor.session import Location, RemoteObject
 from cloister.tensor.wording import reworded
 from cloister.wire.sessions import Call
 
@@ -285,10 +285,10 @@ def refuse_in_forward(location: Location) -> None:
     Raises:
         ImplicitDownloadError: a sent module's ``forward`` is under way.
     """
-    if forwards.under_way and not sites.within(_PADDING):
+    if forwards.under_way and not call_sites.within(_PADDING):
         raise ImplicitDownloadError(
-            f"{sites.asked_for()} would bring values home from {location.id}, inside the forward of a module that was "
-            f"sent, where nothing comes home unasked; keep them at {location.id}, or write get(keep=True) there"
+            f"{call_sites.asked_for()} would bring values home from {location.id}, inside the forward of a module that "
+            f"was sent, where nothing comes home unasked; keep them at {location.id}, or write get(keep=True) there"
         )
 
 

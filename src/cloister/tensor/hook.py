@@ -23,9 +23,9 @@ from cloister.tensor import (  # noqa: F401  - some of them teach pointers more 
     states,
     wording,
 )
-from cloister.tensor.location import LocalSide, Location
 from cloister.tensor.modules import copy_module, get_module, move_module, send_module
 from cloister.tensor.pointer import PointerTensor
+from cloister.tensor.session import LocalSide, Location
 from cloister.tensor.worker import Worker
 
 

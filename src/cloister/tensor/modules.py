@@ -14,11 +14,11 @@ from torch import nn
 
 from cloister.errors import ConfigurationError, PointerAssignmentError
 from cloister.tensor import states
-from cloister.tensor.births import BornAt, upload
+from cloister.tensor.deferred import Draft, settle
 from cloister.tensor.dispatch import forwards
-from cloister.tensor.drafts import Draft, settle
-from cloister.tensor.location import LocalSide, Location
+from cloister.tensor.factories import BornAt, upload
 from cloister.tensor.pointer import PointerTensor
+from cloister.tensor.session import LocalSide, Location
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from cloister.errors import MoveError, WorkerError
-from cloister.tensor import sites
+from cloister.tensor import call_sites
 from cloister.tensor.geometry import DTYPE_NAMES, Geometry
-from cloister.tensor.location import Location, RemoteObject
 from cloister.tensor.pointer import PointerTensor, fetch
+from cloister.tensor.session import Location, RemoteObject
 from cloister.wire.limits import LIST_ITEMS
 from cloister.wire.sessions import Push, Reach, Take
 from cloister.wire.tensors import TensorSpec
@@ -53,7 +53,7 @@ def _push(moved: Sequence[PointerTensor], worker: Location) -> list[RemoteObject
     arriving = [worker.new_object() for _ in moved]
     ids = tuple(pointer.remote.id for pointer in moved)
     specs = tuple(TensorSpec(DTYPE_NAMES[pointer.dtype], tuple(pointer.shape)) for pointer in moved)
-    site = sites.current()
+    site = call_sites.current()
     # The other worker is told to wait only once this one has nothing else to do and has a way to it.
     source.post(Reach(worker.fingerprint, site))
     source.describe([pointer.remote for pointer in moved])

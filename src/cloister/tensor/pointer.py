@@ -16,10 +16,10 @@ import torch
 from cloister.errors import OpRefusedError, PointerAssignmentError, PointerNotPortableError, PointerSpentError
 from cloister.tensor import forks
 from cloister.tensor.geometry import Geometry
-from cloister.tensor.location import LocalSide, Location, RemoteObject
+from cloister.tensor.session import LocalSide, Location, RemoteObject
 
 DEVICE: Final = torch.device("lazy")
-"""Where pointers say that they are; ``cloister.tensor.drafts`` says why."""
+"""Where pointers say that they are; ``cloister.tensor.deferred`` says why."""
 OTHER_DEVICE: Final = "which device holds a worker's tensors is its owner's choice; leave the device out"
 _STRIDED: Final = torch.strided
 _make_wrapper: Final = torch.Tensor._make_wrapper_subclass

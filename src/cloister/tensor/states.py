@@ -14,11 +14,11 @@ from weakref import WeakValueDictionary
 import torch
 from torch.optim import Optimizer
 
-from cloister.tensor.births import upload
-from cloister.tensor.drafts import Draft
-from cloister.tensor.location import Location
+from cloister.tensor.deferred import Draft
+from cloister.tensor.factories import upload
 from cloister.tensor.moving import move
 from cloister.tensor.pointer import PointerTensor, fetch
+from cloister.tensor.session import Location
 
 # By id, and not in a WeakSet, which cannot be gone through while another thread adds to it.
 _seen: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()

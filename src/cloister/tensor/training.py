@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError, MessageError, NotColocatedError, PlanError
-from cloister.tensor.location import Location
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.tensor.pointer import PointerTensor
+from cloister.tensor.session import Location
 from cloister.wire import optimizers as wire
 from cloister.wire import sessions as m
 from cloister.wire.limits import METRICS, SIZE
@@ -27,7 +27,7 @@ _SEEDS: Final = 1 << 64
 class Optimizer(Protocol):
     """``cloister.SGD``, ``Adam`` or ``AdamW``."""
 
-    def spelt(self) -> wire.Optimizer:
+    def to_wire(self) -> wire.Optimizer:
         """As it travels."""
 
 
@@ -77,7 +77,7 @@ def train(
     mu, limit = _finite("proximal", proximal), None if clip is None else _finite("clip", clip)
     losses_there = TensorSpec("float64", (local_epochs * -(-rows // batch_size),))
     there = at.put(torch.frombuffer(bytearray(plan.encode()), dtype=torch.uint8))  # it lives until the answer is here
-    question = m.Train(there.id, *held, optimizer.spelt(), batch_size, local_epochs, seed, mu, limit)
+    question = m.Train(there.id, *held, optimizer.to_wire(), batch_size, local_epochs, seed, mu, limit)
     answer, values = at.ask(question, m.Trained, expected=(losses_there,))
     if "loss" not in answer.metrics:
         raise MessageError(f"{at.id} trained and reports no loss")

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError
-from cloister.tensor.births import BornAt, upload
+from cloister.tensor.factories import BornAt, upload
 from cloister.tensor.former import OF_WORKERS, explain
-from cloister.tensor.location import Location
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.pointer import PointerTensor
+from cloister.tensor.session import Location
 from cloister.tensor.training import Optimizer, Report, train
 from cloister.wire.limits import NAME_CHARS, TAGS
 

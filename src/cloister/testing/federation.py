@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError
-from cloister.net.demands import Demands
 from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import Service, end_all
 
@@ -128,9 +128,9 @@ class LocalFederation:
             raise ConfigurationError("this federation has no charter: name its aggregator")
         return self.charter
 
-    def demands(self) -> Demands:
+    def policy(self) -> AttestationPolicy:
         """What an aggregator of the charter has to prove. It is simulated, so that proves nothing."""
-        return Demands(charter=self.agreed, accept_simulated=True)
+        return AttestationPolicy(charter=self.agreed, accept_simulated=True)
 
     def connect_to_aggregator(self, *, at: str | None = None, answer_s: float = 60.0) -> RemoteWorker:
         """A session at the aggregator, as the researcher, once it has proved itself."""
@@ -139,7 +139,7 @@ class LocalFederation:
         return connect(
             self._aggregator or "",
             identity=self.researcher,
-            demands=self.demands(),
+            policy=self.policy(),
             at=at or self._route,
             connect_s=_CONNECT_S,
             answer_s=answer_s,

@@ -8,7 +8,7 @@ Names decide the order because both ends know them; the order in which a module 
 the code that built it. What is no floating-point tensor (``num_batches_tracked`` counts in int64) is no part of the
 vector, and neither is a tied weight's second name: it is one tensor, and counted once.
 
-``cloister.worker.delta`` reads and writes such vectors with PyTorch, ``cloister.aggregator.vectors`` with NumPy.
+``cloister.worker.flatten`` reads and writes such vectors with PyTorch, ``cloister.aggregation.vectors`` with NumPy.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Layout(Struct, frozen=True):
     def dtype(self) -> str:
         """The vector's element type, ``float32`` or ``float64``."""
         return "float64" if any(place.spec.dtype == "float64" for place in self.places) else "float32"
+
+    @property
+    def nbytes(self) -> int:
+        """The vector's length in bytes."""
+        return self.length * (8 if self.dtype == "float64" else 4)
 
 
 def lay_out(specs: Mapping[str, TensorSpec]) -> Layout:

@@ -6,7 +6,7 @@ welcomed. Either end may speak at any time; what is answered, and by what, stand
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -152,7 +152,7 @@ class Send(Message, tag="send", frozen=True):
 
 
 class Sign(Message, tag="sign", frozen=True):
-    """Sign this round's cohort (``cloister.aggregator.records.Cohort``). Answered by ``Signature`` or ``Declined``.
+    """Sign this round's cohort (``cloister.ledger.records.Cohort``). Answered by ``Signature`` or ``Declined``.
 
     It goes to every owner that is there, also to those who are not in the cohort: they bear witness.
     """
@@ -168,10 +168,15 @@ class Over(Message, tag="over", frozen=True):
     text: Text
 
 
+RefusedCode = Literal["ledger", "job", "round"]
+"""What is wrong with it: the records, the job, or what was said of a round."""
+
+
 class Refused(Message, tag="refused", frozen=True):
-    """What was sent for this round (0: no round) is refused and was not used. Why."""
+    """What was sent for this round (0: no round) is refused and was not used. Why, in a word and in a sentence."""
 
     round: Annotated[int, Meta(ge=0, lt=1 << 53)]
+    code: RefusedCode
     text: Text
 
 
@@ -216,8 +221,6 @@ RoundMessage = (
     | Waiting
     | Finished
 )
-
-FROM_MEMBERS: Final = (Chain, Join, Ready, Contribution, Declined, Signature, Submit, Stop)
 
 
 def check_body(message: RoundMessage, body_bytes: int) -> None:

@@ -18,11 +18,11 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.inference import Outline, outline_of
 from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
-from cloister.worker import bounds, forms, gaps, guards, undoing
+from cloister.worker import call_checks, guards, output_bounds, undoing, uninitialised
 from cloister.worker.arguments import decode, decode_named
-from cloister.worker.faults import reported
 from cloister.worker.seeding import seeded
 from cloister.worker.store import Entry, Store
+from cloister.worker.torch_errors import reported
 
 _TENSOR: Final = Of.TENSOR  # an enumeration's members are slow to look up
 
@@ -68,7 +68,7 @@ def run(store: Store, device: torch.device, call: m.Call) -> None:
         undoing.put_back(kept)
         raise reported(fault, args=args, kwargs=kwargs) from None
     if op.zero_fill:
-        gaps.zero(returned)
+        uninitialised.zero(returned)
     store.held[call.outs[0]] = Entry(store, returned, single, memory)
 
 
@@ -99,7 +99,7 @@ def _guard(op: Op, args: list[Any], kwargs: dict[str, Any]) -> None:
 
 
 def _outline(op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str, Any]) -> Outline:
-    forms.check(op, args, kwargs)
+    call_checks.check(op, args, kwargs)
     try:
         outline = outline_of(op, key, args, kwargs, Geometry.of)
     except WorkerError:
@@ -117,7 +117,7 @@ def _outline(op: Op, key: tuple[object, ...], args: list[Any], kwargs: dict[str,
 def _bound(op: Op, store: Store, args: list[Any], kwargs: dict[str, Any]) -> int:
     """The most that results can weigh whose size depends on values, in bytes."""
     try:
-        nbytes = bounds.output_bytes(op.name, ops.arguments_by_name(op, args, kwargs))
+        nbytes = output_bounds.output_bytes(op.name, ops.arguments_by_name(op, args, kwargs))
     except Exception as fault:  # noqa: BLE001 - as in _guard
         raise reported(fault) from None
     if store.nbytes + nbytes > store.memory_bytes:
@@ -143,8 +143,8 @@ def _computed(op: Op, seed: int | None, device: torch.device, args: list[Any], k
     else:
         with seeded(seed, device):
             returned = op.kernel(*args, **kwargs)
-    if op.guard and op.name in gaps.LEAVE_GAPS:
-        gaps.close(op.name, ops.arguments_by_name(op, args, kwargs), returned)
+    if op.guard and op.name in uninitialised.LEAVE_GAPS:
+        uninitialised.close(op.name, ops.arguments_by_name(op, args, kwargs), returned)
     return returned
 
 

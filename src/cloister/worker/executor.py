@@ -21,8 +21,8 @@ from cloister.wire.limits import FOUND, TEXT_CHARS
 from cloister.wire.sessions import Tags
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import calls
-from cloister.worker.faults import reported
 from cloister.worker.store import Store
+from cloister.worker.torch_errors import reported
 from cloister.worker.training import unheard
 from cloister.worker.trainings import Trainings
 from cloister.worker.values import empty, is_sendable, sendable, spec_of

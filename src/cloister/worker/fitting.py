@@ -12,7 +12,7 @@ from cloister.errors import ConfigurationError, PlanError
 from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.wire.tensors import TensorSpec
-from cloister.worker import delta as deltas
+from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import Batches, Column, batches_in, check_batch_size, check_schema
 from cloister.worker.plans import Plan
 

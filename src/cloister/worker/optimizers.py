@@ -30,7 +30,7 @@ class StepDecay:
         _whole("every", self.every)
         _number("factor", self.factor, low=0, high=1)
 
-    def spelt(self) -> wire.StepDecay:
+    def to_wire(self) -> wire.StepDecay:
         """As it travels."""
         return wire.StepDecay(self.every, float(self.factor))
 
@@ -49,7 +49,7 @@ class CosineDecay:
         _whole("steps", self.steps)
         _number("lowest", self.lowest, low=0)
 
-    def spelt(self) -> wire.CosineDecay:
+    def to_wire(self) -> wire.CosineDecay:
         """As it travels."""
         return wire.CosineDecay(self.steps, float(self.lowest))
 
@@ -85,7 +85,7 @@ class _Declared:
         """The ``torch.optim`` optimizer."""
         raise NotImplementedError
 
-    def spelt(self) -> wire.Optimizer:
+    def to_wire(self) -> wire.Optimizer:
         """As it travels; ``read`` reverses it."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class _Declared:
 
     def _shared(self) -> tuple[float, float, float | None, wire.Schedule | None]:
         clip_norm = None if self.clip_norm is None else float(self.clip_norm)
-        return float(self.lr), float(self.weight_decay), clip_norm, self.schedule.spelt() if self.schedule else None
+        return float(self.lr), float(self.weight_decay), clip_norm, self.schedule.to_wire() if self.schedule else None
 
     def over(self, parameters: Mapping[str, nn.Parameter], *, stacked: bool = False) -> Update:
         """This optimizer at work on parameters, by name; those of many models in one, along a first dimension, if
@@ -125,7 +125,7 @@ class SGD(_Declared):
             parameters, self.lr, self.momentum, self.dampening, self.weight_decay, nesterov=self.nesterov
         )
 
-    def spelt(self) -> wire.SGD:
+    def to_wire(self) -> wire.SGD:
         """As it travels; ``read`` reverses it."""
         return wire.SGD(*self._shared(), float(self.momentum), float(self.dampening), bool(self.nesterov))
 
@@ -156,7 +156,7 @@ class Adam(_Declared):
         """The ``torch.optim`` optimizer."""
         return torch.optim.Adam(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
 
-    def spelt(self) -> wire.Adam:
+    def to_wire(self) -> wire.Adam:
         """As it travels; ``read`` reverses it."""
         first, second = self.betas
         return wire.Adam(*self._shared(), (float(first), float(second)), float(self.eps), bool(self.amsgrad))
@@ -177,9 +177,9 @@ class AdamW(Adam):
         """The ``torch.optim`` optimizer."""
         return torch.optim.AdamW(parameters, self.lr, self.betas, self.eps, self.weight_decay, self.amsgrad)
 
-    def spelt(self) -> wire.AdamW:
+    def to_wire(self) -> wire.AdamW:
         """As it travels; ``read`` reverses it."""
-        as_adam = super().spelt()
+        as_adam = super().to_wire()
         return wire.AdamW(*(getattr(as_adam, name) for name in as_adam.__struct_fields__))
 
 
@@ -193,19 +193,19 @@ _READ: Final[dict[type, type]] = {
 }
 
 
-def read(spelt: wire.Optimizer) -> Optimizer:
+def read(to_wire: wire.Optimizer) -> Optimizer:
     """The optimizer that was declared elsewhere.
 
     Raises:
         ConfigurationError: numbers out of range.
     """
-    numbers = {name: getattr(spelt, name) for name in spelt.__struct_fields__}
+    numbers = {name: getattr(to_wire, name) for name in to_wire.__struct_fields__}
     schedule = numbers["schedule"]
     if schedule is not None:
         numbers["schedule"] = _READ[type(schedule)](
             **{name: getattr(schedule, name) for name in schedule.__struct_fields__}
         )
-    found: Optimizer = _READ[type(spelt)](**numbers)
+    found: Optimizer = _READ[type(to_wire)](**numbers)
     return found
 
 

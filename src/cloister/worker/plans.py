@@ -13,7 +13,7 @@ from cloister.tensor.plan import safety
 from cloister.tensor.plan.capture import PlannedLoss, plan
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.replay import Outcome
-from cloister.worker import forms, gaps, guards
+from cloister.worker import call_checks, guards, uninitialised
 from cloister.worker.seeding import seeded
 
 __all__ = ["Outcome", "Plan", "PlannedLoss", "plan"]
@@ -23,19 +23,19 @@ class _Careful:
     """What the executor does around each operation, for the operations of a plan."""
 
     def check_form(self, op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        forms.check(op, args, kwargs)
+        call_checks.check(op, args, kwargs)
 
     def check_values(self, op: Op, named: Mapping[str, object]) -> None:
         guards.check(op.name, named)
 
     def leaves_gaps(self, op: Op) -> bool:
-        return op.zero_fill or op.name in gaps.LEAVE_GAPS
+        return op.zero_fill or op.name in uninitialised.LEAVE_GAPS
 
     def close_gaps(self, op: Op, named: Mapping[str, object], returned: Any) -> None:
-        if op.name in gaps.LEAVE_GAPS:
-            gaps.close(op.name, named, returned)
+        if op.name in uninitialised.LEAVE_GAPS:
+            uninitialised.close(op.name, named, returned)
         elif op.zero_fill:
-            gaps.zero(returned)
+            uninitialised.zero(returned)
 
     def seeded(self, seed: int, device: torch.device) -> AbstractContextManager[None]:
         return seeded(seed, device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cloister.wire.layout import Layout
 from cloister.wire.sessions import STEP
-from cloister.worker import delta as deltas
+from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.fitting import check_numbers, check_tensors, columns_of, prepare
 from cloister.worker.optimizers import Optimizer

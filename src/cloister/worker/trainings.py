@@ -24,11 +24,11 @@ from cloister.wire.limits import TEXT_CHARS
 from cloister.worker import optimizers
 from cloister.worker.data.batches import batches_in, check_batch_size
 from cloister.worker.data.rows import Arrays
-from cloister.worker.faults import reported
 from cloister.worker.fitting import prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
 from cloister.worker.store import Store
+from cloister.worker.torch_errors import reported
 from cloister.worker.training import train_in_place
 from cloister.worker.values import as_bytes, sendable
 

@@ -11,9 +11,9 @@ import torch
 from msgspec.structs import replace
 
 from cloister.errors import MoveError, WorkerError
-from cloister.tensor import sites
+from cloister.tensor import call_sites
 from cloister.tensor.hook import TorchHook, install
-from cloister.tensor.location import as_elsewhere
+from cloister.tensor.session import as_elsewhere
 from cloister.tensor.worker import Worker
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
@@ -41,7 +41,8 @@ class VirtualWorker(Worker):
         hook: a ``TorchHook``, as the scripts of old pass one; not needed.
         id: the worker's name.
         encode: pass every message through its bytes, as a network would.
-        memory_bytes, objects: the session's limits.
+        memory_bytes: what the session may hold, in bytes.
+        objects: what it may hold, in tensors.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class VirtualWorker(Worker):
             raise self._error(failure)
 
     def _error(self, failure: m.Failure) -> WorkerError:
-        return super()._error(replace(failure, site=sites.current()))
+        return super()._error(replace(failure, site=call_sites.current()))
 
 
 class _InProcess:

@@ -43,7 +43,7 @@ def found(program: Program) -> tuple[set[str], set[str]]:
     def named(lines: frozenset[int]) -> set[str]:
         return {plan.program.lines[at].op for at in lines}
 
-    return named(shapes.proven), named(shapes.watched)
+    return named(shapes.attested), named(shapes.watched)
 
 
 def changed(op: str, **arguments: Any) -> Program:

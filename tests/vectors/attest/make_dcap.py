@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from cloister.attest.collateral import DcapCollateral
+from cloister.attest.dcap.collateral import DcapCollateral
 
 NOW: Final = datetime(2030, 6, 15, 12, tzinfo=UTC)
 MONTH: Final = (NOW - timedelta(days=10), NOW + timedelta(days=20))

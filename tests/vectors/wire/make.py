@@ -145,7 +145,7 @@ GOOD: dict[str, Vector] = {
     "signature": Vector(ROUND, ["signature", 3, b"public key", b"signature"]),
     "over": Vector(ROUND, ["over", 3, "1 of 2 owners contributed"]),
     "waiting": Vector(ROUND, ["waiting", "2 owners are there, and 3 have to be"]),
-    "refused": Vector(ROUND, ["refused", 3, "too late: round 3 is over"]),
+    "refused": Vector(ROUND, ["refused", 3, "round", "too late: round 3 is over"]),
     "stop": Vector(ROUND, ["stop"]),
     "finished": Vector(ROUND, ["finished", JOB, 3, "stopped by the researcher"]),
     "dial": Vector(DIAL, [BOB]),

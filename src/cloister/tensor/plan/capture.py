@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cloister.errors import PlanError
-from cloister.tensor import sites
+from cloister.tensor import call_sites
 from cloister.tensor.geometry import DTYPE_NAMES
 from cloister.tensor.plan import encoding, lowering
 from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lowering import Captured
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.program import Buffer, Parameter, Rows
-from cloister.tensor.plan.recording import Recorder, plain_kernels
+from cloister.tensor.plan.tracing import Recorder, plain_kernels
 from cloister.tensor.pointer import PointerTensor
 
 _LOSS: Final = "loss"
@@ -106,7 +106,7 @@ class PlannedLoss:
         except PlanError:
             raise
         except Exception as fault:
-            place = sites.describe(sites.raised(fault) or sites.current())
+            place = call_sites.describe(call_sites.raised(fault) or call_sites.current())
             raise PlanError(f"{place}: {type(fault).__name__} on tensors without values: {fault}") from fault
 
     def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

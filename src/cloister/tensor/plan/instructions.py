@@ -57,7 +57,7 @@ def prepare(
 ) -> Prepared:
     """The instructions for batches of ``size`` on ``device``; ``mapped`` where they run within ``vmap``, in which
     tensors do not show what lies behind them."""
-    watched = shapes.watched if device.type == "cpu" else shapes.watched | shapes.proven
+    watched = shapes.watched if device.type == "cpu" else shapes.watched | shapes.attested
     prepared = Prepared(blank=[None] * (len(shapes.geometries) + 1))
     first = program.inputs - len(program.constants)
     for at, constant in enumerate(checked.constants, first + 1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cloister.errors import PlanError
-from cloister.tensor import ops, sites
+from cloister.tensor import call_sites, ops
 from cloister.tensor.ops import Of, Param
 from cloister.tensor.plan.aliases import Roots
 from cloister.tensor.plan.batch import SIZES, fit
@@ -22,7 +22,7 @@ from cloister.tensor.plan.program import (
     Program,
     Rows,
 )
-from cloister.tensor.plan.recording import Recorded, Trace
+from cloister.tensor.plan.tracing import Recorded, Trace
 from cloister.tensor.plan.values import constant
 
 _AT: Final = f"for batches of {SIZES[0]}, {SIZES[1]} and {SIZES[2]}"
@@ -87,7 +87,7 @@ def _merged(captured: Sequence[Captured]) -> list[Recorded]:
         first = lines[0]
         if any(line.op is not first.op or line.made != first.made for line in lines):
             raise PlanError(
-                f"{sites.describe(first.site)}: the operations differ with the batch size ({first.op} and "
+                f"{call_sites.describe(first.site)}: the operations differ with the batch size ({first.op} and "
                 f"{lines[1].op} or {lines[2].op}); a plan does the same for every batch"
             )
         args = tuple(
@@ -104,7 +104,7 @@ def _merged(captured: Sequence[Captured]) -> list[Recorded]:
         for each in captured
     ):
         longest = max(traces, key=len)
-        place = sites.describe(longest[len(merged)].site if len(longest) > len(merged) else 0)
+        place = call_sites.describe(longest[len(merged)].site if len(longest) > len(merged) else 0)
         raise PlanError(f"{place}: the number of operations or results depends on the batch size")
     _check_constants(captured)
     return merged
@@ -127,7 +127,9 @@ def _check_constants(captured: Sequence[Captured]) -> None:
 def _agreed(param: Param, values: Sequence[Any], line: Recorded) -> Any:
     if param.of in (Of.TENSOR, Of.TENSORS) and not _is_number(values[0]):
         if any(value != values[0] for value in values):
-            raise PlanError(f"{sites.describe(line.site)}: {line.op} takes other tensors as the batch size changes")
+            raise PlanError(
+                f"{call_sites.describe(line.site)}: {line.op} takes other tensors as the batch size changes"
+            )
         return values[0]
     if all(type(value) is tuple for value in values) and len({len(value) for value in values}) == 1:
         return tuple(_number(items, line) for items in zip(*values, strict=True))
@@ -146,9 +148,9 @@ def _number(values: Sequence[Any], line: Recorded) -> Any:
     elif len({(type(value), repr(value)) for value in values}) == 1:
         return values[0]
     raise PlanError(
-        f"{sites.describe(line.site)}: {line.op} is given {values[0]}, {values[1]} and {values[2]} {_AT}. A plan holds "
-        "numbers that are fixed, or whole multiples of the batch size plus a fixed number; compute others with tensors "
-        "(.mean() rather than * (1 / len(x)))"
+        f"{call_sites.describe(line.site)}: {line.op} is given {values[0]}, {values[1]} and {values[2]} {_AT}. A plan "
+        "holds numbers that are fixed, or whole multiples of the batch size plus a fixed number; compute others with "
+        "tensors (.mean() rather than * (1 / len(x)))"
     )
 
 
@@ -167,11 +169,13 @@ def _own_what_is_written(draft: _Draft, passing: set[int], *, parameters: int, g
             if not param.written or root >= given or root in copies:
                 continue
             if 0 <= root < parameters:
-                raise PlanError(f"{sites.describe(line.site)}: {line.op} writes to a parameter; only optimizers do")
+                raise PlanError(
+                    f"{call_sites.describe(line.site)}: {line.op} writes to a parameter; only optimizers do"
+                )
             if root < 0 and root not in passing:
                 raise PlanError(
-                    f"{sites.describe(line.site)}: {line.op} writes to a tensor from outside of the step; make it a "
-                    "buffer of the model (register_buffer), so that it is kept from step to step"
+                    f"{call_sites.describe(line.site)}: {line.op} writes to a tensor from outside of the step; make it "
+                    "a buffer of the model (register_buffer), so that it is kept from step to step"
                 )
             copies[root] = fresh + len(copies)
         roots.follow(line.op, line.args, line.named, line.made)

@@ -81,9 +81,11 @@ class Plan:
         """Runs the plan on one batch. What it is given stays as it is.
 
         Args:
-            parameters, buffers: by name, as ``dict(model.named_parameters())`` gives them.
+            parameters: by name, as ``dict(model.named_parameters())`` gives them.
+            buffers: by name, as ``dict(model.named_buffers())`` gives them.
             batch: as many tensors as the example had; their first dimension is the batch's.
-            seed, step: with the operation's place in the plan they decide all random numbers; 64 bits each.
+            seed: with ``step`` and the operation's place in the plan it decides all random numbers; 64 bits.
+            step: the step's number; 64 bits.
 
         Raises:
             PlanError: tensors that do not fit the plan, or an operation that failed on their values.

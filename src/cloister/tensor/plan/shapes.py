@@ -29,7 +29,7 @@ class Shapes:
 
     geometries: tuple[Geometry | None, ...]
     watched: frozenset[int]
-    proven: frozenset[int]
+    attested: frozenset[int]
     peak: int
 
 
@@ -58,7 +58,7 @@ def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, proo
                 held += weights[number]
         peak = max(peak, held)
         held -= sum(weights.pop(root, 0) for root in lifetimes.freed[at])
-    return Shapes(tuple(run.geometries), frozenset(run.watched), frozenset(run.proven), peak)
+    return Shapes(tuple(run.geometries), frozenset(run.watched), frozenset(run.attested), peak)
 
 
 def given(program: Program, size: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -91,7 +91,7 @@ class _Run:
     def __init__(self, size: int, proofs: Proofs) -> None:
         self.size = size
         self._proofs = proofs
-        self.proven: list[int] = []
+        self.attested: list[int] = []
         self.geometries: list[Geometry | None] = []
         self.watched: list[int] = []
         self._stand_ins: list[torch.Tensor | None] = []
@@ -128,7 +128,7 @@ class _Run:
             op.outlines.pop(known, None)
             raise PlanError("it would make a tensor of an element type that plans do not know")
         if looks:
-            (self.proven if self._proofs.cover(at, self.geometries) else self.watched).append(at)
+            (self.attested if self._proofs.cover(at, self.geometries) else self.watched).append(at)
         for geometry in outline.geometries:
             self.take(geometry)
         return outline

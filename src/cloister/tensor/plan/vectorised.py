@@ -77,7 +77,7 @@ class Vectorised:
         for at in shapes.watched - seen:
             raise PlanError(f"{_line(program, at)} needs a look at values at each step")
         # What has been looked at, or shown, needs no look within vmap, where there can be none.
-        free = replace(shapes, watched=frozenset(), proven=frozenset())
+        free = replace(shapes, watched=frozenset(), attested=frozenset())
         self._replay = Replay(program, checked, size=size, device=device, shapes=free, mapped=True)
         self.bytes_each: Final = shapes.peak
         self._try(size, device)
@@ -138,7 +138,7 @@ def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Loo
         if indices and _follows(op.name, at, shapes):
             looks |= {_look(program, checked, shapes, at, value) for value in indices}
             seen.add(at)
-        elif at in shapes.proven:
+        elif at in shapes.attested:
             seen.add(at)
         if any(value in own for _, value in used):
             own.update(range(following, following + line.makes))
@@ -148,7 +148,7 @@ def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Loo
 
 def _follows(name: str, at: int, shapes: Shapes) -> bool:
     """Whether an operation may follow indices out of its model's tensors."""
-    return not name.startswith(_SELF_CHECKING) and not (name in _POOLS and at in shapes.proven)
+    return not name.startswith(_SELF_CHECKING) and not (name in _POOLS and at in shapes.attested)
 
 
 def _look(program: Program, checked: Checked, shapes: Shapes, at: int, value: int) -> _Look:

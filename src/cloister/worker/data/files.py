@@ -21,7 +21,7 @@ from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.archives import open_array
 from cloister.worker.data.batches import Batches
-from cloister.worker.data.faults import reading
+from cloister.worker.data.errors import reading
 from cloister.worker.data.headers import Stored, read_npy, read_safetensors
 from cloister.worker.data.parquet import WINDOW_BYTES, RowGroups
 from cloister.worker.data.rows import Arrays, MappedRows, Rows

@@ -32,7 +32,7 @@ from cloister.files import open_regular
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.batches import Column, check_batch_size, generator
-from cloister.worker.data.faults import reading
+from cloister.worker.data.errors import reading
 from cloister.worker.data.pages import METADATA_BYTES, check_pages, read_metadata
 from cloister.worker.data.thrift import ITEMS
 

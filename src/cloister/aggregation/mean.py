@@ -1,0 +1,139 @@
+"""The weighted mean of contributions (McMahan et al. 2017, Algorithm 1), with a limit on what one member counts for.
+
+    mean = sum over k of (w_k * u_k) / sum over k of w_k
+
+McMahan, Moore, Ramage, Hampson, Aguera y Arcas: "Communication-Efficient Learning of Deep Networks from Decentralized
+Data", AISTATS 2017; its w_k is n_k, the member's number of examples.
+
+Sums are kept in float64. Floating-point addition depends on the order, so there is one order wherever the bits must
+not depend on who was quicker: whoever adds does so in the order of the members' names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
+from cloister.errors import AggregationError
+
+_TOGETHER: Final = 1 << 18
+"""Elements of many updates that are added up at a time."""
+
+
+class Sum:
+    """A running weighted sum: one float64 vector of ``length``, however many contributions are added to it."""
+
+    def __init__(self, length: int) -> None:
+        self._sum: NDArray[np.float64] = np.zeros(length)
+        self._weights: list[float] = []
+
+    def __len__(self) -> int:
+        """How many contributions were added."""
+        return len(self._weights)
+
+    def add(self, update: Vector, *, weight: float, what: str = "a contribution", norm: float | None = None) -> None:
+        """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages. ``norm``: the
+        update's, where it is known: if that is finite, so are all the values, and they are not looked at again.
+
+        Raises:
+            AggregationError: a weight that is not positive and finite, another length than the sum's, or a value that
+                is NaN or infinite.
+        """
+        if not (math.isfinite(weight) and weight > 0):
+            raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
+        check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm))
+        terms = np.empty(min(BLOCK, len(update)))
+        with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
+            for block in blocks(len(update)):
+                part = update[block]
+                term = terms[: len(part)]
+                term[:] = part  # a conversion on its own is quicker than one within a multiplication
+                term *= weight
+                self._sum[block] += term
+        self._weights.append(weight)
+
+    def add_all(self, updates: NDArray[np.floating[Any]], *, weights: Sequence[float], what: str) -> None:
+        """Adds many updates, the rows of ``updates``. They are added up among themselves first, so that the result is
+        that of adding one after the other within rounding, and not to the last bit.
+
+        Raises:
+            AggregationError: as ``add``; nothing is added then.
+        """
+        if updates.ndim != 2 or len(updates) != len(weights) or updates.shape[1] != len(self._sum):
+            raise AggregationError(f"{what} have the shape {updates.shape}, for {len(weights)} weights")
+        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise AggregationError(f"{what} have a weight that is no positive number")
+        column = np.array(weights)[:, None]
+        added = np.empty_like(self._sum)
+        width = max(1, _TOGETHER // max(1, len(updates)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(added), width):
+                part = slice(start, start + width)
+                added[part] = (updates[:, part] * column).sum(axis=0)
+        check(added, length=len(added), what=what)
+        self._sum += added
+        self._weights += weights
+
+    def mean(self) -> NDArray[np.float64]:
+        """The weighted mean of what was added. It takes the sum's place in memory: the sum is empty after it.
+
+        Raises:
+            AggregationError: nothing was added, or the sum is not finite.
+        """
+        if not self._weights:
+            raise AggregationError("there are no contributions, and so there is no mean of them")
+        mean, weights = self._sum, self._weights
+        self._sum, self._weights = np.zeros(len(mean)), []
+        whole = math.fsum(weights)
+        for block in blocks(len(mean)):
+            part = mean[block]
+            part /= whole
+            check(part, length=len(part), what="the mean of the contributions")
+        return mean
+
+
+def shares(examples: Mapping[str, int], *, largest_share: float = 1.0) -> dict[str, float]:
+    """What part of the mean each member is: by its examples, but never more than ``largest_share``.
+
+    A share over the limit is set to it, and the rest is given to the others in proportion to their examples; where that
+    lifts another over the limit, the same again, until none is over it. The shares add up to 1 (within rounding), and
+    more examples never mean a smaller share. Computed in whole numbers, so members of equal examples have equal shares.
+
+    Raises:
+        AggregationError: no members, a member without examples, or fewer members than the limit needs (1 / limit).
+    """
+    if not examples:
+        raise AggregationError("there are no contributions, and so there are no shares")
+    for name, count in examples.items():
+        if type(count) is not int or count < 1:
+            raise AggregationError(f"{name} counts {count!r} examples; a contribution has at least one")
+    if not 0 < largest_share <= 1:
+        raise AggregationError(f"the largest share is {largest_share}; it is more than 0 and at most 1")
+    if 1 / len(examples) > largest_share:
+        raise AggregationError(
+            f"{len(examples)} contributions cannot each be at most {largest_share} of the mean: "
+            f"that takes {math.ceil(1 / largest_share)}"
+        )
+    return _cap(examples, Fraction(largest_share))
+
+
+def _cap(examples: Mapping[str, int], limit: Fraction) -> dict[str, float]:
+    # From the largest down: once one is within the limit, so are all that follow it.
+    left, mass = sum(examples.values()), Fraction(1)
+    capped = {}
+    for name in sorted(examples, key=lambda name: -examples[name]):
+        if examples[name] * mass <= limit * left:
+            break
+        capped[name] = float(limit)
+        left -= examples[name]
+        mass -= limit
+    scale = mass / left if left else Fraction(0)
+    # A fraction is rounded to the nearest float, and the limit is one, so rounding lifts none over it.
+    rounded = {count: float(count * scale) for count in set(examples.values())}
+    return {name: capped[name] if name in capped else rounded[count] for name, count in examples.items()}

@@ -1,0 +1,200 @@
+"""Bodies of frames as they arrive: where each part of one goes, and what is found out about it on the way.
+
+Whoever receives a body asks for its ``rooms`` one after another, fills each before it asks for the next, and has each
+looked at. Here lies the work that takes time (hashing, norms, reading a job), so that it is done in the thread of the
+member it is about, or beside it, while the next part arrives.
+Nothing here raises: what is wrong is kept as ``fault``, and said when the message is handled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
+from cloister.charter.charter import Charter
+from cloister.errors import CloisterError, JobError
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job
+from cloister.ledger.sync import ModelState
+from cloister.wire.layout import Layout
+from cloister.wire.limits import CHUNK_BYTES
+from cloister.wire.rounds import Chain
+
+
+class Body(Protocol):
+    """A body that is expected."""
+
+    def buffers(self) -> Iterator[memoryview]:
+        """Flat, writable views of bytes, together as long as the body."""
+        ...
+
+    def update(self, buffer: memoryview) -> None:
+        """Looks at a room that is filled: at all of them, in their order, in any one thread."""
+        ...
+
+
+class _Plain:
+    """A body of which nothing is found out part by part."""
+
+    def update(self, buffer: memoryview) -> None:
+        """Nothing."""
+
+
+class Discarded(_Plain):
+    """A body that is read and not kept, because it comes too late."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+
+    def buffers(self) -> Iterator[memoryview]:
+        """The same bytes again and again."""
+        return _scratch(self._nbytes)
+
+
+class Update:
+    """A contribution: ``vector``, of which the ``commitment`` and the ``norm`` are known when all was looked at."""
+
+    def __init__(self, vector: Vector, *, salt: bytes) -> None:
+        self.vector = vector
+        self._dtype = vector.dtype
+        self._hash = hashlib.sha256(salt)
+        self._norms: list[float] = []
+        self._left = vector.nbytes
+
+    @property
+    def commitment(self) -> bytes:
+        """To what has been looked at."""
+        return self._hash.digest()
+
+    @property
+    def norm(self) -> float:
+        """L2, in float64: NaN or infinite where a value is, and NaN where a part has not been looked at."""
+        return math.nan if self._left else math.hypot(*self._norms)
+
+    def buffers(self) -> Iterator[memoryview]:
+        """The vector, part by part."""
+        return _chunks(_bytes(self.vector))
+
+    def update(self, buffer: memoryview) -> None:
+        """What has just arrived is looked at while it lies in a cache."""
+        self._hash.update(buffer)
+        self._norms.append(_norm(np.frombuffer(buffer, self._dtype)))
+        self._left -= len(buffer)
+
+    def release(self) -> Vector:
+        """The vector, for another to use: whoever still holds this holds no memory with it."""
+        vector, self.vector = self.vector, self.vector[:0].copy()
+        return vector
+
+
+class Submission(_Plain):
+    """A job and its first model. ``running``: the job that runs already, with which no model need come."""
+
+    def __init__(self, job_bytes: int, *, body_bytes: int, charter: Charter, running: bytes | None) -> None:
+        self.data = bytearray(job_bytes)
+        self.job: Job | None = None
+        self.vector: Vector | None = None
+        self.digest = b""
+        self.model = b""
+        self.fault: CloisterError | None = None
+        self._rest = body_bytes - job_bytes
+        self._charter = charter
+        self._running = running
+
+    def buffers(self) -> Iterator[memoryview]:
+        """The job, which is read and checked before there is any room for its model."""
+        yield memoryview(self.data)
+        self.digest = jobs.job_digest(bytes(self.data))
+        if self.digest != self._running:
+            self._read()
+        if self.vector is None:
+            yield from _scratch(self._rest)
+            return
+        yield from _chunks(_bytes(self.vector))
+        if self.job is None:
+            return
+        try:
+            check(self.vector, length=len(self.vector), what="the model that the job starts from")
+            self.model = jobs.model_digest(self.job, self.vector)
+        except CloisterError as fault:
+            self.fault = JobError(f"the job is refused: {fault}")
+
+    def _read(self) -> None:
+        try:
+            job = jobs.decode(bytes(self.data))
+            jobs.check(job, charter=self._charter)
+            layout = job.layout
+            if self._rest != layout.nbytes:
+                raise JobError(f"the job's model has {layout.length} values, and another number of them came with it")
+            self.job, self.vector = job, np.empty(layout.length, layout.dtype)
+        except CloisterError as fault:
+            self.fault = fault
+
+
+class HandedOver(_Plain):
+    """Records that a member has more of; or the newest model, of ``job``, and ``vectors`` of its rule's state."""
+
+    def __init__(self, message: Chain, *, job: Job | None, vectors: int = 0) -> None:
+        self.records: list[bytearray] = []
+        self.model: ModelState | None = None
+        self._rounds = message.rounds
+        self._lengths = message.records
+        self._sizes = (message.model, *message.state)
+        self._job = job
+        self._vectors = vectors
+
+    def buffers(self) -> Iterator[memoryview]:
+        """The records, and then the model and the state, which are not kept where they are not what is wanted."""
+        for length in self._lengths:
+            self.records.append(bytearray(length))
+            yield memoryview(self.records[-1])
+        job = self._job
+        if job is None or not self._wanted(job.layout):
+            yield from _scratch(sum(self._sizes))
+            return
+        vector, *averages = (memoryview(bytearray(size)) for size in self._sizes)
+        for each in (vector, *averages):
+            yield from _chunks(each)
+        self.model = ModelState(jobs.model_digest(job, vector), vector, tuple(averages), self._rounds)
+
+    def _wanted(self, layout: Layout) -> bool:
+        sizes = (layout.nbytes, *[layout.length * 8] * self._vectors)
+        return self._sizes == sizes
+
+
+def _bytes(vector: Vector) -> memoryview:
+    return vector.data.cast("B")
+
+
+def _chunks(view: memoryview) -> Iterator[memoryview]:
+    return (view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES))
+
+
+def _scratch(nbytes: int) -> Iterator[memoryview]:
+    scratch = memoryview(bytearray(min(nbytes, CHUNK_BYTES)))
+    while nbytes:
+        buffer = scratch[:nbytes]
+        nbytes -= len(buffer)
+        yield buffer
+
+
+def _norm(part: Vector) -> float:
+    doubles, squares = np.empty(min(BLOCK, len(part))), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block in blocks(len(part)):
+            values = part[block]
+            wide = doubles[: len(values)]
+            wide[:] = values
+            # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.
+            squares += float(np.einsum("i,i", wide, wide))
+    return math.sqrt(squares)
+
+
+def views(records: Sequence[bytes], *vectors: Vector | None) -> tuple[memoryview, ...]:
+    """Records and vectors as a frame's body."""
+    return (*(memoryview(each) for each in records), *(_bytes(each) for each in vectors if each is not None))

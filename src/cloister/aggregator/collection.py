@@ -1,0 +1,178 @@
+"""The pull of one round's contributions: in the order of names, a few at a time, each checked before it is added.
+
+The order makes the bits of the sum independent of who was quicker. Only those whose turn it is are asked, which bounds
+the memory to the sum (float64) and one or two contributions, however many members there are. What has arrived is added
+when its memory is wanted, for the next contribution, which is on its way by then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Final
+
+import numpy as np
+
+from cloister.aggregation.mean import Sum, shares
+from cloister.aggregation.vectors import Vector
+from cloister.aggregator.bodies import Update
+from cloister.charter.charter import Limits, Member
+from cloister.errors import AggregationError, RoundError
+from cloister.wire.layout import Layout
+
+AT_ONCE: Final = 2
+"""How many may be on their way: one arrives while the other is added."""
+LARGE_BYTES: Final = 1 << 24
+"""Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an owner said when it had trained."""
+
+    member: Member
+    examples: int
+    metrics: Mapping[str, float]
+    commitment: bytes
+
+
+class Collection:
+    """Contributions to one round, by the names of the owners that are ready.
+
+    Raises:
+        RoundError: they are too few.
+    """
+
+    def __init__(self, answers: Mapping[str, Answer], *, limits: Limits, layout: Layout) -> None:
+        self.answers = {name: answers[name] for name in sorted(answers)}
+        self.weights: Mapping[str, float] = {}
+        self._limits = limits
+        self._layout = layout
+        self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
+        self._asked: set[str] = set()
+        self._arrived: dict[str, Update] = {}
+        self._added: list[str] = []
+        self._free: list[Vector] = []
+        self._weigh()
+        self._sum = Sum(layout.length)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all are here."""
+        return len(self._added) + len(self._arrived) == len(self.answers)
+
+    def next(self) -> list[str]:
+        """Those to be asked for their contributions now; they count as asked from then on."""
+        window = self._window()
+        found = [name for name in window if name not in self._asked and name not in self._arrived]
+        found = found[: self._at_once - len(self._asked) - sum(name in self._arrived for name in window)]
+        self._asked.update(found)
+        return found
+
+    def expects(self, name: str) -> bool:
+        """Whether this owner was asked, and its contribution has not come."""
+        return name in self._asked
+
+    def buffer(self, name: str, *, salt: bytes) -> Update:
+        """Where the contribution of an owner that was asked goes."""
+        self._add()
+        vector = self._free.pop() if self._free else np.empty(self._layout.length, self._layout.dtype)
+        return Update(vector, salt=salt)
+
+    def take(self, name: str, update: Update) -> None:
+        """Takes what has arrived from an owner that was asked; where its turn is not now any more, it is asked again.
+
+        Raises:
+            RoundError: it is refused. Nothing of it is added; ``leave_out`` has to follow.
+        """
+        self._asked.discard(name)
+        answer = self.answers[name]
+        try:
+            if not update.norm <= self._limits.clip:
+                raise RoundError(
+                    f"the contribution's norm is not a number of at most {self._limits.clip:g}, the charter's clip"
+                )
+            if not update.norm:  # in a mean with others that are 0 it would hide nobody
+                raise RoundError("the contribution changes nothing: its norm is 0")
+            if update.commitment != answer.commitment:
+                raise RoundError("the contribution is not the one that was committed to")
+        except RoundError:
+            self._free.append(update.release())
+            raise
+        if name in self._window():
+            self._arrived[name] = update
+        else:  # its memory is for those whose turn it is
+            self._free.append(update.release())
+
+    def leave_out(self, name: str) -> None:
+        """Goes on without this owner; from the beginning, where the weights of others change that were added already.
+
+        Its vector, if it is still being filled, is not used again.
+
+        Raises:
+            RoundError: the others are too few.
+        """
+        del self.answers[name]
+        self._asked.discard(name)
+        if name in self._arrived:
+            self._free.append(self._arrived.pop(name).release())
+        before = self.weights
+        self._weigh()
+        if any(self.weights.get(each) != before[each] for each in self._added):
+            self._sum = Sum(0)  # the old one's memory is given back before there is another
+            self._sum = Sum(self._layout.length)
+            self._added = []
+        self._add()
+        for each in [each for each in self._arrived if each not in self._window()]:
+            self._free.append(self._arrived.pop(each).release())
+
+    def mean(self) -> Vector:
+        """The weighted mean, once it is complete; only its memory is kept.
+
+        Raises:
+            AggregationError: it is not finite.
+        """
+        self._add()
+        self._free.clear()
+        total, self._sum = self._sum, Sum(0)
+        return total.mean()
+
+    def metrics(self) -> dict[str, float]:
+        """The charter's metrics that all of them told, each the mean by the same weights, within its range."""
+        told = {}
+        for metric in self._limits.metrics:
+            if all(metric.name in answer.metrics for answer in self.answers.values()):
+                parts = (self.weights[name] * answer.metrics[metric.name] for name, answer in self.answers.items())
+                mean = math.fsum(parts) / math.fsum(self.weights.values())
+                told[metric.name] = min(max(mean, metric.low), metric.high)
+        return told
+
+    def _weigh(self) -> None:
+        if len(self.answers) < self._limits.floor:
+            raise RoundError(f"{len(self.answers)} owners are left in the round, and the floor is {self._limits.floor}")
+        try:
+            examples = {name: answer.examples for name, answer in self.answers.items()}
+            self.weights = shares(examples, largest_share=self._limits.largest_share)
+        except AggregationError as fault:
+            raise RoundError(str(fault)) from None
+
+    def _due(self) -> list[str]:
+        """The next in order that have arrived: they are added before there is room for another."""
+        waiting = (name for name in self.answers if name not in self._added)
+        return list(takewhile(self._arrived.__contains__, waiting))
+
+    def _window(self) -> list[str]:
+        """Those after them in order: no other has a place."""
+        before = {*self._added, *self._due()}
+        return [name for name in self.answers if name not in before][: self._at_once]
+
+    def _add(self) -> None:
+        for name in self._due():
+            update = self._arrived.pop(name)
+            self._sum.add(
+                update.vector, weight=self.weights[name], what=f"the contribution of {name}", norm=update.norm
+            )
+            self._added.append(name)
+            self._free.append(update.release())

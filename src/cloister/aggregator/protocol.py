@@ -1,0 +1,306 @@
+"""An aggregator as a state machine: what happens comes in, what is to be done about it comes out.
+
+It has no sockets, clocks, threads or chance of its own; ``cloister.enclave.server`` brings them. Whatever a member
+sends is either used or answered by ``Refused``: nothing is half-added, and a round goes on without whoever spoils its
+own part in it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloister.aggregator import table
+from cloister.aggregator.bodies import Body, HandedOver, Submission
+from cloister.aggregator.chain_exchange import Chains
+from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
+from cloister.aggregator.own import InstanceIdentity
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
+from cloister.aggregator.round import RoundMachine
+from cloister.aggregator.runs import Run
+from cloister.aggregator.table import Standing
+from cloister.charter.charter import Charter
+from cloister.errors import CloisterError, JobError, RoundError
+from cloister.ledger.chain import Ledger
+from cloister.ledger.sync import ModelState
+from cloister.wire.fields import Message
+from cloister.wire.limits import JOB_BYTES, TEXT_CHARS
+from cloister.wire.rounds import (
+    Accepted,
+    Chain,
+    Contribution,
+    Declined,
+    Finished,
+    Join,
+    Ready,
+    Signature,
+    Stop,
+    Submit,
+)
+
+REFUSALS: Final = 16
+"""A member with so many messages refused, and no round released in between, is dropped."""
+LEAP: Final = 1 << 20
+"""By how much one member's word can move the numbers of rounds: nobody may use them up."""
+
+
+class AggregatorProtocol:
+    """An aggregator's part in studies under one charter, for one instance.
+
+    Args:
+        charter: it has no faults, and this software can enforce it.
+        own: what the instance can do.
+    """
+
+    def __init__(self, charter: Charter, *, own: InstanceIdentity) -> None:
+        self._charter = charter
+        self._peers = ConnectedMembers()
+        self._chains = Chains(charter, peers=self._peers, upload_s=own.upload_s)
+        self._course = RoundMachine(charter, own=own, peers=self._peers, chains=self._chains)
+        self._now = 0.0
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records so far; not to be changed."""
+        return self._chains.ledger
+
+    @property
+    def due(self) -> float | None:
+        """When a ``Tick`` is wanted, by the clock that ``handle`` is told; None: at no time."""
+        times = [time for time in (self._chains.due, self._course.due) if time is not None]
+        return min(times, default=None)
+
+    def expect(self, member: str, message: Message, *, body_bytes: int) -> Body | None:
+        """Where the body of a member's message goes; None where it has none.
+
+        Raises:
+            CloisterError: nobody asked for it, or not for one of this length: it is not to be read.
+        """
+        peer = self._peers.all.get(member)
+        if not body_bytes:
+            return None
+        if peer is None:
+            raise RoundError("a body from somebody who is not there")
+        match message:
+            case Contribution():
+                return self._course.room(peer, message, body_bytes=body_bytes)
+            case Chain():
+                return self._chains.expect(peer, message, body_bytes=body_bytes, now=self._now)
+            case Submit() if peer.joined and peer.member.role == "researcher":
+                return self._room_for_job(peer, message, body_bytes=body_bytes)
+        raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
+
+    def handle(self, event: Event, *, now: float) -> list[Effect]:
+        """What is to be done about an event. ``now``: seconds, by a clock that never goes back."""
+        self._now = self._course.now = max(now, self._now)
+        match event:
+            case Joined(member=key):
+                self._enter(key)
+            case Left(member=key) if key in self._peers.all:
+                self._forget(self._peers.all.pop(key))
+            case Said(member=key, message=message, body=body) if key in self._peers.all:
+                self._hear(self._peers.all[key], message, body)
+            case Tick() | Left() | Said():
+                pass
+        self._keep_time()
+        self._take_jobs()
+        self._go_on()
+        return self._peers.effects()
+
+    def _enter(self, key: str) -> None:
+        member = self._charter.member(key)
+        if member is not None and key not in self._peers.all:
+            self._peers.all[key] = ConnectedMember(member)
+
+    def _forget(self, peer: ConnectedMember) -> None:
+        self._chains.forget(peer, now=self._now)
+        if self._course.run is not None:
+            self._course.run.researchers.discard(peer.key)
+        self._course.leave_out(peer)
+
+    def _drop(self, peer: ConnectedMember, why: str) -> None:
+        self._peers.drop(peer, why)
+        self._forget(peer)
+
+    def _keep_time(self) -> None:
+        late = self._chains.late(now=self._now)
+        if late is not None:
+            self._drop(late, "it did not hand over what it was asked for in time")
+        for peer in self._course.late():
+            self._drop(peer, "its contribution did not come in time")
+
+    def _go_on(self) -> None:
+        while True:
+            run = self._course.run
+            try:
+                self._course.go_on()
+            except CloisterError as fault:  # the TEE gives no evidence
+                self._course.void("this instance cannot go on")
+                if run is not None:
+                    self._end(run, f"this instance cannot go on: {fault}"[:TEXT_CHARS])
+                return
+            if run is None or run.over or self._course.under_way:
+                return
+            if self._chains.newest is None and not run.stopping:
+                self._find_model(run)
+                return
+            if not run.ended(self.ledger):
+                return
+            self._end(run, run.stopping)
+
+    def _find_model(self, run: Run) -> None:
+        for peer in self._peers.present():
+            if peer.model is not None and peer.model == self.ledger.model:
+                self._chains.ask_for_model(peer, job=run.job, vectors=run.averages, now=self._now)
+                return
+
+    # What members say
+
+    def _hear(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
+        try:
+            self._take(peer, message, body)
+        except CloisterError as fault:
+            self._refuse(peer, message, fault)
+
+    def _refuse(self, peer: ConnectedMember, message: Message, fault: CloisterError) -> None:
+        peer.refused += 1
+        self._peers.note(f"refused {peer.name}'s {type(message).__name__}: {fault}")
+        number = 0 if isinstance(message, Join) else getattr(message, "round", 0)
+        self._peers.tell(peer, refused(number, fault))
+        if isinstance(message, Chain | Join):
+            self._drop(peer, "its records cannot be gone on with")
+        elif peer.refused >= REFUSALS:
+            self._drop(peer, "too much of what it says is refused")
+
+    def _take(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
+        owed = isinstance(message, Contribution) and peer.owes
+        if isinstance(message, Contribution):
+            peer.owes = False  # it has come, wanted or not
+        if self._crossed_the_release(peer, message):
+            return
+        table.check(message, role=peer.member.role, standing=peer.standing, phase=self._course.phase)
+        match message:
+            case Join():
+                self._join(peer, message)
+            case Chain():
+                self._take_chain(peer, message, body)
+            case Submit():
+                self._keep_submitted(peer, message, body)
+            case Stop():
+                self._stop(peer)
+            case Ready():
+                self._course.ready(peer, message)
+            case Contribution():
+                self._course.contribute(peer, message, body if owed else None)
+            case Declined():
+                self._course.decline(peer, message)
+            case Signature():
+                self._course.sign(peer, message)
+
+    def _crossed_the_release(self, peer: ConnectedMember, message: Message) -> bool:
+        """Whether it is a witness's word of a round that was released without it."""
+        row = table.MESSAGES.get(type(message))
+        passed_over = row is not None and row.passed_over and peer.owner and peer.standing is Standing.UP_TO_DATE
+        return passed_over and getattr(message, "round", None) == self.ledger.last_round
+
+    def _join(self, peer: ConnectedMember, message: Join) -> None:
+        known = max(self._course.highest, self.ledger.last_round)
+        self._course.highest = max(self._course.highest, min(message.round, known + LEAP))
+        self._chains.join(peer, message, now=self._now)
+        self._peers.note(f"{peer.name} is there")
+
+    def _take_chain(self, peer: ConnectedMember, message: Chain, body: Body | None) -> None:
+        if body is None:
+            body = self._chains.expect(peer, message, body_bytes=0, now=self._now)
+        if not isinstance(body, HandedOver):
+            return
+        if self._chains.take(peer, body, now=self._now):
+            self._peers.note(f"{peer.name} has handed over a chain with {self.ledger.released} rounds")
+            self._course.begin_again("there are newer records than those it began with")
+            run = self._course.run
+            if run is not None and not run.over:
+                try:
+                    self._check_place(run)
+                except JobError as fault:
+                    self._end(run, str(fault))
+        for each in self._peers.present():
+            self._chains.bring(each)
+
+    # Jobs
+
+    def _keep_submitted(self, peer: ConnectedMember, message: Submit, body: Body | None) -> None:
+        if not isinstance(body, Submission) or peer.submitted is not None:
+            raise JobError("one job and its model come in the body of the message that submits it")
+        peer.submitting, peer.submitted = False, (message, body)
+
+    def _room_for_job(self, peer: ConnectedMember, message: Submit, *, body_bytes: int) -> Submission:
+        if message.job > min(JOB_BYTES, body_bytes):
+            raise JobError("the job is longer than what came with it, or than a job may be")
+        if any(each.submitting or each.submitted for each in self._peers.all.values()):
+            raise JobError("another job is arriving at the moment; try again later")
+        peer.submitting = True
+        run = self._course.run
+        running = None if run is None or run.over else run.digest
+        return Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
+
+    def _take_jobs(self) -> None:
+        """Looks at jobs once those who submitted them have handed over what records they have."""
+        for peer in self._peers.present():
+            if peer.submitted is not None:
+                message, body = peer.submitted
+                peer.submitted = None
+                try:
+                    self._submit(peer, body)
+                except CloisterError as fault:
+                    self._refuse(peer, message, fault)
+
+    def _submit(self, peer: ConnectedMember, body: Submission) -> None:
+        if body.fault is not None:
+            raise body.fault
+        run = self._course.run
+        if run is None or run.over:
+            run = self._begin(body)
+        elif run.digest != body.digest:
+            raise JobError("another job is under way; there is one at a time")
+        run.researchers.add(peer.key)
+        done = self.ledger.done(run.digest)
+        self._peers.tell(peer, Accepted(job=run.digest, done=done))
+        self._peers.note(f"{peer.name}'s job of {run.job.rounds} rounds is taken; {done} are done")
+
+    def _begin(self, body: Submission) -> Run:
+        job, vector, ledger = body.job, body.vector, self.ledger
+        if job is None or vector is None:
+            raise JobError("the job that this one joins has just ended; submit it again")
+        if body.model != job.start:
+            raise JobError("the model that came with the job is not the one that it says it starts from")
+        run = Run(job, bytes(body.data), body.digest, job.layout, job.rule)
+        self._check_place(run)
+        if job.start == ledger.model:
+            self._chains.held = ModelState(job.start, vector.data.cast("B"))
+        self._course.start(run)
+        return run
+
+    def _check_place(self, run: Run) -> None:
+        """Whether a job can go on from the newest record. Raises ``JobError``."""
+        job, ledger = run.job, self.ledger
+        done = ledger.done(run.digest)
+        wanted, left = job.rounds - done, self._charter.limits.rounds - ledger.released
+        if wanted > left:
+            raise JobError(f"it asks for {wanted} rounds more, and {left} of the charter's are left")
+        if done and wanted and ledger.receipts[-1].cohort.job != run.digest:
+            raise JobError("another job has gone on from its model since; submit one that starts from the newest")
+        if not done and job.start != ledger.model:
+            raise JobError("it starts neither from the charter's first model nor from the newest record's")
+
+    def _stop(self, peer: ConnectedMember) -> None:
+        run = self._course.run
+        if run is None or run.over or peer.key not in run.researchers:
+            raise JobError("there is no job of this researcher's to stop")
+        run.stopping = "stopped by the researcher"
+
+    def _end(self, run: Run, text: str) -> None:
+        run.over = True
+        done = self.ledger.done(run.digest)
+        for key in sorted(run.researchers):
+            self._peers.tell(self._peers.all[key], Finished(job=run.digest, done=done, text=text))
+        run.researchers.clear()
+        self._peers.note(f"the job is over after {done} rounds" + (f": {text}" if text else ""))

@@ -1,0 +1,111 @@
+"""Who may say what to an aggregator, and when, and what follows: the tables that it goes by.
+
+``AggregatorProtocol`` holds each message against ``MESSAGES`` before anything else looks at it, and ``RoundMachine``
+takes no step that is not in ``FOLLOWING``. docs/protocol.md is made from both, and says what comes of each message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from cloister.charter.charter import Role
+from cloister.errors import RoundError
+from cloister.wire.fields import Message
+from cloister.wire.rounds import Chain, Contribution, Declined, Join, Ready, Signature, Stop, Submit
+
+
+class Standing(StrEnum):
+    """How far a member's connection is."""
+
+    CONNECTED = "connected"
+    """It has proved its key, and has said nothing."""
+    JOINED = "joined"
+    """It has said how far its records go; it hands over what it has more, or is given what it lacks."""
+    UP_TO_DATE = "up to date"
+    """It has all records that the aggregator has."""
+
+
+class Phase(StrEnum):
+    """How far the round is. There is one at a time."""
+
+    BETWEEN = "between rounds"
+    TRAINING = "training"
+    COLLECTING = "collecting"
+    SIGNING = "signing"
+
+
+class Row(NamedTuple):
+    """Who may say a message, and when."""
+
+    roles: tuple[Role, ...]
+    standings: tuple[Standing, ...]
+    phases: tuple[Phase, ...]
+    otherwise: str
+    """The refusal at another standing, or in another phase; ``{round}`` is the message's."""
+    passed_over: bool = False
+    """Whether it is no fault where it is of the round that was released last: it crossed the release on its way."""
+
+    def refusal(self, message: Message) -> RoundError:
+        """The error for a message that comes at the wrong time."""
+        return RoundError(self.otherwise.format(round=getattr(message, "round", 0)))
+
+
+_ANYBODY: Final[tuple[Role, ...]] = ("owner", "researcher", "auditor")
+_CONNECTED, _JOINED, _UP_TO_DATE = Standing
+_AT_ANY_TIME: Final = tuple(Phase)
+_ROUND: Final = (Phase.TRAINING, Phase.COLLECTING, Phase.SIGNING)
+_FIRST: Final = "a member joins, and is given the newest records, before it says anything else"
+
+MESSAGES: Final[Mapping[type[Message], Row]] = {
+    Join: Row(_ANYBODY, (_CONNECTED,), _AT_ANY_TIME, "a member joins once on a connection"),
+    Chain: Row(_ANYBODY, (_JOINED, _UP_TO_DATE), _AT_ANY_TIME, _FIRST),
+    Submit: Row(("researcher",), (_JOINED, _UP_TO_DATE), _AT_ANY_TIME, _FIRST),
+    Stop: Row(("researcher",), (_UP_TO_DATE,), _AT_ANY_TIME, _FIRST),
+    Ready: Row(
+        ("owner",),
+        (_UP_TO_DATE,),
+        (Phase.TRAINING,),
+        "too late: round {round} does not wait for owners to train",
+    ),
+    Contribution: Row(
+        ("owner",),
+        (_UP_TO_DATE,),
+        (Phase.COLLECTING,),
+        "too late: nothing of it was used in round {round}",
+    ),
+    Declined: Row(("owner",), (_UP_TO_DATE,), _ROUND, "round {round} is not under way", passed_over=True),
+    Signature: Row(
+        ("owner",),
+        (_UP_TO_DATE,),
+        (Phase.SIGNING,),
+        "too late: nobody waits for signatures of round {round}",
+        passed_over=True,
+    ),
+}
+
+FOLLOWING: Final[Mapping[Phase, tuple[Phase, ...]]] = {
+    Phase.BETWEEN: (Phase.TRAINING,),
+    Phase.TRAINING: (Phase.COLLECTING, Phase.BETWEEN),
+    Phase.COLLECTING: (Phase.SIGNING, Phase.BETWEEN),
+    Phase.SIGNING: (Phase.BETWEEN,),
+}
+"""What each phase may be followed by: a round that is void ends, and one is released once it was signed."""
+
+
+def check(message: Message, *, role: Role, standing: Standing, phase: Phase) -> None:
+    """Checks that a member may say this now.
+
+    Raises:
+        RoundError: it may not, and nothing came of the message.
+    """
+    row = MESSAGES.get(type(message))
+    if row is None:
+        raise RoundError(f"{type(message).__name__} is not a member's to say")
+    if role not in row.roles:
+        raise RoundError(f"{type(message).__name__} is not said by a member of its role")
+    if standing not in row.standings:
+        raise RoundError(row.otherwise if row.phases == _AT_ANY_TIME else _FIRST)
+    if phase not in row.phases:
+        raise row.refusal(message)

@@ -1,0 +1,86 @@
+"""What a charter gives up: read by those who write, sign or judge one, and nothing that running under it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
+from cloister.attest.reference_toml import STATUSES
+from cloister.charter.charter import ENFORCED, Charter
+
+_HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
+_LONG_DAYS: Final = 400
+
+
+def warnings_of(charter: Charter) -> list[str]:
+    """What a charter leaves open, a sentence each; nothing where it is as tight as a charter can be."""
+    return [*_limits(charter), *(f"{entry.name}: {hole}" for entry in charter.reference for hole in _entry(entry))]
+
+
+def _limits(charter: Charter) -> Iterator[str]:
+    limits, owners = charter.limits, len(charter.owners)
+    if limits.interactive:
+        yield (
+            "interactive: researchers compute with contributions one operation after another, and neither clip nor"
+            " noise applies to that; the owners trust the researchers"
+        )
+    if not charter.researchers:
+        yield "nobody is a researcher: no one can submit a job"
+    if not limits.plans and not limits.interactive:
+        yield "no plan is named: nothing can be computed under this charter"
+    if limits.noise is None:
+        yield "no noise: an aggregate is exact, also about an outlier among the contributions"
+    elif "noise" not in ENFORCED:
+        yield "noise: this version of cloister cannot add it, and refuses to use the charter"
+    if limits.floor == 2:
+        yield "floor = 2: in an aggregate of two, each member can take away its own part and see the other's"
+    if owners == limits.floor:
+        yield f"there are {owners} owners and the floor is {limits.floor}: one that is away stops every round"
+    if limits.largest_share > 0.5:
+        yield f"largest_share = {limits.largest_share:g}: one member may be more than half of an aggregate"
+    days = (charter.not_after - charter.not_before).days
+    if days > _LONG_DAYS:
+        yield f"it is valid for {days} days: software that turns out to be faulty stays acceptable as long"
+
+
+def _entry(entry: Entry) -> Iterator[str]:
+    match entry:
+        case SimulatedEntry():
+            yield "a simulated TEE proves nothing: anyone can claim this measurement; for rehearsals only"
+            return
+        case SgxEntry():
+            yield from _open(entry, ("mr_enclave",))
+            if entry.isv_prod_id == "any":
+                yield "isv_prod_id is any: each product of that signer is accepted"
+            yield from _dcap(entry.tcb)
+        case TdxEntry():
+            registers = ("mr_td", "rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3", "mr_config_id", "mr_owner", "mr_owner_config")
+            yield from _open(entry, registers)
+            yield from _dcap(entry.tcb)
+        case SnpEntry():
+            yield from _open(entry, ("measurement", "host_data", "id_key_digest", "author_key_digest"))
+            if entry.unsafe_no_revocation:
+                yield "unsafe_no_revocation: a signer that AMD has revoked is accepted where no CRL is at hand"
+            if entry.allow_smt:
+                yield "allow_smt: whoever shares a core with the guest can learn from its timing"
+    if entry.platforms == "any":
+        yield "platforms is any: every machine with such a TEE, also one that its holder can open or whose key leaked"
+
+
+def _open(entry: Entry, names: tuple[str, ...]) -> Iterator[str]:
+    found = [name for name in names if getattr(entry, name) == "any"]
+    if found == list(names[:1]) and names[0] == "mr_enclave":
+        yield "mr_enclave is any: all software of that signer, now and later"
+    elif found:
+        yield f"not checked: {', '.join(found)}"
+
+
+def _dcap(floor: DcapFloor) -> Iterator[str]:
+    worse = [status for status in STATUSES if status in floor.allowed_status - _HARMLESS]
+    if worse:
+        yield f"allowed_status names {', '.join(worse)}: platforms with known weaknesses are accepted"
+    if floor.allowed_advisories == "any":
+        yield "allowed_advisories is any: so are weaknesses that Intel has yet to tell"
+    if floor.min_eval_number == 0:
+        yield "min_eval_number is 0: a host may show Intel's judgement from before the latest weaknesses were known"

@@ -1,0 +1,80 @@
+"""How an aggregator comes to be from its charter: what is refused before anything listens, and where it listens."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from cloister.attest.attester import find
+from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.enclave.server import Aggregator
+from cloister.errors import CharterError
+from cloister.files import read_text
+from cloister.ledger.records import COLLATERAL_BYTES
+from cloister.net.proving import Instance
+from cloister.wire.peers import Address, parse_address
+
+
+def start_log() -> None:
+    """Has what happens written to the error stream, a line each."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def instance_of(charter: Charter, *, tee: Literal["auto", "simulated"], name: str | None) -> Instance:
+    """A new instance under a charter, in the TEE of this process.
+
+    ``name``: which of the charter's addresses it has; None where there is one.
+
+    Raises:
+        CharterError: the charter is not valid now, or this software cannot enforce it, or it has no such address.
+        NoTeeError: there is no TEE, or it is not set up.
+    """
+    check_valid(charter, now=datetime.now(UTC))
+    enforceable(charter)
+    address = _address(charter, name)
+    return Instance(role="aggregator", attester=find(tee, role="aggregator"), charter=charter.digest, name=address)
+
+
+def where(instance: Instance, listen: str | None) -> Address:
+    """Where it listens: as it was told, or everywhere at its address's port.
+
+    Raises:
+        ConfigurationError: ``listen`` is no address.
+    """
+    return parse_address(listen or f"0.0.0.0:{parse_address(instance.name).port}")
+
+
+def aggregator_of(charter: Charter, *, instance: Instance, listen: str | None, collateral: Path | None) -> Aggregator:
+    """The aggregator of a charter that is closed to interactive use, listening.
+
+    ``collateral``: a file for the ledger, so that auditors need no other source.
+
+    Raises:
+        CharterError: the charter is interactive.
+        ConfigurationError: it cannot listen there, or the file cannot be read. CollateralError: it holds no collateral.
+    """
+    if charter.interactive:
+        raise CharterError("the charter is interactive: its aggregator is a node (`cloister aggregator serve`)")
+    kept = None if collateral is None else _read_collateral(collateral)
+    return Aggregator(instance, charter=charter, listen=where(instance, listen), collateral=kept)
+
+
+def _address(charter: Charter, name: str | None) -> str:
+    addresses = charter.addresses
+    if name is None and len(addresses) == 1:
+        return addresses[0]
+    if name is None or name not in addresses:
+        listed = ", ".join(addresses)
+        raise CharterError(f"say which address of the charter this aggregator has, with --name: {listed}")
+    return name
+
+
+def _read_collateral(file: Path) -> bytes:
+    from cloister.attest.dcap.collateral import parse_bundle
+
+    data = read_text(file, limit=COLLATERAL_BYTES).encode()
+    parse_bundle(data)  # better now than by an auditor
+    return data

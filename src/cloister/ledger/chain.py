@@ -1,0 +1,365 @@
+"""The ledger: a chain of records of one charter, and all that has to hold before a record becomes part of it.
+
+The aggregator, members and auditors run the same checks. What they show, and what they do not, is in docs/ledger.md:
+evidence in the records of instances is looked at by ``cloister.ledger.audit``, not here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from cloister.attest.transcript import Transcript
+from cloister.charter import keys
+from cloister.charter.charter import Charter
+from cloister.charter.names import shown
+from cloister.errors import CharterError, EvidenceError, LedgerError
+from cloister.ledger.job import round_digest
+from cloister.ledger.records import (
+    Cohort,
+    InstanceRecord,
+    Record,
+    RoundRecord,
+    cohort_to_be_signed,
+    decode,
+    decode_cohort,
+    head_of,
+    nonce_of,
+    outcome_digest,
+    to_be_signed,
+)
+from cloister.wire.peers import fingerprint
+
+ROUNDING: Final = 1e-9
+"""How far the weights of a cohort may be from 1 together."""
+
+
+def quorum(charter: Charter) -> int:
+    """How many owners have to sign a round before it is released (docs/adr/0010).
+
+    So many that any two such groups have ``floor - 1`` owners in common, at least one of whom keeps its word where up
+    to ``floor - 2`` do not. It is more than half of the owners, and never less than the floor.
+    """
+    return (len(charter.owners) + charter.limits.floor) // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """An instance that has begun: its record, and what its evidence is about."""
+
+    record: InstanceRecord
+    transcript: Transcript
+    head: bytes
+    """The record's hash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A round that was released: its record, and what the members signed."""
+
+    record: RoundRecord
+    cohort: Cohort
+    head: bytes
+    """The record's hash."""
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The fingerprints of those whose contributions are in it."""
+        return frozenset(share.member for share in self.cohort.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    records: tuple[bytes, ...] = ()
+    heads: tuple[bytes, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    commitments: frozenset[bytes] = frozenset()
+
+
+class Ledger:
+    """The records of one charter from the first on, all of them checked. At first there are none."""
+
+    def __init__(self, charter: Charter) -> None:
+        self.charter = charter
+        self._digest = charter.digest
+        self._owners = {owner.key: shown(owner.name) for owner in charter.owners}
+        self._metrics = {metric.name: metric for metric in charter.limits.metrics}
+        self._chain = _Chain()
+
+    @classmethod
+    def from_records(cls, charter: Charter, records: Iterable[bytes]) -> Ledger:
+        """The ledger of these records.
+
+        Raises:
+            LedgerError: they are no chain of this charter.
+        """
+        ledger = cls(charter)
+        ledger.extend(records)
+        return ledger
+
+    def copy(self) -> Ledger:
+        """The same records, to which others can be appended."""
+        return self._with(self._chain)
+
+    def settled(self) -> Ledger:
+        """The same without the instances after the newest round: what no later chain may lack.
+
+        An instance that released nothing may be missing from the chain that the others go on with.
+        """
+        return self.upto(self.receipts[-1].cohort.sequence if self.receipts else 0)
+
+    def upto(self, count: int) -> Ledger:
+        """The ledger of its first ``count`` records."""
+        receipts = tuple(each for each in self.receipts if each.cohort.sequence <= count)
+        used = self.commitments
+        if len(receipts) < self.released:
+            used = frozenset(share.commitment for each in receipts for share in each.cohort.shares)
+        return self._with(
+            _Chain(
+                records=self.records[:count],
+                heads=self._chain.heads[:count],
+                instances=tuple(each for each in self.instances if each.record.sequence <= count),
+                receipts=receipts,
+                commitments=used,
+            )
+        )
+
+    @property
+    def records(self) -> tuple[bytes, ...]:
+        """All records as they travel."""
+        return self._chain.records
+
+    @property
+    def sequence(self) -> int:
+        """How many records there are."""
+        return len(self._chain.records)
+
+    @property
+    def head(self) -> bytes:
+        """The newest record's hash, 32 bytes; empty before the first."""
+        return self._chain.heads[-1] if self._chain.heads else b""
+
+    @property
+    def heads(self) -> tuple[bytes, ...]:
+        """The hash of each record."""
+        return self._chain.heads
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The instances that have begun, the newest last."""
+        return self._chain.instances
+
+    @property
+    def signer(self) -> bytes | None:
+        """The Ed25519 key of the newest instance, 32 bytes, which signs the next round; None before the first."""
+        return self.instances[-1].transcript.signing_key if self.instances else None
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """The rounds that were released, the newest last."""
+        return self._chain.receipts
+
+    @property
+    def released(self) -> int:
+        """How many rounds were released."""
+        return len(self.receipts)
+
+    @property
+    def last_round(self) -> int:
+        """The number of the newest round; 0 before the first."""
+        return self.receipts[-1].cohort.round if self.receipts else 0
+
+    @property
+    def model(self) -> bytes | None:
+        """The digest of what the next round starts from: the newest result, or the charter's first model."""
+        return self.receipts[-1].record.model if self.receipts else self.charter.limits.first_model
+
+    @property
+    def state(self) -> bytes | None:
+        """The digest of what the server's rule remembers after the newest round; None where it remembers nothing."""
+        return self.receipts[-1].record.state if self.receipts else None
+
+    @property
+    def commitments(self) -> frozenset[bytes]:
+        """Those to all contributions so far: each is in one round."""
+        return self._chain.commitments
+
+    def done(self, job: bytes) -> int:
+        """How many rounds of the job with this digest were released."""
+        return sum(receipt.cohort.job == job for receipt in self.receipts)
+
+    def since(self, sequence: int) -> tuple[bytes, ...]:
+        """The records after the first ``sequence``."""
+        return self.records[max(sequence, 0) :]
+
+    def passed(self, sequence: int, head: bytes) -> bool:
+        """Whether ``head`` is, or once was, the head of this ledger with ``sequence`` records."""
+        if sequence == 0:
+            return head == b""
+        return sequence <= self.sequence and self._chain.heads[sequence - 1] == head
+
+    def append(self, data: bytes) -> Record:
+        """Appends an encoded record, and returns it decoded.
+
+        Raises:
+            LedgerError: it is not the next record of this ledger; the ledger is as it was.
+        """
+        record, chain = decode(data), self._chain
+        head = head_of(data)
+        try:
+            if isinstance(record, InstanceRecord):
+                instance = Instance(record=record, transcript=self._check_instance(record), head=head)
+                chain = replace(chain, instances=(*chain.instances, instance))
+            else:
+                receipt = Receipt(record=record, cohort=self._check_round(record), head=head)
+                used = chain.commitments.union(share.commitment for share in receipt.cohort.shares)
+                chain = replace(chain, receipts=(*chain.receipts, receipt), commitments=used)
+        except LedgerError as fault:
+            raise LedgerError(f"record {self.sequence + 1} cannot stand: {fault}") from None
+        self._chain = replace(chain, records=(*chain.records, bytes(data)), heads=(*chain.heads, head))
+        return record
+
+    def extend(self, records: Iterable[bytes]) -> None:
+        """Appends encoded records: all of them, or none.
+
+        Raises:
+            LedgerError: as ``append``.
+        """
+        grown = self.copy()
+        for record in records:
+            grown.append(record)
+        self._chain = grown._chain
+
+    def check_cohort(self, cohort: Cohort) -> bytes:
+        """Whether the next record could have this cohort, as far as the ledger can tell; the key that would sign it.
+
+        Raises:
+            LedgerError: it could not.
+        """
+        if self.signer is None:
+            raise LedgerError("a round before any instance has begun")
+        self._check_place(cohort, what="its cohort")
+        if cohort.signer != self.signer:
+            raise LedgerError("its cohort is for another instance than the newest")
+        self._check_begin(cohort)
+        self._check_shares(cohort)
+        return self.signer
+
+    def _with(self, chain: _Chain) -> Ledger:
+        ledger = copy.copy(self)
+        ledger._chain = chain
+        return ledger
+
+    def _check_instance(self, record: InstanceRecord) -> Transcript:
+        self._check_place(record, what="it")
+        try:
+            transcript = Transcript.decode(record.transcript)
+        except EvidenceError as fault:
+            raise LedgerError(str(fault)) from None
+        if transcript.role != "aggregator" or transcript.charter != self._digest:
+            raise LedgerError("its transcript is no aggregator's under this charter")
+        if (transcript.ledger_sequence, transcript.ledger_head) != (self.sequence, self.head):
+            raise LedgerError("its transcript is about another ledger, or another place in this one")
+        if transcript.nonce != nonce_of(self.head):
+            raise LedgerError("its transcript's nonce is not the head before it: it may have been made at any time")
+        _check_signed(record, signer=transcript.signing_key)
+        return transcript
+
+    def _check_round(self, record: RoundRecord) -> Cohort:
+        cohort = decode_cohort(record.cohort)
+        signer = self.check_cohort(cohort)
+        self._check_outcome(record, cohort)
+        self._check_signatures(record, cohort)
+        _check_signed(record, signer=signer)
+        return cohort
+
+    def _check_place(self, placed: InstanceRecord | Cohort, *, what: str) -> None:
+        if placed.charter != self._digest:
+            raise LedgerError(f"{what} is of another charter")
+        if placed.sequence != self.sequence + 1 or placed.previous != self.head:
+            raise LedgerError(
+                f"{what} is number {placed.sequence}, or follows another record than number {self.sequence}"
+            )
+
+    def _check_begin(self, cohort: Cohort) -> None:
+        limits = self.charter.limits
+        if limits.noise is not None:
+            raise LedgerError("the charter asks for noise, and nothing that is released has any")
+        if self.released >= limits.rounds:
+            raise LedgerError(f"all {limits.rounds} rounds of the charter were released before it")
+        if cohort.round <= self.last_round:
+            raise LedgerError(f"round {cohort.round} comes after round {self.last_round}")
+        if cohort.model != self.model:
+            raise LedgerError("it starts from another model than the round before it released, or the charter names")
+        begun = round_digest(
+            cohort.job, charter=self._digest, number=cohort.round, model=cohort.model, head=cohort.previous
+        )
+        if cohort.digest != begun:
+            raise LedgerError("its round digest is not that of its job, number, model and place")
+        if not 0 < cohort.clip <= limits.clip:
+            raise LedgerError(f"its clip is {cohort.clip}, and the charter's {limits.clip}")
+
+    def _check_shares(self, cohort: Cohort) -> None:
+        limits = self.charter.limits
+        members = [share.member for share in cohort.shares]
+        self._check_owners(members, what="its cohort")
+        if len(members) < limits.floor:
+            raise LedgerError(f"its cohort has {len(members)} members, and the charter's floor is {limits.floor}")
+        commitments = {share.commitment for share in cohort.shares}
+        if len(commitments) < len(members) or commitments & self.commitments:
+            raise LedgerError("a contribution in its cohort is there twice, or was in an earlier round")
+        most = math.nextafter(limits.largest_share, math.inf)
+        if not all(0 < share.weight <= most for share in cohort.shares):
+            raise LedgerError(f"a weight in its cohort is not above 0 and at most {limits.largest_share}")
+        if not abs(math.fsum(share.weight for share in cohort.shares) - 1) <= ROUNDING:
+            raise LedgerError("the weights in its cohort do not add up to 1")
+
+    def _check_outcome(self, record: RoundRecord, cohort: Cohort) -> None:
+        for name, value in record.metrics.items():
+            metric = self._metrics.get(name)
+            if metric is None:
+                raise LedgerError("it releases a metric that the charter does not name")
+            if not metric.low <= value <= metric.high:
+                raise LedgerError(f"its metric {shown(name)} is outside the charter's range")
+        outcome = outcome_digest(record.salt, model=record.model, state=record.state, metrics=record.metrics)
+        if cohort.outcome != outcome:
+            raise LedgerError("it releases something else than its cohort signed")
+
+    def _check_signatures(self, record: RoundRecord, cohort: Cohort) -> None:
+        signers = [each.member for each in record.signatures]
+        self._check_owners(signers, what="its list of signatures")
+        missing = sorted({share.member for share in cohort.shares} - set(signers))
+        if missing:
+            raise LedgerError(f"{self._owners[missing[0]]} is in its cohort and has not signed it")
+        if len(signers) < quorum(self.charter):
+            raise LedgerError(
+                f"{len(signers)} of {len(self._owners)} owners have signed it, and {quorum(self.charter)} have to"
+            )
+        message = cohort_to_be_signed(record.cohort)
+        for each in record.signatures:
+            if fingerprint(each.public_key) != each.member:
+                raise LedgerError(f"the signature of {self._owners[each.member]} comes with another's public key")
+            try:
+                keys.verify(each.signature, message=message, public_key=each.public_key)
+            except CharterError:
+                raise LedgerError(f"the signature of {self._owners[each.member]} is not one of its cohort") from None
+
+    def _check_owners(self, members: Sequence[str], *, what: str) -> None:
+        if any(member not in self._owners for member in members):
+            raise LedgerError(f"{what} names a key that is no owner's of the charter")
+        if list(members) != sorted(set(members)):
+            raise LedgerError(f"{what} names a member twice, or is out of order")
+
+
+def _check_signed(record: Record, *, signer: bytes) -> None:
+    try:
+        Ed25519PublicKey.from_public_bytes(signer).verify(record.signature, to_be_signed(record))
+    except (InvalidSignature, ValueError):
+        raise LedgerError("the newest instance has not signed it: the record was changed, or another made it") from None

@@ -1,0 +1,203 @@
+"""The records of a ledger: what an instance proved when it began, and what each round released.
+
+A record's hash, SHA-256 of its bytes, is the head of the ledger that ends with it, and every record holds the head
+before it. A round is signed twice: by the members, what they agree to release (the ``Cohort``), before they know the
+outcome, of which it holds a salted commitment; and by the instance, the whole record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import abc
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from cloister.errors import LedgerError
+from cloister.wire.fields import Digest, Fingerprint, Message, Name
+from cloister.wire.limits import (
+    EVIDENCE_BYTES,
+    KEY_BYTES,
+    RECORD_BYTES,
+    ROUND_BODY_BYTES,
+    SIGNATURE_BYTES,
+    TRANSCRIPT_BYTES,
+)
+from cloister.wire.rounds import Head, Metrics, RoundNumber, Sequence
+
+COHORT: Final = b"cloister cohort signature 1\0"
+"""Before SHA-256 of the encoded cohort in what members sign."""
+RECORD: Final = b"cloister record signature 1\0"
+"""Before SHA-256 of the record, its signature left empty, in what the instance signs."""
+OUTCOME: Final = b"cloister outcome 1\0"
+STATE: Final = b"cloister rule state 1\0"
+
+COLLATERAL_BYTES: Final = 1 << 18
+MEMBERS: Final = 256
+AVERAGES: Final = 2
+"""So many vectors a strategy may remember."""
+
+Signed = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
+Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
+
+
+class Share(Message, frozen=True):
+    """One member of a cohort: its part of the mean, and the commitment to what it contributed."""
+
+    member: Fingerprint
+    weight: float
+    commitment: Digest
+
+
+class Cohort(Message, frozen=True):
+    """What members sign: who is in an aggregate, of what, with which weights, before anything of it is released."""
+
+    format: Literal["cloister cohort 1"]
+    charter: Digest
+    sequence: Sequence
+    """The number of the record that this becomes, from 1."""
+    previous: Head
+    """The head of the ledger before it."""
+    signer: Digest
+    """The instance's signing key, Ed25519."""
+    round: RoundNumber
+    job: Digest
+    digest: Digest
+    """The round's (``cloister.ledger.job.round_digest``)."""
+    model: Digest
+    """What the round started from."""
+    rule: Name
+    clip: float
+    shares: Annotated[tuple[Share, ...], Meta(max_length=MEMBERS)]
+    """In the order of the members' fingerprints."""
+    outcome: Digest
+    """``outcome_digest`` of what the record will release."""
+
+
+class MemberSignature(Message, frozen=True):
+    """A member's signature of ``COHORT`` and SHA-256 of the encoded cohort."""
+
+    member: Fingerprint
+    public_key: Annotated[bytes, Meta(max_length=KEY_BYTES)]
+    signature: Signed
+
+
+class RoundRecord(Message, tag="round", frozen=True):
+    """A receipt: one round and what it released."""
+
+    cohort: Annotated[bytes, Meta(max_length=ROUND_BODY_BYTES)]
+    salt: Digest
+    model: Digest
+    """The new model (``cloister.ledger.job.model_digest``)."""
+    state: Digest | None
+    """``state_digest`` of what the server's rule remembers; None where it remembers nothing."""
+    metrics: Metrics
+    signatures: Annotated[tuple[MemberSignature, ...], Meta(max_length=MEMBERS)]
+    time: Milliseconds
+    """Since 1970-01-01 UTC, by the instance's clock, which nobody trusts."""
+    signature: Signed
+
+
+class InstanceRecord(Message, tag="instance", frozen=True):
+    """The first record of each instance: its proof, whose nonce is the head before it."""
+
+    charter: Digest
+    sequence: Sequence
+    previous: Head
+    transcript: Annotated[bytes, Meta(max_length=TRANSCRIPT_BYTES)]
+    evidence: Annotated[bytes, Meta(max_length=EVIDENCE_BYTES)]
+    collateral: Annotated[bytes, Meta(max_length=COLLATERAL_BYTES)] | None
+    time: Milliseconds
+    signature: Signed
+
+
+Record: TypeAlias = InstanceRecord | RoundRecord
+
+_encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
+_records: Final = msgspec.msgpack.Decoder(InstanceRecord | RoundRecord)
+_cohorts: Final = msgspec.msgpack.Decoder(Cohort)
+
+
+def encode(value: Struct) -> bytes:
+    """The one spelling of a record or a cohort."""
+    return _encoder.encode(value)
+
+
+def decode(data: bytes) -> Record:
+    """The record that these bytes spell, unchecked.
+
+    Raises:
+        LedgerError: they spell none, or not in its one spelling.
+    """
+    if len(data) > RECORD_BYTES:
+        raise LedgerError(f"a record of {len(data)} bytes is over the limit of {RECORD_BYTES}")
+    try:
+        record: Record = _records.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise LedgerError("the bytes are no record of this version") from None
+    if encode(record) != bytes(data):
+        raise LedgerError("a record that is not in its one spelling")
+    return record
+
+
+def decode_cohort(data: bytes) -> Cohort:
+    """The cohort that these bytes spell, unchecked.
+
+    Raises:
+        LedgerError: they spell none, or not in its one spelling.
+    """
+    try:
+        cohort = _cohorts.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise LedgerError("the bytes are no cohort of this version") from None
+    if encode(cohort) != bytes(data):
+        raise LedgerError("a cohort that is not in its one spelling")
+    return cohort
+
+
+def head_of(record: bytes) -> bytes:
+    """The head of the ledger that ends with this encoded record, 32 bytes."""
+    return hashlib.sha256(record).digest()
+
+
+def nonce_of(head: bytes) -> bytes:
+    """What an instance's first proof answers: the head before it, 32 bytes; zeros before the first record."""
+    return head.rjust(32, b"\0")
+
+
+def to_be_signed(record: Record) -> bytes:
+    """What the instance signs of a record."""
+    return RECORD + hashlib.sha256(encode(msgspec.structs.replace(record, signature=b""))).digest()
+
+
+def cohort_to_be_signed(cohort: bytes) -> bytes:
+    """What members sign of an encoded cohort."""
+    return COHORT + hashlib.sha256(cohort).digest()
+
+
+def commitment(salt: bytes, contribution: memoryview) -> bytes:
+    """SHA-256 of the salt (32 bytes) and a contribution's bytes."""
+    found = hashlib.sha256(salt)
+    found.update(contribution)
+    return found.digest()
+
+
+def outcome_digest(salt: bytes, *, model: bytes, state: bytes | None, metrics: dict[str, float]) -> bytes:
+    """The commitment to what a round releases, 32 bytes; the salt keeps it from being guessed before."""
+    return hashlib.sha256(OUTCOME + salt + _encoder.encode([model, state, metrics])).digest()
+
+
+def state_digest(rounds: int, averages: abc.Sequence[bytes | bytearray | memoryview]) -> bytes | None:
+    """The name of what a strategy remembers after so many rounds, 32 bytes; None where it keeps no averages.
+
+    ``averages``: the bytes of its vectors of float64, momentum first.
+    """
+    if not averages:
+        return None
+    found = hashlib.sha256(STATE + rounds.to_bytes(8, "big"))
+    for average in averages:
+        found.update(b"\1")
+        found.update(average)
+    found.update(b"\0" * (AVERAGES - len(averages)))
+    return found.digest()

@@ -1,0 +1,100 @@
+"""What an instance has to prove: demands, and how a user's files become them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+import cbor2
+
+from cloister.attest import reference_toml
+from cloister.attest.dcap.collateral import Collateral
+from cloister.attest.evidence import Evidence
+from cloister.attest.reference import Reference
+from cloister.attest.transcript import Role
+from cloister.attest.verifier import MAKERS, Roots
+from cloister.charter import Charter
+from cloister.errors import CollateralError
+from cloister.files import read_text
+from cloister.net.files import read_charter as read_charter
+from cloister.tables import TEXT_BYTES, Table, faulty, load
+
+CollateralSource = Callable[[Evidence, datetime], Collateral | None]
+"""Where collateral for some evidence comes from, at a time: ``cloister.net.collateral``."""
+
+
+def no_collateral(evidence: Evidence, now: datetime) -> None:
+    """The source of those who have none: enough for a simulated TEE only."""
+    if evidence.tee in ("sgx", "tdx"):
+        raise CollateralError(
+            f"{evidence.tee} evidence cannot be judged without collateral: name a file or the URL of a PCCS"
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttestationPolicy:
+    """What an instance has to prove before anything is told to it."""
+
+    charter: Charter
+    role: Role = "aggregator"
+    reference: Reference | None = None
+    """Acceptable software; None: what the charter names."""
+    configuration: bytes | None = None
+    """For a node: SHA-256 of the configuration that it has to run with (``configuration_digest``)."""
+    accept_simulated: bool = False
+    """Whether a simulated TEE will do, which proves nothing. The reference has to name it too."""
+    collateral: CollateralSource = no_collateral
+    newest: tuple[int, bytes] = (0, b"")
+    """The newest ledger sequence and head that were seen: an older ledger is refused."""
+    clock: Callable[[], datetime] = _now
+    """The verifier's own: an enclave's is not trusted."""
+    unsafe_roots: Roots = MAKERS
+
+
+def read_reference(path: str | os.PathLike[str]) -> Reference:
+    """The reference in a file of its own: ``[[software]]`` tables, as in a charter.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or has faults, all of which are listed.
+    """
+    faults: list[str] = []
+    table = Table(load(read_text(path, limit=TEXT_BYTES), source=str(path)), faults=faults)
+    reference = reference_toml.parse(table.tables("software"))
+    table.finish()
+    if not reference and not faults:
+        faults.append("software: is missing; name the software that is acceptable, [[software]]")
+    if faults:
+        raise faulty(str(path), faults)
+    return reference
+
+
+def configuration_digest(text: str) -> bytes:
+    """SHA-256 of what a node.toml says, 32 bytes.
+
+    It is taken of the deterministic CBOR (RFC 8949, section 4.2.1) of its content: comments and layout do not matter.
+
+    Raises:
+        ConfigurationError: not TOML.
+    """
+    content = load(text, source="the configuration")
+    return hashlib.sha256(cbor2.dumps(["cloister node 1", _plain(content)], canonical=True)).digest()
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list():
+            return [_plain(item) for item in value]
+        case datetime() | date() | time():
+            return cbor2.CBORTag(0, value.isoformat())  # a date is not the text that it is written as
+        case _:
+            return value

@@ -1,0 +1,104 @@
+"""One executor process, seen from the listener."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final
+
+import msgspec
+
+from cloister.errors import NoAnswerError, WireError
+from cloister.net.polling import READABLE, wait
+from cloister.node.data_files import ShelfEntry
+from cloister.node.process import Process
+from cloister.node.slate import Slate
+from cloister.wire.frames import Kind
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an executor is told at its start: the first line of its standard input."""
+
+    listener: int
+    memory_bytes: int
+    objects: int
+    device: str
+    threads: int
+
+
+class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What it is told when its session opens: the rest of its standard input. Keys that came after it was started are
+    in it, and no key waits in a process that serves nobody."""
+
+    data_sets: tuple[ShelfEntry, ...]
+
+
+class Child:
+    """An executor process with its two links: ``session`` for what the caller asks, ``moves`` for pushing and
+    taking."""
+
+    def __init__(self, process: Process) -> None:
+        self.session, self.moves = process.links
+        self._process = process
+        self._ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def slate(self) -> Slate:
+        """What it says that it is at."""
+        return self.session.slate
+
+    @classmethod
+    def start(cls, assignment: Assignment) -> Child:
+        """Starts a process, which warms up by itself (``wait_ready``); as ``Process.start``."""
+        process = Process.start("cloister.node.session.executor_process", links=2)
+        process.tell(msgspec.json.encode(assignment) + b"\n")
+        return cls(process)
+
+    def open(self, data_sets: Sequence[ShelfEntry]) -> None:
+        """Opens its session: it serves from now on what comes over ``session``. Once, when it is ready."""
+        self._process.tell(msgspec.json.encode(Opening(tuple(data_sets))), last=True)
+
+    @property
+    def prompt(self) -> bool:
+        """Whether ``wait_ready`` will not have to wait."""
+        return self._ready or bool(wait({self.session.fileno(): READABLE}, until=0.0))
+
+    def wait_ready(self, *, within_s: float) -> bool:
+        """Whether the process has warmed up; False when it has died, is not one of ours, or takes too
+        long."""
+        if not self._ready:
+            until = monotonic() + within_s
+
+            def wait_until(descriptor: int, events: int) -> None:
+                if not wait({descriptor: events}, until=until):
+                    raise NoAnswerError(f"an executor did not start within {within_s:g} s")
+
+            self.session.wait = wait_until
+            try:
+                self._ready = self.session.receive().kind is Kind.ANSWER
+            except (EOFError, NoAnswerError, WireError) as fault:
+                _log.error("executor %d did not start: %s", self.pid, fault)
+        return self._ready
+
+    def wait_end(self, *, until: float) -> bool:
+        """As ``Process.wait_end``."""
+        return self._process.wait_end(until=until)
+
+    def reason(self) -> str:
+        """Why the process ended, for the caller to read."""
+        return self._process.reason()
+
+    def kill(self) -> None:
+        """As ``Process.kill``."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kills the process, if it lives, and waits until it is gone. May be called twice."""
+        self._process.end()

@@ -1,0 +1,213 @@
+"""A node is set up from its node.toml: its charter, what it proves, and what it has others prove.
+
+It remembers, on disk, the newest charter that it accepted of each name, so that nobody can bring back an older one, or
+show it one of two that share a serial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cloister.attest.attester import find
+from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.charter.owner_limits import check_floors, reference_under
+from cloister.charter.signatures import FILE_BYTES, Signature, check_signed, check_successor, decode
+from cloister.charter.toml import MEMBERS, parse
+from cloister.errors import CharterError, ConfigurationError
+from cloister.files import matching, read_text
+from cloister.net.collateral import source
+from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy, configuration_digest
+from cloister.net.proving import Instance
+from cloister.node import config
+from cloister.node.aggregators import Aggregators
+from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
+from cloister.node.server import Node
+from cloister.tables import TEXT_BYTES
+
+_SIGNATURES: Final = 4 * MEMBERS
+"""The most signature files that are read."""
+
+
+def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: bool = True) -> Charter:
+    """The charter that a node's configuration names, which is remembered from then on, unless it is only looked at.
+
+    ``own``: the fingerprint of the node's identity; None in a TEE, where it is new at each start. ``now``: the time
+    with its offset, by the owner's clock.
+
+    Raises:
+        CharterError: the charter has faults; it is not valid now; this software cannot enforce it; it names a
+            simulated TEE and the configuration does not accept one; ``own`` is no member; a signature is missing or not
+            valid; the owner's floors do not fit it; a newer one, or another with its serial, was accepted before; or a
+            file cannot be read or written.
+    """
+    text = read_text(use.file, limit=TEXT_BYTES, error=CharterError)
+    charter = parse(text, source=str(use.file))
+    check_valid(charter, now=now)
+    enforceable(charter)
+    if not use.accept_simulated and any(entry.tee == "simulated" for entry in charter.reference):
+        raise CharterError(
+            f"the charter {charter.name!r} accepts a simulated TEE, which proves nothing; for a rehearsal, say"
+            " accept_simulated = true under [charter] in the node's configuration"
+        )
+    signatures = read_signatures(use.signatures)
+    known = None if use.state is None else _recall(use.state, charter.name)
+    if known is None:
+        check_signed(charter, signatures=signatures, own=own)
+    else:
+        check_successor(known, new=charter, signatures=signatures, own=own)
+    if use.floors is not None:
+        check_floors(charter, floors=use.floors)
+    if remember and use.state is not None and (known is None or known.serial < charter.serial):
+        _remember(use.state, charter, text)
+    return charter
+
+
+def read_signatures(folder: Path) -> tuple[Signature, ...]:
+    """The signatures in a folder's ``*.sig`` files, unchecked; none where there is no folder.
+
+    Raises:
+        CharterError: a file is no signature or cannot be read, or there are too many.
+    """
+    files = matching(folder, "*.sig", limit=_SIGNATURES)
+    if len(files) > _SIGNATURES:
+        raise CharterError(f"{folder} holds more than {_SIGNATURES} signatures; keep those of this charter's members")
+    return tuple(decode(read_text(file, limit=FILE_BYTES, error=CharterError), source=str(file)) for file in files)
+
+
+def _recall(state: Path, name: str) -> Charter | None:
+    """The newest charter of that name that was accepted."""
+    file = _memory(state, name)
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as fault:
+        raise CharterError(f"{file} cannot be read: {fault.strerror}") from None
+    first, _, text = read_text(file, limit=TEXT_BYTES + 128, error=CharterError).partition("\n")
+    try:
+        charter = parse(text, source=str(file))
+        whole = charter.name == name and first == _seal(charter)
+    except CharterError:
+        whole = False
+    if not whole:
+        raise CharterError(
+            f"{file} remembers which charter was accepted last, and is damaged; restore it from a backup. Only if you"
+            f" are sure that the charter {name!r} is the newest one, remove the file"
+        )
+    return charter
+
+
+def _remember(state: Path, charter: Charter, text: str) -> None:
+    """Writes down the charter, for good: when this returns, no crash or loss of power undoes it."""
+    file = _memory(state, charter.name)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _draft(file) as draft:
+            draft.write_text(f"{_seal(charter)}\n{text}", encoding="utf-8", newline="")
+            _sync(draft)
+            draft.replace(file)
+        _sync(state)
+    except OSError as fault:
+        raise CharterError(
+            f"{file} cannot be written, so that the charter would be forgotten: {fault.strerror}"
+        ) from None
+
+
+def _memory(state: Path, name: str) -> Path:
+    return state / f"{name}.charter"
+
+
+def _seal(charter: Charter) -> str:
+    return f"# accepted {charter.digest.hex()}"
+
+
+@contextlib.contextmanager
+def _draft(file: Path) -> Iterator[Path]:
+    """A file of one's own beside ``file``, gone at the end unless it took its place."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".charter.")
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_SEALED: Final = "a sealed data set is opened by a node in a TEE only, which can be given its key: see [tee]"
+_NEEDS: Final = "a node in a TEE proves under which charter it runs: name it, with [charter]"
+
+
+def node_of(file: str | os.PathLike[str]) -> Node:
+    """The node of a configuration file, listening.
+
+    Raises:
+        ConfigurationError: the file, the charter that it names, or what either needs, cannot be used.
+        NoTeeError: it is to run in a TEE, and there is none.
+    """
+    text = config.read_text(file)
+    configuration = config.parse(text, folder=Path(file).absolute().parent, source=str(file))
+    identity = None if configuration.identity is None else Identity.load(configuration.identity)
+    charter = agreed(configuration)
+    instance = None
+    if configuration.tee is not None:
+        instance = _instance(configuration.tee, charter, text)
+    elif any(data_set.key is not None for data_set in configuration.data_sets):
+        raise ConfigurationError(_SEALED)
+    if identity is None or charter is None or configuration.charter is None:
+        return Node(configuration, instance=instance)
+    policy = _policy(configuration.charter, charter)
+    participation = None
+    if not charter.interactive:
+        # Its NumPy is for those who take part in studies.
+        from cloister.node.study.runner import participation_of
+
+        participation = participation_of(configuration, policy=policy, identity=identity)
+    aggregators = Aggregators(policy, identity=identity, routes=configuration.charter.routes)
+    return Node(configuration, instance=instance, aggregators=aggregators, participation=participation)
+
+
+def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> Charter | None:
+    """The charter that a node's configuration names, if it names one; it is remembered, unless it is only looked at.
+
+    Raises:
+        ConfigurationError: as ``cloister.node.setup.load_charter``.
+    """
+    if configuration.charter is None:
+        return None
+    own = None if configuration.identity is None else Identity.load(configuration.identity).fingerprint
+    return load_charter(configuration.charter, own=own, now=datetime.now(UTC), remember=remember)
+
+
+def _instance(tee: TeeUse, charter: Charter | None, text: str) -> Instance:
+    if charter is None:
+        raise ConfigurationError(_NEEDS)
+    return Instance(
+        role="node",
+        attester=find(tee.kind, role="node"),
+        charter=charter.digest,
+        name=tee.address,
+        configuration=configuration_digest(text),
+    )
+
+
+def _policy(use: CharterUse, charter: Charter) -> AttestationPolicy:
+    return AttestationPolicy(
+        charter=charter,
+        reference=reference_under(charter, floors=use.floors),
+        accept_simulated=use.accept_simulated,
+        collateral=source(use.collateral),
+    )

@@ -1,0 +1,56 @@
+"""What a node's records come to, for its owner: round by round, and what is left of each data set's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cloister.charter import Charter
+from cloister.charter.owner_limits import Floors
+from cloister.node.study.journal import Records
+
+
+class Line(NamedTuple):
+    """One round of one charter: what the node did in it, and whether its record is known."""
+
+    charter: str
+    """The charter's digest, in hexadecimal digits."""
+    round: int
+    data: str
+    """The data set that it trained on; empty where it did not."""
+    contributed: bool
+    signed: str
+    """``member``: with its own contribution in the cohort; ``witness``: without; empty: not at all."""
+    released: bool
+
+
+class Budget(NamedTuple):
+    """What was released of one data set, and how much its owner and the charter still allow."""
+
+    data: str
+    spent: int
+    """Cohorts that were signed with its contribution in them, under whatever charter."""
+    most: int
+    left: int
+
+
+def lines(records: Records) -> list[Line]:
+    """Every round of which the node wrote something down, by charter and number."""
+    found = []
+    for charter in records.charters:
+        took_part, signed = records.took_part(charter), records.signed(charter)
+        released = set(records.released(charter))
+        for number in sorted({*took_part, *signed, *released}):
+            part, signature = took_part.get(number), signed.get(number)
+            how = "" if signature is None else "witness" if signature.data is None else "member"
+            data = "" if part is None else part.data
+            found.append(Line(charter.hex(), number, data, part is not None, how, number in released))
+    return found
+
+
+def budgets(records: Records, *, names: Iterable[str], charter: Charter, floors: Floors | None) -> Sequence[Budget]:
+    """The budget of each data set of these names, under a charter and its owner's floors."""
+    most = charter.limits.rounds
+    if floors is not None and floors.rounds is not None:
+        most = min(most, floors.rounds)
+    return [Budget(name, records.spent(name), most, max(0, most - records.spent(name))) for name in names]

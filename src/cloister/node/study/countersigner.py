@@ -1,0 +1,132 @@
+"""Whether an owner signs a cohort. Without the signatures of all that are in it, and of a quorum, nothing comes out.
+
+Members are the counter that an aggregator lacks, which can be restarted, cloned and rolled back: each signs one cohort
+a round, no round out of order, and no two cohorts on one model whose difference would be about too few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from cloister.charter import Charter, keys
+from cloister.charter.keys import PrivateKey
+from cloister.charter.owner_limits import Floors
+from cloister.errors import RoundError
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import Cohort, cohort_to_be_signed, decode_cohort
+from cloister.node.study.journal import Records, Signed
+from cloister.wire.peers import fingerprint
+
+
+class OwnLimits:
+    """The charter's limits, or the owner's where those are stricter."""
+
+    def __init__(self, charter: Charter, *, floors: Floors | None) -> None:
+        agreed, floors = charter.limits, floors or Floors()
+        self.floor = max(agreed.floor, floors.floor or 0)
+        self.min_examples = max(agreed.min_examples, floors.min_examples or 0)
+        self.largest_share = min(agreed.largest_share, _or_any(floors.largest_share))
+        self.clip = min(agreed.clip, _or_any(floors.clip))
+        self.rounds = agreed.rounds if floors.rounds is None else min(agreed.rounds, floors.rounds)
+        self._ranges = {metric.name: (metric.low, metric.high) for metric in agreed.metrics}
+
+    def released(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Of these metrics, those that the charter names, within its ranges."""
+        return {
+            name: min(max(value, self._ranges[name][0]), self._ranges[name][1])
+            for name, value in metrics.items()
+            if name in self._ranges and not math.isnan(value)
+        }
+
+
+def _or_any(limit: float | None) -> float:
+    return math.inf if limit is None else limit
+
+
+class Countersigner:
+    """Signs for one owner under one charter, and writes down what it signed first."""
+
+    def __init__(self, charter: Charter, *, key: PrivateKey, limits: OwnLimits, records: Records) -> None:
+        self._digest = charter.digest
+        self._key = key
+        self.public_key: Final = keys.public_bytes(key)
+        self._fingerprint = fingerprint(self.public_key)
+        self._limits = limits
+        self._records = records
+
+    def sign(self, encoded: bytes, *, number: int, ledger: Ledger, proved: bool, rules: Mapping[bytes, str]) -> Signed:
+        """The signature of this cohort: an old one of the very same, or a new one that is on the disk.
+
+        Args:
+            proved: whether the newest instance of ``ledger`` has proved, in this round, its key and its ledger.
+            rules: of the jobs that were shown, by their digests; empty for one that is refused.
+
+        Raises:
+            RoundError, LedgerError, RecordsError: there is none.
+        """
+        cohort = decode_cohort(encoded)
+        if cohort.round != number:
+            raise RoundError("it is of another round")
+        before = self._records.signed(self._digest)
+        if (known := before.get(number)) is not None and known.cohort == encoded:
+            return known
+        if number <= max((0, *before)):
+            raise RoundError(f"a cohort of round {max(before)} was signed already: one a round, and in their order")
+        if not proved or cohort.signer != ledger.signer:
+            raise RoundError("the instance has not proved, in this round, the key and the ledger that it is for")
+        ledger.check_cohort(cohort)
+        if rules.get(cohort.job, cohort.rule) != cohort.rule:
+            raise RoundError("its rule is not the job's, or the job is refused here")
+        members = frozenset(share.member for share in cohort.shares)
+        self._check_members(cohort, members)
+        data = self._check_own(cohort)
+        signature = keys.sign(cohort_to_be_signed(encoded), key=self._key)
+        signed = Signed(self._digest, number, cohort.model, tuple(sorted(members)), encoded, signature, data)
+        self._records.sign(signed)
+        return signed
+
+    def check_budget(self, data: str) -> None:
+        """Checks that a data set may be in one more release.
+
+        Raises:
+            RoundError: it may not.
+        """
+        spent = self._records.spent(data)
+        if spent >= self._limits.rounds:
+            raise RoundError(
+                f"the data set {data!r} was in {spent} releases, and its owner allows {self._limits.rounds}"
+            )
+
+    def _check_members(self, cohort: Cohort, members: frozenset[str]) -> None:
+        limits = self._limits
+        if len(members) < limits.floor:
+            raise RoundError(f"it has {len(members)} members, and at least {limits.floor} are asked for here")
+        if any(share.weight > math.nextafter(limits.largest_share, math.inf) for share in cohort.shares):
+            raise RoundError(f"a member counts for more than {limits.largest_share:g}")
+        for other in self._records.on_model(cohort.model):
+            differing = len(members ^ other)
+            if 0 < differing < limits.floor:
+                raise RoundError(
+                    f"a cohort that differs in {differing} members was signed on the same model; the difference of the"
+                    f" two would be theirs alone, and at least {limits.floor} are asked for here"
+                )
+
+    def _check_own(self, cohort: Cohort) -> str | None:
+        """The data set that our own contribution is of, if one of ours is in it."""
+        own = next((share for share in cohort.shares if share.member == self._fingerprint), None)
+        took_part = self._records.took_part(self._digest)
+        if cohort.round < max((0, *took_part)):
+            raise RoundError(f"round {max(took_part)} has begun since")
+        if own is None:
+            return None
+        known = took_part.get(cohort.round)
+        if known is None:
+            raise RoundError("we contributed nothing to this round")
+        if (known.job, known.digest) != (cohort.job, cohort.digest):
+            raise RoundError("we trained for another job or another round")
+        if known.commitment != own.commitment:
+            raise RoundError("it names another contribution than ours")
+        self.check_budget(known.data)
+        return known.data

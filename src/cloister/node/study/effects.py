@@ -1,0 +1,57 @@
+"""What an owner's decisions come to: what its node is to do next (``cloister.node.study.member``)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from cloister.ledger.sync import Values
+from cloister.wire import rounds as w
+
+
+class Say(NamedTuple):
+    """Send this message to the aggregator, with these bodies one after the other."""
+
+    message: w.RoundMessage
+    bodies: tuple[Values, ...] = ()
+
+
+class Prove(NamedTuple):
+    """Challenge the instance on this connection, whose ledger goes at least this far; tell ``proved`` what came."""
+
+    newest: tuple[int, bytes]
+
+
+class Train(NamedTuple):
+    """Train, and tell ``trained`` or ``failed``."""
+
+    round: int
+    job: bytes
+    """Encoded; checked against the charter."""
+    model: Values
+    """The vector that the round starts from."""
+    data: str
+    seed: int
+    clip: float
+    least: int
+    """The least rows that the data set may have."""
+
+
+class Abandon(NamedTuple):
+    """What trains for this round trains for nothing."""
+
+    round: int
+
+
+class Leave(NamedTuple):
+    """End the connection: with this aggregator nothing can be done; why."""
+
+    text: str
+
+
+class Note(NamedTuple):
+    """A line for the owner's log."""
+
+    text: str
+
+
+Effect: TypeAlias = Say | Prove | Train | Abandon | Leave | Note

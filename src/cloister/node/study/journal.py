@@ -1,0 +1,354 @@
+"""What a node never forgets: the rounds that it took part in, the cohorts that it signed, the ledger as it knows it.
+
+The members' memory is what keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears
+of it. The entries are one list that only grows, in SQLite; each holds the hash of all before it, so that a damaged file
+is found when it is opened. The newest model lies in a file beside it, which an entry names; that it is whole shows by
+the model's own name, so that nobody has to hash it a second time.
+
+What cannot be found is an older copy of the file in its place: whoever puts one there makes the node forget what came
+after, and that is its owner alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from cloister.errors import RecordsError
+from cloister.wire.fields import Digest, Message
+
+if TYPE_CHECKING:
+    from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
+
+FILE: Final = "records.sqlite"
+_FORMAT: Final = 2
+_APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
+_START: Final = hashlib.sha256(b"cloister node records 2\0").digest()
+
+
+class TookPart(Message, tag="took-part", frozen=True):
+    """A contribution to a round, before it was offered."""
+
+    charter: Digest
+    round: int
+    job: Digest
+    data: str
+    """The data set: its tags, sorted, with a space between them."""
+    digest: Digest
+    """The round's."""
+    commitment: Digest
+    salt: Digest
+
+
+class Signed(Message, tag="signed", frozen=True):
+    """A cohort and the signature of it, before the signature was given away."""
+
+    charter: Digest
+    round: int
+    model: Digest
+    """What the round started from."""
+    members: tuple[str, ...]
+    cohort: bytes
+    signature: bytes
+    data: str | None
+    """The data set that was trained on; None for a witness, whose contribution is not in it."""
+
+
+class Released(Message, tag="released", frozen=True):
+    """A record of a charter's ledger, and the round that it is of; 0 for an instance's."""
+
+    charter: Digest
+    round: int
+    record: bytes
+
+
+class Kept(Message, tag="kept", frozen=True):
+    """The model, and the state of the server's rule, that are in a charter's file now."""
+
+    charter: Digest
+    model: Digest
+    tensors: Digest
+    """With which the file's first values have the model's name (``cloister.ledger.job.name_of_values``)."""
+    state: Digest | None
+    """The name of the state, as a round's record has it; None where there is none."""
+    sizes: tuple[int, ...]
+    """In bytes: the model's vector, then each of the state's."""
+    rounds: int
+
+
+Entry: TypeAlias = TookPart | Signed | Released | Kept
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(TookPart | Signed | Released | Kept)
+
+
+@dataclass
+class _Known:
+    """What is known of one charter, from its entries."""
+
+    chain: list[bytes] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+    took_part: dict[int, TookPart] = field(default_factory=dict)
+    signed: dict[int, Signed] = field(default_factory=dict)
+    kept: Kept | None = None
+
+
+class Records:
+    """One node's records. ``folder``: where they lie; None keeps them in memory, for rehearsals in one process.
+
+    One process at a time writes; ``read_only`` looks on.
+
+    Raises:
+        RecordsError: another node uses them, they are damaged, or cannot be read or written. So do all methods that
+            write; then nothing was written, and nothing may be signed or contributed.
+    """
+
+    def __init__(self, folder: Path | None, *, read_only: bool = False) -> None:
+        self._folder = folder
+        self._charters: dict[bytes, _Known] = {}
+        self._spent: dict[str, int] = {}
+        self._signed: dict[bytes, list[Signed]] = {}
+        self._models: dict[bytes, ModelState] = {}
+        self._count, self._hash = 0, _START
+        with ExitStack() as opened, _sqlite("opened"):
+            if folder is not None and not read_only:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                opened.callback(os.close, _lock(folder))
+            self._database = opened.enter_context(closing(_connect(folder, read_only=read_only)))
+            self._load(read_only=read_only)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Lets another process have them. May be called twice."""
+        self._opened.close()
+
+    # What is known
+
+    @property
+    def charters(self) -> tuple[bytes, ...]:
+        """The digests of the charters that there are entries of."""
+        return tuple(self._charters)
+
+    def chain(self, charter: bytes) -> tuple[bytes, ...]:
+        """The ledger's records, from the first on."""
+        return tuple(self._of(charter).chain)
+
+    def released(self, charter: bytes) -> tuple[int, ...]:
+        """The numbers of the rounds in the ledger."""
+        return tuple(self._of(charter).released)
+
+    def took_part(self, charter: bytes) -> dict[int, TookPart]:
+        """What was contributed, by round."""
+        return dict(self._of(charter).took_part)
+
+    def signed(self, charter: bytes) -> dict[int, Signed]:
+        """What was signed, by round."""
+        return dict(self._of(charter).signed)
+
+    def highest(self, charter: bytes) -> int:
+        """The highest round that it took part in or signed; 0 before the first. Every later one has a higher number."""
+        known = self._of(charter)
+        return max((0, *known.took_part, *known.signed))
+
+    def spent(self, data: str) -> int:
+        """How many cohorts were signed, under whatever charter, with a contribution from this data set in them."""
+        return self._spent.get(data, 0)
+
+    def on_model(self, model: bytes) -> tuple[frozenset[str], ...]:
+        """The members of each cohort that was signed, under whatever charter, of a round that started from it."""
+        return tuple(frozenset(signed.members) for signed in self._signed.get(model, ()))
+
+    def kept(self, charter: bytes) -> bytes | None:
+        """The digest of the newest model that was kept."""
+        kept = self._of(charter).kept
+        return None if kept is None else kept.model
+
+    def model(self, charter: bytes) -> ModelState | None:
+        """The newest model that was kept; None too where its file is gone or damaged: others have it."""
+        kept = self._of(charter).kept
+        if kept is None:
+            return None
+        if self._folder is None:
+            return self._models.get(charter)
+        from cloister.node.study import model_file
+
+        found = model_file.read(_model_file(self._folder, kept), kept=kept)
+        if found is None:
+            self._of(charter).kept = None
+        return found
+
+    # What is written
+
+    def take_part(self, entry: TookPart) -> None:
+        """Writes down a contribution: when this returns, no crash undoes it."""
+        self._append([entry])
+
+    def sign(self, entry: Signed) -> None:
+        """Writes down a signature, as ``take_part``."""
+        self._append([entry])
+
+    def release(
+        self,
+        charter: bytes,
+        records: Sequence[tuple[int, bytes]],
+        *,
+        model: ModelState | None = None,
+        tensors: bytes = b"",
+    ) -> None:
+        """Writes down further records of the ledger, each with its round, and the model that they end with.
+
+        ``tensors``: with which the model's vector has its name (``cloister.ledger.job.tensors_digest``).
+        """
+        entries: list[Entry] = [Released(charter, number, record) for number, record in records]
+        if model is None:
+            self._append(entries)
+            return
+        parts = (model.vector, *model.averages)
+        sizes = tuple(map(len, parts))
+        kept = Kept(charter, model.digest, tensors, model.state_digest, sizes, model.rounds)
+        before = self._of(charter).kept
+        if self._folder is None:
+            self._models[charter] = model
+        else:
+            from cloister.node.study import model_file
+
+            with _sqlite("written"):
+                model_file.write(_model_file(self._folder, kept), parts)
+        self._append([*entries, kept])
+        if self._folder is not None and before is not None:
+            old = _model_file(self._folder, before)
+            if old != _model_file(self._folder, kept):
+                with suppress(OSError):  # it only takes room
+                    old.unlink()
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        rows, count, chained = [], self._count, self._hash
+        for entry in entries:
+            data = _encode(entry)
+            count, chained = count + 1, _chained(chained, data)
+            rows.append((count, data, chained))
+        with _sqlite("written"):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                self._database.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+                self._database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # what failed may have rolled back already
+                    self._database.execute("ROLLBACK")
+                raise
+        self._count, self._hash = count, chained
+        for entry in entries:
+            self._learn(entry)
+
+    def _load(self, *, read_only: bool) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version == 0 and not read_only and not self._database.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            self._database.executescript(
+                "BEGIN; CREATE TABLE entries (number INTEGER PRIMARY KEY, entry BLOB NOT NULL, hash BLOB NOT NULL);"
+                f" PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_FORMAT}; COMMIT;"
+            )
+        elif version != _FORMAT:
+            raise RecordsError(
+                f"the node's records are of version {version}, and not {_FORMAT}: go on with the version of"
+                " cloister that wrote them"
+            )
+        for number, data, found in self._database.execute("SELECT number, entry, hash FROM entries ORDER BY number"):
+            self._count, self._hash = self._count + 1, _chained(self._hash, data)
+            if (number, found) != (self._count, self._hash):
+                raise sqlite3.DatabaseError("entries are missing or changed")
+            self._learn(_decoder.decode(data))
+
+    def _learn(self, entry: Entry) -> None:
+        known = self._charters.setdefault(entry.charter, _Known())
+        match entry:
+            case TookPart():
+                known.took_part[entry.round] = entry
+            case Signed():
+                known.signed[entry.round] = entry
+                self._signed.setdefault(entry.model, []).append(entry)
+                if entry.data is not None:
+                    self._spent[entry.data] = self.spent(entry.data) + 1
+            case Released():
+                known.chain.append(entry.record)
+                known.released += [entry.round] if entry.round else []
+            case Kept():
+                known.kept = entry
+
+    def _of(self, charter: bytes) -> _Known:
+        return self._charters.get(charter, _Known())
+
+
+def _encode(entry: Entry) -> bytes:
+    """Raises RecordsError for an entry that could not be read back: it would stop this node for good."""
+    data = _encoder.encode(entry)
+    try:
+        _decoder.decode(data)
+    except msgspec.MsgspecError as fault:
+        raise RecordsError(f"nothing is written to the node's records that could not be read back: {fault}") from None
+    return data
+
+
+def _chained(before: bytes, data: bytes) -> bytes:
+    return hashlib.sha256(before + data).digest()
+
+
+def _connect(folder: Path | None, *, read_only: bool) -> sqlite3.Connection:
+    if folder is None:
+        return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    uri = f"{(folder / FILE).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    # One thread at a time uses it: the one that takes part.
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA trusted_schema = OFF")
+        if not read_only:
+            # In this mode a commit is zeros over the journal's header, and FULL waits until they are on the disk: no
+            # loss of power rolls the entry back (https://sqlite.org/pragma.html#pragma_synchronous). No file is made or
+            # deleted for it. A write-ahead log would wait for the disk less often, but SQLite leaves out without a
+            # word what is damaged in one, and so a node would forget what it signed last.
+            database.execute("PRAGMA journal_mode = PERSIST")
+            database.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _lock(folder: Path) -> int:
+    """The lock that keeps a second node off, held until it is closed or the process ends."""
+    descriptor = os.open(folder / "records.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RecordsError(
+            f"another node uses the records in {folder}; each node has a state folder of its own"
+        ) from None
+    return descriptor
+
+
+@contextmanager
+def _sqlite(what: str) -> Iterator[None]:
+    """Within it, whatever goes wrong with a file becomes a ``RecordsError``."""
+    try:
+        yield
+    except OSError as fault:
+        raise RecordsError(f"the node's records cannot be {what}: {fault.strerror or fault}") from None
+    except sqlite3.OperationalError as fault:  # a full disk, a file that may not be read
+        raise RecordsError(f"the node's records cannot be {what}: {fault}") from None
+    except (sqlite3.Error, msgspec.MsgspecError, TypeError, OverflowError) as fault:
+        raise RecordsError(
+            f"the node's records are damaged ({fault}). Until they are restored from a backup that lacks no round, this"
+            " node signs and contributes nothing: a cohort that it forgot could be signed a second time"
+        ) from None
+
+
+def _model_file(folder: Path, kept: Kept) -> Path:
+    return folder / f"{kept.charter.hex()[:16]}.{kept.model.hex()[:32]}.model"

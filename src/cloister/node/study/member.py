@@ -1,0 +1,351 @@
+"""An owner in a study: what it answers to each message of a round, and what it never does.
+
+Decisions only: messages and events come in, effects go out; sockets, training and the clock are the caller's. What must
+outlast a crash is in ``Records`` before the effect that depends on it is returned. docs/operations.md, "A node in
+studies", tells the rules.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from cloister.attest.transcript import Transcript
+from cloister.charter import Charter
+from cloister.charter.keys import PrivateKey
+from cloister.charter.owner_limits import Floors
+from cloister.errors import AttestationError, CloisterError, JobError, LedgerError, RecordsError, RoundError
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Instance, Ledger
+from cloister.ledger.job import Job, owner_seed, round_digest
+from cloister.ledger.records import commitment
+from cloister.ledger.sync import Values
+from cloister.node.study.countersigner import Countersigner, OwnLimits
+from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
+from cloister.node.study.journal import Records, TookPart
+from cloister.node.study.replica import Replica
+from cloister.wire import rounds as w
+from cloister.wire.limits import COHORTS, TEXT_CHARS
+
+
+class _Work(NamedTuple):
+    digest: bytes
+    data: bytes
+    job: Job | None
+    fault: str
+
+
+@dataclass
+class _Round:
+    asked: w.Propose
+    data: str
+    training: bool = False
+
+
+class _Held(NamedTuple):
+    round: int
+    vector: Values
+    salt: bytes
+
+
+class Member:
+    """One owner under one charter.
+
+    Args:
+        own: its name in the charter. key: what it signs with.
+        floors: its own, which fit the charter.
+        data: the tags of each data set that it trains on, by the data set's name (its tags, sorted, spaces between).
+        records: what it never forgets.
+        vouch: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
+        new_salt: 32 random bytes.
+
+    Raises:
+        LedgerError: what its records hold is no chain of this charter.
+    """
+
+    def __init__(
+        self,
+        *,
+        charter: Charter,
+        own: str,
+        key: PrivateKey,
+        floors: Floors | None,
+        data: Mapping[str, frozenset[str]],
+        records: Records,
+        verify_instance: Callable[[Instance], object],
+        new_salt: Callable[[], bytes],
+    ) -> None:
+        self.charter: Final = charter
+        self.own: Final = own
+        self._digest = charter.digest
+        self._limits = OwnLimits(charter, floors=floors)
+        self._data = dict(data)
+        self._records = records
+        self._replica = Replica(charter, records=records, verify_instance=verify_instance)
+        self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
+        self._new_salt = new_salt
+        self._work: _Work | None = None
+        self._round: _Round | None = None
+        self._held: _Held | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._proving: deque[int] = deque()
+        self._proved: tuple[int, bytes] | None = None
+        self._to_sign: w.Sign | None = None
+
+    @property
+    def newest(self) -> tuple[int, bytes]:
+        """The newest record that it knows: number and hash."""
+        return self._replica.newest
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._replica.ledger
+
+    @property
+    def training(self) -> int | None:
+        """The round that it trains for now."""
+        return self._round.asked.round if self._round is not None and self._round.training else None
+
+    # Events
+
+    def connected(self, transcript: Transcript) -> list[Effect]:
+        """An instance has proved this on a new connection, and has welcomed us."""
+        self._begin()
+        self._replica.begin(transcript.signing_key)
+        holds = self._replica.model is not None
+        return [Say(w.Join(*self.newest, self._records.highest(self._digest), holds))]
+
+    def disconnected(self) -> list[Effect]:
+        """The connection is lost: the round goes on without us."""
+        self._begin()
+        return self._drop()
+
+    def proved(self, transcript: Transcript) -> list[Effect]:
+        """The answer to the oldest ``Prove`` that is open: the same instance, as it is now."""
+        number = self._proving.popleft()
+        found = (transcript.ledger_sequence, transcript.ledger_head)
+        self._proved = (number, transcript.signing_key) if found == self.newest else None
+        effects: list[Effect] = []
+        if self._round is not None and self._round.asked.round == number and not self._round.training:
+            effects += self._start(self._round)
+        if self._to_sign is not None and self._to_sign.round == number:
+            asked, self._to_sign = self._to_sign, None
+            effects += self._sign(asked)
+        return effects
+
+    def trained(self, number: int, vector: Values, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
+        """The training for a round has come to this: a clipped update, as its vector's bytes."""
+        if self.training != number or self._round is None or self._work is None:
+            return []
+        try:
+            return self._offer(self._round, vector, examples, self._limits.released(metrics))
+        except (RoundError, RecordsError) as fault:
+            return self._decline(number, str(fault))
+
+    def failed(self, number: int, text: str) -> list[Effect]:
+        """The training for a round came to nothing."""
+        return self._decline(number, text) if self.training == number else []
+
+    # Messages
+
+    def handle(self, message: w.RoundMessage, body: bytes | bytearray | memoryview = b"") -> list[Effect]:
+        """What to do about a message of the aggregator's, and the body that came with it."""
+        match message:
+            case w.Chain():
+                return self._take(message, memoryview(body))
+            case w.Work(job=digest):
+                return self._study(digest, bytes(body))
+            case _ if len(body):
+                return [Leave(f"the aggregator sent {type(message).__name__} with a body")]
+            case w.HandOver(after=after):
+                return self._hand_over(after)
+            case w.Propose():
+                return self._consider(message)
+            case w.Send(round=number):
+                return self._send(number)
+            case w.Sign():
+                return self._witness(message)
+            case w.Over(round=number, text=text):
+                return self._end(number, f"round {number} is void: {text}")
+            case w.Refused(round=0, text=text):
+                return [Leave(f"the aggregator refuses: {text}")]
+            case w.Refused(round=number, text=text):
+                return self._end(number, f"round {number}: the aggregator refuses our contribution: {text}")
+        return [Leave(f"the aggregator sent {type(message).__name__}, which is not for an owner")]
+
+    # The ledger
+
+    def _take(self, message: w.Chain, body: memoryview) -> list[Effect]:
+        released = self._ledger.released
+        try:
+            self._replica.take(message, body, job=None if self._work is None else self._work.job)
+        except (LedgerError, RoundError, AttestationError, RecordsError) as fault:
+            return [Leave(f"what the aggregator hands over is not taken: {fault}")]
+        if self._ledger.released == released:
+            return []
+        newest = self._ledger.receipts[-1]
+        number, self._held = newest.cohort.round, None
+        effects = self._drop() if self._round is not None and self._round.asked.round <= number else []
+        return [*effects, Note(f"round {number} is released: the mean of {len(newest.members)} owners")]
+
+    def _hand_over(self, after: int) -> list[Effect]:
+        try:
+            return [*self._replica.hand_over(after)]
+        except LedgerError as fault:
+            return [Leave(str(fault))]
+
+    # A round
+
+    def _study(self, digest: bytes, data: bytes) -> list[Effect]:
+        effects = self._drop()
+        job, fault = None, ""
+        try:
+            if jobs.job_digest(data) != digest:
+                raise JobError("it is not the job that it is called")
+            job = jobs.decode(data)
+            jobs.check(job, charter=self.charter)
+        except JobError as refused:
+            job, fault = None, str(refused)
+            effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}"))
+        self._work = _Work(digest, data, job, fault)
+        try:
+            self._replica.prove(job)
+        except (RoundError, RecordsError) as wrong:
+            effects.append(Leave(str(wrong)))
+        return effects
+
+    def _consider(self, asked: w.Propose) -> list[Effect]:
+        effects = self._drop()
+        try:
+            data = self._accept(asked)
+        except RoundError as fault:
+            return effects + self._decline(asked.round, str(fault))
+        self._round = _Round(asked, data)
+        return [*effects, *self._challenge(asked.round)]
+
+    def _accept(self, asked: w.Propose) -> str:
+        """The data set to train on, once everything is as it must be.
+
+        Raises:
+            RoundError: it is not.
+        """
+        ledger, work = self._ledger, self._work
+        highest = max(self._records.highest(self._digest), ledger.last_round)
+        if asked.round <= highest:
+            raise RoundError(f"round {asked.round} comes after round {highest}: a number is used once")
+        if work is None or work.digest != asked.job:
+            raise RoundError("the job of this round was not shown")
+        if work.job is None:
+            raise RoundError(work.fault)
+        if (asked.sequence, asked.head) != self.newest:
+            raise RoundError("the round follows another record than the newest that is known here")
+        if asked.model != ledger.model:
+            raise RoundError("the model is neither the charter's first nor what the newest record released")
+        done = ledger.done(asked.job)
+        if not done and work.job.start != ledger.model:
+            raise RoundError("the job starts from another model than the newest")
+        if done >= work.job.rounds or ledger.released >= self.charter.limits.rounds:
+            raise RoundError("the rounds of this job, or of the charter, are used up")
+        digest = round_digest(asked.job, charter=self._digest, number=asked.round, model=asked.model, head=asked.head)
+        if asked.digest != digest:
+            raise RoundError("the round's digest is not that of its job, model and place")
+        if self._replica.model is None:
+            raise RoundError("the model was not handed over")
+        return self._data_set(work.job.data)
+
+    def _data_set(self, tag: str) -> str:
+        found = [name for name, tags in self._data.items() if tag in tags]
+        if len(found) != 1:
+            raise RoundError(f"{len(found)} data sets for studies carry the tag {tag!r} here, and a round takes one")
+        self._countersigner.check_budget(found[0])
+        return found[0]
+
+    def _challenge(self, number: int) -> list[Effect]:
+        if number in self._proving:
+            return []
+        self._proving.append(number)
+        return [Prove(self.newest)]
+
+    def _start(self, begun: _Round) -> list[Effect]:
+        number, model = begun.asked.round, self._replica.model
+        if not self._is_proved(number) or self._work is None or self._work.job is None or model is None:
+            return self._decline(number, "the aggregator proved another ledger than it proposes the round on")
+        begun.training = True
+        job = self._work.job
+        order = Train(
+            round=number,
+            job=self._work.data,
+            model=model.vector,
+            data=begun.data,
+            # By how many rounds came out, not by this one's number: where a void round is made up for, everybody
+            # contributes the very same again, and nothing is told that was not agreed to before.
+            seed=owner_seed(job.seed, number=self._ledger.done(self._work.digest) + 1, owner=self.own),
+            clip=self._limits.clip,
+            least=self._limits.min_examples,
+        )
+        return [Note(f"round {number}: training on {begun.data}"), order]
+
+    def _is_proved(self, number: int) -> bool:
+        return self._proved is not None and self._proved == (number, self._ledger.signer)
+
+    def _offer(self, begun: _Round, vector: Values, examples: int, metrics: dict[str, float]) -> list[Effect]:
+        number = begun.asked.round
+        if examples < self._limits.min_examples:
+            raise RoundError(f"a contribution here is of at least {self._limits.min_examples} examples")
+        salt = self._new_salt()
+        committed = commitment(salt, memoryview(vector))
+        asked = begun.asked
+        self._records.take_part(TookPart(self._digest, number, asked.job, begun.data, asked.digest, committed, salt))
+        self._round = None  # no later proof starts it a second time
+        self._held = _Held(number, vector, salt)
+        signed = sorted({tuple(sorted(each)) for each in self._records.on_model(asked.model)})[:COHORTS]
+        return [Say(w.Ready(number, examples, metrics, committed, tuple(signed)))]
+
+    def _send(self, number: int) -> list[Effect]:
+        if self._held is None or self._held.round != number:
+            return [Say(w.Declined(number, "there is no contribution to this round any more"))]
+        return [Say(w.Contribution(number, self._held.salt), (self._held.vector,))]
+
+    def _end(self, number: int, text: str) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._round is not None and self._round.asked.round == number:
+            effects = self._drop()
+        if self._held is not None and self._held.round == number:
+            self._held = None
+        return [*effects, Note(text)]
+
+    def _drop(self) -> list[Effect]:
+        """Gives up the round that is under way; a contribution that was offered stays, until it is over."""
+        begun, self._round = self._round, None
+        return [Abandon(begun.asked.round)] if begun is not None and begun.training else []
+
+    def _decline(self, number: int, text: str) -> list[Effect]:
+        self._drop()
+        return [Note(f"round {number} is declined: {text}"), Say(w.Declined(number, text[:TEXT_CHARS]))]
+
+    # Signing
+
+    def _witness(self, asked: w.Sign) -> list[Effect]:
+        if self._is_proved(asked.round):
+            return self._sign(asked)
+        self._to_sign = asked
+        return self._challenge(asked.round)
+
+    def _sign(self, asked: w.Sign) -> list[Effect]:
+        work = self._work
+        rules = {} if work is None else {work.digest: "" if work.job is None else work.job.strategy}
+        try:
+            signed = self._countersigner.sign(
+                asked.cohort, number=asked.round, ledger=self._ledger, proved=self._is_proved(asked.round), rules=rules
+            )
+        except CloisterError as fault:
+            text = f"the cohort is not signed: {fault}"
+            return [Note(f"round {asked.round}: {text}"), Say(w.Declined(asked.round, text[:TEXT_CHARS]))]
+        return [
+            Note(f"round {asked.round}: signed a cohort of {len(signed.members)}"),
+            Say(w.Signature(asked.round, self._countersigner.public_key, signed.signature)),
+        ]

@@ -1,0 +1,39 @@
+"""The newest model of a study, as a node keeps it: one file, and what shows that it is whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cloister import files
+from cloister.ledger.job import name_of_values
+from cloister.ledger.sync import ModelState, Values, cut
+from cloister.node.study.journal import Kept
+
+
+def read(file: Path, *, kept: Kept) -> ModelState | None:
+    """What ``write`` wrote; None where it is gone or damaged: others have it."""
+    try:
+        content = memoryview(files.read(file, limit=sum(kept.sizes)))
+    except OSError:
+        return None
+    if len(content) != sum(kept.sizes):
+        return None
+    vector, *averages = cut(content, kept.sizes)
+    found = ModelState(name_of_values(kept.tensors, vector), vector, tuple(averages), kept.rounds)
+    return found if (found.digest, found.state_digest) == (kept.model, kept.state) else None
+
+
+def write(file: Path, parts: Sequence[Values]) -> None:
+    """A file that is there whole, or not at all. Nothing waits for the disk: should a loss of power damage it, its hash
+    tells, and others have the model."""
+    descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".model.")
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            target.writelines(parts)
+        Path(draft).replace(file)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise

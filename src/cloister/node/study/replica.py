@@ -1,0 +1,122 @@
+"""What an owner holds of a study: the ledger as far as it knows it, and the newest model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cloister.charter import Charter
+from cloister.errors import RoundError
+from cloister.ledger.chain import Instance, Ledger
+from cloister.ledger.job import Job, name_of_values, tensors_digest
+from cloister.ledger.sync import Handed, ModelState, advance, cut, hand_over, sizes, unpack
+from cloister.node.study.effects import Say
+from cloister.node.study.journal import Records
+from cloister.wire.rounds import Chain
+
+
+class Replica:
+    """One charter's ledger and model, which ``records`` keep.
+
+    Args:
+        vouch: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
+
+    Raises:
+        LedgerError: what the records hold is no chain of this charter.
+    """
+
+    def __init__(self, charter: Charter, *, records: Records, verify_instance: Callable[[Instance], object]) -> None:
+        self._digest = charter.digest
+        self._records = records
+        self._verify_instance = verify_instance
+        self._model = records.model(self._digest)
+        self._tensors = b""
+        self._unproven: ModelState | None = None
+        self._signer: bytes | None = None
+        self.ledger = Ledger.from_records(charter, records.chain(self._digest))
+
+    @property
+    def newest(self) -> tuple[int, bytes]:
+        """The newest record: number and hash."""
+        return self.ledger.sequence, self.ledger.head
+
+    @property
+    def model(self) -> ModelState | None:
+        """What the next round starts from, if it is held."""
+        return self._model if self._model is not None and self._model.digest == self.ledger.model else None
+
+    def begin(self, signer: bytes) -> None:
+        """A connection to the instance with this key, which has proved itself, begins."""
+        # What an instance began and released nothing on may be missing from the chain that the others go on with.
+        self.ledger = self.ledger.settled()
+        self._signer, self._unproven = signer, None
+
+    def take(self, message: Chain, body: memoryview, *, job: Job | None) -> None:
+        """Takes records and a model that were handed over: all of it, or nothing. ``job``: the one that was shown last.
+
+        Raises:
+            LedgerError, RoundError: they do not go on from what is known here, or are not what they are said to be.
+            AttestationError: no acceptable instance signed them. RecordsError: they cannot be kept.
+        """
+        handed, before = unpack(message, cut(body, sizes(message, body_bytes=len(body)))), self.ledger
+        self.ledger = self._advanced(handed)
+        try:
+            self._adopt(handed)
+            self.prove(job)
+        except BaseException:
+            self.ledger = before
+            raise
+
+    def prove(self, job: Job | None) -> None:
+        """Which tensors a model's vector is of, only a job tells: until one has come, nobody believes what it is.
+
+        Raises:
+            RoundError: it is not the model that it was said to be. RecordsError: it cannot be kept.
+        """
+        if self._unproven is not None and job is not None:
+            model, self._unproven = self._unproven, None
+            tensors = tensors_digest(job)
+            if name_of_values(tensors, model.vector) != model.digest:
+                raise RoundError("the model is not the one that its newest record released")
+            self._model, self._tensors = model, tensors
+        self._keep()
+
+    def hand_over(self, after: int) -> list[Say]:
+        """The records after the first ``after``; or the model, where there are none.
+
+        Raises:
+            LedgerError: so many records are not known here.
+        """
+        return [
+            Say(message, tuple(bodies)) for message, bodies in hand_over(self.ledger, after=after, model=self.model)
+        ]
+
+    def _advanced(self, handed: Handed) -> Ledger:
+        grown = advance(self.ledger, handed.first, handed.records)
+        known = set(self.ledger.heads)
+        for instance in grown.instances:
+            if instance.head not in known and instance.transcript.signing_key != self._signer:
+                self._verify_instance(instance)
+        return grown
+
+    def _adopt(self, handed: Handed) -> None:
+        if handed.vector is None:
+            return
+        digest = self.ledger.model
+        if digest is None:
+            raise RoundError("it comes with a model, and the charter has none")
+        averages = handed.averages if self.ledger.released else ()  # what a strategy begins with follows from it
+        model = ModelState(digest, handed.vector, averages, handed.rounds if averages else 0)
+        if not model.is_newest(self.ledger):
+            raise RoundError("the state of the strategy is not the one that its newest record names")
+        self._unproven = model
+
+    def _keep(self) -> None:
+        settled = self.ledger.settled()
+        stored = len(self._records.chain(self._digest))
+        rounds = {receipt.cohort.sequence: receipt.cohort.round for receipt in settled.receipts}
+        new = [(rounds.get(at, 0), record) for at, record in enumerate(settled.records[stored:], stored + 1)]
+        model = self.model
+        if model is not None and model.digest == self._records.kept(self._digest):
+            model = None
+        if new or model is not None:
+            self._records.release(self._digest, new, model=model, tensors=self._tensors)

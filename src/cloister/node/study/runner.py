@@ -1,0 +1,301 @@
+"""A node's part in studies: it dials the aggregator of its charter, has it prove itself, and stays.
+
+One thread. It waits for the connection, for the training and for the node's end, all at once, and does what
+``cloister.node.study.member`` decides. Where no aggregator is there it tries again, after pauses that grow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from time import monotonic
+from typing import Final
+
+import numpy as np
+
+from cloister import __version__
+from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
+from cloister.ledger import audit
+from cloister.net.attested import AttestedConnection, Challenged, attest_peer
+from cloister.net.connection import Frame
+from cloister.net.handshake_client import greet, refusal_error
+from cloister.net.identity import Identity, private_key
+from cloister.net.policy import AttestationPolicy
+from cloister.net.polling import READABLE, Wakeup, wait
+from cloister.node.config import NodeConfiguration
+from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
+from cloister.node.study.journal import Records
+from cloister.node.study.member import Member
+from cloister.node.study.trainer import Failed, Trained, Trainer
+from cloister.wire import rounds as w
+from cloister.wire.frames import Kind
+from cloister.wire.limits import CHUNK_BYTES
+
+
+def participation_of(
+    configuration: NodeConfiguration, *, policy: AttestationPolicy, identity: Identity
+) -> Callable[[Wakeup], Participation] | None:
+    """What takes part in the studies of a charter that is closed to interactive use, for a node of one of its owners.
+
+    Raises:
+        RecordsError: the node's records cannot be used. LedgerError: what they hold is no chain of this charter.
+    """
+    charter, use = policy.charter, configuration.charter
+    own = charter.member(identity.fingerprint)
+    if use is None or own is None or own.role != "owner":
+        return None
+    verify_instance = partial(
+        audit.verify_instance,
+        charter=charter,
+        collateral=policy.collateral,
+        reference=policy.reference,
+        accept_simulated=policy.accept_simulated,
+        unsafe_roots=policy.unsafe_roots,
+    )
+
+    def begin(closing: Wakeup) -> Participation:
+        records = Records(use.state)
+        try:
+            member = Member(
+                charter=charter,
+                own=own.name,
+                key=private_key(identity.path),
+                floors=use.floors,
+                data={each.name: frozenset(each.tags) for each in configuration.study_data},
+                records=records,
+                verify_instance=verify_instance,
+                new_salt=partial(secrets.token_bytes, 32),
+            )
+        except BaseException:
+            records.close()
+            raise
+        limits = configuration.training
+        return Participation(
+            member,
+            records=records,
+            policy=policy,
+            identity=identity,
+            routes=use.routes,
+            trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),
+            closing=closing,
+            model_bytes=limits.memory_bytes,
+            jitter=random.SystemRandom().random,
+        )
+
+    return begin
+
+
+_log: Final = logging.getLogger(__name__)
+_DIAL_S: Final = 10.0
+_PROOF_S: Final = 30.0
+"""From a challenge to its answer: evidence takes some TEEs seconds."""
+_FRAME_S: Final = 10.0
+PAUSE_S: Final = (1.0, 60.0)
+"""Between attempts to reach an aggregator: the first pause, doubled up to the last."""
+
+
+class Pauses:
+    """How long to wait before the next attempt: longer each time, up to a limit, and half of it chance."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter
+        self._next = PAUSE_S[0]
+
+    def after(self, lasted_s: float) -> float:
+        """The pause, in seconds, after a connection that lasted so long; the first again where that was longer."""
+        first, last = PAUSE_S
+        pause = first if lasted_s > self._next else self._next
+        self._next = min(2 * pause, last)
+        return pause * (1 + self._jitter()) / 2
+
+
+class Participation:
+    """A member's part in studies, for as long as its node runs. ``run`` is for a thread of its own.
+
+    Args:
+        records: the member's; closed at the end.
+        policy: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
+        trainer: used by ``run`` alone. closing: rung when the node ends.
+        model_bytes: the most that a model and the state of its rule may have.
+        jitter: a number from 0 to 1 for each pause, so that owners do not all come back at once.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        *,
+        records: Records,
+        policy: AttestationPolicy,
+        identity: Identity,
+        routes: Mapping[str, str],
+        trainer: Trainer,
+        closing: Wakeup,
+        model_bytes: int,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._member = member
+        self._records = records
+        self._policy = policy
+        self._identity = identity
+        self._routes = dict(routes)
+        self._trainer = trainer
+        self._closing = closing
+        self._model_bytes = model_bytes
+        self._jitter = jitter
+        self._told: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Takes part until the node closes."""
+        pauses = Pauses(self._jitter)
+        try:
+            while not self._closing.rung:
+                lasted_s = max(self._attend(address) for address in self._policy.charter.addresses)
+                wait({self._closing.fileno(): READABLE}, until=monotonic() + pauses.after(lasted_s))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the training's process, and lets another node have the records; ``run`` does so at its end."""
+        self._trainer.close()
+        self._records.close()
+
+    def _attend(self, address: str) -> float:
+        """Takes part with the aggregator at this address until the connection ends; for how many seconds."""
+        if self._closing.rung:
+            return 0.0
+        began: float | None = None
+        try:
+            at = self._routes.get(address)
+            with attest_peer(
+                address, policy=self._policy, identity=self._identity, at=at, within_s=_DIAL_S
+            ) as attested:
+                self._tell(address, f"is {attested.verdict.line()}")
+                greet(attested.connection, purpose="study", software=f"cloister {__version__}", wait_s=_DIAL_S)
+                began = monotonic()
+                self._converse(attested)
+        except CloisterError as fault:
+            if not self._closing.rung:
+                self._tell(address, f"cannot be taken part with: {fault}" if began is None else f"is left: {fault}")
+        return 0.0 if began is None else monotonic() - began
+
+    def _converse(self, attested: AttestedConnection) -> None:
+        AggregatorLink(
+            self._member, attested, trainer=self._trainer, closing=self._closing, model_bytes=self._model_bytes
+        ).hold()
+
+    def _tell(self, address: str, text: str) -> None:
+        """A line for the owner, once until it changes."""
+        if self._told.get(address) != text:
+            self._told[address] = text
+            _log.info("the aggregator at %s %s", address, text)
+
+
+class AggregatorLink:
+    """One connection to an aggregator, once it has welcomed the member."""
+
+    def __init__(
+        self, member: Member, attested: AttestedConnection, *, trainer: Trainer, closing: Wakeup, model_bytes: int
+    ) -> None:
+        self._member = member
+        self._attested = attested
+        self._connection = attested.connection
+        self._trainer = trainer
+        self._closing = closing
+        self._model_bytes = model_bytes
+        self._challenges: deque[tuple[Challenged, float]] = deque()
+
+    def hold(self) -> None:
+        """Until the node closes.
+
+        Raises:
+            RoundError: with this aggregator nothing can be done. Everything that ``examine`` raises, once there is a
+            connection.
+        """
+        try:
+            self._do(self._member.connected(self._attested.transcript))
+            while self._listen():
+                pass
+        finally:
+            for effect in self._member.disconnected():
+                if isinstance(effect, Abandon):
+                    self._trainer.abandon()
+
+    def _listen(self) -> bool:
+        """Waits for what happens next and does what follows; False when the node closes."""
+        training, socket = self._trainer.fileno(), self._connection.fileno()
+        watched = {socket: READABLE, self._closing.fileno(): READABLE}
+        if training is not None:
+            watched[training] = READABLE
+        proof = self._challenges[0][1] if self._challenges else None
+        until = min((moment for moment in (proof, self._trainer.due) if moment is not None), default=None)
+        pending = self._connection.pending() > 0
+        happened = wait(watched, until=0.0 if pending else until)
+        if self._closing.fileno() in happened:
+            return False
+        if training is not None and training in happened:
+            self._do(self._trained(self._trainer.receive()))
+        if (due := self._trainer.due) is not None and monotonic() >= due:
+            self._do(self._trained(self._trainer.look()))
+        if pending or socket in happened:
+            self._hear()
+        elif proof is not None and monotonic() >= proof:
+            raise NoAnswerError(f"the aggregator has not proved itself within {_PROOF_S:g} s")
+        return True
+
+    def _hear(self) -> None:
+        try:
+            frame = self._connection.receive(wait_s=_FRAME_S)
+        except NoAnswerError:  # TLS had something to say to itself
+            return
+        match frame.kind:
+            case Kind.ROUND:
+                self._do(self._handle(frame))
+            case Kind.PROOF if self._challenges:
+                self._attested = self._challenges.popleft()[0].judge(frame)
+                self._do(self._member.proved(self._attested.transcript))
+            case Kind.REFUSAL:
+                raise refusal_error(frame.message())
+            case _:
+                raise MessageError(f"{frame.kind.name} has no place in a study")
+
+    def _handle(self, frame: Frame) -> list[Effect]:
+        message: w.RoundMessage = frame.message()
+        w.check_body(message, frame.body_bytes)
+        if isinstance(message, w.Chain) and message.model + sum(message.state) > self._model_bytes:
+            raise LimitError(f"a model of {message.model} bytes is more than this node takes; see [training], memory")
+        # Not a bytearray, whose pages come from the system 4 KiB at a time: NumPy asks for large ones.
+        body = np.empty(frame.body_bytes, np.uint8).data
+        for start in range(0, len(body), CHUNK_BYTES):
+            self._connection.read_into(body[start : start + CHUNK_BYTES])
+        if isinstance(message, w.Work):
+            self._trainer.start()  # it takes seconds, and the round comes next
+        return self._member.handle(message, body)
+
+    def _trained(self, found: Trained | Failed | None) -> list[Effect]:
+        match found:
+            case Trained():
+                return self._member.trained(found.round, found.vector, examples=found.examples, metrics=found.metrics)
+            case Failed():
+                return self._member.failed(found.round, found.text)
+        return []
+
+    def _do(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Say(message=message, bodies=bodies):
+                    self._connection.send(Kind.ROUND, message, [memoryview(body) for body in bodies])
+                case Prove(newest=newest):
+                    self._challenges.append((self._attested.challenge(newest=newest), monotonic() + _PROOF_S))
+                case Train():
+                    self._do(self._trained(self._trainer.train(effect)))
+                case Abandon():
+                    self._trainer.abandon()
+                case Note(text=text):
+                    _log.info("%s", text)
+                case Leave(text=text):
+                    raise RoundError(text)

@@ -1,0 +1,224 @@
+"""The process that trains: ``python -m cloister.node.study.trainer_process``.
+
+``cloister.node.study.trainer`` starts it. It opens the data set that it is given, holds no key and talks to nobody but
+its listener, with which it ends. Before it opens it, or reads a job, it gives up what it will not need
+(``cloister.node.confinement``). Plans are data: they are decoded and checked here, and nothing that came from elsewhere
+is imported or unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import torch
+
+from cloister.errors import CloisterError, DataSetError, PlanError
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Constant, Job, Part
+from cloister.node.confinement import confine, limit_memory, tie
+from cloister.node.ipc import Descriptors, End, Link, fill
+from cloister.node.program import run, use_threads, where
+from cloister.node.slate import READING
+from cloister.node.study.trainer import Assignment, Columns, Order, Result
+from cloister.tensor.geometry import DTYPES
+from cloister.wire.frames import Kind
+from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.tensors import TensorSpec
+from cloister.worker import flatten as deltas
+from cloister.worker import optimizers
+from cloister.worker.data.batches import Batches
+from cloister.worker.data.files import open_file
+from cloister.worker.fitting import check_fits
+from cloister.worker.optimizers import Optimizer
+from cloister.worker.plans import Plan
+from cloister.worker.training import Trained, train, unheard
+from cloister.worker.values import as_bytes
+
+_log: Final = logging.getLogger("cloister.node.study.trainer_process")
+
+
+class Prepared(NamedTuple):
+    """A job and a data set that fit each other."""
+
+    job: Job
+    plan: Plan
+    optimizer: Optimizer
+    data: Batches
+
+
+class TrainerProcess:
+    """Trains what it is told to, on one data set; it and a job are looked at once."""
+
+    def __init__(
+        self, data_set: Columns, *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard
+    ) -> None:
+        self._data_set = data_set
+        self._memory_bytes = memory_bytes
+        self._device = device
+        self._begin = begin
+        self._opened: Batches | None = None
+        self._prepared: tuple[bytes, Prepared] | None = None
+        self._job = b""
+
+    def train(self, order: Order, *, job: bytes, vector: bytearray) -> Trained:
+        """Trains the model of this vector as the order says. ``job``: empty where it is the one before.
+
+        Raises:
+            JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other;
+                before the first step. The message names tensor or column.
+            TrainingError: training led to values that are not finite.
+        """
+        self._job = job or self._job
+        found = self._prepare()
+        if len(found.data) < order.least:
+            raise DataSetError(f"the data set has fewer than the {order.least} rows that a contribution is to be of")
+        parameters, buffers = self._tensors(found, vector)
+        return train(
+            found.plan,
+            found.data,
+            parameters=parameters,
+            buffers=buffers,
+            optimizer=found.optimizer,
+            batch_size=found.job.batch_size,
+            local_epochs=found.job.local_epochs,
+            seed=order.seed,
+            proximal=found.job.proximal,
+            clip=order.clip,
+            layout=found.job.layout,
+            begin=self._begin,
+        )
+
+    def _prepare(self) -> Prepared:
+        if self._prepared is None or self._prepared[0] != self._job:
+            job = jobs.decode(self._job)
+            plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes)
+            check_parts(plan, job)
+            data = self._open()
+            check_fits(plan, data, batch_size=job.batch_size)
+            self._prepared = self._job, Prepared(job, plan, optimizers.read(job.optimizer), data)
+        return self._prepared[1]
+
+    def _open(self) -> Batches:
+        if self._opened is None:
+            name, path, columns = msgspec.structs.astuple(self._data_set)
+            try:
+                self._opened = open_file(Path(path), columns=columns, memory_bytes=self._memory_bytes)
+            except CloisterError as fault:
+                _log.error("data set %s: %s", name, fault)  # with its path, which is nobody else's business
+                raise DataSetError(f"the data set {name!r} cannot be read at its node, whose log says why") from None
+        return self._opened
+
+    def _tensors(self, found: Prepared, vector: bytearray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        job, layout = found.job, found.job.layout
+        values = torch.frombuffer(vector, dtype=DTYPES[layout.dtype])
+        floats = {part.name: _empty(part.spec, self._device) for part in job.parts}
+        deltas.unflatten(values, layout=layout, into=floats)
+        named = {name for held in found.plan.program.parameters for name in held.names}
+        parameters = {part.name: floats[part.name] for part in job.parts if not part.buffer}
+        buffers = {part.name: floats[part.name] for part in job.parts if part.buffer}
+        for constant in job.constants:
+            (parameters if constant.name in named else buffers)[constant.name] = _constant(constant, self._device)
+        return parameters, buffers
+
+
+def check_parts(plan: Plan, job: Job) -> None:
+    """Whether the plan can be run on the job's model.
+
+    Raises:
+        PlanError: it cannot; the message names the tensors.
+    """
+    given: dict[str, Part | Constant] = {part.name: part for part in job.parts}
+    given |= {constant.name: constant for constant in job.constants}
+    parameters = {held.names[0] for held in plan.program.parameters}
+    trained = {held.names[0] for held in plan.program.parameters if held.trained}
+    faults = []
+    for held in plan.program.held:
+        name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
+        found = given.get(name)
+        if found is None:
+            faults.append(f"the plan needs a tensor {name!r}, and the model has none")
+        elif found.spec != wanted:
+            faults.append(f"tensor {name!r} is {found.spec} where the plan needs {wanted}")
+        elif isinstance(found, Part) and found.buffer == (name in parameters):
+            kinds = ("a buffer", "a parameter")
+            faults.append(f"tensor {name!r} is {kinds[not found.buffer]} where the plan needs {kinds[found.buffer]}")
+        elif isinstance(found, Constant) and name in trained:
+            faults.append(f"tensor {name!r} is a constant where the plan trains it")
+    if faults:
+        raise PlanError("the plan does not fit the job's model: " + "; ".join(faults))
+
+
+def _empty(spec: TensorSpec, device: str) -> torch.Tensor:
+    return torch.empty(spec.shape, dtype=DTYPES[spec.dtype], device=device)
+
+
+def _constant(constant: Constant, device: str) -> torch.Tensor:
+    tensor = _empty(constant.spec, "cpu")
+    as_bytes(tensor)[:] = constant.data
+    return tensor.to(device)
+
+
+def serve(link: Link, trainee: TrainerProcess) -> None:
+    """Takes orders until the listener is gone.
+
+    Raises:
+        EOFError: it is.
+    """
+    while True:
+        link.slate.rest()
+        frame = link.receive()
+        link.slate.begin(READING)
+        order = msgspec.msgpack.decode(frame.header, type=Order)
+        body, filled = bytearray(frame.body_bytes), 0
+        for piece in link.pieces(frame.body_bytes):
+            body[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        try:
+            found = trainee.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
+        except CloisterError as fault:
+            link.send(Kind.FAILURE, str(fault)[:TEXT_CHARS].encode())
+        except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
+            _log.error("%s", where(fault))
+            link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
+        else:
+            vector = as_bytes(found.delta)
+            link.send(Kind.ANSWER, msgspec.msgpack.encode(Result(found.examples, found.metrics)), len(vector))
+            fill(link.buffers(len(vector)), [vector])
+
+
+def _data_set() -> Columns:
+    """Waits for something to train on."""
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise EOFError("there will be no training")
+    return msgspec.json.decode(data, type=Columns)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The process. Its arguments are the descriptors of its link; what it is to do comes on standard input.
+
+    Raises:
+        EOFError: the listener is gone.
+    """
+    assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
+    tie(assignment.listener)
+    link = Link(End.adopt(Descriptors(*map(int, arguments))))
+    link.send(Kind.ANSWER, b"")
+    data_set = _data_set()
+    if assignment.device == "cpu":
+        limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
+    confine([data_set.path], device=assignment.device)
+    use_threads(assignment.threads)
+    trainee = TrainerProcess(
+        data_set, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin
+    )
+    serve(link, trainee)
+
+
+if __name__ == "__main__":
+    run(main, log=_log)

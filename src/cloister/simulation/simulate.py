@@ -1,0 +1,227 @@
+"""``cloister.simulate``: a federated training of many owners on one machine, for experiments.
+
+A round is that of McMahan et al. 2017, Algorithm 1, with the rules of ``aggregation.strategies``: some owners are
+drawn, each trains the model on its data beginning from the same values, and the mean of what they changed, weighted by
+their examples, goes into the strategy's rule. Floating-point parameters and buffers take part; other buffers, such as
+the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. The
+rule is for parameters; buffers get the mean as it is, since they are statistics, and momentum or an adaptive step could
+carry a variance below zero.
+
+A run is a function of its arguments: seeds are drawn from the run's seed, the round's number and the owner's name, and
+what is summed is summed in an order that the owners' names and sizes decide. So a run that is gone on with from a
+checkpoint ends in the same bits.
+
+Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others
+one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
+step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. What is held at a time, one
+owner's update or one group's, does not grow with the number of owners.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cloister.aggregation.mean import shares
+from cloister.aggregation.strategies import FedAvg, Strategy
+from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
+from cloister.simulation import checkpoint as checkpoints
+from cloister.simulation.checkpoint import Progress
+from cloister.simulation.rounds import Simulation, at_owner
+from cloister.study.history import History, Round, board
+from cloister.study.progress import Screen
+from cloister.worker.data.batches import Batches, check_schema
+from cloister.worker.data.rows import Arrays
+from cloister.worker.fitting import check_last, columns_of
+from cloister.worker.optimizers import Optimizer
+from cloister.worker.plans import Plan, PlannedLoss
+
+Owner: TypeAlias = Batches | Sequence[Tensor]
+"""An owner's data: a data set, or its columns as tensors, such as ``(x, y)``."""
+
+_EXAMPLE: Final = 4
+_FEDAVG: Final = FedAvg()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a simulation: the trained model, what happened round by round, and the plan that was trained.
+
+    ``finished`` is False where Ctrl-C ended it before its last round. ``replayed`` says how many owners' trainings were
+    replayed one by one, by the reason why they could not be vectorised; it is empty where all of them were.
+    """
+
+    model: nn.Module
+    history: History
+    plan: Plan
+    finished: bool
+    replayed: Mapping[str, int]
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether all owners trained in groups, with ``torch.func.vmap``."""
+        return not self.replayed
+
+
+def simulate(
+    model: nn.Module,
+    loss: PlannedLoss | Plan,
+    *,
+    owners: Mapping[str, Owner],
+    optimizer: Optimizer,
+    batch_size: int,
+    rounds: int,
+    local_epochs: int = 1,
+    strategy: Strategy = _FEDAVG,
+    per_round: int | None = None,
+    largest_share: float = 1.0,
+    clip: float | None = None,
+    seed: int = 0,
+    vectorise: bool = True,
+    checkpoint: str | PathLike[str] | None = None,
+    tensorboard: str | PathLike[str] | None = None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> Run:
+    """Trains a copy of ``model`` in rounds on the owners' data, as federated learning would.
+
+    Ctrl-C ends the run after the last round that was finished, and returns what there is.
+
+    Args:
+        loss: a function marked with ``@cloister.plan``, or a plan that it was captured as.
+        owners: each owner's data, by its name.
+        optimizer: what each owner trains with; it begins anew in each round.
+        strategy: what becomes of the mean: ``FedAvg``, ``FedAvgM``, ``FedProx``, ``FedAdagrad``, ``FedYogi``,
+            ``FedAdam``.
+        per_round: how many owners are drawn for each round, without replacement; None is all.
+        largest_share: the most that one owner may be of the mean.
+        clip: the most that the L2 norm of an owner's update may be.
+        seed: 0 to 2^64 - 1.
+        vectorise: whether owners may train in groups, which is fast where they are many and small; ``Run.replayed``
+            says what did not. False replays each on its own, to the bits of ``worker.training.train``.
+        checkpoint: a file (safetensors) that is written after each round; one that is there is gone on with.
+        tensorboard: a folder that each round is written to as it ends, for TensorBoard to show.
+        evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in the
+            history.
+        on_round: called after each round, in place of the line that is printed where there is a terminal.
+
+    Raises:
+        ConfigurationError: numbers out of range, a checkpoint of another run, or a folder that cannot be written.
+        MissingDependencyError: ``tensorboard`` is given, and the package is not installed.
+        DataSetError: an owner's data set does not fit the plan; the message names owner and column.
+        PlanError: the loss cannot be captured, or fails on the owners' values, or an owner's last batch is one row, on
+            which the plan cannot be trained (BatchNorm).
+        TrainingError, AggregationError: training led to values that are not finite.
+    """
+    data = _data_sets(owners, loss)
+    _check(data, rounds=rounds, per_round=per_round, largest_share=largest_share, seed=seed)
+    trained = copy.deepcopy(model)
+    plan = _plan(loss, trained, next(iter(data.values())))
+    expected = columns_of(plan)
+    for name, each in data.items():
+        try:
+            check_schema(each.schema, expected=expected)
+            check_last(plan, rows=len(each), batch_size=batch_size)
+        except (DataSetError, PlanError) as fault:
+            raise at_owner(name, fault) from fault
+    numbers = (batch_size, local_epochs, strategy, per_round, largest_share, clip, seed)
+    simulation = Simulation(trained, plan, data, optimizer, *numbers, vectorise)
+    path = None if checkpoint is None else Path(checkpoint)
+    tell = Screen() if on_round is None else on_round
+    progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
+    simulation.load(progress)
+    return Run(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
+
+
+def _run(
+    simulation: Simulation,
+    rounds: int,
+    path: Path | None,
+    tensorboard: str | PathLike[str] | None,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None,
+    on_round: Callable[[Round], None],
+) -> tuple[Progress, bool]:
+    progress = simulation.begin()
+    settings = simulation.settings(progress) if path else {}
+    if path and path.exists():
+        progress = checkpoints.read(path, start=progress, settings=settings)
+        if len(progress.rounds) > rounds:
+            raise ConfigurationError(
+                f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
+            )
+    try:
+        with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
+            while len(progress.rounds) < rounds:
+                progress = simulation.round(progress, evaluate)  # in one step, so that Ctrl-C finds either
+                if path:
+                    checkpoints.write(path, progress, settings=settings)
+                if show:
+                    show(progress.rounds[-1])
+                on_round(progress.rounds[-1])
+    except KeyboardInterrupt:
+        return progress, len(progress.rounds) == rounds
+    return progress, True
+
+
+def _plan(loss: PlannedLoss | Plan, model: nn.Module, data: Batches) -> Plan:
+    if isinstance(loss, Plan):
+        return loss
+    example = [
+        torch.zeros(_EXAMPLE, *column.row.shape, dtype=getattr(torch, column.row.dtype)) for column in data.schema
+    ]
+    return loss.capture(model, example=example)
+
+
+def _data_sets(owners: Mapping[str, Owner], loss: PlannedLoss | Plan) -> dict[str, Batches]:
+    """The owners' data sets, in the order of their names."""
+    if not isinstance(loss, (PlannedLoss, Plan)):
+        raise ConfigurationError("the loss is no plan; write @cloister.plan above the function")
+    names: dict[int, list[str]] = {}
+    data: dict[str, Batches] = {}
+    for name in sorted(owners):
+        owner = owners[name]
+        if not isinstance(owner, (tuple, list)):
+            data[name] = owner  # type: ignore[assignment]  # a Protocol cannot be told from a Sequence
+            continue
+        if not all(isinstance(column, Tensor) for column in owner):
+            raise DataSetError(f"owner {name!r}: the columns of a data set are tensors; torch.as_tensor makes them")
+        count = len(owner)
+        columns = names.get(count) or names.setdefault(count, _columns(loss, count))
+        try:
+            data[name] = Arrays(dict(zip(columns, owner, strict=True)))
+        except DataSetError as fault:
+            raise at_owner(name, fault) from fault
+    return data
+
+
+def _columns(loss: PlannedLoss | Plan, count: int) -> list[str]:
+    """What columns without names go by: the arguments of the loss function, where it has one for each."""
+    if isinstance(loss, PlannedLoss):
+        arguments = list(inspect.signature(loss.function).parameters)[1:]
+        if len(arguments) == count:
+            return arguments
+    return [f"column {at}" for at in range(count)]
+
+
+def _check(data: Mapping[str, Batches], *, rounds: int, per_round: int | None, largest_share: float, seed: int) -> None:
+    if not data:
+        raise ConfigurationError("there are no owners")
+    if rounds < 1:
+        raise ConfigurationError(f"rounds is {rounds}; it is at least 1")
+    if per_round is not None and not 1 <= per_round <= len(data):
+        raise ConfigurationError(f"per_round is {per_round}; it is from 1 to the number of owners, {len(data)}")
+    if not 0 <= seed < 1 << 64:
+        raise ConfigurationError(f"the seed is {seed}; it is from 0 to 2^64 - 1")
+    try:
+        shares(dict.fromkeys(list(data)[:per_round], 1), largest_share=largest_share)
+    except AggregationError as fault:
+        raise ConfigurationError(f"a round cannot be as is asked for: {fault}") from fault

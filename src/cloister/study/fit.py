@@ -1,0 +1,225 @@
+"""One job of a researcher's on its way: submitted, followed round by round, and taken up again after each lost
+connection, until the aggregator says that it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Final
+
+from torch import nn
+
+from cloister.aggregation.vectors import Vector
+from cloister.charter import Charter
+from cloister.errors import JobError, LedgerError, MessageError, NetworkError, RoundError, StudyError
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger, Receipt
+from cloister.ledger.job import Job
+from cloister.ledger.sync import Handed, ModelState, advance
+from cloister.net.attested import AttestedConnection
+from cloister.net.polling import READABLE, wait
+from cloister.study.client import StudyClient, bytes_of
+from cloister.study.history import Round
+from cloister.study.job import check_start, load
+from cloister.study.progress import Interrupts, evaluated
+from cloister.study.state_dir import Folder
+from cloister.wire.rounds import (
+    Accepted,
+    Chain,
+    Finished,
+    HandOver,
+    Join,
+    Over,
+    Refused,
+    RefusedCode,
+    RoundMessage,
+    Stop,
+    Submit,
+    Waiting,
+)
+
+_FIRST_DELAY_S: Final = 0.5
+_LONGEST_DELAY_S: Final = 30.0
+_REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
+
+
+@dataclass(eq=False)
+class JobRun:
+    """A job, and how far it is.
+
+    ``dial`` connects to an instance and has it prove itself; ``judge`` verifies the evidence of instances that are new
+    in a chain; ``say`` shows a line to a person.
+    """
+
+    charter: Charter
+    folder: Folder
+    ledger: Ledger
+    model: nn.Module
+    data: bytes
+    start: Vector
+    dial: Callable[[], AttestedConnection]
+    judge: Callable[[Ledger, Ledger], None]
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None
+    on_round: Callable[[Round], None]
+    say: Callable[[object], None]
+    interrupts: Interrupts
+    patience_s: float
+
+    job: Job = field(init=False)
+    digest: bytes = field(init=False)
+    held: ModelState | None = field(init=False)
+    rounds: list[Round] = field(init=False)
+    _highest: int = field(init=False, default=0)
+    _submitted: bool = field(init=False, default=False)
+    _accepted: bool = field(init=False, default=False)
+    _since: float = field(init=False, default_factory=perf_counter)
+
+    def __post_init__(self) -> None:
+        self.job = jobs.decode(self.data)
+        self.digest = jobs.job_digest(self.data)
+        kept = self.folder.model(self.job)
+        self.held = kept if kept is not None and kept.is_newest(self.ledger) else None
+        self.rounds = [self._round(receipt, {}, 0.0) for receipt in self.receipts]
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of the job's rounds."""
+        return tuple(receipt for receipt in self.ledger.receipts if receipt.cohort.job == self.digest)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its rounds are done."""
+        return len(self.receipts) >= self.job.rounds
+
+    def run(self) -> None:
+        """Follows the job until it is over, or until Ctrl-C was pressed and the round under way is done.
+
+        Raises:
+            JobError: the aggregator does not take it. LedgerError: its chain cannot stand.
+            NetworkError: it could not be reached for ``patience_s`` seconds.
+            AttestationError: what answers there is not acceptable.
+        """
+        delay, until = _FIRST_DELAY_S, 0.0
+        while True:
+            try:
+                self._accepted = False
+                with StudyClient(self.dial()) as conversation:
+                    return self._follow(conversation)
+            except NetworkError as fault:
+                if self._accepted or not until:
+                    delay, until = _FIRST_DELAY_S, monotonic() + self.patience_s
+                if monotonic() + delay > until:
+                    raise
+                self.say(f"the aggregator is out of reach ({fault}); trying again in {delay:g} s")
+                wait({self.interrupts.fileno(): READABLE}, until=monotonic() + delay)
+                if self.interrupts.asked:
+                    return
+                delay = min(2 * delay, _LONGEST_DELAY_S)
+
+    def _follow(self, conversation: StudyClient) -> None:
+        ledger = self.ledger
+        highest = max(self._highest, ledger.last_round)
+        conversation.say(Join(ledger.sequence, ledger.head, highest, self.held is not None))
+        self._submitted = False
+        stopped = False
+        while True:
+            heard = conversation.hear(unless=self.interrupts if self._accepted and not stopped else None)
+            if heard is None:
+                conversation.say(Stop())
+                stopped = True
+            elif self._take(conversation, *heard):
+                return
+
+    def _submit(self, conversation: StudyClient) -> None:
+        """Submits the job once both ends have the same records: only then it is known what it may start from."""
+        if self._submitted:
+            return
+        check_start(self.job.start, newest=self.ledger.model, own=bool(self.receipts))
+        self._submitted = True
+        conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
+
+    def _take(self, conversation: StudyClient, message: RoundMessage, body_bytes: int) -> bool:
+        """Takes one message; whether the job is over."""
+        match message:
+            case Chain():
+                self._extend(conversation.read_chain(message, body_bytes, job=self.job))
+                self._submit(conversation)
+            case HandOver(after=after):
+                conversation.hand_over(self.ledger, after=after, model=self.held)
+            case Accepted(job=job):
+                self._check_job(job)
+                self._accepted, self._since = True, perf_counter()
+            case Over(round=number, text=text):
+                self._highest = max(self._highest, number)
+                self.say(f"round {number}  void: {text}")
+            case Waiting(text=text):
+                self.say(f"waiting: {text}")
+            case Refused():
+                self._refuse(message)
+            case Finished(job=job, text=text):
+                self._check_job(job)
+                self._check_finished(text)
+                return True
+            case _:
+                raise MessageError(f"an aggregator sent a researcher what is for owners: {type(message).__name__}")
+        return False
+
+    def _extend(self, handed: Handed) -> None:
+        ledger = advance(self.ledger, handed.first, handed.records)
+        self.judge(self.ledger, ledger)
+        held = self._model_of(handed, ledger)
+        if held is None and self.held is not None and self.held.is_newest(ledger):
+            held = self.held
+        if held is not None and held is not self.held:
+            self.folder.keep(held, dtype=self.job.layout.dtype)
+        self.folder.keep_records(ledger.records, before=self.ledger.records)
+        known = len(self.receipts)
+        self.ledger, self.held = ledger, held
+        for receipt in self.receipts[known:]:
+            self._tell(receipt)
+
+    def _model_of(self, handed: Handed, ledger: Ledger) -> ModelState | None:
+        if handed.vector is None:
+            return None
+        found = ModelState(jobs.model_digest(self.job, handed.vector), handed.vector, handed.averages, handed.rounds)
+        if found.is_newest(ledger):
+            return found
+        if ledger.done(self.digest) or found.digest != ledger.model:
+            raise LedgerError("the model that came with the newest record is not the one that the record names")
+        return None  # before the first round the strategy's state is in no record
+
+    def _tell(self, receipt: Receipt) -> None:
+        evaluation: dict[str, float] = {}
+        if self.held is not None and receipt is self.ledger.receipts[-1]:
+            load(self.held.vector, into=self.model)
+            evaluation = {} if self.evaluate is None else evaluated(self.model, self.evaluate)
+        now = perf_counter()
+        done = self._round(receipt, evaluation, now - self._since)
+        self._since = now
+        self.rounds.append(done)
+        self.on_round(done)
+
+    def _round(self, receipt: Receipt, evaluation: Mapping[str, float], seconds: float) -> Round:
+        names = {owner.key: owner.name for owner in self.charter.owners}
+        weights = {names[share.member]: share.weight for share in receipt.cohort.shares}
+        owners = tuple(sorted(weights))
+        weights = {name: weights[name] for name in owners}
+        return Round(receipt.cohort.round, owners, None, dict(receipt.record.metrics), evaluation, seconds, weights)
+
+    def _refuse(self, refused: Refused) -> None:
+        about = f" what was sent for round {refused.round}" if refused.round else ""
+        raise _REFUSALS[refused.code](f"the aggregator refuses{about}: {refused.text}")
+
+    def _check_job(self, job: bytes) -> None:
+        if job != self.digest:
+            raise StudyError("the aggregator answers about another job than the one that was submitted")
+
+    def _check_finished(self, text: str) -> None:
+        if not text and not self.finished:
+            raise LedgerError(
+                f"the aggregator calls the job finished, and there are receipts for {len(self.receipts)} of its"
+                f" {self.job.rounds} rounds"
+            )
+        if text:
+            self.say(f"the job is over after {len(self.receipts)} of {self.job.rounds} rounds: {text}")

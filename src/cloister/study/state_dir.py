@@ -1,0 +1,184 @@
+"""What a researcher keeps of a study in a folder, so that a script that was ended can be run again and go on.
+
+    chain.jsonl           the records, for `cloister ledger audit`
+    newest.safetensors    the model that the newest round released, and what the server's rule remembers
+
+The chain grows by a line a record; a last line that was broken off is no record yet. The model is written whole or not
+at all, and first: a chain whose newest model is missing could not be gone on with if nobody else had it either, and a
+model that is ahead of its chain is only sent again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cloister.charter import Charter
+from cloister.errors import ConfigurationError
+from cloister.files import lines
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job, model_digest
+from cloister.ledger.jsonl import LINE_BYTES, read_lines, write_line
+from cloister.ledger.sync import ModelState
+from cloister.worker.data.headers import check_safetensors
+from cloister.worker.values import as_bytes
+
+CHAIN: Final = "chain.jsonl"
+NEWEST: Final = "newest.safetensors"
+_LOCK: Final = "lock"
+_ROUNDS: Final = "rounds"
+_MODEL: Final = "model"
+_AVERAGES: Final = ("momentum", "squares")
+
+
+class Folder:
+    """The folder of one study; it need not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._whole = False  # a last line that was broken off would spoil the next one
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other scripts away.
+
+        Raises:
+            ConfigurationError: one is at it already, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as fault:
+            raise ConfigurationError(f"{self.path} cannot be used: {fault.strerror}") from None
+        try:
+            _take(lock, self.path)
+            yield
+        finally:
+            os.close(lock)
+
+    def ledger(self, charter: Charter) -> Ledger:
+        """The records that are kept.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+            LedgerError: it holds no chain of this charter.
+        """
+        return Ledger.from_records(charter, read_lines(_whole_lines(self.path / CHAIN)))
+
+    def keep_records(self, records: Sequence[bytes], *, before: Sequence[bytes]) -> None:
+        """Writes the chain, of which ``before`` was kept until now.
+
+        Raises:
+            ConfigurationError: it cannot be written.
+        """
+        file = self.path / CHAIN
+        if not self._whole or records[: len(before)] != before:
+            write_chain(file, records)
+            self._whole = True
+            return
+        try:
+            with file.open("ab") as opened:
+                opened.writelines(write_line(record).encode() for record in records[len(before) :])
+                opened.flush()
+                os.fsync(opened.fileno())
+        except OSError as fault:
+            raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from fault
+
+    def model(self, job: Job) -> ModelState | None:
+        """The model that is kept, if there is one with the tensors of ``job``. Nothing says yet that it is the newest.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+        """
+        file = self.path / NEWEST
+        if not file.exists():
+            return None
+        try:
+            check_safetensors(file)
+            with safe_open(file, framework="pt") as opened:
+                rounds = int((opened.metadata() or {})[_ROUNDS])
+                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dict
+                vector, *averages = (found[name] for name in (_MODEL, *_AVERAGES) if name in found)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+            raise ConfigurationError(f"{file} cannot be read; move it away, and it is sent again") from fault
+        if (vector.numel(), vector.dtype) != (job.layout.length, getattr(torch, job.layout.dtype)):
+            return None
+        values = as_bytes(vector)
+        return ModelState(model_digest(job, values), values, tuple(map(as_bytes, averages)), rounds)
+
+    def keep(self, model: ModelState, *, dtype: str) -> None:
+        """Writes what a round released. ``dtype``: the element type of its vector.
+
+        Raises:
+            ConfigurationError: it cannot be written.
+        """
+        vectors = zip(
+            (_MODEL, *_AVERAGES), (model.vector, *model.averages), (dtype, "float64", "float64"), strict=False
+        )
+        tensors = {
+            name: torch.frombuffer(bytearray(values), dtype=getattr(torch, kind)) for name, values, kind in vectors
+        }
+        _write(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(model.rounds)}))
+
+
+def write_chain(file: Path, records: Sequence[bytes]) -> None:
+    """Writes a chain whole, for ``cloister ledger audit``.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+
+    def into(draft: Path) -> None:
+        with draft.open("wb") as opened:
+            opened.writelines(write_line(record).encode() for record in records)
+
+    _write(file, into)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigurationError(
+            f"{path} is in use by another script; end that one, or name another folder with state="
+        ) from None
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    try:
+        for line in lines(file, limit=LINE_BYTES):
+            if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
+                return  # it was being written
+            yield line
+    except FileNotFoundError:
+        return
+    except OSError as fault:
+        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
+
+
+def _write(file: Path, into: Callable[[Path], object]) -> None:
+    """Has a file written by ``into``, which is given a draft's path: whoever reads finds all of it, or the one before.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            into(Path(name))
+            os.fsync(descriptor)
+            os.replace(name, file)
+        finally:
+            os.close(descriptor)
+            Path(name).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as fault:
+        raise ConfigurationError(f"{file} cannot be written: {fault}") from fault

@@ -1,0 +1,145 @@
+"""Local training of many owners at once: what ``training`` does for one, their models stacked in one tensor each.
+
+All begin with the same values and have equally many rows, so that they take the same steps, each with its own rows in
+the order that it has when it trains alone. What comes out is equal to that within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cloister.errors import PlanError
+from cloister.wire.layout import Layout
+from cloister.wire.tensors import TensorSpec
+from cloister.worker import flatten as deltas
+from cloister.worker.data.batches import batches_in
+from cloister.worker.data.rows import Arrays
+from cloister.worker.data.stacked import Stack
+from cloister.worker.fitting import check_numbers, check_tensors
+from cloister.worker.optimizers import Optimizer
+from cloister.worker.plans import Outcome, Plan
+from cloister.worker.training import those
+
+_COPIES: Final = 6
+"""How many times over a training holds a model's values beside a step's: an optimizer's averages and its work."""
+
+
+class TrainedTogether(NamedTuple):
+    """What the trainings came to, in the owners' order: ``deltas`` of shape ``(owners, length)``, and ``metrics`` as a
+    list each. ``others`` are the first owner's."""
+
+    deltas: Tensor
+    metrics: dict[str, list[float]]
+    others: dict[str, Tensor]
+
+
+class TrainingTogether:
+    """What ``Training`` is for one owner, for groups of owners that have ``rows`` rows each; the arguments are those of
+    ``train``.
+
+    ``bytes_each`` is what a group takes for each owner, in bytes, its rows included.
+
+    Raises:
+        ConfigurationError: as ``train``.
+        PlanError: as ``train``, or the plan cannot be vectorised, or ``bytes_each`` would be more than
+            ``memory_bytes``; the message says why.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        rows: int,
+        memory_bytes: int,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        optimizer: Optimizer,
+        batch_size: int,
+        local_epochs: int,
+        proximal: float,
+        clip: float | None,
+        layout: Layout,
+    ) -> None:
+        check_numbers(batch_size, local_epochs, proximal, clip)
+        check_tensors(plan, parameters, buffers)
+        self._parameters, self._buffers, self._optimizer = parameters, buffers, optimizer
+        self._rows, self._batch_size, self._epochs = rows, batch_size, local_epochs
+        self._proximal, self._clip, self._layout = proximal, clip, layout
+        self._device = next(iter(parameters.values())).device
+        self._trained = {each.names[0] for each in plan.program.parameters if each.trained}
+        sizes = {min(batch_size, rows), rows % batch_size} - {0}
+        self._plans = {size: plan.vectorised(size, self._device, memory_bytes=memory_bytes) for size in sizes}
+        row = sum(TensorSpec(each.dtype, each.row).nbytes() for each in plan.program.batch)
+        values = sum(each.nbytes for each in parameters.values())
+        steps = max(each.bytes_each for each in self._plans.values())
+        self.bytes_each: Final = steps + _COPIES * values + 2 * rows * row
+        if self.bytes_each > memory_bytes:
+            raise PlanError(f"a training takes {self.bytes_each:,} bytes for each model, more than {memory_bytes:,}")
+
+    def run(self, owners: Sequence[Arrays], *, seeds: Sequence[int]) -> TrainedTogether:
+        """Trains a group whose data sets fit the plan, each owner with its seed. It begins with the values that the
+        tensors given before have now; they stay as they are.
+
+        Raises:
+            PlanError: indices out of range, or an operation failed.
+            TrainingError: training led to values that are not finite.
+        """
+        start = deltas.flatten(those(self._layout, self._parameters, self._buffers), layout=self._layout)
+        parameters = {
+            name: nn.Parameter(each, requires_grad=name in self._trained)
+            for name, each in _repeated(self._parameters, len(owners)).items()
+        }
+        buffers = _repeated(self._buffers, len(owners))
+        update = self._optimizer.over(parameters, stacked=True)
+        seen = _Seen(self._rows * self._epochs)
+        for batch in self._batches(owners, seeds):
+            outcome = self._plans[batch[0].shape[1]].run(parameters, buffers, batch)
+            update.step(self._drawn_back(outcome.gradients, parameters) if self._proximal else outcome.gradients)
+            buffers.update(outcome.buffers)
+            seen.add(outcome, rows=batch[0].shape[1])
+        changes = deltas.deltas(those(self._layout, parameters, buffers), start=start, layout=self._layout)
+        if self._clip is not None:
+            changes = deltas.clip_each(changes, limit=self._clip)
+        in_vector = {place.name for place in self._layout.places}
+        others = {name: each[0].clone() for name, each in buffers.items() if name not in in_vector}
+        return TrainedTogether(changes, seen.means(), others)
+
+    def _batches(self, owners: Sequence[Arrays], seeds: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+        stack = Stack(owners, device=self._device)
+        steps = batches_in(self._rows, batch_size=self._batch_size)
+        for epoch in range(self._epochs):
+            yield from stack.epoch(self._batch_size, seeds=seeds, step=epoch * steps)
+
+    @torch.no_grad()
+    def _drawn_back(self, gradients: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: gradient + self._proximal * (parameters[name] - self._parameters[name])
+            for name, gradient in gradients.items()
+        }
+
+
+class _Seen:
+    """Losses and metrics, summed as they come and weighted by rows."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, outcome: Outcome, *, rows: int) -> None:
+        for name, value in {"loss": outcome.loss, **outcome.metrics}.items():
+            weighted = value.double() * rows
+            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+
+    def means(self) -> dict[str, list[float]]:
+        return {name: (total / self._rows).tolist() for name, total in self._sums.items()}
+
+
+def _repeated(tensors: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
+    return {
+        name: each.detach().expand(times, *each.shape).clone(memory_format=torch.contiguous_format)
+        for name, each in tensors.items()
+    }

@@ -1,0 +1,244 @@
+"""Instances that come and go: each goes on from what members hold, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from cloister.ledger import job as jobs
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import InstanceRecord
+from cloister.wire import rounds as w
+from tests.aggregator.driving import OWNERS, Instance, Party, Study, agree, key_of
+
+ADAM = {"strategy": "FedAdam", "numbers": {"lr": 0.1}}
+
+
+def numbers(study: Study) -> list[int]:
+    return [receipt.cohort.round for receipt in study.instance.ledger.receipts]
+
+
+def check(study: Study, rounds: int) -> None:
+    """So many rounds of all owners, and the model that an uninterrupted run comes to with the same ones."""
+    chain = Ledger.from_records(study.charter, study.instance.ledger.records)
+    assert chain.released == rounds
+    assert all(len(receipt.members) == len(OWNERS) for receipt in chain.receipts)
+    wanted = study.expected(*[OWNERS] * rounds, numbers=numbers(study))
+    assert study.model.tobytes() == wanted.tobytes()
+    for party in study.parties.values():
+        assert party.ledger.records == study.instance.ledger.records
+
+
+def steps(begin: Callable[[], Study]) -> int:
+    """How many messages are read in a study that nothing disturbs."""
+    study = begin()
+    count = 0
+    while study.step():
+        count += 1
+    return count
+
+
+def begun(job: dict[str, object] = ADAM) -> Study:
+    study = Study(agree(floor="3"), job={**job, "rounds": 2})
+    study.join()
+    study.submit()
+    return study
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_an_instance_that_dies_anywhere_is_followed_by_another(part: int) -> None:
+    for at in range(part, steps(begun), 4):
+        study = begun()
+        for _ in range(at):
+            study.step()
+        study.restart(seed=1)
+        study.join()
+        study.submit()
+        study.settle()
+        assert study.said["rosa"][-1] == w.Finished(jobs.job_digest(study.data), 2, "")
+        check(study, 2)
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_an_owner_that_dies_anywhere_comes_back(name: str) -> None:
+    for at in range(steps(begun)):
+        study = begun()
+        for _ in range(at):
+            study.step()
+        study.instance.disconnect(name)
+        study.settle()
+        study.owners[name].job = b""
+        study.join(name)
+        study.settle()
+        assert study.said["rosa"][-1] == w.Finished(jobs.job_digest(study.data), 2, "")
+        check(study, 2)
+
+
+def test_the_researcher_may_die_anywhere() -> None:
+    for at in range(steps(begun)):
+        study = begun()
+        for _ in range(at):
+            study.step()
+        study.instance.disconnect("rosa")
+        study.settle()
+        study.join("rosa")
+        study.submit()
+        study.settle()
+        assert study.said["rosa"][-1] == w.Finished(jobs.job_digest(study.data), 2, "")
+        check(study, 2)
+
+
+def test_the_model_may_be_with_any_member() -> None:
+    study = begun()
+    study.settle()
+    study.restart(seed=1)
+    for owner in study.owners.values():
+        owner.last = None
+        owner.model = (b"", b"")
+    longer = study.job
+    study.data = jobs.encode(msgspec.structs.replace(longer, seed=9, rounds=1, start=study.instance.charter.digest))
+    study.join()
+    study.settle()
+    assert study.instance.ledger.released == 2
+    study.submit()
+    assert "starts" in study.instance.read("rosa")[-1].text
+
+
+def test_a_member_that_says_that_it_holds_the_model_and_has_another() -> None:
+    study = begun()
+    while study.instance.ledger.released < 1:
+        study.step()
+    for name in OWNERS:
+        while study.instance.heard[key_of(name)]:
+            study.owners[name].answer(study.instance.heard[key_of(name)].popleft())
+    study.restart(seed=1)
+    alice = study.owners["alice"]
+    alice.model = (alice.model[0], bytes(len(alice.model[1])))
+    study.join()
+    study.submit()
+    study.settle()
+    assert (key_of("alice"), "its records cannot be gone on with") in study.instance.dropped
+    alice.model = (b"", b"")
+    alice.job = b""
+    study.join("alice")
+    study.settle()
+    assert study.instance.ledger.released == 2
+
+
+def test_a_fork_is_refused() -> None:
+    charter = agree()
+    one, other = Study(charter), Study(charter)
+    other.instance = Instance(charter, seed=7)
+    one.run()
+    other.run()
+    for name, party in (("alice", other.owners["alice"]), ("rosa", other.rosa)):
+        one.parties[name] = party
+        one.instance.disconnect(name)
+        one.join(name)
+        one.said[name].clear()
+        while one.step():
+            pass
+        assert (key_of(name), "its records cannot be gone on with") in one.instance.dropped
+
+
+def test_a_member_is_on_a_fork_whose_chain_is_longer_than_any_can_be() -> None:
+    study = Study(agree(rounds="3"))
+    study.instance.connect("alice")
+    study.instance.say("alice", w.Join(1 << 52, bytes(32), 0, False))
+    assert study.instance.dropped[0][0] == key_of("alice")
+
+
+def test_records_that_nobody_asked_for() -> None:
+    study = Study()
+    study.join("alice")
+    study.instance.say("alice", w.Chain(1, (5,)), b"hello")
+    assert key_of("alice") not in study.instance.heard or not study.instance.read("alice")
+    assert study.instance.ledger.sequence == 0
+
+
+def test_instances_that_released_nothing_are_not_taken_over() -> None:
+    """Anyone can sign a record as an instance; only owners look at the evidence in it."""
+    study = Study()
+    forged = Instance(study.charter, seed=9)
+    party = Party("rosa", study.charter)
+    others = Study(study.charter)
+    others.instance = forged
+    others.join()
+    others.submit()  # now it has begun
+    party.ledger = forged.ledger.copy()
+    assert isinstance(records.decode(party.ledger.records[-1]), InstanceRecord)
+    study.instance.connect("rosa")
+    study.instance.say("rosa", w.Join(party.ledger.sequence, party.ledger.head, 0, False))
+    (asked,) = study.instance.read("rosa")
+    found = party.ledger.since(asked.after)
+    study.instance.say("rosa", w.Chain(asked.after + 1, tuple(map(len, found))), b"".join(found))
+    assert study.instance.ledger.sequence == 0
+    assert study.instance.dropped == []
+    study.rosa.ledger = Ledger(study.charter)
+    study.join(*OWNERS)
+    study.submit()
+    study.settle()
+    check(study, 3)
+
+
+def test_a_member_that_hands_nothing_over_holds_up_the_others_for_a_minute() -> None:
+    study = begun()
+    study.settle()
+    study.restart(seed=1)
+    study.instance.connect("alice")
+    study.instance.say("alice", study.owners["alice"].join())
+    study.join("bob", "chuck", "rosa")
+    study.submit()
+    assert not study.instance.ledger.released
+    study.instance.tick()
+    assert study.instance.now == 60.0
+    study.settle()
+    assert study.instance.ledger.released == 2
+
+
+def test_a_long_chain_is_handed_over_in_parts() -> None:
+    study = begun()
+    study.settle()
+    found = study.instance.ledger.records
+    study.restart(seed=1)
+    study.instance.connect("alice")
+    alice = study.owners["alice"]
+    study.instance.say("alice", alice.join())
+    for at, record in enumerate(found, 1):
+        study.instance.say("alice", w.Chain(at, (len(record),)), record)
+    assert study.instance.ledger.records == found
+    assert not study.instance.dropped
+
+
+def test_an_instance_leaves_its_own_record_for_a_chain_with_more_rounds() -> None:
+    """Two instances at once: the one that has released nothing takes over what the other has."""
+    study = begun()
+    ahead = study.instance
+    behind = Instance(study.charter, seed=5)
+    while ahead.ledger.released < 1:
+        study.step()
+    kept = dict(study.owners)
+    for name in OWNERS:
+        fresh = type(kept[name])(name, study.charter)
+        fresh.round = 50
+        study.owners[name] = study.parties[name] = fresh
+    study.instance = behind
+    study.parties["rosa"] = Party("rosa", study.charter)
+    study.join(*OWNERS, "rosa")
+    study.submit()
+    for _ in range(8):
+        study.step()
+    assert behind.ledger.sequence == 1  # it has begun, on nothing
+    study.instance.disconnect("alice")
+    study.parties["alice"] = study.owners["alice"] = kept["alice"]
+    while ahead.heard[key_of("alice")]:
+        kept["alice"].answer(ahead.heard[key_of("alice")].popleft())
+    kept["alice"].job = b""
+    study.join("alice")
+    study.settle()
+    assert behind.ledger.receipts[0].head == ahead.ledger.receipts[0].head
+    assert [each.transcript.signing_key for each in behind.ledger.instances] == [ahead.signer, behind.signer]
+    assert behind.ledger.released == 2

@@ -1,0 +1,125 @@
+"""The pull of contributions."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cloister.aggregator import collection as pulling
+from cloister.aggregator.bodies import Update
+from cloister.aggregator.collection import Answer, Collection
+from cloister.charter.charter import Member
+from cloister.errors import RoundError
+from cloister.ledger.records import commitment
+from cloister.wire.layout import lay_out
+from cloister.wire.tensors import TensorSpec
+from tests.aggregation.means import Contribution, mean
+from tests.aggregator.driving import agree, fill
+
+LENGTH = 1 << 18
+SALT = bytes(32)
+
+
+def pulled(count: int) -> tuple[np.ndarray, int]:
+    """The mean of so many contributions, and the most bytes that were held at once to come to it."""
+    update = np.linspace(-1, 1, LENGTH, dtype=np.float32).tobytes()
+    committed = commitment(SALT, memoryview(update))
+    names = [f"owner {at:03}" for at in range(count)]
+    answers = {
+        name: Answer(Member(name=name, role="owner", key=name), 10 + at, {}, committed) for at, name in enumerate(names)
+    }
+    limits, layout = agree(clip="1e6").limits, lay_out({"weight": TensorSpec("float32", (LENGTH,))})
+    tracemalloc.start()
+    try:
+        collection = Collection(answers, limits=limits, layout=layout)
+        while asked := collection.next():
+            buffers = {name: collection.buffer(name, salt=SALT) for name in asked}
+            for name in reversed(asked):
+                fill(buffers[name], update)
+                collection.take(name, buffers[name])
+        assert collection.complete
+        return collection.mean(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_members() -> None:
+    """A sum of twice a contribution's size, two contributions, and a few blocks; the mean takes the sum's place."""
+    found, few = pulled(4)
+    _, many = pulled(40)
+    assert many < few + LENGTH // 4
+    assert many < 4 * LENGTH * 4 + 8 * (1 << 20)
+    update = np.linspace(-1, 1, LENGTH, dtype=np.float32)
+    wanted = mean({f"owner {at:03}": Contribution(update, 10 + at) for at in range(4)})
+    assert found.tobytes() == wanted.tobytes()
+
+
+def collecting(names: str, *, large: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Collection, dict[str, bytes]]:
+    """A collection of these owners, each of whom counts as many examples as its place, and what they contribute."""
+    monkeypatch.setattr(pulling, "LARGE_BYTES", 0 if large else 1 << 24)
+    updates = {name: np.full(4, 1.0 + at, np.float32).tobytes() for at, name in enumerate(names)}
+    answers = {
+        name: Answer(Member(name=name, role="owner", key=name), 1 + at, {}, commitment(SALT, memoryview(updates[name])))
+        for at, name in enumerate(names)
+    }
+    limits, layout = agree(clip="1e6", floor=2).limits, lay_out({"weight": TensorSpec("float32", (4,))})
+    return Collection(answers, limits=limits, layout=layout), updates
+
+
+def arrive(collection: Collection, name: str, updates: dict[str, bytes]) -> Update:
+    buffer = collection.buffer(name, salt=SALT)
+    fill(buffer, updates[name])
+    collection.take(name, buffer)
+    return buffer
+
+
+def test_the_next_is_asked_before_what_arrived_is_added(monkeypatch):
+    """One contribution's memory is enough, and the next is on its way while that is not free yet."""
+    collection, updates = collecting("abc", large=True, monkeypatch=monkeypatch)
+    assert collection.next() == ["a"]
+    first = arrive(collection, "a", updates)
+    vector = first.vector
+    assert collection.next() == ["b"]
+    assert first.vector is vector  # it waits for its memory to be wanted
+    assert collection.next() == []
+    second = collection.buffer("b", salt=SALT)
+    assert second.vector is vector
+    assert len(first.vector) == 0
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_one_on_its_way_whose_turn_it_is_no_more_is_asked_again(large, monkeypatch):
+    """Somebody leaves, so that all begins again, while another's contribution arrives."""
+    collection, updates = collecting("abcdef", large=large, monkeypatch=monkeypatch)
+    for name in collection.next():
+        arrive(collection, name, updates)
+    *others, late = collection.next()
+    for name in others:
+        arrive(collection, name, updates)
+    buffer = collection.buffer(late, salt=SALT)
+    collection.leave_out("f")
+    fill(buffer, updates[late])
+    collection.take(late, buffer)
+    asked = []
+    while pulled := collection.next():
+        asked += pulled
+        for name in pulled:
+            arrive(collection, name, updates)
+    assert collection.complete
+    assert asked[0] == "a"
+    wanted = mean(
+        {name: Contribution(np.frombuffer(updates[name], np.float32), 1 + at) for at, name in enumerate("abcde")}
+    )
+    assert collection.mean().tobytes() == wanted.tobytes()
+
+
+def test_a_contribution_that_changes_nothing_is_refused(monkeypatch):
+    collection, _ = collecting("abc", large=False, monkeypatch=monkeypatch)
+    nothing = bytes(16)
+    collection.answers["a"] = replace(collection.answers["a"], commitment=commitment(SALT, memoryview(nothing)))
+    collection.next()
+    with pytest.raises(RoundError, match="changes nothing"):
+        arrive(collection, "a", {"a": nothing})

@@ -1,0 +1,589 @@
+"""The aggregator's state machine: what comes out of rounds, and what members can and cannot do to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloister.aggregator.bodies import Discarded
+from cloister.aggregator.peers import ConnectedMember
+from cloister.aggregator.protocol import LEAP, REFUSALS
+from cloister.errors import RoundError
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import commitment
+from cloister.wire import rounds as w
+from tests.aggregator.driving import LENGTH, OWNERS, Owner, Study, agree, examples_of, first_model, key_of, make_job
+
+FOUR = ("alice", "bob", "chuck", "dave")
+
+
+def told(study: Study, name: str, kind: type) -> list[Any]:
+    """What a member was told of this kind."""
+    return [each for each in study.said[name] if isinstance(each, kind)]
+
+
+def silent(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+    """An owner that says nothing more."""
+    return []
+
+
+def silent_on(kind: type) -> Any:
+    return lambda message, body: [] if isinstance(message, kind) else [(message, body)]
+
+
+def contributing(owner: Owner, update: np.ndarray[Any, Any]) -> None:
+    """Has an owner contribute this, honestly committed to."""
+
+    def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+        match message:
+            case w.Ready(round=number, examples=examples, metrics=metrics):
+                committed = commitment(owner.salt, memoryview(update.tobytes()))
+                return [(w.Ready(number, examples, metrics, committed), b"")]
+            case w.Contribution():
+                return [(message, update.tobytes())]
+        return [(message, body)]
+
+    owner.spoil = spoil
+
+
+def cohorts(study: Study) -> list[list[str]]:
+    """The names in each round's cohort."""
+    names = {key_of(name): name for name in study.owners}
+    return [sorted(names[key] for key in receipt.members) for receipt in study.instance.ledger.receipts]
+
+
+def numbers(study: Study) -> list[int]:
+    return [receipt.cohort.round for receipt in study.instance.ledger.receipts]
+
+
+def check(study: Study, *expected: Sequence[str]) -> None:
+    """The chain stands, and its newest model is what these cohorts come to."""
+    Ledger.from_records(study.charter, study.instance.ledger.records)
+    assert cohorts(study) == [sorted(each) for each in expected]
+    assert study.model.tobytes() == study.expected(*expected, numbers=numbers(study)).tobytes()
+
+
+# Studies that go well
+
+
+@pytest.mark.parametrize(
+    ("strategy", "given"),
+    [("FedAvg", {"lr": 1.0}), ("FedAvgM", {"momentum": 0.9}), ("FedAdam", {"lr": 0.1}), ("FedProx", {"mu": 0.1})],
+)
+def test_a_study_is_the_arithmetic_by_hand_to_the_last_bit(strategy: str, given: dict[str, float]) -> None:
+    study = Study(job={"strategy": strategy, "numbers": given})
+    study.run()
+    check(study, OWNERS, OWNERS, OWNERS)
+    assert told(study, "rosa", w.Finished) == [w.Finished(jobs.job_digest(study.data), 3, "")]
+    for owner in study.owners.values():
+        assert owner.model == study.rosa.model
+        assert owner.ledger.records == study.instance.ledger.records
+    receipt = study.instance.ledger.receipts[0]
+    assert receipt.record.metrics == {"loss": pytest.approx(1.0)}
+    assert [len(receipt.record.signatures) for receipt in study.instance.ledger.receipts] == [3, 3, 3]
+
+
+def test_the_order_in_which_members_answer_changes_no_bit() -> None:
+    one, other = Study(), Study()
+    other.parties = dict(reversed(other.parties.items()))
+    one.run()
+    other.run()
+    assert one.model.tobytes() == other.model.tobytes()
+
+
+def test_no_member_counts_for_more_than_its_share() -> None:
+    study = Study(agree(owners=FOUR, floor="4", largest_share="0.3"))
+    study.owners["bob"].examples = 10_000
+    study.run()
+    cohort = study.instance.ledger.receipts[0].cohort
+    assert max(share.weight for share in cohort.shares) == 0.3
+    check(study, FOUR, FOUR, FOUR)
+
+
+def test_nothing_happens_below_half_of_the_owners() -> None:
+    study = Study(agree(owners=("alice", "bob", "chuck", "dave", "erin")))
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    assert not told(study, "alice", w.Propose)
+    study.join("erin")
+    study.settle()
+    check(study, *[("alice", "bob", "erin")] * 3)
+
+
+def test_metrics_are_clipped_and_only_the_charters_come_out() -> None:
+    study = Study(job={"rounds": 1})
+    values = {"alice": 99.0, "bob": 1.0, "chuck": -5.0}
+    for name, value in values.items():
+        owner = study.owners[name]
+
+        def spoil(message: Any, body: bytes, value: float = value, owner: Owner = owner) -> list[tuple[Any, bytes]]:
+            if isinstance(message, w.Ready):
+                message = w.Ready(message.round, owner.examples, {"loss": value, "secret": 1.0}, message.commitment)
+            return [(message, body)]
+
+        owner.spoil = spoil
+    study.run()
+    clipped = {"alice": 10.0, "bob": 1.0, "chuck": 0.0}
+    total = sum(examples_of(name) for name in OWNERS)
+    wanted = sum(examples_of(name) * clipped[name] for name in OWNERS) / total
+    assert study.instance.ledger.receipts[0].record.metrics == {"loss": pytest.approx(wanted)}
+
+
+# What members send that is not used
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        np.full(LENGTH, np.nan, np.float32),
+        np.array([*np.zeros(LENGTH - 1), np.inf], np.float32),
+        np.full(LENGTH, 1e30, np.float32),
+        np.array([*np.zeros(LENGTH - 1), 10.000001], np.float32),
+    ],
+    ids=["NaN", "infinite", "1e30", "over the clip"],
+)
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_round_goes_on_without_a_bad_contribution(name: str, update: np.ndarray[Any, Any]) -> None:
+    study = Study(job={"rounds": 1})
+    contributing(study.owners[name], update)
+    study.run()
+    assert "norm" in told(study, name, w.Refused)[0].text
+    check(study, [each for each in OWNERS if each != name])
+
+
+def test_a_contribution_just_within_the_clip_is_used() -> None:
+    study = Study(job={"rounds": 1})
+    contributing(study.owners["bob"], np.array([*np.zeros(LENGTH - 1), 10.0], np.float32))
+    study.run()
+    assert cohorts(study) == [["alice", "bob", "chuck"]]
+
+
+def test_another_contribution_than_was_committed_to() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [(message, body[:-1] + b"\1" if body else body)]
+    study.run()
+    assert "committed" in told(study, "bob", w.Refused)[0].text
+    check(study, ("alice", "chuck"))
+
+
+@pytest.mark.parametrize("length", [0, 1, LENGTH * 4 - 4, LENGTH * 4 + 4])
+def test_a_contribution_of_another_length_is_not_read(length: int) -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [(message, bytes(length) if body else body)]
+    study.run()
+    check(study, ("alice", "chuck"))
+
+
+def test_a_contribution_to_another_round() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [
+        (w.Contribution(message.round + 1, message.salt) if body else message, body)
+    ]
+    study.run()
+    assert "too late" in told(study, "bob", w.Refused)[0].text
+    study.instance.tick()  # nothing else comes from it
+    study.settle()
+    check(study, ("alice", "chuck"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"round": 2}, {"examples": 9}, {"metrics": {"loss": math.nan}}, {"metrics": {"loss": math.inf}}],
+    ids=str,
+)
+def test_an_owner_that_is_not_ready_as_the_charter_wants(changed: dict[str, Any]) -> None:
+    study = Study(job={"rounds": 1})
+
+    def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+        if isinstance(message, w.Ready):
+            fields = {name: getattr(message, name) for name in message.__struct_fields__}
+            message = w.Ready(**{**fields, **changed})
+        return [(message, body)]
+
+    study.owners["bob"].spoil = spoil
+    study.run()
+    assert len(told(study, "bob", w.Refused)) == 1
+    if "round" in changed:
+        study.instance.tick()
+        study.settle()
+    check(study, ("alice", "chuck"))
+
+
+def test_what_comes_twice_counts_once() -> None:
+    study = Study()
+    study.owners["bob"].spoil = lambda message, body: [(message, body)] * (1 if body else 2)
+    study.run()
+    check(study, OWNERS, OWNERS, OWNERS)
+    assert len(told(study, "bob", w.Refused)) == 6  # the second Ready and the second signature of each round
+
+
+def test_a_straggler_is_told_that_it_is_too_late() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Ready)
+    study.run()
+    assert not cohorts(study)
+    study.instance.tick()
+    assert study.instance.now == 60.0
+    study.settle()
+    check(study, ("alice", "chuck"))
+    study.owners["bob"].spoil = lambda message, body: [(message, body)]
+    study.instance.say("bob", w.Ready(1, 20, {}, bytes(32)))
+    assert "too late" in study.instance.read("bob")[-1].text
+
+
+def test_a_contribution_that_never_comes() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Contribution)
+    study.run()
+    study.instance.tick()
+    assert study.instance.dropped == [(key_of("bob"), "its contribution did not come in time")]
+    study.settle()
+    check(study, ("alice", "chuck"))
+
+
+def test_a_late_contribution_is_read_and_forgotten() -> None:
+    """It was asked for, and the round came to nothing in the meantime."""
+    study = Study(agree(floor="3"), job={"rounds": 1})
+    study.owners["alice"].spoil = silent_on(w.Contribution)
+    study.run()
+    study.instance.disconnect("bob")
+    study.settle()
+    assert "floor is 3" in told(study, "alice", w.Over)[0].text
+    study.owners["alice"].spoil = lambda message, body: [(message, body)]
+    owner = study.owners["alice"]
+    study.instance.say("alice", w.Contribution(1, owner.salt), owner.update())
+    assert "too late" in study.instance.read("alice")[-1].text
+    study.join("bob")
+    study.settle()
+    check(study, OWNERS)
+    assert numbers(study) == [2]
+
+
+def test_the_pull_begins_again_where_a_cap_changes_the_shares() -> None:
+    study = Study(agree(owners=FOUR, floor="3", largest_share="0.4"), job={"rounds": 1})
+    study.owners["alice"].examples = 1000
+    contributing(study.owners["dave"], np.full(LENGTH, np.nan, np.float32))
+    study.run()
+    assert [len(told(study, name, w.Send)) for name in FOUR] == [2, 2, 2, 1]
+    check(study, ("alice", "bob", "chuck"))
+
+
+def test_too_few_are_left() -> None:
+    study = Study(agree(floor="3"), job={"rounds": 1})
+    contributing(study.owners["bob"], np.full(LENGTH, np.nan, np.float32))
+    study.run()
+    assert told(study, "rosa", w.Over)[0].round == 1
+    assert not study.instance.ledger.released
+    study.owners["bob"].spoil = lambda message, body: [(message, body)]
+    study.instance.tick()  # after a pause, with the same owners
+    assert study.instance.now == 1.0
+    study.settle()
+    check(study, OWNERS)
+    assert numbers(study) == [2]
+
+
+def test_a_member_that_is_refused_again_and_again_is_dropped() -> None:
+    study = Study()
+    study.join("alice")
+    for _ in range(REFUSALS):
+        study.instance.say("alice", w.Declined(7, ""))
+    assert study.instance.dropped == [(key_of("alice"), "too much of what it says is refused")]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [w.Work(bytes(32)), w.Over(1, ""), w.Refused(0, "job", ""), w.Stop(), w.Submit(0), w.HandOver(0), w.Send(1)],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_is_not_an_owners_to_say(message: Any) -> None:
+    study = Study()
+    study.join("alice")
+    study.instance.say("alice", message)
+    assert isinstance(study.instance.read("alice")[-1], w.Refused)
+
+
+def test_what_is_not_a_researchers_to_say() -> None:
+    study = Study()
+    study.join("rosa")
+    study.instance.say("rosa", w.Ready(1, 10, {}, bytes(32)))
+    assert "not said by a member of its role" in study.instance.read("rosa")[-1].text
+
+
+def test_no_room_is_made_for_an_owners_job_or_for_a_contribution_of_another_length() -> None:
+    study = Study(job={"rounds": 1})
+    study.join("alice")
+    message = w.Submit(len(study.data))
+    assert study.instance.begin("alice", message, len(study.data) + LENGTH * 4) is None
+    course, peer = study.instance.rounds._course, ConnectedMember(study.charter.owners[0])
+    study.join("bob", "chuck", "rosa")
+    study.submit()
+    peer.owes = True
+    late = w.Contribution(99, bytes(32))
+    assert isinstance(course.room(peer, late, body_bytes=LENGTH * 4), Discarded)
+    for other in (LENGTH * 4 - 4, LENGTH * 4 + 4):
+        with pytest.raises(RoundError, match="another length"):
+            course.room(peer, late, body_bytes=other)
+
+
+def test_nothing_is_said_before_a_member_has_joined() -> None:
+    study = Study()
+    study.instance.connect("alice")
+    study.instance.say("alice", w.Ready(1, 10, {}, bytes(32)))
+    assert "joins" in study.instance.read("alice")[0].text
+
+
+def test_no_member_can_use_up_the_numbers_of_rounds() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].round = (1 << 53) - 1
+    study.owners["bob"].spoil = silent
+    study.join("alice", "chuck", "rosa")
+    study.instance.connect("bob")
+    study.instance.say("bob", study.owners["bob"].join())
+    study.owners["bob"].round = 0
+    study.submit()
+    study.settle()
+    study.instance.tick()
+    study.settle()
+    assert numbers(study) == [LEAP + 1]
+
+
+# Signatures
+
+
+def test_a_cohort_that_one_of_its_members_does_not_sign_is_void() -> None:
+    study = Study(job={"rounds": 1})
+    bob = study.owners["bob"]
+
+    def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+        return [(w.Declined(message.round, "no"), b"") if isinstance(message, w.Signature) else (message, body)]
+
+    bob.spoil = spoil
+    study.run()
+    assert not study.instance.ledger.released
+    assert len(told(study, "alice", w.Propose)) == 1
+    assert study.instance.rounds.due is None  # the same owners would not sign the next one either
+    study.instance.disconnect("bob")
+    study.settle()
+    assert not told(study, "alice", w.Sign)[1:]  # without bob it would be too near to what the others have signed
+    bob.spoil = lambda message, body: [(message, body)]
+    study.join("bob")
+    study.settle()
+    check(study, ("alice", "bob", "chuck"))
+    assert numbers(study) == [3]
+
+
+def test_a_signature_of_something_else() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [
+        (
+            w.Signature(message.round, message.public_key, bytes(64)) if isinstance(message, w.Signature) else message,
+            body,
+        )
+    ]
+    study.run()
+    assert "not valid" in told(study, "bob", w.Refused)[0].text
+    assert not study.instance.ledger.released
+
+
+def test_signatures_that_do_not_come() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Signature)
+    study.run()
+    study.instance.tick()
+    assert study.instance.now == 30.0
+    assert "in time" in study.instance.heard[key_of("alice")][-1].message.text
+
+
+def test_a_researcher_is_told_what_its_job_waits_for() -> None:
+    study = Study(job={"rounds": 1})
+    study.join("rosa", "alice")
+    study.submit()
+    study.settle()
+    assert [each.text for each in told(study, "rosa", w.Waiting)] == ["1 of the owners are there, and 2 have to be"]
+    study.join("bob")
+    study.settle()
+    check(study, ("alice", "bob"))
+    assert len(told(study, "rosa", w.Waiting)) == 1
+
+
+def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
+    """They would sign no other cohort on that model: the two would tell of the one owner in whom they differ."""
+    study = Study(job={"rounds": 2})
+    study.owners["bob"].spoil = silent_on(w.Signature)
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    study.join("chuck")
+    study.settle()
+    study.instance.tick()  # alice has signed, and bob has not in time; chuck has come, so the next round begins at once
+    study.owners["bob"].spoil = lambda message, body: [(message, body)]
+    study.settle()
+    check(study, ("alice", "bob"), ("alice", "bob", "chuck"))
+    assert numbers(study) == [2, 3]
+    assert "not in the round's cohort" in told(study, "chuck", w.Refused)[0].text
+
+
+def test_a_cohort_that_one_declines_is_made_up_for_too() -> None:
+    study = Study(job={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [
+        (w.Declined(message.round, "no"), b"") if isinstance(message, w.Signature) else (message, body)
+    ]
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    study.owners["bob"].spoil = lambda message, body: [(message, body)]
+    study.join("chuck")
+    study.settle()
+    check(study, ("alice", "bob"))  # as alice has signed: of all three would be too near to that
+
+
+def test_a_new_instance_learns_what_was_signed_at_the_one_before() -> None:
+    """It knows nothing, and not all are back when it begins: it asks nobody to sign what the others would not."""
+    study = Study(job={"rounds": 1})
+    study.owners["chuck"].spoil = silent_on(w.Signature)
+    study.run()
+    study.restart(seed=2)
+    study.join("rosa", "alice", "bob")
+    study.submit()
+    study.settle()
+    assert not study.instance.ledger.released
+    assert not [said for said in told(study, "alice", w.Sign) if said.round > 1]
+    assert "Other owners have to come" in told(study, "alice", w.Over)[-1].text
+    study.owners["chuck"].spoil = lambda message, body: [(message, body)]
+    study.join("chuck")
+    study.settle()
+    check(study, ("alice", "bob", "chuck"))
+
+
+def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
+    study = Study(agree(owners=FOUR), job={"rounds": 1})
+    for name in ("chuck", "dave"):
+        study.owners[name].spoil = lambda message, body: [
+            (w.Declined(message.round, "no data") if isinstance(message, w.Ready) else message, body)
+        ]
+    study.run()
+    check(study, ("alice", "bob"))
+    assert len(study.instance.ledger.receipts[0].record.signatures) == 3  # the quorum of four, with a floor of two
+
+
+def test_without_witnesses_two_of_four_release_nothing() -> None:
+    study = Study(agree(owners=FOUR), job={"rounds": 1})
+    for name in ("chuck", "dave"):
+        study.owners[name].spoil = lambda message, body: [
+            (w.Declined(message.round, "no") if isinstance(message, w.Ready | w.Signature) else message, body)
+        ]
+    study.run()
+    assert not study.instance.ledger.released
+    assert "enough signatures" in told(study, "rosa", w.Over)[0].text
+
+
+# Jobs
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"rounds": 101}, "allows 100"),
+        ({"plan": b"another"}, "not one of the charter's"),
+        ({"charter": bytes(32)}, "another charter"),
+        ({"start": bytes(32)}, "not the one that it says"),
+        ({"strategy": "FedMagic"}, "no server rule"),
+        ({"parts": make_job(agree()).parts[:2]}, "values"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_job_that_is_not_taken(changed: dict[str, Any], text: str) -> None:
+    study = Study(job={"parts": make_job(agree()).parts, **changed})
+    study.run()
+    assert text in told(study, "rosa", w.Refused)[0].text
+    assert not told(study, "alice", w.Propose)
+
+
+def test_a_model_that_is_not_finite_or_not_the_charters() -> None:
+    study = Study()
+    study.join()
+    for value, text in ((np.nan, "not finite"), (1.0, "not the one")):
+        model = np.full(LENGTH, value, np.float32).tobytes()
+        study.instance.say("rosa", w.Submit(len(study.data)), study.data + model)
+        assert text in study.instance.read("rosa")[-1].text
+
+
+def test_bytes_that_are_no_job() -> None:
+    study = Study()
+    study.join()
+    study.instance.say("rosa", w.Submit(5), b"hello" + bytes(100))
+    assert "no job" in study.instance.read("rosa")[-1].text
+
+
+def test_one_job_at_a_time() -> None:
+    study = Study()
+    study.join("rosa", "alice")
+    study.submit()
+    study.settle()
+    other = jobs.encode(make_job(study.charter, seed=8))
+    study.instance.say("rosa", w.Submit(len(other)), other + first_model().tobytes())
+    assert "one at a time" in study.instance.read("rosa")[-1].text
+    study.submit()
+    assert study.instance.read("rosa") == [w.Accepted(jobs.job_digest(study.data), 0)]
+
+
+def test_the_researcher_goes_and_the_rounds_go_on() -> None:
+    study = Study()
+    study.join()
+    study.submit()
+    study.instance.disconnect("rosa")
+    study.settle()
+    assert study.instance.ledger.released == 3
+    study.join("rosa")
+    study.submit()
+    study.settle()
+    digest = jobs.job_digest(study.data)
+    assert study.said["rosa"][-2:] == [w.Accepted(digest, 3), w.Finished(digest, 3, "")]
+    check(study, OWNERS, OWNERS, OWNERS)
+
+
+def test_a_job_is_stopped_after_the_round_that_is_under_way() -> None:
+    study = Study()
+    study.join()
+    study.submit()
+    study.instance.say("rosa", w.Stop())
+    study.settle()
+    digest = jobs.job_digest(study.data)
+    assert told(study, "rosa", w.Finished) == [w.Finished(digest, 1, "stopped by the researcher")]
+    study.submit()  # and is gone on with
+    study.settle()
+    assert study.said["rosa"][-1] == w.Finished(digest, 3, "")
+    check(study, OWNERS, OWNERS, OWNERS)
+
+
+def test_the_next_job_starts_from_the_newest_model() -> None:
+    study = Study(job={"rounds": 1})
+    study.run()
+    newest = study.rosa.model[1][: LENGTH * 4]
+    again = jobs.encode(make_job(study.charter, seed=8))
+    study.instance.say("rosa", w.Submit(len(again)), again + first_model().tobytes())
+    assert "newest record" in study.instance.read("rosa")[-1].text
+    following = make_job(study.charter, seed=8, rounds=2, start=study.instance.ledger.model)
+    data = jobs.encode(following)
+    study.instance.say("rosa", w.Submit(len(data)), data + newest)
+    study.settle()
+    check(study, OWNERS, OWNERS, OWNERS)
+    study.submit()  # the first job has all its rounds
+    study.settle()
+    assert study.said["rosa"][-1] == w.Finished(jobs.job_digest(study.data), 1, "")
+
+
+def test_the_charters_rounds_are_all_that_there_are() -> None:
+    study = Study(agree(rounds="2"), job={"rounds": 2})
+    study.run()
+    check(study, OWNERS, OWNERS)
+    following = make_job(study.charter, rounds=1, start=study.instance.ledger.model)
+    data = jobs.encode(following)
+    study.instance.say("rosa", w.Submit(len(data)), data + study.rosa.model[1][: LENGTH * 4])
+    assert "0 of the charter's are left" in study.instance.read("rosa")[-1].text

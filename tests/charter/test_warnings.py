@@ -1,0 +1,153 @@
+"""What a charter gives up, and what it says in words; the file to start from."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from cloister.charter import Charter
+from cloister.charter.summary import limits, rules, software
+from cloister.charter.template import template
+from cloister.charter.warnings import warnings_of
+from cloister.errors import CharterError
+from tests.charters import NOW, SGX, charter, text
+
+TIGHT = {
+    "software": SGX,
+    "interactive": "false",
+    "owners": ("bob", "alice", "chuck", "dora"),
+    "floor": "3",
+    "largest_share": "0.34",
+    "noise": '{ mechanism = "gaussian", multiplier = 1 }',
+    "plans": f'["{"ab" * 32}"]',
+    "limits": f'first_model = "{"cd" * 32}"\n',
+}
+SNP = f"""
+[[software]]
+name = "on SNP"
+tee = "snp"
+measurement = ["{"5e" * 48}"]
+host_data = "any"
+id_key_digest = "any"
+author_key_digest = ["{"00" * 48}"]
+min_guest_svn = 0
+products = ["Milan"]
+allow_smt = true
+require_single_socket = false
+signers = ["vlek"]
+unsafe_no_revocation = true
+platforms = "any"
+[software.min_tcb.Milan]
+bl = 3
+tee = 0
+snp = 8
+ucode = 115
+"""
+
+
+def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
+    assert warnings_of(charter(**TIGHT)) == [
+        "noise: this version of cloister cannot add it, and refuses to use the charter"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "hole"),
+    [
+        ({"interactive": "true"}, "interactive: "),
+        ({"noise": '"none"'}, "no noise: "),
+        ({"plans": "[]", "limits": ""}, "no plan is named"),
+        ({"floor": "2", "largest_share": "0.5"}, "floor = 2: "),
+        ({"floor": "4"}, "one that is away stops every round"),
+        ({"largest_share": "0.6"}, "more than half"),
+        ({"software": SGX.replace('["UpToDate", ', '["OutOfDate", ')}, "on SGX: allowed_status names OutOfDate"),
+        ({"software": SGX.replace('["INTEL-SA-00615"]', '"any"')}, "on SGX: allowed_advisories is any"),
+        ({"software": SGX.replace("= 17", "= 0")}, "on SGX: min_eval_number is 0"),
+        ({"software": SGX.replace("isv_prod_id = 0", 'isv_prod_id = "any"')}, "on SGX: isv_prod_id is any"),
+        ({"software": SGX.replace(f'["ppid:{"0f" * 16}"]', '"any"')}, "on SGX: platforms is any"),
+        ({"software": SNP}, "on SNP: unsafe_no_revocation"),
+        ({"software": SNP}, "on SNP: allow_smt"),
+        ({"software": SNP}, "on SNP: not checked: host_data, id_key_digest"),
+    ],
+)
+def test_each_hole_is_explained(changed: dict[str, str], hole: str) -> None:
+    found = warnings_of(charter(**(TIGHT | changed)))
+    assert any(hole in each for each in found)
+
+
+def test_a_signer_alone_is_all_its_software() -> None:
+    signer = SGX.replace('mr_signer = "any"', f'mr_signer = ["{"2e" * 32}"]').replace(f'["{"1e" * 32}"]', '"any"')
+    assert "on SGX: mr_enclave is any: all software of that signer, now and later" in warnings_of(
+        charter(**(TIGHT | {"software": signer}))
+    )
+
+
+def test_what_nobody_can_do_is_told() -> None:
+    nobody = Charter.parse(text().replace('role = "researcher"', 'role = "auditor"'))
+    assert any("nobody is a researcher" in hole for hole in warnings_of(nobody))
+
+
+def test_a_long_life_is_a_hole() -> None:
+    assert any("days" in hole for hole in warnings_of(Charter.parse(text().replace("2027-", "2037-"))))
+
+
+def test_the_words_of_a_charter() -> None:
+    agreed = charter(**(TIGHT | {"software": SNP}))
+    told = rules(agreed)
+    assert (told.name, told.serial, told.digest, told.floor) == ("stroke-study", 1, agreed.digest, 3)
+    assert [member.name for member in told.members] == ["alice", "bob", "chuck", "dora", "rosa"]
+    assert told.warnings_of == tuple(warnings_of(agreed))
+    assert limits(agreed.limits)["noise"] == "gaussian, 1 times the clip"
+    entry = dict(software(agreed.reference[0]))
+    assert entry["measurement"] == "5e" * 48
+    assert entry["min_tcb.Milan"] == "bl 3, tee 0, snp 8, ucode 115"
+    assert (entry["host_data"], entry["allow_smt"], entry["max_collateral_age"]) == ("any", "yes", "none")
+    assert dict(software(charter(software=SGX).reference[0]))["max_collateral_age"] == "30 d"
+
+
+# --- the file to start from
+
+
+def test_a_new_charter_lacks_only_what_nobody_can_guess() -> None:
+    with pytest.raises(CharterError) as caught:
+        Charter.parse(template("stroke-study", now=NOW))
+    assert {line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]} == {
+        "members[0].key",
+        "members[1].key",
+        "members[2].key",
+        "members[3].key",
+        "software[0].measurement",
+    }
+
+
+def filled(written: str) -> str:
+    """A template with distinct keys, and digits of the right number in every other gap."""
+    keys = (f"sha256:{number:064x}" for number in range(1, 9))
+    written = re.sub(r"sha256:\.\.\.", lambda _: next(keys), written)
+    written = re.sub(r"<(\d+) hexadecimal digits>", lambda match: "ab" * (int(match[1]) // 2), written)
+    lengths = {"mr_enclave": 64, "host_data": 64, "min_tee_tcb_svn": 32, "first_model": 64, "supersedes": 64}
+    return re.sub(
+        r'^(\w+) = (\[?)"\.\.\."', lambda match: f'{match[1]} = {match[2]}"{"ab" * (lengths.get(match[1], 96) // 2)}"',
+        written, flags=re.MULTILINE,
+    )  # fmt: skip
+
+
+def test_all_that_is_commented_out_is_right_too() -> None:
+    written = template("stroke-study", now=NOW)
+    Charter.parse(filled(written))
+    lines = written.splitlines()
+    opened = [re.sub(r"^# (?=\w+ = |\[)", "", line) for line in lines]
+    whole = filled("\n".join(opened).replace("serial = 1 ", "serial = 2 "))
+    whole = re.sub(r'\[\[software\]\]\nname = "rehearsal"\n.*?(?=\[\[software\]\])', "", whole, flags=re.DOTALL)
+    agreed = Charter.parse(whole)
+    assert [entry.tee for entry in agreed.reference] == ["snp", "sgx", "tdx"]
+    assert [metric.name for metric in agreed.limits.metrics] == ["loss"]
+    assert (agreed.serial, agreed.not_after - agreed.not_before) == (2, timedelta(days=365))
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", 'a"b', "x" * 61, "a\nb", "-x", "x "])
+def test_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(CharterError, match="no name for a charter"):
+        template(name, now=NOW)

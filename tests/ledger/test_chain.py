@@ -1,0 +1,457 @@
+"""What a ledger takes, and that it takes nothing else: every change of every field of a genuine chain is found."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from cloister.errors import LedgerError
+from cloister.ledger import records
+from cloister.ledger.chain import Ledger
+from cloister.ledger.records import Share, decode, head_of
+from tests import chains
+from tests.chains import Instance, cohort, digest, round_record
+from tests.charters import fingerprint_of
+from tests.tampering import changes
+
+FIRST = Instance("first")
+
+
+@cache
+def genuine() -> Ledger:
+    """Two instances, three rounds; the second instance's round has a witness."""
+    ledger = chains.chain(2)
+    second = Instance("second")
+    ledger.append(second.begin(ledger))
+    ledger.append(round_record(ledger, instance=second, witnesses=["chuck"]))
+    return ledger
+
+
+def begun(**changed: object) -> Ledger:
+    """A ledger in which the first instance has begun."""
+    return chains.chain(0, agreed=chains.charter(**changed))
+
+
+def refuse(ledger: Ledger, data: bytes, why: str = "record|cohort") -> None:
+    """The ledger refuses the record, and is as it was."""
+    before = ledger.records
+    with pytest.raises(LedgerError, match=why):
+        ledger.append(data)
+    assert ledger.records == before
+
+
+# What a genuine chain says
+
+
+def test_a_ledger_without_records():
+    ledger = Ledger(chains.charter())
+    assert (ledger.sequence, ledger.head, ledger.records, ledger.signer) == (0, b"", (), None)
+    assert (ledger.last_round, ledger.released, ledger.model, ledger.state) == (0, 0, chains.START, None)
+    assert ledger.passed(0, b"")
+    assert not ledger.passed(0, bytes(32))
+
+
+def test_what_a_chain_says():
+    ledger = genuine()
+    assert (ledger.sequence, ledger.released, ledger.last_round) == (5, 3, 3)
+    assert ledger.head == head_of(ledger.records[-1])
+    assert ledger.signer == Instance("second").public
+    assert [instance.record.sequence for instance in ledger.instances] == [1, 4]
+    assert [receipt.cohort.sequence for receipt in ledger.receipts] == [2, 3, 5]
+    assert ledger.receipts[0].cohort.model == chains.START
+    assert ledger.receipts[1].cohort.model == ledger.receipts[0].record.model
+    assert ledger.model == ledger.receipts[-1].record.model
+    assert (ledger.done(chains.JOB), ledger.done(bytes(32))) == (3, 0)
+    both = frozenset(map(fingerprint_of, ("bob", "alice")))
+    assert ledger.receipts[0].members == both
+    assert ledger.since(3) == ledger.records[3:]
+    assert ledger.since(99) == ()
+
+
+def test_the_heads_that_it_passed():
+    ledger = genuine()
+    for sequence, record in enumerate(ledger.records, 1):
+        assert ledger.passed(sequence, head_of(record))
+        assert not ledger.passed(sequence - 1, head_of(record))
+        assert not ledger.passed(sequence + 1, head_of(record))
+
+
+def test_a_copy_goes_its_own_way():
+    ledger = chains.chain(1)
+    copied = ledger.copy()
+    chains.extend(copied, 1)
+    assert (ledger.sequence, copied.sequence) == (2, 4)
+    assert copied.records[:2] == ledger.records
+
+
+def test_extending_is_all_or_nothing():
+    whole = genuine()
+    ledger = Ledger.from_records(whole.charter, whole.records[:1])
+    with pytest.raises(LedgerError, match="record 3"):
+        ledger.extend([whole.records[1], whole.records[3]])
+    assert ledger.records == whole.records[:1]
+    ledger.extend(whole.records[1:])
+    assert ledger.head == whole.head
+
+
+def test_what_is_settled_is_what_was_released():
+    ledger = genuine().copy()
+    head = ledger.head
+    ledger.append(Instance("third").begin(ledger))
+    ledger.append(Instance("fourth").begin(ledger))
+    settled = ledger.settled()
+    assert (settled.head, settled.sequence, len(settled.instances)) == (head, 5, 2)
+    chains.extend(settled, 1, instance="fifth")  # and it goes on from there
+    assert begun().settled().sequence == 0
+
+
+def test_numbers_of_void_rounds_are_left_out():
+    ledger = begun()
+    ledger.append(
+        round_record(ledger, instance=FIRST, agreed=cohort(ledger, ["bob", "alice"], signer=FIRST.public, round=7))
+    )
+    assert ledger.last_round == 7
+    again = cohort(ledger, ["bob", "alice"], signer=FIRST.public, round=7)
+    refuse(ledger, round_record(ledger, instance=FIRST, agreed=again), "round 7 comes after round 7")
+
+
+# Every change
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_every_change_of_a_field_is_found(index):
+    """Whoever has no key changes one thing, and spells the record anew."""
+    whole = genuine()
+    ledger = Ledger.from_records(whole.charter, whole.records[:index])
+    survivors, tried = [], 0
+    for where, changed in changes(decode(whole.records[index])):
+        tried += 1
+        try:
+            ledger.append(records.encode(changed))
+        except LedgerError:
+            continue
+        survivors.append(where)
+        break
+    assert not survivors
+    assert tried > 40
+
+
+@pytest.mark.parametrize("index", [1, 4])
+def test_an_instance_cannot_change_what_members_signed(index):
+    """The instance signs anew what it changed. The time is its own to say, and which witnesses it shows."""
+    whole = genuine()
+    ledger = Ledger.from_records(whole.charter, whole.records[:index])
+    signer = Instance("first" if index == 1 else "second")
+    survivors = set()
+    for where, changed in changes(decode(whole.records[index])):
+        try:
+            ledger.copy().append(signer.sign(changed))
+        except LedgerError:
+            continue
+        survivors.add(where)
+    witness = [
+        f".signatures[{place}] dropped"
+        for place, each in enumerate(decode(whole.records[index]).signatures)
+        if each.member == fingerprint_of("chuck")
+    ]
+    assert survivors == {".time", ".signature", *witness}  # a signature is made anew, so changing it changes nothing
+
+
+def test_an_instance_cannot_begin_elsewhere():
+    """It signs what it changed. What its evidence is about beside these is the audit's to judge."""
+    whole = genuine()
+    ledger = Ledger.from_records(whole.charter, whole.records[:3])
+    survivors = set()
+    for where, changed in changes(decode(whole.records[3])):
+        try:
+            ledger.copy().append(Instance("second").sign(changed))
+        except LedgerError:
+            continue
+        survivors.add(where)
+    bound = {"nonce", "charter", "ledger_head", "ledger_sequence", "signing_key", "role"}
+    assert not survivors & {
+        ".charter",
+        ".sequence",
+        ".previous",
+        ".transcript",
+        *(f".transcript.{each}" for each in bound),
+    }
+    assert ".transcript.server" in survivors  # the evidence is made for it
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_every_change_of_a_byte_is_found(index):
+    whole = genuine()
+    ledger = Ledger.from_records(whole.charter, whole.records[:index])
+    data = whole.records[index]
+    for place in range(0, len(data), 3):
+        refuse(ledger, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for cut in (0, 1, len(data) // 2, len(data) - 1):
+        refuse(ledger, data[:cut])
+    refuse(ledger, data + b"\0")
+
+
+def test_dropped_swapped_and_repeated_records_are_found():
+    whole = genuine()
+    given = whole.records
+    orders = [given[:at] + given[at + 1 :] for at in range(len(given) - 1)]
+    orders += [(*given[: at + 1], *given[at:]) for at in range(len(given))]
+    orders += [(*given[:at], given[at + 1], given[at], *given[at + 2 :]) for at in range(len(given) - 1)]
+    for order in orders:
+        with pytest.raises(LedgerError):
+            Ledger.from_records(whole.charter, order)
+
+
+def test_a_chain_without_its_end_stands_and_lacks_its_head():
+    whole = genuine()
+    for count in range(len(whole.records)):
+        shorter = Ledger.from_records(whole.charter, whole.records[:count])
+        assert whole.passed(shorter.sequence, shorter.head)
+        assert not shorter.passed(whole.sequence, whole.head)
+
+
+def test_a_splice_of_two_genuine_chains_is_found():
+    one, other = genuine(), chains.chain(4, instance="other")
+    for at in range(1, 5):
+        with pytest.raises(LedgerError):
+            Ledger.from_records(one.charter, (*one.records[:at], *other.records[at:]))
+        with pytest.raises(LedgerError):
+            Ledger.from_records(one.charter, (*other.records[:at], *one.records[at:]))
+
+
+def test_a_chain_of_another_charter_is_found():
+    with pytest.raises(LedgerError, match="another charter"):
+        Ledger.from_records(chains.charter(min_examples="11"), genuine().records)
+
+
+# Who signs
+
+
+def test_a_round_before_any_instance():
+    empty = Ledger(chains.charter())
+    refuse(empty, round_record(empty, instance=FIRST), "before any instance")
+
+
+def test_a_round_that_another_key_signed():
+    ledger = begun()
+    signed_again = Instance("other").sign(decode(round_record(ledger, instance=FIRST)))
+    refuse(ledger, signed_again, "has not signed it")
+    refuse(ledger, round_record(ledger, instance=Instance("other")), "another instance than the newest")
+
+
+def test_an_instance_that_was_replaced_signs_no_more():
+    ledger = begun()
+    ledger.append(Instance("second").begin(ledger))
+    refuse(ledger, round_record(ledger, instance=FIRST), "another instance than the newest")
+
+
+def test_signatures_of_members_that_are_swapped():
+    ledger = begun()
+    record = decode(round_record(ledger, instance=FIRST))
+    one, other = record.signatures
+    keys = (replace(one, public_key=other.public_key), replace(other, public_key=one.public_key))
+    refuse(ledger, FIRST.sign(replace(record, signatures=keys)), "another's public key")
+    bodies = (replace(one, signature=other.signature), replace(other, signature=one.signature))
+    refuse(ledger, FIRST.sign(replace(record, signatures=bodies)), "not one of its cohort")
+    refuse(ledger, FIRST.sign(replace(record, signatures=(other, one))), "out of order")
+    refuse(ledger, FIRST.sign(replace(record, signatures=(one, one))), "twice")
+
+
+def test_all_of_the_cohort_sign():
+    ledger = begun()
+    agreed = cohort(ledger, ["bob", "alice"], signer=FIRST.public)
+    signed = chains.sign_cohort(records.encode(agreed), ["bob", "chuck"])
+    refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed, signatures=signed), "alice is in its cohort")
+
+
+def test_more_than_half_of_the_owners_sign():
+    ledger = begun(owners=["bob", "alice", "chuck", "dave"])
+    refuse(ledger, round_record(ledger, instance=FIRST), "2 of 4 owners have signed it, and 3 have to")
+    ledger.append(round_record(ledger, instance=FIRST, witnesses=["dave"]))
+    with pytest.raises(LedgerError, match="no owner's"):
+        ledger.append(round_record(ledger, instance=FIRST, witnesses=["rosa"]))
+
+
+def test_signatures_of_another_kind_do_not_count():
+    """A member's signature of a charter, or of another cohort, is none of this one."""
+    ledger = begun()
+    other = records.encode(cohort(ledger, ["bob", "alice"], signer=FIRST.public, rule="FedAdam"))
+    stolen = chains.sign_cohort(other, ["bob", "alice"])
+    refuse(ledger, round_record(ledger, instance=FIRST, signatures=stolen), "not one of its cohort")
+
+
+# What members agree to, all of them with one accord
+
+
+def agree(ledger: Ledger, **changed: object) -> bytes:
+    """The next round as bob and alice, and the instance, would sign it."""
+    agreed = cohort(ledger, ["bob", "alice"], **({"signer": FIRST.public} | changed))
+    return round_record(ledger, instance=FIRST, agreed=agreed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"charter": digest("other")}, "another charter"),
+        ({"sequence": 3}, "number 3"),
+        ({"sequence": 1}, "number 1"),
+        ({"previous": digest("other")}, "follows another record"),
+        ({"signer": digest("other")}, "another instance"),
+        ({"model": digest("other")}, "another model"),
+        ({"digest": digest("other")}, "round digest"),
+        ({"clip": 1.1}, "clip"),
+        ({"clip": 0.0}, "clip"),
+        ({"clip": float("nan")}, "clip"),
+        ({"outcome": digest("other")}, "something else than its cohort signed"),
+        ({"shares": ()}, "0 members"),
+    ],
+)
+def test_what_even_all_members_together_cannot_agree_to(changed, why):
+    ledger = begun()
+    refuse(ledger, agree(ledger, **changed), why)
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        ({"bob": 1.0}, "1 members, and the charter's floor is 2"),
+        ({"bob": 0.6, "alice": 0.4}, "at most 0.5"),
+        ({"bob": 0.5, "alice": 0.4}, "do not add up"),
+        ({"bob": 0.5, "alice": 0.5, "chuck": 2e-9}, "do not add up"),
+        ({"bob": 0.5, "alice": 0.5, "chuck": 0.0}, "not above 0"),
+        ({"bob": 0.5, "alice": 0.5, "chuck": -0.0}, "not above 0"),
+        ({"bob": 0.5, "alice": 0.5, "chuck": float("nan")}, "not above 0"),
+        ({"bob": 0.5, "alice": 0.5, "chuck": float("inf")}, "not above 0"),
+        ({"bob": 0.5, "rosa": 0.5}, "no owner's"),
+        ({"bob": 0.5, "mallory": 0.5}, "no owner's"),
+    ],
+)
+def test_shares_that_the_charter_does_not_allow(weights, why):
+    ledger = begun()
+    names = list(weights)
+    agreed = cohort(ledger, names, signer=FIRST.public, shares=chains.share_list(ledger, names, weights))
+    refuse(ledger, round_record(ledger, names, instance=FIRST, agreed=agreed), why)
+
+
+def test_a_share_may_be_one_rounding_over_the_limit():
+    ledger = begun(largest_share=f"{1 / 3!r}", floor="3")
+    third = float.fromhex((1 / 3).hex())
+    weights = {"bob": third, "alice": third, "chuck": 1 - 2 * third}
+    assert weights["chuck"] > third
+    names = list(weights)
+    agreed = cohort(ledger, names, signer=FIRST.public, shares=chains.share_list(ledger, names, weights))
+    ledger.append(round_record(ledger, names, instance=FIRST, agreed=agreed))
+
+
+def test_shares_stand_once_and_in_order():
+    ledger = begun()
+    one, other = chains.share_list(ledger, ["bob", "alice"])
+    refuse(ledger, agree(ledger, shares=(other, one)), "out of order")
+    refuse(ledger, agree(ledger, shares=(one, one)), "twice")
+    half = Share(one.member, 0.25, digest("second"))
+    refuse(ledger, agree(ledger, shares=(replace(one, weight=0.25), half, other)), "twice")
+
+
+def test_a_contribution_is_in_one_round():
+    ledger = begun()
+    first = chains.share_list(ledger, ["bob", "alice"])
+    ledger.append(agree(ledger, shares=first))
+    one, other = chains.share_list(ledger, ["bob", "alice"])
+    why = "there twice, or was in an earlier round"
+    for at in (ledger, ledger.copy(), Ledger.from_records(ledger.charter, ledger.records), ledger.upto(2)):
+        refuse(at, agree(at, shares=(one, replace(other, commitment=first[1].commitment))), why)
+        refuse(at, agree(at, shares=(one, replace(other, commitment=first[0].commitment))), why)
+        refuse(at, agree(at, shares=(one, replace(other, commitment=one.commitment))), why)
+    ledger.append(agree(ledger, shares=(one, other)))
+    earlier = ledger.upto(1)  # what was taken back may be in its place again
+    earlier.append(agree(earlier, shares=first))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ({"accuracy": 0.5}, "does not name"),
+        ({"loss": 10.5}, "outside"),
+        ({"loss": -0.5}, "outside"),
+        ({"loss": float("nan")}, "outside"),
+    ],
+)
+def test_metrics_that_the_charter_does_not_allow(metrics, why):
+    ledger = begun()
+    agreed = cohort(ledger, ["bob", "alice"], signer=FIRST.public, outcome=chains.outcome(ledger, metrics=metrics))
+    refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed, metrics=metrics), why)
+
+
+def test_the_rounds_of_a_charter_are_counted():
+    ledger = begun(rounds="1")
+    ledger.append(round_record(ledger, instance=FIRST))
+    refuse(ledger, round_record(ledger, instance=FIRST), "all 1 rounds")
+
+
+def test_a_charter_that_asks_for_noise_has_no_rounds_without():
+    ledger = begun(noise='{ mechanism = "gaussian", multiplier = 1.0 }')
+    refuse(ledger, round_record(ledger, instance=FIRST), "noise")
+
+
+def test_a_charter_without_a_first_model_has_no_rounds():
+    ledger = begun(plans="[]", first_model=f'"{chains.START.hex()}"')
+    ledger.append(round_record(ledger, instance=FIRST))
+    none = Ledger(chains.charters.charter())
+    none.append(FIRST.begin(none))
+    refuse(none, agree(none, model=bytes(32)), "another model")
+
+
+# How an instance begins
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"role": "node"}, "no aggregator's"),
+        ({"charter": digest("other")}, "under this charter"),
+        ({"nonce": digest("other")}, "nonce"),
+        ({"ledger_sequence": 2}, "another place"),
+        ({"ledger_head": digest("other")}, "another ledger"),
+        ({"ledger_head": b"", "ledger_sequence": 0}, "another ledger"),
+    ],
+)
+def test_an_instance_proves_itself_for_its_place(changed, why):
+    ledger = begun()
+    second = Instance("second")
+    given = {"role": "aggregator"} | changed
+    refuse(ledger, second.begin(ledger, transcript=second.transcript(ledger, **given)), why)
+
+
+def test_an_instance_signs_with_the_key_that_it_proved():
+    ledger = begun()
+    proved = Instance("second").transcript(ledger)
+    refuse(ledger, Instance("other").begin(ledger, transcript=proved), "has not signed it")
+
+
+def test_an_instance_that_began_elsewhere_has_to_begin_again():
+    ledger, other = begun(), chains.chain(1)
+    refuse(ledger, Instance("second").begin(other), "record 2 cannot stand")
+
+
+# Anything
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(data):
+    refuse(genuine().copy(), data)
+
+
+@given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 255)), min_size=1, max_size=4))
+def test_any_damage_is_refused(index, damage):
+    whole = genuine()
+    data = bytearray(whole.records[index])
+    for place, value in damage:
+        data[place % len(data)] ^= value
+    ledger = Ledger.from_records(whole.charter, whole.records[:index])
+    if bytes(data) != whole.records[index]:
+        refuse(ledger, bytes(data))

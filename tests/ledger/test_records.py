@@ -1,0 +1,179 @@
+"""Records and cohorts: one spelling, and the digests and labels that docs/ledger.md specifies, derived here by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloister.aggregation.strategies import State
+from cloister.errors import LedgerError
+from cloister.ledger import records
+from cloister.ledger.records import (
+    Cohort,
+    InstanceRecord,
+    MemberSignature,
+    RoundRecord,
+    Share,
+    decode,
+    decode_cohort,
+    encode,
+)
+from cloister.wire.limits import RECORD_BYTES
+from tests import chains
+
+DIGESTS = st.binary(min_size=32, max_size=32)
+HEADS = DIGESTS | st.just(b"")
+WHOLE = st.integers(0, (1 << 53) - 1)
+NAMES = st.text(max_size=20)
+PEERS = DIGESTS.map(lambda digest: f"sha256:{digest.hex()}")
+SHARES = st.builds(Share, PEERS, st.floats(), DIGESTS)
+SIGNATURES = st.builds(MemberSignature, PEERS, st.binary(max_size=256), st.binary(max_size=128))
+COHORTS = st.builds(
+    Cohort,
+    format=st.just("cloister cohort 1"),
+    charter=DIGESTS,
+    sequence=WHOLE,
+    previous=HEADS,
+    signer=DIGESTS,
+    round=st.integers(1, (1 << 53) - 1),
+    job=DIGESTS,
+    digest=DIGESTS,
+    model=DIGESTS,
+    rule=NAMES,
+    clip=st.floats(),
+    shares=st.lists(SHARES, max_size=3).map(tuple),
+    outcome=DIGESTS,
+)
+RECORDS = st.one_of(
+    st.builds(
+        RoundRecord,
+        cohort=COHORTS.map(encode) | st.binary(max_size=50),
+        salt=DIGESTS,
+        model=DIGESTS,
+        state=st.none() | DIGESTS,
+        metrics=st.dictionaries(NAMES, st.floats(), max_size=3),
+        signatures=st.lists(SIGNATURES, max_size=3).map(tuple),
+        time=WHOLE,
+        signature=st.binary(max_size=128),
+    ),
+    st.builds(
+        InstanceRecord,
+        charter=DIGESTS,
+        sequence=WHOLE,
+        previous=HEADS,
+        transcript=st.binary(max_size=100),
+        evidence=st.binary(max_size=100),
+        collateral=st.none() | st.binary(max_size=100),
+        time=WHOLE,
+        signature=st.binary(max_size=128),
+    ),
+)
+
+
+@given(RECORDS)
+def test_a_record_is_read_back_in_its_one_spelling(record):
+    data = encode(record)
+    again = decode(data)
+    assert type(again) is type(record)
+    assert encode(again) == data
+
+
+@given(COHORTS)
+def test_a_cohort_is_read_back_in_its_one_spelling(cohort):
+    data = encode(cohort)
+    assert encode(decode_cohort(data)) == data
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(data):
+    for read in (decode, decode_cohort):
+        with pytest.raises(LedgerError):
+            read(data)
+
+
+@settings(max_examples=200)
+@given(RECORDS | COHORTS, st.lists(st.tuples(st.integers(0, 500), st.integers(1, 255)), min_size=1, max_size=4))
+def test_any_damage_is_another_record_or_refused(value, damage):
+    data = bytearray(encode(value))
+    for place, change in damage:
+        data[place % len(data)] ^= change
+    for read in (decode, decode_cohort):
+        try:
+            again = read(bytes(data))
+        except LedgerError:
+            continue
+        assert encode(again) == bytes(data)
+
+
+def test_other_spellings_are_refused():
+    ledger = chains.chain(1)
+    plain = msgspec.msgpack.decode(ledger.records[1])
+    for changed in (
+        [*plain[:7], float(plain[7]), plain[8]],  # a time as a float
+        {"type": "round"},
+        [*plain, None],
+        plain[:-1],
+        ["rounds", *plain[1:]],
+    ):
+        with pytest.raises(LedgerError):
+            decode(msgspec.msgpack.encode(changed))
+    head = ledger.records[1]
+    assert head[:1] == b"\x99"
+    with pytest.raises(LedgerError, match="one spelling"):
+        decode(b"\xdc\x00\x09" + head[1:])  # an array of nine, its length in two bytes
+    with pytest.raises(LedgerError, match="one spelling"):
+        decode_cohort(b"\xdc\x00\x0d" + decode(head).cohort[1:])
+
+
+def test_what_is_too_long():
+    with pytest.raises(LedgerError, match="over the limit"):
+        decode(bytes(RECORD_BYTES + 1))
+    many = tuple(MemberSignature("sha256:" + "0" * 64, b"", b"") for _ in range(records.MEMBERS + 1))
+    record = decode(chains.chain(1).records[1])
+    with pytest.raises(LedgerError):
+        decode(encode(msgspec.structs.replace(record, signatures=many)))
+
+
+def test_what_is_signed_begins_with_a_label_of_its_own():
+    ledger = chains.chain(1)
+    record = decode(ledger.records[1])
+    plain = msgspec.msgpack.decode(ledger.records[1])
+    unsigned = msgspec.msgpack.encode([*plain[:-1], b""])
+    label = b"cloister record signature 1\0"
+    assert records.to_be_signed(record) == label + hashlib.sha256(unsigned).digest()
+    label = b"cloister cohort signature 1\0"
+    assert records.cohort_to_be_signed(record.cohort) == label + hashlib.sha256(record.cohort).digest()
+
+
+def test_digests():
+    salt, model = chains.digest("salt"), chains.digest("model")
+    values = struct.pack("<3f", 1.0, 2.0, 3.0)
+    assert records.commitment(salt, memoryview(values)) == hashlib.sha256(salt + values).digest()
+    assert (
+        records.commitment(salt, memoryview(np.array([1, 2, 3], "<f4")).cast("B"))
+        == hashlib.sha256(salt + values).digest()
+    )
+    outcome = b"cloister outcome 1\0" + salt + msgspec.msgpack.encode([model, None, {"a": 1.0, "b": 2.0}])
+    found = records.outcome_digest(salt, model=model, state=None, metrics={"b": 2.0, "a": 1.0})
+    assert found == hashlib.sha256(outcome).digest()
+    assert records.nonce_of(b"") == bytes(32)
+    assert records.nonce_of(model) == model
+    assert records.head_of(b"record") == hashlib.sha256(b"record").digest()
+
+
+def test_the_digest_of_what_a_rule_remembers():
+    momentum, squares = np.array([0.5, -1.0]), np.array([4.0, 9.0])
+    label = b"cloister rule state 1\0"
+    assert records.state_digest(7, ()) is None
+    count = bytes(7) + b"\7"
+    both = label + count + b"\1" + struct.pack("<2d", 0.5, -1.0) + b"\1" + struct.pack("<2d", 4.0, 9.0)
+    assert records.state_digest(7, State(7, momentum, squares).averages) == hashlib.sha256(both).digest()
+    one = label + count + b"\1" + struct.pack("<2d", 0.5, -1.0) + b"\0"
+    assert records.state_digest(7, State(7, momentum).averages) == hashlib.sha256(one).digest()

@@ -1,0 +1,533 @@
+"""What an owner does in a round, and each thing that it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from cloister.charter import keys
+from cloister.charter.owner_limits import Floors
+from cloister.errors import NotGenuineError, RecordsError
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import job_digest
+from cloister.ledger.records import cohort_to_be_signed, commitment, encode
+from cloister.node.study.effects import Abandon, Leave, Prove, Say, Train
+from cloister.node.study.journal import Records
+from cloister.wire import rounds as w
+from tests import chains, charters
+from tests.node.studies import (
+    OWNERS,
+    START,
+    UPDATE,
+    Aggregator,
+    changed,
+    charter,
+    declined,
+    job,
+    leaves,
+    only,
+    owner,
+)
+
+
+def test_a_round_from_the_proposal_to_the_release():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes))
+    order = here.propose()
+    assert (order.round, order.model, order.data, order.clip, order.least) == (1, START, "#mri", 1.0, 10)
+    effects = here.member.trained(1, UPDATE, examples=23, metrics={"loss": 99.0, "secret": 1.0})
+    ready = only(effects, w.Ready)
+    assert (ready.examples, ready.metrics) == (23, {"loss": 10.0})  # what the charter names, within its range
+    sent = next(each for each in here.member.handle(w.Send(1)) if isinstance(each, Say))
+    assert isinstance(sent.message, w.Contribution)
+    assert sent.bodies == (UPDATE,)
+    assert commitment(sent.message.salt, memoryview(UPDATE)) == ready.commitment
+    assert here.member.handle(w.Send(1)) == [sent]  # and again, if it must
+    cohort = encode(here.cohort())
+    signature = only(here.member.handle(w.Sign(1, cohort)), w.Signature)
+    keys.verify(
+        signature.signature,
+        message=cohort_to_be_signed(cohort),
+        public_key=keys.public_bytes(charters.key_of("bob")),
+    )
+    here.release()
+    agreed = here.ledger.charter.digest
+    assert notes.chain(agreed) == here.ledger.records
+    kept = notes.model(agreed)
+    assert kept is not None
+    assert (kept.digest, kept.vector) == (here.ledger.model, here.model)
+    assert notes.spent("#mri") == 1
+    assert declined(here.member.handle(w.Send(1)))  # it is over
+    assert here.propose(2).model == here.model
+
+
+def test_a_seed_is_an_owners_and_counts_what_came_out():
+    bob, alice = (Aggregator.facing(owner(name)).propose() for name in ("bob", "alice"))
+    assert bob.seed != alice.seed
+    # After rounds that came to nothing it is the same again: what is contributed tells nothing new.
+    assert Aggregator.facing(owner()).propose(3).seed == bob.seed
+    here = Aggregator.facing(owner())
+    here.contribute()
+    here.sign()
+    here.release()
+    assert here.propose(2).seed != bob.seed
+
+
+def test_an_owner_that_is_not_in_the_cohort_bears_witness():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes))
+    here.sign(names=("alice", "chuck"))
+    assert notes.spent("#mri") == 0
+
+
+def test_a_signature_is_asked_for_only_once_the_instance_has_proved_itself_in_this_round():
+    here = Aggregator.facing(owner())
+    cohort = here.cohort(names=("alice", "chuck"))
+    effects = here.member.handle(w.Sign(1, encode(cohort)))
+    assert [type(each) for each in effects] == [Prove]
+    assert only(here.prove(), w.Signature)
+
+
+@pytest.mark.parametrize("proved", [{"ledger_sequence": 9}, {"signing_key": bytes(32)}])
+def test_a_proof_of_another_ledger_or_key_is_followed_by_no_signature(proved):
+    here = Aggregator.facing(owner())
+    only(here.member.handle(w.Sign(1, encode(here.cohort(names=("alice", "chuck"))))), Prove)
+    assert "has not proved" in declined(here.prove(**proved))
+
+
+# What it refuses to train for
+
+
+def refused(here: Aggregator, number: int = 1, **fields: object) -> str:
+    return declined(here.member.handle(here.proposal(number, **fields)))
+
+
+def test_a_round_number_that_was_used():
+    here = Aggregator.facing(owner())
+    here.contribute(4)
+    assert "comes after round 4" in refused(here, 4)
+    assert "comes after round 4" in refused(here, 3)
+
+
+def test_a_job_that_was_not_shown():
+    here = Aggregator.facing(owner())
+    assert "not shown" in refused(here, job=bytes(32))
+
+
+def test_a_job_that_is_not_what_it_is_called():
+    here = Aggregator.facing(owner())
+    here.member.handle(w.Work(job_digest(here.encoded)), here.encoded + b"\0")
+    assert "not the job that it is called" in refused(here)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"plan": b"another"}, "not one of the charter's"),
+        ({"charter": bytes(32)}, "another charter"),
+        ({"rounds": 101}, "101 rounds"),
+    ],
+)
+def test_a_job_that_the_charter_does_not_allow(fields, why):
+    here = Aggregator.facing(owner())
+    here.job = job(here.ledger.charter, **fields)
+    here.show()
+    assert why in refused(here)
+
+
+def test_a_job_that_starts_elsewhere():
+    here = Aggregator.facing(owner())
+    here.job = job(here.ledger.charter, start=bytes(32))
+    here.show()
+    assert "starts from another model" in refused(here)
+
+
+@pytest.mark.parametrize("tag", ["#ct", "#two"])
+def test_a_tag_that_no_data_set_carries_or_two_do(tag):
+    data = {"#mri": frozenset({"#mri"}), "#two a": frozenset({"#two", "a"}), "#two b": frozenset({"#two", "b"})}
+    here = Aggregator.facing(owner(data=data), data=tag)
+    assert tag in refused(here)
+
+
+def test_a_model_outside_the_chain():
+    here = Aggregator.facing(owner())
+    assert "neither the charter's first" in refused(here, model=bytes(32))
+
+
+def test_a_round_on_another_record_than_the_newest():
+    here = Aggregator.facing(owner())
+    assert "another record" in refused(here, head=bytes(32))
+    assert "another record" in refused(here, sequence=2)
+
+
+def test_another_round_digest():
+    here = Aggregator.facing(owner())
+    assert "digest" in refused(here, digest=bytes(32))
+
+
+def test_a_model_that_was_not_handed_over():
+    member = owner()
+    here = Aggregator(member, job(member.charter), Ledger(member.charter))
+    here.ledger.append(here.instance.begin(here.ledger))
+    here.connect()
+    here.chain(after=0)
+    here.show()
+    assert "not handed over" in refused(here)
+
+
+def test_more_rounds_than_the_job_has():
+    here = Aggregator.facing(owner(), rounds=1)
+    here.round()
+    assert "used up" in refused(here, 2)
+
+
+def test_more_rounds_than_the_charter_has():
+    here = Aggregator.facing(owner(agreed=charter(rounds="1")), rounds=1)
+    here.round()
+    here.job = job(here.ledger.charter, rounds=1, seed=8, start=here.ledger.model)
+    here.show()
+    assert "used up" in refused(here, 2)
+
+
+def test_a_budget_of_the_owner_that_is_spent():
+    here = Aggregator.facing(owner(floors=Floors(rounds=1)))
+    here.round()
+    assert "its owner allows 1" in refused(here, 2)
+
+
+def test_an_instance_that_proves_another_ledger():
+    here = Aggregator.facing(owner())
+    only(here.member.handle(here.proposal()), Prove)
+    assert "another ledger" in declined(here.prove(ledger_sequence=9))
+
+
+def test_an_instance_that_proves_another_key():
+    here = Aggregator.facing(owner())
+    only(here.member.handle(here.proposal()), Prove)
+    assert "another ledger" in declined(here.prove(signing_key=bytes(32)))
+
+
+def test_fewer_examples_than_its_floor():
+    here = Aggregator.facing(owner(floors=Floors(min_examples=50)))
+    assert here.propose().least == 50
+    assert "at least 50 examples" in declined(here.member.trained(1, UPDATE, examples=49, metrics={}))
+
+
+def test_a_metric_that_is_no_number_stays_at_home():
+    here = Aggregator.facing(owner())
+    here.propose()
+    ready = only(here.member.trained(1, UPDATE, examples=23, metrics={"loss": math.nan}), w.Ready)
+    assert ready.metrics == {}
+
+
+def test_training_that_fails():
+    here = Aggregator.facing(owner())
+    here.propose()
+    assert declined(here.member.failed(1, "the data set lacks column 'y'")) == "the data set lacks column 'y'"
+    assert here.member.training is None
+
+
+# What it refuses to sign
+
+
+def unsigned(here: Aggregator, number: int = 1, names: tuple[str, ...] = OWNERS, **fields: object) -> str:
+    before = here.member._records.signed(here.ledger.charter.digest)
+    why = declined(here.ask(here.cohort(number, names, **fields)))
+    assert here.member._records.signed(here.ledger.charter.digest) == before
+    return why
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"charter": bytes(32)}, "another charter"),
+        ({"signer": bytes(32)}, "the instance has not proved"),
+        ({"previous": bytes(32)}, "follows another record"),
+        ({"sequence": 9}, "number 9"),
+        ({"model": bytes(32)}, "another model"),
+        ({"digest": bytes(32)}, "round digest"),
+        ({"clip": 2.0}, "its clip is 2.0"),
+        ({"rule": "FedAdam"}, "its rule is not the job's"),
+        ({"job": bytes(32)}, "another job"),
+    ],
+)
+def test_a_cohort_with_another(fields, why):
+    here = Aggregator.facing(owner())
+    here.contribute()
+    assert why in unsigned(here, **fields)
+
+
+def test_a_cohort_of_another_round_than_it_is_sent_for():
+    here = Aggregator.facing(owner())
+    here.contribute()
+    here.member.handle(w.Sign(2, encode(here.cohort())))
+    assert "another round" in declined(here.prove())
+
+
+def test_a_cohort_that_is_none():
+    here = Aggregator.facing(owner())
+    here.contribute()
+    assert "no cohort" in declined(here.member.handle(w.Sign(1, b"\xc1")))
+
+
+def test_a_round_that_it_signed_before_and_the_very_same_again():
+    here = Aggregator.facing(owner())
+    here.contribute(2)
+    cohort = here.cohort(2)
+    first = only(here.ask(cohort), w.Signature)
+    assert only(here.ask(cohort), w.Signature) == first
+    assert "signed already" in unsigned(here, 2, clip=0.5)
+    assert "signed already" in unsigned(here, 1, ("alice", "chuck"))
+
+
+def test_a_cohort_below_a_floor():
+    assert "floor is 2" in unsigned(Aggregator.facing(owner()), names=("alice",))
+    here = Aggregator.facing(owner(floors=Floors(floor=3)))
+    assert "at least 3" in unsigned(here, names=("alice", "chuck"))
+
+
+def test_a_stranger_in_the_cohort():
+    assert "no owner" in unsigned(Aggregator.facing(owner()), names=("alice", "rosa"))
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.4), (0.6, 0.4), (1.5, -0.5), (math.nan, 0.5)])
+def test_weights_that_are_wrong(weights):
+    here = Aggregator.facing(owner())
+    first, second = here.cohort(names=("alice", "chuck")).shares
+    shares = (changed(first, weight=weights[0]), changed(second, weight=weights[1]))
+    assert "weight" in unsigned(here, names=("alice", "chuck"), shares=shares)
+
+
+def test_a_share_over_its_own_floor():
+    here = Aggregator.facing(owner(floors=Floors(largest_share=0.4)))
+    assert "more than 0.4" in unsigned(here, names=("alice", "chuck"))
+
+
+def test_a_cohort_with_it_to_which_it_contributed_nothing():
+    assert "contributed nothing" in unsigned(Aggregator.facing(owner()))
+
+
+def test_another_contribution_than_its_own():
+    here = Aggregator.facing(owner())
+    here.contribute()
+    shares = tuple(changed(share, commitment=bytes([at]) * 32) for at, share in enumerate(here.cohort().shares))
+    assert "another contribution" in unsigned(here, shares=shares)
+
+
+def test_a_round_that_is_over():
+    here = Aggregator.facing(owner())
+    here.contribute(1)
+    here.contribute(2)
+    assert "round 2 has begun" in unsigned(here, 1)
+
+
+def test_a_cohort_that_differs_by_less_than_the_floor_from_one_on_the_same_model():
+    here = Aggregator.facing(owner())
+    here.contribute(1)
+    here.sign(1)
+    here.contribute(2)
+    assert "differs in 1 member" in unsigned(here, 2, ("alice", "bob"))
+    here.sign(2)  # the very same members are no other cohort
+
+
+def test_a_budget_that_was_spent_since_it_trained():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes, floors=Floors(rounds=1)))
+    here.contribute()
+    other = Aggregator.facing(owner(notes=notes, agreed=charter(serial=2, supersedes=bytes(32))))
+    other.round()
+    assert "its owner allows 1" in unsigned(here)
+
+
+def test_records_that_cannot_be_written(tmp_path):
+    notes = Records(tmp_path)
+    here = Aggregator.facing(owner(notes=notes))
+    here.contribute()
+    notes.close()
+    assert "records" in declined(here.ask(here.cohort()))
+    here.propose(2)
+    assert "records" in declined(here.member.trained(2, UPDATE, examples=23, metrics={}))
+    assert declined(here.member.handle(w.Send(2)))
+    with pytest.raises(RecordsError):
+        notes.sign(None)  # type: ignore[arg-type]
+
+
+# Chains
+
+
+def test_it_joins_with_what_was_released_and_not_with_an_instance_that_released_nothing():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes))
+    here.round()
+    head = here.ledger.head
+    here.ledger.append(chains.Instance("dead").begin(here.ledger))
+    here.chain(after=2)
+    assert here.member.newest[0] == 3
+    again = owner(notes=notes)
+    joined = only(Aggregator(again, here.job, here.ledger).connect(), w.Join)
+    assert (joined.sequence, joined.head, joined.round, joined.holds) == (2, head, 1, True)
+    third = Ledger.from_records(here.ledger.charter, here.ledger.records[:2])
+    Aggregator.facing(again, at=third, name="third")  # another instance goes on from the release
+
+
+def test_a_chain_that_goes_on_without_the_newest_release():
+    here = Aggregator.facing(owner())
+    here.round()
+    fork = Ledger.from_records(here.ledger.charter, here.ledger.records[:1])
+    fork.append(chains.Instance("other").begin(fork))
+    here.ledger = fork
+    assert "a fork" in leaves(here.chain(after=1))
+    assert here.member.newest[0] == 2
+
+
+def test_instances_that_released_nothing_give_way_one_by_one():
+    here = Aggregator.facing(owner())
+    here.round()
+    settled = here.ledger.copy()
+    for name in ("dead", "dying"):
+        here.ledger.append(chains.Instance(name).begin(here.ledger))
+    here.chain(after=2)
+    kept = Ledger.from_records(settled.charter, here.ledger.records[:3])
+    kept.append(chains.Instance("third").begin(kept))
+    here.ledger = kept
+    assert not leaves(here.chain(after=3))  # beside "dying"
+    assert here.member.newest == (4, kept.head)
+    settled.append(chains.Instance("fourth").begin(settled))
+    here.ledger = settled
+    assert not leaves(here.chain(after=2))  # beside "dead", and all that follows it
+    assert here.member.newest == (3, settled.head)
+
+
+def test_a_chain_with_a_gap_or_a_broken_record_changes_nothing():
+    here = Aggregator.facing(owner())
+    newest = here.member.newest
+    assert "from number 9 on do not follow" in leaves(here.member.handle(w.Chain(9, ())))
+    assert "from number 0 on do not follow" in leaves(here.member.handle(w.Chain(0, ())))
+    assert "no record" in leaves(here.member.handle(w.Chain(2, (3,)), b"abc"))
+    assert "their body of 3 bytes" in leaves(here.member.handle(w.Chain(2, (4,)), b"abc"))
+    assert here.member.newest == newest
+
+
+def test_a_model_that_is_not_what_was_released():
+    here = Aggregator.facing(owner())
+    assert "not the one" in leaves(here.chain(after=1, model=UPDATE))
+    assert here.propose().model == START
+
+
+def test_a_state_that_was_not_released():
+    here = Aggregator.facing(owner())
+    assert not leaves(here.member.handle(w.Chain(2, (), len(START), 0, (8,)), START + bytes(8)))  # a rule's first
+    here.round()
+    message = w.Chain(3, (), len(here.model), 1, (8,))
+    assert "state" in leaves(here.member.handle(message, here.model + bytes(8)))
+    assert "state" in leaves(here.member.handle(changed(message, state=(7,)), here.model + bytes(7)))
+    assert "lengths" in leaves(here.member.handle(w.Chain(2, (), 0, 1, (8,)), bytes(8)))
+
+
+def test_a_model_that_comes_before_the_job_is_looked_at_once_the_job_is_there():
+    member = owner()
+    here = Aggregator(member, job(member.charter), Ledger(member.charter))
+    here.ledger.append(here.instance.begin(here.ledger))
+    here.connect()
+    assert not leaves(here.chain(after=0, model=UPDATE))
+    assert "not the one" in leaves(here.show())
+    here.connect()
+    here.chain(after=0, model=START)
+    here.show()
+    assert here.propose().model == START
+
+
+def test_evidence_of_earlier_instances_is_verified_and_the_live_one_is_known():
+    asked = []
+    member = owner(verify_instance=lambda instance: asked.append(instance.record.sequence))
+    here = Aggregator.facing(member, at=chains_of(2), name="live")
+    assert asked == [1]
+    assert here.member.newest[0] == 4
+
+    def refuse(instance: object) -> None:
+        raise NotGenuineError("nobody made this")
+
+    member = owner(verify_instance=refuse)
+    here = Aggregator(member, job(member.charter), chains_of(1), chains.Instance("live"))
+    here.connect()
+    assert "nobody made this" in leaves(here.chain(after=0))
+
+
+def chains_of(rounds: int) -> Ledger:
+    """A ledger of somebody else's rounds."""
+    here = Aggregator.facing(owner("alice"))
+    for number in range(1, rounds + 1):
+        here.round(number)
+    return here.ledger
+
+
+def test_it_hands_over_what_it_holds():
+    here = Aggregator.facing(owner())
+    here.round()
+    record = here.ledger.records[1]
+    assert here.member.handle(w.HandOver(1)) == [Say(w.Chain(2, (len(record),)), (record,))]
+    assert here.member.handle(w.HandOver(2)) == [Say(w.Chain(3, (), len(here.model)), (here.model,))]
+    assert leaves(here.member.handle(w.HandOver(9)))
+
+
+# The rest
+
+
+def test_training_for_a_void_round_is_abandoned():
+    here = Aggregator.facing(owner())
+    for number, event in enumerate(
+        [
+            lambda: here.member.handle(w.Over(1, "the operator pulled a plug")),
+            lambda: here.member.handle(here.proposal(9)),
+            here.show,
+            here.member.disconnected,
+        ],
+        1,
+    ):
+        if number == 2:
+            here.propose(2)
+        elif number > 2:
+            here.propose(10 + number)
+        else:
+            here.propose(1)
+        running = here.member.training
+        assert only(event(), Abandon) == Abandon(running)
+        assert here.member.trained(running, UPDATE, examples=23, metrics={}) == []
+        if number == 2:
+            here.prove()
+
+
+def test_a_refused_contribution_is_forgotten():
+    here = Aggregator.facing(owner())
+    here.contribute()
+    here.member.handle(w.Refused(1, "round", "its norm"))
+    assert declined(here.member.handle(w.Send(1)))
+
+
+@pytest.mark.parametrize(
+    "message", [w.Refused(0, "ledger", "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Finished(bytes(32), 1, "")]
+)
+def test_messages_after_which_it_leaves(message):
+    assert leaves(Aggregator.facing(owner()).member.handle(message))
+
+
+def test_a_body_where_none_belongs():
+    assert [type(each) for each in Aggregator.facing(owner()).member.handle(w.Send(1), b"x")] == [Leave]
+
+
+def test_an_answer_to_a_challenge_for_a_round_that_is_gone():
+    here = Aggregator.facing(owner())
+    here.member.handle(here.proposal(1))
+    here.member.handle(here.proposal(2))
+    assert here.prove() == []  # the first challenge's answer
+    assert only(here.prove(), Train).round == 2
+
+
+def test_a_contribution_is_made_once_however_often_the_instance_proves_itself():
+    here = Aggregator.facing(owner())
+    here.contribute(1)
+    assert declined(here.ask(here.cohort(7)))  # the proof of another round comes in between
+    effects = here.ask(here.cohort(1))
+    assert only(effects, w.Signature).round == 1
+    assert not [each for each in effects if isinstance(each, Train)]

@@ -1,0 +1,338 @@
+"""Training in a child process: what it answers, what it refuses before the first step, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import cloister
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Constant, Job, Part
+from cloister.net.polling import READABLE, Wakeup, wait
+from cloister.node.config import StudyData, TrainingLimits
+from cloister.node.study.effects import Train
+from cloister.node.study.trainer import Failed, Trained, Trainer
+from cloister.wire import optimizers
+from cloister.worker import flatten as deltas
+from cloister.worker.data.files import open_file
+from cloister.worker.training import train
+from cloister.worker.values import as_bytes, spec_of
+from tests.node.processes import gone
+
+SOON = 110.0
+ROWS = 24
+
+
+class Net(nn.Module):
+    """With a statistic and a counter, which the batch norm keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+
+@cloister.plan
+def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Squared error, and how far off it is."""
+    off = model(x) - y
+    return {"loss": (off**2).mean(), "off": off.abs().mean()}
+
+
+def model() -> Net:
+    torch.manual_seed(3)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(5)
+    x = generator.normal(size=(ROWS, 3)).astype(np.float32)
+    np.savez(folder / "mri.npz", x=x, y=x.sum(1, keepdims=True), whole=np.arange(ROWS))
+    np.savez(folder / "few.npz", x=x[:5], y=x[:5, :1])
+    save_file({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, :1].copy())}, folder / "mri.safetensors")
+    np.save(folder / "mri.npy", x[:, :1])
+    rows = pa.array(list(x), pa.list_(pa.float32(), 3))
+    pq.write_table(
+        pa.table({"x": rows, "y": pa.array(list(x[:, :1]), pa.list_(pa.float32(), 1))}), folder / "mri.parquet"
+    )
+    return folder / "mri.npz"
+
+
+def a_job(**changed: Any) -> Job:
+    net = model()
+    plan = loss.capture(net, example=(torch.randn(4, 3), torch.randn(4, 1)))
+    buffers = dict(net.named_buffers())
+    floats = deltas.floats_of(net)
+    parts = tuple(Part(name, spec_of(floats[name]), name in buffers) for name in sorted(floats))
+    counters = sorted(buffers.keys() - floats.keys())
+    given: dict[str, Any] = {
+        "format": "cloister job 1",
+        "charter": bytes(32),
+        "plan": plan.encode(),
+        "parts": parts,
+        "constants": tuple(Constant(name, spec_of(buffers[name]), bytes(as_bytes(buffers[name]))) for name in counters),
+        "start": bytes(32),
+        "optimizer": optimizers.SGD(0.05, 0.0, None, None, 0.9, 0.0, False),
+        "batch_size": 5,
+        "local_epochs": 2,
+        "seed": 0,
+        "data": "#mri",
+        "strategy": "FedProx",
+        "numbers": {"lr": 1.0, "mu": 0.1},
+        "rounds": 1,
+        "seconds": 10.0,
+    }
+    return Job(**given | changed)
+
+
+def vector() -> bytes:
+    floats = deltas.floats_of(model())
+    return bytes(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
+
+
+def order(job: Job, number: int = 1, **changed: Any) -> Train:
+    given = {"model": vector(), "data": "#mri", "seed": 11, "clip": 0.5, "least": 10}
+    return Train(round=number, job=jobs.encode(job), **given | changed)
+
+
+def a_trainer(file: Path, closing: Wakeup) -> Trainer:
+    data = [
+        StudyData(("#mri",), file, ("x", "y")),
+        StudyData(("#few",), file.with_name("few.npz"), ("x", "y")),
+        StudyData(("#whole",), file, ("x", "whole")),
+        StudyData(("#one",), file, ("x",)),
+        StudyData(("#gone",), file.with_name("gone.npz"), ("x", "y")),
+        StudyData(("#safetensors",), file.with_name("mri.safetensors"), ("x", "y")),
+        StudyData(("#npy",), file.with_name("mri.npy"), ("x",)),
+        StudyData(("#parquet",), file.with_name("mri.parquet"), ("x", "y")),
+    ]
+    # The number of threads decides how some sums are split, and so their last bits.
+    limits = TrainingLimits(1 << 30, "cpu", torch.get_num_threads())
+    return Trainer(limits, data, listener=os.getpid(), closing=closing)
+
+
+@pytest.fixture(scope="module")
+def trainer(file: Path) -> Iterator[Trainer]:
+    """One for all: a child takes seconds to start, and goes on after whatever is refused."""
+    trainer = a_trainer(file, Wakeup())
+    yield trainer
+    pid = trainer.pid
+    trainer.close()
+    assert pid is None or gone(pid)
+
+
+def heard(trainer: Trainer) -> Trained | Failed:
+    """What becomes of the order that was given."""
+    while True:
+        descriptor = trainer.fileno()
+        assert descriptor is not None
+        assert select.select([descriptor], [], [], SOON)[0]
+        found = trainer.receive()
+        if found is not None:
+            return found
+
+
+def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
+    job = a_job()
+    assert trainer.train(order(job)) is None
+    found = heard(trainer)
+    assert isinstance(found, Trained), found
+    net = model()
+    layout = deltas.layout_of(deltas.floats_of(net))
+    expected = train(
+        loss.capture(net, example=(torch.randn(4, 3), torch.randn(4, 1))),
+        open_file(file, columns=("x", "y")),
+        parameters=dict(net.named_parameters()),
+        buffers=dict(net.named_buffers()),
+        optimizer=cloister.SGD(lr=0.05, momentum=0.9),
+        batch_size=5,
+        local_epochs=2,
+        seed=11,
+        proximal=0.1,
+        clip=0.5,
+        layout=layout,
+    )
+    assert found == Trained(1, bytes(as_bytes(expected.delta)), ROWS, expected.metrics)
+    assert job.layout == layout
+    # The same child goes on, with the job that it has.
+    pid = trainer.pid
+    trainer.train(order(job, 2))
+    assert heard(trainer) == found._replace(round=2)
+    assert trainer.pid == pid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "key"), [({"step_cpu_s": 0.001}, "step_cpu"), ({"round_cpu_s": 1.0}, "round_cpu")])
+def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float], key: str) -> None:
+    """A million epochs: each step is short, and the training of hours."""
+    limits = dataclasses.replace(TrainingLimits(1 << 30, "cpu", 1), **limit)
+    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Wakeup())
+    try:
+        assert trainer.due is None
+        assert trainer.train(order(a_job(local_epochs=1_000_000))) is None
+        assert select.select([trainer.fileno()], [], [], SOON)[0]
+        assert trainer.receive() is None  # it is ready, and has the order now
+        pid, found = trainer.pid, None
+        while found is None:
+            assert trainer.due is not None
+            wait({trainer.fileno(): READABLE}, until=trainer.due)  # type: ignore[dict-item]
+            found = trainer.look()
+        assert isinstance(found, Failed)
+        assert key in found.text
+        assert trainer.pid is None
+        assert pid is not None
+        assert gone(pid)
+        assert trainer.due is None
+        assert trainer.train(order(a_job(), 2)) is None  # another child
+    finally:
+        trainer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["#mri", "#safetensors", "#parquet"])
+def test_it_reads_what_it_was_given_of_each_format(trainer: Trainer, data: str) -> None:
+    """A child is confined to its data set, and Parquet's library is loaded when it is already."""
+    trainer.train(order(a_job(), data=data))
+    found = heard(trainer)
+    assert isinstance(found, Trained), found
+    assert found.examples == ROWS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # three processes, one after the other
+def test_a_job_on_other_data_has_another_child(trainer: Trainer) -> None:
+    trainer.train(order(a_job()))
+    assert isinstance(heard(trainer), Trained)
+    pid = trainer.pid
+    assert pid is not None
+    trainer.train(order(a_job(), 2, data="#npy"))
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert "1 columns" in found.text  # it was read, from its header on
+    assert gone(pid)
+    trainer.train(order(a_job(), 3))
+    assert isinstance(heard(trainer), Trained)
+
+
+REFUSED = {
+    "fewer rows than the floor": ({}, {"data": "#few"}, "fewer than the 10 rows"),
+    "a column of another type": ({}, {"data": "#whole"}, "column 'whole' holds int64"),
+    "a column too few": ({}, {"data": "#one"}, "1 columns"),
+    "a file that is gone": ({}, {"data": "#gone"}, "'#gone' cannot be read at its node"),
+    "a plan that is none": ({"plan": b"nonsense"}, {}, "plan"),
+    "an optimizer that is none": (
+        {"optimizer": optimizers.SGD(-1.0, 0.0, None, None, 0.0, 0.0, False)},
+        {},
+        "lr cannot be -1",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_before_the_first_step(trainer: Trainer, case: str) -> None:
+    changed, given, why = REFUSED[case]
+    trainer.train(order(a_job(**changed), **given))
+    found = heard(trainer)
+    assert isinstance(found, Failed), found
+    assert why in found.text
+    assert ".npz" not in found.text  # where an owner's files lie is nobody's business
+
+
+def test_a_model_that_does_not_fit_the_plan_names_the_tensors(trainer: Trainer) -> None:
+    job = a_job()
+    parts = [
+        msgspec.structs.replace(part, name="head.wait")
+        if part.name == "head.weight"
+        else msgspec.structs.replace(part, buffer=True)
+        if part.name == "head.bias"
+        else part
+        for part in job.parts
+    ]
+    trainer.train(order(msgspec.structs.replace(job, parts=tuple(parts))))
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert "needs a tensor 'head.weight'" in found.text
+    assert "'head.bias' is a buffer where the plan needs a parameter" in found.text
+    trainer.train(order(job, 2))  # and it goes on
+    assert isinstance(heard(trainer), Trained)
+
+
+def test_training_that_comes_to_no_number(trainer: Trainer) -> None:
+    job = a_job(optimizer=optimizers.SGD(1e38, 0.0, None, None, 0.0, 0.0, False))
+    trainer.train(order(job))
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert "not finite" in found.text
+
+
+@pytest.mark.slow
+def test_a_child_that_is_killed_and_the_next_one(trainer: Trainer) -> None:
+    trainer.train(order(a_job(local_epochs=1_000_000)))
+    pid = trainer.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert "SIGKILL" in found.text
+    assert trainer.pid is None
+    trainer.train(order(a_job(), 2))
+    assert isinstance(heard(trainer), Trained)
+    assert gone(pid)
+
+
+@pytest.mark.slow
+def test_what_is_abandoned_is_never_heard_of(trainer: Trainer) -> None:
+    trainer.train(order(a_job(local_epochs=1_000_000)))
+    pid = trainer.pid
+    assert pid is not None
+    while not trainer._sent:  # until it is ready, and at work
+        assert trainer.receive() is None
+    trainer.abandon()
+    assert gone(pid)
+    trainer.train(order(a_job(), 2))
+    found = heard(trainer)
+    assert isinstance(found, Trained)
+    assert found.round == 2
+
+
+def test_a_node_that_closes_waits_for_nobody(file: Path) -> None:
+    closing = Wakeup()
+    trainer = a_trainer(file, closing)
+    trainer.train(order(a_job()))
+    closing.set()
+    assert trainer.receive() == Failed(1, "the process that trained has ended: the node closes")
+
+
+@pytest.mark.slow
+def test_orders_travel_whole(trainer: Trainer) -> None:
+    """A vector far longer than what fits between two processes at once."""
+    descriptor = None
+    job = a_job(parts=(Part("w", jobs.TensorSpec("float32", (3 << 20,)), False),), constants=())
+    trainer.train(order(job, model=bytes(3 << 22)))
+    while not isinstance(found := trainer.receive(), Failed):
+        descriptor = trainer.fileno()
+        assert descriptor is not None
+        wait({descriptor: READABLE}, until=None)
+    assert "'norm.weight'" in found.text
+    assert hashlib.sha256(jobs.encode(job)).digest() == trainer._job

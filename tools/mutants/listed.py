@@ -1,0 +1,1320 @@
+"""The list: each mutant, the promise that it breaks, and the unit tests that have to notice.
+
+A mutant replaces as little as it can, so that a change of wording does not touch it. Whoever changes one of these lines
+changes its mutant too; whoever adds a line that security rests on adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tools.mutants.running import Mutant
+
+
+def _in(file: str, tests: str, *changes: tuple[str, str, str, str]) -> Iterator[Mutant]:
+    """Mutants of one file, each (name, old, new, what it breaks), that the same tests have to notice."""
+    for name, old, new, breaks in changes:
+        yield Mutant(name=name, file=file, old=old, new=new, breaks=breaks, tests=tuple(tests.split()))
+
+
+_LEDGER: Final = (
+    *_in(
+        "ledger/chain.py",
+        "tests/ledger/test_chain.py",
+        (
+            "quorum-below-half",
+            "charter.limits.floor) // 2",
+            "charter.limits.floor) // 3",
+            "any two groups that sign have floor - 1 owners in common",
+        ),
+        (
+            "quorum-unchecked",
+            "if len(signers) < quorum(self.charter):",
+            "if False:",
+            "a round needs the signatures of a quorum",
+        ),
+        (
+            "member-unsigned",
+            '        if missing:\n            raise LedgerError(f"{self._owners[missing[0]]}',
+            '        if False:\n            raise LedgerError(f"{self._owners[missing[0]]}',
+            "all who are in a cohort have signed it",
+        ),
+        (
+            "another's-public-key",
+            "if fingerprint(each.public_key) != each.member:",
+            "if False:",
+            "a signature counts for the owner whose key made it",
+        ),
+        (
+            "member-signature-unverified",
+            "keys.verify(each.signature, message=message, public_key=each.public_key)",
+            "pass",
+            "members' signatures are verified",
+        ),
+        (
+            "instance-signature-unverified",
+            ".verify(record.signature, to_be_signed(record))",
+            "",
+            "a record is signed by the instance that made it",
+        ),
+        (
+            "instance-replaced",
+            "if cohort.signer != self.signer:",
+            "if False:",
+            "only the newest instance signs rounds",
+        ),
+        (
+            "record-elsewhere",
+            "placed.sequence != self.sequence + 1 or placed.previous != self.head",
+            "placed.sequence != self.sequence + 1",
+            "a record follows the one whose hash it holds",
+        ),
+        (
+            "record-of-another-charter",
+            "if placed.charter != self._digest:",
+            "if False:",
+            "a chain is of one charter",
+        ),
+        (
+            "instance-nonce",
+            "if transcript.nonce != nonce_of(self.head):",
+            "if False:",
+            "an instance's evidence was made for its place in the ledger",
+        ),
+        (
+            "charter-rounds",
+            "if self.released >= limits.rounds:",
+            "if False:",
+            "the charter's budget of rounds",
+        ),
+        (
+            "charter-clip",
+            "if not 0 < cohort.clip <= limits.clip:",
+            "if False:",
+            "no round has a wider clip than the charter's",
+        ),
+        (
+            "cohort-floor",
+            "if len(members) < limits.floor:",
+            "if False:",
+            "no cohort is smaller than the floor",
+        ),
+        (
+            "contribution-twice",
+            "len(commitments) < len(members) or commitments & self.commitments",
+            "len(commitments) < len(members)",
+            "a contribution is in one round",
+        ),
+        (
+            "largest-share",
+            "share.weight <= most for share",
+            "share.weight <= 1 for share",
+            "nobody counts for more than the charter allows",
+        ),
+        (
+            "weights-add-up",
+            "for share in cohort.shares) - 1) <= ROUNDING",
+            "for share in cohort.shares) - 1) <= 1",
+            "the weights of a cohort are those of a mean",
+        ),
+        (
+            "metric-range",
+            "if not metric.low <= value <= metric.high:",
+            "if False:",
+            "metrics that come out are within the charter's range",
+        ),
+        (
+            "other-outcome",
+            "if cohort.outcome != outcome:",
+            "if False:",
+            "what is released is what members signed",
+        ),
+        (
+            "strangers-sign",
+            "if any(member not in self._owners for member in members):",
+            "if False:",
+            "only owners are in a cohort, and only owners sign",
+        ),
+    ),
+    *_in(
+        "ledger/sync.py",
+        "tests/ledger/test_sync.py",
+        (
+            "fork-followed",
+            "if ours_go_on and theirs_go_on:",
+            "if False:",
+            "no released round is lost: of two chains that each have one, neither goes on",
+        ),
+        (
+            "rollback-followed",
+            "return ours if ours_go_on or shared == theirs.sequence else theirs",
+            "return theirs",
+            "a chain that lacks released rounds is not taken over",
+        ),
+        (
+            "fork-for-a-member",
+            "if found is not theirs:",
+            "if False:",
+            "a member that is handed a chain without a round that it knows says so",
+        ),
+    ),
+    *_in(
+        "ledger/cohorts.py",
+        "tests/ledger/test_cohorts.py",
+        (
+            "cohorts-too-near",
+            "return 0 < len(members ^ other) < floor",
+            "return False",
+            "nobody is asked to sign cohorts that differ by fewer than the floor",
+        ),
+        (
+            "cohort-of-too-few",
+            "if len(members) >= floor and would_be_signed(",
+            "if would_be_signed(",
+            "no cohort of fewer than the floor is proposed",
+        ),
+        (
+            "liars-believed",
+            "return owners >= floor - 1",
+            "return True",
+            "fewer than floor - 1 liars leave out nobody else",
+        ),
+    ),
+)
+
+_OWNER: Final = (
+    *_in(
+        "node/study/countersigner.py",
+        "tests/node/study/test_member.py",
+        (
+            "signs-before-the-proof",
+            "if not proved or cohort.signer",
+            "if cohort.signer",
+            "a signature only after the instance has proved itself in this round",
+        ),
+        (
+            "signs-for-another-instance",
+            "if not proved or cohort.signer != ledger.signer:",
+            "if not proved:",
+            "a signature only for the newest instance of the ledger",
+        ),
+        (
+            "signs-a-round-twice",
+            "if number <= max((0, *before)):",
+            "if False:",
+            "one signature a round, in their order",
+        ),
+        (
+            "signs-another-rule",
+            "if rules.get(cohort.job, cohort.rule) != cohort.rule:",
+            "if False:",
+            "the rule is that of the job that was shown",
+        ),
+        (
+            "signs-what-cannot-follow",
+            "ledger.check_cohort(cohort)",
+            "pass",
+            "no signature for what the ledger would refuse",
+        ),
+        (
+            "own-budget",
+            "if spent >= self._limits.rounds:",
+            "if False:",
+            "a data set is in no more releases than its owner allows",
+        ),
+        (
+            "budget-at-the-signature",
+            "        self.check_budget(known.data)\n",
+            "",
+            "the budget counts at the signature too",
+        ),
+        (
+            "own-floor",
+            "if len(members) < limits.floor:",
+            "if False:",
+            "no signature below the owner's own floor",
+        ),
+        (
+            "own-largest-share",
+            "if any(share.weight > math.nextafter(limits.largest_share, math.inf) for share in cohort.shares):",
+            "if False:",
+            "nobody counts for more than the owner allows",
+        ),
+        (
+            "differing-cohorts",
+            "if 0 < differing < limits.floor:",
+            "if False:",
+            "no two signed cohorts on one model differ by fewer than the floor",
+        ),
+        (
+            "another's-contribution",
+            "if known.commitment != own.commitment:",
+            "if False:",
+            "an owner signs for its own contribution only",
+        ),
+        (
+            "contributed-nothing",
+            'if known is None:\n            raise RoundError("we contributed nothing to this round")',
+            "if known is None:\n            return None",
+            "an owner signs no cohort with a contribution that it did not make",
+        ),
+        (
+            "another-job-than-trained",
+            "if (known.job, known.digest) != (cohort.job, cohort.digest):",
+            "if False:",
+            "an owner signs for the job and the round that it trained for",
+        ),
+        (
+            "writes-no-signature",
+            "self._records.sign(signed)",
+            "pass",
+            "what was signed is written down before it is sent",
+        ),
+    ),
+    *_in(
+        "node/study/member.py",
+        "tests/node/study/test_member.py",
+        (
+            "trains-before-the-proof",
+            "if not self._is_proved(number) or self._work is None",
+            "if self._work is None",
+            "no training before the instance has proved itself in this round",
+        ),
+        (
+            "proof-of-another-ledger",
+            "if found == self.newest else None",
+            "if True else None",
+            "a proof counts only for the ledger that is known here",
+        ),
+        (
+            "round-number-again",
+            "if asked.round <= highest:",
+            "if False:",
+            "a round's number is used once",
+        ),
+        (
+            "job-unseen",
+            "if work is None or work.digest != asked.job:",
+            "if work is None:",
+            "an owner trains for the job that it was shown",
+        ),
+        (
+            "job-not-what-it-is-called",
+            "if jobs.job_digest(data) != digest:",
+            "if False:",
+            "a job is the one that its digest names",
+        ),
+        (
+            "job-not-the-charters",
+            "jobs.check(job, charter=self.charter)",
+            "pass",
+            "an owner trains for jobs that its charter allows",
+        ),
+        (
+            "model-outside-the-chain",
+            "if asked.model != ledger.model:",
+            "if False:",
+            "an owner trains on the model that the ledger names",
+        ),
+        (
+            "clip-not-applied",
+            "clip=self._limits.clip",
+            'clip=float("inf")',
+            "an owner's training is clipped as its limits say",
+        ),
+        (
+            "too-few-examples",
+            "if examples < self._limits.min_examples:",
+            "if False:",
+            "no contribution of fewer examples than the owner wants",
+        ),
+        (
+            "writes-no-contribution",
+            "self._records.take_part(TookPart(",
+            "id(TookPart(",
+            "a contribution is written down before it is offered",
+        ),
+        (
+            "budget-at-the-beginning",
+            "self._countersigner.check_budget(found[0])",
+            "pass",
+            "no training on a data set whose budget is spent",
+        ),
+    ),
+    *_in(
+        "node/study/replica.py",
+        "tests/node/study/test_member.py",
+        (
+            "instances-unverified",
+            "self._verify_instance(instance)",
+            "pass",
+            "the evidence of earlier instances is verified",
+        ),
+        (
+            "another-model",
+            "if name_of_values(tensors, model.vector) != model.digest:",
+            "if False:",
+            "a model that is handed over is the one that was released",
+        ),
+        (
+            "another-state",
+            "if not model.is_newest(self.ledger):",
+            "if False:",
+            "the strategy's state is the one that was released",
+        ),
+    ),
+    *_in(
+        "node/study/countersigner.py",
+        "tests/node/study/test_own_limits.py tests/node/study/test_member.py",
+        (
+            "floor-of-the-charter-only",
+            "max(agreed.floor, floors.floor or 0)",
+            "agreed.floor",
+            "an owner's own floor counts where it is stricter",
+        ),
+        (
+            "clip-of-the-charter-only",
+            "min(agreed.clip, _or_any(floors.clip))",
+            "agreed.clip",
+            "an owner's own clip counts where it is stricter",
+        ),
+        (
+            "metrics-that-nobody-agreed-to",
+            "            if name in self._ranges and not math.isnan(value)\n",
+            "            if name in self._ranges\n",
+            "a metric that is no number stays at home",
+        ),
+    ),
+    *_in(
+        "node/study/journal.py",
+        "tests/node/study/test_journal.py",
+        (
+            "journal-changed",
+            "if (number, found) != (self._count, self._hash):",
+            "if False:",
+            "records that were changed on the disk are not gone on with",
+        ),
+        (
+            "journal-shared",
+            "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            "pass",
+            "two nodes never use the same records",
+        ),
+    ),
+)
+
+_AGGREGATOR: Final = (
+    *_in(
+        "aggregator/collection.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
+        (
+            "clip-unchecked",
+            "if not update.norm <= self._limits.clip:",
+            "if False:",
+            "no contribution over the charter's clip is added",
+        ),
+        (
+            "empty-contribution",
+            "if not update.norm:",
+            "if False:",
+            "a contribution that hides nobody is not added",
+        ),
+        (
+            "commitment-unchecked",
+            "if update.commitment != answer.commitment:",
+            "if False:",
+            "a contribution is the one that was committed to",
+        ),
+        (
+            "too-few-left",
+            "if len(self.answers) < self._limits.floor:",
+            "if False:",
+            "a round of fewer than the floor is void",
+        ),
+    ),
+    *_in(
+        "aggregator/bodies.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_bodies.py",
+        (
+            "norm-of-a-part",
+            "return math.nan if self._left else math.hypot",
+            "return math.hypot",
+            "a contribution that has not come in full has no norm",
+        ),
+        (
+            "job-unchecked",
+            "jobs.check(job, charter=self._charter)",
+            "pass",
+            "a job that the charter does not allow is refused before its model is read",
+        ),
+        (
+            "first-model-unchecked",
+            'check(self.vector, length=len(self.vector), what="the model that the job starts from")',
+            "pass",
+            "a job starts from a model that is finite",
+        ),
+    ),
+    *_in(
+        "aggregator/training.py",
+        "tests/aggregator/test_training.py tests/aggregator/test_protocol.py",
+        (
+            "answers-twice",
+            "if peer.name not in self._waiting:",
+            "if False:",
+            "an owner answers once",
+        ),
+        (
+            "examples-of-the-charter",
+            "if message.examples < self._limits.min_examples:",
+            "if False:",
+            "no contribution of fewer examples than the charter wants",
+        ),
+        (
+            "commitment-used-again",
+            "if message.commitment in self._used:",
+            "if False:",
+            "a contribution is used once",
+        ),
+    ),
+    *_in(
+        "aggregator/releasing.py",
+        "tests/aggregator/test_protocol.py",
+        (
+            "released-without-a-member",
+            "return self.members <= self._signatures.keys() and len",
+            "return len",
+            "nothing is released before all of the cohort have signed",
+        ),
+        (
+            "released-without-a-quorum",
+            "return self.members <= self._signatures.keys() and len(self._signatures) >= self._quorum",
+            "return self.members <= self._signatures.keys()",
+            "nothing is released without a quorum",
+        ),
+        (
+            "signature-of-something-else",
+            "            keys.verify(\n                message.signature,",
+            "            bool(\n                message.signature) or keys.verify(message.signature,",
+            "signatures are verified before they count",
+        ),
+    ),
+    *_in(
+        "aggregator/table.py",
+        "tests/aggregator/test_table.py",
+        (
+            "message-of-any-role",
+            "if role not in row.roles:",
+            "if False:",
+            "only owners contribute, and only researchers submit",
+        ),
+        (
+            "message-before-it-joined",
+            "if standing not in row.standings:",
+            "if False:",
+            "nobody says anything before it has the newest records",
+        ),
+        (
+            "message-in-any-phase",
+            "if phase not in row.phases:",
+            "if False:",
+            "what comes too late is not used",
+        ),
+    ),
+    *_in(
+        "aggregator/protocol.py",
+        "tests/aggregator/test_protocol.py",
+        (
+            "refusals-without-end",
+            "elif peer.refused >= REFUSALS:",
+            "elif False:",
+            "a member that is refused again and again is dropped",
+        ),
+        (
+            "job-by-any-role",
+            '            case Submit() if peer.joined and peer.member.role == "researcher":\n                return',
+            "            case Submit() if peer.joined:\n                return",
+            "only researchers submit jobs",
+        ),
+        (
+            "numbers-used-up",
+            "min(message.round, known + LEAP)",
+            "message.round",
+            "no member can use up the numbers of rounds",
+        ),
+        (
+            "job-past-the-budget",
+            "if wanted > left:",
+            "if False:",
+            "a job asks for no more rounds than the charter has left",
+        ),
+    ),
+    *_in(
+        "aggregator/round.py",
+        "tests/aggregator/test_protocol.py",
+        (
+            "rounds-below-the-quorum",
+            "        if len(owners) < self._quorum or held is None:",
+            "        if held is None:",
+            "no round begins that could not be signed",
+        ),
+        (
+            "contribution-of-another-length",
+            "or body_bytes != self.run.nbytes",
+            "",
+            "no body is read of another length than the model",
+        ),
+    ),
+)
+
+_DOOR: Final = (
+    *_in(
+        "enclave/server.py",
+        "tests/enclave/test_server.py",
+        (
+            "connections-of-one-member",
+            "own=_EACH,",
+            "own=1 << 16,",
+            "one member has four connections at most",
+        ),
+        (
+            "places-beyond-each-one's",
+            "common=0,",
+            "common=1 << 16,",
+            "one member has four connections at most",
+        ),
+        (
+            "strangers-in-a-study",
+            "elif connection.peer not in self._members:",
+            "elif False:",
+            "only members of the charter take part",
+        ),
+        (
+            "sessions-at-an-aggregator",
+            'if hello.purpose != "study":',
+            "if False:",
+            "an aggregator takes no sessions",
+        ),
+    ),
+    *_in(
+        "enclave/hub.py",
+        "tests/enclave/test_hub.py",
+        (
+            "outbox-without-end",
+            "return len(self.outbox) > _MESSAGES or sum(parcel.large for parcel in self.outbox) > _BODIES",
+            "return False",
+            "a member that does not read holds no more than a few bodies in memory",
+        ),
+        (
+            "two-connections-take-part",
+            'before.end("the same member has connected again")',
+            "pass",
+            "of one member's connections one takes part",
+        ),
+    ),
+    *_in(
+        "enclave/connection.py",
+        "tests/enclave/test_server.py",
+        (
+            "proofs-without-end",
+            "self._challenges -= 1",
+            "pass",
+            "nobody has an instance prove itself without end",
+        ),
+    ),
+    *_in(
+        "net/listener.py",
+        "tests/net/test_listener.py",
+        (
+            "listener-without-shares",
+            "if shares.take(who):",
+            "if shares.take(who) or True:",
+            "each peer has so many connections and no more",
+        ),
+        (
+            "strangers-served",
+            "if known else (self._unknown, source)",
+            "if peer else (self._unknown, source)",
+            "a peer whose key is not known is closed on",
+        ),
+    ),
+    *_in(
+        "net/shares.py",
+        "tests/net/test_shares.py",
+        (
+            "share-without-end",
+            "or common < self._common",
+            "or True",
+            "beyond its own places, nobody takes more than there are in common",
+        ),
+        (
+            "places-without-end",
+            "if there_is and self._held.total() < self._most:",
+            "if there_is:",
+            "strangers together take no more places than there are for them",
+        ),
+    ),
+    *_in(
+        "net/handshakes.py",
+        "tests/net/test_handshakes.py",
+        (
+            "late-handshakes",
+            "self._door.late(monotonic()).items()",
+            "{}.items()",
+            "a handshake has its time, and no more",
+        ),
+        (
+            "full-of-handshakes",
+            'if loser is not None:\n                self._end(loser, "others needed its place")',
+            "if loser is not None:\n                pass",
+            "there are so many handshakes at a time and no more",
+        ),
+    ),
+    *_in(
+        "net/door.py",
+        "tests/net/test_door.py",
+        (
+            "door-without-end",
+            "if len(self._places) > self._size else None",
+            "if False else None",
+            "there are so many handshakes at a time and no more",
+        ),
+    ),
+    *_in(
+        "net/tls.py",
+        "tests/net/test_handshakes.py",
+        (
+            "tls-records-without-end",
+            " or self._records == _RECORDS",
+            "",
+            "a handshake has so many records and no more",
+        ),
+        (
+            "another-protocol",
+            "if secured.selected_alpn_protocol() != ALPN:",
+            "if False:",
+            "whoever speaks another protocol over TLS is not served",
+        ),
+    ),
+    *_in(
+        "net/identity.py",
+        "tests/net/test_identity.py",
+        (
+            "key-that-others-read",
+            "st_mode & 0o077",
+            "st_mode & 0",
+            "a private key that others may read is not used",
+        ),
+        (
+            "key-born-readable",
+            "return os.open(path, flags, 0o600)",
+            "return os.open(path, flags, 0o644)",
+            "a private key is a private file from the first moment",
+        ),
+        (
+            "expired-identity",
+            "if moment > identity.not_after:",
+            "if False:",
+            "an identity that has expired is not used",
+        ),
+        (
+            "another-key's-certificate",
+            "if not matches:",
+            "if False:",
+            "an identity's certificate is for its key",
+        ),
+    ),
+)
+
+_ATTESTATION: Final = (
+    *_in(
+        "net/attested.py",
+        "tests/net/test_attested.py",
+        *(
+            (f"unbound-{field}", f'        "{field}": {value},\n', "", f"a proof is about this connection's {field}")
+            for field, value in (
+                ("nonce", "nonce"),
+                ("role", "policy.role"),
+                ("charter", "policy.charter.digest"),
+                ("name", "name"),
+                ("server", "server"),
+                ("client", "client"),
+                ("configuration", "policy.configuration"),
+            )
+        ),
+        (
+            "mismatches-forgotten",
+            "    if failures:\n        raise UnacceptableError(failures)\n    return verified",
+            "    return verified",
+            "a proof about something else is refused although its evidence is acceptable",
+        ),
+        (
+            "tee-renamed",
+            "if transcript.tee != evidence.tee:",
+            "if False:",
+            "a proof and its evidence are of one kind of TEE",
+        ),
+        (
+            "simulated-accepted",
+            'if evidence.tee == "simulated" and not policy.accept_simulated:',
+            "if False:",
+            "a simulated TEE is accepted only where that is asked for",
+        ),
+        (
+            "rolled-back",
+            "if found_sequence < sequence or (",
+            "if (",
+            "an instance's ledger is no older than what was seen",
+        ),
+        (
+            "forked",
+            " or (found_sequence == sequence and found_head != head)",
+            "",
+            "an instance's ledger goes on from the record that was seen",
+        ),
+        (
+            "another-instance-later",
+            "ledger_sequence=new.ledger_sequence) != new:",
+            "ledger_sequence=new.ledger_sequence) is None:",
+            "a later proof on a connection is the same instance's",
+        ),
+        (
+            "charter-out-of-time",
+            "if not policy.charter.not_before <= now <= policy.charter.not_after:",
+            "if False:",
+            "a charter holds for its time",
+        ),
+    ),
+    *_in(
+        "attest/verifier.py",
+        "tests/attest/test_verifier.py",
+        (
+            "evidence-unbound",
+            "if len(report_data) != REPORT_DATA_BYTES or not compare_digest(claims.report_data, report_data):",
+            "if len(report_data) != REPORT_DATA_BYTES:",
+            "evidence was made for this transcript",
+        ),
+        (
+            "appraised-and-forgotten",
+            "    if failures:\n        raise UnacceptableError(failures)\n    return Verified",
+            "    return Verified",
+            "evidence for another transcript is refused although the reference accepts it",
+        ),
+        (
+            "endorsements-for-all",
+            'if evidence.tee != "snp" and evidence.endorsements:',
+            "if False:",
+            "evidence has one form",
+        ),
+    ),
+    *_in(
+        "attest/transcript.py",
+        "tests/attest/test_transcript.py",
+        (
+            "transcript-of-any-form",
+            "if transcript.encode() != data:",
+            "if False:",
+            "a transcript has one form",
+        ),
+        (
+            "part-of-the-transcript",
+            "return hashlib.sha512(self.encode()).digest()",
+            "return hashlib.sha512(self.encode()[:-34]).digest()",
+            "evidence is about all of the transcript",
+        ),
+    ),
+    *_in(
+        "attest/appraisal.py",
+        "tests/attest/test_appraisal.py",
+        (
+            "debug-sgx",
+            '    if claims.debug:\n        yield "it is a debug enclave',
+            '    if False:\n        yield "it is a debug enclave',
+            "a debug enclave is never accepted",
+        ),
+        (
+            "debug-snp",
+            '    if claims.debug:\n        yield "its guest policy allows debugging',
+            '    if False:\n        yield "its guest policy allows debugging',
+            "a guest that its host may debug is never accepted",
+        ),
+        (
+            "any-vmpl",
+            "if claims.vmpl != 0:",
+            "if False:",
+            "a report is of the guest's most privileged level",
+        ),
+        (
+            "any-measurement",
+            'if accepted != "any" and found not in accepted:',
+            "if False:",
+            "only software that is listed is accepted",
+        ),
+        (
+            "any-status",
+            "if tcb.status not in floor.allowed_status:",
+            "if False:",
+            "a platform's TCB status is one that is allowed",
+        ),
+        (
+            "any-advisory",
+            "        if unknown:\n",
+            "        if False:\n",
+            "no advisory applies that is not allowed",
+        ),
+        (
+            "no-crl",
+            "if not entry.unsafe_no_revocation:",
+            "if False:",
+            "without a CRL nothing is accepted unless that is asked for",
+        ),
+        (
+            "committed-tcb-unchecked",
+            'for when in ("committed", "launch", "reported"):',
+            'for when in ("launch", "reported"):',
+            "each of a platform's TCBs is at the floor or over it",
+        ),
+        (
+            "collateral-of-any-age",
+            "elif now - issued > most:",
+            "elif False:",
+            "collateral is no older than is allowed",
+        ),
+        (
+            "any-machine",
+            'if accepted != "any" and accepted.isdisjoint(names):',
+            "if False:",
+            "only machines that are listed are accepted",
+        ),
+    ),
+    *_in(
+        "attest/snp/verify.py",
+        "tests/attest/test_snp_negative.py",
+        (
+            "revoked",
+            "if crl and certificate.serial in crl.revoked:",
+            "if False:",
+            "no revoked key vouches for a report",
+        ),
+        (
+            "crl-of-anyone",
+            "crl.signed.check(ark.spki)",
+            "pass",
+            "a CRL is signed by the product's root",
+        ),
+        (
+            "crl-of-another-issuer",
+            "if crl.issuer != ark.subject or not ark.signs_crls:",
+            "if not ark.signs_crls:",
+            "a CRL is of the product whose certificates it is about",
+        ),
+        (
+            "crl-by-a-key-that-signs-none",
+            "if crl.issuer != ark.subject or not ark.signs_crls:",
+            "if crl.issuer != ark.subject:",
+            "a CRL is signed by a key that may sign CRLs",
+        ),
+        (
+            "outdated-crl",
+            'spans.append((f"the CRL of {crl.issuer}", crl.this_update, crl.next_update))',
+            "pass",
+            "a CRL that has run out decides nothing",
+        ),
+        (
+            "any-root",
+            "if hashlib.sha256(ark.spki).digest() != root:",
+            "if False:",
+            "the root's key is the one that is pinned",
+        ),
+        (
+            "certified-by-no-ca",
+            "if not issuer.is_ca or subject.issuer != issuer.subject:",
+            "if subject.issuer != issuer.subject:",
+            "only a CA certifies",
+        ),
+        (
+            "broken-chain",
+            "subject.signed.check(issuer.spki)",
+            "pass",
+            "each certificate is signed by the one above it",
+        ),
+        (
+            "unsigned-report",
+            "key.verify(encode_dss_signature(report.r, report.s), report.signed, ec.ECDSA(hashes.SHA384()))",
+            "pass",
+            "a report is signed by the chip's key",
+        ),
+        (
+            "another-chip",
+            'elif not report.masked and report.chip_id != hwid.value.ljust(64, b"\\0"):',
+            "elif False:",
+            "a certificate is that of the report's chip",
+        ),
+        (
+            "another-tcb's-certificate",
+            "        if level != certified:",
+            "        if False:",
+            "a certificate is for the TCB that the report claims",
+        ),
+    ),
+    *_in(
+        "attest/snp/certificates.py",
+        "tests/attest/test_snp_negative.py",
+        (
+            "critical-and-not-understood",
+            "if name in found or (critical and name not in understood):",
+            "if name in found:",
+            "a certificate with a critical extension that is not understood is refused",
+        ),
+        (
+            "any-key-certifies",
+            "constraints is None or not self._usage & _KEY_CERT_SIGN",
+            "constraints is None",
+            "only a key that may sign certificates is a CA's",
+        ),
+    ),
+    *_in(
+        "attest/dcap/verify.py",
+        "tests/attest/test_dcap_negative.py tests/attest/dcap",
+        (
+            "another-pce",
+            "if bytes(told.platform.pck.pce_id) != published.pce_id:",
+            "if False:",
+            "the TCB info is about the platform's provisioning enclave",
+        ),
+        (
+            "any-dcap-status",
+            "if told.tcb.status not in STATUSES:",
+            "if False:",
+            "a TCB status that nobody knows is refused",
+        ),
+        (
+            "dcap-at-any-time",
+            "published.check_time(now)",
+            "pass",
+            "collateral holds at the time at which evidence is judged",
+        ),
+    ),
+    *_in(
+        "attest/dcap/published.py",
+        "tests/attest/test_dcap_negative.py tests/attest/dcap",
+        (
+            "anyone-signs-tcb-info",
+            "if [name.value for name in names] != [_TCB_SIGNER]:",
+            "if False:",
+            "collateral is signed by Intel's TCB signing key, and not by a platform's",
+        ),
+        (
+            "chain-of-any-form",
+            "if not _CERTIFICATES.fullmatch(chain):",
+            "if False:",
+            "which certificate comes first in a chain is one thing for all who read it",
+        ),
+    ),
+    *_in(
+        "attest/dcap/collateral.py",
+        "tests/attest/test_dcap_negative.py tests/attest/dcap",
+        (
+            "field-twice",
+            "if len(members) != len(pairs):",
+            "if False:",
+            "collateral says each thing once",
+        ),
+        (
+            "collateral-without-end",
+            "if len(data) > BUNDLE_BYTES:",
+            "if False:",
+            "collateral that is too long is not looked at",
+        ),
+    ),
+    *_in(
+        "attest/ratls.py",
+        "tests/attest/test_ratls.py",
+        (
+            "ratls-unbound",
+            "if Quote.parse(quote).report_data != told + bytes(32):",
+            "if False:",
+            "the quote in a certificate is about its key",
+        ),
+        (
+            "ratls-claims-unbound",
+            "if _key_hash(claims) != [_SHA256, key_hash]:",
+            "if False:",
+            "the claims in a certificate are about its key",
+        ),
+        (
+            "ratls-unsigned",
+            "key.verify(der.bits(signature.expect(der.BIT_STRING).content), signed.encoded, ec.ECDSA(kind()))",
+            "pass",
+            "a certificate is signed by its own key",
+        ),
+    ),
+)
+
+_CHARTER: Final = (
+    *_in(
+        "charter/signatures.py",
+        "tests/charter/test_signatures.py",
+        (
+            "charter-signature-unverified",
+            "keys.verify(signature.signature, message=CONTEXT + charter.digest, public_key=signature.public_key)",
+            "pass",
+            "signatures of a charter are verified",
+        ),
+        (
+            "signature-of-another-charter",
+            "if signature.charter != charter.digest:",
+            "if False:",
+            "a signature is for this charter",
+        ),
+        (
+            "charter-by-another-key",
+            "if fingerprint(signature.public_key) != signer.key:",
+            "if False:",
+            "a signature is by the member that it names",
+        ),
+        (
+            "without-context",
+            'CONTEXT: Final = b"cloister charter signature 1\\0"',
+            'CONTEXT: Final = b""',
+            "no signature made for something else is one of a charter",
+        ),
+        (
+            "owner-unsigned",
+            "name in needed.items() if key not in signed)",
+            "name in needed.items() if not signed)",
+            "all owners have signed a charter",
+        ),
+    ),
+    *_in(
+        "charter/signatures.py",
+        "tests/charter/test_succession.py",
+        (
+            "older-charter",
+            "if new.serial < old.serial:",
+            "if False:",
+            "an older charter does not come back",
+        ),
+        (
+            "same-serial",
+            "if new.serial == old.serial and new.digest != old.digest:",
+            "if False:",
+            "a serial names one charter",
+        ),
+        (
+            "supersedes-another",
+            "if new.serial == old.serial + 1 and new.supersedes != old.digest:",
+            "if False:",
+            "the next charter names the one before it",
+        ),
+        (
+            "successor-without-its-owners",
+            "owner.key not in signed)",
+            "False)",
+            "a successor needs the owners of the charter before it",
+        ),
+        (
+            "successor-unsigned",
+            "check_signed(new, signatures=signatures, own=own)",
+            "pass",
+            "a successor is signed by its own owners",
+        ),
+    ),
+    *_in(
+        "charter/keys.py",
+        "tests/charter/test_signatures.py",
+        (
+            "ed25519-unverified",
+            "key.verify(signature, message)\n",
+            "pass\n",
+            "members' signatures are verified",
+        ),
+    ),
+)
+
+_WORKER: Final = (
+    *_in(
+        "worker/guards/call.py",
+        "tests/worker/test_guards.py",
+        (
+            "indices-out-of-bounds",
+            "if low <= least and greatest < high:",
+            "if low <= least:",
+            "no index leads out of a tensor",
+        ),
+        (
+            "negative-indices",
+            "if low <= least and greatest < high:",
+            "if greatest < high:",
+            "no index leads out of a tensor",
+        ),
+        (
+            "any-shape",
+            "if list(self.tensor(argument).shape) != list(shape):",
+            "if False:",
+            "tensors are as large as a kernel takes them to be",
+        ),
+        (
+            "gaps",
+            "if value is not None and not value.is_contiguous():",
+            "if False:",
+            "kernels that take no notice of strides get none",
+        ),
+    ),
+    *_in(
+        "worker/guards/embeddings.py",
+        "tests/worker/test_guards.py",
+        (
+            "offsets-that-fall",
+            "int(offsets[0]) != 0 or bool((offsets[1:] < offsets[:-1]).any())",
+            "int(offsets[0]) != 0",
+            "bags begin one after another",
+        ),
+        (
+            "offsets-past-the-end",
+            'call.within("offsets", 0, count + 1)',
+            "pass",
+            "bags lie within their indices",
+        ),
+    ),
+    *_in(
+        "worker/calls.py",
+        "tests/worker/test_calls.py tests/worker/test_call_checks.py tests/worker/test_uninitialised.py",
+        (
+            "guards-not-asked",
+            "    if op.guard:\n        _guard(op, args, kwargs)\n",
+            "",
+            "hostile arguments are refused before a kernel runs",
+        ),
+        (
+            "room-not-asked",
+            "store.check_room(nbytes=nbytes, ids=call.outs)",
+            "pass",
+            "a session holds no more than it may",
+        ),
+        (
+            "forms-unchecked",
+            "    call_checks.check(op, args, kwargs)\n",
+            "",
+            "calls that would change an object's shape are refused",
+        ),
+        (
+            "uninitialised-memory",
+            "uninitialised.zero(returned)",
+            "pass",
+            "nothing comes out that nobody wrote",
+        ),
+        (
+            "half-done",
+            "undoing.put_back(kept)",
+            "pass",
+            "what fails has no effect",
+        ),
+    ),
+    *_in(
+        "worker/call_checks.py",
+        "tests/worker/test_call_checks.py",
+        (
+            "shape-changed",
+            "if torch.Tag.inplace_view in op.overload.tags and op.name != _KEEPS_SHAPE:",
+            "if False:",
+            "no call changes an object's shape",
+        ),
+        (
+            "out-that-grows",
+            'if made.shape != named["out"].shape:',
+            "if False:",
+            "no call makes an object grow",
+        ),
+    ),
+    *_in(
+        "worker/store.py",
+        "tests/worker/test_store.py",
+        (
+            "memory-limit",
+            "fits = self.nbytes + nbytes <= self.memory_bytes",
+            "fits = True",
+            "a session holds no more memory than it may",
+        ),
+        (
+            "object-limit",
+            "if len(self.held) + new > self.limit:",
+            "if False:",
+            "a session holds no more objects than it may",
+        ),
+    ),
+    *_in(
+        "worker/flatten.py",
+        "tests/worker/test_flatten.py",
+        (
+            "clip-that-clips-nothing",
+            "if found <= limit * (1 - _DOUBT):\n        return vector",
+            "if found:\n        return vector",
+            "a delta is scaled down to the clip",
+        ),
+    ),
+    *_in(
+        "tensor/results.py",
+        "tests/tensor/test_results.py",
+        (
+            "larger-than-foretold",
+            "if sum(tensor.nbytes for tensor in there) > nbytes:",
+            "if False:",
+            "no result is larger than was foretold",
+        ),
+    ),
+)
+
+_WIRE: Final = (
+    *_in(
+        "wire/frames.py",
+        "tests/wire/test_messages.py",
+        (
+            "header-without-end",
+            "if header_bytes > HEADER_BYTES:",
+            "if False:",
+            "no header is longer than the limit",
+        ),
+        (
+            "body-without-end",
+            "if body_bytes > BODY_BYTES:",
+            "if False:",
+            "no body is longer than the limit",
+        ),
+        (
+            "another-version",
+            "if version != VERSION:",
+            "if False:",
+            "another version of the protocol is refused",
+        ),
+    ),
+    *_in(
+        "wire/sessions.py",
+        "tests/wire/test_messages.py",
+        (
+            "commands-without-end",
+            "Meta(max_length=COMMANDS)",
+            "Meta(max_length=1 << 40)",
+            "a message has so many commands and no more",
+        ),
+        (
+            "arguments-without-end",
+            "args: Annotated[list[Argument], Meta(max_length=ARGUMENTS)]",
+            "args: list[Argument]",
+            "an operation has so many arguments and no more",
+        ),
+    ),
+    *_in(
+        "wire/rounds.py",
+        "tests/wire/test_messages.py",
+        (
+            "records-without-end",
+            "Meta(ge=1, le=RECORD_BYTES)",
+            "Meta(ge=1)",
+            "a record is no longer than the limit",
+        ),
+    ),
+)
+
+MUTANTS: Final = (*_LEDGER, *_OWNER, *_AGGREGATOR, *_DOOR, *_ATTESTATION, *_CHARTER, *_WORKER, *_WIRE)
+"""All of them."""

@@ -1,0 +1,110 @@
+"""Writes docs/protocol.md from the tables that an aggregator goes by: ``python -m tools.protocol_page``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
+from cloister.wire.fields import Message
+from cloister.wire.rounds import Chain, Contribution, Declined, Join, Ready, Signature, Stop, Submit
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "protocol.md"
+
+HEAD: Final = """\
+# The protocol of a round
+
+Who may say what to an aggregator, when, and what follows. The tables are made from
+`src/cloister/aggregator/table.py` (`python -m tools.protocol_page`), which the aggregator itself goes by: a message
+that is not in them at that moment is answered by `Refused`, and nothing of it is used. What the messages hold is in
+[the wire](wire.md); why owners sign, and how many have to, in [the design](design.md).
+
+A member's connection is first **connected** (it has proved its key), then **joined** (it has said how far its records
+of the ledger go), then **up to date** (it has all that there are). There is one round at a time, in one of four phases.
+"""
+
+PHASES: Final[Mapping[Phase, tuple[str, str, str]]] = {
+    Phase.BETWEEN: (
+        "No round is under way.",
+        "Nothing.",
+        (
+            "A job runs, a quorum of owners is up to date, the newest model is here, and the pause after "
+            "a void round is over."
+        ),
+    ),
+    Phase.TRAINING: (
+        "The instance's own record stands in the ledger.",
+        "`Propose` to each owner that is up to date, after `Work` where it does not know the job.",
+        "All have answered, or the job's time is up. Void where fewer than the floor are left, or would all sign.",
+    ),
+    Phase.COLLECTING: (
+        "The members of the cohort are chosen among those that have trained.",
+        "`Send` to a few at a time, in the order of their names.",
+        "All contributions are added. Void where fewer than the floor are left, or the mean is not finite.",
+    ),
+    Phase.SIGNING: (
+        "The outcome is computed, and nobody outside knows it.",
+        "`Sign`, with the cohort and a commitment to the outcome, to each owner that is up to date.",
+        (
+            "All members of the cohort and a quorum of owners have signed: the round's record and model "
+            "are released as `Chain`. Void where not enough signatures can come, or the time is up."
+        ),
+    ),
+}
+"""What each begins with, asks owners, and when it ends."""
+EFFECTS: Final[Mapping[type[Message], str]] = {
+    Join: ("The heads of both ledgers are compared: the member is given what it lacks, or asked for what it has more."),
+    Chain: (
+        "If it was asked for: a chain with more released rounds is gone on with, and a round under "
+        "way is void; a model that is the newest record's is what the next round starts from. A fork "
+        "ends the connection."
+    ),
+    Submit: "Once the member is up to date: the job begins, or its researcher joins the same job that runs.",
+    Stop: "The researcher's own job ends after the round that is under way.",
+    Ready: "The owner counts as trained, with its examples, metrics and commitment; at most once a round.",
+    Contribution: (
+        "If it was asked for: held against clip and commitment, and added. One that is refused leaves its owner out."
+    ),
+    Declined: "The round goes on without the owner, if it can.",
+    Signature: "Verified against the cohort, and kept; at most once a round.",
+}
+
+
+def _phases() -> str:
+    lines = ["## Phases", "", "```text"]
+    width = max(map(len, Phase))
+    lines += [f"{phase:{width}} -> {' | '.join(following)}" for phase, following in FOLLOWING.items()]
+    lines += ["```", "", "| phase | begins with | asks owners | ends when |", "|---|---|---|---|"]
+    lines += [f"| {phase} | {begins} | {asks} | {ends} |" for phase, (begins, asks, ends) in PHASES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _messages() -> str:
+    lines = [
+        "## What members say",
+        "",
+        "| message | who | connection | round | what follows |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, row in MESSAGES.items():
+        phases = "at any time" if row.phases == tuple(Phase) else ", ".join(row.phases)
+        late = " One about the round that was released last is passed over." if row.passed_over else ""
+        cells = [f"`{kind.__name__}`", ", ".join(row.roles), ", ".join(row.standings), phases, EFFECTS[kind] + late]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "A message at another standing, in another phase, about another round or from another role is refused. A member"
+        " with 16",
+        "refusals and no release in between is dropped; one whose `Join` or `Chain` is refused at once.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, _phases(), _messages()])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
