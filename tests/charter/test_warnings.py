@@ -86,11 +86,11 @@ def test_a_signer_alone_is_all_its_software() -> None:
 
 def test_what_nobody_can_do_is_told() -> None:
     nobody = Charter.parse(text().replace('role = "researcher"', 'role = "auditor"'))
-    assert any("nobody is a researcher" in hole for hole in warnings_of(nobody))
+    assert any("nobody is a researcher" in each for each in warnings_of(nobody))
 
 
 def test_a_long_life_is_a_hole() -> None:
-    assert any("days" in hole for hole in warnings_of(Charter.parse(text().replace("2027-", "2037-"))))
+    assert any("days" in each for each in warnings_of(Charter.parse(text().replace("2027-", "2037-"))))
 
 
 def test_the_words_of_a_charter() -> None:
@@ -98,7 +98,7 @@ def test_the_words_of_a_charter() -> None:
     told = rules(agreed)
     assert (told.name, told.serial, told.digest, told.floor) == ("stroke-study", 1, agreed.digest, 3)
     assert [member.name for member in told.members] == ["alice", "bob", "chuck", "dora", "rosa"]
-    assert told.warnings_of == tuple(warnings_of(agreed))
+    assert told.warnings == tuple(warnings_of(agreed))
     assert limits(agreed.limits)["noise"] == "gaussian, 1 times the clip"
     entry = dict(software(agreed.reference[0]))
     assert entry["measurement"] == "5e" * 48

@@ -28,7 +28,7 @@ def number_of_line() -> int:
 
 def test_the_line_that_asks() -> None:
     number, where = number_of_line(), line()
-    assert call_sites.describe(number) == f"test_sites.py, line {where}"
+    assert call_sites.describe(number) == f"test_call_sites.py, line {where}"
 
 
 def test_a_line_has_one_number() -> None:
@@ -46,7 +46,7 @@ def test_lines_of_libraries_are_passed_over() -> None:
     where = line() + 2
     with pytest.raises(WorkerError) as found:
         model(wrong)
-    assert re.search(rf"test_sites\.py, line {where}\b", str(found.value))
+    assert re.search(rf"test_call_sites\.py, line {where}\b", str(found.value))
 
 
 def test_code_that_is_made_anew_each_time_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
