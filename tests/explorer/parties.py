@@ -18,7 +18,8 @@ from cloister.charter import keys
 from cloister.errors import AttestationError, CloisterError, RecordsError
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.records import cohort_to_be_signed, commitment
-from cloister.node.study.journal import FILE, Entry, Records
+from cloister.node.study.entries import Entry
+from cloister.node.study.journal import FILE, Records
 from cloister.node.study.member import Effect, Member, Train
 from cloister.wire import rounds as w
 from tests import charters

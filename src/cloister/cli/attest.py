@@ -29,7 +29,7 @@ from cloister.attest.verdict import Outcome, Verdict
 from cloister.attest.verifier import authenticate
 from cloister.charter.charter import check_valid
 from cloister.charter.summary import rules
-from cloister.cli.main import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
+from cloister.cli.exits import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import AttestationError, CharterError, ConfigurationError, NetworkError, WireError
 from cloister.net.attested import attest_peer
 from cloister.net.collateral import source

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cloister import __version__
+from cloister.cli.exits import FAILED, INTERRUPTED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import (
     CloisterError,
     CollateralError,
@@ -27,22 +28,6 @@ from cloister.errors import (
     NotGenuineError,
     UnacceptableError,
 )
-
-FAILED: Final = 1
-"""Exit code: it could not be done; a wrong file too. Wrong usage of the command line gives 2."""
-
-NOT_GENUINE: Final = 2
-"""Exit code: evidence that no genuine TEE made, or that cannot be read."""
-
-UNREACHED: Final = 3
-"""Exit code: a worker could not be reached, or stopped answering, or evidence could not be judged for want of current
-collateral. Trying again later may help."""
-
-UNACCEPTABLE: Final = 4
-"""Exit code: genuine evidence of something that is not accepted."""
-
-INTERRUPTED: Final = 130
-"""Exit code: Ctrl-C."""
 
 _CODES: Final[tuple[tuple[type[CloisterError], int], ...]] = (
     (NetworkError, UNREACHED),

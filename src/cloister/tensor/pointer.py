@@ -39,6 +39,8 @@ class PointerTensor(torch.Tensor):
 
     dispatch: ClassVar[Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]]
     """What becomes of an operation: set by ``cloister.tensor.dispatch``, which is built on this class."""
+    bring: ClassVar[Callable[[PointerTensor, Location], None]]
+    """Moves one, with what optimizers keep for it: set by ``cloister.tensor.states``."""
 
     # Everything is caught below autograd instead, where far fewer and simpler operations arrive.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -109,11 +111,9 @@ class PointerTensor(torch.Tensor):
         Raises:
             MoveError: the workers could not pass the values on; they are where they were.
         """
-        from cloister.tensor.states import move_with_state
-
         if isinstance(worker, LocalSide):
             return self.get()
-        move_with_state([self], [self], worker)
+        PointerTensor.bring(self, worker)
         return self
 
     @property

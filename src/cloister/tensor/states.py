@@ -142,3 +142,10 @@ def _exchange(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any
     elif type(value) is tuple:
         return tuple([_exchange(item, change) for item in value])
     return value
+
+
+def _bring(pointer: PointerTensor, worker: Location) -> None:
+    move_with_state([pointer], [pointer], worker)
+
+
+PointerTensor.bring = staticmethod(_bring)

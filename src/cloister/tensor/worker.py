@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError
+from cloister.tensor import states  # noqa: F401  - teaches pointers to move
 from cloister.tensor.factories import BornAt, upload
 from cloister.tensor.former import OF_WORKERS, explain
 from cloister.tensor.plan.plan import Plan

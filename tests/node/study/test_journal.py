@@ -15,7 +15,8 @@ import pytest
 from cloister.errors import RecordsError
 from cloister.ledger.job import name_of_values
 from cloister.ledger.sync import ModelState
-from cloister.node.study.journal import FILE, Records, Signed, TookPart
+from cloister.node.study.entries import Signed, TookPart
+from cloister.node.study.journal import FILE, Records
 
 TENSORS = b"t" * 32
 CHARTER, OTHER = bytes(32), bytes([1]) * 32
@@ -165,7 +166,8 @@ import os, sys
 from pathlib import Path
 from cloister.errors import RecordsError
 from cloister.ledger.sync import ModelState
-from cloister.node.study.journal import Records, Signed, TookPart
+from cloister.node.study.entries import Signed, TookPart
+from cloister.node.study.journal import Records
 folder = Path(sys.argv[1])
 def signed(number, size=10):
     return Signed(bytes(32), number, b"m" * 32, ("a", "b"), bytes(size), b"signature", None)

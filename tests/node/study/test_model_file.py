@@ -8,7 +8,7 @@ import pytest
 
 from cloister.ledger.job import name_of_values
 from cloister.ledger.sync import ModelState
-from cloister.node.study.journal import Kept
+from cloister.node.study.entries import Kept
 from cloister.node.study.model_file import read, write
 
 TENSORS = b"t" * 32

@@ -16,7 +16,8 @@ from cloister.charter.owner_limits import Floors
 from cloister.errors import RoundError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import Cohort, cohort_to_be_signed, decode_cohort
-from cloister.node.study.journal import Records, Signed
+from cloister.node.study.entries import Signed
+from cloister.node.study.journal import Records
 from cloister.wire.peers import fingerprint
 
 

@@ -24,7 +24,8 @@ from cloister.ledger.records import commitment
 from cloister.ledger.sync import Values
 from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
-from cloister.node.study.journal import Records, TookPart
+from cloister.node.study.entries import TookPart
+from cloister.node.study.journal import Records
 from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS

@@ -10,7 +10,7 @@ from pathlib import Path
 from cloister import files
 from cloister.ledger.job import name_of_values
 from cloister.ledger.sync import ModelState, Values, cut
-from cloister.node.study.journal import Kept
+from cloister.node.study.entries import Kept
 
 
 def read(file: Path, *, kept: Kept) -> ModelState | None:

@@ -1,0 +1,61 @@
+"""The entries of a node's records."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from cloister.wire.fields import Digest, Message
+
+
+class TookPart(Message, tag="took-part", frozen=True):
+    """A contribution to a round, before it was offered."""
+
+    charter: Digest
+    round: int
+    job: Digest
+    data: str
+    """The data set: its tags, sorted, with a space between them."""
+    digest: Digest
+    """The round's."""
+    commitment: Digest
+    salt: Digest
+
+
+class Signed(Message, tag="signed", frozen=True):
+    """A cohort and the signature of it, before the signature was given away."""
+
+    charter: Digest
+    round: int
+    model: Digest
+    """What the round started from."""
+    members: tuple[str, ...]
+    cohort: bytes
+    signature: bytes
+    data: str | None
+    """The data set that was trained on; None for a witness, whose contribution is not in it."""
+
+
+class Released(Message, tag="released", frozen=True):
+    """A record of a charter's ledger, and the round that it is of; 0 for an instance's."""
+
+    charter: Digest
+    round: int
+    record: bytes
+
+
+class Kept(Message, tag="kept", frozen=True):
+    """The model, and the state of the server's rule, that are in a charter's file now."""
+
+    charter: Digest
+    model: Digest
+    tensors: Digest
+    """With which the file's first values have the model's name (``cloister.ledger.job.name_of_values``)."""
+    state: Digest | None
+    """The name of the state, as a round's record has it; None where there is none."""
+    sizes: tuple[int, ...]
+    """In bytes: the model's vector, then each of the state's."""
+    rounds: int
+
+
+Entry: TypeAlias = TookPart | Signed | Released | Kept
+"""One of them."""
