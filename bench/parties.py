@@ -39,7 +39,7 @@ class Instant(Trainer):
     """Has trained as soon as it is told to: the same small numbers each time."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        self._bell = Wakeup()
+        self._wakeup = Wakeup()
         self._vector = b""
         self._trained: Trained | None = None
 
@@ -51,17 +51,17 @@ class Instant(Trainer):
             drawn = np.random.default_rng(order.seed).standard_normal(len(order.model) // 4, np.float32)
             self._vector = (drawn * np.float32(1e-3)).tobytes()
         self._trained = Trained(order.round, self._vector, 100, {})
-        self._bell.set()
+        self._wakeup.set()
         return None
 
     def abandon(self) -> None:
         self._trained = None
 
     def fileno(self) -> int | None:
-        return self._bell.fileno()
+        return self._wakeup.fileno()
 
     def receive(self) -> Trained | Failed | None:
-        self._bell.clear()
+        self._wakeup.clear()
         trained, self._trained = self._trained, None
         return trained
 
@@ -106,12 +106,12 @@ def job(charter: Charter, nbytes: int, *, rounds: int) -> bytes:
 
 def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
     """Submits the job and prints the moment of each release, when its model is there."""
-    from cloister.study.client import Conversation
+    from cloister.study.client import StudyClient
 
     charter = read_charter(folder / "charter.toml")
     policy = AttestationPolicy(charter=charter, accept_simulated=True)
     attested = attest_peer(ADDRESS, policy=policy, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
-    with Conversation(attested) as talk:
+    with StudyClient(attested) as talk:
         talk.say(w.Join(0, b"", 0, holds=False))
         submitted = job(charter, nbytes, rounds=rounds)
         talk.say(w.Submit(len(submitted)), [memoryview(submitted), memoryview(bytes(nbytes))])

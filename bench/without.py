@@ -5,6 +5,7 @@ The software itself has no switch for any of them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import socket
@@ -70,7 +71,7 @@ def _names() -> None:
 
     def believe(self: Replica, job: Any) -> None:
         if self._unproven is not None and job is not None:
-            self._model, self._unproven = self._unproven._replace(tensors=bytes(32)), None
+            self._model, self._unproven = self._unproven, None
         self._keep()
 
     Replica.prove = believe  # type: ignore[method-assign]
@@ -95,8 +96,8 @@ def _copies() -> None:
     """Nodes keep no copy of the newest model on the disk."""
     release = journal.Records.release
 
-    def forget(self: journal.Records, charter: bytes, found: Any, *, model: Any = None) -> None:
-        release(self, charter, found)
+    def forget(self: journal.Records, charter: bytes, records: Any, *, model: Any = None, tensors: bytes = b"") -> None:
+        release(self, charter, records)
 
     journal.Records.release = forget  # type: ignore[method-assign]
 
@@ -109,7 +110,7 @@ def _signatures() -> None:
 
 def _return() -> None:
     """The model goes to the researcher only: owners are given the first, and go on as if it were the newest."""
-    takes = ConnectedMember.takes_models.fget
+    takes = ConnectedMember.takes_models.fget  # type: ignore[attr-defined]
     assert takes is not None
     ConnectedMember.takes_models = property(  # type: ignore[method-assign,assignment]
         lambda self: takes(self) and not (self.owner and self.model is not None)
@@ -119,7 +120,7 @@ def _return() -> None:
     def pretend(self: Replica, message: Any, body: memoryview, *, job: Any) -> None:
         take(self, message, body, job=job)
         if self._model is not None:
-            self._model = self._model._replace(digest=self.ledger.model or b"")
+            self._model = dataclasses.replace(self._model, digest=self.ledger.model or b"")
 
     Replica.take = pretend  # type: ignore[method-assign]
 

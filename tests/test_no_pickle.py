@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "cloister"
 # Modules that turn bytes into code or into arbitrary objects. multiprocessing pickles what its processes say to each
 # other; its shared_memory does not.
 MODULES = (
-    "pickle _pickle cPickle cloudpickle dill joblib marshal shelve copyreg jsonpickle code codeop runpy "
+    "pickle _pickle cPickle cloudpickle dill joblib marshal entry_of copyreg jsonpickle code codeop runpy "
     "multiprocessing torch.multiprocessing torch.package"
 ).split()
 HARMLESS = ("multiprocessing.shared_memory",)

@@ -20,7 +20,7 @@ import pytest
 
 from cloister.net.identity import Identity
 from cloister.node import confinement, process
-from cloister.node.data_files import ShelfEntry
+from cloister.node.data_files import DataSetEntry
 from cloister.node.process import Process
 from cloister.node.session.child import Assignment, Child
 from cloister.node.study.trainer import Assignment as TrainersAssignment
@@ -110,8 +110,8 @@ def attacked(monkeypatch: pytest.MonkeyPatch, targets: Targets, *, trains: bool,
         if trains:
             started.tell(msgspec.json.encode(Columns("#own", targets.own, ("x",))), last=True)
         else:
-            entry = ShelfEntry(("#own",), targets.own, "x", TensorSpec("uint8", (1,)), unsafe_interactive=True)
-            other = ShelfEntry(("#other",), targets.key, "x", TensorSpec("uint8", (1,)), unsafe_interactive=False)
+            entry = DataSetEntry(("#own",), targets.own, "x", TensorSpec("uint8", (1,)), unsafe_interactive=True)
+            other = DataSetEntry(("#other",), targets.key, "x", TensorSpec("uint8", (1,)), unsafe_interactive=False)
             Child(started).open([entry, other])
         return msgspec.json.decode(link.receive().header, type=Answers)
     finally:

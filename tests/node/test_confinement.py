@@ -17,7 +17,7 @@ import pytest
 
 from cloister.node import confinement, seccomp
 from cloister.node.confinement import Means
-from cloister.node.data_files import ShelfEntry
+from cloister.node.data_files import DataSetEntry
 from cloister.node.session.child import Assignment, Child
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
@@ -41,7 +41,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
         np.savez(file.with_name("newer.npz"), x=np.ones((400, 400), np.float32))
         file.with_name("newer.npz").replace(file)
         spec = TensorSpec("float32", (400, 400))
-        child.open([ShelfEntry(("#x",), str(file), "x", spec, unsafe_interactive=True)])
+        child.open([DataSetEntry(("#x",), str(file), "x", spec, unsafe_interactive=True)])
         child.session.send(Kind.ASK, m.Ask([], m.Search(("#x",), 1)))
         assert isinstance(child.session.receive().message(m.VOCABULARY), m.Found)
         child.session.send(Kind.ASK, m.Ask([m.Call("aten::mm", [1, 1], {}, (2,), None, 0)], m.Count()))

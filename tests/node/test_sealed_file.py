@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from cloister.errors import ConfigurationError, WorkerError
 from cloister.net.secrets import SecretName, Secrets
 from cloister.node.config import DataSet
-from cloister.node.data_files import ShelfEntry, shelve, unlock
+from cloister.node.data_files import DataSetEntry, entry_of, unlock
 from cloister.node.sealed_file import (
     SEGMENT_BYTES,
     SealedFile,
@@ -201,8 +201,8 @@ def provisioned(key: bytes = KEY, sender: str = BOB) -> Secrets:
     return secrets
 
 
-def unlocked(data_sets: list[DataSet], secrets: Secrets) -> tuple[ShelfEntry, ...]:
-    return unlock([shelve(data_set) for data_set in data_sets], data_sets=data_sets, secrets=secrets)
+def unlocked(data_sets: list[DataSet], secrets: Secrets) -> tuple[DataSetEntry, ...]:
+    return unlock([entry_of(data_set) for data_set in data_sets], data_sets=data_sets, secrets=secrets)
 
 
 def test_every_format_opens(data_sets: list[DataSet]) -> None:
@@ -221,10 +221,10 @@ def test_every_format_opens(data_sets: list[DataSet]) -> None:
 
 @pytest.mark.parametrize("secrets", [Secrets(), provisioned(sender="sha256:" + "e" * 64)])
 def test_locked_without_the_key_or_from_somebody_else(data_sets: list[DataSet], secrets: Secrets) -> None:
-    shelf = DataSets(unlocked(data_sets, secrets))
+    opened = DataSets(unlocked(data_sets, secrets))
     with pytest.raises(WorkerError, match=r"#ax is locked: its key has not been provisioned yet"):
-        shelf.search(["#ax"])
-    assert shelf.search(["#none"]) == []
+        opened.search(["#ax"])
+    assert opened.search(["#none"]) == []
 
 
 @pytest.mark.parametrize("key", [OTHER, b"short"])
@@ -242,10 +242,10 @@ def test_a_closed_data_set_keeps_its_key_from_sessions(data_sets: list[DataSet])
 
 
 def test_a_file_that_is_swapped_after_it_was_unlocked(data_sets: list[DataSet]) -> None:
-    shelf = DataSets(unlocked(data_sets[:1], provisioned()))
+    opened = DataSets(unlocked(data_sets[:1], provisioned()))
     data_sets[0].path.write_bytes(sealed(b"another", OTHER))
     with pytest.raises(WorkerError, match="cannot be read"):
-        shelf.search([])
+        opened.search([])
 
 
 def test_a_file_that_is_not_sealed(tmp_path: Path, data_sets: list[DataSet]) -> None:
@@ -254,7 +254,7 @@ def test_a_file_that_is_not_sealed(tmp_path: Path, data_sets: list[DataSet]) -> 
         check_header(plain)
     for path in (plain, tmp_path / "none.npz.sealed"):
         with pytest.raises(ConfigurationError):
-            shelve(DataSet(("#t",), path, "x", True, SecretName("mri-key", BOB)))
+            entry_of(DataSet(("#t",), path, "x", True, SecretName("mri-key", BOB)))
 
 
 def test_nothing_prints_the_key(data_sets: list[DataSet]) -> None:
@@ -273,8 +273,8 @@ def test_memory_is_bounded_while_one_tensor_is_read(tmp_path: Path) -> None:
         data_set = DataSet(("#t",), tmp_path / f"{name}.sealed", "small", True, SecretName("k", BOB))
         tracemalloc.start()
         try:
-            shelf = DataSets([shelve(data_set, key=KEY)])
-            ((_, tensor),) = shelf.search([])
+            opened = DataSets([entry_of(data_set, key=KEY)])
+            ((_, tensor),) = opened.search([])
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -63,7 +63,7 @@ class Chains:
         return self.held if self.held is not None and self.held.digest == self.ledger.model else None
 
     def join(self, peer: ConnectedMember, message: Join, *, now: float) -> None:
-        """Takes in how far a guest's records go.
+        """Takes in how far a member's records go.
 
         Raises:
             LedgerError: it is on a fork.
@@ -93,13 +93,13 @@ class Chains:
             self._tell(peer, HandOver(after=after), ())
 
     def ask_for_model(self, peer: ConnectedMember, *, job: Job, vectors: int, now: float) -> None:
-        """Asks a guest that holds the newest model for it; nothing where another is being asked for something."""
+        """Asks a member that holds the newest model for it; nothing where another is being asked for something."""
         if self._asked is None:
             self._asked = _Asked(peer, self.ledger.sequence, now + ANSWER_S, self.ledger, job=job, vectors=vectors)
             self._tell(peer, HandOver(after=self.ledger.sequence), ())
 
     def expect(self, peer: ConnectedMember, message: Chain, *, body_bytes: int, now: float) -> HandedOver:
-        """Room for what a guest hands over, if it was asked to.
+        """Room for what a member hands over, if it was asked to.
 
         Raises:
             LedgerError: it was not, or not for this.
@@ -116,7 +116,7 @@ class Chains:
         return HandedOver(message, job=asked.job, vectors=asked.vectors)
 
     def take(self, peer: ConnectedMember, body: HandedOver, *, now: float) -> bool:
-        """Takes in what a guest has handed over. Whether the ledger has changed.
+        """Takes in what a member has handed over. Whether the ledger has changed.
 
         Raises:
             LedgerError: it is on a fork, or this is not what was asked for.
@@ -138,7 +138,7 @@ class Chains:
             self.ask(now=now)
 
     def forget(self, peer: ConnectedMember, *, now: float) -> None:
-        """The guest has left."""
+        """The member has left."""
         if peer in self._ahead:
             self._ahead.remove(peer)
         if self._asked is not None and self._asked.peer is peer:
@@ -146,11 +146,11 @@ class Chains:
         self.ask(now=now)
 
     def late(self, *, now: float) -> ConnectedMember | None:
-        """The guest that has taken too long to hand something over."""
+        """The member that has taken too long to hand something over."""
         return self._asked.peer if self._asked is not None and now >= self._asked.until else None
 
     def bring(self, peer: ConnectedMember) -> None:
-        """Gives a guest the records that it lacks, and the newest model if it is for it and not there."""
+        """Gives a member the records that it lacks, and the newest model if it is for it and not there."""
         lacking = peer.sequence
         if not self.ledger.passed(lacking, peer.head):
             lacking = self._settled_within(lacking)
@@ -176,7 +176,7 @@ class Chains:
         asked.after += len(found)
 
     def _adopt(self, asked: _Asked) -> bool:
-        """Goes on with a guest's chain if it has more rounds, and otherwise gives it this one."""
+        """Goes on with a member's chain if it has more rounds, and otherwise gives it this one."""
         peer = asked.peer
         # Evidence is not judged here: an instance counts once owners, who judge it, have signed a round of it.
         theirs = reconcile(self.ledger, asked.theirs).settled()

@@ -103,7 +103,7 @@ class ConnectedMembers:
             self.tell(peer, message)
 
     def drop(self, peer: ConnectedMember, why: str) -> None:
-        """Has a connection ended; the guest is none any more."""
+        """Has a connection ended; the member is none any more."""
         del self.all[peer.key]
         self._effects.append(Drop(peer.key, why))
         self.note(f"{peer.name} is dropped: {why}")

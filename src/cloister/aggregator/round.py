@@ -138,7 +138,7 @@ class RoundMachine:
         phase.signing.take(peer.key, message)
 
     def leave_out(self, peer: ConnectedMember) -> None:
-        """The round that is under way goes on without this guest, if it can."""
+        """The round that is under way goes on without this member, if it can."""
         match self._phase:
             case Training() as training:
                 training.leave_out(peer.name)

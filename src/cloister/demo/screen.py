@@ -48,7 +48,7 @@ def agree(console: Console, charter: Charter) -> None:
     )
 
 
-def vouch(console: Console, lines: Mapping[str, str]) -> None:
+def attest(console: Console, lines: Mapping[str, str]) -> None:
     """What each hospital's node found of the aggregator, before it told it anything."""
     for name, line in lines.items():
         console.print(Text.assemble(("  ✓ ", "green"), (f"{name}: ", "bold"), line), soft_wrap=True)

@@ -1,6 +1,6 @@
 """One member's connection in a study: its messages to the state machine, and what that says to it, both as they come.
 
-One thread serves it. It waits for the socket and for a bell, and for nothing else; whatever a member does or fails to
+One thread serves it. It waits for the socket and for a wakeup, and for nothing else; whatever a member does or fails to
 do with its connection holds up nobody but itself.
 """
 
@@ -42,7 +42,7 @@ class MemberHandler:
     def serve(self) -> None:
         """Until either end ends it."""
         member_connection = self._hub.enter(self._connection.peer, interrupt=self._connection.interrupt)
-        watched = Watched({self._connection.fileno(): READABLE, member_connection.bell.fileno(): READABLE})
+        watched = Watched({self._connection.fileno(): READABLE, member_connection.wakeup.fileno(): READABLE})
         try:
             while self._tell(member_connection) and self._listen(member_connection, watched):
                 pass
@@ -56,18 +56,18 @@ class MemberHandler:
 
     def _tell(self, member_connection: MemberConnection) -> bool:
         """Sends what is in the outbox; False when that was the last."""
-        member_connection.bell.clear()  # before the outbox is looked at: what comes later rings again
+        member_connection.wakeup.clear()  # before the outbox is looked at: what comes later rings again
         ending = member_connection.ending  # likewise, so that nothing comes after
-        for parcel in self._hub.take(member_connection):
+        for outgoing in self._hub.take(member_connection):
             with _busy(member_connection):
-                self._connection.send(Kind.ROUND, parcel.message, parcel.bodies)
+                self._connection.send(Kind.ROUND, outgoing.message, outgoing.bodies)
             self._challenges = _CHALLENGES
         if ending:
             refuse(self._connection, "closing", text=ending)
         return not ending
 
     def _listen(self, member_connection: MemberConnection, watched: Watched) -> bool:
-        """Waits for the member or for the bell, and serves the member's next frame; False when the end has come."""
+        """Waits for the member or for the wakeup, and serves the member's next frame; False when the end has come."""
         waiting = not self._connection.pending()
         happened = watched.wait(until=None) if waiting else {self._connection.fileno()}
         if self._connection.fileno() not in happened:

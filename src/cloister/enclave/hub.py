@@ -41,7 +41,7 @@ class Outgoing(NamedTuple):
 
 
 class MemberConnection:
-    """One member's connection, as the others see it: what it is to be told, and a bell that says that there is more.
+    """One member's connection, as the others see it: what it is to be told, and a wakeup that says that there is more.
 
     ``interrupt`` ends the connection under the thread that uses it.
     """
@@ -49,9 +49,9 @@ class MemberConnection:
     def __init__(self, member: str, *, interrupt: Callable[[], None]) -> None:
         self.member: Final = member
         self.busy = False
-        """Whether its thread sends or receives at the moment, and does not hear the bell."""
+        """Whether its thread sends or receives at the moment, and does not hear the wakeup."""
         self._interrupt = interrupt
-        self.bell: Final = Wakeup()
+        self.wakeup: Final = Wakeup()
         self.outbox: Final[deque[Outgoing]] = deque()
         self.ending = ""
         """Why the connection is to be ended, once it is."""
@@ -59,12 +59,12 @@ class MemberConnection:
     @property
     def crowded(self) -> bool:
         """Whether too much waits in its outbox."""
-        return len(self.outbox) > _MESSAGES or sum(parcel.large for parcel in self.outbox) > _BODIES
+        return len(self.outbox) > _MESSAGES or sum(outgoing.large for outgoing in self.outbox) > _BODIES
 
     def end(self, why: str) -> None:
         """Has the connection ended: after what is in its outbox, unless its thread is held up by the member."""
         self.ending = self.ending or why
-        self.bell.set()
+        self.wakeup.set()
         if self.busy:
             self._interrupt()
 
@@ -92,7 +92,7 @@ class Hub:
         self._clock = Wakeup()
         self._due: float | None = None
         self._alarm: float | None = None
-        """When ``keep_time`` looks next, unless its bell rings."""
+        """When ``keep_time`` looks next, unless its wakeup rings."""
         self._ended = False
         instance.follow(self._newest)
 
@@ -133,9 +133,9 @@ class Hub:
     def take(self, member_connection: MemberConnection) -> list[Outgoing]:
         """What a member is to be told now."""
         with self._lock:
-            parcels = list(member_connection.outbox)
+            waiting = list(member_connection.outbox)
             member_connection.outbox.clear()
-            return parcels
+            return waiting
 
     def keep_time(self) -> None:
         """Tells the state machine of the moments that it asks for, until ``end``."""
@@ -164,7 +164,7 @@ class Hub:
                 case Tell(member=member, message=message, bodies=bodies):
                     member_connection = self._connections[member]
                     if not member_connection.outbox:  # otherwise it was rung for what is there already
-                        member_connection.bell.set()
+                        member_connection.wakeup.set()
                     member_connection.outbox.append(Outgoing(message, bodies))
                     crowded += [member_connection] if member_connection.crowded else []
                 case Drop(member=member, why=why):

@@ -1,4 +1,4 @@
 """The owner's service: a listener that holds the key, and for each session an executor process that holds the tensors.
 
-``executor`` and ``shelf`` import torch and run in executors only; nothing else here does.
+``session.executor_process`` and ``session.data_sets`` import torch and run in executors only; nothing else here does.
 """

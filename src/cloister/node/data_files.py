@@ -29,7 +29,7 @@ from cloister.worker.data.headers import read_npy, read_safetensors
 _log: Final = logging.getLogger(__name__)
 
 
-class ShelfEntry(msgspec.Struct, frozen=True):
+class DataSetEntry(msgspec.Struct, frozen=True):
     """One registered tensor, as the listener describes it to an executor. ``spec`` is None while it is locked."""
 
     tags: tuple[str, ...]
@@ -43,7 +43,7 @@ class ShelfEntry(msgspec.Struct, frozen=True):
     """Of a sealed file, once it is there."""
 
     def __repr__(self) -> str:
-        return f"<ShelfEntry {', '.join(self.tags)}>"  # no key in a log
+        return f"<DataSetEntry {', '.join(self.tags)}>"  # no key in a log
 
 
 class Located(NamedTuple):
@@ -53,7 +53,7 @@ class Located(NamedTuple):
     start: int | None
 
 
-def shelve(data_set: DataSet, *, key: bytes | None = None) -> ShelfEntry:
+def entry_of(data_set: DataSet, *, key: bytes | None = None) -> DataSetEntry:
     """A data set as executors are told of it; a sealed one is locked without its ``key``.
 
     Raises:
@@ -62,7 +62,7 @@ def shelve(data_set: DataSet, *, key: bytes | None = None) -> ShelfEntry:
     locked = data_set.key is not None and key is None
     if locked:
         _check_sealed(data_set.path)
-    return ShelfEntry(
+    return DataSetEntry(
         tags=data_set.tags,
         path=str(data_set.path),
         tensor=data_set.tensor,
@@ -74,20 +74,22 @@ def shelve(data_set: DataSet, *, key: bytes | None = None) -> ShelfEntry:
     )
 
 
-def unlock(entries: Sequence[ShelfEntry], *, data_sets: Sequence[DataSet], secrets: Secrets) -> tuple[ShelfEntry, ...]:
+def unlock(
+    entries: Sequence[DataSetEntry], *, data_sets: Sequence[DataSet], secrets: Secrets
+) -> tuple[DataSetEntry, ...]:
     """The entries of ``data_sets``, unlocked as far as their keys have come. One whose key does not open its file says
     so to whoever looks for it."""
     return tuple(_unlock(entry, data_set, secrets) for entry, data_set in zip(entries, data_sets, strict=True))
 
 
-def _unlock(entry: ShelfEntry, data_set: DataSet, secrets: Secrets) -> ShelfEntry:
+def _unlock(entry: DataSetEntry, data_set: DataSet, secrets: Secrets) -> DataSetEntry:
     if entry.spec is not None or data_set.key is None:
         return entry
     key = secrets.take(data_set.key.name, sender=data_set.key.sender)
     if key is None:
         return entry
     try:
-        return shelve(data_set, key=key)
+        return entry_of(data_set, key=key)
     except ConfigurationError as fault:
         _log.error("data set %s: %s", ", ".join(data_set.tags), fault)
         return msgspec.structs.replace(entry, locked="the key that was provisioned for it does not open its file")

@@ -43,7 +43,7 @@ from cloister.node.aggregators import Aggregators
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
 from cloister.node.confinement import means
 from cloister.node.control import Control
-from cloister.node.data_files import ShelfEntry, inspect_columns, shelve, unlock
+from cloister.node.data_files import DataSetEntry, entry_of, inspect_columns, unlock
 from cloister.node.descriptors import provide
 from cloister.node.running import Place, Running, Session
 from cloister.node.session.child import Assignment, Child
@@ -66,15 +66,15 @@ _END_S: Final = 2.0
 """Beyond the grace period, for threads to notice that it is over."""
 
 
-def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[ShelfEntry, ...]]:
-    """Looks at the files that a configuration names: the identity, where there is one, and the data sets' headers. Of
-    data sets for studies, nothing goes on the shelf.
+def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[DataSetEntry, ...]]:
+    """Looks at the files that a configuration names: the identity, where there is one, and the data sets' headers. Data
+    sets for studies are not among those that it returns.
 
     Raises:
         ConfigurationError: files that cannot be used, all of them, each with its place in node.toml.
     """
     faults: list[str] = []
-    entries: list[ShelfEntry] = []
+    entries: list[DataSetEntry] = []
     identity = None
     try:
         if configuration.identity is not None:
@@ -86,7 +86,7 @@ def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[Shel
         faults.append(f"identity: {fault}")
     for data_set in configuration.data_sets:
         try:
-            entries.append(shelve(data_set))
+            entries.append(entry_of(data_set))
         except ConfigurationError as fault:
             faults.append(f"data_sets[{data_set.index}]: {fault}")
     for data in configuration.study_data:
@@ -103,7 +103,7 @@ class Node:
     """A node that listens from the start, if it has an address, and serves in ``serve``.
 
     Args:
-        participation: its part in studies, as a function of the bell that is rung when the node closes.
+        participation: its part in studies, as a function of the wakeup that is set when the node closes.
 
     Raises:
         ConfigurationError: its files cannot be used, or its address cannot be bound.

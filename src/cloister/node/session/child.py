@@ -11,7 +11,7 @@ import msgspec
 
 from cloister.errors import NoAnswerError, WireError
 from cloister.net.polling import READABLE, wait
-from cloister.node.data_files import ShelfEntry
+from cloister.node.data_files import DataSetEntry
 from cloister.node.process import Process
 from cloister.node.slate import Slate
 from cloister.wire.frames import Kind
@@ -33,7 +33,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What it is told when its session opens: the rest of its standard input. Keys that came after it was started are
     in it, and no key waits in a process that serves nobody."""
 
-    data_sets: tuple[ShelfEntry, ...]
+    data_sets: tuple[DataSetEntry, ...]
 
 
 class Child:
@@ -61,7 +61,7 @@ class Child:
         process.tell(msgspec.json.encode(assignment) + b"\n")
         return cls(process)
 
-    def open(self, data_sets: Sequence[ShelfEntry]) -> None:
+    def open(self, data_sets: Sequence[DataSetEntry]) -> None:
         """Opens its session: it serves from now on what comes over ``session``. Once, when it is ready."""
         self._process.tell(msgspec.json.encode(Opening(tuple(data_sets))), last=True)
 

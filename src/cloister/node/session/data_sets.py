@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cloister.errors import InteractiveRefusedError, WorkerError
-from cloister.node.data_files import ShelfEntry, locate, open_data
+from cloister.node.data_files import DataSetEntry, locate, open_data
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.errors import DAMAGED
 from cloister.worker.data.files import load_npz
@@ -28,7 +28,7 @@ _log: Final = logging.getLogger("cloister.node.session.data_sets")
 class DataSets:
     """The data sets of a node, loaded when first found. Implements ``cloister.worker.executor.DataSets``."""
 
-    def __init__(self, entries: Sequence[ShelfEntry], *, device: str = "cpu") -> None:
+    def __init__(self, entries: Sequence[DataSetEntry], *, device: str = "cpu") -> None:
         self._entries = tuple(entries)
         self._device = device
         self._loaded: dict[int, torch.Tensor] = {}

@@ -123,7 +123,7 @@ class Trainer:
         return None
 
     def train(self, order: Train) -> Failed | None:
-        """Begins the training of a round; ``heed`` tells what came of it, once ``fileno`` is readable."""
+        """Begins the training of a round; ``receive`` tells what came of it, once ``fileno`` is readable."""
         self.abandon()
         self._order, self._sent = order, False
         return self.start() or self._send()

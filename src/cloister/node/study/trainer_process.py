@@ -163,7 +163,7 @@ def _constant(constant: Constant, device: str) -> torch.Tensor:
     return tensor.to(device)
 
 
-def serve(link: Link, trainee: TrainerProcess) -> None:
+def serve(link: Link, process: TrainerProcess) -> None:
     """Takes orders until the listener is gone.
 
     Raises:
@@ -179,7 +179,7 @@ def serve(link: Link, trainee: TrainerProcess) -> None:
             body[filled : filled + len(piece)] = piece
             filled += len(piece)
         try:
-            found = trainee.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
+            found = process.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
         except CloisterError as fault:
             link.send(Kind.FAILURE, str(fault)[:TEXT_CHARS].encode())
         except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
@@ -214,10 +214,10 @@ def main(arguments: Sequence[str]) -> None:
         limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
     confine([data_set.path], device=assignment.device)
     use_threads(assignment.threads)
-    trainee = TrainerProcess(
+    process = TrainerProcess(
         data_set, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin
     )
-    serve(link, trainee)
+    serve(link, process)
 
 
 if __name__ == "__main__":
