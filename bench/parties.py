@@ -60,6 +60,10 @@ class Instant(Trainer):
     def fileno(self) -> int | None:
         return self._wakeup.fileno()
 
+    @property
+    def due(self) -> float | None:
+        return None
+
     def receive(self) -> Trained | Failed | None:
         self._wakeup.clear()
         trained, self._trained = self._trained, None
