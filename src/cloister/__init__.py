@@ -30,17 +30,24 @@ from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-    from cloister.net.attested import attest_peer
+    from cloister.attest.verdict import Verdict
+    from cloister.charter.charter import Charter
+    from cloister.ledger.chain import Receipt
+    from cloister.net.attested import AttestedConnection, attest_peer
     from cloister.net.client import RemoteWorker, connect
     from cloister.net.identity import Identity
-    from cloister.net.policy import AttestationPolicy, read_charter
-    from cloister.simulation.simulate import simulate
+    from cloister.net.policy import AttestationPolicy
+    from cloister.simulation.simulate import SimulationRun, simulate
+    from cloister.simulation.splitting import split_by_label, split_dirichlet
+    from cloister.study.history import History, Round
     from cloister.study.job import model_digest
-    from cloister.study.study import Study
+    from cloister.study.study import Study, StudyRun
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
-    from cloister.worker.optimizers import SGD, Adam, AdamW
-    from cloister.worker.plans import Plan, plan
+    from cloister.tensor.training import TrainingReport
+    from cloister.tensor.worker import Worker
+    from cloister.worker.optimizers import SGD, Adam, AdamW, CosineDecay, StepDecay
+    from cloister.worker.plans import Plan, PlannedLoss, plan
     from cloister.worker.virtual import VirtualWorker
 
 __version__ = "0.1.0.dev0"
@@ -50,54 +57,83 @@ __all__ = [
     "Adam",
     "AdamW",
     "AttestationPolicy",
+    "AttestedConnection",
+    "Charter",
     "CloisterError",
+    "CosineDecay",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedProx",
     "FedYogi",
+    "History",
     "Identity",
+    "MissingDependencyError",
     "Plan",
+    "PlannedLoss",
     "PointerTensor",
+    "Receipt",
     "RemoteWorker",
+    "Round",
+    "SimulationRun",
+    "StepDecay",
     "Study",
+    "StudyRun",
     "TorchHook",
+    "TrainingReport",
+    "Verdict",
     "VirtualWorker",
+    "Worker",
     "__version__",
     "attest_peer",
     "connect",
     "errors",
     "model_digest",
     "plan",
-    "read_charter",
     "simulate",
+    "split_by_label",
+    "split_dirichlet",
 ]
 
 _HOME = {
+    "SGD": "cloister.worker.optimizers",
     "Adam": "cloister.worker.optimizers",
     "AdamW": "cloister.worker.optimizers",
     "AttestationPolicy": "cloister.net.policy",
+    "AttestedConnection": "cloister.net.attested",
+    "Charter": "cloister.charter.charter",
+    "CosineDecay": "cloister.worker.optimizers",
     "FedAdagrad": "cloister.aggregation.strategies",
     "FedAdam": "cloister.aggregation.strategies",
     "FedAvg": "cloister.aggregation.strategies",
     "FedAvgM": "cloister.aggregation.strategies",
     "FedProx": "cloister.aggregation.strategies",
     "FedYogi": "cloister.aggregation.strategies",
+    "History": "cloister.study.history",
     "Identity": "cloister.net.identity",
     "Plan": "cloister.worker.plans",
+    "PlannedLoss": "cloister.worker.plans",
     "PointerTensor": "cloister.tensor.pointer",
+    "Receipt": "cloister.ledger.chain",
     "RemoteWorker": "cloister.net.client",
-    "SGD": "cloister.worker.optimizers",
+    "Round": "cloister.study.history",
+    "SimulationRun": "cloister.simulation.simulate",
+    "StepDecay": "cloister.worker.optimizers",
     "Study": "cloister.study.study",
+    "StudyRun": "cloister.study.study",
     "TorchHook": "cloister.tensor.hook",
+    "TrainingReport": "cloister.tensor.training",
+    "Verdict": "cloister.attest.verdict",
     "VirtualWorker": "cloister.worker.virtual",
-    "connect": "cloister.net.client",
+    "Worker": "cloister.tensor.worker",
     "attest_peer": "cloister.net.attested",
+    "connect": "cloister.net.client",
     "model_digest": "cloister.study.job",
     "plan": "cloister.worker.plans",
-    "read_charter": "cloister.net.policy",
     "simulate": "cloister.simulation.simulate",
+    "split_by_label": "cloister.simulation.splitting",
+    "split_dirichlet": "cloister.simulation.splitting",
 }
 
 

@@ -53,8 +53,8 @@ _FEDAVG: Final = FedAvg()
 
 
 @dataclass(frozen=True)
-class Run:
-    """What came of a simulation: the trained model, what happened round by round, and the plan that was trained.
+class SimulationRun:
+    """The result of ``simulate``: the trained model, the history round by round, and the plan that was trained.
 
     ``finished`` is False where Ctrl-C ended it before its last round. ``replayed`` says how many owners' trainings were
     replayed one by one, by the reason why they could not be vectorised; it is empty where all of them were.
@@ -91,7 +91,7 @@ def simulate(
     tensorboard: str | PathLike[str] | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     on_round: Callable[[Round], None] | None = None,
-) -> Run:
+) -> SimulationRun:
     """Trains a copy of ``model`` in rounds on the owners' data, as federated learning would.
 
     Ctrl-C ends the run after the last round that was finished, and returns what there is.
@@ -106,8 +106,9 @@ def simulate(
         largest_share: the most that one owner may be of the mean.
         clip: the most that the L2 norm of an owner's update may be.
         seed: 0 to 2^64 - 1.
-        vectorise: whether owners may train in groups, which is fast where they are many and small; ``Run.replayed``
-            says what did not. False replays each on its own, to the bits of ``worker.training.train``.
+        vectorise: whether owners may train in groups, which is fast where they are many and small;
+            ``SimulationRun.replayed`` says what did not. False replays each on its own, to the bits of
+            ``worker.training.train``.
         checkpoint: a file (safetensors) that is written after each round; one that is there is gone on with.
         tensorboard: a folder that each round is written to as it ends, for TensorBoard to show.
         evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in the
@@ -139,7 +140,7 @@ def simulate(
     tell = Screen() if on_round is None else on_round
     progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
     simulation.load(progress)
-    return Run(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
+    return SimulationRun(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
 
 
 def _run(

@@ -58,7 +58,7 @@ def _scalars(done: Round) -> dict[str, float]:
         **{f"evaluation/{name}": value for name, value in done.evaluation.items()},
         "round/owners": len(done.owners),
         **({} if done.examples is None else {"round/examples": done.examples}),
-        "round/seconds": done.seconds,
+        "round/seconds": done.took_s,
     }
 
 
@@ -79,9 +79,9 @@ class Round:
 
     ``number`` counts from 1; ``owners`` are those that took part, by name; ``examples`` is how many rows they have
     together, which only a simulation tells; ``metrics`` are the means over what they trained on, weighted by examples,
-    and in a study by shares; ``evaluation`` is what ``evaluate`` found of the new model. ``seconds`` it took, which is
-    no part of what two rounds are compared by. ``weights`` are the owners' shares of the mean, where they are told, as
-    the receipts of a study do.
+    and in a study by shares; ``evaluation`` is what ``evaluate`` found of the new model. ``took_s`` is its time, in
+    seconds; two rounds are equal whatever time they took. ``weights`` are the owners' shares of the mean, where they
+    are known, as in a study.
     """
 
     number: int
@@ -89,7 +89,7 @@ class Round:
     examples: int | None
     metrics: Mapping[str, float]
     evaluation: Mapping[str, float]
-    seconds: float = field(compare=False)
+    took_s: float = field(compare=False)
     weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -101,7 +101,7 @@ class Round:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         some = "1 owner" if len(self.owners) == 1 else f"{len(self.owners)} owners"
         examples = "" if self.examples is None else f"{self.examples:,} examples  "
-        return f"round {self.number}  {some}  {examples}{numbers}  {self.seconds:.1f} s"
+        return f"round {self.number}  {some}  {examples}{numbers}  {self.took_s:.1f} s"
 
 
 class History(Sequence[Round]):
@@ -182,7 +182,7 @@ class History(Sequence[Round]):
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
             examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
-            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.seconds:.2f}")
+            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.took_s:.2f}")
             table.add_row(*row)
         yield table
 
