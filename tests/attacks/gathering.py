@@ -44,7 +44,7 @@ class NodeOwner(Party):
             floors=None,
             data=data,
             records=self.records,
-            vouch=lambda instance: None,
+            verify_instance=lambda instance: None,
             new_salt=salts(name),
         )
 

@@ -65,7 +65,7 @@ def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> Non
             local.start_aggregator()
             local.start()
             verdicts = {name: local.found(name, _VERDICT, within_s=_VERDICT_S) for name in parts}
-        screen.vouch(console, verdicts)
+        screen.attested(console, verdicts)
         run = _train(console, local, plan, rounds, held_out)
         with console.status("training each hospital alone, and all data pooled, to compare"):
             alone = {

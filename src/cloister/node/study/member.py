@@ -58,7 +58,7 @@ class Member:
         floors: its own, which fit the charter.
         data: the tags of each data set that it trains on, by the data set's name (its tags, sorted, spaces between).
         records: what it never forgets.
-        vouch: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
+        verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: 32 random bytes.
 
     Raises:

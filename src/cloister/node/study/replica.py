@@ -18,7 +18,7 @@ class Replica:
     """One charter's ledger and model, which ``records`` keep.
 
     Args:
-        vouch: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
+        verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
 
     Raises:
         LedgerError: what the records hold is no chain of this charter.

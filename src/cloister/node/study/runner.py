@@ -213,8 +213,8 @@ class AggregatorLink:
         """Until the node closes.
 
         Raises:
-            RoundError: with this aggregator nothing can be done. Everything that ``examine`` raises, once there is a
-            connection.
+            RoundError: with this aggregator nothing can be done. Everything that ``attest_peer`` raises, once there
+            is a connection.
         """
         try:
             self._do(self._member.connected(self._attested.transcript))
