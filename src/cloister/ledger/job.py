@@ -205,7 +205,7 @@ def check(job: Job, *, charter: Charter) -> None:
 
 
 def _optimizer(found: Optimizer) -> list[str]:
-    """The faults that ``cloister.worker.optimizers`` would find, and a learning rate of 0. NaN fails each comparison."""
+    """The faults that ``cloister.worker.optimizers`` finds too, and a learning rate of 0. NaN passes no comparison."""
     fits = {
         "weight decay": 0 <= found.weight_decay < math.inf,
         "clip norm": found.clip_norm is None or 0 < found.clip_norm < math.inf,
