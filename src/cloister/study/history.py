@@ -18,11 +18,11 @@ _FIRST: Final = 1
 
 @contextmanager
 def board(folder: str | PathLike[str], *, rounds: Sequence[Round] = ()) -> Iterator[Callable[[Round], None]]:
-    """Writes ``rounds``, and then each round that what it yields is called with, so that it can be seen at once.
+    """Writes ``rounds``, and yields a function that writes another round, which can then be seen at once.
 
-    The metrics of a round stand under ``training/``, those of ``evaluate`` under ``evaluation/``; ``round/`` holds how
-    many owners and examples took part and the seconds. The steps are the rounds' numbers. What stood in ``folder`` of
-    an earlier run gives way, so that a run that is gone on with is shown once and whole.
+    The metrics of a round are under ``training/``, those of ``evaluate`` under ``evaluation/``; ``round/`` holds the
+    numbers of owners and examples, and the seconds. The steps are the rounds' numbers. An earlier run in ``folder`` is
+    hidden, so that a resumed run is shown once and whole.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
@@ -77,10 +77,10 @@ _EVALUATED = "evaluated "
 class Round:
     """One round.
 
-    ``number`` counts from 1; ``owners`` are those that took part, by name; ``examples`` is how many rows they have
-    together, which only a simulation tells; ``metrics`` are the means over what they trained on, weighted by examples,
-    and in a study by shares; ``evaluation`` is what ``evaluate`` found of the new model. ``took_s`` is its time, in
-    seconds; two rounds are equal whatever time they took. ``weights`` are the owners' shares of the mean, where they
+    ``number`` counts from 1; ``owners`` are the names of those that took part; ``examples`` is the number of their
+    rows, which only a simulation knows; ``metrics`` are means over the owners' training, weighted by examples, in a
+    study by shares; ``evaluation`` is what ``evaluate`` returned for the new model. ``took_s`` is the round's time in
+    seconds; two rounds may be equal with different times. ``weights`` are the owners' shares of the mean, where they
     are known, as in a study.
     """
 

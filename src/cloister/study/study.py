@@ -62,10 +62,10 @@ class StudyRun:
 
 
 class Study:
-    """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of what came out.
+    """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of the releases.
 
-    When it is made, it dials the aggregator and has it prove itself; ``attested.verdict`` says what was found. Each
-    ``fit`` does the same again, before anything is sent.
+    When it is made, it dials the aggregator and attests it; ``attested.verdict`` has the result. Each ``fit`` does the
+    same again, before anything is sent.
 
     Args:
         charter: the file that the members have signed.
@@ -108,7 +108,7 @@ class Study:
         self._policy = AttestationPolicy(charter=self.charter, accept_simulated=accept_simulated, collateral=collateral)
         self._patience_s = patience_s
         self.attested = self._dial()
-        """What the aggregator last proved, for its ``verdict``."""
+        """The aggregator's newest attestation, for its ``verdict``."""
         self.attested.close()
 
     @property
@@ -136,8 +136,8 @@ class Study:
         """Trains a copy of ``model`` in rounds on the data sets of the charter's owners.
 
         The aggregator goes on with the rounds when this script is gone. The same call in a new script, with the same
-        arguments, takes the job up where it is by then. A lost connection is made again; one Ctrl-C ends the job after
-        the round that is under way and returns what there is, a second one leaves at once.
+        arguments, takes the job up where it is by then. A lost connection is made again. One Ctrl-C ends the job after
+        the round that is under way and returns the result so far; a second one leaves at once.
 
         Args:
             model: what the study starts from: the charter's first model, or what the newest round released.
