@@ -17,7 +17,8 @@ in a script changes:
     bob = cloister.connect("bob.example:7443", identity="me.key", peer="sha256:...")
 
 Names are loaded when they are first used, so ``import cloister`` is quick and needs no torch. Where torch is needed and
-missing, ``MissingDependencyError`` says what to install. ``cloister.errors`` holds everything that cloister raises.
+missing, ``MissingDependencyError`` says what to install. ``cloister.errors`` holds everything that cloister raises. The
+names here and there are public; all other modules are private, whatever their names are.
 """
 
 from __future__ import annotations

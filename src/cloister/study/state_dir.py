@@ -4,8 +4,8 @@
     newest.safetensors    the model that the newest round released, and the strategy's state
 
 The chain grows by a line for each record; an incomplete last line is no record yet. The model is written whole or not
-at all, and before its record: nobody could go on with a chain if its newest model were lost everywhere, but a model that
-is ahead of its chain is just sent again.
+at all, and before its record: nobody could go on with a chain if its newest model were lost everywhere, but a model
+that is ahead of its chain is just sent again.
 """
 
 from __future__ import annotations
