@@ -23,7 +23,7 @@ from cloister.ledger.chain import Instance, Ledger, Receipt
 from cloister.ledger.jsonl import moment
 
 CollateralSource = Callable[[Evidence, datetime], Collateral | None]
-"""Where collateral for some evidence comes from, at a time."""
+"""A function that gives the collateral for some evidence, at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,7 @@ def split_by_label(
 def _draw(
     mixture: NDArray[np.float64], size: int, left: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """How many examples of each label: ``size`` draws from ``mixture``, of no label more than are left.
+    """The number of examples of each label: ``size`` draws from ``mixture``, of no label more than are left.
 
     A draw of a label that is used up is repeated among the others, which is to renormalise.
     """
