@@ -168,13 +168,13 @@ def _connections(console: Console, folder: Path) -> None:
         whole = timed(connect, repeats=_CONNECTIONS)
         shaking = timed(shake_hands, repeats=_CONNECTIONS)
         with attest_peer(_NAME, policy=policy, identity=bob, at=address) as attested:
-            again = timed(attested.again, repeats=_CONNECTIONS // 2)
+            again = timed(attested.attest, repeats=_CONNECTIONS // 2)
             judging = timed(
                 lambda: verify(
                     attested.evidence,
                     reference=federation.agreed.reference,
                     collateral=None,
-                    now=attested.proved_at,
+                    now=attested.attested_at,
                     report_data=attested.transcript.report_data(),
                 ),
                 repeats=_CONNECTIONS,

@@ -59,7 +59,7 @@ def _studied(folder: Path) -> float:
     owners = {owner: [LocalColumns(folder / f"{owner}.npz", ("x", "y"), ("#bench",))] for owner in OWNERS}
 
     def note(done: Round) -> None:
-        seconds.append(done.seconds)
+        seconds.append(done.took_s)
 
     with LocalStudy(folder, owners, limits=limits) as running:
         running.start_aggregator()

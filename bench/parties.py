@@ -21,7 +21,7 @@ from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part
 from cloister.net.attested import attest_peer
 from cloister.net.identity import Identity
-from cloister.net.policy import AttestationPolicy, read_charter
+from cloister.net.policy import AttestationPolicy
 from cloister.net.polling import Wakeup
 from cloister.node.study import runner as joining
 from cloister.node.study.effects import Train
@@ -112,12 +112,11 @@ def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
     """Submits the job and prints the moment of each release, when its model is there."""
     from cloister.study.client import StudyClient
 
-    charter = read_charter(folder / "charter.toml")
-    policy = AttestationPolicy(charter=charter, accept_simulated=True)
+    policy = AttestationPolicy(charter=folder / "charter.toml", accept_simulated=True)
     attested = attest_peer(ADDRESS, policy=policy, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
     with StudyClient(attested) as talk:
         talk.say(w.Join(0, b"", 0, holds=False))
-        submitted = job(charter, nbytes, rounds=rounds)
+        submitted = job(policy.charter, nbytes, rounds=rounds)
         talk.say(w.Submit(len(submitted)), [memoryview(submitted), memoryview(bytes(nbytes))])
         while True:
             heard = talk.hear(unless=None)

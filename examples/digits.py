@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.simulation.splitting import by_label
 
 digits = load_digits()
 torch.manual_seed(0)
@@ -39,7 +38,7 @@ run = cloister.simulate(
     loss,
     owners={
         f"owner {number}": (x[rows], y[rows])
-        for number, rows in enumerate(by_label(y, owners=10, labels_each=2, seed=0))
+        for number, rows in enumerate(cloister.split_by_label(y, owners=10, labels_each=2, seed=0))
     },
     optimizer=cloister.SGD(lr=0.1, momentum=0.9),
     batch_size=32,

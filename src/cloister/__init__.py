@@ -17,7 +17,8 @@ in a script changes:
     bob = cloister.connect("bob.example:7443", identity="me.key", peer="sha256:...")
 
 Names are loaded when they are first used, so ``import cloister`` is quick and needs no torch. Where torch is needed and
-missing, ``MissingDependencyError`` says what to install. ``cloister.errors`` holds everything that cloister raises.
+missing, ``MissingDependencyError`` says what to install. ``cloister.errors`` holds everything that cloister raises. The
+names here and there are public; all other modules are private, whatever their names are.
 """
 
 from __future__ import annotations
@@ -30,17 +31,24 @@ from cloister.errors import CloisterError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
-    from cloister.net.attested import attest_peer
+    from cloister.attest.verdict import Verdict
+    from cloister.charter.charter import Charter
+    from cloister.ledger.chain import Receipt
+    from cloister.net.attested import AttestedConnection, attest_peer
     from cloister.net.client import RemoteWorker, connect
     from cloister.net.identity import Identity
-    from cloister.net.policy import AttestationPolicy, read_charter
-    from cloister.simulation.simulate import simulate
+    from cloister.net.policy import AttestationPolicy
+    from cloister.simulation.simulate import SimulationRun, simulate
+    from cloister.simulation.splitting import split_by_label, split_dirichlet
+    from cloister.study.history import History, Round
     from cloister.study.job import model_digest
-    from cloister.study.study import Study
+    from cloister.study.study import Study, StudyRun
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
-    from cloister.worker.optimizers import SGD, Adam, AdamW
-    from cloister.worker.plans import Plan, plan
+    from cloister.tensor.training import TrainingReport
+    from cloister.tensor.worker import Worker
+    from cloister.worker.optimizers import SGD, Adam, AdamW, CosineDecay, StepDecay
+    from cloister.worker.plans import Plan, PlannedLoss, plan
     from cloister.worker.virtual import VirtualWorker
 
 __version__ = "0.1.0.dev0"
@@ -50,55 +58,68 @@ __all__ = [
     "Adam",
     "AdamW",
     "AttestationPolicy",
+    "AttestedConnection",
+    "Charter",
     "CloisterError",
+    "CosineDecay",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedProx",
     "FedYogi",
+    "History",
     "Identity",
+    "MissingDependencyError",
     "Plan",
+    "PlannedLoss",
     "PointerTensor",
+    "Receipt",
     "RemoteWorker",
+    "Round",
+    "SimulationRun",
+    "StepDecay",
     "Study",
+    "StudyRun",
     "TorchHook",
+    "TrainingReport",
+    "Verdict",
     "VirtualWorker",
+    "Worker",
     "__version__",
     "attest_peer",
     "connect",
     "errors",
     "model_digest",
     "plan",
-    "read_charter",
     "simulate",
+    "split_by_label",
+    "split_dirichlet",
 ]
 
-_HOME = {
-    "Adam": "cloister.worker.optimizers",
-    "AdamW": "cloister.worker.optimizers",
-    "AttestationPolicy": "cloister.net.policy",
-    "FedAdagrad": "cloister.aggregation.strategies",
-    "FedAdam": "cloister.aggregation.strategies",
-    "FedAvg": "cloister.aggregation.strategies",
-    "FedAvgM": "cloister.aggregation.strategies",
-    "FedProx": "cloister.aggregation.strategies",
-    "FedYogi": "cloister.aggregation.strategies",
-    "Identity": "cloister.net.identity",
-    "Plan": "cloister.worker.plans",
-    "PointerTensor": "cloister.tensor.pointer",
-    "RemoteWorker": "cloister.net.client",
-    "SGD": "cloister.worker.optimizers",
-    "Study": "cloister.study.study",
-    "TorchHook": "cloister.tensor.hook",
-    "VirtualWorker": "cloister.worker.virtual",
-    "connect": "cloister.net.client",
-    "attest_peer": "cloister.net.attested",
-    "model_digest": "cloister.study.job",
-    "plan": "cloister.worker.plans",
-    "read_charter": "cloister.net.policy",
-    "simulate": "cloister.simulation.simulate",
+_NAMES_IN = {
+    "aggregation.strategies": "FedAdagrad FedAdam FedAvg FedAvgM FedProx FedYogi",
+    "attest.verdict": "Verdict",
+    "charter.charter": "Charter",
+    "ledger.chain": "Receipt",
+    "net.attested": "AttestedConnection attest_peer",
+    "net.client": "RemoteWorker connect",
+    "net.identity": "Identity",
+    "net.policy": "AttestationPolicy",
+    "simulation.simulate": "SimulationRun simulate",
+    "simulation.splitting": "split_by_label split_dirichlet",
+    "study.history": "History Round",
+    "study.job": "model_digest",
+    "study.study": "Study StudyRun",
+    "tensor.hook": "TorchHook",
+    "tensor.pointer": "PointerTensor",
+    "tensor.training": "TrainingReport",
+    "tensor.worker": "Worker",
+    "worker.optimizers": "SGD Adam AdamW CosineDecay StepDecay",
+    "worker.plans": "Plan PlannedLoss plan",
+    "worker.virtual": "VirtualWorker",
 }
+_HOME = {name: f"cloister.{module}" for module, names in _NAMES_IN.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

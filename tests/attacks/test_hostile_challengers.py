@@ -165,7 +165,7 @@ def test_secrets_sealed_for_anything(study: Study, running: Running) -> None:
 def test_who_is_no_member_may_ask_and_do_nothing_else(study: Study, running: Running, who: str, purpose: Any) -> None:
     identity = study.dave if who == "a stranger" else None
     with attest_peer(ADDRESS, policy=study.policy(), identity=identity, at=running.at) as attested:
-        attested.again()
+        attested.attest()
         with pytest.raises(PeerRefusedError):
             greet(attested.connection, purpose=purpose, software="test", wait_s=SOON)
     serves(study, running)

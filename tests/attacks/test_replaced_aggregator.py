@@ -28,7 +28,7 @@ def test_tampered_software_in_the_place_of_the_proven(study: Study) -> None:
         aggregators.dial(peer, within_s=SOON, send_s=SOON).close()
         attested = study.attest(running.at)
     with pytest.raises(ConnectionLostError):  # what was proved is gone, and so is its connection
-        attested.again()
+        attested.attest()
     tampered = study.instance(attester=replace(ATTESTER, measurement=b"\x40" + b"\x3f" * 47))
     with study.aggregator(tampered, port=port) as there:
         for key in (peer, tampered.fingerprint):  # the researcher may name the old key, or have been told the new one

@@ -44,8 +44,8 @@ def test_what_was_seen_on_this_connection_counts(study: Study) -> None:
     now = [(b"\x02" * 32, 2)]
     with study.aggregator(study.instance(ledger=lambda: now[0])) as running, study.attest(running.at) as attested:
         now[0] = (b"\x03" * 32, 3)
-        later = attested.again()
+        later = attested.attest()
         now[0] = (b"\x02" * 32, 2)
         with pytest.raises(UnacceptableError) as caught:
-            later.again()
+            later.attest()
     assert caught.value.failures == (ROLLED_BACK,)

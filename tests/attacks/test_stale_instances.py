@@ -49,7 +49,7 @@ def changing(study: Study, instance: Instance, then: Answer) -> Iterator[Atteste
 
 def refusal(attested: AttestedConnection) -> tuple[str, ...]:
     with pytest.raises(UnacceptableError) as caught:
-        attested.again()
+        attested.attest()
     with pytest.raises(ConnectionLostError):  # it was closed: nothing more is said to whatever is there now
         attested.provision("data", b"secret")
     return caught.value.failures
@@ -58,7 +58,7 @@ def refusal(attested: AttestedConnection) -> tuple[str, ...]:
 def test_the_same_instance_goes_on(study: Study) -> None:
     instance = study.instance()
     with changing(study, instance, claiming(instance)) as attested:
-        assert attested.again().transcript.instance == attested.transcript.instance
+        assert attested.attest().transcript.instance == attested.transcript.instance
 
 
 def test_the_earlier_proof_again(study: Study) -> None:

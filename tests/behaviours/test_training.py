@@ -22,7 +22,7 @@ from cloister.errors import (
     TrainingError,
     WorkerError,
 )
-from cloister.tensor.training import Report
+from cloister.tensor.training import TrainingReport
 from cloister.tensor.worker import Worker
 from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
@@ -74,7 +74,7 @@ def here(**options: Any) -> tuple[nn.Module, Trained]:
     return model, train_here(planned(), Arrays(dict(zip("xy", rows(), strict=True))), **named, **given)
 
 
-def there(worker: Worker, model: nn.Module, **options: Any) -> Report:
+def there(worker: Worker, model: nn.Module, **options: Any) -> TrainingReport:
     x, y = rows()
     given = {"batch_size": 6, "local_epochs": 3, "seed": 7, **options}
     return worker.train(planned(), model=model, data=(x.send(worker), y.send(worker)), **given)

@@ -47,7 +47,7 @@ def test_the_charter_and_the_verdicts_are_shown(console: Console, tmp_path: Path
         tmp_path / "charter.toml", name="hospitals", members=members, addresses=["agg.example:7443"]
     )
     screen.agree(console, charter)
-    screen.attest(console, {"north": "verified: simulated TEE"})
+    screen.attested(console, {"north": "verified: simulated TEE"})
     text = shown(console)
     for word in ("hospitals #1", "hill, north", charter.digest.hex()[:16], "north: verified: simulated TEE"):
         assert word in text

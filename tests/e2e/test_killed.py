@@ -78,7 +78,7 @@ def test_what_was_signed_and_released_outlasts_kill_9(local: LocalStudy) -> None
             if owners:
                 local.start(*owners)
 
-    run = fit(local.study(patience=100.0), rounds=len(KILLED) + 1, on_round=kill)
+    run = fit(local.study(patience_s=100.0), rounds=len(KILLED) + 1, on_round=kill)
     assert run.finished
     assert not left
     assert same(run.model, simulated(rounds=len(KILLED) + 1))

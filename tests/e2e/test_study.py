@@ -175,7 +175,7 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
             local.kill(AGGREGATOR)
             local.start_aggregator()
 
-    run = fit(local.study(patience=60.0), strategy=cloister.FedAdam(lr=0.05), rounds=5, on_round=kill)
+    run = fit(local.study(patience_s=60.0), strategy=cloister.FedAdam(lr=0.05), rounds=5, on_round=kill)
     assert run.finished
     numbers = [done.number for done in run.history]
     assert numbers == sorted(set(numbers))
@@ -200,7 +200,7 @@ def test_an_owner_that_is_killed_takes_part_again_once_it_is_back(local: LocalSt
             back.append(done.number)
             signal.raise_signal(signal.SIGINT)
 
-    run = fit(local.study(patience=60.0), rounds=5000, on_round=watch)
+    run = fit(local.study(patience_s=60.0), rounds=5000, on_round=watch)
     assert not run.finished
     assert seen[0] == ("alice", "bob", "carol")
     assert seen[2] == ("alice", "bob")

@@ -79,7 +79,7 @@ def test_when_it_stops_its_connections_end(study: Study) -> None:
     with study.aggregator() as running:
         attested = study.attest(running.at)
     with pytest.raises(ConnectionLostError):
-        attested.again()
+        attested.attest()
     with pytest.raises(UnreachableError):
         study.attest(running.at)
 
@@ -94,7 +94,7 @@ def test_many_members_at_once(study: Study) -> None:
 
     def verify(identity: Identity) -> None:
         with study.attest(running.at, identity=identity) as attested:
-            found.append(attested.again().transcript.instance)
+            found.append(attested.attest().transcript.instance)
 
     with study.aggregator() as running:
         threads = [threading.Thread(target=verify, args=(each,)) for each in [study.alice, study.bob, study.carol] * 3]

@@ -86,11 +86,11 @@ def test_a_verifier_needs_no_key(study: Study) -> None:
 
 def test_it_proves_itself_again_on_the_same_connection(study: Study) -> None:
     with study.aggregator() as running, study.attest(running.at) as attested:
-        later = attested.again()
+        later = attested.attest()
         assert later.connection is attested.connection
         assert later.transcript.nonce != attested.transcript.nonce
         assert replace(later.transcript, nonce=attested.transcript.nonce) == attested.transcript
-        assert later.again().transcript.instance == attested.transcript.instance
+        assert later.attest().transcript.instance == attested.transcript.instance
 
 
 # What a proof is about, field by field. The evidence is made for it each time: software that lies, in a genuine TEE.
@@ -143,7 +143,7 @@ def test_another_instance_on_the_same_connection(study: Study) -> None:
     with study.aggregator() as running, study.attest(running.at) as attested:
         before = replace(attested.transcript, instance=bytes(16))
         with pytest.raises(UnacceptableError, match="not the instance that proved itself"):
-            replace(attested, transcript=before).again()
+            replace(attested, transcript=before).attest()
 
 
 def test_all_that_is_wrong_is_told_at_once(study: Study) -> None:
@@ -179,7 +179,7 @@ def test_a_charter_that_ends_during_a_session(study: Study) -> None:
     with study.aggregator() as running, study.attest(running.at, clock=lambda: now[0]) as attested:
         now[0] += timedelta(days=31)
         with pytest.raises(UnacceptableError, match="not valid at this time"):
-            attested.again()
+            attested.attest()
         with pytest.raises(ConnectionLostError):
             attested.provision("data", b"x")
 
@@ -303,7 +303,7 @@ def test_a_secret_arrives(study: Study) -> None:
         attested.provision("data", b"\x42" * 32)  # once more is no harm
         with pytest.raises(OpRefusedError, match="another secret is kept"):
             attested.provision("data", b"\x43" * 32)
-        attested.again().provision("other", b"x")
+        attested.attest().provision("other", b"x")
     assert secrets.take("data", sender=study.bob.fingerprint) == b"\x42" * 32
     assert secrets.take("other", sender=study.bob.fingerprint) == b"x"
 
@@ -316,7 +316,7 @@ def test_a_secret_that_is_too_long_is_not_sent(study: Study, secret: bytes) -> N
 
 def test_a_secret_for_an_old_proof_is_not_taken(study: Study) -> None:
     with keeping(study, Secrets()) as at, study.attest(at) as attested:
-        attested.again()
+        attested.attest()
         with pytest.raises(WorkerError, match="sealed to another instance's key or for something else"):
             attested.provision("data", b"x")
 

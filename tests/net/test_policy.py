@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.verifier import MAKERS
 from cloister.errors import CharterError, CollateralError, ConfigurationError
 from cloister.files import read_text
-from cloister.net.policy import AttestationPolicy, configuration_digest, no_collateral, read_charter, read_reference
+from cloister.net.files import read_charter
+from cloister.net.policy import AttestationPolicy, configuration_digest, no_collateral, read_reference
 from tests.net.instances import Study
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -25,7 +27,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(tmp_path_factory.mktemp("study"))
 
 
-def test_what_is_demanded_unless_something_else_is_said(study: Study) -> None:
+def test_what_is_asked_for_unless_something_else_is_said(study: Study) -> None:
     """The strictest of everything: a hole has to be asked for."""
     policy = AttestationPolicy(charter=study.charter)
     assert not policy.accept_simulated
@@ -34,6 +36,8 @@ def test_what_is_demanded_unless_something_else_is_said(study: Study) -> None:
     assert policy.configuration is None
     assert policy.unsafe_roots is MAKERS
     assert abs(policy.clock() - datetime.now(UTC)) < timedelta(minutes=1)
+    with pytest.raises(FrozenInstanceError):
+        policy.accept_simulated = True  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("tee", ["sgx", "tdx"])
@@ -115,6 +119,32 @@ def test_a_configuration_nested_without_end_is_refused() -> None:
 
 def test_a_charter_in_a_file(study: Study) -> None:
     assert read_charter(study.folder / "charter.toml") == study.charter
+
+
+def test_a_policy_of_a_charter_in_a_file(study: Study) -> None:
+    path = study.folder / "charter.toml"
+    made = [AttestationPolicy(charter=charter) for charter in (study.charter, path, str(path))]
+    assert [policy.charter for policy in made] == [study.charter] * 3
+    assert replace(made[1], role="node").charter == study.charter
+
+
+def test_a_policy_of_no_charter(tmp_path: Path) -> None:
+    (tmp_path / "charter.toml").write_text('format = "cloister charter 9"\n')
+    with pytest.raises(CharterError, match=r"charter\.toml"):
+        AttestationPolicy(charter=tmp_path / "charter.toml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        AttestationPolicy(charter=str(tmp_path / "missing.toml"))
+
+
+def test_a_policy_takes_collateral_by_the_name_of_its_source(study: Study, tmp_path: Path) -> None:
+    """As ``Study`` does: a file, a URL, a function, or nothing."""
+    assert AttestationPolicy(charter=study.charter).collateral is no_collateral
+    assert AttestationPolicy(charter=study.charter, collateral=no_collateral).collateral is no_collateral
+    named = AttestationPolicy(charter=study.charter, collateral=str(tmp_path / "missing"))
+    with pytest.raises(CollateralError, match="missing cannot be read"):
+        named.collateral(Evidence(tee="sgx", quote=b"quote"), NOW)
+    with pytest.raises(ConfigurationError):
+        AttestationPolicy(charter=study.charter, collateral="gopher://pccs.example")
 
 
 def test_a_charter_with_faults(tmp_path: Path) -> None:

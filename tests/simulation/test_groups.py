@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import PlanError, TrainingError
 from cloister.simulation import groups
-from cloister.simulation.simulate import Run
+from cloister.simulation.simulate import SimulationRun
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import CosineDecay, Optimizer, StepDecay
@@ -45,13 +45,13 @@ def owners(sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
     return {f"owner {at}": (x, (x @ true).argmax(1)) for at, x in enumerate(inputs)}
 
 
-def ran(*, vectorise: bool, **options: Any) -> Run:
+def ran(*, vectorise: bool, **options: Any) -> SimulationRun:
     given = {"owners": owners(), "optimizer": cloister.SGD(lr=0.1), "batch_size": 8, "rounds": 2, "seed": 5, **options}
     trained = given.pop("model", None) or model()
     return cloister.simulate(trained, given.pop("loss", loss), vectorise=vectorise, **given)
 
 
-def assert_close(run: Run, other: Run) -> None:
+def assert_close(run: SimulationRun, other: SimulationRun) -> None:
     """Within what the order of sums may change in float64; counters, and metrics as printed, alike."""
     there = other.model.state_dict()
     for name, value in run.model.state_dict().items():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
 from cloister.ledger.job import owner_seed
-from cloister.simulation.simulate import Run
+from cloister.simulation.simulate import SimulationRun
 from cloister.study.history import Round
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import order
@@ -57,7 +57,7 @@ def owners(sizes: dict[str, int] = SIZES) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (x, (x @ true).argmax(1)) for name, x in inputs.items()}
 
 
-def ran(**options: Any) -> Run:
+def ran(**options: Any) -> SimulationRun:
     given = {"owners": owners(), "optimizer": SGD, "batch_size": 8, "rounds": 4, "seed": 5, **options}
     return cloister.simulate(given.pop("model", model()), given.pop("loss", loss), **given)
 

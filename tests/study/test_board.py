@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import cloister
 from cloister.errors import ConfigurationError, MissingDependencyError
-from cloister.simulation.simulate import Run
+from cloister.simulation.simulate import SimulationRun
 from cloister.study.history import History, Round
 
 
@@ -23,7 +23,7 @@ def loss(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {"loss": (model(x) - y).square().mean()}
 
 
-def simulated(*, rounds: int, seed: int = 0, **options: Any) -> Run:
+def simulated(*, rounds: int, seed: int = 0, **options: Any) -> SimulationRun:
     torch.manual_seed(0)
     data = {name: (torch.randn(4, 2), torch.randn(4, 1)) for name in ("alice", "bob")}
     optimizer = cloister.SGD(lr=0.1)
@@ -43,7 +43,7 @@ def expected(history: History) -> dict[str, Any]:
     """What stands there after these rounds; values are of 32 bits."""
     scalars: dict[str, list[tuple[int, float]]] = {}
     for each in history:
-        round_ = {"owners": len(each.owners), "examples": each.examples, "seconds": each.seconds}
+        round_ = {"owners": len(each.owners), "examples": each.examples, "seconds": each.took_s}
         for group, numbers in (("training", each.metrics), ("evaluation", each.evaluation), ("round", round_)):
             for name, value in numbers.items():
                 scalars.setdefault(f"{group}/{name}", []).append((each.number, pytest.approx(value, rel=1e-6)))

@@ -203,7 +203,7 @@ def test_patience_has_an_end(aggregator: Aggregator) -> None:
         aggregator.saying(lambda talk: one_round(talk, then=vanish)) as options,
         pytest.raises(ConnectionLostError),
     ):
-        fit(aggregator.study(options, patience=0.0))
+        fit(aggregator.study(options, patience_s=0.0))
 
 
 def test_nobody_there(aggregator: Aggregator) -> None:

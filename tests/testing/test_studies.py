@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloister.errors import ConfigurationError, UnreachableError
-from cloister.net.policy import read_charter
+from cloister.net.files import read_charter
 from cloister.node.config import read
 from cloister.node.setup import load_charter
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalColumns, LocalStudy

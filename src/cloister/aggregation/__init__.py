@@ -1,1 +1,1 @@
-"""The arithmetic of a round: vectors, their weighted mean, and the strategy that makes the next model of it."""
+"""The arithmetic of a round: vectors, their weighted mean, and the strategies that make the next model of it."""

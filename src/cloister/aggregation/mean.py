@@ -1,12 +1,12 @@
-"""The weighted mean of contributions (McMahan et al. 2017, Algorithm 1), with a limit on what one member counts for.
+"""The weighted mean of contributions (McMahan et al. 2017, Algorithm 1), with a limit on one member's share.
 
     mean = sum over k of (w_k * u_k) / sum over k of w_k
 
 McMahan, Moore, Ramage, Hampson, Aguera y Arcas: "Communication-Efficient Learning of Deep Networks from Decentralized
 Data", AISTATS 2017; its w_k is n_k, the member's number of examples.
 
-Sums are kept in float64. Floating-point addition depends on the order, so there is one order wherever the bits must
-not depend on who was quicker: whoever adds does so in the order of the members' names.
+Sums are kept in float64. Floating-point addition depends on the order, so where the bits must not depend on who was
+quicker, the caller adds in the order of the members' names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
 from cloister.errors import AggregationError
 
 _TOGETHER: Final = 1 << 18
-"""Elements of many updates that are added up at a time."""
+"""The number of elements of many updates that are added up at a time."""
 
 
 class Sum:
@@ -34,12 +34,12 @@ class Sum:
         self._weights: list[float] = []
 
     def __len__(self) -> int:
-        """How many contributions were added."""
+        """The number of contributions that were added."""
         return len(self._weights)
 
     def add(self, update: Vector, *, weight: float, what: str = "a contribution", norm: float | None = None) -> None:
         """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages. ``norm``: the
-        update's, where it is known: if that is finite, so are all the values, and they are not looked at again.
+        update's norm, if it is known: if it is finite, so are all values, and they are not checked again.
 
         Raises:
             AggregationError: a weight that is not positive and finite, another length than the sum's, or a value that
@@ -99,11 +99,11 @@ class Sum:
 
 
 def shares(examples: Mapping[str, int], *, largest_share: float = 1.0) -> dict[str, float]:
-    """What part of the mean each member is: by its examples, but never more than ``largest_share``.
+    """Each member's share of the mean: in proportion to its examples, but never more than ``largest_share``.
 
-    A share over the limit is set to it, and the rest is given to the others in proportion to their examples; where that
-    lifts another over the limit, the same again, until none is over it. The shares add up to 1 (within rounding), and
-    more examples never mean a smaller share. Computed in whole numbers, so members of equal examples have equal shares.
+    A share over the limit is set to it, and the rest is given to the others in proportion to their examples; if that
+    lifts another one over the limit, this is repeated until none is over it. The shares add up to 1 (within rounding),
+    and more examples never mean a smaller share. All is computed in whole numbers, so equal examples give equal shares.
 
     Raises:
         AggregationError: no members, a member without examples, or fewer members than the limit needs (1 / limit).

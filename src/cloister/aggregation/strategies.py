@@ -1,4 +1,4 @@
-"""What becomes of the model once the mean of the contributions is there: the server's update rules.
+"""The strategies: a server's rules for making the next model of the mean of the contributions.
 
 Written as the papers write them, with x_t the model, delta_t the mean of the members' updates (a member's update is its
 trained model minus x_t), and all operations element by element:
@@ -10,9 +10,9 @@ trained model minus x_t), and all operations element by element:
     FedAdam           m_t, v_t = beta2 * v_{t-1} + (1 - beta2) * delta_t^2
       the three       m_t = beta1 * m_{t-1} + (1 - beta1) * delta_t;     x_{t+1} = x_t + lr * m_t / (sqrt(v_t) + tau)
 
-A rule is a value: its name and its numbers. What it remembers from round to round is a value too, the ``State``. So a
-round is a pure function, and a run can be stopped, kept and gone on with to the same bits. All is computed in float64
-and rounded once, to the model's element type.
+A strategy is a value: its name and its numbers. Its memory from round to round is a value too, the ``State``. So a
+round is a pure function, and a run can be stopped, kept and resumed to the same bits. All is computed in float64 and
+rounded once, to the model's element type.
 
 * McMahan et al.: "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017.
 * Hsu, Qi, Brown: "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019.
@@ -38,9 +38,9 @@ Doubles: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a rule remembers between rounds: how many there were, and its averages, each a float64 vector or None.
+    """A strategy's memory between rounds: their number, and its averages, each a float64 vector or None.
 
-    ``momentum`` is the v of FedAvgM and the m of the adaptive rules; ``squares`` is the v of the adaptive rules.
+    ``momentum`` is the v of FedAvgM and the m of the adaptive strategies; ``squares`` is the v of the adaptive ones.
     """
 
     rounds: int = 0
@@ -54,23 +54,23 @@ class State:
 
     @property
     def averages(self) -> tuple[memoryview, ...]:
-        """The bytes of those that it has, momentum first."""
+        """The bytes of the averages that it has, momentum first."""
         return tuple(each.data.cast("B") for each in (self.momentum, self.squares) if each is not None)
 
 
 class Strategy(Protocol):
-    """What all the rules can do."""
+    """The interface of all strategies."""
 
     def start(self, length: int) -> State:
-        """What it remembers before the first round of a model of ``length`` values."""
+        """The state before the first round of a model of ``length`` values."""
         ...
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
-        """The next model, in the element type of ``model``, and what to remember; nothing is changed in place.
+        """Returns the next model, in the element type of ``model``, and the next state. Nothing is changed in place.
 
         Raises:
             AggregationError: vectors of other lengths or element types, values that are not finite, before or after,
-                or a state of another rule.
+                or a state of another strategy.
         """
         ...
 
@@ -78,7 +78,7 @@ class Strategy(Protocol):
 def apply_to_parameters(
     rule: Strategy, model: Vector, *, mean: Vector, state: State, buffers: Sequence[slice]
 ) -> tuple[Vector, State]:
-    """The next model, and what to remember: ``rule`` for the parameters, and for ``buffers`` the mean as it is.
+    """Returns the next model and state: ``rule`` is applied to the parameters, and the plain mean to ``buffers``.
 
     Buffers are statistics, not weights: momentum or an adaptive step could carry a variance below zero.
 
@@ -163,7 +163,7 @@ class FedAvgM:
 
 @dataclass(frozen=True)
 class _Adaptive:
-    """What the three rules of Reddi et al. (2021), Algorithm 2, have in common.
+    """The common part of the three strategies of Reddi et al. (2021), Algorithm 2.
 
     ``tau`` is the degree of adaptivity, the smaller the more; v_{-1} is its square, the least that Algorithm 2 allows.
     Nothing corrects the averages' bias, as published.
@@ -240,10 +240,10 @@ _STRATEGIES: Final[dict[str, type[Strategy]]] = {
 
 
 def rule(name: str, **numbers: float) -> Strategy:
-    """The rule that goes by this name, with these numbers: ``rule("FedAvg", lr=1.0)``. ``numbers_of`` reverses it.
+    """The strategy of this name, with these numbers: ``rule("FedAvg", lr=1.0)``. ``numbers_of`` reverses it.
 
     Raises:
-        ConfigurationError: there is none, or its numbers are others or out of range.
+        ConfigurationError: there is none, or it takes other numbers, or one is out of range.
     """
     kind = _STRATEGIES.get(name)
     if kind is None:
@@ -256,7 +256,7 @@ def rule(name: str, **numbers: float) -> Strategy:
 
 
 def numbers_of(rule: Strategy) -> tuple[str, dict[str, float]]:
-    """A rule's name and numbers."""
+    """A strategy's name and numbers."""
     return type(rule).__name__, {name: float(value) for name, value in vars(rule).items()}
 
 

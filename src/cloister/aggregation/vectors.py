@@ -1,4 +1,4 @@
-"""Models and updates as flat vectors of NumPy's (``cloister.wire.layout``), block by block."""
+"""Models and updates as flat NumPy vectors (``cloister.wire.layout``), block by block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Vector: TypeAlias = NDArray[np.floating[Any]]
 """One dimension, float32 or float64."""
 
 BLOCK: Final = 1 << 15
-"""Elements that are worked on at a time: what is computed on the way stays in a core's cache, however large the model.
+"""The number of elements that are worked on at a time: intermediate values stay in a core's cache for any model.
 """
 
 
@@ -24,8 +24,8 @@ def blocks(length: int) -> Iterator[slice]:
 
 
 def check(vector: Vector, *, length: int, what: str, finite: bool = False) -> None:
-    """Refuses what is no vector of ``length`` finite numbers; ``what`` names it in the message. ``finite``: whether the
-    values are known to be.
+    """Checks that this is a vector of ``length`` finite numbers; ``what`` names it in the message. ``finite``: whether
+    the values are known to be.
 
     Raises:
         AggregationError: another length, shape or element type, or a value that is NaN or infinite.

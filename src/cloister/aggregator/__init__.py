@@ -1,1 +1,1 @@
-"""The secure worker: how contributions become a new model. Holds no torch, because the enclave holds none."""
+"""The aggregator: it makes a new model of contributions. Holds no torch, because the enclave holds none."""

@@ -1,9 +1,9 @@
-"""Bodies of frames as they arrive: where each part of one goes, and what is found out about it on the way.
+"""Bodies of frames as they arrive: each part has its place, and is looked at on the way.
 
-Whoever receives a body asks for its ``rooms`` one after another, fills each before it asks for the next, and has each
-looked at. Here lies the work that takes time (hashing, norms, reading a job), so that it is done in the thread of the
-member it is about, or beside it, while the next part arrives.
-Nothing here raises: what is wrong is kept as ``fault``, and said when the message is handled.
+Whoever receives a body asks for its ``buffers`` one after another, fills each before it asks for the next, and calls
+``update`` with each. The work that takes time is here (hashing, norms, reading a job), so that it runs in the thread of
+the member that sends, or beside it, while the next part arrives.
+Nothing here raises: an error is kept as ``fault``, and reported when the message is handled.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class Body(Protocol):
         ...
 
     def update(self, buffer: memoryview) -> None:
-        """Looks at a room that is filled: at all of them, in their order, in any one thread."""
+        """Looks at a buffer that is filled. One thread does so with all of them, in their order."""
         ...
 
 
 class _Plain:
-    """A body of which nothing is found out part by part."""
+    """A body whose parts are not looked at."""
 
     def update(self, buffer: memoryview) -> None:
         """Nothing."""
 
 
 class Discarded(_Plain):
-    """A body that is read and not kept, because it comes too late."""
+    """A body that is read and discarded, because it comes too late."""
 
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
@@ -57,7 +57,7 @@ class Discarded(_Plain):
 
 
 class Update:
-    """A contribution: ``vector``, of which the ``commitment`` and the ``norm`` are known when all was looked at."""
+    """A contribution: a ``vector``, whose ``commitment`` and ``norm`` are known once all of it was looked at."""
 
     def __init__(self, vector: Vector, *, salt: bytes) -> None:
         self.vector = vector
@@ -68,12 +68,12 @@ class Update:
 
     @property
     def commitment(self) -> bytes:
-        """To what has been looked at."""
+        """The commitment to the parts that have been looked at."""
         return self._hash.digest()
 
     @property
     def norm(self) -> float:
-        """L2, in float64: NaN or infinite where a value is, and NaN where a part has not been looked at."""
+        """The L2 norm, in float64. It is NaN or infinite if a value is, and NaN while a part was not looked at."""
         return math.nan if self._left else math.hypot(*self._norms)
 
     def buffers(self) -> Iterator[memoryview]:
@@ -81,19 +81,19 @@ class Update:
         return _chunks(_bytes(self.vector))
 
     def update(self, buffer: memoryview) -> None:
-        """What has just arrived is looked at while it lies in a cache."""
+        """Looks at a part that has just arrived, while it lies in a cache."""
         self._hash.update(buffer)
         self._norms.append(_norm(np.frombuffer(buffer, self._dtype)))
         self._left -= len(buffer)
 
     def release(self) -> Vector:
-        """The vector, for another to use: whoever still holds this holds no memory with it."""
+        """Gives the vector away: this object does not keep its memory any more."""
         vector, self.vector = self.vector, self.vector[:0].copy()
         return vector
 
 
 class Submission(_Plain):
-    """A job and its first model. ``running``: the job that runs already, with which no model need come."""
+    """A job and its first model. ``running``: the job that runs already, which may come without its model."""
 
     def __init__(self, job_bytes: int, *, body_bytes: int, charter: Charter, running: bytes | None) -> None:
         self.data = bytearray(job_bytes)
@@ -107,7 +107,7 @@ class Submission(_Plain):
         self._running = running
 
     def buffers(self) -> Iterator[memoryview]:
-        """The job, which is read and checked before there is any room for its model."""
+        """The job, which is read and checked before memory is allocated for its model."""
         yield memoryview(self.data)
         self.digest = jobs.job_digest(bytes(self.data))
         if self.digest != self._running:
@@ -137,7 +137,7 @@ class Submission(_Plain):
 
 
 class HandedOver(_Plain):
-    """Records that a member has more of; or the newest model, of ``job``, and ``vectors`` of its rule's state."""
+    """Records that a member hands over; or the newest model, of ``job``, and ``vectors`` of its strategy's state."""
 
     def __init__(self, message: Chain, *, job: Job | None, vectors: int = 0) -> None:
         self.records: list[bytearray] = []
@@ -149,7 +149,7 @@ class HandedOver(_Plain):
         self._vectors = vectors
 
     def buffers(self) -> Iterator[memoryview]:
-        """The records, and then the model and the state, which are not kept where they are not what is wanted."""
+        """The records, then the model and the state, which are discarded unless they are those that are wanted."""
         for length in self._lengths:
             self.records.append(bytearray(length))
             yield memoryview(self.records[-1])

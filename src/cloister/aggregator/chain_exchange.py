@@ -1,8 +1,8 @@
-"""The ledger and the newest model, and how an instance and its members bring each other up to date.
+"""The ledger and the newest model: an instance and its members bring each other up to date.
 
-A new instance knows nothing; what it goes on from is what members hand over, checked record by record. The chain with
-more rounds is the one that goes on. An instance that has begun and released nothing may be dropped from it, its own
-included; a round never is.
+A new instance knows nothing; it goes on from the records that members hand over, and checks each. The chain with more
+rounds is the one that goes on. The record of an instance that released nothing may be dropped from it, even this
+instance's own; a round never is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from cloister.wire.limits import CHAIN_BYTES
 from cloister.wire.rounds import Chain, HandOver, Join
 
 ANSWER_S: Final = 60.0
-"""How long a member may take to hand something over, beside the time for its bytes."""
+"""The time that a member has to hand something over, beside the time for its bytes."""
 
-_FORK: Final = "your records are no part of this chain, nor it of yours: one of the two is a fork"
+_FORK: Final = "your records are not part of this chain, nor it of yours: one of the two is a fork"
 
 
 @dataclass
 class _Asked:
-    """Who was asked for what: records after the first ``after``, or the newest model."""
+    """A request to one member: for records after the first ``after``, or for the newest model."""
 
     peer: ConnectedMember
     after: int
@@ -37,12 +37,12 @@ class _Asked:
     theirs: Ledger
     """The member's chain, as far as it has handed it over."""
     job: Job | None = None
-    """Of the model that is wanted, with ``vectors`` of its rule's state."""
+    """The job of the model that is wanted, with ``vectors`` of its strategy's state."""
     vectors: int = 0
 
 
 class Chains:
-    """This instance's ledger and model, and who has been asked to hand over more."""
+    """This instance's ledger and model, and the member that has been asked to hand over more."""
 
     def __init__(self, charter: Charter, *, peers: ConnectedMembers, upload_s: float) -> None:
         self.ledger = Ledger(charter)
@@ -54,7 +54,7 @@ class Chains:
 
     @property
     def due(self) -> float | None:
-        """When the member that was asked has taken too long."""
+        """The moment after which the member that was asked is late."""
         return self._asked.until if self._asked else None
 
     @property
@@ -63,14 +63,14 @@ class Chains:
         return self.held if self.held is not None and self.held.digest == self.ledger.model else None
 
     def join(self, peer: ConnectedMember, message: Join, *, now: float) -> None:
-        """Takes in how far a member's records go.
+        """Notes how far a member's records go.
 
         Raises:
             LedgerError: it is on a fork.
         """
         peer.joined, peer.sequence, peer.head = True, message.sequence, message.head
         peer.holds = message.holds
-        # An instance that releases nothing leaves no record behind, so that there are no more of them than rounds.
+        # An instance that releases nothing leaves no record behind, so there are no more instances than rounds.
         if message.sequence > 2 * self.ledger.charter.limits.rounds + 1:
             raise LedgerError(_FORK)
         if self.ledger.passed(peer.sequence, peer.head):
@@ -82,7 +82,7 @@ class Chains:
         self.ask(now=now)
 
     def ask(self, *, now: float) -> None:
-        """Asks the next of those who have other records for them, one at a time."""
+        """Asks the next member that has other records for them, one at a time."""
         while self._ahead and self._asked is None:
             peer = self._ahead.popleft()
             if self.ledger.passed(peer.sequence, peer.head):
@@ -93,16 +93,16 @@ class Chains:
             self._tell(peer, HandOver(after=after), ())
 
     def ask_for_model(self, peer: ConnectedMember, *, job: Job, vectors: int, now: float) -> None:
-        """Asks a member that holds the newest model for it; nothing where another is being asked for something."""
+        """Asks a member that holds the newest model for it, unless another request is open."""
         if self._asked is None:
             self._asked = _Asked(peer, self.ledger.sequence, now + ANSWER_S, self.ledger, job=job, vectors=vectors)
             self._tell(peer, HandOver(after=self.ledger.sequence), ())
 
     def expect(self, peer: ConnectedMember, message: Chain, *, body_bytes: int, now: float) -> HandedOver:
-        """Room for what a member hands over, if it was asked to.
+        """Makes room for the records or the model that a member hands over, if it was asked to.
 
         Raises:
-            LedgerError: it was not, or not for this.
+            LedgerError: it was not asked, or for something else.
         """
         asked = self._asked
         if asked is None or asked.peer is not peer:
@@ -116,7 +116,7 @@ class Chains:
         return HandedOver(message, job=asked.job, vectors=asked.vectors)
 
     def take(self, peer: ConnectedMember, body: HandedOver, *, now: float) -> bool:
-        """Takes in what a member has handed over. Whether the ledger has changed.
+        """Takes what a member has handed over, and returns whether the ledger has changed.
 
         Raises:
             LedgerError: it is on a fork, or this is not what was asked for.
@@ -138,7 +138,7 @@ class Chains:
             self.ask(now=now)
 
     def forget(self, peer: ConnectedMember, *, now: float) -> None:
-        """The member has left."""
+        """Forgets a member that has left."""
         if peer in self._ahead:
             self._ahead.remove(peer)
         if self._asked is not None and self._asked.peer is peer:
@@ -150,7 +150,7 @@ class Chains:
         return self._asked.peer if self._asked is not None and now >= self._asked.until else None
 
     def bring(self, peer: ConnectedMember) -> None:
-        """Gives a member the records that it lacks, and the newest model if it is for it and not there."""
+        """Gives a member the records that it lacks, and the newest model if it takes models and lacks this one."""
         lacking = peer.sequence
         if not self.ledger.passed(lacking, peer.head):
             lacking = self._settled_within(lacking)
@@ -160,7 +160,7 @@ class Chains:
         held = self.newest if peer.takes_models else None
         if held is not None and peer.model == held.digest:
             held = None
-        # Whoever is not ready waits for word that there are no other records.
+        # A member that is not ready waits to be told that there are no other records.
         if lacking < self.ledger.sequence or held is not None or not peer.ready:
             for message, bodies in messages(self.ledger, after=lacking, model=held):
                 self._tell(peer, message, tuple(map(memoryview, bodies)))
@@ -176,7 +176,7 @@ class Chains:
         asked.after += len(found)
 
     def _adopt(self, asked: _Asked) -> bool:
-        """Goes on with a member's chain if it has more rounds, and otherwise gives it this one."""
+        """Goes on with a member's chain if it has more rounds; otherwise the member is given this one."""
         peer = asked.peer
         # Evidence is not judged here: an instance counts once owners, who judge it, have signed a round of it.
         theirs = reconcile(self.ledger, asked.theirs).settled()
@@ -200,5 +200,5 @@ class Chains:
 
 
 def seconds_for(nbytes: int, *, least: float) -> float:
-    """How long an upload of so many bytes may take: 1 s for each MiB, beside ``least``."""
+    """The time that an upload of so many bytes may take: ``least``, and 1 s for each MiB."""
     return least + nbytes / (1 << 20)

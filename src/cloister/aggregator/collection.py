@@ -1,8 +1,8 @@
-"""The pull of one round's contributions: in the order of names, a few at a time, each checked before it is added.
+"""The collection of one round's contributions: in the order of names, a few at a time, each checked before it counts.
 
-The order makes the bits of the sum independent of who was quicker. Only those whose turn it is are asked, which bounds
-the memory to the sum (float64) and one or two contributions, however many members there are. What has arrived is added
-when its memory is wanted, for the next contribution, which is on its way by then.
+The order makes the bits of the sum independent of who was quicker. Only the owners whose turn it is are asked, so
+memory is bounded by the sum (float64) and one or two contributions, however many members there are. A contribution that
+has arrived is added when its memory is needed for the next one, which is on its way by then.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cloister.errors import AggregationError, RoundError
 from cloister.wire.layout import Layout
 
 AT_ONCE: Final = 2
-"""How many may be on their way: one arrives while the other is added."""
+"""The most contributions on their way: one arrives while the other is added."""
 LARGE_BYTES: Final = 1 << 24
 """Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an owner said when it had trained."""
+    """An owner's answer when it had trained."""
 
     member: Member
     examples: int
@@ -42,7 +42,7 @@ class Collection:
     """Contributions to one round, by the names of the owners that are ready.
 
     Raises:
-        RoundError: they are too few.
+        RoundError: the owners are too few.
     """
 
     def __init__(self, answers: Mapping[str, Answer], *, limits: Limits, layout: Layout) -> None:
@@ -60,11 +60,11 @@ class Collection:
 
     @property
     def complete(self) -> bool:
-        """Whether all are here."""
+        """Whether all contributions are here."""
         return len(self._added) + len(self._arrived) == len(self.answers)
 
     def next(self) -> list[str]:
-        """Those to be asked for their contributions now; they count as asked from then on."""
+        """Chooses the owners to ask for their contributions now; they count as asked from then on."""
         window = self._window()
         found = [name for name in window if name not in self._asked and name not in self._arrived]
         found = found[: self._at_once - len(self._asked) - sum(name in self._arrived for name in window)]
@@ -72,17 +72,17 @@ class Collection:
         return found
 
     def expects(self, name: str) -> bool:
-        """Whether this owner was asked, and its contribution has not come."""
+        """Whether this owner was asked, and its contribution has not come yet."""
         return name in self._asked
 
     def buffer(self, name: str, *, salt: bytes) -> Update:
-        """Where the contribution of an owner that was asked goes."""
+        """Makes room for the contribution of an owner that was asked."""
         self._add()
         vector = self._free.pop() if self._free else np.empty(self._layout.length, self._layout.dtype)
         return Update(vector, salt=salt)
 
     def take(self, name: str, update: Update) -> None:
-        """Takes what has arrived from an owner that was asked; where its turn is not now any more, it is asked again.
+        """Takes the contribution of an owner that was asked. If its turn has passed meanwhile, it is asked again.
 
         Raises:
             RoundError: it is refused. Nothing of it is added; ``leave_out`` has to follow.
@@ -94,7 +94,7 @@ class Collection:
                 raise RoundError(
                     f"the contribution's norm is not a number of at most {self._limits.clip:g}, the charter's clip"
                 )
-            if not update.norm:  # in a mean with others that are 0 it would hide nobody
+            if not update.norm:  # contributions of 0 hide nobody in the mean
                 raise RoundError("the contribution changes nothing: its norm is 0")
             if update.commitment != answer.commitment:
                 raise RoundError("the contribution is not the one that was committed to")
@@ -103,13 +103,13 @@ class Collection:
             raise
         if name in self._window():
             self._arrived[name] = update
-        else:  # its memory is for those whose turn it is
+        else:  # only those whose turn it is have memory
             self._free.append(update.release())
 
     def leave_out(self, name: str) -> None:
-        """Goes on without this owner; from the beginning, where the weights of others change that were added already.
+        """Goes on without this owner. If the weights of added contributions change by that, the sum begins anew.
 
-        Its vector, if it is still being filled, is not used again.
+        A vector of its that is still being filled is not used again.
 
         Raises:
             RoundError: the others are too few.
@@ -121,7 +121,7 @@ class Collection:
         before = self.weights
         self._weigh()
         if any(self.weights.get(each) != before[each] for each in self._added):
-            self._sum = Sum(0)  # the old one's memory is given back before there is another
+            self._sum = Sum(0)  # frees the old one's memory before there is another
             self._sum = Sum(self._layout.length)
             self._added = []
         self._add()
@@ -129,7 +129,7 @@ class Collection:
             self._free.append(self._arrived.pop(each).release())
 
     def mean(self) -> Vector:
-        """The weighted mean, once it is complete; only its memory is kept.
+        """The weighted mean, once all are here; only its memory is kept.
 
         Raises:
             AggregationError: it is not finite.
@@ -140,7 +140,7 @@ class Collection:
         return total.mean()
 
     def metrics(self) -> dict[str, float]:
-        """The charter's metrics that all of them told, each the mean by the same weights, within its range."""
+        """The charter's metrics that all owners reported: each one's mean by the same weights, within its range."""
         told = {}
         for metric in self._limits.metrics:
             if all(metric.name in answer.metrics for answer in self.answers.values()):
@@ -159,12 +159,12 @@ class Collection:
             raise RoundError(str(fault)) from None
 
     def _due(self) -> list[str]:
-        """The next in order that have arrived: they are added before there is room for another."""
+        """The next in order that have arrived. They are added before there is room for another."""
         waiting = (name for name in self.answers if name not in self._added)
         return list(takewhile(self._arrived.__contains__, waiting))
 
     def _window(self) -> list[str]:
-        """Those after them in order: no other has a place."""
+        """The owners after those in order, whose contributions may arrive now."""
         before = {*self._added, *self._due()}
         return [name for name in self.answers if name not in before][: self._at_once]
 

@@ -1,4 +1,4 @@
-"""What happens to an aggregator, and what it wants done about it. A member goes by its key's fingerprint."""
+"""The events that an aggregator is told of, and the effects that it asks for. A member is its key's fingerprint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from cloister.aggregator.bodies import Body
 from cloister.wire.fields import Message
 
-# What happens.
+# Events.
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The moment that ``AggregatorProtocol.due`` named has come. It does no harm at any other."""
+    """The moment that ``AggregatorProtocol.due`` named has come. At any other moment it is harmless."""
 
 
 Event: TypeAlias = Joined | Left | Said | Tick
 
-# What it wants done.
+# Effects.
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send a message; ``bodies``, flat views of bytes that nobody changes any more, are its body."""
+    """Send a message. Its body is ``bodies``: flat views of bytes that do not change any more."""
 
     member: str
     message: Message
@@ -56,7 +56,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """End a member's connection once it has been told what stands before this, and say why. It has left then."""
+    """End a member's connection, once the messages before this one were sent, and say why. The member has left then."""
 
     member: str
     why: str

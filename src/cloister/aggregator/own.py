@@ -1,4 +1,4 @@
-"""What an instance can do that nobody else can, and the record that it begins with."""
+"""An instance's identity, and the record that it begins with."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ UPLOAD_S: Final = 10.0
 
 
 class InstanceIdentity(NamedTuple):
-    """What an instance can do that nobody else can.
+    """An instance's keys, evidence, clock and salt: what it can do and nobody else can.
 
     ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
     nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
     since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
-    ``upload_s``: how long any upload may take, beside 1 s for each MiB.
+    ``upload_s``: the time that any upload may take, beside 1 s for each MiB.
     """
 
     signer: bytes
@@ -34,7 +34,7 @@ class InstanceIdentity(NamedTuple):
 
 
 def begin(ledger: Ledger, *, own: InstanceIdentity) -> bytes:
-    """An instance's record, the next one of this ledger."""
+    """Makes the instance's record, the next one of this ledger."""
     proof = own.prove(records.nonce_of(ledger.head))
     record = InstanceRecord(
         charter=ledger.charter.digest,

@@ -1,4 +1,4 @@
-"""When a round may begin after one that came to nothing: at once with other owners, and after a pause with the same."""
+"""The pause after a void round: the next one begins at once with other owners, and after a pause with the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAUSE_S: Final = (1.0, 60.0)
 
 
 class Pauses:
-    """The pauses of one run. Times are by the clock that events are told by, owners their fingerprints."""
+    """The pauses of one run. Times are by the clock of the events; owners are named by their fingerprints."""
 
     def __init__(self) -> None:
         self._asked: Members = frozenset()
@@ -20,13 +20,13 @@ class Pauses:
         self._voids = 0
 
     def begin(self, asked: Members) -> None:
-        """A round is proposed to these."""
+        """Notes that a round is proposed to these owners."""
         self._asked, self._until = asked, None
 
     def fail(self, present: Members, *, now: float, hopeless: bool) -> None:
-        """The round came to nothing. ``hopeless``: without other owners the next one would too."""
+        """Notes that the round is void. ``hopeless``: the next one would be too without other owners."""
         first, last = PAUSE_S
-        self._failed = self._asked & present  # whoever has come since was not asked yet
+        self._failed = self._asked & present  # owners that came since were not asked yet
         self._until = None if hopeless else now + min(first * 2 ** min(self._voids, 10), last)
         self._voids += 1
 
@@ -35,5 +35,5 @@ class Pauses:
         return present != self._failed or (self._until is not None and now >= self._until)
 
     def until(self, now: float) -> float | None:
-        """When the pause is over, if one is under way that time ends."""
+        """The moment at which the pause ends, if there is one that time ends."""
         return self._until if self._until is not None and self._until > now else None

@@ -1,4 +1,4 @@
-"""The members that are connected, as far as an aggregator has to remember them, and what it says to them."""
+"""The members that are connected, as far as an aggregator has to remember them, and its messages to them."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class ConnectedMember:
     joined: bool = False
     """Whether it has said how far its records go."""
     ready: bool = False
-    """Whether it has been given all records that there are: only then it takes part in anything."""
+    """Whether it has been given all records that there are. It takes part in nothing before."""
     sequence: int = 0
     head: bytes = b""
-    """How far its records go."""
+    """The number of its newest record."""
     holds: bool = False
-    """Whether it said that it holds the model which the newest of its records released."""
+    """Whether it said that it holds the model that its newest record released."""
     model: bytes | None = None
     """The digest of the newest model that it holds."""
     job: bytes | None = None
     """The job that it has been told of."""
     owes: bool = False
-    """Whether it was asked for a contribution that has not come yet, wanted or not."""
+    """Whether it was asked for a contribution that has not come yet, even if that is not wanted any more."""
     submitting: bool = False
-    """Whether it sends a job at the moment."""
+    """Whether it is sending a job now."""
     submitted: tuple[Submit, Submission] | None = None
     """The job that it has sent, until it is looked at."""
     waits: str = ""
-    """What it was told that its job waits for."""
+    """The reason for waiting that it was told about its job."""
     refused: int = 0
-    """How many of its messages were refused since a round was last released."""
+    """The number of its messages that were refused since the newest release."""
 
     @property
     def standing(self) -> Standing:
-        """How far it is (``cloister.aggregator.table``)."""
+        """Its standing (``cloister.aggregator.table``)."""
         return Standing.UP_TO_DATE if self.ready else Standing.JOINED if self.joined else Standing.CONNECTED
 
     @property
@@ -55,22 +55,22 @@ class ConnectedMember:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name, for people."""
         return self.member.name
 
     @property
     def owner(self) -> bool:
-        """Whether it contributes."""
+        """Whether it is an owner, which contributes."""
         return self.member.role == "owner"
 
     @property
     def takes_models(self) -> bool:
-        """Whether released models are for it: auditors look at records only."""
+        """Whether it is given released models. Auditors look at records only."""
         return self.member.role != "auditor"
 
 
 def refused(number: int, fault: CloisterError) -> Refused:
-    """The answer to what was sent for this round (0: no round), and is not used."""
+    """The answer to a message for this round (0: no round) that is not used."""
     code: RefusedCode = (
         "ledger" if isinstance(fault, LedgerError) else "job" if isinstance(fault, JobError) else "round"
     )
@@ -78,14 +78,14 @@ def refused(number: int, fault: CloisterError) -> Refused:
 
 
 class ConnectedMembers:
-    """All that are connected, by their fingerprints, and what is to be done about them."""
+    """The connected members, by their fingerprints, and the effects that they are due."""
 
     def __init__(self) -> None:
         self.all: dict[str, ConnectedMember] = {}
         self._effects: list[Effect] = []
 
     def present(self) -> list[ConnectedMember]:
-        """Those who have all records, owners first."""
+        """The members that have all records, owners first."""
         ready = (peer for peer in self.all.values() if peer.ready)
         return sorted(ready, key=lambda peer: (not peer.owner, peer.name))
 
@@ -94,25 +94,25 @@ class ConnectedMembers:
         return [peer for peer in self.present() if peer.owner]
 
     def tell(self, peer: ConnectedMember, message: Message, bodies: tuple[memoryview, ...] = ()) -> None:
-        """Has a message sent."""
+        """Sends a message."""
         self._effects.append(Tell(peer.key, message, bodies))
 
     def tell_all(self, message: Message) -> None:
-        """Has a message sent to all that are present."""
+        """Sends a message to all that are present."""
         for peer in self.present():
             self.tell(peer, message)
 
     def drop(self, peer: ConnectedMember, why: str) -> None:
-        """Has a connection ended; the member is none any more."""
+        """Ends a connection; the member is not connected any more."""
         del self.all[peer.key]
         self._effects.append(Drop(peer.key, why))
         self.note(f"{peer.name} is dropped: {why}")
 
     def note(self, text: str) -> None:
-        """Has a line written for the operator."""
+        """Writes a line for the operator."""
         self._effects.append(Note(text))
 
     def effects(self) -> list[Effect]:
-        """What was asked for since the last call."""
+        """The effects since the last call."""
         effects, self._effects = self._effects, []
         return effects

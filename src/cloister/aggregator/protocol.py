@@ -1,8 +1,8 @@
-"""An aggregator as a state machine: what happens comes in, what is to be done about it comes out.
+"""An aggregator as a state machine: events come in, effects come out.
 
-It has no sockets, clocks, threads or chance of its own; ``cloister.enclave.server`` brings them. Whatever a member
-sends is either used or answered by ``Refused``: nothing is half-added, and a round goes on without whoever spoils its
-own part in it.
+It has no sockets, clocks, threads or chance of its own; ``cloister.enclave.server`` brings them. A member's message is
+either used or answered by ``Refused``: nothing is half-added, and a round goes on without a member that spoils its own
+part in it.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from cloister.wire.rounds import (
 )
 
 REFUSALS: Final = 16
-"""A member with so many messages refused, and no round released in between, is dropped."""
+"""The number of refused messages, with no release in between, after which a member is dropped."""
 LEAP: Final = 1 << 20
-"""By how much one member's word can move the numbers of rounds: nobody may use them up."""
+"""The most by which one member's word can move the numbers of rounds: nobody may use them up."""
 
 
 class AggregatorProtocol:
     """An aggregator's part in studies under one charter, for one instance.
 
     Args:
-        charter: it has no faults, and this software can enforce it.
-        own: what the instance can do.
+        charter: one without faults, which this software can enforce.
+        own: the instance's identity.
     """
 
     def __init__(self, charter: Charter, *, own: InstanceIdentity) -> None:
@@ -65,15 +65,15 @@ class AggregatorProtocol:
 
     @property
     def due(self) -> float | None:
-        """When a ``Tick`` is wanted, by the clock that ``handle`` is told; None: at no time."""
+        """The moment at which a ``Tick`` is wanted, by the clock of ``handle``; None: at none."""
         times = [time for time in (self._chains.due, self._course.due) if time is not None]
         return min(times, default=None)
 
     def expect(self, member: str, message: Message, *, body_bytes: int) -> Body | None:
-        """Where the body of a member's message goes; None where it has none.
+        """The place for the body of a member's message; None if it has none.
 
         Raises:
-            CloisterError: nobody asked for it, or not for one of this length: it is not to be read.
+            CloisterError: nobody asked for a body of this length. It must not be read.
         """
         peer = self._peers.all.get(member)
         if not body_bytes:
@@ -90,7 +90,7 @@ class AggregatorProtocol:
         raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
 
     def handle(self, event: Event, *, now: float) -> list[Effect]:
-        """What is to be done about an event. ``now``: seconds, by a clock that never goes back."""
+        """Handles an event, and returns the effects. ``now``: seconds, by a clock that never goes back."""
         self._now = self._course.now = max(now, self._now)
         match event:
             case Joined(member=key):
@@ -153,7 +153,7 @@ class AggregatorProtocol:
                 self._chains.ask_for_model(peer, job=run.job, vectors=run.averages, now=self._now)
                 return
 
-    # What members say
+    # Messages of members
 
     def _hear(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
         try:
@@ -197,7 +197,7 @@ class AggregatorProtocol:
                 self._course.sign(peer, message)
 
     def _crossed_the_release(self, peer: ConnectedMember, message: Message) -> bool:
-        """Whether it is a witness's word of a round that was released without it."""
+        """Whether it is a witness's message about a round that was released without it."""
         row = table.MESSAGES.get(type(message))
         passed_over = row is not None and row.passed_over and peer.owner and peer.standing is Standing.UP_TO_DATE
         return passed_over and getattr(message, "round", None) == self.ledger.last_round
@@ -243,7 +243,7 @@ class AggregatorProtocol:
         return Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
 
     def _take_jobs(self) -> None:
-        """Looks at jobs once those who submitted them have handed over what records they have."""
+        """Looks at jobs, once the researchers that submitted them have handed over their records."""
         for peer in self._peers.present():
             if peer.submitted is not None:
                 message, body = peer.submitted
@@ -280,7 +280,7 @@ class AggregatorProtocol:
         return run
 
     def _check_place(self, run: Run) -> None:
-        """Whether a job can go on from the newest record. Raises ``JobError``."""
+        """Checks that a job can go on from the newest record. Raises ``JobError``."""
         job, ledger = run.job, self.ledger
         done = ledger.done(run.digest)
         wanted, left = job.rounds - done, self._charter.limits.rounds - ledger.released

@@ -1,4 +1,4 @@
-"""The end of a round: what would be released, the cohort that members sign for it, and the record that releases it."""
+"""The end of a round: the outcome, the cohort that members sign for it, and the record that releases it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cloister.wire.rounds import Signature
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round would release, and the salt that hides it from those who sign for it."""
+    """The values that a round would release, and the salt that hides them from the members that sign."""
 
     model: ModelState
     metrics: dict[str, float]
@@ -34,14 +34,14 @@ class Outcome:
 
     @property
     def digest(self) -> bytes:
-        """What members sign of it."""
+        """The commitment to it, which members sign."""
         return records.outcome_digest(
             self.salt, model=self.model.digest, state=self.model.state_digest, metrics=self.metrics
         )
 
 
 def compute(run: Run, *, before: ModelState, mean: Vector, metrics: dict[str, float], salt: bytes) -> Outcome:
-    """What the mean of the contributions makes of the model.
+    """Applies the mean of the contributions to the model.
 
     Raises:
         AggregationError: values that are not finite.
@@ -69,7 +69,7 @@ def cohort_of(
     shares: tuple[Share, ...],
     outcome: bytes,
 ) -> Cohort:
-    """What the members of a round sign. Its place is after the ledger's newest record."""
+    """Makes the cohort that the members of a round sign. Its place is after the ledger's newest record."""
     limits = ledger.charter.limits
     return Cohort(
         format="cloister cohort 1",
@@ -92,8 +92,8 @@ class Signing:
     """The signatures of one round's cohort.
 
     Args:
-        cohort: encoded. members: the fingerprints of those in it, all of whom have to sign.
-        asked: the fingerprints of all who were asked to. quorum: how many have to, at least.
+        cohort: encoded. members: the fingerprints of its members, all of whom have to sign.
+        asked: the fingerprints of all owners that were asked to sign. quorum: the least number that has to.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Signing:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it never may, whatever those say who have not answered."""
+        """Whether the round can never be released, whatever the outstanding answers are."""
         possible = self._signatures.keys() | self._pending
         return not self.members <= possible or len(possible) < self._quorum
 
@@ -122,7 +122,7 @@ class Signing:
         """Takes a member's signature.
 
         Raises:
-            RoundError: it was not asked for, or came already; or it is not valid, and the member is ``lost``.
+            RoundError: it was not asked for, came already, or is not valid. No other one of this member counts then.
         """
         if member not in self._pending:
             raise RoundError("a signature that was not asked for, or that came already")
@@ -138,7 +138,7 @@ class Signing:
         self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
 
     def abandon(self, member: str) -> None:
-        """The member will not sign, or has left: what it signed before stands."""
+        """Notes that the member will not sign, or has left. A signature that it gave before stands."""
         self._pending.discard(member)
 
     def record(self, outcome: Outcome, *, time: int, sign: Callable[[bytes], bytes]) -> bytes:

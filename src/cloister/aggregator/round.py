@@ -1,4 +1,4 @@
-"""The course of one round after another: propose, train, collect, sign, release; or void, at any of them."""
+"""The phases of one round after another: propose, train, collect, sign, release; or void, in any of them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from cloister.wire.rounds import (
 )
 
 _LEFT_OUT: Final = (
-    "this owner is not in the round's cohort. Some owners have signed a cohort on the same model that was never"
-    " released, and sign now only for one that differs enough from it. The next round is of all owners again"
+    "this owner is not in the round's cohort. Some owners have signed another cohort on the same model, which was never"
+    " released, and refuse one that differs too little from it. The next round is of all owners again"
 )
 SIGN_S: Final = 30.0
-"""How long members may take to sign."""
+"""The time that members have to sign."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class _Collecting:
     training: Training
     collection: Collection
     deadlines: dict[str, float] = field(default_factory=dict)
-    """By name: until when a contribution that was asked for has to be there."""
+    """The deadline of each contribution that was asked for, by the owner's name."""
 
 
 @dataclass
@@ -57,14 +57,14 @@ class _Signing:
 
 
 class RoundMachine:
-    """The rounds of a run, for those who are present; one is under way at a time."""
+    """The rounds of a run, with the members that are present; one is under way at a time."""
 
     def __init__(self, charter: Charter, *, own: InstanceIdentity, peers: ConnectedMembers, chains: Chains) -> None:
         self.run: Run | None = None
         self.highest = 0
         """The highest number that a round is known to have had."""
         self.now = 0.0
-        """By the clock that events are told by."""
+        """The time, by the clock of the events."""
         self._charter = charter
         self._limits = charter.limits
         self._quorum = quorum(charter)
@@ -75,12 +75,12 @@ class RoundMachine:
         self._pauses = Pauses()
 
     def start(self, run: Run) -> None:
-        """Another run begins, and nothing of the one before hinders it."""
+        """Begins another run, for which the one before does not matter."""
         self.run, self._pauses = run, Pauses()
 
     @property
     def due(self) -> float | None:
-        """When something has to be done although nothing happens."""
+        """The moment at which something has to be done although nothing happens."""
         match self._phase:
             case Training(until=until):
                 return until
@@ -90,17 +90,17 @@ class RoundMachine:
                 return signing.until
         return self._pauses.until(self.now)
 
-    # What owners say
+    # Messages of owners
 
     def ready(self, peer: ConnectedMember, message: Ready) -> None:
-        """An owner has trained. Raises ``RoundError``: it is out of the round."""
+        """Handles an owner's word that it has trained. Raises ``RoundError``: it is out of the round."""
         training = self._phase
         if not isinstance(training, Training) or training.number != message.round:
             raise MESSAGES[Ready].refusal(message)
         training.ready(peer, message)
 
     def room(self, peer: ConnectedMember, message: Contribution, *, body_bytes: int) -> Body:
-        """Where a contribution goes. Raises ``RoundError``: nobody asked for it, or not for one of this length."""
+        """Makes room for a contribution. Raises ``RoundError``: nobody asked for one of this length."""
         if self.run is None or not peer.owes or body_bytes != self.run.nbytes:
             raise RoundError("a contribution that nobody asked for, or of another length than the model")
         collecting = self._expecting(peer, message)
@@ -110,7 +110,7 @@ class RoundMachine:
         return collecting.collection.buffer(peer.name, salt=message.salt)
 
     def contribute(self, peer: ConnectedMember, message: Contribution, body: Body | None) -> None:
-        """A contribution has arrived. Raises ``RoundError``: it is not used."""
+        """Handles a contribution that has arrived. Raises ``RoundError``: it is not used."""
         collecting = self._expecting(peer, message)
         if collecting is None:
             raise MESSAGES[Contribution].refusal(message)
@@ -124,21 +124,21 @@ class RoundMachine:
             raise
 
     def decline(self, peer: ConnectedMember, message: Declined) -> None:
-        """An owner does not go on with a round. Raises ``RoundError``: it is not this round."""
+        """Handles an owner's word that it leaves a round. Raises ``RoundError``: it is not this round."""
         if message.round != self._number:
             raise MESSAGES[Declined].refusal(message)
         self._peers.note(f"{peer.name} declines round {message.round}")
         self.leave_out(peer)
 
     def sign(self, peer: ConnectedMember, message: Signature) -> None:
-        """An owner has signed the cohort. Raises ``RoundError``: the signature does not count."""
+        """Handles an owner's signature of the cohort. Raises ``RoundError``: it does not count."""
         phase = self._phase
         if not isinstance(phase, _Signing) or phase.signing.number != message.round:
             raise MESSAGES[Signature].refusal(message)
         phase.signing.take(peer.key, message)
 
     def leave_out(self, peer: ConnectedMember) -> None:
-        """The round that is under way goes on without this member, if it can."""
+        """Goes on with the round without this member, if that is possible."""
         match self._phase:
             case Training() as training:
                 training.leave_out(peer.name)
@@ -147,10 +147,10 @@ class RoundMachine:
             case _Signing(signing=signing):
                 signing.abandon(peer.key)
 
-    # What follows
+    # Steps
 
     def late(self) -> list[ConnectedMember]:
-        """Acts on a deadline that has passed; those whom it finds stalled are to be dropped."""
+        """Acts on deadlines that have passed, and returns the members that have stalled, which must be dropped."""
         match self._phase:
             case Training() as training if self.now >= training.until:
                 training.close()
@@ -189,13 +189,13 @@ class RoundMachine:
         self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
 
     def begin_again(self, why: str) -> None:
-        """Ends the round that is under way, if there is one, because it was begun on what is no longer the newest."""
+        """Ends the round that is under way, if there is one: it began on a record that is not the newest any more."""
         self.void(why)
         self._pauses = Pauses()
 
     @property
     def phase(self) -> Phase:
-        """How far the round is."""
+        """The phase that the round is in."""
         match self._phase:
             case Training():
                 return Phase.TRAINING
@@ -206,7 +206,7 @@ class RoundMachine:
         return Phase.BETWEEN
 
     def _enter(self, phase: Training | _Collecting | _Signing | None) -> None:
-        """Goes on to another phase, one that may follow."""
+        """Enters a phase that may follow the present one."""
         before, self._phase = self.phase, phase
         if self.phase not in FOLLOWING[before]:
             raise AssertionError(f"{self.phase} does not follow {before}")
@@ -226,7 +226,7 @@ class RoundMachine:
         return 0
 
     def _owners(self) -> frozenset[str]:
-        """The owners that are there, by fingerprint."""
+        """The owners that are present, by fingerprint."""
         return frozenset(peer.key for peer in self._peers.owners())
 
     def _expecting(self, peer: ConnectedMember, message: Contribution) -> _Collecting | None:
@@ -280,14 +280,14 @@ class RoundMachine:
         self._peers.note(f"round {number} is proposed to {len(owners)} owners")
 
     def _wait(self, run: Run, text: str) -> None:
-        """Tells those whose job it is what it waits for, each of them once until that changes."""
+        """Tells the job's researchers the reason for waiting, each of them once until it changes."""
         for peer in self._peers.present():
             if peer.key in run.researchers and peer.waits != text:
                 peer.waits = text
                 self._peers.tell(peer, Waiting(text=text))
 
     def _enrol(self) -> None:
-        """This instance's record, before its first round and after every chain that it took over."""
+        """Appends this instance's record, before its first round and after every chain that it took over."""
         ledger, own = self._chains.ledger, self._own
         if ledger.signer == own.signer:
             return
@@ -320,7 +320,7 @@ class RoundMachine:
             self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
 
     def _signed(self, training: Training) -> dict[str, frozenset[Members]]:
-        """What the owners that are there have said that they have signed on the round's model."""
+        """The cohorts on the round's model that owners that are present say they have signed."""
         return {peer.key: training.signed.get(peer.key, frozenset()) for peer in self._peers.owners()}
 
     def _pull(self, collecting: _Collecting) -> None:
@@ -350,7 +350,7 @@ class RoundMachine:
         members = frozenset(each.member.key for each in collection.answers.values())
         if not would_be_signed(
             members, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum
-        ):  # nobody is asked in vain: whoever signs refuses what is near to it from then on
+        ):  # nobody is asked in vain: an owner that signs refuses cohorts too near to it from then on
             self.void("not all who are left in it would sign, or too few who are there")
             return
         self._peers.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")

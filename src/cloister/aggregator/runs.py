@@ -1,4 +1,4 @@
-"""A job that was accepted, and what of it every round needs."""
+"""A job that was accepted, and the parts of it that every round needs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Run:
     layout: Layout
     rule: Strategy
     researchers: set[str] = field(default_factory=set)
-    """The fingerprints of those who submitted it and are there."""
+    """The fingerprints of the connected researchers that submitted it."""
     stopping: str = ""
-    """Why it ends before its last round; nothing where it goes on."""
+    """The reason why it ends before its last round; empty while it goes on."""
     over: bool = False
 
     @property
     def nbytes(self) -> int:
-        """How long its model's vector is, in bytes."""
+        """The length of its model's vector, in bytes."""
         return self.layout.nbytes
 
     @property
     def averages(self) -> int:
-        """How many vectors the rule keeps between rounds."""
+        """The number of vectors that the strategy keeps between rounds."""
         state = self.rule.start(1)
         return (state.momentum is not None) + (state.squares is not None)
 
     def ended(self, ledger: Ledger) -> bool:
-        """Whether no round of it is to follow."""
+        """Whether it has no further rounds."""
         return self.over or bool(self.stopping) or ledger.done(self.digest) >= self.job.rounds

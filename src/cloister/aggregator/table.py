@@ -1,4 +1,4 @@
-"""Who may say what to an aggregator, and when, and what follows: the tables that it goes by.
+"""The tables that an aggregator goes by: which member may send which message when, and which phase may follow.
 
 ``AggregatorProtocol`` holds each message against ``MESSAGES`` before anything else looks at it, and ``RoundMachine``
 takes no step that is not in ``FOLLOWING``. docs/protocol.md is made from both, and says what comes of each message.
@@ -17,18 +17,18 @@ from cloister.wire.rounds import Chain, Contribution, Declined, Join, Ready, Sig
 
 
 class Standing(StrEnum):
-    """How far a member's connection is."""
+    """The stages of a member's connection."""
 
     CONNECTED = "connected"
     """It has proved its key, and has said nothing."""
     JOINED = "joined"
-    """It has said how far its records go; it hands over what it has more, or is given what it lacks."""
+    """It has said how far its records go. It hands over those that are new here, or is given those that it lacks."""
     UP_TO_DATE = "up to date"
     """It has all records that the aggregator has."""
 
 
 class Phase(StrEnum):
-    """How far the round is. There is one at a time."""
+    """The stages of a round. There is one round at a time."""
 
     BETWEEN = "between rounds"
     TRAINING = "training"
@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 
 class Row(NamedTuple):
-    """Who may say a message, and when."""
+    """The roles that may send a message, and the times when they may."""
 
     roles: tuple[Role, ...]
     standings: tuple[Standing, ...]
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     otherwise: str
     """The refusal at another standing, or in another phase; ``{round}`` is the message's."""
     passed_over: bool = False
-    """Whether it is no fault where it is of the round that was released last: it crossed the release on its way."""
+    """Whether it is passed over if it is about the newest released round: it crossed the release on its way."""
 
     def refusal(self, message: Message) -> RoundError:
         """The error for a message that comes at the wrong time."""
@@ -91,11 +91,11 @@ FOLLOWING: Final[Mapping[Phase, tuple[Phase, ...]]] = {
     Phase.COLLECTING: (Phase.SIGNING, Phase.BETWEEN),
     Phase.SIGNING: (Phase.BETWEEN,),
 }
-"""What each phase may be followed by: a round that is void ends, and one is released once it was signed."""
+"""The phases that may follow each phase. A void round ends; a round is released once it was signed."""
 
 
 def check(message: Message, *, role: Role, standing: Standing, phase: Phase) -> None:
-    """Checks that a member may say this now.
+    """Checks that a member may send this now.
 
     Raises:
         RoundError: it may not, and nothing came of the message.

@@ -1,4 +1,4 @@
-"""The first part of a round: who was asked to train, and what each said when it had."""
+"""The first phase of a round: the owners that were asked to train, and their answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloister.wire.rounds import Ready
 
 
 class Training:
-    """The owners of one round, by name. ``until``: when those who have not answered are too late.
+    """The owners of one round, by name. ``until``: the moment after which an answer is too late.
 
     ``used``: commitments to contributions that are in earlier rounds.
     """
@@ -23,13 +23,13 @@ class Training:
     ) -> None:
         self.number = number
         self.digest = digest
-        """The round's."""
+        """The round's digest."""
         self.until = until
         self.answers: dict[str, Answer] = {}
         self.signed: dict[str, frozenset[Members]] = {}
         """The cohorts on the round's model that owners say they have signed, by their fingerprints."""
         self.asked = len(owners)
-        """How many they were."""
+        """The number of owners that were asked."""
         self._waiting = set(owners)
         self._limits = limits
         self._used = used
@@ -40,7 +40,7 @@ class Training:
         return not self._waiting
 
     def ready(self, peer: ConnectedMember, message: Ready) -> None:
-        """An owner has trained.
+        """Takes an owner's answer that it has trained.
 
         Raises:
             RoundError: it is out of the round, or answered before, which then stands.
@@ -64,10 +64,10 @@ class Training:
         self.answers[peer.name] = Answer(peer.member, message.examples, metrics, message.commitment)
 
     def leave_out(self, name: str) -> None:
-        """The owner has declined, or left."""
+        """Leaves out an owner that has declined, or left."""
         self._waiting.discard(name)
         self.answers.pop(name, None)
 
     def close(self) -> None:
-        """The time is up: those who have not answered are out of the round."""
+        """Leaves out the owners that have not answered in time."""
         self._waiting.clear()

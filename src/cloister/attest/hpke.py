@@ -1,4 +1,4 @@
-"""Sealing: a secret that only one proven instance can open (HPKE, RFC 9180, base mode).
+"""Sealing: a secret that only one attested instance can open (HPKE, RFC 9180, base mode).
 
 The key encapsulation is X-Wing (KEM 0x647A, draft-connolly-cfrg-xwing-kem): ML-KEM-768 (FIPS 203) together with X25519
 (RFC 7748), so that what is recorded today stays closed as long as either holds; then HKDF-SHA-512 and AES-256-GCM.

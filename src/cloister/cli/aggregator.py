@@ -23,7 +23,7 @@ app: Final = typer.Typer(help="Run an aggregator that proves what it is.", no_ar
 
 
 class Tee(StrEnum):
-    """Where an aggregator's evidence comes from."""
+    """Where the aggregator's evidence comes from."""
 
     auto = "auto"
     simulated = "simulated"

@@ -33,8 +33,9 @@ from cloister.cli.exits import FAILED, NOT_GENUINE, UNACCEPTABLE, UNREACHED
 from cloister.errors import AttestationError, CharterError, ConfigurationError, NetworkError, WireError
 from cloister.net.attested import attest_peer
 from cloister.net.collateral import source
+from cloister.net.files import read_charter
 from cloister.net.identity import Identity
-from cloister.net.policy import AttestationPolicy, read_charter
+from cloister.net.policy import AttestationPolicy
 from cloister.wire.limits import EVIDENCE_BYTES
 
 _CODES: Final = {
@@ -144,7 +145,7 @@ def verify(
     policy = AttestationPolicy(
         charter=agreed,
         accept_simulated=accept_simulated,
-        collateral=source(collateral),
+        collateral=collateral,
         clock=lambda: now or datetime.now(UTC),
     )
     try:

@@ -48,7 +48,7 @@ def new(
 
 @app.command()
 def check(path: CharterFile) -> None:
-    """Look a charter over: list every fault and every hole in it, and say who has signed."""
+    """Look a charter over: list every fault and every warning, and say who has signed."""
     charter = _read(path)
     _echo(_heading(charter))
     signed, refused = _signed(charter, signatures_beside(path))

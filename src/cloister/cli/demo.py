@@ -65,7 +65,7 @@ def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> Non
             local.start_aggregator()
             local.start()
             verdicts = {name: local.found(name, _VERDICT, within_s=_VERDICT_S) for name in parts}
-        screen.attest(console, verdicts)
+        screen.attested(console, verdicts)
         run = _train(console, local, plan, rounds, held_out)
         with console.status("training each hospital alone, and all data pooled, to compare"):
             alone = {
@@ -89,7 +89,7 @@ def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> Non
 def _train(console: Console, local: LocalStudy, plan: Plan, rounds: int, held_out: Patients) -> StudyRun:
     from cloister.demo import hospitals, screen, training
 
-    with local.study(patience=_PATIENCE_S) as study, screen.Rounds(console, total=rounds) as show:
+    with local.study(patience_s=_PATIENCE_S) as study, screen.Rounds(console, total=rounds) as show:
         run = study.fit(
             training.new_model(),
             plan,

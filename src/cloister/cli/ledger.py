@@ -23,7 +23,7 @@ from cloister.ledger.audit import Report, audit, used_once
 from cloister.ledger.chain import Receipt
 from cloister.ledger.jsonl import LINE_BYTES, describe, read_lines, written
 from cloister.net.collateral import source
-from cloister.net.policy import read_charter
+from cloister.net.files import read_charter
 
 app: Final = typer.Typer(cls=Noun, no_args_is_help=True)
 

@@ -10,9 +10,8 @@ import typer
 from cloister import files
 from cloister.errors import ConfigurationError
 from cloister.net.attested import attest_peer
-from cloister.net.collateral import source
 from cloister.net.identity import Identity
-from cloister.net.policy import AttestationPolicy, configuration_digest, read_charter, read_reference
+from cloister.net.policy import AttestationPolicy, configuration_digest, read_reference
 from cloister.tables import TEXT_BYTES
 from cloister.wire.limits import SECRET_BYTES
 
@@ -34,12 +33,12 @@ def provision(
 ) -> None:
     """Give a node in a TEE a secret. Nothing is sent before it has proved its software and its configuration."""
     policy = AttestationPolicy(
-        charter=read_charter(charter),
+        charter=charter,
         role="node",
         reference=read_reference(software),
         configuration=configuration_digest(files.read_text(configuration, limit=TEXT_BYTES)),
         accept_simulated=accept_simulated,
-        collateral=source(collateral),
+        collateral=collateral,
     )
     value = _read(secret)
     with attest_peer(address, policy=policy, identity=Identity.load(key), at=at) as attested:

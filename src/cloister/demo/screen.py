@@ -48,8 +48,8 @@ def agree(console: Console, charter: Charter) -> None:
     )
 
 
-def attest(console: Console, lines: Mapping[str, str]) -> None:
-    """What each hospital's node found of the aggregator, before it told it anything."""
+def attested(console: Console, lines: Mapping[str, str]) -> None:
+    """Prints the verdict of each hospital's node on the aggregator, which it found before it told it anything."""
     for name, line in lines.items():
         console.print(Text.assemble(("  ✓ ", "green"), (f"{name}: ", "bold"), line), soft_wrap=True)
 

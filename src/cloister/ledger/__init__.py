@@ -1,1 +1,1 @@
-"""What all parties of a study verify alike: jobs, records, the chain that they form, and who may be in a cohort."""
+"""The things that all parties of a study verify alike: jobs, records, the chain that they form, and cohorts."""

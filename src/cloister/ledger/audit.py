@@ -23,12 +23,12 @@ from cloister.ledger.chain import Instance, Ledger, Receipt
 from cloister.ledger.jsonl import moment
 
 CollateralSource = Callable[[Evidence, datetime], Collateral | None]
-"""Where collateral for some evidence comes from, at a time."""
+"""A function that gives the collateral for some evidence, at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What an audit found: a ledger that holds, and the evidence behind each of its instances."""
+    """The result of an audit: a ledger that holds, and the evidence behind each of its instances."""
 
     ledger: Ledger
     verified: tuple[Verified, ...]
@@ -36,19 +36,19 @@ class Report:
 
     @property
     def gaps(self) -> tuple[range, ...]:
-        """The numbers below the newest round's of which nothing was released: as far as records tell, void."""
+        """The numbers below the newest round's under which nothing was released: those rounds were void."""
         numbers = [0, *(receipt.cohort.round for receipt in self.ledger.receipts)]
         return tuple(range(before + 1, after) for before, after in pairwise(numbers) if after > before + 1)
 
     @property
     def contributed(self) -> dict[str, int]:
-        """In how many rounds each owner's contribution is, by its name; the owners of the charter in order."""
+        """The number of rounds that each owner contributed to, by its name, in the charter's order."""
         counts = Counter(member for receipt in self.ledger.receipts for member in receipt.members)
         return {owner.name: counts[owner.key] for owner in self.ledger.charter.owners}
 
     @property
     def signed(self) -> dict[str, int]:
-        """How many rounds each owner signed, as one of the cohort or as a witness."""
+        """The number of rounds that each owner signed, in the cohort or as a witness."""
         counts = Counter(each.member for receipt in self.ledger.receipts for each in receipt.record.signatures)
         return {owner.name: counts[owner.key] for owner in self.ledger.charter.owners}
 

@@ -1,4 +1,4 @@
-"""The ledger: a chain of records of one charter, and all that has to hold before a record becomes part of it.
+"""The ledger: a chain of records of one charter, and the checks that a record passes before it becomes part of it.
 
 The aggregator, members and auditors run the same checks. What they show, and what they do not, is in docs/ledger.md:
 evidence in the records of instances is looked at by ``cloister.ledger.audit``, not here.
@@ -37,14 +37,14 @@ from cloister.ledger.records import (
 from cloister.wire.peers import fingerprint
 
 ROUNDING: Final = 1e-9
-"""How far the weights of a cohort may be from 1 together."""
+"""The most by which the sum of a cohort's weights may differ from 1."""
 
 
 def quorum(charter: Charter) -> int:
-    """How many owners have to sign a round before it is released (docs/adr/0010).
+    """The number of owners that have to sign a round before it is released (docs/adr/0010).
 
-    So many that any two such groups have ``floor - 1`` owners in common, at least one of whom keeps its word where up
-    to ``floor - 2`` do not. It is more than half of the owners, and never less than the floor.
+    Any two quorums have at least ``floor - 1`` owners in common, so at least one honest owner where up to
+    ``floor - 2`` are not. A quorum is more than half of the owners, and never less than the floor.
     """
     return (len(charter.owners) + charter.limits.floor) // 2
 
@@ -109,7 +109,7 @@ class Ledger:
         return self._with(self._chain)
 
     def settled(self) -> Ledger:
-        """The same without the instances after the newest round: what no later chain may lack.
+        """A copy without the instances after the newest round. No later chain may lack any of its records.
 
         An instance that released nothing may be missing from the chain that the others go on with.
         """
@@ -138,7 +138,7 @@ class Ledger:
 
     @property
     def sequence(self) -> int:
-        """How many records there are."""
+        """The number of records."""
         return len(self._chain.records)
 
     @property
@@ -168,7 +168,7 @@ class Ledger:
 
     @property
     def released(self) -> int:
-        """How many rounds were released."""
+        """The number of rounds that were released."""
         return len(self.receipts)
 
     @property
@@ -178,21 +178,21 @@ class Ledger:
 
     @property
     def model(self) -> bytes | None:
-        """The digest of what the next round starts from: the newest result, or the charter's first model."""
+        """The digest of the model that the next round starts from: the newest result, or the charter's first model."""
         return self.receipts[-1].record.model if self.receipts else self.charter.limits.first_model
 
     @property
     def state(self) -> bytes | None:
-        """The digest of what the server's rule remembers after the newest round; None where it remembers nothing."""
+        """The digest of the strategy's state after the newest round; None where it has none."""
         return self.receipts[-1].record.state if self.receipts else None
 
     @property
     def commitments(self) -> frozenset[bytes]:
-        """Those to all contributions so far: each is in one round."""
+        """The commitments to all contributions so far; each is in one round."""
         return self._chain.commitments
 
     def done(self, job: bytes) -> int:
-        """How many rounds of the job with this digest were released."""
+        """The number of released rounds of the job with this digest."""
         return sum(receipt.cohort.job == job for receipt in self.receipts)
 
     def since(self, sequence: int) -> tuple[bytes, ...]:
@@ -238,7 +238,7 @@ class Ledger:
         self._chain = grown._chain
 
     def check_cohort(self, cohort: Cohort) -> bytes:
-        """Whether the next record could have this cohort, as far as the ledger can tell; the key that would sign it.
+        """Checks that the next record could have this cohort, as far as the ledger can tell, and returns its signer.
 
         Raises:
             LedgerError: it could not.

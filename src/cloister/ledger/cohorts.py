@@ -1,8 +1,8 @@
-"""Who of those that have trained are in one cohort, after rounds that owners signed and that never came out.
+"""The choice of a cohort among the owners that have trained, after rounds that were signed and never released.
 
-An owner refuses a cohort that differs from one that it has signed, on the same model, by fewer than ``floor`` members:
-it cannot know whether that one was released, and the difference of the two would be about too few. Each says what it
-has signed when it has trained, so that whatever instance runs finds members who will all sign, and asks no others.
+An owner refuses a cohort that differs by fewer than ``floor`` members from one that it has signed on the same model: it
+cannot know whether that one was released, and the difference of the two would be about too few. When an owner has
+trained, it says what it has signed. So any instance can find members who will all sign, and asks no others.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from cloister.errors import RoundError
 Members: TypeAlias = frozenset[str]
 """Owners, by their fingerprints."""
 TRIED: Final = 1 << 12
-"""How many cohorts are looked at one by one: all that there are of twelve owners."""
+"""The most cohorts that are looked at one by one: all that twelve owners can form."""
 
 
 def choose(trained: Members, *, signed: Mapping[str, frozenset[Members]], floor: int, quorum: int) -> Members:
-    """The members of the next cohort.
+    """Chooses the members of the next cohort.
 
     Args:
-        trained: those who can be in it.
+        trained: the owners that can be in it.
         signed: for each owner that is there, the members of the cohorts that it says it has signed on this model.
-        floor, quorum: how many have to be in a cohort, and how many have to sign one, at least.
+        floor, quorum: the least number of owners in a cohort, and of those who sign it.
 
     Raises:
-        RoundError: there are none who would all sign, or too few others would.
+        RoundError: no cohort would be signed by all of its members and by a quorum.
 
-    All of them, if they would sign; else the most of a cohort that was signed before, which is made up for, and of
-    those who would sign for themselves together; else some others, so that what was signed before is far enough.
+    The first choice is all of ``trained``. Next come the cohorts that were signed before, and the owners that remain
+    without everybody unwilling, the largest first. The last are other groups, larger ones first.
     """
     for members in _candidates(trained, signed, floor):
         if len(members) >= floor and would_be_signed(members, signed=signed, floor=floor, quorum=quorum):
             return members
     raise RoundError(
-        f"no {floor} or more of those that have trained would all sign: some have signed for others on this model, and"
-        f" sign for nobody now who differs from those in fewer than {floor}. Other owners have to come"
+        f"no {floor} or more of the owners that have trained would all sign: some have signed another cohort on this"
+        f" model, and refuse one that differs from it by fewer than {floor} owners. Other owners have to come"
     )
 
 
 def would_be_signed(members: Members, *, signed: Mapping[str, frozenset[Members]], floor: int, quorum: int) -> bool:
-    """Whether all of these would sign for a cohort of themselves, and enough of all that are there."""
+    """Whether all ``members`` would sign a cohort of themselves, and a quorum of all owners that are there would."""
     willing = signed.keys() - _unwilling(members, signed, floor)
     return members <= willing and len(willing) >= quorum
 
@@ -60,7 +60,7 @@ def _too_near(members: Members, other: Members, floor: int) -> bool:
 
 
 def _believed(owners: int, *, floor: int) -> bool:
-    """Whether so many say what is true: those who would have others left out are at most ``floor`` - 2."""
+    """Whether one of so many owners is honest: at most ``floor`` - 2 lie to have others left out."""
     return owners >= floor - 1
 
 

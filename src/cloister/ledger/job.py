@@ -1,6 +1,6 @@
-"""A job: all that decides what a study computes, as one value with one spelling and one digest.
+"""A job: everything that determines what a study computes, as one value with one encoding and one digest.
 
-The researcher submits it, the aggregator and every owner's node check it, and a round's digest is about it: so all
+The researcher submits it; the aggregator and every owner's node check it. A round's digest covers it, so all
 contributions to a round come from the same plan, numbers, seed and data tag.
 """
 
@@ -37,11 +37,11 @@ class Part(Message, frozen=True):
     name: Name
     spec: TensorSpec
     buffer: bool
-    """Whether it is a statistic that is averaged as it is, and no parameter."""
+    """Whether it is a statistic, which is averaged without the strategy, and not a parameter."""
 
 
 class Constant(Message, frozen=True):
-    """A tensor of the model that is not of floating point, a counter for instance. A study leaves it as it is."""
+    """A tensor of the model that is not floating-point, such as a counter. A study does not change it."""
 
     name: Name
     spec: TensorSpec
@@ -49,7 +49,7 @@ class Constant(Message, frozen=True):
 
 
 class Job(Message, frozen=True):
-    """What is computed in each of ``rounds`` rounds. ``decode`` reads one; ``check`` holds it against a charter."""
+    """The computation of each of ``rounds`` rounds. ``decode`` reads one; ``check`` compares it with a charter."""
 
     format: Literal["cloister job 1"]
     charter: Digest
@@ -65,30 +65,30 @@ class Job(Message, frozen=True):
     batch_size: Whole
     local_epochs: Whole
     seed: Annotated[int, Meta(ge=0)]
-    """Each owner's seed is ``owner_seed`` of it, and of how many rounds of the job will have come out with this one."""
+    """Each owner's seed is ``owner_seed`` of it and of the release's number, counted from 1 for each job."""
     data: Name
     """The tag of the data sets that owners train on."""
     strategy: Name
     numbers: Annotated[dict[Name, float], Meta(max_length=16)]
-    """The server's rule, by the name of its class in ``cloister.aggregation.strategies``, and its numbers."""
+    """The strategy, by the name of its class in ``cloister.aggregation.strategies``, and its numbers."""
     rounds: Whole
     seconds: float
-    """How long owners have for one round's training."""
+    """The time that owners have for one round's training."""
 
     @property
     def layout(self) -> Layout:
-        """Where each part stands in the model's vector."""
+        """The place of each part in the model's vector."""
         return lay_out({part.name: part.spec for part in self.parts})
 
     @property
     def buffers(self) -> list[slice]:
-        """The parts of the vector that are no parameters."""
+        """The parts of the vector that are not parameters."""
         buffers = {part.name for part in self.parts if part.buffer}
         return [slice(place.start, place.stop) for place in self.layout.places if place.name in buffers]
 
     @property
     def rule(self) -> Strategy:
-        """The server's rule.
+        """The strategy.
 
         Raises:
             ConfigurationError: there is none of that name, or not with these numbers.
@@ -97,7 +97,7 @@ class Job(Message, frozen=True):
 
     @property
     def proximal(self) -> float:
-        """The mu of FedProx, which owners train with; 0 under another rule."""
+        """The mu of FedProx, which owners train with; 0 under another strategy."""
         return self.numbers.get("mu", 0.0) if self.strategy == "FedProx" else 0.0
 
 
@@ -106,15 +106,15 @@ _decoder: Final = msgspec.msgpack.Decoder(Job)
 
 
 def encode(job: Job) -> bytes:
-    """The job's one spelling."""
+    """The job's encoding; there is one."""
     return _encoder.encode(job)
 
 
 def decode(data: bytes) -> Job:
-    """The job that these bytes spell. It has been held against nothing yet.
+    """Decodes a job. Nothing of its content is checked yet.
 
     Raises:
-        JobError: they spell none, or not in its one spelling.
+        JobError: the bytes are no job, or not in its one encoding.
     """
     if len(data) > JOB_BYTES:
         raise JobError(f"a job of {len(data)} bytes is over the limit of {JOB_BYTES}")
@@ -163,22 +163,22 @@ def describe(parts: tuple[Part, ...], constants: tuple[Constant, ...], vector: A
 
 
 def round_digest(job: bytes, *, charter: bytes, number: int, model: bytes, head: bytes) -> bytes:
-    """What all contributions to one round have in common, 32 bytes. ``job``, ``model``, ``head``: digests, the last one
-    of the newest record in the ledger, or nothing."""
+    """The digest that all contributions to one round share, 32 bytes. ``job``, ``model``, ``head``: digests, the last
+    one of the newest record in the ledger, or nothing."""
     return hashlib.sha256(ROUND + charter + job + number.to_bytes(8, "big") + model + head.rjust(32, b"\0")).digest()
 
 
 def owner_seed(seed: int, *, number: int, owner: str) -> int:
     """The seed of one owner's training for the ``number``th release (from 1): the first 8 bytes, big-endian, of SHA-256
-    of ``"seed number owner"``. It does not depend on who else there is."""
+    of ``"seed number owner"``. It does not depend on the other owners."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number} {owner}".encode()).digest()[:8], "big")
 
 
 def check(job: Job, *, charter: Charter) -> None:
-    """Holds a job against a charter, before any model or data set is looked at.
+    """Checks a job against a charter, before any model or data set is read.
 
     Raises:
-        JobError: the charter does not allow it, or its numbers make no sense. The message says all that is wrong.
+        JobError: the charter does not allow it, or its numbers make no sense. The message lists every fault.
     """
     faults = []
     if job.charter != charter.digest:
@@ -205,7 +205,7 @@ def check(job: Job, *, charter: Charter) -> None:
 
 
 def _optimizer(found: Optimizer) -> list[str]:
-    """As ``cloister.worker.optimizers`` reads it, and a learning rate beside that; a comparison with NaN is false."""
+    """The faults that ``cloister.worker.optimizers`` finds too, and a learning rate of 0. NaN passes no comparison."""
     fits = {
         "weight decay": 0 <= found.weight_decay < math.inf,
         "clip norm": found.clip_norm is None or 0 < found.clip_norm < math.inf,

@@ -1,9 +1,9 @@
-"""A chain as a text file, ``chain.jsonl``: one record a line, in JSON (RFC 8259), with what it says for people.
+"""A chain as a text file, ``chain.jsonl``: one record a line, in JSON (RFC 8259), with its content for people.
 
     {"record": "<the record's bytes, base64>", "kind": "round", "sequence": 2, ...}
 
-The bytes decide. What stands beside them is for people's eyes and their tools, and has to be what the bytes say: a line
-in which somebody changed it is refused. A field may be missing, so that older and newer programs read each other.
+The bytes decide. The other fields are for people and their tools, and have to agree with the bytes: a line in which
+somebody changed one is refused. A field may be missing, so that older and newer programs read each other's files.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def describe(record: bytes) -> dict[str, Any]:
-    """What an encoded record says, as JSON can hold it: digests in hexadecimal, times as ISO 8601. Nothing is verified.
+    """An encoded record's content as JSON holds it: digests in hexadecimal, times as ISO 8601. Nothing is verified.
 
     Raises:
         LedgerError: the bytes are no record.
@@ -126,7 +126,7 @@ def _read_line(line: bytes) -> bytes:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """RFC 8259, section 4: what a name that comes twice means is nobody's to say."""
+    """Refuses a name that comes twice: RFC 8259, section 4, leaves its meaning open."""
     members = dict(pairs)
     if len(members) != len(pairs):
         raise LedgerError("a field stands in it twice")

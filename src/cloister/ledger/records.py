@@ -1,8 +1,8 @@
-"""The records of a ledger: what an instance proved when it began, and what each round released.
+"""The records of a ledger: the proof of each instance when it began, and the release of each round.
 
 A record's hash, SHA-256 of its bytes, is the head of the ledger that ends with it, and every record holds the head
-before it. A round is signed twice: by the members, what they agree to release (the ``Cohort``), before they know the
-outcome, of which it holds a salted commitment; and by the instance, the whole record.
+before it. A round is signed twice. Members sign the ``Cohort``, what they agree to release, before they know the
+outcome; it holds a salted commitment to that. The instance signs the whole record.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ STATE: Final = b"cloister rule state 1\0"
 COLLATERAL_BYTES: Final = 1 << 18
 MEMBERS: Final = 256
 AVERAGES: Final = 2
-"""So many vectors a strategy may remember."""
+"""The most vectors that a strategy's state may have."""
 
 Signed = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
 class Share(Message, frozen=True):
-    """One member of a cohort: its part of the mean, and the commitment to what it contributed."""
+    """One member of a cohort: its weight in the mean, and the commitment to its contribution."""
 
     member: Fingerprint
     weight: float
@@ -51,7 +51,7 @@ class Share(Message, frozen=True):
 
 
 class Cohort(Message, frozen=True):
-    """What members sign: who is in an aggregate, of what, with which weights, before anything of it is released."""
+    """The value that members sign before a release: who is in the aggregate, of which round, with which weights."""
 
     format: Literal["cloister cohort 1"]
     charter: Digest
@@ -66,13 +66,13 @@ class Cohort(Message, frozen=True):
     digest: Digest
     """The round's (``cloister.ledger.job.round_digest``)."""
     model: Digest
-    """What the round started from."""
+    """The model that the round started from."""
     rule: Name
     clip: float
     shares: Annotated[tuple[Share, ...], Meta(max_length=MEMBERS)]
     """In the order of the members' fingerprints."""
     outcome: Digest
-    """``outcome_digest`` of what the record will release."""
+    """``outcome_digest`` of the release."""
 
 
 class MemberSignature(Message, frozen=True):
@@ -91,7 +91,7 @@ class RoundRecord(Message, tag="round", frozen=True):
     model: Digest
     """The new model (``cloister.ledger.job.model_digest``)."""
     state: Digest | None
-    """``state_digest`` of what the server's rule remembers; None where it remembers nothing."""
+    """``state_digest`` of the strategy's state; None where it has none."""
     metrics: Metrics
     signatures: Annotated[tuple[MemberSignature, ...], Meta(max_length=MEMBERS)]
     time: Milliseconds
@@ -120,12 +120,12 @@ _cohorts: Final = msgspec.msgpack.Decoder(Cohort)
 
 
 def encode(value: Struct) -> bytes:
-    """The one spelling of a record or a cohort."""
+    """The encoding of a record or a cohort; there is one."""
     return _encoder.encode(value)
 
 
 def decode(data: bytes) -> Record:
-    """The record that these bytes spell, unchecked.
+    """Decodes a record. Nothing of its content is checked yet.
 
     Raises:
         LedgerError: they spell none, or not in its one spelling.
@@ -142,7 +142,7 @@ def decode(data: bytes) -> Record:
 
 
 def decode_cohort(data: bytes) -> Cohort:
-    """The cohort that these bytes spell, unchecked.
+    """Decodes a cohort. Nothing of its content is checked yet.
 
     Raises:
         LedgerError: they spell none, or not in its one spelling.
@@ -162,17 +162,17 @@ def head_of(record: bytes) -> bytes:
 
 
 def nonce_of(head: bytes) -> bytes:
-    """What an instance's first proof answers: the head before it, 32 bytes; zeros before the first record."""
+    """The nonce of an instance's first proof: the head before it, 32 bytes; zeros before the first record."""
     return head.rjust(32, b"\0")
 
 
 def to_be_signed(record: Record) -> bytes:
-    """What the instance signs of a record."""
+    """The bytes that the instance signs for a record."""
     return RECORD + hashlib.sha256(encode(msgspec.structs.replace(record, signature=b""))).digest()
 
 
 def cohort_to_be_signed(cohort: bytes) -> bytes:
-    """What members sign of an encoded cohort."""
+    """The bytes that members sign for an encoded cohort."""
     return COHORT + hashlib.sha256(cohort).digest()
 
 
@@ -184,12 +184,12 @@ def commitment(salt: bytes, contribution: memoryview) -> bytes:
 
 
 def outcome_digest(salt: bytes, *, model: bytes, state: bytes | None, metrics: dict[str, float]) -> bytes:
-    """The commitment to what a round releases, 32 bytes; the salt keeps it from being guessed before."""
+    """The commitment to a round's release, 32 bytes; the salt keeps anybody from guessing it before."""
     return hashlib.sha256(OUTCOME + salt + _encoder.encode([model, state, metrics])).digest()
 
 
 def state_digest(rounds: int, averages: abc.Sequence[bytes | bytearray | memoryview]) -> bytes | None:
-    """The name of what a strategy remembers after so many rounds, 32 bytes; None where it keeps no averages.
+    """The digest of a strategy's state after so many rounds, 32 bytes; None where it keeps no averages.
 
     ``averages``: the bytes of its vectors of float64, momentum first.
     """

@@ -1,4 +1,4 @@
-"""How the parties of a study bring each other's ledgers up to date, and the newest model with them.
+"""The exchange by which the parties of a study bring each other's ledgers and newest model up to date.
 
 One rule decides which of two chains goes on: no released round is ever lost; records of instances that released nothing
 may be. The aggregator, owners and the researcher all call ``reconcile`` for it, the last two through ``advance``.
@@ -19,7 +19,7 @@ from cloister.wire.limits import CHAIN_BYTES, LIST_ITEMS
 from cloister.wire.rounds import Chain
 
 Values: TypeAlias = bytes | memoryview
-"""A vector's bytes, which nobody changes any more."""
+"""A vector's bytes, which do not change any more."""
 
 _FORK: Final = (
     "it leaves the chain that is known here at record {}, and lacks rounds that were released: one of the two is a"
@@ -29,9 +29,9 @@ _FORK: Final = (
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model, and what the strategy remembers beside it, as the bytes that travel and are kept.
+    """A model and the strategy's state, as the bytes that travel and are kept.
 
-    The first model of a study has no ``averages``: what a strategy begins with follows from the strategy.
+    The first model of a study has no ``averages``: the strategy alone determines its first state.
     """
 
     digest: bytes
@@ -43,16 +43,16 @@ class ModelState:
 
     @cached_property
     def state_digest(self) -> bytes | None:
-        """The name of what the strategy remembers; None where it remembers nothing."""
+        """The digest of the strategy's state; None where it has none."""
         return state_digest(self.rounds, self.averages)
 
     def is_newest(self, ledger: Ledger) -> bool:
-        """Whether it is what the ledger's newest round released, or the charter's first model before that."""
+        """Whether the ledger's newest round released it; before the first round, whether it is the charter's first."""
         return (self.digest, self.state_digest) == (ledger.model, ledger.state)
 
 
 class Handed(NamedTuple):
-    """What came with a ``Chain``: records, and the vectors of a model if there is one. None of it is checked."""
+    """The body of a ``Chain``: records, and the vectors of a model if there is one. None of it is checked."""
 
     first: int
     records: tuple[bytes, ...]
@@ -62,7 +62,7 @@ class Handed(NamedTuple):
 
 
 def reconcile(ours: Ledger, theirs: Ledger) -> Ledger:
-    """Of two chains of one charter, the one that goes on: ``theirs``, unless it lacks a round that ``ours`` has.
+    """Decides which of two chains of one charter goes on: ``theirs``, unless it lacks a round that ``ours`` has.
 
     Raises:
         LedgerError: each has released a round that the other lacks.
@@ -75,7 +75,7 @@ def reconcile(ours: Ledger, theirs: Ledger) -> Ledger:
 
 
 def advance(ledger: Ledger, first: int, records: Sequence[bytes]) -> Ledger:
-    """The ledger of a member after records, from the one numbered ``first`` on, that an aggregator handed over.
+    """Extends a member's ledger by the records, numbered from ``first`` on, that an aggregator handed over.
 
     Records that are known already change nothing. ``ledger`` itself stays as it is.
 
@@ -121,7 +121,7 @@ def messages(ledger: Ledger, *, after: int, model: ModelState | None = None) -> 
 
 
 def hand_over(ledger: Ledger, *, after: int, model: ModelState | None) -> Iterator[tuple[Chain, list[Values]]]:
-    """What a member answers to ``HandOver``: records, or the model if there are none.
+    """A member's answer to ``HandOver``: records, or the model if there are none.
 
     An aggregator asks for the model once it knows that these records are the newest.
 
@@ -134,7 +134,7 @@ def hand_over(ledger: Ledger, *, after: int, model: ModelState | None) -> Iterat
 
 
 def sizes(message: Chain, *, body_bytes: int) -> tuple[int, ...]:
-    """How long each part of a ``Chain``'s body is: the records, the model if there is one, its averages.
+    """The length of each part of a ``Chain``'s body: the records, the model if there is one, its averages.
 
     Raises:
         LedgerError: together they are not as long as the body, or there are averages without a model.
@@ -152,7 +152,7 @@ def cut(body: memoryview, sizes: Sequence[int]) -> list[memoryview]:
 
 
 def unpack(message: Chain, parts: Sequence[Values]) -> Handed:
-    """What came with a ``Chain`` whose body was cut into ``parts`` as ``sizes`` says."""
+    """Unpacks a ``Chain`` whose body was cut into ``parts`` as ``sizes`` says."""
     count = len(message.records)
     vector = parts[count] if message.model else None
     averages = tuple(parts[count + 1 :])
@@ -160,7 +160,7 @@ def unpack(message: Chain, parts: Sequence[Values]) -> Handed:
 
 
 def _shared(ours: Ledger, theirs: Ledger) -> int:
-    """How many records two chains of one charter begin with alike. Each record holds the hash of those before it."""
+    """The number of records that two chains of one charter share. Each record holds the hash of those before it."""
     low, high = 0, min(ours.sequence, theirs.sequence)
     while low < high:
         middle = (low + high + 1) // 2

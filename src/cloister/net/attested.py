@@ -50,7 +50,7 @@ class AttestedConnection:
     evidence: Evidence
     claims: Claims
     entry: Entry
-    proved_at: datetime
+    attested_at: datetime
     """By the verifier's clock."""
     took: timedelta
     """From the nonce's making to the proof's judgement: the evidence is no older."""
@@ -61,15 +61,15 @@ class AttestedConnection:
         return Verdict.accepted(
             self.claims,
             entry=self.entry,
-            checked_at=self.proved_at,
+            checked_at=self.attested_at,
             rules=rules(self.policy.charter),
             transcript=self.transcript,
             address=self.name,
             took=self.took,
         )
 
-    def again(self, *, wait_s: float = 10.0) -> AttestedConnection:
-        """The same instance, proved anew on the same connection; done each round, and after a long silence.
+    def attest(self, *, wait_s: float = 10.0) -> AttestedConnection:
+        """Has the instance prove itself anew on the same connection: in each round, and after a long silence.
 
         Raises:
             UnacceptableError: it proves something else now.
@@ -226,7 +226,7 @@ class _Asked:
             evidence=evidence,
             claims=verified.claims,
             entry=verified.entry,
-            proved_at=now,
+            attested_at=now,
             took=timedelta(seconds=monotonic() - self.at),
         )
 

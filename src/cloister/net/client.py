@@ -146,7 +146,7 @@ class OverTLS:
         """Has the worker prove itself anew."""
         if self.attested is None:
             raise ConfigurationError("this worker is known by its key and proves nothing: connect with policy=...")
-        self.attested = self._guarded(partial(self.attested.again, wait_s=self._answer_s))
+        self.attested = self._guarded(partial(self.attested.attest, wait_s=self._answer_s))
         return self.attested
 
     def close(self) -> None:

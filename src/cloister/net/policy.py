@@ -1,4 +1,4 @@
-"""What an instance has to prove: demands, and how a user's files become them."""
+"""The attestation policy: what an instance has to prove, and how a user's files become a policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cloister.attest.verifier import MAKERS, Roots
 from cloister.charter import Charter
 from cloister.errors import CollateralError
 from cloister.files import read_text
-from cloister.net.files import read_charter as read_charter
+from cloister.net.files import read_charter
 from cloister.tables import TEXT_BYTES, Table, faulty, load
 
 CollateralSource = Callable[[Evidence, datetime], Collateral | None]
@@ -39,24 +39,62 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, init=False)
 class AttestationPolicy:
-    """What an instance has to prove before anything is told to it."""
+    """What an instance has to prove before anything is told to it.
+
+    Args:
+        charter: a charter, or the file that it is in.
+        collateral: a function; or a file or the URL of a service (``cloister.net.collateral.source``); None: there is
+            none, which is enough for a simulated TEE only.
+
+    Raises:
+        CharterError: the charter has faults, all of which are listed.
+        ConfigurationError: a file that cannot be read, or a URL that cannot be asked.
+    """
 
     charter: Charter
-    role: Role = "aggregator"
-    reference: Reference | None = None
+    role: Role
+    reference: Reference | None
     """Acceptable software; None: what the charter names."""
-    configuration: bytes | None = None
+    configuration: bytes | None
     """For a node: SHA-256 of the configuration that it has to run with (``configuration_digest``)."""
-    accept_simulated: bool = False
+    accept_simulated: bool
     """Whether a simulated TEE will do, which proves nothing. The reference has to name it too."""
-    collateral: CollateralSource = no_collateral
-    newest: tuple[int, bytes] = (0, b"")
+    collateral: CollateralSource
+    """The function that gives the collateral for some evidence."""
+    newest: tuple[int, bytes]
     """The newest ledger sequence and head that were seen: an older ledger is refused."""
-    clock: Callable[[], datetime] = _now
+    clock: Callable[[], datetime]
     """The verifier's own: an enclave's is not trusted."""
-    unsafe_roots: Roots = MAKERS
+    unsafe_roots: Roots
+
+    def __init__(
+        self,
+        *,
+        charter: Charter | str | os.PathLike[str],
+        role: Role = "aggregator",
+        reference: Reference | None = None,
+        configuration: bytes | None = None,
+        accept_simulated: bool = False,
+        collateral: CollateralSource | str | None = None,
+        newest: tuple[int, bytes] = (0, b""),
+        clock: Callable[[], datetime] = _now,
+        unsafe_roots: Roots = MAKERS,
+    ) -> None:
+        from cloister.net.collateral import source  # which makes sources of the kind that is declared here
+
+        vars(self).update(
+            charter=charter if isinstance(charter, Charter) else read_charter(charter),
+            role=role,
+            reference=reference,
+            configuration=configuration,
+            accept_simulated=accept_simulated,
+            collateral=source(collateral) if collateral is None or isinstance(collateral, str) else collateral,
+            newest=newest,
+            clock=clock,
+            unsafe_roots=unsafe_roots,
+        )
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:

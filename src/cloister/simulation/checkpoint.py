@@ -1,7 +1,7 @@
-"""A run kept in a file, so that it can be gone on with to the same bits: safetensors, with notes beside the tensors.
+"""A run kept in a file, from which it is resumed to the same bits: safetensors, with notes beside the tensors.
 
-What a run remembers between rounds is the model's vector in its full precision, what the strategy remembers, the
-buffers that are no part of the vector, and the history. Optimizers begin anew in each round and need no place in it.
+The file holds what a run needs between rounds: the model's vector in full precision, the strategy's state, the buffers
+that are not in the vector, and the history. Optimizers begin anew in each round and need no place in it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from cloister.worker.values import sendable
 
 _FORMAT: Final = "cloister run 1"
 _HEADER_BYTES: Final = 1 << 26
-"""The longest header: it holds what each round reported."""
+"""The longest header, which holds the history."""
 _OTHER: Final = "other "
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """A run between two rounds: a value, so that a round that is broken off leaves nothing half done."""
+    """A run between two rounds. It is a value, so that an interrupted round leaves nothing half done."""
 
     vector: Vector
     state: State
@@ -41,7 +41,7 @@ class Progress:
 
 
 class _Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What stands beside the tensors."""
+    """The notes beside the tensors."""
 
     format: str
     settings: dict[str, str]
@@ -49,12 +49,12 @@ class _Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def write(path: Path, progress: Progress, *, settings: Mapping[str, str]) -> None:
-    """Writes the file, or leaves the one that was there: whoever reads finds all of either.
+    """Replaces the file, or leaves the one that was there: a reader finds all of one of them.
 
     Raises:
         ConfigurationError: the file cannot be written.
     """
-    # In hexadecimal, because notes are text there, and JSON has no NaN, which a metric may be.
+    # In hexadecimal, because notes have to be text, and JSON has no NaN, which a metric may be.
     notes = msgspec.msgpack.encode(_Notes(_FORMAT, dict(settings), progress.rounds)).hex()
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -69,7 +69,7 @@ def write(path: Path, progress: Progress, *, settings: Mapping[str, str]) -> Non
 
 
 def read(path: Path, *, start: Progress, settings: Mapping[str, str]) -> Progress:
-    """Where the run stood; ``start`` is where it began, and is what the file must fit.
+    """Reads a run's progress. ``start``: its beginning, whose tensors the file must fit.
 
     Raises:
         ConfigurationError: the file cannot be read, or is of a run with other settings; the message names them.

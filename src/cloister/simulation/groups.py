@@ -1,4 +1,4 @@
-"""Which owners of a simulation train together: those with equally many rows, as many at a time as memory allows."""
+"""Groups of a simulation's owners that train together: equally many rows each, as many owners as memory allows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cloister.worker.data.batches import Batches
 from cloister.worker.data.rows import Arrays
 
 _BYTES: Final = 1 << 24
-"""What a group may take, in bytes, so that memory stays the same whatever the number of owners is."""
+"""The memory of a group, in bytes, so that memory does not grow with the number of owners."""
 LARGEST: Final = 1 << 20
-"""An owner who takes more bytes than this trains alone: what is saved for each operation hardly counts there, and
-convolutions with a kernel for each model take longer than one by one."""
+"""An owner who takes more bytes than this trains alone: the gain for each operation is small there, and convolutions
+with a kernel for each model take longer than one by one."""
 _FEWEST: Final = 4
 """Fewer owners than these train faster one by one."""
 
 
 class Groups:
-    """The owners of a simulation by their numbers of rows. ``make`` prepares the training of those with so many."""
+    """The owners of a simulation by their numbers of rows. ``make`` prepares the training of owners with so many."""
 
     def __init__(
         self, data: Mapping[str, Batches], *, make: Callable[[int], TrainingTogether], vectorise: bool
@@ -30,7 +30,7 @@ class Groups:
         self._made: dict[int, TrainingTogether | str] = {}
 
     def of(self, names: Sequence[str]) -> tuple[list[tuple[TrainingTogether, list[str]]], dict[str, str]]:
-        """The groups that these owners make, in the order of ``names``, and why each of the others trains alone."""
+        """Groups these owners, in the order of ``names``; and gives the reason why each of the others trains alone."""
         if not self._vectorise:
             return [], dict.fromkeys(names, "vectorise is False")
         equal: dict[int, list[str]] = {}
@@ -51,7 +51,7 @@ class Groups:
         return groups, alone
 
     def _training(self, rows: int) -> TrainingTogether | str:
-        """The training of owners with so many rows, or why there is none."""
+        """The training of owners with so many rows together, or the reason why there is none."""
         found = self._made.get(rows)
         if found is None:
             try:

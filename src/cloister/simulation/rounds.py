@@ -1,4 +1,4 @@
-"""The rounds of a simulation: who is drawn, who trains together, and what becomes of their updates."""
+"""The rounds of a simulation: owners are drawn, train together or alone, and their updates make the next model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cloister.worker.training import Trained, Training
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """A simulation's arguments; ``data`` by the owners' names, in order. ``model`` is its own; what it holds is that of
+    """A simulation's arguments; ``data`` by the owners' names, in order. ``model`` is its own, and holds the values of
     the round that is being computed."""
 
     model: nn.Module
@@ -49,10 +49,10 @@ class Simulation:
     seed: int
     vectorise: bool
     replayed: Counter[str] = field(default_factory=Counter)
-    """How many trainings were replayed one by one, by the reason why."""
+    """The number of trainings that were replayed one by one, by the reason why."""
 
     def begin(self) -> Progress:
-        """Before the first round."""
+        """The progress before the first round."""
         vector = deltas.flatten(deltas.floats_of(self.model), layout=self.layout).numpy()
         return Progress(vector, self.strategy.start(len(vector)), self._others())
 
@@ -66,7 +66,7 @@ class Simulation:
         return [slice(place.start, place.stop) for place in self.layout.places if place.name in names]
 
     def settings(self, start: Progress) -> dict[str, str]:
-        """What a checkpoint must agree in with the run that goes on from it; data sets are told by their sizes."""
+        """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
         others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
         numbers = "optimizer batch_size local_epochs strategy per_round largest_share clip seed vectorise".split()
         return {
@@ -78,14 +78,14 @@ class Simulation:
 
     @torch.no_grad()
     def load(self, progress: Progress) -> None:
-        """Gives the model the values of a round."""
+        """Loads the values of a round into the model."""
         vector = torch.from_numpy(progress.vector)
         deltas.unflatten(vector, layout=self.layout, into=deltas.floats_of(self.model))
         for name, each in self._others().items():
             each.copy_(progress.others[name])
 
     def round(self, before: Progress, evaluate: Callable[[nn.Module], Mapping[str, float]] | None) -> Progress:
-        """What one round makes of ``before``, which stays as it is."""
+        """Computes one round from ``before``, which stays as it is."""
         started = perf_counter()
         number = len(before.rounds) + 1
         self.load(before)
@@ -112,14 +112,14 @@ class Simulation:
         return tuple(names[at] for at in sorted(drawn))
 
     def _train(self, updates: _Updates, drawn: Sequence[str], number: int) -> _Updates:
-        """Has every owner train who was drawn: in groups, and then one by one in the order of their names."""
+        """Trains every owner that was drawn: in groups, and then one by one in the order of their names."""
         groups, alone = self._groups.of(drawn)
         for together, names in groups:
             seeds = [owner_seed(self.seed, number=number, owner=name) for name in names]
             try:
                 trained = together.run([self.data[name] for name in names], seeds=seeds)  # type: ignore[misc]
                 updates.add_all(names, trained)
-            except CloisterError as fault:  # owner by owner it will show whose it is, and whether it is one
+            except CloisterError as fault:  # training one by one will show whose fault it is, if it is any owner's
                 alone.update(dict.fromkeys(names, f"their group could not be trained: {fault}"))
         if alone:
             self._train_alone(updates, sorted(alone), number)
@@ -148,7 +148,7 @@ class Simulation:
 
     @cached_property
     def _arguments(self) -> dict[str, Any]:
-        """Of every training, alone or together."""
+        """The arguments of every training, alone or together."""
         return {
             "parameters": dict(self.model.named_parameters()),
             "buffers": dict(self.model.named_buffers()),
@@ -166,8 +166,8 @@ class Simulation:
 
 
 class _Updates:
-    """What a round's trainings came to: the running sum of the updates, the metrics of ``owners``, and the other
-    buffers of that owner whose name is the first."""
+    """The results of a round's trainings: the running sum of the updates, the metrics of ``owners``, and the other
+    buffers of the owner whose name is first."""
 
     def __init__(self, length: int, weights: Mapping[str, float]) -> None:
         self.total = Sum(length)
@@ -177,12 +177,12 @@ class _Updates:
         self._weights = weights
 
     def add(self, name: str, trained: Trained) -> None:
-        """One owner's."""
+        """Adds one owner's result."""
         self.total.add(trained.delta.numpy(), weight=self._weights[name], what=f"the update of {name}")
         self._note([name], {metric: [value] for metric, value in trained.metrics.items()}, trained.others)
 
     def add_all(self, names: Sequence[str], trained: TrainedTogether) -> None:
-        """A group's."""
+        """Adds a group's results."""
         weights = [self._weights[name] for name in names]
         self.total.add_all(trained.deltas.numpy(), weights=weights, what="the updates of a group")
         self._note(names, trained.metrics, trained.others)
@@ -204,5 +204,5 @@ def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) ->
 
 
 def at_owner(owner: str, fault: CloisterError) -> CloisterError:
-    """The fault, with at whose it came up."""
+    """The same fault, with the owner's name before its text."""
     return type(fault)(f"owner {owner!r}: {fault}")

@@ -1,20 +1,19 @@
 """``cloister.simulate``: a federated training of many owners on one machine, for experiments.
 
-A round is that of McMahan et al. 2017, Algorithm 1, with the rules of ``aggregation.strategies``: some owners are
-drawn, each trains the model on its data beginning from the same values, and the mean of what they changed, weighted by
-their examples, goes into the strategy's rule. Floating-point parameters and buffers take part; other buffers, such as
-the number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. The
-rule is for parameters; buffers get the mean as it is, since they are statistics, and momentum or an adaptive step could
-carry a variance below zero.
+A round is that of McMahan et al. 2017, Algorithm 1, with the strategies of ``aggregation.strategies``: some owners are
+drawn, each trains the model on its data from the same values, and the strategy applies the mean of their updates,
+weighted by examples. Floating-point parameters and buffers take part; other buffers, such as the number of batches that
+a normalisation has seen, become those of the first owner that was drawn, by name. The strategy is for parameters;
+buffers get the plain mean, since they are statistics, and momentum or an adaptive step could carry a variance below
+zero.
 
-A run is a function of its arguments: seeds are drawn from the run's seed, the round's number and the owner's name, and
-what is summed is summed in an order that the owners' names and sizes decide. So a run that is gone on with from a
-checkpoint ends in the same bits.
+A run is a function of its arguments: seeds depend on the run's seed, the round's number and the owner's name, and the
+order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
 
-Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others
+Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others train
 one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
-step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. What is held at a time, one
-owner's update or one group's, does not grow with the number of owners.
+step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. Memory holds one owner's
+update or one group's at a time, so it does not grow with the number of owners.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ _FEDAVG: Final = FedAvg()
 
 
 @dataclass(frozen=True)
-class Run:
-    """What came of a simulation: the trained model, what happened round by round, and the plan that was trained.
+class SimulationRun:
+    """The result of ``simulate``: the trained model, the history round by round, and the plan that was trained.
 
     ``finished`` is False where Ctrl-C ended it before its last round. ``replayed`` says how many owners' trainings were
     replayed one by one, by the reason why they could not be vectorised; it is empty where all of them were.
@@ -91,7 +90,7 @@ def simulate(
     tensorboard: str | PathLike[str] | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     on_round: Callable[[Round], None] | None = None,
-) -> Run:
+) -> SimulationRun:
     """Trains a copy of ``model`` in rounds on the owners' data, as federated learning would.
 
     Ctrl-C ends the run after the last round that was finished, and returns what there is.
@@ -106,9 +105,10 @@ def simulate(
         largest_share: the most that one owner may be of the mean.
         clip: the most that the L2 norm of an owner's update may be.
         seed: 0 to 2^64 - 1.
-        vectorise: whether owners may train in groups, which is fast where they are many and small; ``Run.replayed``
-            says what did not. False replays each on its own, to the bits of ``worker.training.train``.
-        checkpoint: a file (safetensors) that is written after each round; one that is there is gone on with.
+        vectorise: whether owners may train in groups, which is fast where they are many and small;
+            ``SimulationRun.replayed`` counts those that did not. False replays each on its own, to the bits of
+            ``worker.training.train``.
+        checkpoint: a file (safetensors) that is written after each round; a run resumes from one that exists.
         tensorboard: a folder that each round is written to as it ends, for TensorBoard to show.
         evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in the
             history.
@@ -139,7 +139,7 @@ def simulate(
     tell = Screen() if on_round is None else on_round
     progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
     simulation.load(progress)
-    return Run(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
+    return SimulationRun(trained, History(progress.rounds), plan, finished, dict(simulation.replayed))
 
 
 def _run(
@@ -204,7 +204,7 @@ def _data_sets(owners: Mapping[str, Owner], loss: PlannedLoss | Plan) -> dict[st
 
 
 def _columns(loss: PlannedLoss | Plan, count: int) -> list[str]:
-    """What columns without names go by: the arguments of the loss function, where it has one for each."""
+    """The names of columns without names: the arguments of the loss function, if it has one for each."""
     if isinstance(loss, PlannedLoss):
         arguments = list(inspect.signature(loss.function).parameters)[1:]
         if len(arguments) == count:

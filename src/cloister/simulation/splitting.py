@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from cloister.errors import ConfigurationError
 
 
-def dirichlet(labels: ArrayLike, *, owners: int, alpha: float, seed: int, smallest: int = 1) -> list[NDArray[np.int64]]:
+def split_dirichlet(
+    labels: ArrayLike, *, owners: int, alpha: float, seed: int, smallest: int = 1
+) -> list[NDArray[np.int64]]:
     """Owners of equal sizes whose mixture of labels differs: Hsu, Qi and Brown (2019), section 3.
 
     Each owner's mixture q is drawn from Dir(alpha * p), where p is the mixture of the whole data set: a large ``alpha``
@@ -45,7 +47,7 @@ def dirichlet(labels: ArrayLike, *, owners: int, alpha: float, seed: int, smalle
     return [np.sort(indices) for indices in split]
 
 
-def by_label(
+def split_by_label(
     labels: ArrayLike, *, owners: int, labels_each: int, seed: int, smallest: int = 1
 ) -> list[NDArray[np.int64]]:
     """Owners that know few labels: the "pathological non-IID" split of McMahan et al. (2017), section 3.
@@ -78,7 +80,7 @@ def by_label(
 def _draw(
     mixture: NDArray[np.float64], size: int, left: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """How many examples of each label: ``size`` draws from ``mixture``, of no label more than are left.
+    """The number of examples of each label: ``size`` draws from ``mixture``, of no label more than are left.
 
     A draw of a label that is used up is repeated among the others, which is to renormalise.
     """

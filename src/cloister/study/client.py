@@ -1,4 +1,4 @@
-"""A researcher's end of a conversation about rounds, over one connection to an instance that has proved itself."""
+"""A researcher's messages to and from an instance that it has attested, over one connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cloister.wire.frames import Kind
 from cloister.wire.rounds import Chain, RoundMessage
 
 _ROUND_S: Final = 60.0
-"""For the first byte of a frame once there is something to read: TLS may have had a word of its own to say."""
+"""The time for a frame's first byte once the socket is readable: the bytes may be TLS's own."""
 
 
 class StudyClient:
@@ -52,7 +52,7 @@ class StudyClient:
         self._connection.send(Kind.ROUND, message, bodies)
 
     def hear(self, *, unless: Interrupts | None) -> tuple[RoundMessage, int] | None:
-        """The next message and the length of its body, which must be read; None if Ctrl-C was pressed before it came.
+        """Waits for the next message; returns it with its body's length, which must be read; None if Ctrl-C came first.
 
         Raises:
             NetworkError: the connection is lost. WireError: what came is no message of a study.
@@ -75,7 +75,7 @@ class StudyClient:
         return message, frame.body_bytes
 
     def hand_over(self, ledger: Ledger, *, after: int, model: ModelState | None) -> None:
-        """Sends the records after the first ``after``; or, if there are none, what the newest of all released.
+        """Sends the records after the first ``after``; or, if there are none, the model of the newest release.
 
         Raises:
             NetworkError: the connection is lost. LedgerError: so many records are not known here.
@@ -84,7 +84,7 @@ class StudyClient:
             self.say(message, [memoryview(each) for each in bodies])
 
     def read_chain(self, chain: Chain, body_bytes: int, *, job: Job) -> Handed:
-        """What came with a ``Chain``; nothing of it is checked but its lengths.
+        """Reads the body of a ``Chain``. Only its lengths are checked.
 
         Raises:
             NetworkError: the connection is lost.

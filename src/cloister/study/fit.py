@@ -1,4 +1,4 @@
-"""One job of a researcher's on its way: submitted, followed round by round, and taken up again after each lost
+"""One run of a researcher's job: it is submitted, followed round by round, and taken up again after each lost
 connection, until the aggregator says that it is over."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, 
 
 @dataclass(eq=False)
 class JobRun:
-    """A job, and how far it is.
+    """A job and its progress.
 
     ``dial`` connects to an instance and has it prove itself; ``judge`` verifies the evidence of instances that are new
     in a chain; ``say`` shows a line to a person.
@@ -84,7 +84,7 @@ class JobRun:
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """Of the job's rounds."""
+        """The receipts of the job's rounds."""
         return tuple(receipt for receipt in self.ledger.receipts if receipt.cohort.job == self.digest)
 
     @property
@@ -96,7 +96,7 @@ class JobRun:
         """Follows the job until it is over, or until Ctrl-C was pressed and the round under way is done.
 
         Raises:
-            JobError: the aggregator does not take it. LedgerError: its chain cannot stand.
+            JobError: the aggregator does not take it. LedgerError: its chain is not valid.
             NetworkError: it could not be reached for ``patience_s`` seconds.
             AttestationError: what answers there is not acceptable.
         """
@@ -132,7 +132,7 @@ class JobRun:
                 return
 
     def _submit(self, conversation: StudyClient) -> None:
-        """Submits the job once both ends have the same records: only then it is known what it may start from."""
+        """Submits the job once both ends have the same records. Before that, nobody knows which model is the newest."""
         if self._submitted:
             return
         check_start(self.job.start, newest=self.ledger.model, own=bool(self.receipts))
@@ -140,7 +140,7 @@ class JobRun:
         conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 
     def _take(self, conversation: StudyClient, message: RoundMessage, body_bytes: int) -> bool:
-        """Takes one message; whether the job is over."""
+        """Takes one message, and returns whether the job is over."""
         match message:
             case Chain():
                 self._extend(conversation.read_chain(message, body_bytes, job=self.job))

@@ -18,11 +18,11 @@ _FIRST: Final = 1
 
 @contextmanager
 def board(folder: str | PathLike[str], *, rounds: Sequence[Round] = ()) -> Iterator[Callable[[Round], None]]:
-    """Writes ``rounds``, and then each round that what it yields is called with, so that it can be seen at once.
+    """Writes ``rounds``, and yields a function that writes another round, which can then be seen at once.
 
-    The metrics of a round stand under ``training/``, those of ``evaluate`` under ``evaluation/``; ``round/`` holds how
-    many owners and examples took part and the seconds. The steps are the rounds' numbers. What stood in ``folder`` of
-    an earlier run gives way, so that a run that is gone on with is shown once and whole.
+    The metrics of a round are under ``training/``, those of ``evaluate`` under ``evaluation/``; ``round/`` holds the
+    numbers of owners and examples, and the seconds. The steps are the rounds' numbers. An earlier run in ``folder`` is
+    hidden, so that a resumed run is shown once and whole.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
@@ -58,7 +58,7 @@ def _scalars(done: Round) -> dict[str, float]:
         **{f"evaluation/{name}": value for name, value in done.evaluation.items()},
         "round/owners": len(done.owners),
         **({} if done.examples is None else {"round/examples": done.examples}),
-        "round/seconds": done.seconds,
+        "round/seconds": done.took_s,
     }
 
 
@@ -77,11 +77,11 @@ _EVALUATED = "evaluated "
 class Round:
     """One round.
 
-    ``number`` counts from 1; ``owners`` are those that took part, by name; ``examples`` is how many rows they have
-    together, which only a simulation tells; ``metrics`` are the means over what they trained on, weighted by examples,
-    and in a study by shares; ``evaluation`` is what ``evaluate`` found of the new model. ``seconds`` it took, which is
-    no part of what two rounds are compared by. ``weights`` are the owners' shares of the mean, where they are told, as
-    the receipts of a study do.
+    ``number`` counts from 1; ``owners`` are the names of those that took part; ``examples`` is the number of their
+    rows, which only a simulation knows; ``metrics`` are means over the owners' training, weighted by examples, in a
+    study by shares; ``evaluation`` is what ``evaluate`` returned for the new model. ``took_s`` is the round's time in
+    seconds; two rounds may be equal with different times. ``weights`` are the owners' shares of the mean, where they
+    are known, as in a study.
     """
 
     number: int
@@ -89,7 +89,7 @@ class Round:
     examples: int | None
     metrics: Mapping[str, float]
     evaluation: Mapping[str, float]
-    seconds: float = field(compare=False)
+    took_s: float = field(compare=False)
     weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -101,7 +101,7 @@ class Round:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         some = "1 owner" if len(self.owners) == 1 else f"{len(self.owners)} owners"
         examples = "" if self.examples is None else f"{self.examples:,} examples  "
-        return f"round {self.number}  {some}  {examples}{numbers}  {self.seconds:.1f} s"
+        return f"round {self.number}  {some}  {examples}{numbers}  {self.took_s:.1f} s"
 
 
 class History(Sequence[Round]):
@@ -182,7 +182,7 @@ class History(Sequence[Round]):
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
             examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
-            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.seconds:.2f}")
+            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.took_s:.2f}")
             table.add_row(*row)
         yield table
 

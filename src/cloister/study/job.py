@@ -1,4 +1,4 @@
-"""What a researcher's arguments become: a job, and the digests that a charter names."""
+"""A researcher's arguments as a job, and the digests that a charter names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Described(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """What names it, 32 bytes."""
+        """Its digest, 32 bytes."""
         return jobs.describe(self.parts, self.constants, self.vector)
 
 
 class Numbers(NamedTuple):
-    """What a job says beside its plan and its model."""
+    """A job's content beside its plan and its model."""
 
     data: str
     optimizer: Optimizer
@@ -49,7 +49,7 @@ class Numbers(NamedTuple):
 
 
 def model_digest(model: nn.Module) -> bytes:
-    """What names a model, its values included: the ``first_model`` of a charter, 32 bytes.
+    """The digest of a model, its values included: the ``first_model`` of a charter, 32 bytes.
 
     Raises:
         MessageError: it holds a tensor of an element type that does not travel.
@@ -102,7 +102,7 @@ def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Ten
 
 
 def make(described: Described, plan: Plan, numbers: Numbers, *, charter: Charter) -> bytes:
-    """The encoded job.
+    """Makes a job, and encodes it.
 
     Raises:
         ConfigurationError: numbers out of range.
@@ -154,8 +154,8 @@ def _check_plan(plan: Plan, charter: Charter) -> None:
 
 
 def check_start(start: bytes, *, newest: bytes | None, own: bool) -> None:
-    """Whether a job may start from the model ``start``: the newest of the chain, or the charter's first; a job that
-    has rounds of its ``own`` in the chain has started already.
+    """Checks that a job may start from the model ``start``: the chain's newest, or the charter's first. A job that has
+    rounds of its ``own`` in the chain has started already.
 
     Raises:
         JobError: it may not; the message says what the charter would have to say.

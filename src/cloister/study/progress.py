@@ -1,4 +1,4 @@
-"""How a run shows itself while it goes on: the new model's evaluation, a line for each round, and Ctrl-C."""
+"""A run's interaction with a person: the new model's evaluation, a line for each round, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIGNALS: Final = 1024
 
 
 def evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> dict[str, float]:
-    """What ``evaluate`` finds of the model in ``eval`` mode; its modes are then what they were."""
+    """Evaluates the model in ``eval`` mode, and then restores the modes that its modules had."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -30,7 +30,7 @@ def evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, flo
 
 
 class Screen:
-    """Lines for a person: on the terminal or in the notebook, where there is one, else in the log."""
+    """Shows lines to a person: on the terminal or in the notebook if there is one, else in the log."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -44,11 +44,11 @@ class Screen:
 
 
 class Interrupts:
-    """While it is entered, the first Ctrl-C is only noted, and the second one raises KeyboardInterrupt.
+    """Within its block, the first Ctrl-C is only noted, and the second one raises KeyboardInterrupt.
 
     A handler in Python runs when the main thread next gets to it, which may be too late for a wait that begins just
-    then. So what can be waited for is a pipe, into which the interpreter writes each signal at once
-    (``signal.set_wakeup_fd``). Signals are the main thread's: in another one nothing changes.
+    then. So a wait watches a pipe, into which the interpreter writes each signal at once (``signal.set_wakeup_fd``).
+    Signals go to the main thread: in another one this does nothing.
     """
 
     def __init__(self, *, said: Callable[[str], None]) -> None:

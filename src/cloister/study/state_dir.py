@@ -1,11 +1,11 @@
-"""What a researcher keeps of a study in a folder, so that a script that was ended can be run again and go on.
+"""A researcher's copy of a study in a folder, so that a script that was ended can be run again and go on.
 
     chain.jsonl           the records, for `cloister ledger audit`
-    newest.safetensors    the model that the newest round released, and what the server's rule remembers
+    newest.safetensors    the model that the newest round released, and the strategy's state
 
-The chain grows by a line a record; a last line that was broken off is no record yet. The model is written whole or not
-at all, and first: a chain whose newest model is missing could not be gone on with if nobody else had it either, and a
-model that is ahead of its chain is only sent again.
+The chain grows by a line for each record; an incomplete last line is no record yet. The model is written whole or not
+at all, and before its record: nobody could go on with a chain if its newest model were lost everywhere, but a model
+that is ahead of its chain is just sent again.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _AVERAGES: Final = ("momentum", "squares")
 
 
 class Folder:
-    """The folder of one study; it need not be there yet."""
+    """The folder of one study, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._whole = False  # a last line that was broken off would spoil the next one
+        self._whole = False  # an incomplete last line would spoil the next one
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other scripts away.
 
         Raises:
-            ConfigurationError: one is at it already, or the folder cannot be made.
+            ConfigurationError: another script uses it, or the folder cannot be made.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class Folder:
             os.close(lock)
 
     def ledger(self, charter: Charter) -> Ledger:
-        """The records that are kept.
+        """Reads the ledger that is kept.
 
         Raises:
             ConfigurationError: the file cannot be read.
@@ -75,7 +75,7 @@ class Folder:
         return Ledger.from_records(charter, read_lines(_whole_lines(self.path / CHAIN)))
 
     def keep_records(self, records: Sequence[bytes], *, before: Sequence[bytes]) -> None:
-        """Writes the chain, of which ``before`` was kept until now.
+        """Writes the chain. ``before``: its records that were kept until now.
 
         Raises:
             ConfigurationError: it cannot be written.
@@ -94,7 +94,7 @@ class Folder:
             raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from fault
 
     def model(self, job: Job) -> ModelState | None:
-        """The model that is kept, if there is one with the tensors of ``job``. Nothing says yet that it is the newest.
+        """Reads the model that is kept, if it has the tensors of ``job``. It need not be the newest.
 
         Raises:
             ConfigurationError: the file cannot be read.
@@ -116,7 +116,7 @@ class Folder:
         return ModelState(model_digest(job, values), values, tuple(map(as_bytes, averages)), rounds)
 
     def keep(self, model: ModelState, *, dtype: str) -> None:
-        """Writes what a round released. ``dtype``: the element type of its vector.
+        """Writes a model that a round released. ``dtype``: the element type of its vector.
 
         Raises:
             ConfigurationError: it cannot be written.
@@ -166,7 +166,7 @@ def _whole_lines(file: Path) -> Iterator[bytes]:
 
 
 def _write(file: Path, into: Callable[[Path], object]) -> None:
-    """Has a file written by ``into``, which is given a draft's path: whoever reads finds all of it, or the one before.
+    """Replaces a file by the draft that ``into`` writes: a reader finds all of the new file, or the one before.
 
     Raises:
         ConfigurationError: it cannot be written.

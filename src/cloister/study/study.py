@@ -22,10 +22,10 @@ from cloister.charter.charter import check_valid, enforceable
 from cloister.errors import CharterError, NetworkError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
-from cloister.net import collateral as collaterals
 from cloister.net.attested import AttestedConnection, attest_peer
+from cloister.net.files import read_charter
 from cloister.net.identity import Identity
-from cloister.net.policy import AttestationPolicy, CollateralSource, read_charter
+from cloister.net.policy import AttestationPolicy, CollateralSource
 from cloister.study import job as jobs
 from cloister.study.fit import JobRun
 from cloister.study.history import History, Round
@@ -40,7 +40,7 @@ _FEDAVG: Final = FedAvg()
 
 @dataclass(frozen=True)
 class StudyRun:
-    """What came of a job: the trained model, what happened round by round, the receipts, and the plan.
+    """The result of ``Study.fit``: the trained model, the history round by round, the receipts, and the plan.
 
     ``finished`` is False where Ctrl-C ended it before its last round.
     """
@@ -62,10 +62,10 @@ class StudyRun:
 
 
 class Study:
-    """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of what came out.
+    """A researcher's part in a charter: it submits jobs to the aggregator, and keeps the chain of the releases.
 
-    When it is made, it dials the aggregator and has it prove itself; ``attested.verdict`` says what was found. Each
-    ``fit`` does the same again, before anything is sent.
+    When it is made, it dials the aggregator and attests it; ``attested.verdict`` has the result. Each ``fit`` does the
+    same again, before anything is sent.
 
     Args:
         charter: the file that the members have signed.
@@ -74,7 +74,7 @@ class Study:
         routes: for an address of the charter, where to dial instead: a tunnel, for instance.
         collateral: what SGX and TDX are judged by: a file, the URL of a service, or a function.
         accept_simulated: whether a simulated TEE will do, which proves nothing. The charter has to name it too.
-        patience: how long an aggregator may be out of reach, in seconds, before ``fit`` gives up.
+        patience_s: how long an aggregator may be out of reach, in seconds, before ``fit`` gives up.
 
     Raises:
         CharterError: a charter with faults, one that is not valid now, or that names this key as no researcher's.
@@ -92,7 +92,7 @@ class Study:
         routes: Mapping[str, str] | None = None,
         collateral: str | CollateralSource | None = None,
         accept_simulated: bool = False,
-        patience: float = 3600.0,
+        patience_s: float = 3600.0,
     ) -> None:
         self.charter = read_charter(charter)
         check_valid(self.charter, now=datetime.now(UTC))
@@ -105,11 +105,10 @@ class Study:
             )
         self._folder = Folder(Path(state) if state is not None else Path(charter).with_suffix(".study"))
         self._routes = dict(routes or {})
-        source = collaterals.source(collateral) if collateral is None or isinstance(collateral, str) else collateral
-        self._policy = AttestationPolicy(charter=self.charter, accept_simulated=accept_simulated, collateral=source)
-        self._patience_s = patience
+        self._policy = AttestationPolicy(charter=self.charter, accept_simulated=accept_simulated, collateral=collateral)
+        self._patience_s = patience_s
         self.attested = self._dial()
-        """What the aggregator last proved, for its ``verdict``."""
+        """The aggregator's newest attestation, for its ``verdict``."""
         self.attested.close()
 
     @property
@@ -137,8 +136,8 @@ class Study:
         """Trains a copy of ``model`` in rounds on the data sets of the charter's owners.
 
         The aggregator goes on with the rounds when this script is gone. The same call in a new script, with the same
-        arguments, takes the job up where it is by then. A lost connection is made again; one Ctrl-C ends the job after
-        the round that is under way and returns what there is, a second one leaves at once.
+        arguments, takes the job up where it is by then. A lost connection is made again. One Ctrl-C ends the job after
+        the round that is under way and returns the result so far; a second one leaves at once.
 
         Args:
             model: what the study starts from: the charter's first model, or what the newest round released.
@@ -159,7 +158,7 @@ class Study:
             PlanError: the loss cannot be captured.
             JobError: the charter, or the aggregator, does not take the job; the message says what to do.
             LedgerError: what came back is no chain of this charter, or leaves the one known here.
-            NetworkError: the aggregator was out of reach for longer than ``patience``.
+            NetworkError: the aggregator was out of reach for longer than ``patience_s``.
             AttestationError: what answers in its place is not acceptable.
         """
         screen = Screen()

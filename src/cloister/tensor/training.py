@@ -32,8 +32,8 @@ class Optimizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a training at a worker came to.
+class TrainingReport:
+    """The result of a training at a worker.
 
     ``loss`` and ``metrics`` are means over all that was trained on, each step weighted by its rows; ``losses`` has the
     loss of each step, ``examples`` is the number of rows.
@@ -46,7 +46,7 @@ class Report:
 
     def __repr__(self) -> str:
         others = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items() if name != "loss")
-        return f"<Report: {len(self.losses)} steps on {self.examples} examples, loss {self.loss:.4g}{others}>"
+        return f"<TrainingReport: {len(self.losses)} steps on {self.examples} examples, loss {self.loss:.4g}{others}>"
 
 
 def train(
@@ -61,7 +61,7 @@ def train(
     seed: int,
     proximal: float,
     clip: float | None,
-) -> Report:
+) -> TrainingReport:
     """See ``Worker.train``."""
     _check_kinds(plan, optimizer)
     columns = (data,) if isinstance(data, torch.Tensor) else tuple(data)
@@ -83,7 +83,7 @@ def train(
         raise MessageError(f"{at.id} trained and reports no loss")
     for changed in (*parameters.values(), *buffers.values()):
         torch.autograd.graph.increment_version(changed)  # a graph that saved the old values must not go on
-    return Report(answer.metrics["loss"], answer.metrics, tuple(values[0].tolist()), rows)
+    return TrainingReport(answer.metrics["loss"], answer.metrics, tuple(values[0].tolist()), rows)
 
 
 def _check_kinds(plan: object, optimizer: object) -> None:

@@ -15,7 +15,7 @@ from cloister.tensor.former import OF_WORKERS, explain
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.pointer import PointerTensor
 from cloister.tensor.session import Location
-from cloister.tensor.training import Optimizer, Report, train
+from cloister.tensor.training import Optimizer, TrainingReport, train
 from cloister.wire.limits import NAME_CHARS, TAGS
 
 
@@ -58,7 +58,7 @@ class Worker(Location):
         seed: int = 0,
         proximal: float = 0.0,
         clip: float | None = None,
-    ) -> Report:
+    ) -> TrainingReport:
         """Trains a model that was sent here, in place, on data that is here: one message, and numbers come home.
 
         The steps are those of ``cloister.worker.training.train``, to the last bit on a processor of the same kind with

@@ -1,4 +1,4 @@
-"""One executor process, seen from the listener."""
+"""One executor process, as the listener uses it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an executor is told at its start: the first line of its standard input."""
+    """An executor's settings, which it reads at its start as the first line of its standard input."""
 
     listener: int
     memory_bytes: int
@@ -30,8 +30,8 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What it is told when its session opens: the rest of its standard input. Keys that came after it was started are
-    in it, and no key waits in a process that serves nobody."""
+    """A session's data sets, which the executor reads when its session opens, as the rest of its standard input. Keys
+    that came after its start are in it, and no key waits in a process that serves nobody."""
 
     data_sets: tuple[DataSetEntry, ...]
 
@@ -51,28 +51,27 @@ class Child:
 
     @property
     def slate(self) -> Slate:
-        """What it says that it is at."""
+        """The slate on which it writes what it is doing."""
         return self.session.slate
 
     @classmethod
     def start(cls, assignment: Assignment) -> Child:
-        """Starts a process, which warms up by itself (``wait_ready``); as ``Process.start``."""
+        """Starts a process as ``Process.start`` does. It warms up by itself (``wait_ready``)."""
         process = Process.start("cloister.node.session.executor_process", links=2)
         process.tell(msgspec.json.encode(assignment) + b"\n")
         return cls(process)
 
     def open(self, data_sets: Sequence[DataSetEntry]) -> None:
-        """Opens its session: it serves from now on what comes over ``session``. Once, when it is ready."""
+        """Opens its session, once, when it is ready: from then on it serves what comes over ``session``."""
         self._process.tell(msgspec.json.encode(Opening(tuple(data_sets))), last=True)
 
     @property
     def prompt(self) -> bool:
-        """Whether ``wait_ready`` will not have to wait."""
+        """Whether ``wait_ready`` returns at once."""
         return self._ready or bool(wait({self.session.fileno(): READABLE}, until=0.0))
 
     def wait_ready(self, *, within_s: float) -> bool:
-        """Whether the process has warmed up; False when it has died, is not one of ours, or takes too
-        long."""
+        """Waits until the process has warmed up; False if it has died, is not one of ours, or takes too long."""
         if not self._ready:
             until = monotonic() + within_s
 
@@ -92,7 +91,7 @@ class Child:
         return self._process.wait_end(until=until)
 
     def reason(self) -> str:
-        """Why the process ended, for the caller to read."""
+        """The reason why the process ended, for the caller to read."""
         return self._process.reason()
 
     def kill(self) -> None:

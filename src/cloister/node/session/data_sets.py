@@ -1,8 +1,8 @@
-"""The registered data sets as one session finds them. This module imports torch: only executors do so.
+"""The registered data sets, as one session finds them. It imports torch, so only executors import this module.
 
 A session works on memory of its own: an ``.npz`` array is read into it, a ``.safetensors`` tensor is mapped
-copy-on-write, and what is sealed is opened there, a piece at a time, and written nowhere. Whatever a session does to
-what it found, the owner's file and every other session's view stay as they were.
+copy-on-write, and a sealed file is opened there, a piece at a time, and written nowhere. Whatever a session does to its
+data sets, the owner's file and every other session's view stay as they were.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DataSets:
 
 
 def _load(path: Path, name: str, spec: TensorSpec, key: bytes | None) -> torch.Tensor | None:
-    """A tensor from its file; None where it is no longer what ``spec`` says, and then nothing but headers is read."""
+    """Loads a tensor from its file; None if it does not fit ``spec`` any more, and then only headers are read."""
     with open_data(path, key=key) as file:
         found, start = locate(file, path=path, tensor=name)
         if found != spec:

@@ -1,8 +1,8 @@
 """The process of one session: ``python -m cloister.node.session.executor_process``.
 
 ``cloister.node.session.child`` starts it. It holds no key of its node's and talks to nobody but its listener. It warms
-up, says so, waits for its session, gives up what that will not need (``cloister.node.confinement``), serves it and
-ends; it also ends when the listener does, however that comes about.
+up, says so, waits for its session, gives up the rights that this will not need (``cloister.node.confinement``), serves
+it and ends. It also ends when the listener ends, for any reason.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log: Final = logging.getLogger("cloister.node.session.executor_process")
 class Courier:
     """Moves values through the listener. Implements ``cloister.worker.executor.Exchange``.
 
-    The turns of the conversation are written down in ``cloister.node.session.moves``.
+    ``cloister.node.session.moves`` describes the turns of the conversation.
     """
 
     def __init__(self, link: Link) -> None:
@@ -46,7 +46,7 @@ class Courier:
         self._reached: str | None = None
 
     def reach(self, peer: str) -> None:
-        """Has the listener dial the peer; the connection serves the next push, if that is to the same peer.
+        """Has the listener dial the peer. The connection serves the next push if that is to the same peer.
 
         Raises:
             MoveError: the peer cannot be reached, or does not let this worker push.
@@ -73,10 +73,10 @@ class Courier:
         self._expect_done()
 
     def take(self, peer: str, ticket: bytes, specs: Sequence[TensorSpec], into: Sequence[torch.Tensor]) -> None:
-        """Waits for what the peer pushes with this ticket, and puts it ``into`` memory that fits ``specs``.
+        """Waits for the peer's push with this ticket, and writes its values ``into`` memory that fits ``specs``.
 
         Raises:
-            MoveError: it did not come, or is not what it was said to be.
+            MoveError: it did not come, or its values do not fit ``specs``.
         """
         self._link.send(Kind.AWAIT, m.Await(peer, ticket))
         offered = self._receive(Kind.PUSH).message(m.VOCABULARY).specs
@@ -93,9 +93,9 @@ class Courier:
         self._link.send(Kind.ANSWER, m.Done())
 
     def decline(self, peer: str, ticket: bytes, text: str) -> None:
-        """Waits for what the peer pushes with this ticket only to tell it why it is not taken."""
+        """Waits for the peer's push with this ticket, only to tell the peer why it is not taken."""
         self._link.send(Kind.AWAIT, m.Await(peer, ticket))
-        with suppress(MoveError):  # it did not come: nobody is there to be told
+        with suppress(MoveError):  # it did not come, so there is nobody to tell
             self._receive(Kind.PUSH)
             self._decline(text)
 
@@ -137,7 +137,7 @@ def serve(link: Link, executor: Executor) -> None:
             if isinstance(message, m.Ask):
                 _answer(link, executor, message.question)
         except WireError as fault:
-            # No telling what the caller believes that this session holds: it is told why, and the session ends.
+            # It is not known what the caller believes this session holds: it is told why, and the session ends.
             link.send(Kind.REFUSAL, Refusal("protocol", str(fault)[:TEXT_CHARS], 0))
             return
 
@@ -189,7 +189,7 @@ def _scatter(pieces: Iterable[memoryview], tensors: Iterable[torch.Tensor]) -> N
 
 
 def warm_up() -> None:
-    """Does once what would make a session's first operations slow; in this thread, because none may be started yet."""
+    """Does in advance what would slow a session's first operations. No other thread may be started yet."""
     from cloister.tensor.fakes import Fakes
 
     torch.set_num_threads(1)
@@ -201,7 +201,7 @@ def warm_up() -> None:
 
 
 def _opening() -> Opening:
-    """Waits for a session. What a key was read from is not kept."""
+    """Waits for a session. The text that held its keys is not kept."""
     data = sys.stdin.buffer.read()
     if not data:
         raise EOFError("there will be no session")

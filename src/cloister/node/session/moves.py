@@ -1,4 +1,4 @@
-"""Values that go from worker to worker: the listener's part, on both sides.
+"""Moves of values from worker to worker: the listener's part, on both sides.
 
 A session's executor asks over its ``moves`` link, in a conversation of strict turns (docs/wire.md, "Inside a node"):
 
@@ -7,9 +7,9 @@ A session's executor asks over its ``moves`` link, in a conversation of strict t
     take    AWAIT -> PUSH without a body, or FAILURE;  ANSWER (wanted) or FAILURE (not so, told to the pusher)
             -> PUSH with its body, then ANSWER (complete) or FAILURE (cut short);  ANSWER or FAILURE, told to the pusher
 
-The bytes go from the other node to the executor, or back, without resting here. A push and the session that awaits it
-find each other by the pusher's key, which TLS has proved, and the ticket, 32 random bytes that only the caller of both
-sessions has made up: neither a stranger nor another worker or caller can take the place of one of them.
+The bytes go from the other node to the executor, or back, and are not kept here. A push and the session that awaits it
+find each other by the pusher's key, which TLS has proved, and the ticket: 32 random bytes that the caller of both
+sessions has drawn. So no stranger and no other worker or caller can take the place of one of them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.sessions import VOCABULARY, Await, Delivery, Dial, Done, Failure, check_body
 
 WAITING_PER_PEER: Final = 16
-"""Pushes of one worker that may wait at a time, for sessions that have not come to them yet."""
+"""The most pushes of one worker that may wait for their sessions at a time."""
 
 Verdict = tuple[Kind, Done | Failure]
 _Key = tuple[str, bytes]
 
 
 class Arrival:
-    """A push that has arrived: its connection, which whoever takes it may read the body from, and its frame."""
+    """A push that has arrived: its frame, and its connection, from which the session that takes it reads the body."""
 
     def __init__(self, connection: Connection, frame: Frame) -> None:
         self.connection = connection
@@ -46,19 +46,19 @@ class Arrival:
         self._verdict: Verdict | None = None
 
     def settle(self, verdict: Verdict) -> None:
-        """Says what has become of it. The connection is the pusher's thread's again."""
+        """Settles the outcome. The connection belongs to the pusher's thread again."""
         self._verdict = verdict
         self._settled.set()
 
     def wait(self, *, until: float, unless: int) -> Verdict | None:
-        """What has become of it; None at the moment ``until``, when ``unless`` is readable, or when the pusher is
+        """Waits for the outcome; None at the moment ``until``, when ``unless`` is readable, or when the pusher is
         gone."""
         watched = {self._settled.fileno(): READABLE, unless: READABLE, self.connection.fileno(): HUNG_UP}
         wait(watched, until=until)
         return self._verdict
 
     def verdict(self) -> Verdict | None:
-        """What has become of it, once somebody has taken it: that one always settles it."""
+        """Waits for the outcome once a session has taken the push, since that always settles it."""
         wait({self._settled.fileno(): READABLE}, until=None)
         return self._verdict
 
@@ -111,7 +111,7 @@ class Rendezvous:
         return verdict
 
     def expect(self, peer: str, ticket: bytes, *, until: float, unless: tuple[int, ...]) -> Arrival:
-        """Waits for a push and takes it; whoever takes it must settle it.
+        """Waits for a push and takes it. The caller must settle it.
 
         Args:
             until: how long to wait (``time.monotonic``).
@@ -128,7 +128,7 @@ class Rendezvous:
             meeting.expected = True
         wait({meeting.arrived.fileno(): READABLE, **dict.fromkeys(unless, READABLE)}, until=until)
         with self._lock:
-            # One that was offered may have been withdrawn just now; then the meeting is another, or none.
+            # A push that was offered may have been withdrawn just now; then there is another meeting, or none.
             if self._meetings.get(key) is meeting:
                 del self._meetings[key]
                 if meeting.arrival is not None:
@@ -143,14 +143,14 @@ class Rendezvous:
 
 _log: Final = logging.getLogger(__name__)
 _DRAIN_BYTES: Final = 64 << 20
-"""Of a body that is not wanted, so much is read and forgotten, so that the pusher reads why. More is cut off."""
+"""The most bytes of an unwanted body that are read and discarded, so that the pusher reads why. More is cut off."""
 
 _MARGIN_S: Final = 30.0
-"""What a pusher waits beyond what the other node may: that node's answer says more than a time-out. Also, how long it
-may take between its hello and its push."""
+"""The time that a pusher waits longer than the other node may: that node's answer says more than a time-out. Also the
+time that it has between its hello and its push."""
 
 _ARRIVAL_S: Final = 30.0
-"""How long a session waits for values to arrive: a caller has it wait once the other worker is about to dial."""
+"""The time that a session waits for values. Its caller lets it wait once the other worker is about to dial."""
 
 DialPeer = Callable[[str], Connection]
 """A greeted connection to the peer with this fingerprint. Raises ``CloisterError``."""
@@ -184,7 +184,7 @@ class Mover:
                 self._pushing.interrupt()
 
     def run(self) -> None:
-        """Returns when the executor is gone, or breaks the rules, which then leaves it without moves."""
+        """Returns when the executor is gone, or when it breaks the protocol, after which it has no moves."""
         try:
             while True:
                 frame = self._link.receive()
@@ -225,7 +225,7 @@ class Mover:
         self._link.send(*verdict)
 
     def _begin(self, connection: Connection | None) -> None:
-        """Has this connection, or none, in the place of the one before."""
+        """Replaces the connection before by this one, or by none."""
         with self._lock:
             if self._pushing is not None:
                 self._pushing.close()
@@ -246,7 +246,7 @@ class Mover:
                 raise _out_of_turn(answer)
             return (answer.kind, answer.message(VOCABULARY))
         except (NetworkError, WireError) as fault:
-            for _ in pieces:  # what the executor has still to hand over
+            for _ in pieces:  # the rest that the executor hands over
                 pass
             return (Kind.FAILURE, failure(f"the values did not arrive: {fault}"))
 
@@ -281,7 +281,7 @@ class Mover:
                     arrival.connection.read_into(room)
                     arrival.unread -= len(room)
                 except NetworkError as fault:
-                    broken = fault  # the executor is owed the rest of the body, whatever is in it
+                    broken = fault  # the executor still gets a body of the full length, whatever is in it
         if broken is not None:
             verdict = (Kind.FAILURE, failure(f"the values stopped arriving: {broken}"))
             self._link.send(*verdict)

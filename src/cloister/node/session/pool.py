@@ -16,16 +16,16 @@ from cloister.node.session.child import Child
 _log: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 2
 _START_S: Final = 120.0
-"""How long an executor may take to warm up: a cold disk and a busy machine included."""
+"""The time that an executor has to warm up, even with a cold disk and a busy machine."""
 _PAUSE_S: Final = 1.0
-"""Between attempts to start a process that the system refused."""
+"""The pause between attempts to start a process that the system refused."""
 _LEAVING_S: Final = 3.0
-"""How long a caller waits for a place, before it hears that there is none: a session that was left just now takes a
-moment to be over."""
+"""The time that a caller waits for a place before it is told that there is none: a session that was left just now takes
+a moment to end."""
 
 
 class Pool:
-    """Executors for at most ``sessions`` sessions at once, ``spares`` of them started ahead of time.
+    """Executors for at most ``sessions`` sessions at once, of which ``spares`` are started in advance.
 
     One thread starts all of them and lives as long as the pool, because an executor dies with the thread that started
     it.
@@ -47,7 +47,7 @@ class Pool:
         self._thread.start()
 
     def warm(self) -> None:
-        """Waits until the first spare executor is ready, so that a node that cannot work says so at its start.
+        """Waits until the first spare executor is ready, so that a node that cannot work says so when it starts.
 
         Raises:
             WorkerCrashedError: it cannot be started.
@@ -61,14 +61,14 @@ class Pool:
             raise WorkerCrashedError("executors cannot be started on this machine; the lines above say why")
 
     def admit(self, *, tell: Callable[[float], None] = lambda _: None) -> Child | None:
-        """An executor for a new session, or None when the node has all the sessions that it may have.
+        """Gives an executor for a new session, or None when the node has all the sessions that it may have.
 
         Args:
-            tell: is called, once at most, before this waits for anything, with the most that it may take, in seconds.
+            tell: called at most once, before the first wait, with the longest time that this may take, in seconds.
 
         Raises:
             WorkerCrashedError: none can be started.
-            OSError: the system gives no process at present.
+            OSError: the system starts no process at present.
         """
         told = cache(partial(tell, _LEAVING_S + _ATTEMPTS * 2 * _START_S))
         with self._changed:
@@ -105,7 +105,7 @@ class Pool:
                     told()
                 if child.wait_ready(within_s=_START_S):
                     return child
-            except BaseException:  # the caller has left
+            except BaseException:  # the caller is gone
                 child.end()
                 raise
             child.end()
@@ -121,7 +121,7 @@ class Pool:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends every executor. For when no session is being opened any more."""
+        """Ends every executor. No session may be opened at the same time or after it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -130,7 +130,7 @@ class Pool:
             child.end()
 
     def _take(self, *, within_s: float) -> Child | None:
-        """The oldest spare, or the next one to be started; None where there is none in time.
+        """Takes the oldest spare, or the next one that is started; None if there is none in time.
 
         Raises:
             WorkerCrashedError: the pool is closed. OSError: the system does not let one be started.

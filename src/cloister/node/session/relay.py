@@ -1,8 +1,8 @@
-"""One caller's session: its frames go to an executor of its own, and the executor's answers come back.
+"""The relay of one caller's session: its frames go to an executor of its own, and the executor's answers come back.
 
-The listener looks at a frame's kind and lengths and at nothing else. A body passes from TLS into the memory that the
-executor reads it from, a MiB at a time; when the executor is busy the listener stops reading, and TCP holds the caller
-back. Whatever this waits for, it also notices when the executor dies, when the caller goes, and when the node closes.
+The listener looks at a frame's kind and lengths only. A body passes from TLS into the memory that the executor reads it
+from, a MiB at a time; when the executor is busy, the listener stops reading, and TCP holds the caller back. Every wait
+also notices when the executor dies, when the caller goes, and when the node closes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from cloister.wire.sessions import Failure
 
 _log: Final = logging.getLogger(__name__)
 _FRAME_S: Final = 30.0
-"""From the moment that a caller's socket has something to read to a frame's first byte. The same as what ``Connection``
-gives a write: a socket's time-out that changes costs a system call for each frame."""
+"""The time from the moment that a caller's socket is readable to a frame's first byte. It equals the time that
+``Connection`` gives a write: to change a socket's time-out costs a system call for each frame."""
 
 _REFUSALS: Final[Mapping[type[WorkerError], RefusalCode]] = {
     WorkerCrashedError: "crashed",
@@ -79,7 +79,7 @@ class Watch:
 
     @property
     def over(self) -> bool:
-        """Whether the grace period has been used up."""
+        """Whether the grace period has passed."""
         return self.until is not None and monotonic() >= self.until
 
     def start_grace(self) -> None:
@@ -114,11 +114,11 @@ class Relay:
         self._prover = prover
         self._unread = 0  # of the caller's frame
         self._asked = False  # the caller waits for an answer
-        self._answering = False  # and has got a part of it
+        self._answering = False  # and has received a part of it
         self._how = ""
 
     def run(self) -> str:
-        """Returns, once the session is over, how it ended: a few words for the log."""
+        """Runs until the session is over, and returns how it ended: a few words for the log."""
         self._link.wait = self._watch
         try:
             while self._may_go_on() and self._forward(self._caller.receive(wait_s=_FRAME_S)):
@@ -137,14 +137,14 @@ class Relay:
             self._let_finish()
 
     def _may_go_on(self) -> bool:
-        """Waits for the caller's next frame; False, and the caller has been told so, when the node closes."""
-        # A caller that never pauses must not keep the other two from being heard.
+        """Waits for the caller's next frame. When the node closes, it tells the caller and returns False."""
+        # A caller that never pauses must not hide the other two.
         happened = self._idle.wait(until=0.0 if self._caller.pending() else self._watch.until)
         if self._link.fileno() in happened:
             return self._heed(self._from_executor())
         if self._closing.fileno() in happened:
             self._watch.start_grace()
-            # What was sent before the node closed is still served.
+            # Frames that were sent before the node closed are still served.
             more = self._caller.fileno() in happened or self._caller.pending() > 0
             if not more or self._watch.over:
                 refuse(self._caller, "closing", text="this worker is closing; connect again when it is back")
@@ -155,7 +155,7 @@ class Relay:
     def _forward(self, frame: Frame) -> bool:
         """Relays one frame, and the answer if it asks for one; False when the session is over."""
         if frame.kind is Kind.CHALLENGE and self._prover is not None:
-            self._how = "it was refused a proof"  # where this is the end
+            self._how = "it was refused a proof"  # if the session ends here
             return self._prover.serve(frame)
         if frame.kind not in (Kind.BATCH, Kind.ASK):
             raise MessageError(f"{frame.kind.name} has no place in a session")
@@ -199,14 +199,14 @@ class Relay:
         return False
 
     def _last_words(self) -> str:
-        """What an executor that is gone said at the end, passed on; empty where it said nothing."""
+        """Passes on the last words of an executor that is gone, and returns them; empty if there are none."""
         self._link.wait = _no_more
         with suppress(EOFError, NetworkError, WorkerCrashedError):
             self._heed(self._from_executor())
         return self._how
 
     def _bury(self, reason: str | None) -> str:
-        """The executor is gone, or goes now: tells the caller, in answer to its next question at the latest."""
+        """Ends an executor that is gone or has to go, and tells the caller, at its next question at the latest."""
         self._release()
         ending = self._session.ending or self._crash(reason or self._child.reason())
         how = f"its process was ended: {ending.text}"
@@ -230,8 +230,8 @@ class Relay:
         return Ending(WorkerCrashedError, text, counts=True)
 
     def _hear_out(self) -> bool:
-        """Reads and forgets the caller's frames up to its next question: a caller whose connection breaks while it
-        still sends would never read why. False when the node closes before."""
+        """Reads and discards the caller's frames up to its next question: a caller whose connection breaks while it
+        still sends would never read why. False if the node closes before."""
         self._caller.skip(self._unread)
         while not self._asked:
             watched = {self._caller.fileno(): READABLE, self._closing.fileno(): READABLE}
@@ -244,7 +244,7 @@ class Relay:
         return True
 
     def _let_finish(self) -> None:
-        """The executor gets no more frames, and may finish those that it has."""
+        """Sends the executor no more frames, and lets it finish those that it has."""
         self._watch.start_grace()
         self._link.finish()
         with suppress(EOFError, CloisterError):

@@ -1,1 +1,1 @@
-"""An owner's part in studies: what it signs, what it keeps, and the training that it contributes."""
+"""An owner's part in studies: its signatures, its records, and the training that it contributes."""

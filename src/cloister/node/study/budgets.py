@@ -1,4 +1,4 @@
-"""What a node's records come to, for its owner: round by round, and what is left of each data set's budget."""
+"""A summary of a node's records for its owner: round by round, and what is left of each data set's budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloister.node.study.journal import Records
 
 
 class Line(NamedTuple):
-    """One round of one charter: what the node did in it, and whether its record is known."""
+    """One round of one charter: the node's part in it, and whether its record is known."""
 
     charter: str
     """The charter's digest, in hexadecimal digits."""
@@ -25,17 +25,17 @@ class Line(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What was released of one data set, and how much its owner and the charter still allow."""
+    """The releases with one data set so far, and the number that its owner and the charter still allow."""
 
     data: str
     spent: int
-    """Cohorts that were signed with its contribution in them, under whatever charter."""
+    """The number of cohorts that were signed with its contribution in them, under any charter."""
     most: int
     left: int
 
 
 def lines(records: Records) -> list[Line]:
-    """Every round of which the node wrote something down, by charter and number."""
+    """Every round that the node's records mention, by charter and number."""
     found = []
     for charter in records.charters:
         took_part, signed = records.took_part(charter), records.signed(charter)

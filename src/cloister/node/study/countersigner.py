@@ -1,7 +1,7 @@
-"""Whether an owner signs a cohort. Without the signatures of all that are in it, and of a quorum, nothing comes out.
+"""An owner's decision to sign a cohort. Nothing is released unless all of its members sign it, and a quorum does.
 
-Members are the counter that an aggregator lacks, which can be restarted, cloned and rolled back: each signs one cohort
-a round, no round out of order, and no two cohorts on one model whose difference would be about too few.
+An aggregator can be restarted, cloned and rolled back, and has no counter that survives this. Its members are that
+counter: each signs one cohort a round, no round out of order, and no two cohorts on one model that differ by too few.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OwnLimits:
         self._ranges = {metric.name: (metric.low, metric.high) for metric in agreed.metrics}
 
     def released(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Of these metrics, those that the charter names, within its ranges."""
+        """The metrics among these that the charter names, clipped to its ranges."""
         return {
             name: min(max(value, self._ranges[name][0]), self._ranges[name][1])
             for name, value in metrics.items()
@@ -47,7 +47,7 @@ def _or_any(limit: float | None) -> float:
 
 
 class Countersigner:
-    """Signs for one owner under one charter, and writes down what it signed first."""
+    """Signs for one owner under one charter. It writes a signature down before it gives it away."""
 
     def __init__(self, charter: Charter, *, key: PrivateKey, limits: OwnLimits, records: Records) -> None:
         self._digest = charter.digest
@@ -58,14 +58,14 @@ class Countersigner:
         self._records = records
 
     def sign(self, encoded: bytes, *, number: int, ledger: Ledger, proved: bool, rules: Mapping[bytes, str]) -> Signed:
-        """The signature of this cohort: an old one of the very same, or a new one that is on the disk.
+        """Signs a cohort. The signature is on the disk before this returns; one that exists already is given again.
 
         Args:
-            proved: whether the newest instance of ``ledger`` has proved, in this round, its key and its ledger.
-            rules: of the jobs that were shown, by their digests; empty for one that is refused.
+            proved: whether the newest instance of ``ledger`` has proved its key and its ledger in this round.
+            rules: the strategies of the jobs that were shown, by the jobs' digests; empty for a job that is refused.
 
         Raises:
-            RoundError, LedgerError, RecordsError: there is none.
+            RoundError, LedgerError, RecordsError: it is not signed.
         """
         cohort = decode_cohort(encoded)
         if cohort.round != number:
@@ -89,10 +89,10 @@ class Countersigner:
         return signed
 
     def check_budget(self, data: str) -> None:
-        """Checks that a data set may be in one more release.
+        """Checks that a data set has budget for one more release.
 
         Raises:
-            RoundError: it may not.
+            RoundError: it has none.
         """
         spent = self._records.spent(data)
         if spent >= self._limits.rounds:
@@ -115,7 +115,7 @@ class Countersigner:
                 )
 
     def _check_own(self, cohort: Cohort) -> str | None:
-        """The data set that our own contribution is of, if one of ours is in it."""
+        """The data set of our own contribution, if the cohort has one of ours."""
         own = next((share for share in cohort.shares if share.member == self._fingerprint), None)
         took_part = self._records.took_part(self._digest)
         if cohort.round < max((0, *took_part)):

@@ -1,4 +1,4 @@
-"""What an owner's decisions come to: what its node is to do next (``cloister.node.study.member``)."""
+"""The effects of an owner's decisions: its node does them next (``cloister.node.study.member``)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Say(NamedTuple):
 
 
 class Prove(NamedTuple):
-    """Challenge the instance on this connection, whose ledger goes at least this far; tell ``proved`` what came."""
+    """Challenge the instance on this connection, whose ledger goes at least this far; pass its answer to ``proved``."""
 
     newest: tuple[int, bytes]
 
 
 class Train(NamedTuple):
-    """Train, and tell ``trained`` or ``failed``."""
+    """Train, and call ``trained`` or ``failed``."""
 
     round: int
     job: bytes
@@ -37,13 +37,13 @@ class Train(NamedTuple):
 
 
 class Abandon(NamedTuple):
-    """What trains for this round trains for nothing."""
+    """Stop a training for this round: nobody wants its result any more."""
 
     round: int
 
 
 class Leave(NamedTuple):
-    """End the connection: with this aggregator nothing can be done; why."""
+    """End the connection, because nothing can be done with this aggregator; ``text`` says why."""
 
     text: str
 

@@ -36,7 +36,7 @@ class Signed(Message, tag="signed", frozen=True):
 
 
 class Released(Message, tag="released", frozen=True):
-    """A record of a charter's ledger, and the round that it is of; 0 for an instance's."""
+    """A record of a charter's ledger, and its round; 0 for an instance's record."""
 
     charter: Digest
     round: int
@@ -44,14 +44,14 @@ class Released(Message, tag="released", frozen=True):
 
 
 class Kept(Message, tag="kept", frozen=True):
-    """The model, and the state of the server's rule, that are in a charter's file now."""
+    """The model, and the state of the strategy, that are in a charter's file now."""
 
     charter: Digest
     model: Digest
     tensors: Digest
-    """With which the file's first values have the model's name (``cloister.ledger.job.name_of_values``)."""
+    """The digest of the model's tensors, which names it together with the values (``ledger.job.name_of_values``)."""
     state: Digest | None
-    """The name of the state, as a round's record has it; None where there is none."""
+    """The digest of the state, as a round's record has it; None where there is none."""
     sizes: tuple[int, ...]
     """In bytes: the model's vector, then each of the state's."""
     rounds: int

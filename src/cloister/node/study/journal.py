@@ -1,12 +1,12 @@
-"""What a node never forgets: the rounds that it took part in, the cohorts that it signed, the ledger as it knows it.
+"""A node's records: the rounds that it took part in, the cohorts that it signed, the ledger as far as it knows it.
 
-The members' memory is what keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears
-of it. The entries are one list that only grows, in SQLite; each holds the hash of all before it, so that a damaged file
-is found when it is opened. The newest model lies in a file beside it, which an entry names; that it is whole shows by
-the model's own name, so that nobody has to hash it a second time.
+The members' memory keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears of it.
+The entries are one list that only grows, in SQLite; each holds the hash of all before it, so that a damaged file is
+found when it is opened. The newest model lies in a file beside it, which an entry names. The model's digest shows that
+the file is whole.
 
-What cannot be found is an older copy of the file in its place: whoever puts one there makes the node forget what came
-after, and that is its owner alone.
+An older copy of the file in its place cannot be found: it makes the node forget all that came after. Only the node's
+owner can put one there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _decoder: Final = msgspec.msgpack.Decoder(TookPart | Signed | Released | Kept)
 
 @dataclass
 class _Known:
-    """What is known of one charter, from its entries."""
+    """One charter's entries, by kind."""
 
     chain: list[bytes] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
@@ -51,13 +51,13 @@ class _Known:
 
 
 class Records:
-    """One node's records. ``folder``: where they lie; None keeps them in memory, for rehearsals in one process.
+    """One node's records, in ``folder``; None keeps them in memory, for rehearsals in one process.
 
     One process at a time writes; ``read_only`` looks on.
 
     Raises:
-        RecordsError: another node uses them, they are damaged, or cannot be read or written. So do all methods that
-            write; then nothing was written, and nothing may be signed or contributed.
+        RecordsError: another node uses them, they are damaged, or cannot be read or written. All methods that write
+            raise it too; then nothing was written, and nothing may be signed or contributed.
     """
 
     def __init__(self, folder: Path | None, *, read_only: bool = False) -> None:
@@ -76,14 +76,14 @@ class Records:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Lets another process have them. May be called twice."""
+        """Closes the file, so that another process can use it. May be called twice."""
         self._opened.close()
 
     # What is known
 
     @property
     def charters(self) -> tuple[bytes, ...]:
-        """The digests of the charters that there are entries of."""
+        """The digests of the charters that have entries."""
         return tuple(self._charters)
 
     def chain(self, charter: bytes) -> tuple[bytes, ...]:
@@ -95,11 +95,11 @@ class Records:
         return tuple(self._of(charter).released)
 
     def took_part(self, charter: bytes) -> dict[int, TookPart]:
-        """What was contributed, by round."""
+        """The contributions, by round."""
         return dict(self._of(charter).took_part)
 
     def signed(self, charter: bytes) -> dict[int, Signed]:
-        """What was signed, by round."""
+        """The signatures, by round."""
         return dict(self._of(charter).signed)
 
     def highest(self, charter: bytes) -> int:
@@ -108,11 +108,11 @@ class Records:
         return max((0, *known.took_part, *known.signed))
 
     def spent(self, data: str) -> int:
-        """How many cohorts were signed, under whatever charter, with a contribution from this data set in them."""
+        """The number of cohorts that were signed, under any charter, with a contribution from this data set in them."""
         return self._spent.get(data, 0)
 
     def on_model(self, model: bytes) -> tuple[frozenset[str], ...]:
-        """The members of each cohort that was signed, under whatever charter, of a round that started from it."""
+        """The members of each cohort that was signed, under any charter, for a round that started from this model."""
         return tuple(frozenset(signed.members) for signed in self._signed.get(model, ()))
 
     def kept(self, charter: bytes) -> bytes | None:
@@ -137,7 +137,7 @@ class Records:
     # What is written
 
     def take_part(self, entry: TookPart) -> None:
-        """Writes down a contribution: when this returns, no crash undoes it."""
+        """Writes down a contribution. When this returns, no crash undoes it."""
         self._append([entry])
 
     def sign(self, entry: Signed) -> None:
@@ -152,9 +152,9 @@ class Records:
         model: ModelState | None = None,
         tensors: bytes = b"",
     ) -> None:
-        """Writes down further records of the ledger, each with its round, and the model that they end with.
+        """Writes down further records of the ledger, each with its round, and the model that the last one released.
 
-        ``tensors``: with which the model's vector has its name (``cloister.ledger.job.tensors_digest``).
+        ``tensors``: the digest of the model's tensors (``cloister.ledger.job.tensors_digest``).
         """
         entries: list[Entry] = [Released(charter, number, record) for number, record in records]
         if model is None:
@@ -258,10 +258,10 @@ def _connect(folder: Path | None, *, read_only: bool) -> sqlite3.Connection:
     try:
         database.execute("PRAGMA trusted_schema = OFF")
         if not read_only:
-            # In this mode a commit is zeros over the journal's header, and FULL waits until they are on the disk: no
-            # loss of power rolls the entry back (https://sqlite.org/pragma.html#pragma_synchronous). No file is made or
-            # deleted for it. A write-ahead log would wait for the disk less often, but SQLite leaves out without a
-            # word what is damaged in one, and so a node would forget what it signed last.
+            # In this mode a commit writes zeros over the journal's header, and FULL waits until they are on the disk:
+            # no loss of power rolls the entry back (https://sqlite.org/pragma.html#pragma_synchronous). No file is made
+            # or deleted for it. A write-ahead log would wait for the disk less often, but SQLite silently skips damaged
+            # parts of one, so that a node would forget its last signature.
             database.execute("PRAGMA journal_mode = PERSIST")
             database.execute("PRAGMA synchronous = FULL")
     except BaseException:
@@ -271,7 +271,7 @@ def _connect(folder: Path | None, *, read_only: bool) -> sqlite3.Connection:
 
 
 def _lock(folder: Path) -> int:
-    """The lock that keeps a second node off, held until it is closed or the process ends."""
+    """Takes the lock that keeps a second node off. It is held until it is closed or the process ends."""
     descriptor = os.open(folder / "records.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -285,7 +285,7 @@ def _lock(folder: Path) -> int:
 
 @contextmanager
 def _sqlite(what: str) -> Iterator[None]:
-    """Within it, whatever goes wrong with a file becomes a ``RecordsError``."""
+    """Turns every error with a file into a ``RecordsError``."""
     try:
         yield
     except OSError as fault:

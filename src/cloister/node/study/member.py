@@ -1,8 +1,8 @@
-"""An owner in a study: what it answers to each message of a round, and what it never does.
+"""An owner in a study: its answer to each message of a round, and the acts that it refuses.
 
-Decisions only: messages and events come in, effects go out; sockets, training and the clock are the caller's. What must
-outlast a crash is in ``Records`` before the effect that depends on it is returned. docs/operations.md, "A node in
-studies", tells the rules.
+It only decides: messages and events come in, effects go out; sockets, training and the clock are the caller's. What
+must survive a crash is in ``Records`` before the effect that depends on it is returned. docs/operations.md, "A node in
+studies", has the rules.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Member:
     """One owner under one charter.
 
     Args:
-        own: its name in the charter. key: what it signs with.
-        floors: its own, which fit the charter.
+        own: its name in the charter. key: its signing key.
+        floors: its own limits, which fit the charter.
         data: the tags of each data set that it trains on, by the data set's name (its tags, sorted, spaces between).
-        records: what it never forgets.
+        records: its memory, which survives crashes.
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
-        new_salt: 32 random bytes.
+        new_salt: gives 32 random bytes.
 
     Raises:
-        LedgerError: what its records hold is no chain of this charter.
+        LedgerError: its records hold no chain of this charter.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Member:
 
     @property
     def newest(self) -> tuple[int, bytes]:
-        """The newest record that it knows: number and hash."""
+        """The number and hash of the newest record that it knows."""
         return self._replica.newest
 
     @property
@@ -114,19 +114,19 @@ class Member:
     # Events
 
     def connected(self, transcript: Transcript) -> list[Effect]:
-        """An instance has proved this on a new connection, and has welcomed us."""
+        """Handles a new connection, on which an instance has proved this and has welcomed us."""
         self._begin()
         self._replica.begin(transcript.signing_key)
         holds = self._replica.model is not None
         return [Say(w.Join(*self.newest, self._records.highest(self._digest), holds))]
 
     def disconnected(self) -> list[Effect]:
-        """The connection is lost: the round goes on without us."""
+        """Handles the loss of the connection: the round goes on without us."""
         self._begin()
         return self._drop()
 
     def proved(self, transcript: Transcript) -> list[Effect]:
-        """The answer to the oldest ``Prove`` that is open: the same instance, as it is now."""
+        """Handles the answer to the oldest open ``Prove``: the present state of the same instance."""
         number = self._proving.popleft()
         found = (transcript.ledger_sequence, transcript.ledger_head)
         self._proved = (number, transcript.signing_key) if found == self.newest else None
@@ -139,7 +139,7 @@ class Member:
         return effects
 
     def trained(self, number: int, vector: Values, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
-        """The training for a round has come to this: a clipped update, as its vector's bytes."""
+        """Handles the result of a round's training: a clipped update, as its vector's bytes."""
         if self.training != number or self._round is None or self._work is None:
             return []
         try:
@@ -148,13 +148,13 @@ class Member:
             return self._decline(number, str(fault))
 
     def failed(self, number: int, text: str) -> list[Effect]:
-        """The training for a round came to nothing."""
+        """Handles a training that failed."""
         return self._decline(number, text) if self.training == number else []
 
     # Messages
 
     def handle(self, message: w.RoundMessage, body: bytes | bytearray | memoryview = b"") -> list[Effect]:
-        """What to do about a message of the aggregator's, and the body that came with it."""
+        """Handles a message of the aggregator's, and the body that came with it."""
         match message:
             case w.Chain():
                 return self._take(message, memoryview(body))
@@ -229,10 +229,10 @@ class Member:
         return [*effects, *self._challenge(asked.round)]
 
     def _accept(self, asked: w.Propose) -> str:
-        """The data set to train on, once everything is as it must be.
+        """Checks everything about a proposed round, and returns the data set to train on.
 
         Raises:
-            RoundError: it is not.
+            RoundError: a check fails.
         """
         ledger, work = self._ledger, self._work
         highest = max(self._records.highest(self._digest), ledger.last_round)
@@ -282,8 +282,8 @@ class Member:
             job=self._work.data,
             model=model.vector,
             data=begun.data,
-            # By how many rounds came out, not by this one's number: where a void round is made up for, everybody
-            # contributes the very same again, and nothing is told that was not agreed to before.
+            # The seed depends on the number of releases, not on this round's number. So after a void round everybody
+            # contributes exactly the same again, and reveals nothing new.
             seed=owner_seed(job.seed, number=self._ledger.done(self._work.digest) + 1, owner=self.own),
             clip=self._limits.clip,
             least=self._limits.min_examples,
@@ -320,7 +320,7 @@ class Member:
         return [*effects, Note(text)]
 
     def _drop(self) -> list[Effect]:
-        """Gives up the round that is under way; a contribution that was offered stays, until it is over."""
+        """Gives up the round that is under way. A contribution that was offered is kept until the round is over."""
         begun, self._round = self._round, None
         return [Abandon(begun.asked.round)] if begun is not None and begun.training else []
 

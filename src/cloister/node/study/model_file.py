@@ -1,4 +1,4 @@
-"""The newest model of a study, as a node keeps it: one file, and what shows that it is whole."""
+"""The newest model of a study, as a node keeps it: one file, with a check that it is whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cloister.node.study.entries import Kept
 
 
 def read(file: Path, *, kept: Kept) -> ModelState | None:
-    """What ``write`` wrote; None where it is gone or damaged: others have it."""
+    """Reads what ``write`` wrote; None if it is gone or damaged, since others have it."""
     try:
         content = memoryview(files.read(file, limit=sum(kept.sizes)))
     except OSError:
@@ -27,8 +27,8 @@ def read(file: Path, *, kept: Kept) -> ModelState | None:
 
 
 def write(file: Path, parts: Sequence[Values]) -> None:
-    """A file that is there whole, or not at all. Nothing waits for the disk: should a loss of power damage it, its hash
-    tells, and others have the model."""
+    """Writes the file whole or not at all. Nothing waits for the disk: if a loss of power damages it, its hash shows
+    that, and others have the model."""
     descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".model.")
     try:
         with os.fdopen(descriptor, "wb") as target:

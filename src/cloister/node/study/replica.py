@@ -1,4 +1,4 @@
-"""What an owner holds of a study: the ledger as far as it knows it, and the newest model."""
+"""An owner's copy of a study: the ledger as far as it knows it, and the newest model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cloister.wire.rounds import Chain
 
 
 class Replica:
-    """One charter's ledger and model, which ``records`` keep.
+    """One charter's ledger and model, which ``records`` keeps.
 
     Args:
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
 
     Raises:
-        LedgerError: what the records hold is no chain of this charter.
+        LedgerError: the records hold no chain of this charter.
     """
 
     def __init__(self, charter: Charter, *, records: Records, verify_instance: Callable[[Instance], object]) -> None:
@@ -36,26 +36,26 @@ class Replica:
 
     @property
     def newest(self) -> tuple[int, bytes]:
-        """The newest record: number and hash."""
+        """The number and hash of the newest record."""
         return self.ledger.sequence, self.ledger.head
 
     @property
     def model(self) -> ModelState | None:
-        """What the next round starts from, if it is held."""
+        """The model that the next round starts from, if it is held."""
         return self._model if self._model is not None and self._model.digest == self.ledger.model else None
 
     def begin(self, signer: bytes) -> None:
-        """A connection to the instance with this key, which has proved itself, begins."""
-        # What an instance began and released nothing on may be missing from the chain that the others go on with.
+        """Begins a connection to the instance with this key, which has proved itself."""
+        # The record of an instance that released nothing may be missing from the chain that the others go on with.
         self.ledger = self.ledger.settled()
         self._signer, self._unproven = signer, None
 
     def take(self, message: Chain, body: memoryview, *, job: Job | None) -> None:
-        """Takes records and a model that were handed over: all of it, or nothing. ``job``: the one that was shown last.
+        """Takes records and a model that were handed over: all of them, or nothing. ``job``: the newest that was shown.
 
         Raises:
-            LedgerError, RoundError: they do not go on from what is known here, or are not what they are said to be.
-            AttestationError: no acceptable instance signed them. RecordsError: they cannot be kept.
+            LedgerError, RoundError: they do not continue the ledger that is known here, or have another digest.
+            AttestationError: no acceptable instance signed them. RecordsError: they cannot be written.
         """
         handed, before = unpack(message, cut(body, sizes(message, body_bytes=len(body)))), self.ledger
         self.ledger = self._advanced(handed)
@@ -67,10 +67,10 @@ class Replica:
             raise
 
     def prove(self, job: Job | None) -> None:
-        """Which tensors a model's vector is of, only a job tells: until one has come, nobody believes what it is.
+        """Checks the digest of a model that came before its job: only a job tells which tensors the vector holds.
 
         Raises:
-            RoundError: it is not the model that it was said to be. RecordsError: it cannot be kept.
+            RoundError: it is another model. RecordsError: it cannot be written.
         """
         if self._unproven is not None and job is not None:
             model, self._unproven = self._unproven, None
@@ -81,7 +81,7 @@ class Replica:
         self._keep()
 
     def hand_over(self, after: int) -> list[Say]:
-        """The records after the first ``after``; or the model, where there are none.
+        """The messages with the records after the first ``after``; or with the model, if there are none.
 
         Raises:
             LedgerError: so many records are not known here.
@@ -104,7 +104,7 @@ class Replica:
         digest = self.ledger.model
         if digest is None:
             raise RoundError("it comes with a model, and the charter has none")
-        averages = handed.averages if self.ledger.released else ()  # what a strategy begins with follows from it
+        averages = handed.averages if self.ledger.released else ()  # the strategy alone determines its first state
         model = ModelState(digest, handed.vector, averages, handed.rounds if averages else 0)
         if not model.is_newest(self.ledger):
             raise RoundError("the state of the strategy is not the one that its newest record names")

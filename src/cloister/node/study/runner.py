@@ -1,7 +1,7 @@
 """A node's part in studies: it dials the aggregator of its charter, has it prove itself, and stays.
 
-One thread. It waits for the connection, for the training and for the node's end, all at once, and does what
-``cloister.node.study.member`` decides. Where no aggregator is there it tries again, after pauses that grow.
+One thread waits for the connection, for the training and for the node's end, all at once, and does what
+``cloister.node.study.member`` decides. If no aggregator is there, it tries again after pauses that grow.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from cloister.wire.limits import CHUNK_BYTES
 def participation_of(
     configuration: NodeConfiguration, *, policy: AttestationPolicy, identity: Identity
 ) -> Callable[[Wakeup], Participation] | None:
-    """What takes part in the studies of a charter that is closed to interactive use, for a node of one of its owners.
+    """Prepares a node of one of its owners for the studies of a charter that is closed to interactive use.
 
     Raises:
-        RecordsError: the node's records cannot be used. LedgerError: what they hold is no chain of this charter.
+        RecordsError: the node's records cannot be used. LedgerError: they hold no chain of this charter.
     """
     charter, use = policy.charter, configuration.charter
     own = charter.member(identity.fingerprint)
@@ -93,21 +93,21 @@ def participation_of(
 _log: Final = logging.getLogger(__name__)
 _DIAL_S: Final = 10.0
 _PROOF_S: Final = 30.0
-"""From a challenge to its answer: evidence takes some TEEs seconds."""
+"""The time from a challenge to its answer: some TEEs take seconds for evidence."""
 _FRAME_S: Final = 10.0
 PAUSE_S: Final = (1.0, 60.0)
-"""Between attempts to reach an aggregator: the first pause, doubled up to the last."""
+"""The pauses between attempts to reach an aggregator: the first, doubled up to the last."""
 
 
 class Pauses:
-    """How long to wait before the next attempt: longer each time, up to a limit, and half of it chance."""
+    """The pause before the next attempt: longer each time, up to a limit, and half of it random."""
 
     def __init__(self, jitter: Callable[[], float]) -> None:
         self._jitter = jitter
         self._next = PAUSE_S[0]
 
     def after(self, lasted_s: float) -> float:
-        """The pause, in seconds, after a connection that lasted so long; the first again where that was longer."""
+        """The pause, in seconds, after a connection that lasted so long. A long connection starts the pauses anew."""
         first, last = PAUSE_S
         pause = first if lasted_s > self._next else self._next
         self._next = min(2 * pause, last)
@@ -119,10 +119,10 @@ class Participation:
 
     Args:
         records: the member's; closed at the end.
-        policy: what an aggregator has to prove. routes: for an address in the charter, where to dial instead.
-        trainer: used by ``run`` alone. closing: rung when the node ends.
-        model_bytes: the most that a model and the state of its rule may have.
-        jitter: a number from 0 to 1 for each pause, so that owners do not all come back at once.
+        policy: what an aggregator has to prove. routes: for an address in the charter, the one to dial instead.
+        trainer: used by ``run`` alone. closing: set when the node ends.
+        model_bytes: the limit on a model and the state of its strategy together.
+        jitter: gives a number from 0 to 1 for each pause, so that owners do not all come back at once.
     """
 
     def __init__(
@@ -160,12 +160,12 @@ class Participation:
             self.close()
 
     def close(self) -> None:
-        """Ends the training's process, and lets another node have the records; ``run`` does so at its end."""
+        """Ends the training's process and closes the records; ``run`` does so at its end."""
         self._trainer.close()
         self._records.close()
 
     def _attend(self, address: str) -> float:
-        """Takes part with the aggregator at this address until the connection ends; for how many seconds."""
+        """Takes part with the aggregator at this address until the connection ends. Returns its duration in seconds."""
         if self._closing.rung:
             return 0.0
         began: float | None = None
@@ -189,7 +189,7 @@ class Participation:
         ).hold()
 
     def _tell(self, address: str, text: str) -> None:
-        """A line for the owner, once until it changes."""
+        """Logs a line for the owner, once until it changes."""
         if self._told.get(address) != text:
             self._told[address] = text
             _log.info("the aggregator at %s %s", address, text)
@@ -210,10 +210,10 @@ class AggregatorLink:
         self._challenges: deque[tuple[Challenged, float]] = deque()
 
     def hold(self) -> None:
-        """Until the node closes.
+        """Serves the connection until the node closes.
 
         Raises:
-            RoundError: with this aggregator nothing can be done. Everything that ``examine`` raises, once there is a
+            RoundError: nothing can be done with this aggregator. Also all that ``attest_peer`` raises once there is a
             connection.
         """
         try:
@@ -226,7 +226,7 @@ class AggregatorLink:
                     self._trainer.abandon()
 
     def _listen(self) -> bool:
-        """Waits for what happens next and does what follows; False when the node closes."""
+        """Waits for the next event and handles it; False when the node closes."""
         training, socket = self._trainer.fileno(), self._connection.fileno()
         watched = {socket: READABLE, self._closing.fileno(): READABLE}
         if training is not None:

@@ -1,8 +1,8 @@
-"""Training beside the listener: one child process, which gets a model each round and gives back what became of it.
+"""Training beside the listener: one child process, which gets a model each round and gives back its update.
 
-The listener imports no torch. It hears of the child over a link, which it can wait for together with everything else. A
-training that is abandoned ends the child, and another one starts. So does a job on another data set: a child can read
-the one that it was given, and nothing else (``cloister.node.confinement``).
+The listener imports no torch. It talks to the child over a link, which it can wait for together with everything else.
+To abandon a training ends the child and starts another one. So does a job on another data set: a child can read the one
+that it was given, and nothing else (``cloister.node.confinement``).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from cloister.wire.limits import TEXT_CHARS
 
 _MODULE: Final = "cloister.node.study.trainer_process"
 _PACE_S: Final = 60.0
-"""How long a child may pause within a message, or before it takes one that it waits for."""
+"""The longest pause of a child within a message, or before it takes one that it waits for."""
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A data set, as the child is told of it when there is something to train: the rest of its standard input."""
+    """A data set. The child is told of it when there is something to train, by the rest of its standard input."""
 
     name: str
     path: str
@@ -39,7 +39,7 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the child is told at its start: a line of its standard input."""
+    """The child's settings, which it reads at its start as a line of its standard input."""
 
     listener: int
     memory_bytes: int
@@ -48,18 +48,18 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Train: the header of a frame of the kind ASK, whose body is the job, unless the child has it, and the model."""
+    """The order to train: the header of an ASK frame, whose body is the job, unless the child has it, and the model."""
 
     round: int
     job: int
-    """The length of the job in the body, in bytes; 0: it is the one of the order before."""
+    """The length of the job in the body, in bytes; 0: the job is that of the order before."""
     seed: int
     clip: float
     least: int
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What came of it: the header of an ANSWER, whose body is the update's vector."""
+    """The result of a training: the header of an ANSWER, whose body is the update's vector."""
 
     examples: int
     metrics: dict[str, float]
@@ -75,7 +75,7 @@ class Trained(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A training that came to nothing, and why."""
+    """A training that failed, and why."""
 
     round: int
     text: str
@@ -106,11 +106,11 @@ class Trainer:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, while there is one."""
+        """The child's process id, while there is one."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> Failed | None:
-        """Starts a child, which takes a few seconds to be ready, unless there is one."""
+        """Starts a child, unless there is one. It takes a few seconds to be ready."""
         if self._process is not None:
             return None
         try:
@@ -123,20 +123,20 @@ class Trainer:
         return None
 
     def train(self, order: Train) -> Failed | None:
-        """Begins the training of a round; ``receive`` tells what came of it, once ``fileno`` is readable."""
+        """Begins the training of a round; ``receive`` gives its result, once ``fileno`` is readable."""
         self.abandon()
         self._order, self._sent = order, False
         return self.start() or self._send()
 
     def abandon(self) -> None:
-        """Ends a training that is under way, and has a new child get ready."""
+        """Ends a training that is under way, and starts a new child."""
         if self._order is not None and self._sent:
             self.close()
             self.start()
         self._order = None
 
     def fileno(self) -> int | None:
-        """What to wait for, while there is a child."""
+        """The descriptor to wait for, while there is a child."""
         return None if self._process is None else self._process.links[0].fileno()
 
     @property
@@ -163,7 +163,7 @@ class Trainer:
         )
 
     def receive(self) -> Trained | Failed | None:
-        """What the child says; None where that is only that it is ready."""
+        """Receives the child's next message; None if that only says that it is ready."""
         if self._process is None:
             return None
         link = self._process.links[0]

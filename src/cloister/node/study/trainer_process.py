@@ -1,9 +1,9 @@
 """The process that trains: ``python -m cloister.node.study.trainer_process``.
 
 ``cloister.node.study.trainer`` starts it. It opens the data set that it is given, holds no key and talks to nobody but
-its listener, with which it ends. Before it opens it, or reads a job, it gives up what it will not need
-(``cloister.node.confinement``). Plans are data: they are decoded and checked here, and nothing that came from elsewhere
-is imported or unpickled.
+its listener; when that ends, it ends too. Before it opens a data set or reads a job, it gives up the rights that it
+will not need (``cloister.node.confinement``). Plans are data: they are decoded and checked here, and nothing that came
+from elsewhere is imported or unpickled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
 
 
 class TrainerProcess:
-    """Trains what it is told to, on one data set; it and a job are looked at once."""
+    """Trains as it is ordered, on one data set. It checks the data set, and each job, once."""
 
     def __init__(
         self, data_set: Columns, *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard
@@ -66,11 +66,11 @@ class TrainerProcess:
         self._job = b""
 
     def train(self, order: Order, *, job: bytes, vector: bytearray) -> Trained:
-        """Trains the model of this vector as the order says. ``job``: empty where it is the one before.
+        """Trains the model of this vector as ordered. ``job``: empty if it is the same as before.
 
         Raises:
-            JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other;
-                before the first step. The message names tensor or column.
+            JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other.
+                It is raised before the first step, and names the tensor or column.
             TrainingError: training led to values that are not finite.
         """
         self._job = job or self._job
@@ -127,7 +127,7 @@ class TrainerProcess:
 
 
 def check_parts(plan: Plan, job: Job) -> None:
-    """Whether the plan can be run on the job's model.
+    """Checks that the plan can be run on the job's model.
 
     Raises:
         PlanError: it cannot; the message names the tensors.
@@ -164,7 +164,7 @@ def _constant(constant: Constant, device: str) -> torch.Tensor:
 
 
 def serve(link: Link, process: TrainerProcess) -> None:
-    """Takes orders until the listener is gone.
+    """Obeys orders until the listener is gone.
 
     Raises:
         EOFError: it is.
@@ -192,7 +192,7 @@ def serve(link: Link, process: TrainerProcess) -> None:
 
 
 def _data_set() -> Columns:
-    """Waits for something to train on."""
+    """Waits for the data set to train on."""
     data = sys.stdin.buffer.read()
     if not data:
         raise EOFError("there will be no training")
