@@ -9,8 +9,10 @@ import json
 import statistics
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -80,8 +82,13 @@ def _verifications(console: Console) -> None:
         claims = authenticate(evidence, collateral=collateral, now=now)
         reference = _reference(evidence.tee, claims)
         timing = timed(
-            lambda evidence=evidence, collateral=collateral, now=now, reference=reference, claims=claims: verify(
-                evidence, reference=reference, collateral=collateral, now=now, report_data=claims.report_data
+            partial(
+                verify,
+                evidence,
+                reference=reference,
+                collateral=collateral,
+                now=now,
+                report_data=claims.report_data,
             ),
             repeats=_VERIFICATIONS,
         )
@@ -109,7 +116,7 @@ def _reference(tee: str, claims: object) -> Reference:
     names = {"sgx": "mr_enclave", "tdx": "mr_td", "snp": "measurement"}
     own = getattr(claims, names[tee]).hex()
     other = "00" * (len(own) // 2)
-    fields = {
+    by_tee: dict[str, dict[str, Any]] = {
         "sgx": {"mr_signer": "any", "isv_prod_id": "any", "min_isv_svn": 0},
         "tdx": dict.fromkeys(
             ("rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3", "mr_config_id", "mr_owner", "mr_owner_config"), "any"
@@ -124,7 +131,7 @@ def _reference(tee: str, claims: object) -> Reference:
             "signers": ["vcek"],
             "unsafe_no_revocation": True,
         },
-    }[tee]
+    }
     tcb = {
         "allowed_status": ["UpToDate", "SWHardeningNeeded"],
         "allowed_advisories": "any",
@@ -138,7 +145,7 @@ def _reference(tee: str, claims: object) -> Reference:
                 "name": f"entry {number}",
                 "tee": tee,
                 names[tee]: [own if number == 10 else other],
-                **fields,
+                **by_tee[tee],
                 **({} if tee == "snp" else tcb),
                 "platforms": "any",
             },

@@ -63,11 +63,11 @@ class _Server:
         while True:
             self._together.wait()
             connection.sendall(b"g")
-            read_exactly(connection, memoryview(buffer).cast("B"))
+            read_exactly(connection, buffer.data.cast("B"))
             with self._lock:
                 self._sum += buffer
             self._together.wait()
-            write(connection, memoryview(self._sum).cast("B"))
+            write(connection, self._sum.data.cast("B"))
             read_exactly(connection, answer)
             self._together.wait()
 
@@ -78,7 +78,7 @@ def _send(identity: Identity, port: int, nbytes: int) -> None:
     )
     handshake(connection, within_s=60.0)
     connection.settimeout(None)
-    update = memoryview(np.random.default_rng(port).normal(size=nbytes // 4).astype(np.float32)).cast("B")
+    update = np.random.default_rng(port).normal(size=nbytes // 4).astype(np.float32).data.cast("B")
     received = memoryview(bytearray(nbytes))
     go = memoryview(bytearray(1))
     try:

@@ -99,7 +99,7 @@ def _plain(folder: Path) -> float:
             for owner in owners:
                 assert owner.stdout is not None
                 trained.append(np.frombuffer(owner.stdout.read(values.nbytes), np.float32))
-            values = np.mean(trained, axis=0, dtype=np.float32)
+            values = np.stack(trained).mean(axis=0, dtype=np.float32)
             seconds.append(perf_counter() - started)
         for owner in owners:
             owner.communicate()

@@ -67,7 +67,7 @@ def _peak(owners: int) -> float:
 
 
 def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
-    update = memoryview(np.full(NBYTES // 4, 1e-3, np.float32)).cast("B")
+    update = np.full(NBYTES // 4, 1e-3, np.float32).data.cast("B")
     arguments = ((study, identity, update) for identity in study.identities.values())
     members = [threading.Thread(target=_attend, args=each) for each in arguments]
     for member in members:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench import parties
 from cloister.attest.attester import find
+from cloister.charter import keys
 from cloister.charter.keys import PrivateKey
 from cloister.ledger import job as jobs
 from cloister.ledger import records
@@ -42,7 +43,7 @@ def run(console: Console) -> None:
     console.print(f"(r) audit of {ROUNDS} rounds x {MEMBERS} members, {size:.1f} MiB: {seconds:.1f} s (aim: 10 s)\n")
 
 
-def make_chain(ledger: Ledger, keys: dict[str, PrivateKey]) -> tuple[bytes, ...]:
+def make_chain(ledger: Ledger, owners: dict[str, PrivateKey]) -> tuple[bytes, ...]:
     """A genuine chain of one instance, in which nothing was computed: who signs, signs for random names of models."""
     charter = ledger.charter
     attester = find("simulated", role="aggregator")
@@ -60,11 +61,11 @@ def make_chain(ledger: Ledger, keys: dict[str, PrivateKey]) -> tuple[bytes, ...]
     )
     _append(ledger, first, instance)
     for _ in range(ROUNDS):
-        _append(ledger, _round(ledger, keys, instance), instance)
+        _append(ledger, _round(ledger, owners, instance), instance)
     return ledger.records
 
 
-def _round(ledger: Ledger, keys: dict[str, PrivateKey], instance: Instance) -> RoundRecord:
+def _round(ledger: Ledger, owners: dict[str, PrivateKey], instance: Instance) -> RoundRecord:
     charter, number = ledger.charter, ledger.last_round + 1
     job, model, before = bytes(32), secrets.token_bytes(32), ledger.model or b""
     outcome = records.outcome_digest(bytes(32), model=model, state=None, metrics={})
@@ -81,14 +82,14 @@ def _round(ledger: Ledger, keys: dict[str, PrivateKey], instance: Instance) -> R
         model=before,
         rule="FedAvg",
         clip=charter.limits.clip,
-        shares=tuple(Share(member, 1 / len(keys), secrets.token_bytes(32)) for member in sorted(keys)),
+        shares=tuple(Share(member, 1 / len(owners), secrets.token_bytes(32)) for member in sorted(owners)),
         outcome=outcome,
     )
     encoded = records.encode(cohort)
     message = records.cohort_to_be_signed(encoded)
     signatures = (
-        MemberSignature(member, keys.public_bytes(keys[member]), keys.sign(message, key=keys[member]))
-        for member in sorted(keys)
+        MemberSignature(member, keys.public_bytes(owners[member]), keys.sign(message, key=owners[member]))
+        for member in sorted(owners)
     )
     return RoundRecord(
         cohort=encoded,

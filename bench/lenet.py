@@ -30,7 +30,7 @@ def step(worker: Worker | None) -> Callable[[], Any]:
     def run_step() -> float:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         return loss.item()
 

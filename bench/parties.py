@@ -139,7 +139,7 @@ def main(words: list[str]) -> None:
         case ["researcher", folder, route, nbytes, rounds]:
             research(Path(folder), route, int(nbytes), int(rounds))
         case _:
-            joining.Trainer = Instant  # type: ignore[misc, attr-defined]
+            joining.Trainer = Instant  # type: ignore[attr-defined]
             cloister(words[1:])
 
 

@@ -64,6 +64,9 @@ class Counting:
     def close(self) -> None:
         self._channel.close()
 
+    def abandon(self) -> None:
+        self._channel.abandon()
+
 
 def run(console: Console, folder: Path) -> None:
     """(a), (e), (f) and (g) of the list in docs/measurements.md."""

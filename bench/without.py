@@ -88,8 +88,8 @@ def _durability() -> None:
     def careless(*args: Any, **named: Any) -> sqlite3.Connection:
         return connect(*args, factory=Careless, **named)
 
-    journal.sqlite3.connect = careless  # type: ignore[assignment]
-    journal.os.fsync = lambda descriptor: None
+    sqlite3.connect = careless  # type: ignore[assignment]
+    os.fsync = lambda fd: None
 
 
 def _copies() -> None:
@@ -134,7 +134,7 @@ def _tls() -> None:
         bare = socket.socket(fileno=os.dup(given.fileno())) if isinstance(given, ssl.SSLSocket) else given
         begin(self, bare, **named)
 
-    Connection.__init__ = plain  # type: ignore[method-assign]
+    Connection.__init__ = plain  # type: ignore[method-assign,assignment]
 
 
 def _all() -> None:
