@@ -13,7 +13,7 @@ import tests.one_thread  # noqa: F401 - first, since it has to come before torch
 from tests import laws
 
 if TYPE_CHECKING:
-    from tests.nodes import Federation
+    from tests.support.nodes import Federation
 
 settings.load_profile(laws.PROFILE)
 
@@ -21,7 +21,9 @@ settings.load_profile(laws.PROFILE)
 @pytest.fixture(scope="session")
 def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Nodes c, a and b: b can push values to a and c, and a to c."""
-    from tests.nodes import federation  # here: it loads torch, and most folders' tests begin in a second without it
+    from tests.support.nodes import (
+        federation,  # here: it loads torch, and most folders' tests begin in a second without it
+    )
 
     with federation(tmp_path_factory.mktemp("nodes"), "c", "a", "b") as running:
         yield running

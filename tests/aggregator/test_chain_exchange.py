@@ -12,7 +12,8 @@ from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import InstanceRecord
 from cloister.wire import rounds as w
-from tests.aggregator.driving import OWNERS, Instance, Party, Study, agree, key_of
+from tests.support.owners import OWNERS, Party, agree, key_of
+from tests.support.rounds import Instance, Study
 
 ADAM = {"strategy": "FedAdam", "numbers": {"lr": 0.1}}
 

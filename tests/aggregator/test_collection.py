@@ -17,7 +17,8 @@ from cloister.ledger.records import commitment
 from cloister.wire.layout import lay_out
 from cloister.wire.tensors import TensorSpec
 from tests.aggregation.means import Contribution, mean
-from tests.aggregator.driving import agree, fill
+from tests.support.owners import agree
+from tests.support.rounds import fill
 
 LENGTH = 1 << 18
 SALT = bytes(32)

@@ -17,7 +17,8 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import commitment
 from cloister.wire import rounds as w
-from tests.aggregator.driving import LENGTH, OWNERS, Owner, Study, agree, examples_of, first_model, key_of, make_job
+from tests.support.owners import LENGTH, OWNERS, Owner, agree, examples_of, first_model, key_of, make_job
+from tests.support.rounds import Study
 
 FOUR = ("alice", "bob", "chuck", "dave")
 

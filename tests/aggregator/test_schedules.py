@@ -13,8 +13,9 @@ from cloister.aggregator.events import Joined, Left, Said, Tick
 from cloister.errors import CloisterError
 from cloister.ledger.chain import Ledger
 from cloister.wire import rounds as w
-from tests.aggregator.driving import LENGTH, OWNERS, Heard, Study, agree, key_of
 from tests.laws import examples
+from tests.support.owners import LENGTH, OWNERS, Heard, agree, key_of
+from tests.support.rounds import Study
 
 NAMES = (*OWNERS, "rosa")
 small = st.integers(1, 4)

@@ -8,7 +8,7 @@ from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.training import Training
 from cloister.errors import RoundError
 from cloister.wire.rounds import Ready
-from tests.aggregator.driving import agree, key_of
+from tests.support.owners import agree, key_of
 
 USED = bytes(32)
 

@@ -16,8 +16,9 @@ from cloister.charter import Charter
 from cloister.node.study import member as node
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
-from tests import charters
-from tests.aggregator.driving import LENGTH, Heard, Instance, Party, Study, examples_of, key_of, update_of
+from tests.support import charters
+from tests.support.owners import LENGTH, Heard, Party, examples_of, key_of, update_of
+from tests.support.rounds import Instance, Study
 
 Said = tuple[Any, bytes]
 MRI = {"#mri": frozenset({"#mri"})}

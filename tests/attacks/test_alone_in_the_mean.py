@@ -29,9 +29,9 @@ from cloister.wire.tensors import TensorSpec
 from cloister.worker import optimizers
 from cloister.worker.data.rows import Arrays
 from cloister.worker.training import train
-from tests.aggregator.driving import LENGTH, PARTS, agree, first_model, make_job, update_of
 from tests.attacks.gathering import MRI, Gathering
-from tests.node.studies import Aggregator, declined, job, owner
+from tests.support.members import Aggregator, declined, job, owner
+from tests.support.owners import LENGTH, PARTS, agree, first_model, make_job, update_of
 
 NOTHING = np.zeros(LENGTH, np.float32).tobytes()
 

@@ -19,9 +19,9 @@ import pytest
 from cloister.errors import CloisterError, NetworkError
 from cloister.wire import rounds as w
 from cloister.wire.peers import parse_address
-from tests.enclave.lines import Line, Table
 from tests.enclave.test_server import by_hand, heard_out, researching
-from tests.net.parties import SOON, rest
+from tests.support.lines import Line, Table
+from tests.support.tls import SOON, rest
 
 Meddle = Callable[[list[bytes]], list[bytes]]
 """What to pass on now of the records that are held back; it takes them out of the list."""

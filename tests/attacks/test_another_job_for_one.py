@@ -15,8 +15,8 @@ import pytest
 from cloister.ledger import job as jobs
 from cloister.ledger.job import round_digest
 from cloister.wire import rounds as w
-from tests.aggregator.driving import LENGTH, Heard, first_model, make_job
 from tests.attacks.gathering import Gathering
+from tests.support.owners import LENGTH, Heard, first_model, make_job
 
 Garble = Callable[[Heard], Heard]
 

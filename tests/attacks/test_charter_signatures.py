@@ -9,7 +9,7 @@ import pytest
 from cloister.charter import Charter
 from cloister.charter.signatures import check_signed, decode, encode, sign
 from cloister.errors import CharterError
-from tests.charters import charter, fingerprint_of, key_of, member, signatures, text
+from tests.support.charters import charter, fingerprint_of, key_of, member, signatures, text
 
 AGREED = charter()
 

@@ -10,9 +10,9 @@ import pytest
 from cloister.errors import LedgerError
 from cloister.ledger.chain import Ledger, quorum
 from cloister.ledger.records import Cohort
-from tests import chains
-from tests.chains import Instance, cohort, round_record
-from tests.charters import fingerprint_of
+from tests.support import chains
+from tests.support.chains import Instance, cohort, round_record
+from tests.support.charters import fingerprint_of
 
 OWNERS = ("alice", "bob", "chuck", "dave")
 CHARTER = chains.charter(owners=OWNERS)

@@ -16,10 +16,10 @@ from cloister.aggregator.training import Training
 from cloister.errors import CharterError, LedgerError
 from cloister.ledger.records import Share, commitment
 from cloister.wire import rounds as w
-from tests import chains, charters
-from tests.aggregator.driving import agree, key_of, update_of
 from tests.attacks.gathering import Gathering, NodeOwner
-from tests.node.studies import Aggregator, declined, owner
+from tests.support import chains, charters
+from tests.support.members import Aggregator, declined, owner
+from tests.support.owners import agree, key_of, update_of
 
 SALT = bytes(32)
 

@@ -16,8 +16,8 @@ import pytest
 
 from cloister.net.identity import Identity
 from tests.attacks.crowd import KINDS, crowding
-from tests.net.instances import Study
-from tests.net.parties import SOON, hosting, make_identity, rest
+from tests.support.attested import Study
+from tests.support.tls import SOON, hosting, make_identity, rest
 
 LET_IN_S = 30.0
 BORNE_S = 60.0

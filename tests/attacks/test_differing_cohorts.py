@@ -14,7 +14,7 @@ import pytest
 from cloister.charter.owner_limits import Floors
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
-from tests.node.studies import Aggregator, charter, declined, only, owner
+from tests.support.members import Aggregator, charter, declined, only, owner
 
 FIVE = ("alice", "bob", "chuck", "dora", "emil")
 

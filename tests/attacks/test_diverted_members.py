@@ -10,8 +10,8 @@ import pytest
 
 from cloister.errors import MoveError, UnacceptableError
 from cloister.node.aggregators import Aggregators
-from tests.net.instances import ADDRESS, Study, overheard
-from tests.net.parties import SOON
+from tests.support.attested import ADDRESS, Study, overheard
+from tests.support.tls import SOON
 
 SHADOW = "shadow.example:7443"
 

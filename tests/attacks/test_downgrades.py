@@ -14,8 +14,8 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.tcb import SnpTcb
 from cloister.attest.verifier import MAKERS
 from cloister.errors import AttestationError, EvidenceError, NotGenuineError, UnacceptableError
-from tests.net.guests import DOMAIN, ENCLAVE, GUEST, MILAN, Enclave, Guest, demanding, demanding_of
-from tests.net.instances import ATTESTER, Lying, Study, answering, claiming
+from tests.support.attested import ATTESTER, Lying, Study, answering, claiming
+from tests.support.tee import DOMAIN, ENCLAVE, GUEST, MILAN, Enclave, Guest, demanding, demanding_of
 from tests.vectors.attest import make_dcap
 from tests.vectors.attest.make_dcap import DEBUG_ENCLAVE, SGX, TDX, Level, Recipe
 from tests.vectors.attest.make_snp import NOW, TCB, Platform

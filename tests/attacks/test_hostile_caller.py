@@ -12,7 +12,7 @@ import torch
 from cloister.errors import MemoryLimitError, MessageError, WorkerError
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
-from tests.sessions import Session
+from tests.support.sessions import Session
 
 KIB = 1 << 10
 

@@ -25,9 +25,9 @@ from cloister.net.secrets import provision_info
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Hello, Provision, Refusal
 from cloister.wire.sessions import VOCABULARY, Failure
-from tests.net.instances import ADDRESS, Running, Study, ask, challenge_of, dial, frame, goodbye, overheard
-from tests.net.parties import SOON, raw_tls, rest
-from tests.testing.processes import wait_until
+from tests.support.attested import ADDRESS, Running, Study, ask, challenge_of, dial, frame, goodbye, overheard
+from tests.support.processes import wait_until
+from tests.support.tls import SOON, raw_tls, rest
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch
 from cloister.errors import MessageError, OpRefusedError, WorkerError
 from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
-from tests.nodes import Federation
+from tests.support.nodes import Federation
 from tests.worker.sessions import MIB, Session
 
 HUGE = 1 << 48

@@ -18,7 +18,7 @@ from cloister.errors import WireError
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Hello, Refusal, Welcome, encode
 from cloister.wire.sessions import Done, decode
-from tests.net.parties import SOON, hosting, make_identity, raw_tls, rest
+from tests.support.tls import SOON, hosting, make_identity, raw_tls, rest
 
 GREETING = Hello(versions=(1,), purpose="session", software="hostile", table=None)
 

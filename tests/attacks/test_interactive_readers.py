@@ -19,7 +19,7 @@ from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.node import config
 from cloister.node.setup import node_of
-from tests.net.parties import SOON
+from tests.support.tls import SOON
 
 CONFIGURATION = """
 name = "bob"

@@ -14,8 +14,8 @@ import pytest
 
 from cloister.ledger import cohorts
 from cloister.wire import rounds as w
-from tests.aggregator.driving import agree, key_of
 from tests.attacks.gathering import Gathering
+from tests.support.owners import agree, key_of
 
 FIVE = ("alice", "bob", "chuck", "dora", "emil")
 ROUNDS = 3

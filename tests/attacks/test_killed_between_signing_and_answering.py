@@ -14,15 +14,15 @@ from cloister.charter import keys
 from cloister.ledger.records import cohort_to_be_signed, encode
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
-from tests import charters
-from tests.node.studies import Aggregator, declined, only, owner
+from tests.support import charters
+from tests.support.members import Aggregator, declined, only, owner
 
 ROOT = Path(__file__).parents[2]
 SIGN_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from cloister.node.study.journal import Records
-from tests.node.studies import Aggregator, owner
+from tests.support.members import Aggregator, owner
 
 class Dying(Records):
     def sign(self, entry):

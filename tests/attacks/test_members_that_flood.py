@@ -20,11 +20,12 @@ from cloister.ledger import job as jobs
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
 from cloister.wire.limits import LIST_ITEMS, RECORD_BYTES
-from tests.aggregator.driving import ATTESTER, agree, fill, first_model, key_of, make_job
 from tests.attacks.gathering import Gathering
-from tests.enclave.lines import Line, Table
 from tests.enclave.test_server import by_hand, heard_out, researching, seated
-from tests.net.parties import SOON, hosting, make_identity
+from tests.support.lines import Line, Table
+from tests.support.owners import agree, first_model, key_of, make_job
+from tests.support.rounds import ATTESTER, fill
+from tests.support.tls import SOON, hosting, make_identity
 
 FLOODS: dict[str, Any] = {
     "joins": w.Join(0, b"", 0, False),

@@ -25,7 +25,7 @@ from cloister.errors import PeerMismatchError, PeerRefusedError, UnreachableErro
 from cloister.net import certificates
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
-from tests.net.parties import SOON, hosting, make_identity
+from tests.support.tls import SOON, hosting, make_identity
 
 NOW = datetime.now(UTC)
 

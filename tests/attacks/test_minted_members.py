@@ -22,8 +22,8 @@ from tests.attacks.test_minted_certificates import (
     certified_by_the_public_issuer,
     with_the_victims_certificate_behind,
 )
-from tests.net.instances import Study, claiming, listening, overheard, until_closed
-from tests.net.parties import SOON
+from tests.support.attested import Study, claiming, listening, overheard, until_closed
+from tests.support.tls import SOON
 
 
 @pytest.fixture(scope="module")

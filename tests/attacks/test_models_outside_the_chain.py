@@ -12,7 +12,7 @@ import pytest
 
 from cloister.ledger.job import model_digest
 from cloister.node.study.journal import Records
-from tests.node.studies import START, Aggregator, declined, job, leaves, owner
+from tests.support.members import START, Aggregator, declined, job, leaves, owner
 
 CRAFTED = np.full(4, 1e6, np.float32).tobytes()
 

@@ -23,8 +23,8 @@ from cloister.node.aggregators import Aggregators
 from cloister.wire.frames import PREFIX_BYTES, VERSION, Kind, unpack_prefix
 from cloister.wire.messages import Challenge, Proof, Refusal, Welcome
 from cloister.wire.sessions import Done, decode
-from tests.net.instances import ADDRESS, ATTESTER, Study, frame
-from tests.net.parties import SOON
+from tests.support.attested import ADDRESS, ATTESTER, Study, frame
+from tests.support.tls import SOON
 
 Reply = Callable[[Challenge], bytes]
 

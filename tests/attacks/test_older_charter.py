@@ -11,7 +11,7 @@ from cloister.charter.signatures import encode
 from cloister.errors import CharterError
 from cloister.node.config import CharterUse
 from cloister.node.setup import load_charter
-from tests.charters import NOW, SGX, SIMULATED, fingerprint_of, signatures, text
+from tests.support.charters import NOW, SGX, SIMULATED, fingerprint_of, signatures, text
 
 BOB = fingerprint_of("bob")
 

@@ -13,7 +13,7 @@ import pytest
 from cloister.charter import Charter
 from cloister.errors import CharterError, UnacceptableError
 from cloister.net.attested import attest_peer
-from tests.net.instances import ADDRESS, Study, answering, claiming, overheard, rewriting
+from tests.support.attested import ADDRESS, Study, answering, claiming, overheard, rewriting
 
 ANOTHER = "it is bound to another charter"
 

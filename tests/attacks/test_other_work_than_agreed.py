@@ -12,7 +12,7 @@ import pytest
 from cloister.ledger.job import encode, job_digest, round_digest
 from cloister.wire import optimizers
 from cloister.wire import rounds as w
-from tests.node.studies import Aggregator, declined, job, only, owner
+from tests.support.members import Aggregator, declined, job, only, owner
 
 DATA = {"#mri": frozenset({"#mri"}), "#ct": frozenset({"#ct"})}
 

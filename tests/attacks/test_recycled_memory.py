@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sessions import Session
+from tests.support.sessions import Session
 
 SECRET = 1234.5
 SIZE = 4096

@@ -13,7 +13,7 @@ from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance
 from cloister.wire.messages import Challenge, Proof
-from tests.net.instances import Study, answering, claiming
+from tests.support.attested import Study, answering, claiming
 
 A_NODE = "it says that it is a 'node', and a 'aggregator' was dialled"
 

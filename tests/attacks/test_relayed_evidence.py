@@ -12,7 +12,7 @@ from cloister.errors import UnacceptableError
 from cloister.net.attested import attest_peer
 from cloister.net.certificates import spki_hash
 from cloister.wire.frames import Kind
-from tests.net.instances import ADDRESS, Middle, Study
+from tests.support.attested import ADDRESS, Middle, Study
 
 BETWEEN = "its proof is about another TLS key than this connection's: somebody stands in between"
 OTHER_CLIENT = "its proof is about another client's connection: somebody stands in between"

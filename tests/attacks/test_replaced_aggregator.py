@@ -12,8 +12,8 @@ import pytest
 
 from cloister.errors import CloisterError, ConnectionLostError, MoveError, UnacceptableError
 from cloister.node.aggregators import Aggregators
-from tests.net.instances import ADDRESS, ATTESTER, Study
-from tests.net.parties import SOON
+from tests.support.attested import ADDRESS, ATTESTER, Study
+from tests.support.tls import SOON
 
 
 @pytest.fixture(scope="module")

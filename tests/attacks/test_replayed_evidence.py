@@ -17,7 +17,7 @@ from cloister.errors import UnacceptableError
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance
 from cloister.wire.messages import Challenge, Proof
-from tests.net.instances import Study, answering, overheard
+from tests.support.attested import Study, answering, overheard
 
 OLD = "its proof answers another challenge than ours: old evidence, played again"
 

@@ -14,9 +14,9 @@ import pytest
 from cloister.ledger.job import round_digest
 from cloister.ledger.records import decode_cohort, encode
 from cloister.wire import rounds as w
-from tests.aggregator.driving import Heard, key_of
 from tests.attacks.gathering import Gathering, silent_on
-from tests.node.studies import START, Aggregator, declined, leaves, only, owner
+from tests.support.members import START, Aggregator, declined, leaves, only, owner
+from tests.support.owners import Heard, key_of
 
 Said = list[tuple[Any, bytes]]
 

@@ -20,7 +20,7 @@ from cloister.tensor.ops import by_name
 from cloister.tensor.plan.encoding import encode
 from cloister.tensor.plan.program import FORMAT, Line, Program, Rows
 from cloister.worker.store import Entry
-from tests.sessions import Session
+from tests.support.sessions import Session
 
 FAR = 2**40
 

@@ -14,8 +14,8 @@ from cloister.net.proving import Instance
 from cloister.net.tls import unverified_client_context
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import encode
-from tests.net.instances import Running, Study, challenge_of
-from tests.net.parties import SOON
+from tests.support.attested import Running, Study, challenge_of
+from tests.support.tls import SOON
 
 
 @pytest.fixture(scope="module")

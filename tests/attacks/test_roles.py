@@ -16,11 +16,11 @@ from cloister.ledger.records import cohort_to_be_signed
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
-from tests import charters
-from tests.aggregator.driving import Party, agree, first_model, key_of, update_of
 from tests.attacks.gathering import Gathering, silent_on
-from tests.enclave.lines import Table
-from tests.net.instances import goodbye
+from tests.support import charters
+from tests.support.attested import goodbye
+from tests.support.lines import Table
+from tests.support.owners import Party, agree, first_model, key_of, update_of
 
 OWNERS_ALONE: list[Any] = [
     w.Ready(1, 20, {}, bytes(32)),

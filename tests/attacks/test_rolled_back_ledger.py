@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.errors import UnacceptableError
-from tests.net.instances import Study
+from tests.support.attested import Study
 
 ROLLED_BACK = "its ledger does not go on from the newest record that was seen: it was rolled back or forked"
 SEEN = (7, b"\x07" * 32)

@@ -19,9 +19,9 @@ from cloister.ledger import job as jobs
 from cloister.wire import rounds as w
 from cloister.worker.data.rows import Arrays
 from cloister.worker.training import Trained, train
-from tests.aggregator.driving import PLAN, agree, first_model, key_of, make_job
 from tests.attacks.gathering import Gathering
-from tests.node.studies import Aggregator, declined, job, owner
+from tests.support.members import Aggregator, declined, job, owner
+from tests.support.owners import PLAN, agree, first_model, key_of, make_job
 
 ROWS = torch.tensor([[0.25, -0.5, 2.0], [3.0, 0.5, 1.0], [1.0, 1.0, -4.0], [0.5, 0.25, 8.0]])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cloister.charter.owner_limits import Floors
 from cloister.node.study.journal import Records
-from tests.node.studies import Aggregator, charter, declined, owner
+from tests.support.members import Aggregator, charter, declined, owner
 
 LIMIT = Floors(rounds=3)
 

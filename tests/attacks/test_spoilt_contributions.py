@@ -20,12 +20,12 @@ from cloister.ledger.records import commitment
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
-from tests.aggregator.driving import LENGTH, Owner
 from tests.attacks.gathering import Gathering
-from tests.enclave.lines import Line, Seated, Table
 from tests.enclave.test_server import by_hand, heard_out, researching, seated
-from tests.net.parties import SOON
-from tests.testing.processes import wait_until
+from tests.support.lines import Line, Seated, Table
+from tests.support.owners import LENGTH, Owner
+from tests.support.processes import wait_until
+from tests.support.tls import SOON
 
 Spoil = Callable[[Any, bytes], list[tuple[Any, bytes]]]
 

@@ -19,7 +19,7 @@ from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
 from cloister.net.proving import Instance
 from cloister.wire.messages import Challenge, Proof
-from tests.net.instances import ATTESTER, MEASUREMENT, Study, answering, claiming
+from tests.support.attested import ATTESTER, MEASUREMENT, Study, answering, claiming
 
 ANOTHER = "it is not the instance that proved itself on this connection before"
 OLD = "its proof answers another challenge than ours: old evidence, played again"

@@ -20,7 +20,7 @@ from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import Hello, encode
-from tests.net.parties import SOON, doing, hosting, make_identity, raw_tls, rest
+from tests.support.tls import SOON, doing, hosting, make_identity, raw_tls, rest
 
 HEADER = encode(Hello(versions=(1,), purpose="session", software="stranger", table=None))
 HELLO = pack_prefix(Kind.HELLO, header_bytes=len(HEADER)) + HEADER

@@ -19,7 +19,7 @@ from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection
 from cloister.net.secrets import provision_info
 from cloister.wire.messages import Challenge, Proof
-from tests.net.instances import Study, answering, ask, dial
+from tests.support.attested import Study, answering, ask, dial
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from cloister.net.connection import Connection
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import Hello, encode
 from cloister.wire.sessions import Ask, Batch, Count
-from tests.net.parties import SOON, Host, hosting, make_identity, pair, raw_tls, rest, serve
+from tests.support.tls import SOON, Host, hosting, make_identity, pair, raw_tls, rest, serve
 
 SHORT = 0.3
 HEADER = encode(Hello(versions=(1,), purpose="session", software="slow", table=None))

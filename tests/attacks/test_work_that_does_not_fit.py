@@ -18,8 +18,8 @@ from cloister.ledger.job import Constant, Job
 from cloister.node.study.member import Prove
 from cloister.node.study.trainer_process import check_parts
 from cloister.study import job
-from tests.aggregator.driving import agree, make_job
-from tests.node.studies import Aggregator, declined, only, owner
+from tests.support.members import Aggregator, declined, only, owner
+from tests.support.owners import agree, make_job
 
 EXAMPLE = (torch.zeros(4, 3), torch.zeros(4, 1))
 

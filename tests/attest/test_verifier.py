@@ -15,7 +15,7 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.reference import SimulatedEntry
 from cloister.attest.verifier import STALE, Roots, authenticate, verify
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError, UnacceptableError
-from tests.net.guests import GUEST
+from tests.support.tee import GUEST
 from tests.vectors.attest import make_snp
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)

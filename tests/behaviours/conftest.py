@@ -15,7 +15,7 @@ import torch
 
 from cloister import VirtualWorker
 from cloister.tensor.worker import Worker
-from tests.nodes import Federation
+from tests.support.nodes import Federation
 
 KINDS = ("virtual", "virtual-encoded", pytest.param("tls", marks=pytest.mark.e2e))
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from cloister.errors import InheritedWorkerError, PointerNotPortableError
 from cloister.tensor.worker import Worker
 from tests.behaviours.conftest import Connect, objs
-from tests.nodes import SOURCES, Federation
+from tests.support.nodes import SOURCES, Federation
 
 # Python 3.12 and later warn of any fork in a process with threads; these tests are about such forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -31,7 +31,7 @@ from cloister.tensor.worker import Worker
 from cloister.wire import sessions as m
 from cloister.wire.frames import Kind, unpack_prefix
 from tests.behaviours.conftest import Connect, objs
-from tests.nodes import Federation, federation
+from tests.support.nodes import Federation, federation
 
 
 class Questions:

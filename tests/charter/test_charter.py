@@ -17,7 +17,7 @@ from cloister.charter.charter import FORMAT, content
 from cloister.charter.names import is_name, shown
 from cloister.errors import CharterError
 from cloister.tables import TEXT_BYTES
-from tests.charters import SGX, SIMULATED, charter, fingerprint_of, text
+from tests.support.charters import SGX, SIMULATED, charter, fingerprint_of, text
 
 
 def faults(written: str) -> list[str]:

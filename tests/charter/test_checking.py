@@ -8,7 +8,7 @@ import pytest
 
 from cloister.charter.charter import check_valid, enforceable
 from cloister.errors import CharterError
-from tests.charters import charter
+from tests.support.charters import charter
 
 
 def test_software_refuses_what_it_cannot_enforce() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cloister.charter.owner_limits import Floors, check_floors, reference_under
 from cloister.errors import CharterError
-from tests.charters import SGX, charter
+from tests.support.charters import SGX, charter
 
 DAY = timedelta(days=1)
 AGREED = charter(interactive="false", software=SGX)

@@ -15,7 +15,7 @@ from cloister.charter import Charter
 from cloister.charter.signatures import CONTEXT, FILE_BYTES, check_signed, decode, encode, sign, verify
 from cloister.errors import CharterError
 from cloister.wire.peers import fingerprint
-from tests.charters import charter, fingerprint_of, key_of, signatures, text
+from tests.support.charters import charter, fingerprint_of, key_of, signatures, text
 
 AGREED = charter()
 BOB, ALICE = signatures(AGREED, "bob", "alice")

@@ -7,7 +7,7 @@ import pytest
 from cloister.charter import Charter
 from cloister.charter.signatures import check_successor
 from cloister.errors import CharterError
-from tests.charters import charter, fingerprint_of, signatures, text
+from tests.support.charters import charter, fingerprint_of, signatures, text
 
 FIRST = charter()
 SECOND = charter(serial=2, supersedes=FIRST.digest, rounds="200")

@@ -12,7 +12,7 @@ from cloister.charter.summary import limits, rules, software
 from cloister.charter.template import template
 from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError
-from tests.charters import NOW, SGX, charter, text
+from tests.support.charters import NOW, SGX, charter, text
 
 TIGHT = {
     "software": SGX,

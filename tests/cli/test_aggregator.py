@@ -15,8 +15,8 @@ from cloister.cli.aggregator import app
 from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
-from tests.net.instances import ADDRESS, Study
-from tests.testing.processes import descendants, running
+from tests.support.attested import ADDRESS, Study
+from tests.support.processes import descendants, running
 
 SECOND = "second.example:7443"
 run = CliRunner().invoke

@@ -9,7 +9,7 @@ import pytest
 
 from cloister.cli import main
 from cloister.net.identity import Identity
-from tests.charters import fingerprint_of, text
+from tests.support.charters import fingerprint_of, text
 
 
 @pytest.fixture(autouse=True)

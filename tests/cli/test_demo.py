@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import cloister
 from cloister.cli import main
-from tests.testing.processes import children, descendants, running, wait_until
+from tests.support.processes import children, descendants, running, wait_until
 
 SOURCES = Path(cloister.__file__).parents[1]
 ENDED_S = 100.0

@@ -12,7 +12,7 @@ import pytest
 from cloister.cli import main
 from cloister.ledger.chain import Ledger
 from cloister.ledger.jsonl import LINE_BYTES, write_line
-from tests import chains, charters
+from tests.support import chains, charters
 
 ALLOW = ("--accept-simulated", "--charter", "charter.toml")
 

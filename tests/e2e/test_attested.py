@@ -24,7 +24,7 @@ from cloister.net.policy import AttestationPolicy
 from cloister.testing.federation import LocalFederation
 from cloister.testing.processes import Service
 from cloister.wire.sessions import Push
-from tests.testing.processes import descendants, running, wait_until
+from tests.support.processes import descendants, running, wait_until
 
 pytestmark = pytest.mark.e2e
 

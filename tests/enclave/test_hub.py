@@ -8,7 +8,8 @@ from cloister.enclave import hub
 from cloister.enclave.hub import Hub, MemberConnection, Outgoing
 from cloister.net.proving import Instance
 from cloister.wire import rounds as w
-from tests.aggregator.driving import ATTESTER, agree, key_of
+from tests.support.owners import agree, key_of
+from tests.support.rounds import ATTESTER
 
 
 def a_hub() -> Hub:

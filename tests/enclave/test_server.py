@@ -21,11 +21,11 @@ from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
 from cloister.wire.peers import Address
 from tests.aggregation.means import Contribution, mean
-from tests.aggregator.driving import OWNERS, examples_of, first_model, update_of
-from tests.enclave.lines import Line, Seated, Table
-from tests.net.instances import Study, goodbye, serving
-from tests.net.parties import SOON
-from tests.testing.processes import wait_until
+from tests.support.attested import Study, goodbye, serving
+from tests.support.lines import Line, Seated, Table
+from tests.support.owners import OWNERS, examples_of, first_model, update_of
+from tests.support.processes import wait_until
+from tests.support.tls import SOON
 
 
 @pytest.fixture(scope="module")

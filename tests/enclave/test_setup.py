@@ -11,7 +11,7 @@ from cloister.enclave.__main__ import main
 from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
-from tests.net.instances import ADDRESS, Study
+from tests.support.attested import ADDRESS, Study
 
 
 def refused(*words: str) -> str:

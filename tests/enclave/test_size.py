@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.charters import text
+from tests.support.charters import text
 
 PROGRAM = """
 import json, sys

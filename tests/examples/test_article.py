@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import cloister
-from tests.nodes import Federation
+from tests.support.nodes import Federation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -13,12 +13,12 @@ from cloister.ledger import records
 from cloister.ledger.job import round_digest
 from cloister.ledger.records import Share
 from cloister.wire import rounds as w
-from tests.aggregator.driving import Heard, key_of
 from tests.explorer.parties import Researcher
 from tests.explorer.peace import Peace, pacify
 from tests.explorer.setting import RESEARCHER, Setting
 from tests.explorer.watching import ViolationError
 from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
+from tests.support.owners import Heard, key_of
 
 TMPFS: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own in it; where there is none, the disk is slower
 FAULTS: Final = ("full", "dies before", "dies after")

@@ -22,9 +22,9 @@ from cloister.node.study.entries import Entry
 from cloister.node.study.journal import FILE, Records
 from cloister.node.study.member import Effect, Member, Train
 from cloister.wire import rounds as w
-from tests import charters
-from tests.aggregator.driving import Heard, Party, examples_of, first_model
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Study, update_of
+from tests.support import charters
+from tests.support.owners import Heard, Party, examples_of, first_model
 
 
 class Crash(BaseException):  # no error: nothing of the package may catch it

@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 
 from cloister.ledger.chain import Ledger, quorum
-from tests.aggregator.driving import first_model, key_of
 from tests.explorer.parties import Researcher
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG
 from tests.explorer.watching import ViolationError
 from tests.explorer.world import Machine, World
+from tests.support.owners import first_model, key_of
 
 
 class Peace:

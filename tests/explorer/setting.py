@@ -17,8 +17,8 @@ from cloister.ledger import chain as ledgers
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job
 from cloister.ledger.records import to_be_signed
-from tests import charters
-from tests.aggregator import driving
+from tests.support import charters
+from tests.support import owners as members
 
 NAMES: Final = ("anna", "bert", "chris", "dora", "emil", "fred", "gina")
 RESEARCHER: Final = "rosa"
@@ -96,15 +96,15 @@ def study(owners: tuple[str, ...], floor: int, rounds: int, wanted: int, serial:
     """The charter with that serial, and its job."""
     before = None if serial == 1 else bytes(32)
     limits = {"floor": str(floor), "rounds": str(rounds)}
-    agreed = driving.agree(owners=owners, length=LENGTH, serial=serial, supersedes=before, **limits)
-    job = driving.make_job(agreed, parts=driving.parts_of(LENGTH), constants=driving.CONSTANTS, rounds=wanted, data=TAG)
+    agreed = members.agree(owners=owners, length=LENGTH, serial=serial, supersedes=before, **limits)
+    job = members.make_job(agreed, parts=members.parts_of(LENGTH), constants=members.CONSTANTS, rounds=wanted, data=TAG)
     return Study(agreed, job, jobs.encode(job))
 
 
 @functools.cache
 def update_of(name: str, number: int) -> Vector:
     """What an honest owner finds in a round."""
-    return driving.update_of(name, number, LENGTH)
+    return members.update_of(name, number, LENGTH)
 
 
 def studies(setting: Setting) -> list[Study]:

@@ -21,8 +21,8 @@ from cloister.ledger.job import model_digest
 from cloister.ledger.records import Cohort, cohort_to_be_signed, decode_cohort
 from cloister.wire import rounds as w
 from tests.aggregation.means import Contribution, mean
-from tests.aggregator.driving import examples_of, first_model, key_of
 from tests.explorer.setting import LENGTH, Setting, Study, update_of
+from tests.support.owners import examples_of, first_model, key_of
 
 
 class ViolationError(AssertionError):

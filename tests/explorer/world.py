@@ -21,10 +21,11 @@ from cloister.errors import CloisterError
 from cloister.ledger.chain import Ledger
 from cloister.node.study import member as members
 from cloister.wire import rounds as w
-from tests.aggregator.driving import Heard, Instance, fill, key_of
 from tests.explorer.parties import Crash, Owner, Researcher, Traitor, no_stranger, spoiled
 from tests.explorer.setting import RESEARCHER, Setting, Study, studies
 from tests.explorer.watching import Watch
+from tests.support.owners import Heard, key_of
+from tests.support.rounds import Instance, fill
 
 INSTANCES: Final = 3
 """The most that run at once under a charter."""

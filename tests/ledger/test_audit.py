@@ -22,9 +22,9 @@ from cloister.errors import (
 from cloister.ledger.audit import Report, audit, used_once
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import decode
-from tests import chains
-from tests.chains import Instance, cohort, round_record
-from tests.charters import NOW, SGX
+from tests.support import chains
+from tests.support.chains import Instance, cohort, round_record
+from tests.support.charters import NOW, SGX
 from tests.tampering import changes
 
 FIRST = Instance("first")

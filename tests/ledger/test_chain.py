@@ -13,9 +13,9 @@ from cloister.errors import LedgerError
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import Share, decode, head_of
-from tests import chains
-from tests.chains import Instance, cohort, digest, round_record
-from tests.charters import fingerprint_of
+from tests.support import chains
+from tests.support.chains import Instance, cohort, digest, round_record
+from tests.support.charters import fingerprint_of
 from tests.tampering import changes
 
 FIRST = Instance("first")

@@ -21,8 +21,8 @@ from cloister.ledger.job import Constant, Job, Part, check, decode, encode
 from cloister.wire.limits import JOB_BYTES
 from cloister.wire.optimizers import SGD, Adam, AdamW, CosineDecay, StepDecay
 from cloister.wire.tensors import TensorSpec
-from tests import chains
 from tests.laws import examples
+from tests.support import chains
 
 PLAN = b"the plan"
 assert hashlib.sha256(PLAN).digest() == chains.PLAN

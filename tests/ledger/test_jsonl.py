@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from cloister.errors import LedgerError
 from cloister.ledger import records
 from cloister.ledger.jsonl import LINE_BYTES, describe, moment, read_lines, write_line, written
-from tests import chains
-from tests.charters import fingerprint_of
+from tests.support import chains
+from tests.support.charters import fingerprint_of
 
 LEDGER = chains.chain(2)
 LINES = [write_line(record) for record in LEDGER.records]

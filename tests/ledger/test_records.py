@@ -25,7 +25,7 @@ from cloister.ledger.records import (
     encode,
 )
 from cloister.wire.limits import RECORD_BYTES
-from tests import chains
+from tests.support import chains
 
 DIGESTS = st.binary(min_size=32, max_size=32)
 HEADS = DIGESTS | st.just(b"")

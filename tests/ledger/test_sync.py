@@ -14,7 +14,7 @@ from cloister.errors import LedgerError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.sync import ModelState, advance, cut, hand_over, messages, reconcile, sizes, unpack
 from cloister.wire import limits
-from tests import chains
+from tests.support import chains
 
 CHARTER: Final = chains.charter()
 ROUNDS: Final = {".": ("bob", "alice"), ",": ("bob", "chuck")}

@@ -12,8 +12,8 @@ from torch import nn
 
 from cloister import PointerTensor, VirtualWorker
 from cloister.testing.models import SAMPLES
-from tests.nodes import Federation
 from tests.rounding import assert_equal_within, decomposed, widened
+from tests.support.nodes import Federation
 
 # A warning of PyTorch's at switching a CPU library off.
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloister.net.identity import Identity
-from tests.net.parties import make_identity
+from tests.support.tls import make_identity
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ from cloister.net.secrets import SecretReceiver, Secrets
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Proof
 from cloister.wire.sessions import Done
-from tests.net.instances import (
+from tests.support.attested import (
     ADDRESS,
     ATTESTER,
     Lying,
@@ -49,7 +49,7 @@ from tests.net.instances import (
     listening,
     rewriting,
 )
-from tests.net.parties import SOON
+from tests.support.tls import SOON
 
 
 @pytest.fixture(scope="module")

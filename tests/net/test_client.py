@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cloister.errors import ConnectionLostError, OpRefusedError
-from tests.nodes import Federation
+from tests.support.nodes import Federation
 
 pytestmark = pytest.mark.e2e
 

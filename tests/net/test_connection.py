@@ -22,7 +22,7 @@ from cloister.net.connection import Connection
 from cloister.wire.frames import MAGIC, PREFIX_BYTES, Kind, pack_prefix
 from cloister.wire.messages import Refusal, encode
 from cloister.wire.sessions import VOCABULARY, Ask, Batch, Count, Done, Free
-from tests.net.parties import SOON, doing, pair
+from tests.support.tls import SOON, doing, pair
 
 ASK = Ask(commands=[], question=Count())
 LONG = Batch(commands=[Free(ids=tuple(range(10**12, 10**12 + 4096))) for _ in range(20)])

@@ -33,7 +33,7 @@ from cloister.wire.frames import Kind
 from cloister.wire.messages import Hello, Welcome
 from cloister.wire.peers import parse_address
 from cloister.wire.sessions import VOCABULARY, Ask, Count, Done
-from tests.net.parties import SOON, WELCOME, hosting, raw_tls, rest, serve
+from tests.support.tls import SOON, WELCOME, hosting, raw_tls, rest, serve
 
 ASK = Ask(commands=[], question=Count())
 

@@ -17,7 +17,7 @@ from cloister.errors import CharterError, CollateralError, ConfigurationError
 from cloister.files import read_text
 from cloister.net.files import read_charter
 from cloister.net.policy import AttestationPolicy, configuration_digest, no_collateral, read_reference
-from tests.net.instances import Study
+from tests.support.attested import Study
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
 

@@ -27,8 +27,8 @@ from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Hello, encode
 from cloister.wire.sessions import VOCABULARY
 from tests.attacks.test_trickling import trickling
-from tests.net.instances import ADDRESS, ATTESTER, NONCE, Refusing
-from tests.net.parties import SOON, doing, pair
+from tests.support.attested import ADDRESS, ATTESTER, NONCE, Refusing
+from tests.support.tls import SOON, doing, pair
 
 CHARTER = b"\x0c" * 32
 CLIENT = "sha256:" + "c1" * 32

@@ -15,8 +15,8 @@ from cloister.net.secrets import SecretReceiver, Secrets, provision_info
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Provision
 from cloister.wire.sessions import Done, Failure
-from tests.net.instances import NONCE
 from tests.net.test_proving import CLIENT, HELLO, answer, instance, proved, talking
+from tests.support.attested import NONCE
 
 
 def provision(client: Connection, transcript: Transcript, name: str, secret: bytes, **changed: Any) -> tuple[Kind, Any]:

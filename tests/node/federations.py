@@ -33,8 +33,8 @@ from cloister.wire.frames import Kind
 from cloister.wire.peers import Address
 from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes, spec_of
-from tests.net.instances import ADDRESS, ATTESTER, MEASUREMENT, serving
-from tests.testing.processes import wait_until
+from tests.support.attested import ADDRESS, ATTESTER, MEASUREMENT, serving
+from tests.support.processes import wait_until
 
 SOON: Final = 60.0
 OWNERS: Final = ("alice", "bob")

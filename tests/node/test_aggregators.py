@@ -13,8 +13,8 @@ import pytest
 from cloister.errors import MoveError
 from cloister.net.certificates import spki_hash
 from cloister.node.aggregators import Aggregators
-from tests.net.instances import ADDRESS, ATTESTER, Study
-from tests.net.parties import SOON
+from tests.support.attested import ADDRESS, ATTESTER, Study
+from tests.support.tls import SOON
 
 SECOND = "second.example:7443"
 

@@ -16,7 +16,7 @@ from cloister.node import config
 from cloister.node.config import CharterUse
 from cloister.node.setup import load_charter
 from cloister.tables import TEXT_BYTES
-from tests.charters import NOW, charter, fingerprint_of, signatures, text
+from tests.support.charters import NOW, charter, fingerprint_of, signatures, text
 
 BOB = fingerprint_of("bob")
 

@@ -22,7 +22,7 @@ from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.ops import Of, Op
 from cloister.wire import sessions as m
 from cloister.worker.store import Entry
-from tests.sessions import Session
+from tests.support.sessions import Session
 from tools.fuzz.arguments import straight
 from tools.fuzz.valid import Arguments, Valid, many
 

@@ -14,8 +14,8 @@ from cloister.ledger.jsonl import read_lines
 from cloister.ledger.sync import ModelState
 from cloister.study.state_dir import CHAIN, NEWEST, Folder, write_chain
 from cloister.wire.tensors import TensorSpec
-from tests import chains
-from tests.aggregator.driving import make_job
+from tests.support import chains
+from tests.support.owners import make_job
 
 
 def kept(path: Path) -> tuple[Folder, Ledger]:

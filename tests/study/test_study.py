@@ -33,8 +33,8 @@ from cloister.net.policy import no_collateral
 from cloister.study import fit as fit_module
 from cloister.study.study import StudyRun
 from cloister.wire.rounds import Accepted, Chain, Finished, HandOver, Join, Over, Propose, Refused, Stop
-from tests import chains
-from tests.study.aggregators import Aggregator, Script, Talk, vector
+from tests.support import chains
+from tests.support.aggregators import Aggregator, Script, Talk, vector
 
 LENGTH = 21
 

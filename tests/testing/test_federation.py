@@ -11,7 +11,7 @@ import torch
 
 from cloister.errors import ConfigurationError, UnreachableError
 from cloister.testing.federation import LocalDataSet, LocalFederation
-from tests.testing.processes import children, descendants, running, wait_until
+from tests.support.processes import children, descendants, running, wait_until
 
 
 @pytest.mark.e2e

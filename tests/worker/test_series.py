@@ -9,7 +9,7 @@ import torch
 
 from cloister.worker import guards
 from cloister.worker.guards import series
-from tests.sessions import Session
+from tests.support.sessions import Session
 
 POLYNOMIALS = sorted({name.partition(".")[0] for name in series.GUARDS if "polynomial" in name})
 X = torch.tensor([0.5, -2.0, 1.0])

@@ -23,7 +23,7 @@ from cloister.wire import sessions as m
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Challenge, Hello, Proof, Provision, Refusal, encode
 from cloister.wire.tensors import TensorSpec
-from tests.net.instances import ADDRESS, ATTESTER
+from tests.support.attested import ADDRESS, ATTESTER
 
 MIB = 1 << 20
 

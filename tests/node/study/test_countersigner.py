@@ -8,8 +8,8 @@ from cloister.errors import RoundError
 from cloister.ledger.records import encode
 from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.journal import Records
-from tests import charters
-from tests.node.studies import Aggregator, owner
+from tests.support import charters
+from tests.support.members import Aggregator, owner
 
 
 def test_nothing_is_signed_for_an_instance_that_has_not_proved_itself_in_this_round() -> None:

@@ -15,8 +15,8 @@ from cloister.ledger.records import cohort_to_be_signed, commitment, encode
 from cloister.node.study.effects import Abandon, Leave, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
-from tests import chains, charters
-from tests.node.studies import (
+from tests.support import chains, charters
+from tests.support.members import (
     OWNERS,
     START,
     UPDATE,

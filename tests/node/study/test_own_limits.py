@@ -6,7 +6,7 @@ import pytest
 
 from cloister.charter.owner_limits import Floors
 from cloister.node.study.countersigner import OwnLimits
-from tests.node.studies import charter
+from tests.support.members import charter
 
 NAMES = ("floor", "min_examples", "largest_share", "clip", "rounds")
 

@@ -20,7 +20,7 @@ from cloister.wire import rounds as w
 from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes
 from tests.node.federations import OWNERS, SOON, Federation, loss, model, rows_of
-from tests.testing.processes import wait_until
+from tests.support.processes import wait_until
 
 
 @pytest.fixture

@@ -23,21 +23,11 @@ from cloister.wire import rounds as w
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge
 from cloister.wire.peers import Address
-from tests import charters
-from tests.aggregator.driving import (
-    ATTESTER,
-    LENGTH,
-    OWNERS,
-    Heard,
-    Owner,
-    Party,
-    charter_text,
-    first_model,
-    make_job,
-    parts_of,
-)
-from tests.net.instances import serving
-from tests.net.parties import SOON
+from tests.support import charters
+from tests.support.attested import serving
+from tests.support.owners import LENGTH, OWNERS, Heard, Owner, Party, charter_text, first_model, make_job, parts_of
+from tests.support.rounds import ATTESTER
+from tests.support.tls import SOON
 
 
 class Table:

@@ -19,7 +19,7 @@ from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import round_digest
 from cloister.ledger.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
-from tests import charters
+from tests.support import charters
 
 MEASUREMENT: Final = bytes.fromhex("5a" * 48)
 """What ``charters.SIMULATED`` accepts."""

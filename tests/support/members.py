@@ -1,4 +1,4 @@
-"""A study as one owner sees it: an aggregator that holds real keys and says whatever a test has it say."""
+"""A study as one owner's ``Member`` sees it: an aggregator that holds real keys and says whatever a test has it say."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cloister.ledger.records import Cohort, Share, outcome_digest
 from cloister.node.study.effects import Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
-from cloister.wire import optimizers
 from cloister.wire import rounds as w
 from cloister.wire.tensors import TensorSpec
-from tests import chains, charters
-from tests.chains import Instance
+from tests.support import chains, charters
+from tests.support.chains import Instance
+from tests.support.owners import make_job
 
 PLAN: Final = b"a plan, which nobody reads here"
 PARTS: Final = (Part("w", TensorSpec("float32", (4,)), buffer=False),)
@@ -47,24 +47,7 @@ def charter(**changed: Any) -> Charter:
 
 
 def job(agreed: Charter, **changed: Any) -> Job:
-    given: dict[str, Any] = {
-        "format": "cloister job 1",
-        "charter": agreed.digest,
-        "plan": PLAN,
-        "parts": PARTS,
-        "constants": (),
-        "start": agreed.limits.first_model,
-        "optimizer": optimizers.SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
-        "batch_size": 8,
-        "local_epochs": 1,
-        "seed": 7,
-        "data": TAG,
-        "strategy": "FedAvg",
-        "numbers": {"lr": 1.0},
-        "rounds": 10,
-        "seconds": 60.0,
-    }
-    return Job(**given | changed)
+    return make_job(agreed, **{"plan": PLAN, "parts": PARTS, "constants": (), "rounds": 10} | changed)
 
 
 def salts() -> Any:

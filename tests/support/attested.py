@@ -41,8 +41,8 @@ from cloister.testing.charters import write_charter
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Proof, Refusal, encode
 from cloister.wire.peers import Address, parse_address
-from tests.net.parties import SOON
-from tests.testing.processes import wait_until
+from tests.support.processes import wait_until
+from tests.support.tls import SOON
 
 ADDRESS = "aggregator.example:7443"
 MEASUREMENT = b"\x3f" * 48

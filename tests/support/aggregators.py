@@ -24,9 +24,9 @@ from cloister.net.proving import Instance, Prover
 from cloister.study.study import Study
 from cloister.wire.frames import Kind
 from cloister.wire.rounds import Accepted, Chain, Finished, Join, RoundMessage, Submit
-from tests import chains, charters
-from tests.net.instances import listening
-from tests.net.parties import SOON, WELCOME
+from tests.support import chains, charters
+from tests.support.attested import listening
+from tests.support.tls import SOON, WELCOME
 
 ADDRESS = "agg.example:7443"
 

@@ -1,0 +1,214 @@
+"""Members of a study that keep to the rules, unless a test has them do otherwise; and what they agree on.
+
+An ``Owner`` or ``Party`` answers each message that it has heard; who carries messages, and when, is up to the test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from cloister.aggregation.vectors import Vector
+from cloister.charter import Charter, keys
+from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.records import cohort_to_be_signed, commitment, decode_cohort
+from cloister.wire import rounds as w
+from cloister.wire.optimizers import SGD
+from cloister.wire.tensors import TensorSpec
+from tests.support import charters
+
+OWNERS: Final = ("alice", "bob", "chuck")
+PLAN: Final = b"a plan that nobody here runs"
+PARTS: Final = (
+    Part("bias", TensorSpec("float32", (3,)), buffer=False),
+    Part("mean", TensorSpec("float32", (2,)), buffer=True),
+    Part("weight", TensorSpec("float32", (3, 2)), buffer=False),
+)
+CONSTANTS: Final = (Constant("steps", TensorSpec("int64", (1,)), bytes(8)),)
+LENGTH: Final = 11
+METRICS: Final = '[[limits.metrics]]\nname = "loss"\nlow = 0.0\nhigh = 10.0\n'
+
+
+def first_model(length: int = LENGTH) -> Vector:
+    """The model that studies here start from."""
+    return np.linspace(-1, 1, length, dtype=np.float32)
+
+
+def parts_of(length: int) -> tuple[Part, ...]:
+    """Those of a model with so many values."""
+    return PARTS if length == LENGTH else (Part("weight", TensorSpec("float32", (length,)), buffer=False),)
+
+
+def agree(**changed: Any) -> Charter:
+    """The charter in ``charter_text``."""
+    return Charter.parse(charter_text(**changed))
+
+
+def charter_text(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **changed: str) -> str:
+    """A charter of these owners and the researcher rosa; ``changed``: limits, as they stand in the file."""
+    start = jobs.describe(parts_of(length), CONSTANTS, first_model(length))
+    limits = {
+        "interactive": "false",
+        "plans": f'["{hashlib.sha256(PLAN).hexdigest()}"]',
+        "first_model": f'"{start.hex()}"',
+        "largest_share": "1.0",
+        "clip": "10.0",
+        "limits": METRICS,
+        **changed,
+    }
+    return charters.text(owners=owners, **limits)
+
+
+def make_job(charter: Charter, /, **changed: Any) -> Job:
+    """A job that the charter allows, unless it is ``changed``."""
+    given: dict[str, Any] = {
+        "format": "cloister job 1",
+        "charter": charter.digest,
+        "plan": PLAN,
+        "parts": PARTS,
+        "constants": CONSTANTS,
+        "start": charter.limits.first_model,
+        "optimizer": SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
+        "batch_size": 8,
+        "local_epochs": 1,
+        "seed": 7,
+        "data": "#mri",
+        "strategy": "FedAvg",
+        "numbers": {"lr": 1.0},
+        "rounds": 3,
+        "seconds": 60.0,
+    }
+    return Job(**{**given, **changed})
+
+
+def key_of(name: str) -> str:
+    """The fingerprint of the member of that name."""
+    return charters.fingerprint_of(name)
+
+
+def update_of(name: str, number: int, length: int = LENGTH) -> Vector:
+    """What the owner of that name finds in a round."""
+    seed = int.from_bytes(hashlib.sha256(f"{name} {number}".encode()).digest()[:8], "big")
+    return (np.random.default_rng(seed).normal(size=length) / max(length, 1) ** 0.5).astype(np.float32)
+
+
+def examples_of(name: str) -> int:
+    """How many rows an owner has."""
+    return 10 + 7 * len(name)
+
+
+class Heard(NamedTuple):
+    """A message to a member, and its body."""
+
+    message: Any
+    body: bytes
+
+
+class Party:
+    """A member that keeps to the rules. ``answer`` says what it answers to what it has heard."""
+
+    def __init__(self, name: str, charter: Charter) -> None:
+        self.name = name
+        self.charter = charter
+        self.ledger = Ledger(charter)
+        self.model: tuple[bytes, bytes] = (b"", b"")
+        """Its digest, and all that came with it."""
+        self.last: w.Chain | None = None
+
+    def join(self) -> w.Join:
+        """What it says first."""
+        self.ledger = self.ledger.settled()
+        return w.Join(self.ledger.sequence, self.ledger.head, 0, self.model[0] == (self.ledger.model or b""))
+
+    def answer(self, heard: Heard) -> list[tuple[Any, bytes]]:
+        match heard.message:
+            case w.Chain() as chain:
+                self._take(chain, heard.body)
+            case w.HandOver(after=after):
+                return [self._hand_over(after)]
+        return []
+
+    def _take(self, chain: w.Chain, body: bytes) -> None:
+        found = []
+        for size in chain.records:
+            found.append(body[:size])
+            body = body[size:]
+        if chain.first - 1 < self.ledger.sequence:
+            self.ledger = self.ledger.settled()
+        assert chain.first - 1 <= self.ledger.sequence
+        self.ledger.extend(found[self.ledger.sequence - chain.first + 1 :])
+        if chain.model:
+            self.model, self.last = (self.ledger.model or b"", body), chain
+
+    def _hand_over(self, after: int) -> tuple[w.Chain, bytes]:
+        found = self.ledger.since(after)
+        sizes = tuple(map(len, found))
+        if self.last is None or self.model[0] != self.ledger.model:
+            return w.Chain(after + 1, sizes), b"".join(found)
+        last = self.last
+        return w.Chain(after + 1, sizes, last.model, last.rounds, last.state), b"".join(found) + self.model[1]
+
+
+class Owner(Party):
+    """An owner. Attributes that start with ``spoil`` let a test change what it says."""
+
+    def __init__(
+        self, name: str, charter: Charter, *, length: int = LENGTH, key: keys.PrivateKey | None = None
+    ) -> None:
+        super().__init__(name, charter)
+        self.key = charters.key_of(name) if key is None else key
+        self.length = length
+        self.job = b""
+        self.round = 0
+        self.examples = examples_of(name)
+        self.signed: dict[bytes, set[tuple[str, ...]]] = {}
+        """By model: the members of each cohort that it has signed."""
+        self.spoil: Callable[[Any, bytes], list[tuple[Any, bytes]]] = lambda message, body: [(message, body)]
+
+    @property
+    def salt(self) -> bytes:
+        """Of its commitment in this round."""
+        return hashlib.sha256(f"{self.name} {self.round}".encode()).digest()
+
+    def join(self) -> w.Join:
+        said = super().join()
+        return w.Join(said.sequence, said.head, self.round, said.holds)
+
+    def update(self) -> bytes:
+        """The bytes that it contributes in this round."""
+        return update_of(self.name, self.round, self.length).tobytes()
+
+    def answer(self, heard: Heard) -> list[tuple[Any, bytes]]:
+        answers = super().answer(heard)
+        match heard.message:
+            case w.Work(job=digest):
+                assert jobs.job_digest(heard.body) == digest
+                self.job = digest
+            case w.Propose() as asked:
+                answers.append((self._train(asked), b""))
+            case w.Send(round=number):
+                assert number == self.round
+                answers.append((w.Contribution(number, self.salt), self.update()))
+            case w.Sign(round=number, cohort=cohort):
+                signature = keys.sign(cohort_to_be_signed(cohort), key=self.key)
+                answers.append((w.Signature(number, keys.public_bytes(self.key), signature), b""))
+        said = [said for answer in answers for said in self.spoil(*answer)]
+        if any(isinstance(message, w.Signature) for message, _ in said):
+            signed = decode_cohort(heard.message.cohort)
+            self.signed.setdefault(signed.model, set()).add(tuple(share.member for share in signed.shares))
+        return said
+
+    def _train(self, asked: w.Propose) -> Any:
+        assert asked.job == self.job
+        assert (asked.sequence, asked.head, asked.model) == (self.ledger.sequence, self.ledger.head, self.ledger.model)
+        assert self.model[0] == asked.model
+        assert asked.round > self.round
+        self.round = asked.round
+        committed = commitment(self.salt, memoryview(self.update()))
+        signed = tuple(sorted(self.signed.get(asked.model, ())))
+        return w.Ready(asked.round, self.examples, {"loss": 1.0 / asked.round}, committed, signed)
