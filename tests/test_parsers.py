@@ -46,7 +46,7 @@ PARSERS = {
     "attest/attester/measure.py: Path('/proc/self/maps').read_text": OWN,
     "attest/attester/measure.py: installed.read_text": OWN,
     "attest/attester/measure.py: path.open": OWN,
-    "attest/cbor.py: cbor2.CBORDecoder": "cbor, transcript",
+    "attest/cbor.py: cbor2.CBORDecoder": "cbor, transcript, encoded charter",
     "attest/dcap/collateral.py: json.loads": "collateral's form",
     "attest/dcap/verify.py: msgspec.json.decode": "what dcap-qvl says in this process, of parts that are bounded",
     "attest/dcap/verify.py: dcap_qvl.QuoteVerifier(root).verify_with_policy": "parts read before: quote, collateral",

@@ -32,6 +32,8 @@ from cloister.attest.dcap.quote import Quote
 from cloister.attest.snp import certificates as snp_certificates
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter, signatures
+from cloister.charter.encoding import ENCODED_BYTES
+from cloister.charter.encoding import decode as decode_charter
 from cloister.errors import CloisterError
 from cloister.ledger import job, jsonl, records
 from cloister.net import certificates, identity, pccs
@@ -450,6 +452,7 @@ def too_long(_: Path) -> str:
 CASES: Final[dict[str, Case]] = {
     "toml": Case(lambda text: load(text, source="it"), texts, too_long),
     "charter": Case(Charter.parse, texts, too_long),
+    "encoded charter": Case(decode_charter, of(cbors, ENCODED_BYTES), over(ENCODED_BYTES)),
     "node.toml": Case(lambda text: config.parse(text, folder=Path("/nowhere")), texts, too_long),
     "digest of a configuration": Case(configuration_digest, texts, too_long),
     "signature": Case(signatures.decode, lambda _: tomls(4096), lambda _: "#" * 4097),

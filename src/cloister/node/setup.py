@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from cloister.attest.attester import find
-from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.charter.charter import MEMBERS, Charter, check_valid, enforceable
 from cloister.charter.owner_limits import check_floors, reference_under
 from cloister.charter.signatures import FILE_BYTES, Signature, check_signed, check_successor, decode
-from cloister.charter.toml import MEMBERS, parse
+from cloister.charter.toml import parse
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import matching, read_text
 from cloister.net.collateral import source
