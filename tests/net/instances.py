@@ -34,6 +34,7 @@ from cloister.net.identity import Identity
 from cloister.net.listener import Listener
 from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
+from cloister.net.secrets import ProvisionedInstance
 from cloister.net.tls import handshake, instance_context, unverified_client_context, wrap
 from cloister.node import config
 from cloister.node.server import Node
@@ -62,6 +63,10 @@ class Claiming(Instance):
     def follow(self, ledger: Callable[[], tuple[bytes, int]]) -> None:
         if self._said is None:
             super().follow(ledger)
+
+
+class Provisioned(Claiming, ProvisionedInstance):
+    """One of them that takes secrets."""
 
 
 class Study:
@@ -93,10 +98,17 @@ class Study:
         """What the study's members demand of their aggregator; by default that it is as the charter has it."""
         return AttestationPolicy(**{"charter": self.charter, "accept_simulated": True, **options})
 
-    def instance(self, **options: Any) -> Instance:
+    def instance(self, **options: Any) -> Claiming:
         """A run of the study's software."""
-        options = {"charter": self.charter.digest, "name": ADDRESS, "attester": ATTESTER, **options}
-        return Claiming(**{"role": "aggregator", **options})
+        return Claiming(**self._options(options))
+
+    def provisioned(self, **options: Any) -> Provisioned:
+        """A run of the study's software with a key to seal secrets to."""
+        return Provisioned(**self._options(options))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        own = {"role": "aggregator", "charter": self.charter.digest, "name": ADDRESS, "attester": ATTESTER}
+        return {**own, **options}
 
     @contextmanager
     def aggregator(self, instance: Instance | None = None, *, port: int = 0) -> Iterator[Running]:

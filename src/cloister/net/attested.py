@@ -98,9 +98,12 @@ class AttestedConnection:
         """Gives the instance a secret, sealed to the key that it proved here; nobody between here and it can read it.
 
         Raises:
+            UnacceptableError: it is an aggregator, to which nothing is sealed.
             WorkerError: it does not keep it; the message says why. LimitError: the name or the secret is too long.
             NetworkError: the connection failed.
         """
+        if self.transcript.hpke_key is None:
+            raise UnacceptableError(["it has no key that a secret could be sealed to: give secrets to a node"])
         info = provision_info(self.transcript.report_data(), name)
         sealed = seal(secret, public_key=self.transcript.hpke_key, info=info)
         self.connection.send(Kind.PROVISION, Provision(name=name, sealed=sealed))

@@ -25,6 +25,7 @@ from cloister.net.collateral import source
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.proving import Instance
+from cloister.net.secrets import ProvisionedInstance
 from cloister.node import config
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
@@ -195,7 +196,7 @@ def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> Charte
 def _instance(tee: TeeUse, charter: Charter | None, text: str) -> Instance:
     if charter is None:
         raise ConfigurationError(_NEEDS)
-    return Instance(
+    return ProvisionedInstance(
         role="node",
         attester=find(tee.kind, role="node"),
         charter=charter.digest,
