@@ -25,7 +25,7 @@ import pyarrow
 import pyarrow.parquet
 
 from cloister import files
-from cloister.attest import der, evidence, inspect, ratls
+from cloister.attest import der, evidence, inspect, ratls, received
 from cloister.attest.dcap import collateral
 from cloister.attest.dcap.published import Published
 from cloister.attest.dcap.quote import Quote
@@ -498,7 +498,7 @@ CASES: Final[dict[str, Case]] = {
     "job": Case(job.decode, jobs, over(JOB_BYTES), times=8),
     "plan": Case(encoding.decode, plans, over(encoding.PLAN_BYTES), times=40),
     "messages": Case(read_messages, of(msgpacks, HEADER_BYTES), None),
-    "evidence": Case(evidence.decode, of(msgpacks, EVIDENCE_BYTES), over(EVIDENCE_BYTES)),
+    "evidence": Case(received.decode, of(msgpacks, EVIDENCE_BYTES), over(EVIDENCE_BYTES)),
     "transcript": Case(Transcript.decode, of(cbors, TRANSCRIPT_BYTES), over(TRANSCRIPT_BYTES)),
     "cbor": Case(lambda data: ratls.cbor.decode(data, what="it"), of(cbors, ratls.CERTIFICATE_BYTES), None),
     "der": Case(der.elements, of(ders, der.DER_BYTES), over(der.DER_BYTES)),

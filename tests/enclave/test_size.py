@@ -1,4 +1,7 @@
-"""How much of cloister an aggregator's process holds: what whoever reviews it, or measures it, has to read."""
+"""How much of cloister an aggregator's process holds: what whoever reviews it, or measures it, has to read.
+
+Each test prints the list, the largest module first; ``pytest -s`` shows it.
+"""
 
 from __future__ import annotations
 
@@ -42,18 +45,27 @@ print(json.dumps({name: getattr(module, "__file__", None) for name, module in sy
 """What ``python -m cloister.enclave`` does, from its command line to its last connection."""
 
 NEEDLESS = (
+    "aggregation.group_mean",
     "cli",
     "attest.appraisal",
     "attest.claims",
     "attest.reference_toml",
     "attest.dcap",
+    "attest.hpke",
+    "attest.received",
     "attest.snp",
     "attest.verifier",
     "charter.signatures",
     "charter.toml",
     "charter.warnings",
     "net.attested",
+    "ledger.audit",
+    "ledger.following",
+    "ledger.jsonl",
     "net.client",
+    "net.contexts",
+    "net.dial",
+    "net.files",
     "net.handshake_client",
     "net.identity",
     "net.secrets",
@@ -61,6 +73,7 @@ NEEDLESS = (
     "study",
     "tables",
     "tensor",
+    "wire.round_bodies",
     "wire.sessions",
     "worker",
 )
@@ -69,9 +82,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 2550
+LIMIT = 2645
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5650, "sgx": 5560, "simulated": 5570}
+ALL = {"guest": 5350, "sgx": 5255, "simulated": 5270}
 LATER = {
     "charter.toml": "Charter.parse, for whoever reads what people write",
     "attest.attester": "of three attesters one is loaded",
@@ -127,7 +140,9 @@ def test_what_an_aggregator_holds(tee: str, tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     for name, size in sizes.items():
         counts[name.partition(".")[0]] += size
-    print(f"{tee}:", dict(counts.most_common()), "in all", counts.total())
+    print(f"{tee}: {counts.total()} lines of code")
+    for name, size in sorted(sizes.items(), key=lambda each: (-each[1], each[0])):
+        print(f"{size:6}  {name}")
     assert not FOREIGN & loaded.keys()
     assert not [name for name in own if name.startswith(NEEDLESS)]
     attesters = {f"attest.attester.{name}" for name in ATTESTERS.values()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloister.attest import evidence as evidence_form
+from cloister.attest import received
 from cloister.attest.transcript import Transcript
 from cloister.errors import (
     ConnectionLostError,
@@ -72,7 +72,7 @@ def proved(client: Connection, *, nonce: bytes = NONCE) -> Transcript:
     kind, proof = answer(client)
     assert kind is Kind.PROOF, proof
     transcript = Transcript.decode(proof.transcript)
-    evidence = evidence_form.decode(proof.evidence)
+    evidence = received.decode(proof.evidence)
     assert transcript.report_data() in evidence.quote
     return transcript
 

@@ -152,6 +152,10 @@ _LEDGER: Final = (
             "return theirs",
             "a chain that lacks released rounds is not taken over",
         ),
+    ),
+    *_in(
+        "ledger/following.py",
+        "tests/ledger/test_sync.py",
         (
             "fork-for-a-member",
             "if found is not theirs:",

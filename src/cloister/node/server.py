@@ -29,6 +29,7 @@ from cloister.errors import (
     WorkerCrashedError,
 )
 from cloister.net.connection import Connection
+from cloister.net.contexts import server_context
 from cloister.net.dial import dial
 from cloister.net.handshake_client import greet
 from cloister.net.handshake_server import receive_hello, refuse
@@ -38,7 +39,6 @@ from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.net.proving import Instance, Prover
 from cloister.net.secrets import ProvisionedInstance, SecretReceiver, Secrets
 from cloister.net.shares import STRANGERS
-from cloister.net.tls import server_context
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
 from cloister.node.confinement import means
