@@ -273,8 +273,25 @@ def test_what_is_no_encoded_charter_at_all(data: bytes) -> None:
         decode(data)
 
 
+def test_what_is_told_of_a_fault_is_short_and_printable() -> None:
+    for role in ("\x1b[2J", "x" * 100_000):
+        told = cbor2.loads(encoded(SIMPLE))[1]
+        told["members"][0]["role"] = role
+        with pytest.raises(CharterError) as caught:
+            decode(encoded(told))
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
+
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 64), (1 << 64) - 1) | st.floats() | st.text() | st.binary(),
+    st.none()
+    | st.just(cbor2.undefined)
+    | st.just(cbor2.CBORSimpleValue(99))
+    | st.booleans()
+    | st.integers(-(1 << 64), (1 << 64) - 1)
+    | st.floats()
+    | st.text()
+    | st.binary(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers(), inner, max_size=4),
     max_leaves=8,
 )

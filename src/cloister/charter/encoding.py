@@ -24,6 +24,7 @@ from cloister.wire.peers import check_fingerprint
 ENCODED_BYTES: Final = 1 << 19
 """The longest encoding that is read: twice the longest charter.toml."""
 
+_WHY_CHARS: Final = 200
 _MOMENTS: Final = ("not_before", "not_after")
 _AGE: Final = "max_collateral_age"
 _TYPES: Final = get_type_hints(Charter, include_extras=True)
@@ -56,8 +57,10 @@ def decode(data: bytes) -> Charter:
         if charter.encoded != data:
             raise CharterError("it is not in its one deterministic form")
     except _UNFIT as fault:
+        why = str(fault)[:_WHY_CHARS]  # which may quote what came
+        why = why if why.isprintable() else ascii(why)
         raise CharterError(
-            f"this is no encoded charter ({fault}): `cloister charter encode` makes one of charter.toml"
+            f"this is no encoded charter ({why}): `cloister charter encode` makes one of charter.toml"
         ) from None
     return charter
 
