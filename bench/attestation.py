@@ -24,10 +24,11 @@ from cloister.attest.dcap.collateral import Collateral, DcapCollateral
 from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.verifier import authenticate, verify
-from cloister.net import tcp
 from cloister.net.attested import attest_peer
+from cloister.net.contexts import unverified_client_context
+from cloister.net.dial import handshake, reach
 from cloister.net.proving import Instance
-from cloister.net.tls import handshake, unverified_client_context, wrap
+from cloister.net.tls import wrap
 from cloister.tables import Table as Toml
 from cloister.testing.federation import LocalFederation
 from cloister.wire.peers import parse_address
@@ -167,7 +168,7 @@ def _connections(console: Console, folder: Path) -> None:
             attest_peer(_NAME, policy=policy, identity=bob, at=address).close()
 
         def shake_hands() -> None:
-            raw = tcp.dial(parse_address(address), within_s=10.0)
+            raw = reach(parse_address(address), within_s=10.0)
             secured = wrap(raw, context=unverified_client_context(bob), server_side=False)
             handshake(secured, within_s=10.0)
             secured.close()

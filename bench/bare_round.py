@@ -19,8 +19,10 @@ from time import perf_counter, process_time
 import numpy as np
 
 from bench.bare_tls import read_exactly, write
+from cloister.net.contexts import client_context, server_context
+from cloister.net.dial import handshake
 from cloister.net.identity import Identity
-from cloister.net.tls import client_context, handshake, server_context, wrap
+from cloister.net.tls import wrap
 
 
 class _Server:

@@ -13,8 +13,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cloister.net.contexts import client_context, server_context
+from cloister.net.dial import handshake
 from cloister.net.identity import Identity
-from cloister.net.tls import client_context, handshake, server_context, wrap
+from cloister.net.tls import wrap
 
 COMMAND = struct.Struct("<cQ")
 PIECE = 1 << 20

@@ -21,9 +21,7 @@ settings.load_profile(laws.PROFILE)
 @pytest.fixture(scope="session")
 def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Nodes c, a and b: b can push values to a and c, and a to c."""
-    from tests.support.nodes import (
-        federation,  # here: it loads torch, and most folders' tests begin in a second without it
-    )
+    from tests.support.nodes import federation  # it loads torch, without which most folders begin in a second
 
     with federation(tmp_path_factory.mktemp("nodes"), "c", "a", "b") as running:
         yield running

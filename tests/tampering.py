@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cloister.attest import evidence
+from cloister.attest import evidence, received
 from cloister.attest.transcript import Transcript
 from cloister.errors import CloisterError
 from cloister.ledger.records import decode_cohort, encode
@@ -54,7 +54,7 @@ def _field(name: str, value: Any, where: str) -> Iterator[Changed]:
     if name == "transcript":
         yield from ((place, other.encode()) for place, other in transcripts(Transcript.decode(value), where))
     if name == "evidence":
-        yield from ((place, evidence.encode(other)) for place, other in changes(evidence.decode(value), where))
+        yield from ((place, evidence.encode(other)) for place, other in changes(received.decode(value), where))
 
 
 def transcripts(value: Transcript, where: str) -> Iterator[Changed]:

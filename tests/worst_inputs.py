@@ -25,13 +25,16 @@ import pyarrow
 import pyarrow.parquet
 
 from cloister import files
-from cloister.attest import der, evidence, inspect, ratls
+from cloister.attest import der, evidence, inspect, ratls, received
 from cloister.attest.dcap import collateral
 from cloister.attest.dcap.published import Published
 from cloister.attest.dcap.quote import Quote
 from cloister.attest.snp import certificates as snp_certificates
 from cloister.attest.transcript import Transcript
-from cloister.charter import Charter, signatures
+from cloister.charter import signatures
+from cloister.charter.encoding import ENCODED_BYTES
+from cloister.charter.encoding import decode as decode_charter
+from cloister.charter.toml import parse_charter
 from cloister.errors import CloisterError
 from cloister.ledger import job, jsonl, records
 from cloister.net import certificates, identity, pccs
@@ -449,7 +452,8 @@ def too_long(_: Path) -> str:
 
 CASES: Final[dict[str, Case]] = {
     "toml": Case(lambda text: load(text, source="it"), texts, too_long),
-    "charter": Case(Charter.parse, texts, too_long),
+    "charter": Case(parse_charter, texts, too_long),
+    "encoded charter": Case(decode_charter, of(cbors, ENCODED_BYTES), over(ENCODED_BYTES)),
     "node.toml": Case(lambda text: config.parse(text, folder=Path("/nowhere")), texts, too_long),
     "digest of a configuration": Case(configuration_digest, texts, too_long),
     "signature": Case(signatures.decode, lambda _: tomls(4096), lambda _: "#" * 4097),
@@ -495,7 +499,7 @@ CASES: Final[dict[str, Case]] = {
     "job": Case(job.decode, jobs, over(JOB_BYTES), times=8),
     "plan": Case(encoding.decode, plans, over(encoding.PLAN_BYTES), times=40),
     "messages": Case(read_messages, of(msgpacks, HEADER_BYTES), None),
-    "evidence": Case(evidence.decode, of(msgpacks, EVIDENCE_BYTES), over(EVIDENCE_BYTES)),
+    "evidence": Case(received.decode, of(msgpacks, EVIDENCE_BYTES), over(EVIDENCE_BYTES)),
     "transcript": Case(Transcript.decode, of(cbors, TRANSCRIPT_BYTES), over(TRANSCRIPT_BYTES)),
     "cbor": Case(lambda data: ratls.cbor.decode(data, what="it"), of(cbors, ratls.CERTIFICATE_BYTES), None),
     "der": Case(der.elements, of(ders, der.DER_BYTES), over(der.DER_BYTES)),

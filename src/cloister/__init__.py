@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
     from cloister.attest.verdict import Verdict
     from cloister.charter.charter import Charter
+    from cloister.charter.toml import parse_charter
     from cloister.ledger.chain import Receipt
     from cloister.net.attested import AttestedConnection, attest_peer
     from cloister.net.client import RemoteWorker, connect
@@ -91,6 +92,7 @@ __all__ = [
     "connect",
     "errors",
     "model_digest",
+    "parse_charter",
     "plan",
     "simulate",
     "split_by_label",
@@ -101,6 +103,7 @@ _NAMES_IN = {
     "aggregation.strategies": "FedAdagrad FedAdam FedAvg FedAvgM FedProx FedYogi",
     "attest.verdict": "Verdict",
     "charter.charter": "Charter",
+    "charter.toml": "parse_charter",
     "ledger.chain": "Receipt",
     "net.attested": "AttestedConnection attest_peer",
     "net.client": "RemoteWorker connect",

@@ -56,6 +56,7 @@ that the time is the text's length."""
 
 T = TypeVar("T")
 V = TypeVar("V")
+W = TypeVar("W", bound=str)
 
 
 def load(text: str, *, source: str) -> dict[str, Any]:
@@ -274,10 +275,11 @@ class Table:
             return ()
         return tuple(values)
 
-    def words(self, key: str, *, among: Iterable[str]) -> frozenset[str]:
+    def words(self, key: str, *, among: Iterable[W]) -> frozenset[W]:
         """A list of some of these words, at least one."""
         known = tuple(among)
-        return frozenset(self.texts(key, what=f"one of {', '.join(known)}", accepts=known.__contains__, least=1))
+        found = self.texts(key, what=f"one of {', '.join(known)}", accepts=known.__contains__, least=1)
+        return frozenset(word for word in known if word in found)
 
     def hexes(self, key: str, *, size: int, least: int = 0) -> frozenset[bytes]:
         """A list of ``size`` bytes each, in hexadecimal."""
@@ -318,6 +320,13 @@ class Table:
             self.fault(key, f"must be {what}")
             return None
         return value
+
+
+def bounds(kind: Any) -> dict[str, int]:
+    """The bounds that a type is annotated with (``msgspec.Meta``): of numbers, or of lengths."""
+    meta = kind.__metadata__[0]
+    least, most = (meta.min_length, meta.max_length) if meta.ge is None else (meta.ge, meta.le)
+    return {"least": least, "most": most}
 
 
 def _hex_of(size: int) -> Callable[[str], bool]:

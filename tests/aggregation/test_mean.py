@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.aggregation.group_mean import GroupSum
 from cloister.aggregation.mean import Sum, shares
 from cloister.errors import AggregationError
 from tests.aggregation.means import Contribution, mean
@@ -138,7 +139,7 @@ def test_a_refused_contribution_adds_nothing() -> None:
 def test_many_at_once_are_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     updates = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32)
     weights = [1.0, 0.5, 3.0, 1e-3, 2.0, 7.0, 0.1]
-    one, many, narrow = Sum(11), Sum(11), Sum(11)
+    one, many, narrow = Sum(11), GroupSum(11), GroupSum(11)
     for update, weight in zip(updates, weights, strict=True):
         one.add(update, weight=weight)
     many.add_all(updates[:4], weights=weights[:4], what="the first")
@@ -146,7 +147,7 @@ def test_many_at_once_are_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch
     assert len(many) == 7
     mean = one.mean()
     np.testing.assert_allclose(many.mean(), mean, rtol=1e-12, atol=1e-15)
-    monkeypatch.setattr("cloister.aggregation.mean._TOGETHER", 14)
+    monkeypatch.setattr("cloister.aggregation.group_mean._TOGETHER", 14)
     narrow.add_all(updates, weights=weights, what="all")
     np.testing.assert_allclose(narrow.mean(), mean, rtol=1e-12, atol=1e-15)
 
@@ -164,7 +165,7 @@ def test_many_at_once_are_as_one_after_the_other(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_many_that_cannot_be_added_add_nothing(updates: Any, weights: list[float], text: str) -> None:
-    total = Sum(3)
+    total = GroupSum(3)
     with pytest.raises(AggregationError, match=text):
         total.add_all(updates, weights=weights, what="they")
     assert len(total) == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cloister.attest.hpke import seal
+from cloister.attest.hpke import SealingKey, seal
 from cloister.attest.transcript import Transcript
 from cloister.errors import ConnectionLostError, NetworkError, PeerRefusedError, UnreachableError
 from cloister.net import proving
@@ -128,6 +128,10 @@ def test_a_client_that_leaves_without_its_proof(study: Study, running: Running) 
 # Secrets: an aggregator has no use for any, and takes none, whatever they are sealed for.
 
 
+KEY = SealingKey.generate().public_bytes()
+"""An aggregator has none of its own."""
+
+
 def declined(connection: Connection, provision: Provision) -> None:
     """Told so, and either the conversation is over or it goes on without the secret."""
     connection.send(Kind.PROVISION, provision)
@@ -137,10 +141,10 @@ def declined(connection: Connection, provision: Provision) -> None:
 
 
 def test_a_secret_before_a_proof(study: Study, running: Running) -> None:
-    key = running.instance.transcript(bytes(32), client=None).hpke_key  # known from an earlier connection
+    assert running.instance.transcript(bytes(32), client=None).hpke_key is None
     for identity in (None, study.dave, study.bob):
         with dialled(running, identity) as connection:
-            declined(connection, Provision(name="data", sealed=seal(b"x", public_key=key, info=b"")))
+            declined(connection, Provision(name="data", sealed=seal(b"x", public_key=KEY, info=b"")))
     serves(study, running)
 
 
@@ -152,7 +156,7 @@ def test_secrets_sealed_for_anything(study: Study, running: Running) -> None:
         with dialled(running, study.bob) as connection:
             ask(connection, study.charter, nonce=bytes(32))
             info = provision_info(transcript.report_data(), "data")
-            sealed = seal(b"secret", public_key=transcript.hpke_key, info=info)
+            sealed = seal(b"secret", public_key=KEY, info=info)
             declined(connection, Provision(name=name, sealed=sealed))
     serves(study, running)
 

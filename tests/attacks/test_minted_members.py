@@ -11,9 +11,9 @@ import pytest
 from cloister.attest.transcript import Transcript
 from cloister.errors import NetworkError, PeerRefusedError, UnacceptableError
 from cloister.net.certificates import spki_hash
+from cloister.net.contexts import server_context
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
-from cloister.net.tls import server_context
 from cloister.wire.frames import Kind
 from tests.attacks.test_minted_certificates import (
     certified_by_a_member,

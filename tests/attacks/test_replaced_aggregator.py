@@ -58,5 +58,5 @@ def test_a_proven_connection_cannot_be_taken_over(study: Study) -> None:
         attested = study.attest(running.at)
         port = running.port
     with study.aggregator(port=port), pytest.raises(CloisterError) as caught:
-        attested.provision("data", b"secret")
+        attested.attest()
     assert isinstance(caught.value, ConnectionLostError)

@@ -10,8 +10,8 @@ import ssl
 
 import pytest
 
+from cloister.net.contexts import unverified_client_context
 from cloister.net.proving import Instance
-from cloister.net.tls import unverified_client_context
 from cloister.wire.frames import Kind, pack_prefix
 from cloister.wire.messages import encode
 from tests.support.attested import Running, Study, challenge_of

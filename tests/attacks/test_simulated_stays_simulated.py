@@ -16,7 +16,8 @@ from cloister.attest import simulated, simulated_report
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.claims import SimulatedClaims
 from cloister.attest.dcap.collateral import Collateral, DcapCollateral, SnpCollateral
-from cloister.attest.evidence import TEES, Evidence, decode, encode
+from cloister.attest.evidence import TEES, Evidence, encode
+from cloister.attest.received import decode
 from cloister.attest.reference import DcapFloor, Entry, Reference, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.tcb import SnpTcb
 from cloister.attest.verifier import verify

@@ -51,7 +51,7 @@ def refusal(attested: AttestedConnection) -> tuple[str, ...]:
     with pytest.raises(UnacceptableError) as caught:
         attested.attest()
     with pytest.raises(ConnectionLostError):  # it was closed: nothing more is said to whatever is there now
-        attested.provision("data", b"secret")
+        attested.challenge()
     return caught.value.failures
 
 
@@ -84,7 +84,7 @@ def test_another_instance_in_its_place(study: Study) -> None:
 
 @pytest.mark.parametrize("field", ["hpke_key", "signing_key", "instance"])
 def test_an_instance_with_another_key_than_before(study: Study, field: str) -> None:
-    first, second = study.instance(), study.instance()
+    first, second = study.instance(), study.provisioned()
     other = getattr(second.transcript(bytes(32), client=None), field)
     with changing(study, first, claiming(first, **{field: other})) as attested:
         assert refusal(attested) == (ANOTHER,)

@@ -28,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def own_keys(study: Study) -> tuple[Any, dict[str, dict[str, bytes]]]:
-    attacker = study.instance()
+    attacker = study.provisioned()
     told = attacker.transcript(bytes(32), client=None)
     keys = {"hpke": told.hpke_key, "signing": told.signing_key, "tls": told.server}
     fields = {"hpke": "hpke_key", "signing": "signing_key", "tls": "server"}
@@ -64,7 +64,7 @@ def test_a_proof_with_an_attackers_key_is_refused(study: Study, swapped: tuple[s
 
 def test_what_a_swapped_key_would_open(study: Study) -> None:
     """Why it matters: a secret that is sealed to the key in the transcript is the key's owner's to read."""
-    attacker, genuine = study.instance(), study.instance()
+    attacker, genuine = study.provisioned(), study.provisioned()
     transcript = replace(
         genuine.transcript(bytes(32), client=None), hpke_key=attacker.transcript(bytes(32), client=None).hpke_key
     )

@@ -24,14 +24,14 @@ def run(start: int, size: int) -> bytes:
     return bytes((start + index) % 256 for index in range(size))
 
 
-COMMON = [run(0x20, 1216), run(0x40, 32), run(0x60, 32), run(0x80, 16)]
+COMMON = [run(0x40, 32), run(0x60, 32), run(0x80, 16)]
 ITEMS: dict[str, list[Any]] = {
     "An aggregator, asked by somebody without a certificate, before the first record": [
-        *("cloister/1", "aggregator", "simulated", run(0, 32), *COMMON),
+        *("cloister/1", "aggregator", "simulated", run(0, 32), None, *COMMON),
         *("agg.example:7443", run(0xA0, 32), None, b"", 0, None),
     ],
     "A node, asked by a member, after 300 records": [
-        *("cloister/1", "node", "sgx", run(0, 32), *COMMON),
+        *("cloister/1", "node", "sgx", run(0, 32), run(0x20, 1216), *COMMON),
         *("[2001:db8::7]:7443", run(0xA0, 32), run(0xC0, 32), run(0xE0, 32), 300, run(0xF0, 32)),
     ],
 }

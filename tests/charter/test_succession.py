@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloister.charter import Charter
 from cloister.charter.signatures import check_successor
+from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
 from tests.support.charters import charter, fingerprint_of, signatures, text
 
@@ -41,7 +41,7 @@ def test_serials_that_were_never_seen_do_not_stop_a_node_that_was_away() -> None
 
 
 def test_another_name_is_another_line() -> None:
-    other = Charter.parse(text(serial=2, supersedes=FIRST.digest).replace("stroke-study", "heart-study"))
+    other = parse_charter(text(serial=2, supersedes=FIRST.digest).replace("stroke-study", "heart-study"))
     with pytest.raises(CharterError, match="the same name"):
         check_successor(FIRST, new=other, signatures=signatures(other))
 

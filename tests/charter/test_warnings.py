@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from cloister.charter import Charter
 from cloister.charter.summary import limits, rules, software
 from cloister.charter.template import template
+from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError
 from tests.support.charters import NOW, SGX, charter, text
@@ -85,12 +85,12 @@ def test_a_signer_alone_is_all_its_software() -> None:
 
 
 def test_what_nobody_can_do_is_told() -> None:
-    nobody = Charter.parse(text().replace('role = "researcher"', 'role = "auditor"'))
+    nobody = parse_charter(text().replace('role = "researcher"', 'role = "auditor"'))
     assert any("nobody is a researcher" in each for each in warnings_of(nobody))
 
 
 def test_a_long_life_is_a_hole() -> None:
-    assert any("days" in each for each in warnings_of(Charter.parse(text().replace("2027-", "2037-"))))
+    assert any("days" in each for each in warnings_of(parse_charter(text().replace("2027-", "2037-"))))
 
 
 def test_the_words_of_a_charter() -> None:
@@ -112,7 +112,7 @@ def test_the_words_of_a_charter() -> None:
 
 def test_a_new_charter_lacks_only_what_nobody_can_guess() -> None:
     with pytest.raises(CharterError) as caught:
-        Charter.parse(template("stroke-study", now=NOW))
+        parse_charter(template("stroke-study", now=NOW))
     assert {line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]} == {
         "members[0].key",
         "members[1].key",
@@ -136,12 +136,12 @@ def filled(written: str) -> str:
 
 def test_all_that_is_commented_out_is_right_too() -> None:
     written = template("stroke-study", now=NOW)
-    Charter.parse(filled(written))
+    parse_charter(filled(written))
     lines = written.splitlines()
     opened = [re.sub(r"^# (?=\w+ = |\[)", "", line) for line in lines]
     whole = filled("\n".join(opened).replace("serial = 1 ", "serial = 2 "))
     whole = re.sub(r'\[\[software\]\]\nname = "rehearsal"\n.*?(?=\[\[software\]\])', "", whole, flags=re.DOTALL)
-    agreed = Charter.parse(whole)
+    agreed = parse_charter(whole)
     assert [entry.tee for entry in agreed.reference] == ["snp", "sgx", "tdx"]
     assert [metric.name for metric in agreed.limits.metrics] == ["loss"]
     assert (agreed.serial, agreed.not_after - agreed.not_before) == (2, timedelta(days=365))

@@ -21,7 +21,7 @@ from cloister.attest import simulated_report
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.dcap.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence
-from cloister.charter import Charter
+from cloister.charter.toml import parse_charter
 from cloister.cli import main
 from cloister.enclave.server import Aggregator
 from cloister.errors import CollateralError, EvidenceError, NotGenuineError, UnacceptableError
@@ -85,7 +85,7 @@ def charter(tmp_path: Path) -> Path:
 @contextmanager
 def serving(attester: Any = ATTESTER, *, text: str = CHARTER) -> Iterator[str]:
     """An aggregator in a thread, and where it listens."""
-    charter = Charter.parse(text)
+    charter = parse_charter(text)
     instance = Instance(role="aggregator", attester=attester, charter=charter.digest, name=ADDRESS)
     aggregator = Aggregator(instance, charter=charter, listen=parse_address("127.0.0.1:0"))
     thread = threading.Thread(target=aggregator.serve)
@@ -114,7 +114,7 @@ def test_an_acceptable_aggregator(capsys, charter, tmp_path):
     told = json.loads(out)
     assert code == 0
     assert (told["verdict"], told["entry"], told["tee"]) == ("acceptable", "aggregator 0.1", "simulated")
-    assert told["charter"]["digest"] == Charter.parse(CHARTER).digest.hex()
+    assert told["charter"]["digest"] == parse_charter(CHARTER).digest.hex()
     assert told["keys"]["own"] is None
     assert 0 < told["freshness"]["evidence_age_s"] < 10
 
@@ -470,7 +470,7 @@ def test_measure_gives_an_entry_for_a_charter(capsys):
     code, entry, _ = run(capsys, "measure")
     assert code == 0
     start, end = CHARTER.index("[[software]]"), CHARTER.index("[limits]")
-    charter = Charter.parse(CHARTER[:start] + entry + CHARTER[end:])
+    charter = parse_charter(CHARTER[:start] + entry + CHARTER[end:])
     measured = SimulatedAttester.start("aggregator")
     (found,) = charter.reference
     assert found.tee == "simulated"

@@ -1,7 +1,8 @@
-"""``cloister charter``: new, check, sign, show."""
+"""``cloister charter``: new, check, sign, show, encode."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_check_lists_every_fault(run) -> None:
     code, _, err = run("check", "none.toml")
     assert code == 1
     assert "none.toml cannot be read" in err
+
+
+def test_encode_writes_what_is_signed(run, folder) -> None:
+    agree()
+    code, out, err = run("encode", "charter.toml")
+    assert (code, err) == (0, "")
+    told = hashlib.sha256((folder / "charter.cbor").read_bytes()).hexdigest()
+    assert told in out
+    assert told == digest(run("show", "charter.toml")[1])
+    code, _, err = run("encode", "charter.toml", "charter.cbor")
+    assert code == 1
+    assert "not overwritten" in err
+    assert run("encode", "none.toml", "other.cbor")[0] == 1
 
 
 def test_all_members_sign_the_same_digest(run, folder) -> None:

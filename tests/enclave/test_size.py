@@ -1,4 +1,7 @@
-"""How much of cloister an aggregator's process holds: what whoever reviews it, or measures it, has to read."""
+"""How much of cloister an aggregator's process holds: what whoever reviews it, or measures it, has to read.
+
+Each test prints the list, the largest module first; ``pytest -s`` shows it.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
+from cloister.charter.toml import parse_charter
 from tests.support.charters import text
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
 import cloister.enclave.__main__
-from cloister.enclave.setup import Instance, aggregator_of, instance_of
-from cloister.net.files import read_charter
+from cloister.enclave.setup import Instance, aggregator_of, instance_of, read_charter
 
 tee, folder = sys.argv[1], Path(sys.argv[2])
-agreed = read_charter(folder / "charter.toml")
+agreed = read_charter(folder / "charter.cbor")
 if tee == "simulated":
     instance = instance_of(agreed, tee="simulated", name=None)
 else:
@@ -42,22 +45,35 @@ print(json.dumps({name: getattr(module, "__file__", None) for name, module in sy
 """What ``python -m cloister.enclave`` does, from its command line to its last connection."""
 
 NEEDLESS = (
+    "aggregation.group_mean",
     "cli",
     "attest.appraisal",
     "attest.claims",
+    "attest.reference_toml",
     "attest.dcap",
+    "attest.hpke",
+    "attest.received",
     "attest.snp",
     "attest.verifier",
-    "charter.warnings",
     "charter.signatures",
+    "charter.toml",
+    "charter.warnings",
     "net.attested",
+    "ledger.audit",
+    "ledger.following",
+    "ledger.jsonl",
     "net.client",
+    "net.contexts",
+    "net.dial",
+    "net.files",
     "net.handshake_client",
     "net.identity",
     "net.secrets",
     "node",
     "study",
+    "tables",
     "tensor",
+    "wire.round_bodies",
     "wire.sessions",
     "worker",
 )
@@ -66,9 +82,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 2550
+LIMIT = 2645
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5650, "sgx": 5560, "simulated": 5570}
+ALL = {"guest": 5350, "sgx": 5255, "simulated": 5270}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.dcap.collateral": "reads the file that --collateral names",
@@ -101,9 +117,8 @@ def imported_later(path: Path) -> Iterator[str]:
 
 def loaded_for(tee: str, folder: Path) -> dict[str, str | None]:
     """Every module in the process of an aggregator in that TEE, with its file."""
-    (folder / "charter.toml").write_text(
-        text(interactive="false").replace("not_after = 2027", "not_after = 2127"), encoding="utf-8"
-    )
+    written = text(interactive="false").replace("not_after = 2027", "not_after = 2127")
+    (folder / "charter.cbor").write_bytes(parse_charter(written).encoded)
     (folder / "attestation_type").write_text("dcap", encoding="utf-8")  # Gramine's
     arguments = [sys.executable, "-c", PROGRAM, tee, str(folder)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
@@ -124,7 +139,9 @@ def test_what_an_aggregator_holds(tee: str, tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     for name, size in sizes.items():
         counts[name.partition(".")[0]] += size
-    print(f"{tee}:", dict(counts.most_common()), "in all", counts.total())
+    print(f"{tee}: {counts.total()} lines of code")
+    for name, size in sorted(sizes.items(), key=lambda each: (-each[1], each[0])):
+        print(f"{size:6}  {name}")
     assert not FOREIGN & loaded.keys()
     assert not [name for name in own if name.startswith(NEEDLESS)]
     attesters = {f"attest.attester.{name}" for name in ATTESTERS.values()}

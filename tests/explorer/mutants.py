@@ -13,7 +13,7 @@ from cloister.aggregator.releasing import Signing
 from cloister.aggregator.round import RoundMachine
 from cloister.ledger import chain as ledgers
 from cloister.ledger.chain import Ledger
-from cloister.ledger.sync import Handed
+from cloister.ledger.following import Handed
 from cloister.node.study.countersigner import Countersigner
 from cloister.node.study.journal import Records
 from cloister.node.study.replica import Replica

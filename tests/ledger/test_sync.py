@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cloister.errors import LedgerError
 from cloister.ledger.chain import Ledger
-from cloister.ledger.sync import ModelState, advance, cut, hand_over, messages, reconcile, sizes, unpack
+from cloister.ledger.following import advance, cut, hand_over, sizes, unpack
+from cloister.ledger.sync import ModelState, messages, reconcile
 from cloister.wire import limits
 from tests.support import chains
 

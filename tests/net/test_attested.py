@@ -120,7 +120,7 @@ def test_a_field_that_is_not_what_it_must_be(study: Study, fields: dict[str, Any
 def test_evidence_that_is_not_about_the_transcript(study: Study, field: str) -> None:
     """The evidence is genuine and fresh; the transcript beside it is another than it was made for."""
     own = study.instance()
-    other = study.instance(name="elsewhere.example:7443").transcript(bytes(32), client=None)
+    other = study.provisioned(name="elsewhere.example:7443").transcript(bytes(32), client=None)
     with answering(own, rewriting(own, **{field: getattr(other, field)})) as at:
         assert STALE in failures(study, at)
 
@@ -181,7 +181,7 @@ def test_a_charter_that_ends_during_a_session(study: Study) -> None:
         with pytest.raises(UnacceptableError, match="not valid at this time"):
             attested.attest()
         with pytest.raises(ConnectionLostError):
-            attested.provision("data", b"x")
+            attested.challenge()
 
 
 # Evidence that is none, and answers that are none
@@ -287,7 +287,7 @@ def test_an_address_that_is_none(study: Study, address: str) -> None:
 
 @contextmanager
 def keeping(study: Study, secrets: Secrets) -> Iterator[str]:
-    own = study.instance()
+    own = study.provisioned()
 
     def handle(connection: Connection) -> None:
         assert SecretReceiver(connection, own, secrets=secrets).open() is None
@@ -322,9 +322,8 @@ def test_a_secret_for_an_old_proof_is_not_taken(study: Study) -> None:
 
 
 def test_an_aggregator_takes_no_secrets(study: Study) -> None:
-    with (
-        study.aggregator() as running,
-        study.attest(running.at) as attested,
-        pytest.raises(MessageError, match="PROVISION has no place here"),
-    ):
-        attested.provision("data", b"x")
+    with study.aggregator() as running, study.attest(running.at) as attested:
+        assert attested.transcript.hpke_key is None
+        with pytest.raises(UnacceptableError, match="no key that a secret could be sealed to"):
+            attested.provision("data", b"x")
+        attested.attest()

@@ -15,8 +15,9 @@ import pytest
 
 from cloister.errors import UnreachableError
 from cloister.net import tls
+from cloister.net.contexts import client_context, server_context
 from cloister.net.identity import Identity
-from cloister.net.tls import Handshake, client_context, server_context
+from cloister.net.tls import Handshake
 from tests.support.tls import SOON, Host, hosting, raw_tls, rest
 
 HELLO = b"\x01" + (131_000).to_bytes(3, "big") + b"\x03\x03" + bytes(130_998)

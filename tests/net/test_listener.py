@@ -24,11 +24,11 @@ from cloister.errors import (
     VersionError,
 )
 from cloister.net import handshake_client, tcp
+from cloister.net.contexts import server_context
 from cloister.net.dial import dial
 from cloister.net.handshake_client import greet
 from cloister.net.handshake_server import receive_hello, refuse
 from cloister.net.listener import Listener
-from cloister.net.tls import server_context
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Hello, Welcome
 from cloister.wire.peers import parse_address
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_a_serving_process(bob):
 import sys, threading
 from cloister.net.identity import Identity
 from cloister.net.listener import Listener
-from cloister.net.tls import server_context
+from cloister.net.contexts import server_context
 def handle(connection):
     connection.receive(wait_s=None)
 context = server_context(Identity.load(sys.argv[1]))

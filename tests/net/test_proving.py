@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloister.attest import evidence as evidence_form
+from cloister.attest import received
 from cloister.attest.transcript import Transcript
 from cloister.errors import (
     ConnectionLostError,
@@ -72,7 +72,7 @@ def proved(client: Connection, *, nonce: bytes = NONCE) -> Transcript:
     kind, proof = answer(client)
     assert kind is Kind.PROOF, proof
     transcript = Transcript.decode(proof.transcript)
-    evidence = evidence_form.decode(proof.evidence)
+    evidence = received.decode(proof.evidence)
     assert transcript.report_data() in evidence.quote
     return transcript
 
@@ -90,7 +90,7 @@ def test_an_instance_says_what_it_is_in_every_field() -> None:
 def test_each_run_has_keys_of_its_own() -> None:
     """Also of the same software on the same machine: a restart is another instance."""
     one, other = (instance().transcript(NONCE, client=None) for _ in range(2))
-    for field in ("hpke_key", "signing_key", "instance", "server"):
+    for field in ("signing_key", "instance", "server"):
         assert getattr(one, field) != getattr(other, field)
     assert one.report_data() != other.report_data()
 

@@ -11,12 +11,16 @@ from cloister.attest.transcript import Transcript
 from cloister.errors import MessageError, NotGenuineError
 from cloister.net.connection import Connection
 from cloister.net.proving import Prover
-from cloister.net.secrets import SecretReceiver, Secrets, provision_info
+from cloister.net.secrets import ProvisionedInstance, SecretReceiver, Secrets, provision_info
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Provision
 from cloister.wire.sessions import Done, Failure
-from tests.net.test_proving import CLIENT, HELLO, answer, instance, proved, talking
-from tests.support.attested import NONCE
+from tests.net.test_proving import CHARTER, CLIENT, HELLO, answer, proved, talking
+from tests.support.attested import ADDRESS, ATTESTER, NONCE
+
+
+def node() -> ProvisionedInstance:
+    return ProvisionedInstance(role="node", attester=ATTESTER, charter=CHARTER, name=ADDRESS)
 
 
 def provision(client: Connection, transcript: Transcript, name: str, secret: bytes, **changed: Any) -> tuple[Kind, Any]:
@@ -28,7 +32,7 @@ def provision(client: Connection, transcript: Transcript, name: str, secret: byt
 
 def test_a_secret_after_a_proof_is_kept_for_its_sender() -> None:
     secrets, told = Secrets(), []
-    own = instance()
+    own = node()
     with talking(lambda c: SecretReceiver(c, own, secrets=secrets, kept=lambda: told.append("kept"))) as (client, _):
         assert provision(client, proved(client), "data", b"\x42" * 32) == (Kind.ANSWER, Done())
         client.send(Kind.HELLO, HELLO)
@@ -47,7 +51,7 @@ def refused(secrets: Secrets, outcome: tuple[Kind, Any], *, text: str) -> None:
 
 def test_a_secret_before_a_proof_is_refused() -> None:
     """The key is public after a proof on any connection: it is this connection's that counts."""
-    secrets, own = Secrets(), instance()
+    secrets, own = Secrets(), node()
     elsewhere = own.transcript(NONCE, client=b"\xc1" * 32)
     with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         refused(secrets, provision(client, elsewhere, "data", b"secret"), text="a secret comes after a proof")
@@ -56,11 +60,11 @@ def test_a_secret_before_a_proof_is_refused() -> None:
 
 
 def test_a_secret_that_was_sealed_for_something_else_is_refused() -> None:
-    secrets, own = Secrets(), instance()
+    secrets, own = Secrets(), node()
     with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         here = proved(client)
         elsewhere = own.transcript(b"\x09" * 32, client=b"\xc1" * 32)
-        another = instance().transcript(NONCE, client=None).hpke_key
+        another = node().transcript(NONCE, client=None).hpke_key
         cases: list[dict[str, Any]] = [
             {
                 "info": provision_info(elsewhere.report_data(), "data")
@@ -78,7 +82,7 @@ def test_a_secret_that_was_sealed_for_something_else_is_refused() -> None:
 
 
 def test_a_secret_is_for_the_newest_proof() -> None:
-    secrets, own = Secrets(), instance()
+    secrets, own = Secrets(), node()
     with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         old = proved(client)
         new = proved(client, nonce=b"\x09" * 32)
@@ -88,7 +92,7 @@ def test_a_secret_is_for_the_newest_proof() -> None:
 
 
 def test_a_secret_that_is_not_kept_says_why_and_not_what() -> None:
-    secrets, own = Secrets(expected=()), instance()
+    secrets, own = Secrets(expected=()), node()
     with talking(lambda connection: SecretReceiver(connection, own, secrets=secrets)) as (client, _):
         outcome = provision(client, proved(client), "data", b"the very secret")
         refused(secrets, outcome, text="nothing here waits for a secret")
@@ -97,7 +101,7 @@ def test_a_secret_that_is_not_kept_says_why_and_not_what() -> None:
 
 
 def test_who_keeps_no_secrets_takes_none() -> None:
-    own = instance()
+    own = node()
     with talking(lambda connection: Prover(connection, own), raises=MessageError) as (client, _):
         kind, refusal = provision(client, proved(client), "data", b"secret")
         client.close()
@@ -106,7 +110,7 @@ def test_who_keeps_no_secrets_takes_none() -> None:
 
 
 def test_only_the_instance_itself_opens_what_is_sealed_to_it() -> None:
-    one, other = instance(), instance()
+    one, other = node(), node()
     transcript = one.transcript(NONCE, client=None)
     info = provision_info(transcript.report_data(), "data")
     sealed = seal(b"secret", public_key=transcript.hpke_key, info=info)

@@ -15,6 +15,7 @@ from torch import nn
 
 import cloister
 from cloister.charter import Charter
+from cloister.charter.toml import parse_charter
 from cloister.enclave.server import Aggregator
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part, describe, job_digest
@@ -79,7 +80,7 @@ class Federation:
             for line in file.read_text().splitlines()
         ]
         file.write_text("\n".join(lines))
-        charter = Charter.parse(file.read_text())
+        charter = parse_charter(file.read_text())
         owners = {name: self.identities[name] for name in OWNERS}
         sign_charter(charter, file.with_suffix(".sigs"), signers=owners)
         return charter

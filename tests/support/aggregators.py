@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cloister.aggregation.strategies import State
 from cloister.attest.attester.simulated import SimulatedAttester
-from cloister.charter import Charter
+from cloister.charter.toml import parse_charter
 from cloister.errors import NetworkError
 from cloister.ledger import job as jobs
 from cloister.ledger import records
@@ -144,7 +144,7 @@ class Aggregator:
         text = text.replace(charters.fingerprint_of("rosa"), self.researcher.fingerprint)
         text = text.replace("not_after = 2027", "not_after = 2100")
         (folder / "charter.toml").write_text(text, encoding="utf-8")
-        self.charter = Charter.parse(text)
+        self.charter = parse_charter(text)
         attester = SimulatedAttester(measurement=chains.MEASUREMENT, platform=bytes(32))
         self.instance = Instance(role="aggregator", attester=attester, charter=self.charter.digest, name=ADDRESS)
         self.ledger = Ledger(self.charter)

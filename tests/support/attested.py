@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from cloister.attest import evidence as evidence_form
+from cloister.attest import received
 from cloister.attest.attester import Attester
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.evidence import Evidence
@@ -26,15 +26,17 @@ from cloister.attest.verifier import Verified, verify
 from cloister.charter import Charter
 from cloister.enclave.server import Aggregator
 from cloister.errors import AttestationError
-from cloister.net import tcp
 from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.certificates import new_instance_key, spki_hash
 from cloister.net.connection import Connection, Frame
+from cloister.net.contexts import unverified_client_context
+from cloister.net.dial import handshake, reach
 from cloister.net.identity import Identity
 from cloister.net.listener import Listener
 from cloister.net.policy import AttestationPolicy
 from cloister.net.proving import Instance
-from cloister.net.tls import handshake, instance_context, unverified_client_context, wrap
+from cloister.net.secrets import ProvisionedInstance
+from cloister.net.tls import instance_context, wrap
 from cloister.node import config
 from cloister.node.server import Node
 from cloister.testing.charters import write_charter
@@ -62,6 +64,10 @@ class Claiming(Instance):
     def follow(self, ledger: Callable[[], tuple[bytes, int]]) -> None:
         if self._said is None:
             super().follow(ledger)
+
+
+class Provisioned(Claiming, ProvisionedInstance):
+    """One of them that takes secrets."""
 
 
 class Study:
@@ -93,10 +99,17 @@ class Study:
         """What the study's members demand of their aggregator; by default that it is as the charter has it."""
         return AttestationPolicy(**{"charter": self.charter, "accept_simulated": True, **options})
 
-    def instance(self, **options: Any) -> Instance:
+    def instance(self, **options: Any) -> Claiming:
         """A run of the study's software."""
-        options = {"charter": self.charter.digest, "name": ADDRESS, "attester": ATTESTER, **options}
-        return Claiming(**{"role": "aggregator", **options})
+        return Claiming(**self._options(options))
+
+    def provisioned(self, **options: Any) -> Provisioned:
+        """A run of the study's software with a key to seal secrets to."""
+        return Provisioned(**self._options(options))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        own = {"role": "aggregator", "charter": self.charter.digest, "name": ADDRESS, "attester": ATTESTER}
+        return {**own, **options}
 
     @contextmanager
     def aggregator(self, instance: Instance | None = None, *, port: int = 0) -> Iterator[Running]:
@@ -129,7 +142,7 @@ class Study:
     def convinced_by(self, proof: Proof) -> Verified:
         """What a verifier would find who holds evidence against the reference and looks at nothing else."""
         return verify(
-            evidence_form.decode(proof.evidence),
+            received.decode(proof.evidence),
             reference=self.charter.reference,
             collateral=None,
             now=datetime.now(UTC),
@@ -274,7 +287,7 @@ class Middle:
 
 def dial(at: str, *, identity: Identity | None = None) -> Connection:
     """A connection of a client that checks nothing."""
-    raw = tcp.dial(parse_address(at), within_s=SOON)
+    raw = reach(parse_address(at), within_s=SOON)
     secured = wrap(raw, context=unverified_client_context(identity), server_side=False)
     return Connection(secured, peer=handshake(secured, within_s=SOON))
 

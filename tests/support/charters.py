@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.charter import Charter
 from cloister.charter.signatures import Signature, sign
+from cloister.charter.toml import parse_charter
 from cloister.wire.peers import fingerprint
 
 NOW: Final = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -92,7 +93,7 @@ def text(
 
 
 def charter(**changed: object) -> Charter:
-    return Charter.parse(text(**changed))  # type: ignore[arg-type]
+    return parse_charter(text(**changed))  # type: ignore[arg-type]
 
 
 def signatures(agreed: Charter, *names: str) -> tuple[Signature, ...]:

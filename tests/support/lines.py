@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cloister.charter import Charter
+from cloister.charter.toml import parse_charter
 from cloister.enclave.server import Aggregator
 from cloister.errors import NetworkError
 from cloister.ledger import job as jobs
@@ -40,7 +40,7 @@ class Table:
         text = charter_text(length=length, **limits).replace("not_after = 2027", "not_after = 2127")
         for name, identity in self.identities.items():
             text = text.replace(charters.fingerprint_of(name), identity.fingerprint)
-        self.charter = Charter.parse(text)
+        self.charter = parse_charter(text)
         self.length = length
         self.job = make_job(self.charter, **{"parts": parts_of(length), **(job or {})})
         self.data = jobs.encode(self.job)

@@ -13,6 +13,7 @@ import numpy as np
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, keys
+from cloister.charter.toml import parse_charter
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Constant, Job, Part
@@ -46,7 +47,7 @@ def parts_of(length: int) -> tuple[Part, ...]:
 
 def agree(**changed: Any) -> Charter:
     """The charter in ``charter_text``."""
-    return Charter.parse(charter_text(**changed))
+    return parse_charter(charter_text(**changed))
 
 
 def charter_text(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **changed: str) -> str:

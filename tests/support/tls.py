@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cloister.net.connection import Connection
+from cloister.net.contexts import server_context
 from cloister.net.dial import dial
 from cloister.net.handshake_client import greet
 from cloister.net.handshake_server import receive_hello
 from cloister.net.identity import Identity
 from cloister.net.listener import Listener
-from cloister.net.tls import server_context
 from cloister.wire.frames import Kind
 from cloister.wire.messages import Welcome
 from cloister.wire.sessions import VOCABULARY, Done

@@ -10,7 +10,8 @@ from cloister.errors import LimitError, MessageError
 from cloister.wire import limits, rounds, sessions
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
-from cloister.wire.rounds import Chain, Contribution, Join, Stop, Submit, Work, check_body
+from cloister.wire.round_bodies import check_body
+from cloister.wire.rounds import Chain, Contribution, Join, Stop, Submit, Work
 from cloister.wire.sessions import decode
 
 

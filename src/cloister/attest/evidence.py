@@ -7,9 +7,6 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from cloister.errors import EvidenceError
-from cloister.wire.limits import EVIDENCE_BYTES
-
 Tee = Literal["sgx", "tdx", "snp", "simulated"]
 TEES: Final[tuple[Tee, ...]] = ("sgx", "tdx", "snp", "simulated")
 
@@ -35,24 +32,9 @@ class Evidence(Struct, frozen=True, array_like=True, forbid_unknown_fields=True)
     endorsements: Annotated[tuple[_Certificate, ...], Meta(max_length=8)] = ()
 
 
-_DECODER: Final = msgspec.msgpack.Decoder(Evidence)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def encode(evidence: Evidence) -> bytes:
     """Evidence as it travels: a msgpack array of its fields."""
     return _ENCODER.encode(evidence)
-
-
-def decode(data: bytes) -> Evidence:
-    """Evidence that travelled.
-
-    Raises:
-        EvidenceError: it is none.
-    """
-    if len(data) > EVIDENCE_BYTES:
-        raise EvidenceError(f"evidence of {len(data)} bytes is over the limit of {EVIDENCE_BYTES}")
-    try:
-        return _DECODER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
-        raise EvidenceError("what came is no evidence: it does not decode") from None

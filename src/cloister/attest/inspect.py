@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import dcap_qvl
 
-from cloister.attest import evidence as evidence_form
-from cloister.attest import ratls, simulated
+from cloister.attest import ratls, received, simulated
 from cloister.attest.evidence import QUOTE_BYTES, Evidence
 from cloister.attest.facts import SNP_SOFTWARE, TDX_MODULE, TDX_SOFTWARE, Facts, facts, stated
 from cloister.attest.snp.report import REPORT_BYTES, VCEK, VLEK, Report, read_tcb
@@ -56,7 +55,7 @@ def recognise(data: bytes) -> Recognised:
     if data[0] == _DER_SEQUENCE:
         return _certificate(data)
     if data[0] in _MSGPACK_ARRAYS:
-        return Recognised(evidence_form.decode(data), "evidence as it travels between members")
+        return Recognised(received.decode(data), "evidence as it travels between members")
     if data.startswith(_SIMULATED):
         return Recognised(Evidence(tee="simulated", quote=data), "a simulated report")
     if data[:4] in _SNP_VERSIONS and len(data) == REPORT_BYTES:

@@ -6,51 +6,48 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import Final, get_args
 
 from cloister.attest.evidence import TEES
 from cloister.attest.reference import (
+    ADVISORY,
+    DCAP_PLATFORM,
+    ENTRIES,
+    FMC_PRODUCT,
+    MAX_AGE,
     MEASURED,
+    SIMULATED_PLATFORM,
+    SNP_PLATFORM,
+    U16,
+    U32,
     DcapFloor,
     Entry,
+    EntryName,
+    EvalNumber,
     Platforms,
+    Product,
     Reference,
     SgxEntry,
+    Signer,
     SimulatedEntry,
     SnpEntry,
+    Status,
     TdxEntry,
+    faults_among,
 )
-from cloister.attest.tcb import SnpTcb
-from cloister.tables import Table
+from cloister.attest.tcb import U8, SnpTcb
+from cloister.tables import Table, bounds
 
-ENTRIES: Final = 64
-"""The most entries that a reference may have."""
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+PRODUCTS: Final[tuple[Product, ...]] = get_args(Product)
 
-NAME_CHARS: Final = 128
-MAX_AGE: Final = timedelta(days=3650)
-
-STATUSES: Final = (
-    "UpToDate",
-    "SWHardeningNeeded",
-    "ConfigurationNeeded",
-    "ConfigurationAndSWHardeningNeeded",
-    "OutOfDate",
-    "OutOfDateConfigurationNeeded",
-)
-"""What Intel may say of a platform's TCB. ``Revoked`` is not among them: nothing can allow it."""
-
-PRODUCTS: Final[tuple[str, ...]] = ("Milan", "Genoa", "Turin")
-_SIGNERS: Final = ("vcek", "vlek")
-
-_PLATFORMS: Final[Mapping[str, Mapping[str, int]]] = {
-    "sgx": {"ppid": 16, "platform_instance_id": 16},
-    "tdx": {"ppid": 16, "platform_instance_id": 16},
-    "snp": {"chip_id": 64},
-    "simulated": {"simulated": 32},
+_PLATFORMS: Final[Mapping[str, tuple[str, str]]] = {
+    "sgx": (DCAP_PLATFORM, '"ppid:<32 hexadecimal digits>" or "platform_instance_id:<32 hexadecimal digits>"'),
+    "tdx": (DCAP_PLATFORM, '"ppid:<32 hexadecimal digits>" or "platform_instance_id:<32 hexadecimal digits>"'),
+    "snp": (SNP_PLATFORM, '"chip_id:<128 hexadecimal digits>"'),
+    "simulated": (SIMULATED_PLATFORM, '"simulated:<64 hexadecimal digits>"'),
 }
-"""For each TEE what names its machines, and how many bytes that has."""
-
-_ADVISORY: Final = re.compile(r"INTEL-[A-Z]{2,8}-[0-9]{3,8}")
+"""For each TEE what names its machines, and how a person is told."""
 
 
 def parse(tables: list[Table]) -> Reference:
@@ -58,20 +55,19 @@ def parse(tables: list[Table]) -> Reference:
 
     The entries come in the order of their names, since their order has no meaning.
     """
-    entries: dict[str, Entry] = {}
-    if len(tables) > ENTRIES:
-        tables[ENTRIES].fault("name", f"one entry too many: there may be {ENTRIES}")
-    for table in tables[:ENTRIES]:
-        name = table.text("name", most=NAME_CHARS)
+    found: list[tuple[Table, Entry]] = []
+    for table in tables[: ENTRIES + 1]:
+        name = table.text("name", most=bounds(EntryName)["most"])
         tee = table.choice("tee", among=TEES)
         if tee is None:
             continue
         entry = _READERS[tee](table, name)
         _check_measured(table, entry)
-        if name in entries:
-            table.fault("name", "another entry has this name")
-        entries[name] = entry
-    return tuple(entries[name] for name in sorted(entries))
+        found.append((table, entry))
+    for index, text in faults_among([entry for _, entry in found]):
+        if found[index][1].name:  # otherwise that is told already
+            found[index][0].fault("name", text)
+    return tuple(sorted((entry for _, entry in found), key=lambda entry: entry.name))
 
 
 def _sgx(table: Table, name: str) -> SgxEntry:
@@ -79,8 +75,8 @@ def _sgx(table: Table, name: str) -> SgxEntry:
         name=name,
         mr_enclave=table.hexes_or_any("mr_enclave", size=32),
         mr_signer=table.hexes_or_any("mr_signer", size=32),
-        isv_prod_id="any" if table.says_any("isv_prod_id") else table.whole("isv_prod_id", least=0, most=0xFFFF),
-        min_isv_svn=table.whole("min_isv_svn", least=0, most=0xFFFF),
+        isv_prod_id="any" if table.says_any("isv_prod_id") else table.whole("isv_prod_id", **bounds(U16)),
+        min_isv_svn=table.whole("min_isv_svn", **bounds(U16)),
         tcb=_dcap_floor(table),
         platforms=_platforms(table, "sgx"),
     )
@@ -120,11 +116,11 @@ def _snp(table: Table, name: str) -> SnpEntry:
         host_data=table.hexes_or_any("host_data", size=32),
         id_key_digest=table.hexes_or_any("id_key_digest", size=48),
         author_key_digest=table.hexes_or_any("author_key_digest", size=48),
-        min_guest_svn=table.whole("min_guest_svn", least=0, most=0xFFFFFFFF),
+        min_guest_svn=table.whole("min_guest_svn", **bounds(U32)),
         min_tcb=_min_tcb(table),
         allow_smt=table.flag("allow_smt"),
         require_single_socket=table.flag("require_single_socket"),
-        signers=table.words("signers", among=_SIGNERS),
+        signers=table.words("signers", among=get_args(Signer)),
         max_collateral_age=age,
         unsafe_no_revocation=unchecked,
         platforms=_platforms(table, "snp"),
@@ -135,7 +131,7 @@ def _simulated(table: Table, name: str) -> SimulatedEntry:
     return SimulatedEntry(
         name=name,
         measurement=table.hexes_or_any("measurement", size=48),
-        min_svn=table.whole("min_svn", least=0, most=0xFFFFFFFF),
+        min_svn=table.whole("min_svn", **bounds(U32)),
         platforms=_platforms(table, "simulated"),
     )
 
@@ -155,14 +151,14 @@ def _dcap_floor(table: Table) -> DcapFloor:
         allowed_advisories="any"
         if table.says_any("allowed_advisories")
         else frozenset(
-            table.texts("allowed_advisories", what=advisories, accepts=lambda text: bool(_ADVISORY.fullmatch(text)))
+            table.texts("allowed_advisories", what=advisories, accepts=lambda text: bool(re.match(ADVISORY, text)))
         ),
-        min_eval_number=table.whole("min_eval_number", least=0, most=1 << 31),
+        min_eval_number=table.whole("min_eval_number", **bounds(EvalNumber)),
         max_collateral_age=table.age("max_collateral_age", most=MAX_AGE),
     )
 
 
-def _min_tcb(table: Table) -> Mapping[str, SnpTcb]:
+def _min_tcb(table: Table) -> Mapping[Product, SnpTcb]:
     """The floor of each product: their numbers do not compare, so each has a table of its own."""
     products = table.words("products", among=PRODUCTS)
     floors = table.table("min_tcb")
@@ -171,24 +167,18 @@ def _min_tcb(table: Table) -> Mapping[str, SnpTcb]:
 
 
 def _tcb(table: Table, product: str) -> SnpTcb:
-    names = ["bl", "tee", "snp", "ucode", *(["fmc"] if product == "Turin" else [])]
-    return SnpTcb(**{name: table.whole(name, least=0, most=0xFF) for name in names})
+    names = ["bl", "tee", "snp", "ucode", *(["fmc"] if product == FMC_PRODUCT else [])]
+    return SnpTcb(**{name: table.whole(name, **bounds(U8)) for name in names})
 
 
 def _platforms(table: Table, tee: str) -> Platforms:
     if table.says_any("platforms"):
         return "any"
-    kinds = _PLATFORMS[tee]
-    what = " or ".join(f'"{kind}:<{2 * size} hexadecimal digits>"' for kind, size in kinds.items())
+    pattern, what = _PLATFORMS[tee]
 
     def accepts(text: str) -> bool:
         kind, _, digits = text.partition(":")
-        if len(digits) != 2 * kinds.get(kind, 0) or not digits.isascii() or not digits.isalnum():
-            return False
-        try:
-            return any(bytes.fromhex(digits))  # zeros name no machine: they stand for an id that is hidden
-        except ValueError:
-            return False
+        return bool(re.match(pattern, f"{kind}:{digits.lower()}"))
 
     found = table.texts("platforms", what=f"{what}, not zero", accepts=accepts, least=1)
     return frozenset(text.lower() for text in found)

@@ -7,6 +7,7 @@ are SHA-512(T). docs/attestation.md has test vectors.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Final, Literal, get_args
 
@@ -26,6 +27,19 @@ SIGNING_KEY_BYTES: Final = 32
 
 Role = Literal["aggregator", "node"]
 
+_LENGTHS: Final[Mapping[str, tuple[int | None, ...]]] = {
+    "nonce": (NONCE_BYTES,),
+    "hpke_key": (HPKE_KEY_BYTES, None),
+    "signing_key": (SIGNING_KEY_BYTES,),
+    "charter": (32,),
+    "instance": (INSTANCE_BYTES,),
+    "server": (32,),
+    "client": (32, None),
+    "ledger_head": (0, 32),
+    "configuration": (32, None),
+}
+"""For each field of bytes how many it may have; None where it may be null."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
@@ -40,8 +54,9 @@ class Transcript:
     tee: Tee
     nonce: bytes
     """The verifier's, 32 bytes: old evidence has another."""
-    hpke_key: bytes
-    """What is sealed for this instance is sealed to this key: ML-KEM-768 and X25519, concatenated."""
+    hpke_key: bytes | None
+    """What is sealed for this instance is sealed to this key: ML-KEM-768 and X25519, concatenated. Null where
+    nothing is, as for an aggregator."""
     signing_key: bytes
     """Ed25519; signs the ledger."""
     charter: bytes
@@ -62,22 +77,9 @@ class Transcript:
     """SHA-256 of a node's own configuration; null for an aggregator, which has none but the charter."""
 
     def __post_init__(self) -> None:
-        lengths = {
-            "nonce": (self.nonce, (NONCE_BYTES,)),
-            "hpke_key": (self.hpke_key, (HPKE_KEY_BYTES,)),
-            "signing_key": (self.signing_key, (SIGNING_KEY_BYTES,)),
-            "charter": (self.charter, (32,)),
-            "instance": (self.instance, (INSTANCE_BYTES,)),
-            "server": (self.server, (32,)),
-            "client": (b"" if self.client is None else self.client, (0, 32) if self.client is None else (32,)),
-            "ledger_head": (self.ledger_head, (0, 32)),
-            "configuration": (
-                b"" if self.configuration is None else self.configuration,
-                (0, 32) if self.configuration is None else (32,),
-            ),
-        }
-        for field, (value, allowed) in lengths.items():
-            if type(value) is not bytes or len(value) not in allowed:
+        for field, allowed in _LENGTHS.items():
+            value = getattr(self, field)
+            if (None if value is None else len(value) if type(value) is bytes else -1) not in allowed:
                 raise EvidenceError(f"a transcript's {field} is not as long as it must be")
         if self.role not in get_args(Role) or self.tee not in TEES:
             raise EvidenceError("a transcript of an unknown role or kind of TEE")

@@ -238,7 +238,7 @@ def _instance(transcript: Transcript) -> dict[str, Any]:
 def _keys(transcript: Transcript) -> dict[str, str | None]:
     return {
         "tls": f"sha256:{transcript.server.hex()}",
-        "hpke": f"sha256:{hashlib.sha256(transcript.hpke_key).hexdigest()}",
+        "hpke": None if transcript.hpke_key is None else f"sha256:{hashlib.sha256(transcript.hpke_key).hexdigest()}",
         "signing": f"sha256:{hashlib.sha256(transcript.signing_key).hexdigest()}",
         "own": None if transcript.client is None else f"sha256:{transcript.client.hex()}",
     }

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import cbor2
+from msgspec import Meta
 
-from cloister.attest.reference import Entry, Reference
+from cloister.attest.reference import LIST_ITEMS, Entry, Reference
 from cloister.errors import CharterError
 
 ENFORCED: Final = frozenset({"interactive"})
@@ -56,11 +57,20 @@ def check_valid(charter: Charter, *, now: datetime) -> None:
 
 FORMAT: Final = "cloister charter 1"
 DIGEST_BYTES: Final = 32
-ROLES: Final = ("owner", "researcher", "auditor")
+MEMBERS: Final = 256
+COUNT: Final = (1 << 53) - 1
+"""The greatest number of rounds, of examples, and the greatest serial."""
 
 Role = Literal["owner", "researcher", "auditor"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Digest: TypeAlias = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=COUNT)]
+Floor: TypeAlias = Annotated[int, Meta(ge=2, le=MEMBERS)]
+Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+Plans: TypeAlias = Annotated[frozenset[Digest], Meta(max_length=LIST_ITEMS)]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +88,7 @@ class Noise:
     """What is added to an aggregate before it is released."""
 
     mechanism: Literal["gaussian"]
-    multiplier: float
+    multiplier: Positive
     """The standard deviation, as a multiple of ``clip``."""
 
 
@@ -95,20 +105,20 @@ class Metric:
 class Limits:
     """What may leave the aggregator."""
 
-    floor: int
+    floor: Floor
     """The least members in an aggregate."""
-    largest_share: float
+    largest_share: Share
     """The greatest weight of one member in an aggregate; above 0, at most 1."""
-    clip: float
+    clip: Positive
     """The greatest Euclidean norm of one contribution."""
     noise: Noise | None
-    rounds: int
+    rounds: Count
     """How many aggregates may be released in all."""
-    min_examples: int
+    min_examples: Count
     """The least examples behind one contribution."""
-    plans: frozenset[bytes]
+    plans: Plans
     """SHA-256 of each plan that owners' nodes may run."""
-    first_model: bytes | None
+    first_model: Digest | None
     """SHA-256 of the model that the first round starts from; None where there is no plan."""
     metrics: tuple[Metric, ...]
     interactive: bool
@@ -120,9 +130,9 @@ class Charter:
     """A charter without faults. What has no order in the file (members, software, addresses, ...) is sorted here."""
 
     name: str
-    serial: int
+    serial: Count
     """1 for the first; a successor has a greater one."""
-    supersedes: bytes | None
+    supersedes: Digest | None
     """The predecessor's digest; None for the first."""
     not_before: datetime
     not_after: datetime
@@ -133,24 +143,21 @@ class Charter:
     """Which software on which TEE they may be."""
     limits: Limits
 
-    @classmethod
-    def parse(cls, text: str, *, source: str = "charter.toml") -> Charter:
-        """The charter in a TOML text; ``source`` is its name for messages.
+    @property
+    def encoded(self) -> bytes:
+        """The deterministic CBOR (RFC 8949, section 4.2.1) of the format's name and the content.
 
-        Raises:
-            CharterError: the text has faults; the message lists all of them, each with its place.
+        ``cloister.charter.encoding.decode`` reads it.
         """
-        from cloister.charter.toml import parse
-
-        return parse(text, source=source)
+        return cbor2.dumps([FORMAT, content(self)], canonical=True)
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the deterministic CBOR (RFC 8949, section 4.2.1) of the format's name and the content, 32 bytes.
+        """SHA-256 of ``encoded``, 32 bytes.
 
         Layout, comments and the order of keys and lists in the file do not matter to it.
         """
-        return hashlib.sha256(cbor2.dumps([FORMAT, content(self)], canonical=True)).digest()
+        return hashlib.sha256(self.encoded).digest()
 
     @property
     def interactive(self) -> bool:
@@ -197,7 +204,7 @@ def content(value: Any) -> Any:
         case tuple():
             return [content(item) for item in value]
         case datetime():
-            return (value - _EPOCH) // timedelta(microseconds=1)
+            return (value - EPOCH) // timedelta(microseconds=1)
         case timedelta():
             return value // timedelta(microseconds=1)
         case _:

@@ -1,4 +1,4 @@
-"""`cloister charter`: write, look over, sign and show the file that the members agree on."""
+"""`cloister charter`: write, look over, sign, show and encode the file that the members agree on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import typer
 
 from cloister.charter import Charter
 from cloister.charter.names import shown
-from cloister.charter.signatures import Signature, encode, verify
+from cloister.charter.signatures import Signature, verify
+from cloister.charter.signatures import encode as encode_signature
 from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import limits, software
 from cloister.charter.template import template
+from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import read_text
@@ -35,14 +37,7 @@ def new(
     name: Annotated[str, typer.Option(help="What the charter is called.", show_default=False)],
 ) -> None:
     """Write a charter to fill in, with a comment on every key."""
-    text = template(name, now=datetime.now(UTC))
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigurationError(f"{path} exists and is not overwritten; name another file") from None
-    except OSError as fault:
-        raise ConfigurationError(f"{path} cannot be written: {fault.strerror}") from None
+    _write_new(path, template(name, now=datetime.now(UTC)).encode())
     typer.echo(f"wrote {path}. Next: fill it in, then cloister charter check {path}")
 
 
@@ -81,7 +76,7 @@ def sign(
     file = signatures_beside(path) / f"{signer.name}.sig"
     try:
         file.parent.mkdir(exist_ok=True)
-        file.write_text(encode(signature), encoding="utf-8")
+        file.write_text(encode_signature(signature), encoding="utf-8")
     except OSError as fault:
         raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from None
     typer.echo(f"\nsigned as {shown(signer.name)} ({signer.role}): {file}. Give that file to the other members;")
@@ -102,8 +97,29 @@ def show(path: CharterFile) -> None:
     _echo(f"  {name:<20}{phrase}" for name, phrase in limits(charter.limits).items())
 
 
+@app.command()
+def encode(
+    path: CharterFile,
+    encoded: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("charter.cbor"),
+) -> None:
+    """Write a charter as an aggregator in a TEE reads it: the bytes whose SHA-256 is the charter's digest."""
+    charter = _read(path)
+    _write_new(encoded, charter.encoded)
+    typer.echo(f"wrote {encoded}; sha256sum {encoded} prints the charter's digest:\n{charter.digest.hex()}")
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} exists and is not overwritten; name another file") from None
+    except OSError as fault:
+        raise ConfigurationError(f"{path} cannot be written: {fault.strerror}") from None
+
+
 def _read(path: Path) -> Charter:
-    return Charter.parse(read_text(path, limit=TEXT_BYTES, error=CharterError), source=str(path))
+    return parse_charter(read_text(path, limit=TEXT_BYTES, error=CharterError), source=str(path))
 
 
 def _signed(charter: Charter, folder: Path) -> tuple[set[str], list[str]]:

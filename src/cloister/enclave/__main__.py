@@ -10,9 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloister.enclave.setup import aggregator_of, instance_of, start_log
+from cloister.enclave.setup import aggregator_of, instance_of, read_charter, start_log
 from cloister.errors import CloisterError
-from cloister.net.files import read_charter
 from cloister.net.signals import end_on_signals
 
 
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cloister.enclave", description="Run an aggregator in a TEE.")
-    parser.add_argument("--charter", type=Path, required=True, help="the charter that the members have signed")
+    parser.add_argument("--charter", type=Path, required=True, help="charter.cbor, from: cloister charter encode")
     parser.add_argument("--tee", choices=("auto", "simulated"), default="auto", help="simulated proves nothing")
     parser.add_argument("--name", help="which of the charter's addresses this is, where there are several")
     parser.add_argument("--listen", help="where to listen, host:port; by default everywhere, at its address's port")

@@ -10,12 +10,27 @@ from typing import Literal
 
 from cloister.attest.attester import find
 from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.charter.encoding import ENCODED_BYTES, decode
 from cloister.enclave.server import Aggregator
 from cloister.errors import CharterError
-from cloister.files import read_text
+from cloister.files import read, read_text
 from cloister.ledger.records import COLLATERAL_BYTES
 from cloister.net.proving import Instance
 from cloister.wire.peers import Address, parse_address
+
+
+def read_charter(path: Path) -> Charter:
+    """The charter whose encoding a file is: what its members have signed, byte for byte, and no other form of it.
+
+    Raises:
+        CharterError: it is no encoded charter, or cannot be read.
+    """
+    try:
+        return decode(read(path, limit=ENCODED_BYTES))
+    except OSError as fault:
+        raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
+    except CharterError as fault:
+        raise CharterError(f"{path}: {fault}") from None
 
 
 def start_log() -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 from itertools import pairwise
 
-from cloister.attest import evidence as evidence_form
+from cloister.attest import received
 from cloister.attest.dcap.collateral import Collateral, parse_bundle
 from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
@@ -102,7 +102,7 @@ def verify_instance(
         time = now or moment(instance.record.time)
         if time is None:
             raise LedgerError(f"{what} has a time beyond any calendar: name another to judge by")
-        evidence = evidence_form.decode(instance.record.evidence)
+        evidence = received.decode(instance.record.evidence)
         failures = _mismatches(instance, evidence, charter, accept_simulated=accept_simulated)
         if failures:
             raise UnacceptableError(failures)

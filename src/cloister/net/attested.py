@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
-from cloister.attest import evidence as evidence_form
+from cloister.attest import received
 from cloister.attest.claims import Claims
 from cloister.attest.evidence import Evidence
 from cloister.attest.hpke import seal
@@ -24,14 +24,15 @@ from cloister.attest.verdict import Verdict
 from cloister.attest.verifier import Verified, verify
 from cloister.charter.summary import rules
 from cloister.errors import CollateralError, MessageError, UnacceptableError, UnreachableError, WorkerError
-from cloister.net import tcp
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
+from cloister.net.contexts import unverified_client_context
+from cloister.net.dial import handshake, reach
 from cloister.net.handshake_client import refusal_error
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
 from cloister.net.secrets import provision_info
-from cloister.net.tls import handshake, unverified_client_context, wrap
+from cloister.net.tls import wrap
 from cloister.wire.frames import VERSION, Kind
 from cloister.wire.messages import Challenge, Proof, Provision
 from cloister.wire.peers import parse_address
@@ -98,9 +99,12 @@ class AttestedConnection:
         """Gives the instance a secret, sealed to the key that it proved here; nobody between here and it can read it.
 
         Raises:
+            UnacceptableError: it is an aggregator, to which nothing is sealed.
             WorkerError: it does not keep it; the message says why. LimitError: the name or the secret is too long.
             NetworkError: the connection failed.
         """
+        if self.transcript.hpke_key is None:
+            raise UnacceptableError(["it has no key that a secret could be sealed to: give secrets to a node"])
         info = provision_info(self.transcript.report_data(), name)
         sealed = seal(secret, public_key=self.transcript.hpke_key, info=info)
         self.connection.send(Kind.PROVISION, Provision(name=name, sealed=sealed))
@@ -173,7 +177,7 @@ def attest_peer(
     own = identity if isinstance(identity, Identity) or identity is None else Identity.load(identity)
     target = parse_address(at or address)
     deadline = monotonic() + within_s
-    secured = wrap(tcp.dial(target, within_s=within_s), context=unverified_client_context(own), server_side=False)
+    secured = wrap(reach(target, within_s=within_s), context=unverified_client_context(own), server_side=False)
     try:
         server = handshake(secured, within_s=max(deadline - monotonic(), 0.001))
     except UnreachableError as fault:
@@ -208,7 +212,7 @@ class _Asked:
         policy = self.policy
         proof = _proof(frame)
         transcript = Transcript.decode(proof.transcript)
-        evidence = evidence_form.decode(proof.evidence)
+        evidence = received.decode(proof.evidence)
         server = spki_hash(self.connection.peer)
         failures = _mismatches(
             transcript, evidence, policy, name=self.name, nonce=self.nonce, server=server, client=self.client

@@ -1,15 +1,58 @@
-"""Dialling a peer that is named by its key."""
+"""The end that dials: reaching an address, the handshake, and a peer that is named by its key."""
 
 from __future__ import annotations
 
+import socket
+import ssl
 from time import monotonic
 
 from cloister.errors import PeerMismatchError, UnreachableError
 from cloister.net import tcp
 from cloister.net.connection import Connection
+from cloister.net.contexts import client_context
 from cloister.net.identity import Identity
-from cloister.net.tls import client_context, handshake, wrap
-from cloister.wire.peers import check_fingerprint, parse_address
+from cloister.net.tls import handshake_error, proved, wrap
+from cloister.wire.peers import Address, check_fingerprint, parse_address
+
+
+def reach(address: Address, *, within_s: float) -> socket.socket:
+    """A TCP connection to ``address``.
+
+    Raises:
+        UnreachableError: no such host, nobody listens there, or no answer within ``within_s`` seconds.
+    """
+    try:
+        connected = socket.create_connection(address, timeout=within_s)
+    except TimeoutError:
+        raise UnreachableError(f"{address} did not answer within {within_s:g} s") from None
+    except (OSError, UnicodeError) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise UnreachableError(f"{address} cannot be reached: {reason}") from None
+    tcp.tune(connected)
+    return connected
+
+
+def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
+    """Does the handshake, all of it within ``within_s`` seconds, and returns the fingerprint that the peer proved.
+
+    It is empty where the context lets a peer show no certificate and it showed none.
+
+    Nothing has been read or sent then; compare the fingerprint first.
+
+    Raises:
+        UnreachableError: no TLS 1.3, no certificate of the public issuer, one that is not valid today, another
+            protocol, or too slow. The socket is closed.
+    """
+    try:
+        secured.settimeout(within_s)  # `ssl` bounds the whole handshake by it, not each read
+        secured.do_handshake()
+        return proved(secured)
+    except (OSError, ValueError) as fault:
+        secured.close()
+        raise handshake_error(fault, within_s) from fault
+    except BaseException:
+        secured.close()
+        raise
 
 
 def dial(
@@ -36,7 +79,7 @@ def dial(
     target = parse_address(address)
     context = client_context(identity)
     deadline = monotonic() + within_s
-    secured = wrap(tcp.dial(target, within_s=within_s), context=context, server_side=False)
+    secured = wrap(reach(target, within_s=within_s), context=context, server_side=False)
     try:
         found = handshake(secured, within_s=max(deadline - monotonic(), 0.001))
     except UnreachableError as fault:

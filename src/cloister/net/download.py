@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, cast
 from urllib.parse import SplitResult, urlsplit
 
 from cloister.errors import CollateralError, ConfigurationError, UnreachableError
-from cloister.net import tcp
+from cloister.net.dial import reach
 from cloister.wire.peers import Address
 
 _PORTS: Final = {"https": 443, "http": 80}
@@ -81,7 +81,7 @@ def get(url: str, *, most_bytes: int, within_s: float) -> Document:
 
 def _connect(parts: SplitResult, *, deadline: float) -> socket.socket:
     host = parts.hostname or ""
-    raw = tcp.dial(Address(host, parts.port or _PORTS[parts.scheme]), within_s=_left(deadline))
+    raw = reach(Address(host, parts.port or _PORTS[parts.scheme]), within_s=_left(deadline))
     if parts.scheme == "http":
         return raw
     try:

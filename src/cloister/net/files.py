@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cloister.charter.charter import Charter
+from cloister.charter.toml import parse_charter
 from cloister.files import read_text
 from cloister.tables import TEXT_BYTES
 
@@ -15,4 +16,4 @@ def read_charter(path: str | os.PathLike[str]) -> Charter:
     Raises:
         CharterError: it has faults, all of which are listed. ConfigurationError: the file cannot be read.
     """
-    return Charter.parse(read_text(path, limit=TEXT_BYTES), source=str(path))
+    return parse_charter(read_text(path, limit=TEXT_BYTES), source=str(path))

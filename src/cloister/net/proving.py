@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloister.attest import evidence
 from cloister.attest.attester import Attester
-from cloister.attest.hpke import SealingKey
 from cloister.attest.transcript import INSTANCE_BYTES, Role, Transcript
 from cloister.errors import MessageError, NoTeeError, WireError
 from cloister.net.certificates import new_instance_key, spki_hash
@@ -41,6 +40,8 @@ class Instance:
     Args:
         role: what it is for those who dial it. name: the address that they dial, as the charter has it.
         charter: the charter's digest. configuration: SHA-256 of a node's own configuration; None for an aggregator.
+        hpke_key: what secrets are sealed to for it (``secrets.ProvisionedInstance``); None where none are, as for an
+            aggregator.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Instance:
         charter: bytes,
         name: str,
         configuration: bytes | None = None,
+        hpke_key: bytes | None = None,
         now: datetime | None = None,
     ) -> None:
         self.role: Final = role
@@ -58,11 +60,11 @@ class Instance:
         self.charter: Final = charter
         self.name: Final = name
         self._configuration = configuration
+        self._hpke_key = hpke_key
         self._attester = attester
         self._ledger: Callable[[], tuple[bytes, int]] = lambda: (b"", 0)
         self._id = secrets.token_bytes(INSTANCE_BYTES)
         self._signing_key = Ed25519PrivateKey.generate()
-        self._sealing_key = SealingKey.generate()
         key, certificate, self.fingerprint = new_instance_key(now=now)
         self.context: Final[ssl.SSLContext] = instance_context(key, certificate)
 
@@ -86,7 +88,7 @@ class Instance:
             role=self.role,
             tee=self.tee,
             nonce=nonce,
-            hpke_key=self._sealing_key.public_bytes(),
+            hpke_key=self._hpke_key,
             signing_key=self.signing_key,
             charter=self.charter,
             instance=self._id,
@@ -106,14 +108,6 @@ class Instance:
         """
         found = self._attester.evidence(transcript.report_data())
         return Proof(transcript=transcript.encode(), evidence=evidence.encode(found))
-
-    def unseal(self, sealed: bytes, *, info: bytes) -> bytes:
-        """A secret that was sealed to this instance's key.
-
-        Raises:
-            NotGenuineError: it was sealed to another key, or for something else.
-        """
-        return self._sealing_key.unseal(sealed, info=info)
 
 
 class Prover:

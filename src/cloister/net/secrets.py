@@ -10,8 +10,9 @@ from __future__ import annotations
 import hmac
 import threading
 from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from cloister.attest.hpke import SealingKey
 from cloister.errors import AttestationError, OpRefusedError, WorkerError
 from cloister.net.connection import Connection, Frame
 from cloister.net.proving import Instance, Prover
@@ -29,6 +30,22 @@ def provision_info(report_data: bytes, name: str) -> bytes:
     return PROVISION + report_data + name.encode()
 
 
+class ProvisionedInstance(Instance):
+    """An instance that secrets can be sealed to: a node's. ``options`` are an ``Instance``'s."""
+
+    def __init__(self, **options: Any) -> None:
+        self._sealing_key = SealingKey.generate()
+        super().__init__(hpke_key=self._sealing_key.public_bytes(), **options)
+
+    def unseal(self, sealed: bytes, *, info: bytes) -> bytes:
+        """A secret that was sealed to this instance's key.
+
+        Raises:
+            NotGenuineError: it was sealed to another key, or for something else.
+        """
+        return self._sealing_key.unseal(sealed, info=info)
+
+
 class SecretReceiver(Prover):
     """Answers one connection's challenges, and takes the secrets that are sealed for it.
 
@@ -36,9 +53,15 @@ class SecretReceiver(Prover):
     """
 
     def __init__(
-        self, connection: Connection, instance: Instance, *, secrets: Secrets, kept: Callable[[], None] = lambda: None
+        self,
+        connection: Connection,
+        instance: ProvisionedInstance,
+        *,
+        secrets: Secrets,
+        kept: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(connection, instance)
+        self._receiver = instance
         self._secrets = secrets
         self._kept = kept
 
@@ -58,7 +81,7 @@ class SecretReceiver(Prover):
             if self._report_data is None:
                 raise WorkerError("a secret comes after a proof: challenge this instance first")
             info = provision_info(self._report_data, provision.name)
-            secret = self._instance.unseal(provision.sealed, info=info)
+            secret = self._receiver.unseal(provision.sealed, info=info)
             self._secrets.keep(provision.name, secret, sender=self._connection.peer)
         except WorkerError as fault:
             self._fail(fault.code, str(fault))

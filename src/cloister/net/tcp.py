@@ -8,7 +8,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from cloister.errors import ConfigurationError, UnreachableError
+from cloister.errors import ConfigurationError
 from cloister.wire.peers import Address
 
 _BACKLOG: Final = 4096
@@ -39,25 +39,8 @@ def listen(address: Address) -> socket.socket:
         known = fault.errno is not None and not isinstance(fault, socket.gaierror)
         reason = os.strerror(fault.errno or 0) if known else fault.strerror or fault
         raise ConfigurationError(f"cannot listen on {address}: {reason}") from None
-    _tune(listening)  # Linux hands these on to the connections that are accepted
+    tune(listening)  # Linux hands these on to the connections that are accepted
     return listening
-
-
-def dial(address: Address, *, within_s: float) -> socket.socket:
-    """A connection to ``address``.
-
-    Raises:
-        UnreachableError: no such host, nobody listens there, or no answer within ``within_s`` seconds.
-    """
-    try:
-        connected = socket.create_connection(address, timeout=within_s)
-    except TimeoutError:
-        raise UnreachableError(f"{address} did not answer within {within_s:g} s") from None
-    except (OSError, UnicodeError) as fault:
-        reason = getattr(fault, "strerror", None) or fault
-        raise UnreachableError(f"{address} cannot be reached: {reason}") from None
-    _tune(connected)
-    return connected
 
 
 def source_of(peer: tuple[str, int] | tuple[str, int, int, int]) -> str:
@@ -75,6 +58,7 @@ def _source_of(host: str) -> str:
     return str(found)
 
 
-def _tune(connected: socket.socket) -> None:
+def tune(connected: socket.socket) -> None:
+    """Sets a socket up as this protocol wants it."""
     for level, option, value in _OPTIONS:
         connected.setsockopt(level, option, value)

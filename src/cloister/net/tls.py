@@ -7,7 +7,8 @@ this module compare before they read or send a byte.
 Towards an instance that proves itself (``attested``) TLS is transport and no more: its key is as old as the process, so
 there is no fingerprint to compare, and what it shows is checked by its evidence, which is bound to that key.
 
-The settings of ends that have an identity are in ``contexts``.
+Here is what an instance needs, which is dialled. The settings of ends that have an identity are in ``contexts``, the
+handshake of the end that dials in ``dial``.
 """
 
 from __future__ import annotations
@@ -26,51 +27,6 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from cloister.errors import IdentityError, NetworkError, UnreachableError
 from cloister.net.certificates import fingerprint_of, public_issuer
-from cloister.net.identity import Identity
-
-
-def client_context(identity: Identity) -> ssl.SSLContext:
-    """TLS settings for the end that dials.
-
-    Raises:
-        IdentityError: ``ssl`` cannot use the identity's file.
-    """
-    return _settings(ssl.PROTOCOL_TLS_CLIENT, identity)
-
-
-def server_context(identity: Identity) -> ssl.SSLContext:
-    """TLS settings for the end that listens.
-
-    Raises:
-        IdentityError: ``ssl`` cannot use the identity's file.
-    """
-    context = _settings(ssl.PROTOCOL_TLS_SERVER, identity)
-    context.num_tickets = 0  # no resumption: every connection proves its key anew
-    return context
-
-
-def unverified_client_context(identity: Identity | None) -> ssl.SSLContext:
-    """TLS settings towards an instance that will prove itself: any certificate will do, and an auditor shows none.
-
-    Raises:
-        IdentityError: ``ssl`` cannot use the identity's file.
-    """
-    context = _settings(ssl.PROTOCOL_TLS_CLIENT, identity)
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _settings(protocol: int, identity: Identity | None) -> ssl.SSLContext:
-    context = settings(protocol)
-    if identity is None:
-        return context
-    try:
-        # A key with a pass phrase must fail rather than ask for it at a terminal.
-        context.load_cert_chain(identity.path, password="")
-    except (OSError, ValueError) as fault:
-        raise IdentityError(f"{identity.path} cannot be used for TLS: {fault}") from None
-    return context
-
 
 ALPN: Final = "cloister/1"
 _RECORD_HEADER_BYTES: Final = 5
@@ -111,7 +67,7 @@ def instance_context(key: Ed25519PrivateKey, certificate: bytes) -> ssl.SSLConte
 
 
 def wrap(raw: socket.socket, *, context: ssl.SSLContext, server_side: bool) -> ssl.SSLSocket:
-    """A TLS socket in the place of ``raw``, which is spent. ``handshake`` comes next.
+    """A TLS socket in the place of ``raw``, which is spent. the handshake comes next.
 
     Raises:
         UnreachableError: the peer is gone already.
@@ -123,30 +79,7 @@ def wrap(raw: socket.socket, *, context: ssl.SSLContext, server_side: bool) -> s
         )
     except (OSError, ValueError) as fault:
         raw.close()
-        raise _handshake_error(fault, 0.0) from fault
-
-
-def handshake(secured: ssl.SSLSocket, *, within_s: float) -> str:
-    """Does the handshake, all of it within ``within_s`` seconds, and returns the fingerprint that the peer proved.
-
-    It is empty where the context lets a peer show no certificate and it showed none.
-
-    Nothing has been read or sent then; compare the fingerprint first.
-
-    Raises:
-        UnreachableError: no TLS 1.3, no certificate of the public issuer, one that is not valid today, another
-            protocol, or too slow. The socket is closed.
-    """
-    try:
-        secured.settimeout(within_s)  # `ssl` bounds the whole handshake by it, not each read
-        secured.do_handshake()
-        return _proved(secured)
-    except (OSError, ValueError) as fault:
-        secured.close()
-        raise _handshake_error(fault, within_s) from fault
-    except BaseException:
-        secured.close()
-        raise
+        raise handshake_error(fault, 0.0) from fault
 
 
 class Handshake:
@@ -174,7 +107,7 @@ class Handshake:
         """Whether a whole record has (RFC 8446, section 5.1), and ``advance`` is to be called.
 
         Raises:
-            UnreachableError: as ``handshake``.
+            UnreachableError: as ``dial.handshake``.
         """
         with self._explained():
             while (missing := self._missing()) > 0:
@@ -190,10 +123,10 @@ class Handshake:
         return True
 
     def advance(self) -> tuple[ssl.SSLSocket, str] | None:
-        """Goes on with what has come. The secured connection and what ``handshake`` returns, once it is over.
+        """Goes on with what has come. The secured connection and what ``dial.handshake`` returns, once it is over.
 
         Raises:
-            UnreachableError: as ``handshake``. OSError: the system gives no descriptors; may be tried again.
+            UnreachableError: as ``dial.handshake``. OSError: the system gives no descriptors; may be tried again.
         """
         if self._pair is None or self._secured is None:
             inner, self._pair = socket.socketpair()
@@ -204,7 +137,7 @@ class Handshake:
             while not self._over(self._secured, self._pair):
                 if not self.arrived():
                     return None
-            peer = _proved(self._secured)
+            peer = proved(self._secured)
             self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
             os.dup2(self.descriptor, self._secured.fileno(), inheritable=False)
             self._raw.close()
@@ -245,20 +178,26 @@ class Handshake:
             yield
         except (OSError, ValueError) as fault:
             self.close()
-            raise _handshake_error(fault, 0.0) from fault
+            raise handshake_error(fault, 0.0) from fault
         except BaseException:
             self.close()
             raise
 
 
-def _proved(secured: ssl.SSLSocket) -> str:
+def proved(secured: ssl.SSLSocket) -> str:
+    """The fingerprint that the peer has proved in a handshake that is over; empty where it showed no certificate.
+
+    Raises:
+        UnreachableError: it speaks another protocol. IdentityError: its certificate cannot be read.
+    """
     if secured.selected_alpn_protocol() != ALPN:
         raise UnreachableError("it speaks TLS but not cloister's protocol")
     certificate = secured.getpeercert(binary_form=True)
     return fingerprint_of(certificate) if certificate else ""
 
 
-def _handshake_error(fault: OSError | ValueError, within_s: float) -> NetworkError:
+def handshake_error(fault: OSError | ValueError, within_s: float) -> NetworkError:
+    """What went wrong in a handshake that had ``within_s`` seconds, in the words of this end."""
     match fault:
         case IdentityError():
             return UnreachableError("it shows a certificate that cannot be read")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cloister import files
-from cloister.attest.reference_toml import MAX_AGE
+from cloister.attest.reference import MAX_AGE
+from cloister.charter.charter import COUNT
 from cloister.charter.owner_limits import Floors
-from cloister.charter.toml import COUNT
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
 from cloister.node.node_table import NodeTable

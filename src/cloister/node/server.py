@@ -29,6 +29,7 @@ from cloister.errors import (
     WorkerCrashedError,
 )
 from cloister.net.connection import Connection
+from cloister.net.contexts import server_context
 from cloister.net.dial import dial
 from cloister.net.handshake_client import greet
 from cloister.net.handshake_server import receive_hello, refuse
@@ -36,9 +37,8 @@ from cloister.net.identity import Identity
 from cloister.net.listener import DESCRIPTORS_AT_THE_DOOR, OWN, Listener
 from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.net.proving import Instance, Prover
-from cloister.net.secrets import SecretReceiver, Secrets
+from cloister.net.secrets import ProvisionedInstance, SecretReceiver, Secrets
 from cloister.net.shares import STRANGERS
-from cloister.net.tls import server_context
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import Neighbour, NodeConfiguration, Researcher
 from cloister.node.confinement import means
@@ -253,7 +253,10 @@ class Node:
         if self._instance is None:
             self._open(connection, receive_hello(connection), None)
             return
-        prover = SecretReceiver(connection, self._instance, secrets=self._secrets, kept=self._unlock)
+        if isinstance(self._instance, ProvisionedInstance):
+            prover: Prover = SecretReceiver(connection, self._instance, secrets=self._secrets, kept=self._unlock)
+        else:  # an aggregator, to which nothing is sealed
+            prover = Prover(connection, self._instance)
         hello = prover.open()
         if hello is not None:
             self._open(connection, hello, prover)

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from cloister.attest.attester import find
-from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.charter.charter import MEMBERS, Charter, check_valid, enforceable
 from cloister.charter.owner_limits import check_floors, reference_under
 from cloister.charter.signatures import FILE_BYTES, Signature, check_signed, check_successor, decode
-from cloister.charter.toml import MEMBERS, parse
+from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import matching, read_text
 from cloister.net.collateral import source
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.proving import Instance
+from cloister.net.secrets import ProvisionedInstance
 from cloister.node import config
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
@@ -48,7 +49,7 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
             file cannot be read or written.
     """
     text = read_text(use.file, limit=TEXT_BYTES, error=CharterError)
-    charter = parse(text, source=str(use.file))
+    charter = parse_charter(text, source=str(use.file))
     check_valid(charter, now=now)
     enforceable(charter)
     if not use.accept_simulated and any(entry.tee == "simulated" for entry in charter.reference):
@@ -92,7 +93,7 @@ def _recall(state: Path, name: str) -> Charter | None:
         raise CharterError(f"{file} cannot be read: {fault.strerror}") from None
     first, _, text = read_text(file, limit=TEXT_BYTES + 128, error=CharterError).partition("\n")
     try:
-        charter = parse(text, source=str(file))
+        charter = parse_charter(text, source=str(file))
         whole = charter.name == name and first == _seal(charter)
     except CharterError:
         whole = False
@@ -195,7 +196,7 @@ def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> Charte
 def _instance(tee: TeeUse, charter: Charter | None, text: str) -> Instance:
     if charter is None:
         raise ConfigurationError(_NEEDS)
-    return Instance(
+    return ProvisionedInstance(
         role="node",
         attester=find(tee.kind, role="node"),
         charter=charter.digest,

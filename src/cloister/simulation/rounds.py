@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cloister.aggregation.mean import Sum, shares
+from cloister.aggregation.group_mean import GroupSum
+from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.ledger.job import owner_seed
@@ -170,7 +171,7 @@ class _Updates:
     buffers of the owner whose name is first."""
 
     def __init__(self, length: int, weights: Mapping[str, float]) -> None:
-        self.total = Sum(length)
+        self.total = GroupSum(length)
         self.owners: list[str] = []
         self.metrics: dict[str, list[float]] = {}
         self.others: Mapping[str, Tensor] = {}

@@ -9,8 +9,9 @@ import cloister
 from cloister.aggregation.vectors import Vector
 from cloister.errors import LedgerError, MessageError, PeerRefusedError, StudyError
 from cloister.ledger.chain import Ledger
+from cloister.ledger.following import Handed, hand_over, sizes, unpack
 from cloister.ledger.job import Job
-from cloister.ledger.sync import Handed, ModelState, hand_over, sizes, unpack
+from cloister.ledger.sync import ModelState
 from cloister.net.attested import AttestedConnection
 from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.polling import READABLE, wait

@@ -15,8 +15,9 @@ from cloister.charter import Charter
 from cloister.errors import JobError, LedgerError, MessageError, NetworkError, RoundError, StudyError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
+from cloister.ledger.following import Handed, advance
 from cloister.ledger.job import Job
-from cloister.ledger.sync import Handed, ModelState, advance
+from cloister.ledger.sync import ModelState
 from cloister.net.attested import AttestedConnection
 from cloister.net.polling import READABLE, wait
 from cloister.study.client import StudyClient, bytes_of

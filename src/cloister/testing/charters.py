@@ -10,6 +10,7 @@ from pathlib import Path
 from cloister.attest.attester.measure import measure
 from cloister.charter import Charter
 from cloister.charter.signatures import encode, sign
+from cloister.charter.toml import parse_charter
 from cloister.net.identity import Identity, private_key
 
 
@@ -68,7 +69,7 @@ def write_charter(
         lines += ["[[limits.metrics]]", f"name = {json.dumps(metric)}", f"low = {float(low)}", f"high = {float(high)}"]
     text = "\n".join([*lines, ""])
     file.write_text(text, encoding="utf-8")
-    return Charter.parse(text, source=str(file))
+    return parse_charter(text, source=str(file))
 
 
 def sign_charter(charter: Charter, signatures: Path, *, signers: Mapping[str, Identity]) -> None:

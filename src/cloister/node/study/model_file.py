@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloister import files
+from cloister.ledger.following import cut
 from cloister.ledger.job import name_of_values
-from cloister.ledger.sync import ModelState, Values, cut
+from cloister.ledger.sync import ModelState, Values
 from cloister.node.study.entries import Kept
 
 

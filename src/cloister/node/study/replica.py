@@ -7,8 +7,9 @@ from collections.abc import Callable
 from cloister.charter import Charter
 from cloister.errors import RoundError
 from cloister.ledger.chain import Instance, Ledger
+from cloister.ledger.following import Handed, advance, cut, hand_over, sizes, unpack
 from cloister.ledger.job import Job, name_of_values, tensors_digest
-from cloister.ledger.sync import Handed, ModelState, advance, cut, hand_over, sizes, unpack
+from cloister.ledger.sync import ModelState
 from cloister.node.study.effects import Say
 from cloister.node.study.journal import Records
 from cloister.wire.rounds import Chain

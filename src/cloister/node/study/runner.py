@@ -35,6 +35,7 @@ from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.limits import CHUNK_BYTES
+from cloister.wire.round_bodies import check_body
 
 
 def participation_of(
@@ -265,7 +266,7 @@ class AggregatorLink:
 
     def _handle(self, frame: Frame) -> list[Effect]:
         message: w.RoundMessage = frame.message()
-        w.check_body(message, frame.body_bytes)
+        check_body(message, frame.body_bytes)
         if isinstance(message, w.Chain) and message.model + sum(message.state) > self._model_bytes:
             raise LimitError(f"a model of {message.model} bytes is more than this node takes; see [training], memory")
         # Not a bytearray, whose pages come from the system 4 KiB at a time: NumPy asks for large ones.

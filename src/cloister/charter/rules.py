@@ -1,0 +1,99 @@
+"""Rules between the values of a charter, each in one place: whoever reads one, from whatever form, keeps to these.
+
+What a single value may be its type says (``cloister.charter.charter``). Each function here tells faults, with the place
+of each as it is called in charter.toml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from cloister.attest.reference import Reference
+from cloister.charter.charter import MEMBERS, Limits, Member, Metric
+from cloister.errors import ConfigurationError
+from cloister.wire.peers import parse_address
+
+ADDRESSES: Final = 64
+METRICS: Final = 64
+
+Faults: TypeAlias = Iterator[tuple[str, str]]
+
+
+def line(serial: int, supersedes: bytes | None) -> Faults:
+    """The place in the line of charters of one name."""
+    if serial == 1 and supersedes is not None:
+        yield "supersedes", "the first charter (serial 1) supersedes none: leave it out"
+    if serial > 1 and supersedes is None:
+        yield "supersedes", "is missing; it is the digest of the charter before this one"
+
+
+def validity(not_before: datetime, not_after: datetime) -> Faults:
+    """The time for which it holds."""
+    if not_before >= not_after:
+        yield "not_after", "is not later than not_before: the charter would never be valid"
+
+
+def members(found: Sequence[Member]) -> Faults:
+    """One organisation is one member."""
+    if not 1 <= len(found) <= MEMBERS:
+        yield "members", f"there must be 1 to {MEMBERS} members, [[members]]"
+    names: set[str] = set()
+    keys: set[str] = set()
+    for index, member in enumerate(found):
+        if member.name.casefold() in names:
+            yield f"members[{index}].name", "another member has this name; one organisation is one member"
+        if member.key in keys:
+            yield f"members[{index}].key", "another member has this key; one organisation has one key, and one role"
+        names.add(member.name.casefold())
+        keys.add(member.key)
+
+
+def is_address(text: str) -> bool:
+    """Whether an aggregator can be dialled there."""
+    try:
+        return text.isprintable() and parse_address(text).port > 0
+    except ConfigurationError:
+        return False
+
+
+def addresses(found: Sequence[str]) -> Faults:
+    """Where aggregators may be."""
+    if not 1 <= len(found) <= ADDRESSES:
+        yield "aggregator.addresses", f"there must be 1 to {ADDRESSES} addresses"
+
+
+def software(found: Reference) -> Faults:
+    """Which software they may be."""
+    if not found:
+        yield "software", "is missing; name the software that may see contributions, [[software]]"
+    if len({entry.tee == "simulated" for entry in found}) > 1:
+        yield "software", "a simulated TEE proves nothing, and stands beside no real one: make a charter of its own"
+
+
+def limits(found: Limits, *, owners: int) -> Faults:
+    """What may leave the aggregator."""
+    if found.floor > owners:
+        yield "limits.floor", f"{found.floor} members are never together: the charter has {owners} owner(s)"
+    if found.floor * found.largest_share < 1.0:
+        least = 1.0 / found.floor
+        yield (
+            "limits.largest_share",
+            f"{found.floor} members cannot have all the weight unless it is at least {least:g}",
+        )
+    if found.plans and found.first_model is None:
+        yield "limits.first_model", "is missing; it is the SHA-256 of the model that the first round starts from"
+
+
+def metrics(found: Sequence[Metric]) -> Faults:
+    """The numbers that may be released beside a model."""
+    names: set[str] = set()
+    for index, metric in enumerate(found):
+        if metric.low >= metric.high:
+            yield f"limits.metrics[{index}].high", "must be above low"
+        if metric.name in names:
+            yield f"limits.metrics[{index}].name", "another metric has this name"
+        if index == METRICS:
+            yield f"limits.metrics[{index}].name", f"one metric too many: there may be {METRICS}"
+        names.add(metric.name)
