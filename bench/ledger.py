@@ -19,8 +19,8 @@ from cloister.ledger import records
 from cloister.ledger.audit import audit
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
+from cloister.net.collateral import no_collateral
 from cloister.net.identity import private_key
-from cloister.net.policy import no_collateral
 from cloister.net.proving import Instance
 from cloister.testing.studies import ADDRESS, LocalStudy
 

@@ -10,7 +10,8 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,31 @@ def test_imports_point_down(name):
             if top == "cloister" and package(rest) in MAY_IMPORT and package(rest) not in allowed:
                 wrong.append(f"{path}:{line}: {name} must not import {target}")
     assert not wrong, "\n".join(wrong)
+
+
+def loaded_by(path: Path, known: Container[str]) -> set[str]:
+    """The modules of the package that the file at ``path`` loads, at once or later; not for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unread = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in unread:
+            source = f"{node.module}".removeprefix("cloister").removeprefix(".")
+            for alias in node.names:
+                whole = f"{source}.{alias.name}".removeprefix(".")
+                found |= {name for name in (whole if whole in known else source,) if name in known}
+    return found
+
+
+def test_no_modules_import_each_other():
+    known = modules()
+    graph = {name: loaded_by(path, known) for name, path in known.items() if name not in ("__init__", "__main__")}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
 WITHOUT_EXTRAS = """

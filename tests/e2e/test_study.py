@@ -25,7 +25,7 @@ from cloister.aggregation.strategies import Strategy, apply_to_parameters
 from cloister.ledger.audit import audit
 from cloister.ledger.job import owner_seed
 from cloister.ledger.jsonl import read_lines
-from cloister.net.policy import no_collateral
+from cloister.net.collateral import no_collateral
 from cloister.study.history import History, Round
 from cloister.study.job import describe, load
 from cloister.study.study import Study, StudyRun

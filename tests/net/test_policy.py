@@ -15,8 +15,9 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.verifier import MAKERS
 from cloister.errors import CharterError, CollateralError, ConfigurationError
 from cloister.files import read_text
+from cloister.net.collateral import no_collateral
 from cloister.net.files import read_charter
-from cloister.net.policy import AttestationPolicy, configuration_digest, no_collateral, read_reference
+from cloister.net.policy import AttestationPolicy, configuration_digest, read_reference
 from tests.support.attested import Study
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)

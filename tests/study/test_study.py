@@ -28,8 +28,8 @@ from cloister.errors import (
 )
 from cloister.ledger.audit import audit
 from cloister.ledger.jsonl import read_lines
+from cloister.net.collateral import no_collateral
 from cloister.net.identity import Identity
-from cloister.net.policy import no_collateral
 from cloister.study import fit as fit_module
 from cloister.study.study import StudyRun
 from cloister.wire.rounds import Accepted, Chain, Finished, HandOver, Join, Over, Propose, Refused, Stop

@@ -17,7 +17,7 @@ from cloister.cli.ledger import told
 from cloister.ledger.audit import audit
 from cloister.ledger.chain import Ledger
 from cloister.ledger.jsonl import LINE_BYTES, read_lines
-from cloister.net.policy import no_collateral
+from cloister.net.collateral import no_collateral
 
 if TYPE_CHECKING:
     from cloister.demo.hospitals import Patients

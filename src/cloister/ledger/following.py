@@ -1,5 +1,5 @@
-"""Following an aggregator's chain, as an owner or the researcher does: taking what is handed over, and handing over what
-the aggregator asks for. ``cloister.ledger.sync`` decides which of two chains goes on.
+"""Following an aggregator's chain, as an owner or the researcher does: taking what is handed over, and handing over
+what the aggregator asks for. ``cloister.ledger.sync`` decides which of two chains goes on.
 """
 
 from __future__ import annotations

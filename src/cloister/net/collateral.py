@@ -14,6 +14,7 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +30,20 @@ from cloister.attest.snp.certificates import RevocationList
 from cloister.errors import CollateralError, EvidenceError, NetworkError
 from cloister.net.download import Document, check_url, get
 from cloister.net.pccs import DcapPlatform, SnpPlatform, platform_of
-from cloister.net.policy import CollateralSource, no_collateral
 
 _log: Final = logging.getLogger(__name__)
+
+CollateralSource = Callable[[Evidence, datetime], Collateral | None]
+"""The function that gives the collateral for some evidence, at a time."""
+
+
+def no_collateral(evidence: Evidence, now: datetime) -> None:
+    """The source of those who have none: enough for a simulated TEE only."""
+    if evidence.tee in ("sgx", "tdx"):
+        raise CollateralError(
+            f"{evidence.tee} evidence cannot be judged without collateral: name a file or the URL of a PCCS"
+        )
+
 
 ANSWER_BYTES: Final = 1 << 18
 """The longest answer that is read from a service. Genuine ones have at most some 10 KB."""

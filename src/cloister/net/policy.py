@@ -12,27 +12,14 @@ from typing import Any
 import cbor2
 
 from cloister.attest import reference_toml
-from cloister.attest.dcap.collateral import Collateral
-from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.transcript import Role
 from cloister.attest.verifier import MAKERS, Roots
 from cloister.charter import Charter
-from cloister.errors import CollateralError
 from cloister.files import read_text
+from cloister.net.collateral import CollateralSource, source
 from cloister.net.files import read_charter
 from cloister.tables import TEXT_BYTES, Table, faulty, load
-
-CollateralSource = Callable[[Evidence, datetime], Collateral | None]
-"""Where collateral for some evidence comes from, at a time: ``cloister.net.collateral``."""
-
-
-def no_collateral(evidence: Evidence, now: datetime) -> None:
-    """The source of those who have none: enough for a simulated TEE only."""
-    if evidence.tee in ("sgx", "tdx"):
-        raise CollateralError(
-            f"{evidence.tee} evidence cannot be judged without collateral: name a file or the URL of a PCCS"
-        )
 
 
 def _now() -> datetime:
@@ -82,8 +69,6 @@ class AttestationPolicy:
         clock: Callable[[], datetime] = _now,
         unsafe_roots: Roots = MAKERS,
     ) -> None:
-        from cloister.net.collateral import source  # which makes sources of the kind that is declared here
-
         vars(self).update(
             charter=charter if isinstance(charter, Charter) else read_charter(charter),
             role=role,

@@ -23,9 +23,10 @@ from cloister.errors import CharterError, NetworkError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.net.attested import AttestedConnection, attest_peer
+from cloister.net.collateral import CollateralSource
 from cloister.net.files import read_charter
 from cloister.net.identity import Identity
-from cloister.net.policy import AttestationPolicy, CollateralSource
+from cloister.net.policy import AttestationPolicy
 from cloister.study import job as jobs
 from cloister.study.fit import JobRun
 from cloister.study.history import History, Round
