@@ -36,7 +36,7 @@ def lax(study: Study) -> Charter:
 
 def told(study: Study, own: Charter, others: Charter) -> None:
     """A member with the charter ``own`` and an aggregator under ``others``."""
-    options: Any = {"demands": study.policy(charter=own), "identity": study.bob}
+    options: Any = {"policy": study.policy(charter=own), "identity": study.bob}
     with study.aggregator(study.instance(charter=others.digest)) as running:
         overheard(running.at, others)  # whoever means that charter is content
         with pytest.raises(CharterError, match=f"another charter: {others.digest.hex()}"):

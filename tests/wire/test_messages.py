@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.errors import FrameError, LimitError, MessageError, VersionError, WireError
-from cloister.wire import fields, frames, limits, messages, optimizers, rounds, sessions, tensors
+from cloister.wire import fields, frames, limits, messages, optimizers, round_bodies, rounds, sessions, tensors
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import Hello, encode
 from cloister.wire.sessions import Batch, Call, Free, Put, check_body, decode
@@ -155,7 +155,7 @@ def read(data: bytes) -> object:
     """Reads a frame's prefix and message, and checks the length of its body."""
     kind, header_bytes, body_bytes = unpack_prefix(data[:PREFIX_BYTES])
     message = decode(kind, data[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
-    rounds.check_body(message, body_bytes) if kind is Kind.ROUND else check_body(message, body_bytes)
+    round_bodies.check_body(message, body_bytes) if kind is Kind.ROUND else check_body(message, body_bytes)
     return message
 
 

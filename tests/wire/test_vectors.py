@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cloister import errors
-from cloister.wire import messages, optimizers, rounds, sessions
+from cloister.wire import messages, optimizers, round_bodies, rounds, sessions
 from cloister.wire.frames import PREFIX_BYTES, Kind, pack_prefix, unpack_prefix
 from cloister.wire.messages import encode
 from cloister.wire.sessions import check_body, decode
@@ -27,7 +27,7 @@ def read(data: bytes) -> object:
     """The message in a frame, checked as an endpoint checks it."""
     kind, header_bytes, body_bytes = unpack_prefix(data[:PREFIX_BYTES])
     message = decode(kind, data[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
-    rounds.check_body(message, body_bytes) if kind is Kind.ROUND else check_body(message, body_bytes)
+    round_bodies.check_body(message, body_bytes) if kind is Kind.ROUND else check_body(message, body_bytes)
     assert len(data) == PREFIX_BYTES + header_bytes + body_bytes
     return message
 

@@ -605,7 +605,7 @@ _DOOR: Final = (
         "tests/enclave/test_hub.py",
         (
             "outbox-without-end",
-            "return len(self.outbox) > _MESSAGES or sum(parcel.large for parcel in self.outbox) > _BODIES",
+            "return len(self.outbox) > _MESSAGES or sum(outgoing.large for outgoing in self.outbox) > _BODIES",
             "return False",
             "a member that does not read holds no more than a few bodies in memory",
         ),

@@ -1,4 +1,5 @@
-"""How long the body of a message from the aggregator is. It says so for what it is told itself, and looks elsewhere."""
+"""The length of the body of a message from the aggregator, as the message says it. Members hold the body against it; the
+aggregator looks at what it is sent elsewhere (``cloister.aggregator.bodies``)."""
 
 from __future__ import annotations
 
