@@ -1,5 +1,5 @@
-"""The length of the body of a message from the aggregator, as the message says it. Members hold the body against it; the
-aggregator looks at what it is sent elsewhere (``cloister.aggregator.bodies``)."""
+"""The length of the body of a message from the aggregator, as the message says it. Members hold the body against it;
+the aggregator looks at what it is sent elsewhere (``cloister.aggregator.bodies``)."""
 
 from __future__ import annotations
 
