@@ -3,6 +3,7 @@ needs them."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from tests.support.nodes import Federation
 
 settings.load_profile(laws.PROFILE)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited by whatever a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
