@@ -38,6 +38,8 @@ DESCRIPTORS_AT_THE_DOOR: Final = 3 * _HANDSHAKES
 """How many descriptors handshakes under way may take."""
 _END_S: Final = 5.0
 """How long a thread may take to notice that its connection was ended."""
+_SIGNALS_S: Final = 1.0
+"""How long Ctrl-C may take to be noticed, at the most."""
 _KNOWN: Final = "this key has as many connections as it may have; end one, or try again later"
 _UNKNOWN: Final = "others are verifying it at the moment; try again later"
 
@@ -121,7 +123,8 @@ class Listener:
             self._acceptor.start()
             # Here and not in the accepting thread a signal's handler runs, and raises: wherever Ctrl-C falls, no
             # connection is between two states. Not `join`: interrupted, it takes the thread for ended (bpo-45274).
-            self._accepted_last.wait()
+            while not self._accepted_last.wait(_SIGNALS_S):
+                pass  # a signal that came just before the wait began does not end it
         except BaseException:
             self.stop()
             raise
