@@ -145,6 +145,7 @@ def test_commands_exist(page):
         assert done.returncode == 0, f"{page}:{number}: {shlex.join([program_name, *arguments])}:\n{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page):
     dead = []

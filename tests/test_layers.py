@@ -175,6 +175,7 @@ def test_every_package_stands_in_the_table():
     assert not strangers, f"give {sorted(strangers)} a place in MAY_IMPORT"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAY_IMPORT)
 def test_imports_point_down(name):
     allowed = {name, *MAY_IMPORT[name].split()}
@@ -209,6 +210,7 @@ def loaded_by(path: Path, known: Container[str]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other():
     known = modules()
     graph = {name: loaded_by(path, known) for name, path in known.items() if name not in ("__init__", "__main__")}
@@ -243,6 +245,7 @@ def run_without_extras(program: str, names: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_base_install_needs_no_torch():
     names = [
         "cloister" if module == "__init__" else f"cloister.{module}"
@@ -285,6 +288,7 @@ def test_the_front_door_leads_to_every_name():
         _ = cloister.nonsense
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_what_touches_nothing(name):
     forbidden = {root: kind for kind in UNTOUCHED[name].split() for root in OUTSIDE[kind].split()}

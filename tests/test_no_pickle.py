@@ -73,6 +73,7 @@ def refused(tree: ast.AST, *, imports_by_name: bool = False) -> Iterator[tuple[i
                 yield node.lineno, name
 
 
+@pytest.mark.slow
 def test_nothing_that_arrives_can_run():
     found = []
     for path in sorted(SOURCE.rglob("*.py")):

@@ -149,6 +149,7 @@ def found_in(source: Path) -> Iterator[str]:
             yield f"{path.relative_to(source)}: {name}" + (f" {count}" if count > 1 else "")
 
 
+@pytest.mark.slow
 def test_every_parser_stands_in_the_table() -> None:
     found = set(found_in(SOURCE))
     assert not found - PARSERS.keys(), "say what bounds it in bytes, time and memory: a case, or a reason"
@@ -193,6 +194,7 @@ def test_the_worst_takes_little(case: str, measuring: subprocess.Popen[str]) -> 
         assert told["over"]["memory"] < 4 << 20
 
 
+@pytest.mark.slow
 def test_cbor_has_no_tag_that_means_something() -> None:
     """Every tag that ``cbor2`` would act on is refused by name: a new one in a new version is found here."""
     for tag in [*range(1 << 16), 1 << 20, (1 << 32) - 1]:

@@ -49,6 +49,7 @@ def begun(job: dict[str, object] = ADAM) -> Study:
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_an_instance_that_dies_anywhere_is_followed_by_another(part: int) -> None:
     for at in range(part, steps(begun), 4):
@@ -63,6 +64,7 @@ def test_an_instance_that_dies_anywhere_is_followed_by_another(part: int) -> Non
         check(study, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWNERS)
 def test_an_owner_that_dies_anywhere_comes_back(name: str) -> None:
     for at in range(steps(begun)):
@@ -78,6 +80,7 @@ def test_an_owner_that_dies_anywhere_comes_back(name: str) -> None:
         check(study, 2)
 
 
+@pytest.mark.slow
 def test_the_researcher_may_die_anywhere() -> None:
     for at in range(steps(begun)):
         study = begun()

@@ -72,6 +72,7 @@ def check(study: Study, *expected: Sequence[str]) -> None:
 # Studies that go well
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "given"),
     [("FedAvg", {"lr": 1.0}), ("FedAvgM", {"momentum": 0.9}), ("FedAdam", {"lr": 0.1}), ("FedProx", {"mu": 0.1})],
@@ -139,6 +140,7 @@ def test_metrics_are_clipped_and_only_the_charters_come_out() -> None:
 # What members send that is not used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "update",
     [

@@ -120,6 +120,7 @@ class World:
         assert self.study.instance.rounds.due is None or self.study.instance.rounds.due > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(200))
 @given(st.lists(actions, max_size=120))
 def test_whatever_happens_the_promises_hold(schedule: list[tuple[Any, ...]]) -> None:

@@ -132,6 +132,7 @@ TRICKS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", TRICKS)
 def test_the_aggregator_takes_no_such_job(trick: str) -> None:
     study = Gathering(job=TRICKS[trick])
@@ -155,6 +156,7 @@ SCHEDULES = (
 SHARED = (NUMBERS, NUMBERS, st.none() | NUMBERS, SCHEDULES)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.builds(SGD, *SHARED, NUMBERS, NUMBERS, st.booleans())
@@ -209,6 +211,7 @@ def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return (model(x) ** 2).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [optimizers.StepDecay(every=1, factor=0.0), optimizers.CosineDecay(steps=1)])
 def test_no_schedule_is_zero_at_the_first_step(schedule: Any) -> None:
     """An owner of one batch contributes like the others."""

@@ -154,6 +154,7 @@ def answers(line: Line) -> int:
         return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meddle", MEDDLES, ids=lambda each: each.__name__)
 def test_records_of_a_member(tmp_path: Path, meddle: Meddle, caplog: pytest.LogCaptureFixture) -> None:
     """Two messages, each of which would be answered. What was touched is not, nor what follows it."""
@@ -171,6 +172,7 @@ def test_records_of_a_member(tmp_path: Path, meddle: Meddle, caplog: pytest.LogC
     assert told == (1 if meddle is repeated else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meddle", MEDDLES, ids=lambda each: each.__name__)
 def test_records_of_the_aggregator(tmp_path: Path, meddle: Meddle) -> None:
     table = Table(tmp_path)

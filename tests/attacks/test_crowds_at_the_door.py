@@ -35,6 +35,7 @@ def key(identity: Identity) -> Path:
     return Path(identity.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "sources"), CROWDS)
 def test_a_known_peer_gets_in(study: Study, kind: str, sources: int) -> None:
     with (

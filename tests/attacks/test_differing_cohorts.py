@@ -53,6 +53,7 @@ def test_the_same_model_under_another_charter() -> None:
     assert "differs in 1 members" in declined(other.ask(other.cohort(1, ("alice", "bob"))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [2, 3, 4])
 def test_every_pair_of_cohorts(floor: int) -> None:
     """Of five owners: a second cohort is signed if it is the first, or differs in as many members as the floor says."""

@@ -71,6 +71,7 @@ def test_a_chip_whose_firmware_is_old(study: Study, component: str) -> None:
     assert all(f"has {component} {TCB[component] - 1}, below" in failure for failure in found), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", [0x1E0, 0x1F0], ids=["committed", "launch"])
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_firmware_that_may_be_rolled_back_or_was_new_only_later(study: Study, component: str, field: int) -> None:
@@ -150,6 +151,7 @@ WEAKER: dict[str, tuple[Recipe, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "text"), WEAKER.values(), ids=WEAKER)
 def test_an_enclave_that_is_weaker(later: Study, recipe: Recipe, text: str) -> None:
     found = refusal(later, Enclave(recipe), **demanding_of(recipe))

@@ -134,6 +134,7 @@ WRONG_ARGUMENTS: list[tuple[str, list[Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("op", "args", "kwargs"), WRONG_ARGUMENTS)
 def test_arguments_that_do_not_fit(session: Session, op: str, args: list[Any], kwargs: dict[str, Any]) -> None:
     refused(session.call(op, *args, **kwargs))
@@ -335,6 +336,7 @@ GROWING: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROWING)
 def test_memory_is_refused_before_it_is_taken(session: Session, name: str) -> None:
     before = session.counted.nbytes

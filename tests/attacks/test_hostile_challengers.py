@@ -78,6 +78,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("member", [False, True], ids=["stranger", "member"])
 def test_what_is_no_challenge_is_refused(study: Study, running: Running, data: bytes, member: bool) -> None:
@@ -164,6 +165,7 @@ def test_secrets_sealed_for_anything(study: Study, running: Running) -> None:
 # Who may do what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["nobody", "a stranger"])
 @pytest.mark.parametrize("purpose", ["session", "push"])
 def test_who_is_no_member_may_ask_and_do_nothing_else(study: Study, running: Running, who: str, purpose: Any) -> None:
@@ -217,6 +219,7 @@ def test_strangers_leave_room_for_members(study: Study, running: Running) -> Non
         assert wait_until(lambda: is_let_in(study, running), within_s=SOON)  # when one leaves, its place is free
 
 
+@pytest.mark.slow
 def test_a_flood_of_strangers_leaves_room_for_members(study: Study, running: Running) -> None:
     """More than there are connections in all, none of which is closed by the one who opened it."""
     with ExitStack() as stack:
@@ -230,6 +233,7 @@ def test_a_flood_of_strangers_leaves_room_for_members(study: Study, running: Run
                 serves(study, running)
 
 
+@pytest.mark.slow
 def test_a_stranger_that_asks_now_and_then_is_ended(
     study: Study, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +245,7 @@ def test_a_stranger_that_asks_now_and_then_is_ended(
     serves(study, running)
 
 
+@pytest.mark.slow
 def test_one_that_says_nothing_is_ended(study: Study, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proving, "_OPENING_S", 0.1)
     with raw_tls(running, study.dave) as silent:  # type: ignore[arg-type]

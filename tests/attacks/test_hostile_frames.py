@@ -84,6 +84,7 @@ def answers(data: bytes) -> list[object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_OPENINGS)
 def test_a_hostile_opening_is_refused_with_a_reason(host, name):
     data, code, word = HOSTILE_OPENINGS[name]
@@ -106,6 +107,7 @@ def test_garbage_after_a_good_opening_ends_that_conversation(host):
     host.session(host.carol)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200), place=st.integers(0, 60))
 def test_any_bytes_instead_of_a_hello(host, data, place):

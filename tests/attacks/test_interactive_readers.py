@@ -47,6 +47,8 @@ file = "mri.npz"
 columns = ["x", "y"]
 """
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

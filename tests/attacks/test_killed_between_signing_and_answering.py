@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cloister.charter import keys
 from cloister.ledger.records import cohort_to_be_signed, encode
 from cloister.node.study.journal import Records
@@ -36,6 +38,7 @@ print("it answered")
 """
 
 
+@pytest.mark.slow
 def test_it_keeps_its_word(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SIGN_AND_DIE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False

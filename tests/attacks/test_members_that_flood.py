@@ -39,6 +39,7 @@ FLOODS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("name", ["bob", "rosa"])
 def test_a_flood_ends_after_a_few_refusals(name: str, flood: str) -> None:
@@ -84,6 +85,7 @@ def test_one_that_promises_a_chain_holds_up_nobody_for_long() -> None:
     assert [each for each, _ in study.instance.dropped] == [key_of("bob")]
 
 
+@pytest.mark.slow
 def test_one_that_never_reads_is_let_go() -> None:
     """Each submission of the job that runs is answered. What nobody reads is kept up to a limit."""
     charter = agree()
@@ -145,6 +147,7 @@ def test_one_that_takes_all_connections_leaves_the_others_theirs(tmp_path: Path)
     assert Counter(host.seen) == {carol.fingerprint: 7, dave.fingerprint: 2}
 
 
+@pytest.mark.slow
 def test_one_that_comes_back_at_once_leaves_the_others_theirs(tmp_path: Path) -> None:
     """More connections than may be refused in words, none of which it closes."""
     bob, carol, dave = (make_identity(tmp_path, name) for name in ("bob", "carol", "dave"))

@@ -132,6 +132,7 @@ KEYWORDS: dict[str, dict[str, Any]] = {
 RANDOM = {"randn", "randperm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MAKING, ids=str)
 def test_no_operation_makes_more_than_the_session_may_hold(case: str) -> None:
     session = Small()
@@ -242,6 +243,7 @@ def test_failures_are_remembered_within_the_limit_only() -> None:
 # What the caller sees.
 
 
+@pytest.mark.slow
 def test_the_callers_error_is_typed_and_its_session_goes_on() -> None:
     bob = VirtualWorker(id="bob", memory_bytes=MIB)
     p: Any = torch.ones(N, 1).send(bob)  # type: ignore[attr-defined]

@@ -137,6 +137,7 @@ def carol(tmp_path):
     return make_identity(tmp_path, "carol")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MINTED)
 def test_a_minted_caller_is_refused(make, bob, carol, tmp_path):
     minted = make(tmp_path, carol)

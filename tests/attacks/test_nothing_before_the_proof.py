@@ -120,6 +120,7 @@ REPLIES: dict[str, tuple[bytes, type[CloisterError]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reply", "error"), REPLIES.values(), ids=REPLIES)
 def test_whatever_it_answers_it_hears_a_challenge_and_no_more(
     study: Study, reply: bytes, error: type[CloisterError]
@@ -129,6 +130,7 @@ def test_whatever_it_answers_it_hears_a_challenge_and_no_more(
     heard_only_a_challenge(listener, study)
 
 
+@pytest.mark.slow
 def test_one_that_stays_silent(study: Study) -> None:
     with listening(study, lambda _: b"") as listener, pytest.raises(NetworkError):
         study.attest(listener.at, within_s=0.3)

@@ -192,6 +192,7 @@ def test_a_refusal_or_an_end_of_an_earlier_round_disturbs_no_later_one() -> None
 # On the way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [w.Work, w.Propose, w.Send, w.Sign, w.Chain, w.Over], ids=lambda kind: kind.__name__)
 def test_what_an_owner_hears_twice_comes_to_the_same(kind: type) -> None:
     """TLS lets nobody do this but the aggregator itself."""

@@ -51,6 +51,7 @@ def with_auditor() -> Gathering:
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [

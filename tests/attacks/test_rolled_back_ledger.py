@@ -19,6 +19,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(tmp_path_factory.mktemp("study"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "sequence"),
     [(b"", 0), (b"\x01" * 32, 1), (b"\x06" * 32, 6), (b"\x07" * 32, 6), (b"\x66" * 32, 7)],

@@ -183,6 +183,7 @@ def accepts(entry: Entry, claims: SimulatedClaims) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_it_satisfies_exactly_what_names_it():
     forger = Forger(seed=2)
     accepted = 0

@@ -62,6 +62,7 @@ VALUES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", VALUES)
 def test_values_that_are_no_update(tmp_path: Path, case: str) -> None:
     table = Table(tmp_path, job={"rounds": 1})
@@ -100,6 +101,7 @@ def told_until_the_end(line: Line) -> list[Any]:
         return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LENGTHS)
 def test_another_length_than_the_models(tmp_path: Path, case: str) -> None:
     """It is refused by the frame's head; none of it is read."""
@@ -118,6 +120,7 @@ def test_another_length_than_the_models(tmp_path: Path, case: str) -> None:
     assert table.rosa.model[1].startswith(by_hand(table, ("alice", "chuck")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [0, 1, 4 * LENGTH - 1])
 def test_a_contribution_that_is_cut_off(tmp_path: Path, sent: int) -> None:
     """What had arrived of it is in no sum."""
@@ -135,6 +138,7 @@ def test_a_contribution_that_is_cut_off(tmp_path: Path, sent: int) -> None:
     assert table.rosa.model[1].startswith(by_hand(table, ("alice", "chuck")))
 
 
+@pytest.mark.slow
 def test_another_contribution_than_was_committed_to_and_a_round_that_is_not_on(tmp_path: Path) -> None:
     for folder, spoil in (
         ("bytes", lambda message, body: [(message, body[:-1] + b"\1" if body else body)]),

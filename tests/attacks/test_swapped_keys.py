@@ -35,6 +35,7 @@ def own_keys(study: Study) -> tuple[Any, dict[str, dict[str, bytes]]]:
     return attacker, {name: {fields[name]: key} for name, key in keys.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swapped", [("hpke",), ("signing",), ("tls",), ("hpke", "signing", "tls")])
 def test_a_proof_with_an_attackers_key_is_refused(study: Study, swapped: tuple[str, ...]) -> None:
     """The attacker in the middle fetches a proof for the member's own challenge and changes one thing in it."""

@@ -71,17 +71,20 @@ def plain(host: Host) -> socket.socket:
     return socket.create_connection(("127.0.0.1", host.port), timeout=SOON)
 
 
+@pytest.mark.slow
 def test_a_connection_without_a_handshake(bob):
     with hosting(bob, handshake_s=SHORT) as host, plain(host) as connected:
         assert seconds_until_ended(connected) < SOON / 2
 
 
+@pytest.mark.slow
 def test_a_handshake_byte_by_byte(bob):
     hello = b"\x16\x03\x01\x02\x00" + b"\x01\x00\x01\xfc\x03\x03" + bytes(500)  # the head of a ClientHello of 512 bytes
     with hosting(bob, handshake_s=SHORT) as host, plain(host) as connected, trickling(connected, hello):
         assert seconds_until_ended(connected) < SOON / 2
 
 
+@pytest.mark.slow
 def test_a_known_peer_without_a_hello(bob, carol):
     def strict(connection: Connection) -> None:
         serve(connection, hello_s=SHORT)
@@ -106,12 +109,14 @@ def slow_frame(data: bytes, **limits: float) -> tuple[float, BaseException]:
         return monotonic() - start, caught.value
 
 
+@pytest.mark.slow
 def test_a_frame_byte_by_byte():
     elapsed, fault = slow_frame(HELLO, frame_s=SHORT)
     assert elapsed < SOON / 2
     assert "a frame did not arrive within 0.3 s" in str(fault)
 
 
+@pytest.mark.slow
 def test_a_long_header_byte_by_byte():
     data = pack_prefix(Kind.BATCH, header_bytes=1 << 20) + bytes(1000)
     elapsed, fault = slow_frame(data, frame_s=SHORT)
@@ -119,6 +124,7 @@ def test_a_long_header_byte_by_byte():
     assert "did not arrive within" in str(fault)
 
 
+@pytest.mark.slow
 def test_a_body_byte_by_byte():
     header = encode(Batch(commands=[]))
     data = pack_prefix(Kind.BATCH, header_bytes=len(header), body_bytes=1 << 30) + header
@@ -133,6 +139,7 @@ def test_a_body_byte_by_byte():
     assert frame.body_bytes == 1 << 30
 
 
+@pytest.mark.slow
 def test_a_body_that_stops(bob, carol):
     """Over TLS: the piece that is missing has its time, and then the connection is over."""
     with hosting(bob, carol, piece_s=SHORT) as host:
@@ -144,6 +151,7 @@ def test_a_body_that_stops(bob, carol):
         assert "body did not arrive within" in str(host.faults[0])
 
 
+@pytest.mark.slow
 def test_a_caller_that_reads_no_answer(bob, carol):
     def generous(connection: Connection) -> None:
         connection.receive(wait_s=SOON)

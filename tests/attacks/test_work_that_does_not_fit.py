@@ -33,6 +33,7 @@ def plan_of(model: nn.Module) -> cloister.Plan:
     return loss.capture(model, example=EXAMPLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "why"),
     [

@@ -235,6 +235,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tee", "changed", "failure"), WRONG)
 def test_each_check_stands_alone(tee: str, changed: dict[str, Any], failure: str) -> None:
     found = failures(replace(CLAIMS[tee], **changed), entry(tee))
@@ -400,6 +401,7 @@ def real(chance: random.Random) -> Entry:
     return kind(**{name: opened[name] if name in opened else values(chance) for name in names})
 
 
+@pytest.mark.slow
 def test_simulated_claims_satisfy_no_entry_for_real_tees() -> None:
     chance = random.Random(10_000)
     for _ in range(10_000):

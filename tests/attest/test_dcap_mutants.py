@@ -82,6 +82,7 @@ def signed_end(quote: bytes) -> int:
     return 48 + 584 if quote[0] == 4 else 54 + int.from_bytes(quote[50:54], "little")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", dcap_names())
 def test_a_sample_of_single_flips_in_the_quote(name):
     one, step = sample(name), 61
@@ -93,6 +94,7 @@ def test_a_sample_of_single_flips_in_the_quote(name):
     assert "same" not in {check(one, quote=flipped(one.vector.quote, at)) for at in signed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", dcap_names())
 def test_a_sample_of_single_flips_in_the_collateral(name):
     one = sample(name)

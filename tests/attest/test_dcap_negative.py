@@ -86,6 +86,7 @@ def forged(recipe: Recipe, part: str) -> bytes:
     return bytes(quote)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", BOTH, ids=["sgx", "tdx"])
 @pytest.mark.parametrize("case", NOT_GENUINE)
 def test_what_no_genuine_tee_made(recipe, case):
@@ -94,6 +95,7 @@ def test_what_no_genuine_tee_made(recipe, case):
         judge(build(replace(recipe, **changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", BOTH, ids=["sgx", "tdx"])
 @pytest.mark.parametrize("case", COLLATERAL)
 def test_what_the_collateral_cannot_decide(recipe, case):
@@ -110,6 +112,7 @@ def test_what_is_genuine_and_never_acceptable(case):
     assert [said in failure for failure in fault.value.failures] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", parts(SGX))
 @pytest.mark.parametrize("case", [*UNACCEPTABLE, "nothing else wrong"])
 def test_a_forged_quote_is_not_genuine_whatever_else_is_wrong_with_it(case, part):

@@ -54,6 +54,7 @@ def test_nothing_and_too_much_are_no_evidence(size):
         recognise(bytes(size))
 
 
+@pytest.mark.slow
 @needs_vectors
 def test_mutants_are_read_or_refused_and_never_anything_else():
     chance = random.Random(11)

@@ -91,6 +91,7 @@ def test_genuine_certificates_hold_a_quote_about_their_key(name, extensions):
     assert Quote.parse(found.quote).tee == "sgx"
 
 
+@pytest.mark.slow
 @needs_vectors
 @pytest.mark.parametrize("name", [GRAMINE, CONTAINERS])
 def test_whatever_is_changed_in_a_genuine_certificate_is_noticed(name):
@@ -104,6 +105,7 @@ def test_whatever_is_changed_in_a_genuine_certificate_is_noticed(name):
     assert ends == {EvidenceError, NotGenuineError}
 
 
+@pytest.mark.slow
 @needs_vectors
 @pytest.mark.parametrize("name", [GRAMINE, CONTAINERS])
 def test_random_mutants_of_genuine_certificates_are_refused(name):
@@ -115,6 +117,7 @@ def test_random_mutants_of_genuine_certificates_are_refused(name):
             unwrap(rng.choice(mutants))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [SHA256, SHA384, SHA512])
 @pytest.mark.parametrize("parameters", [b"", b"\x05\x00"])
 @pytest.mark.parametrize("recipe", [SGX, TDX, replace(TDX, version=5, td_body="1.5ex")])

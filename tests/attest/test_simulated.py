@@ -54,6 +54,7 @@ def test_the_same_report_is_made_by_anyone_who_reads_the_source():
     assert signed(REPORT[:SIGNED]) == REPORT
 
 
+@pytest.mark.slow
 def test_no_other_bit_is_accepted():
     for place in range(8 * len(REPORT)):
         changed = bytearray(REPORT)

@@ -83,11 +83,13 @@ def check_certificate_flips(name: str, link: int, step: int) -> None:
         assert refusal in (EvidenceError, NotGenuineError, CollateralError), f"byte {at:#x}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", snp_names())
 def test_some_changed_bytes_of_a_report_are_refused(name):
     check_report_flips(name, 41)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "link"), distinct_certificates())
 def test_some_changed_bytes_of_a_certificate_are_refused(name, link):
     check_certificate_flips(name, link, 61)
@@ -186,6 +188,7 @@ def check_mutants(rounds: int, seed: int) -> None:
     assert outcomes[CollateralError]
 
 
+@pytest.mark.slow
 def test_a_few_mutants():
     check_mutants(400, seed=1)
 

@@ -53,6 +53,7 @@ def policy(bits: int) -> dict[int, bytes]:
     return {0x08: (1 << 17 | bits).to_bytes(8, "little")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", PLATFORMS, ids=name)
 @pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_evidence_of_our_own_is_genuine_under_its_own_root(platform, version):
@@ -96,6 +97,7 @@ def test_what_a_reference_judges_is_claimed():
     assert judge(MILAN, MILAN.report({0x40: b"\xff" * 8})).platform_info == (1 << 64) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "offset"), [("committed", 0x1E0), ("launch", 0x1F0), ("current", 0x38)])
 @pytest.mark.parametrize("platform", [MILAN, TURIN], ids=name)
 def test_each_component_of_each_tcb_is_its_own_claim(platform, field, offset):
@@ -105,6 +107,7 @@ def test_each_component_of_each_tcb_is_its_own_claim(platform, field, offset):
         assert getattr(claims.reported, one) == platform.tcb[one]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", PLATFORMS, ids=name)
 def test_a_masked_chip_has_no_id(platform):
     assert judge(platform, platform.report({0x1A0: bytes(64)})).chip_id is None
@@ -168,6 +171,7 @@ def test_the_signatures_tail_is_zero():
 # --- Report and certificate that do not belong together --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", PLATFORMS, ids=name)
 def test_each_spl_must_be_the_reported_one(platform):
     for one in platform.components:

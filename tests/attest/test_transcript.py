@@ -85,6 +85,7 @@ def decoded(data: bytes) -> Transcript | None:
     return transcript
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_refused_or_another_transcript() -> None:
     data = T.encode()
     read = 0

@@ -32,6 +32,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
     optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", HOME)
 def test_39_to_the_cpu_is_get_and_the_optimizer_goes_on(b: Worker, way: str) -> None:
     torch.manual_seed(0)
@@ -74,6 +75,7 @@ CONVERTED: dict[str, tuple[Callable[[nn.Module], nn.Module], torch.dtype]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", CONVERTED)
 def test_39_another_element_type_keeps_the_parameters(b: Worker, way: str) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.LSTM(2, 2, batch_first=True)).send(b)
@@ -167,6 +169,7 @@ UNASKED: dict[str, Callable[[Tensor], object]] = {
 KEPT = torch.zeros(2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", UNASKED)
 def test_39_nothing_comes_home_unasked_inside_a_forward(b: Worker, way: str) -> None:
     x, model = b.ones(2, 2), Asks(UNASKED[way]).send(b)

@@ -72,6 +72,7 @@ def test_37_a_child_is_refused_in_words(b: Worker) -> None:
     assert q.sum().item() == 3.0
 
 
+@pytest.mark.slow
 def test_37_whatever_a_child_does_is_refused_and_the_parent_is_untouched(b: Worker, a: Worker) -> None:
     p, model = torch.arange(4.0).send(b), nn.Linear(4, 2).send(b)
     q = a.ones(2)
@@ -108,6 +109,7 @@ def test_37_whatever_a_child_does_is_refused_and_the_parent_is_untouched(b: Work
     assert torch.equal(model.get().weight, weight)
 
 
+@pytest.mark.slow
 def test_37_what_dies_in_a_child_is_not_freed(b: Worker) -> None:
     held = {number: torch.full((2,), float(number)).send(b) for number in range(100)}
     loop: list[Any] = [b.ones(2)]
@@ -149,6 +151,7 @@ def test_37_a_lock_that_was_held_does_not_stop_the_child(b: Worker) -> None:
     assert p.sum().item() == 2.0
 
 
+@pytest.mark.slow
 def test_37_a_child_may_connect_anew(b: Worker, connect: Connect) -> None:
     p = b.ones(2)
     torch.manual_seed(0)

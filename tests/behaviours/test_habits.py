@@ -64,6 +64,7 @@ RAISED = [(name, torch.enable_grad) for name in WRONG] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), RAISED, ids=lambda value: getattr(value, "__name__", value))
 def test_42_what_pytorch_raises_is_raised(b: Worker, name: str, mode: Callable[[], object]) -> None:
     def ends(x: torch.Tensor) -> Exception:
@@ -143,6 +144,7 @@ def flat(value: object) -> list[torch.Tensor]:
     return [value.get() if isinstance(value, PointerTensor) else value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONAL)
 def test_40_differentiation_by_functions(b: Worker, name: str) -> None:
     x = torch.randn(3, 3)
@@ -151,6 +153,7 @@ def test_40_differentiation_by_functions(b: Worker, name: str) -> None:
         torch.testing.assert_close(p, t, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_40_a_tangent_in_another_place_is_refused(b: Worker) -> None:
     with pytest.raises(NotColocatedError):
         _dual(b.ones(2), torch.ones(2))

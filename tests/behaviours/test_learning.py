@@ -81,6 +81,7 @@ GRADIENTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_14_gradients_are_the_same(b: Worker, name: str) -> None:
     x = torch.randn(4, 4, requires_grad=True)
@@ -206,6 +207,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_16_optimizers_step_at_the_worker(b: Worker, name: str) -> None:
     x, y = torch.randn(6, 3), torch.randn(6, 2)
@@ -353,6 +355,7 @@ def results_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return output.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_17_layers_compute_the_same_numbers(b: Worker, name: str, training: bool) -> None:
@@ -371,6 +374,7 @@ def test_17_layers_compute_the_same_numbers(b: Worker, name: str, training: bool
         assert_equal_within(buffer, wanted, name=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in RECURRENT])
 def test_17_what_decomposes_alike_is_equal_to_the_bit(kind: str, b: Worker, name: str, training: bool) -> None:
@@ -390,6 +394,7 @@ def test_17_what_decomposes_alike_is_equal_to_the_bit(kind: str, b: Worker, name
         assert torch.equal(buffer, wanted), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
 def test_17_a_recurrent_layer_equals_its_steps_one_by_one_to_the_bit(kind: str, b: Worker, layer: type[nn.RNN]) -> None:
     # On the CPU one product serves all the steps; a step of its own takes the products that a pointer takes.
@@ -406,6 +411,7 @@ def test_17_a_recurrent_layer_equals_its_steps_one_by_one_to_the_bit(kind: str, 
     assert torch.equal(got, torch.cat(steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["EmbeddingBag", "LSTM", "MultiheadAttention", "BatchNorm"])
 def test_17_layers_work_without_gradients(b: Worker, name: str) -> None:
     make, batch = LAYERS[name]

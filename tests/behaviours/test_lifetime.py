@@ -54,6 +54,7 @@ def test_11_memory_lives_as_long_as_its_last_view(b: Worker) -> None:
     assert b.count().nbytes == 0
 
 
+@pytest.mark.slow
 def test_11_a_traceback_does_not_keep_objects_for_ever(b: Worker) -> None:
     def fail() -> None:
         held = b.zeros(1000)
@@ -67,6 +68,7 @@ def test_11_a_traceback_does_not_keep_objects_for_ever(b: Worker) -> None:
     assert objs(b) == 0
 
 
+@pytest.mark.slow
 def test_11_an_error_at_the_worker_keeps_nothing(b: Worker) -> None:
     p = b.zeros(2, 2)
     for _ in range(5):

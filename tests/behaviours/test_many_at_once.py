@@ -38,6 +38,7 @@ def assert_same(there: nn.Module, here: nn.Module) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_40_optimizers_with_foreach(b: Worker, name: str) -> None:
     here = nn.Sequential(nn.Linear(3, 2), nn.PReLU(), nn.Linear(2, 2))
@@ -66,6 +67,7 @@ def test_40_lists_of_tensors_at_several_workers(b: Worker, a: Worker) -> None:
         torch._foreach_addcdiv([p], [p], [p], b.ones(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("foreach", [True, False, None])
 def test_40_clipping_with_foreach(b: Worker, foreach: bool | None) -> None:
     here = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
@@ -109,6 +111,7 @@ AVERAGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AVERAGES)
 def test_40_averaged_models(b: Worker, name: str) -> None:
     here = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
@@ -148,6 +151,7 @@ OUT: dict[str, Callable[[torch.Tensor, Callable[..., torch.Tensor]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUT)
 def test_40_out_is_what_it_is_locally(b: Worker, name: str) -> None:
     x = torch.randn(3, 3)

@@ -86,6 +86,7 @@ def results(value: object) -> list[torch.Tensor]:
     return [tensor.get() if isinstance(tensor, PointerTensor) else tensor for tensor in tensors]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARITHMETIC)
 def test_05_arithmetic(b: Worker, name: str) -> None:
     x = torch.tensor([1.0, 2.0, -3.0])
@@ -137,6 +138,7 @@ def test_06_a_local_tensor_is_never_written(b: Worker) -> None:
         assert not local.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPED)
 def test_07_shapes(b: Worker, name: str) -> None:
     x = torch.randn(4, 4)
@@ -159,6 +161,7 @@ def test_07_views_alias_at_the_worker(b: Worker) -> None:
     assert not p.t().is_contiguous()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INDEXING)
 def test_08_reading_by_index(b: Worker, name: str) -> None:
     x = torch.randn(4, 4)
@@ -239,6 +242,7 @@ WRONG: dict[str, Callable[[torch.Tensor], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_20_a_wrong_shape_is_refused_as_locally(b: Worker, name: str) -> None:
     x = torch.randn(4, 4)

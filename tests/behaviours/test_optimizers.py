@@ -76,6 +76,7 @@ def close_to(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_38_it_comes_home_and_nothing_is_left(b: Worker, a: Worker, name: str) -> None:
     here, model = made(), made()
@@ -99,6 +100,7 @@ def test_38_it_comes_home_and_nothing_is_left(b: Worker, a: Worker, name: str) -
     assert len(kept["state"]) == (0 if name == "sgd" else 1 if name == "lbfgs" else 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["momentum", "adam", "lbfgs"])
 def test_38_it_moves_and_nothing_is_left(b: Worker, a: Worker, name: str) -> None:
     here, model = made(), made().send(b)
@@ -115,6 +117,7 @@ def test_38_it_moves_and_nothing_is_left(b: Worker, a: Worker, name: str) -> Non
     assert close_to(model.get(), here)
 
 
+@pytest.mark.slow
 def test_38_the_source_may_close(connect: Connect) -> None:
     b, a = connect("b"), connect("a")
     here, model = made(), made().send(b)
@@ -215,6 +218,7 @@ def test_38_a_checkpoint_goes_on_at_the_worker(b: Worker) -> None:
     assert close_to(model.get(), here)
 
 
+@pytest.mark.slow
 def test_38_what_nobody_holds_is_not_brought(b: Worker) -> None:
     model = made().send(b)
     optimizer = OPTIMIZERS["adam"](model.parameters())

@@ -47,6 +47,7 @@ def encoder(*, norm_first: bool = False, batch_first: bool = True, nested: bool 
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("nested", [False, True], ids=["plain", "nested"])
 def test_40_an_encoder_in_eval_takes_a_padding_mask(b: Worker, nested: bool, mode: str) -> None:
@@ -64,6 +65,7 @@ def test_40_an_encoder_in_eval_takes_a_padding_mask(b: Worker, nested: bool, mod
         assert_close(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
 @pytest.mark.parametrize(
     "case", ["batch second", "norm first", "causal as well", "causal and named so", "a mask of floats"]
@@ -94,6 +96,7 @@ def test_40_a_local_padding_mask_is_refused(b: Worker, training: bool) -> None:
         model(torch.randn(2, 4, 8).send(b), src_key_padding_mask=PADDING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["grad", "inference_mode"])
 def test_40_a_whole_transformer_and_its_masks(b: Worker, mode: str) -> None:
     model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True).eval()
@@ -141,6 +144,7 @@ def packed(
     return padded, found, state[0] if isinstance(state, tuple) else state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECURRENT)
 def test_40_packed_sequences_and_their_gradients(b: Worker, name: str) -> None:
     here = RECURRENT[name](3, 4, 2, batch_first=True, bidirectional=True)
@@ -160,6 +164,7 @@ def test_40_packed_sequences_and_their_gradients(b: Worker, name: str) -> None:
         assert_close(parameter.grad, wanted.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_40_packed_sequences_sorted_and_the_batch_second(b: Worker, name: str, mode: str) -> None:
@@ -186,6 +191,7 @@ class Reader(nn.Module):
         return packed(self.layer, self.embed(words), lengths)[0]
 
 
+@pytest.mark.slow
 def test_40_a_sent_module_packs_in_its_forward(b: Worker) -> None:
     here = Reader()
     there = copy.deepcopy(here).send(b)
@@ -247,6 +253,7 @@ def called(model: nn.Module, x: torch.Tensor) -> object:
     return model(x, x, x) if isinstance(model, nn.MultiheadAttention) else model(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["grad", "inference_mode"])
 @pytest.mark.parametrize("name", MIXED)
 def test_42_layers_over_pointers_and_local_tensors(b: Worker, a: Worker, name: str, mode: str) -> None:

@@ -101,6 +101,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_is_the_training_here_to_the_last_bit(b: Worker, optimizer: str) -> None:
     declared = OPTIMIZERS[optimizer]
@@ -119,6 +120,7 @@ def test_it_is_the_training_here_to_the_last_bit(b: Worker, optimizer: str) -> N
     assert int(reached["1.num_batches_tracked"]) == 12
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_where_it_was_and_operations_see_it(b: Worker) -> None:
     model = made().send(b)
     first = there(b, model, optimizer=cloister.SGD(lr=0.05))
@@ -142,6 +144,7 @@ def test_fedprox_and_a_clipped_change(b: Worker) -> None:
     assert deltas.norm(reached - began) == pytest.approx(0.25, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_tied_weights_and_frozen_ones(b: Worker) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -187,6 +190,7 @@ FAILURES: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_failure_is_typed_and_leaves_everything_as_it_was(b: Worker, case: str) -> None:
     kind, message, options = FAILURES[case]

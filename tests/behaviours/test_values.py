@@ -49,6 +49,7 @@ def test_01_a_pointer_is_spent_once(b: Worker) -> None:
     assert repr(p) == "PointerTensor(spent)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (2, 3), (2, 1, 3, 2)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_02_dtype_and_shape_survive(b: Worker, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from bench.measure import Timing, in_turn, ratio, show
 
 
+@pytest.mark.slow
 def test_contenders_take_turns() -> None:
     calls: list[str] = []
     contenders = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
@@ -20,6 +21,7 @@ def test_contenders_take_turns() -> None:
     assert all(time >= 0 for timing in timings.values() for time in timing.times)
 
 
+@pytest.mark.slow
 def test_the_collector_rests_meanwhile_and_works_again_afterwards() -> None:
     resting: list[bool] = []
     in_turn({"a": lambda: resting.append(gc.isenabled())}, repeats=2, warm_up=0)

@@ -64,6 +64,7 @@ def test_each_direction_is_delayed() -> None:
         assert monotonic() - started >= 0.06
 
 
+@pytest.mark.slow
 def test_what_is_sent_together_is_delayed_once() -> None:
     """A longer cable, not a slower one: ten messages on the way arrive together."""
     with echo() as address, DelayingProxy(address, delay_s=0.2) as proxy, connect(proxy) as held:

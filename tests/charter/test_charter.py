@@ -143,6 +143,7 @@ def test_what_is_no_charter_at_all(written: str) -> None:
         parse_charter(written)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_charter_is_refused_or_read(data: st.DataObject) -> None:
@@ -223,6 +224,7 @@ RICH = text(
 ).replace('["agg.example:7443"]', '["agg.example:7443", "[2001:db8::7]:7443"]')
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_layout_comments_and_order_do_not_matter(seed: int) -> None:
@@ -257,6 +259,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 ALTERED = content(parse_charter(RICH))
 
 
+@pytest.mark.slow
 @given(
     path=st.sampled_from(leaves(ALTERED)),
     other=st.integers() | st.binary(max_size=64) | st.text(max_size=8) | st.none(),
@@ -275,6 +278,7 @@ def test_no_two_contents_share_an_encoding(path: tuple[Any, ...], other: Any) ->
     assert cbor2.dumps([FORMAT, copy], canonical=True) != encoded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [

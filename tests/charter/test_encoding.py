@@ -239,6 +239,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_no_file_could_say_is_refused(name: str) -> None:
     base, change = BROKEN[name]

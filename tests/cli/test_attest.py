@@ -100,6 +100,7 @@ def serving(attester: Any = ATTESTER, *, text: str = CHARTER) -> Iterator[str]:
 # verify
 
 
+@pytest.mark.slow
 def test_an_acceptable_aggregator(capsys, charter, tmp_path):
     identity = Identity.create(tmp_path / "bob.key", days=30)
     with serving() as at:
@@ -202,6 +203,7 @@ def test_an_aggregator_that_cannot_be_reached(capsys, charter):
     assert json.loads(told)["verdict"] == "undecided"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -321,6 +323,7 @@ def told_at(page: str) -> str:
     return line.split("checked at")[1].strip().replace(" UTC", "+00:00").replace(" ", "T")
 
 
+@pytest.mark.slow
 @needs_vectors
 @pytest.mark.parametrize(
     ("name", "later", "code", "verdict"),
@@ -405,6 +408,7 @@ def hostile() -> Iterator[bytes]:
             yield start + chance.randbytes(size)
 
 
+@pytest.mark.slow
 def test_hostile_files_get_a_sentence(capsys, tmp_path):
     for number, data in enumerate(hostile()):
         code, out, err = run(capsys, "show", write(tmp_path, data))

@@ -30,6 +30,7 @@ def run(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_new_makes_a_key_and_says_what_to_do_with_it(run, folder):
     code, out, err = run("key", "new")
     assert (code, err) == (0, "")

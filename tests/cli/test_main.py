@@ -27,6 +27,7 @@ def test_help_lists_every_noun(capsys):
     assert all(noun in out for noun in ("demo", "key", "node", "version"))
 
 
+@pytest.mark.slow
 def test_help_loads_no_noun_and_no_torch():
     program = """
 import sys

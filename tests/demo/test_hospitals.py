@@ -33,12 +33,14 @@ def test_all_patients_are_there(everyone: Patients) -> None:
     assert len(everyone) == 569
 
 
+@pytest.mark.slow
 def test_nobody_is_split_twice_or_lost(everyone: Patients) -> None:
     parts, held_out = hospitals.split(everyone)
     assert sum(map(rows, (*parts.values(), held_out)), Counter()) == rows(everyone)
     assert len(rows(everyone)) == 569  # and no two patients are alike
 
 
+@pytest.mark.slow
 def test_the_split_is_the_same_each_time_and_for_each_seed_another(everyone: Patients) -> None:
     first, again = hospitals.split(everyone), hospitals.split(everyone)
     assert all(torch.equal(first[0][name].x, again[0][name].x) for name in SHARES)

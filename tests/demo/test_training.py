@@ -24,6 +24,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_three_hospitals_learn_what_each_alone_does_not() -> None:
     """As a simulation, to which a study of the same is equal."""
     parts, held_out = hospitals.split(hospitals.load())
@@ -50,6 +51,7 @@ def test_three_hospitals_learn_what_each_alone_does_not() -> None:
     assert min(alone.values()) < 0.85
 
 
+@pytest.mark.slow
 def test_what_the_thief_proposes_would_have_shown_a_patients_row() -> None:
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(1, 30, generator=generator), torch.ones(1, 1)
@@ -68,6 +70,7 @@ def test_what_the_thief_proposes_would_have_shown_a_patients_row() -> None:
     assert not changed[1:].any()
 
 
+@pytest.mark.slow
 def test_the_charter_allows_the_agreed_step_and_no_other(tmp_path: Path) -> None:
     parts, _ = hospitals.split(hospitals.load())
     agreed, other = training.captured(training.diagnose), training.captured(training.copy_row)

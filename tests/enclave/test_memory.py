@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import os, sys
 import numpy as np
@@ -30,6 +32,7 @@ def left(how: str) -> int:
     return int(found.stdout)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_large_vector_stays() -> None:
     assert left("given back") < 8
     assert left("kept") > 16

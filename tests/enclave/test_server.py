@@ -162,6 +162,7 @@ def heard_out(table: Table, line: Line, kind: type = w.Finished) -> Any:
     return heard.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "numbers"), [("FedAvg", {"lr": 1.0}), ("FedAdam", {"lr": 0.1})])
 def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, numbers: dict[str, float]) -> None:
     table = Table(tmp_path, job={"strategy": rule, "numbers": numbers}, floor="3")
@@ -179,6 +180,7 @@ def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, n
     assert all(each.line.proofs == 3 for each in members.values())
 
 
+@pytest.mark.slow
 def test_a_contribution_that_is_looked_at_while_it_arrives(tmp_path: Path) -> None:
     """Several pages of 1 MiB: the last values of one owner's are no numbers, and those of the others are all added."""
     table = Table(tmp_path, job={"rounds": 1}, length=600_000)
@@ -197,6 +199,7 @@ def test_a_contribution_that_is_looked_at_while_it_arrives(tmp_path: Path) -> No
     assert table.rosa.model[1].startswith(by_hand(table, ("alice", "chuck")))
 
 
+@pytest.mark.slow
 def test_an_upload_that_stalls_is_cut_off_and_holds_up_nobody(tmp_path: Path) -> None:
     table = Table(tmp_path, job={"rounds": 1})
     with table.serving(upload_s=0.2), seated(table, "alice", "chuck"):
@@ -270,6 +273,7 @@ def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
     assert table.rosa.model[1].startswith(by_hand(table, OWNERS, OWNERS, numbers=(2, 3)))
 
 
+@pytest.mark.slow
 def test_the_next_instance_goes_on_from_what_members_hold(tmp_path: Path) -> None:
     table = Table(tmp_path, job={"strategy": "FedAdam", "numbers": {"lr": 0.1}}, floor="3")
     with table.serving(), seated(table, *OWNERS) as members:

@@ -126,6 +126,7 @@ def loaded_for(tee: str, folder: Path) -> dict[str, str | None]:
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tee", ATTESTERS)
 def test_what_an_aggregator_holds(tee: str, tmp_path: Path) -> None:
     """All of cloister that runs once it serves."""

@@ -73,6 +73,7 @@ def first_losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_22_the_article_in_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     losses = first_losses(monkeypatch)
     values = runpy.run_path(str(EXAMPLES / "article.py"))

@@ -57,6 +57,7 @@ def test_the_explorer_would_notice(wrong: str, monkeypatch: pytest.MonkeyPatch) 
     pytest.fail(f"nothing is noticed in {MOST} schedules although {wrong}")
 
 
+@pytest.mark.slow
 def test_a_seed_is_one_schedule() -> None:
     first, second = Tally(), Tally()
     for tally in (first, second):

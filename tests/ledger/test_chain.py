@@ -183,6 +183,7 @@ def test_an_instance_cannot_begin_elsewhere():
     assert ".transcript.server" in survivors  # the evidence is made for it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(5))
 def test_every_change_of_a_byte_is_found(index):
     whole = genuine()

@@ -252,6 +252,7 @@ JOBS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(100))
 @given(JOBS.filter(lambda job: len(job.numbers) <= 16))
 def test_any_job_is_read_back_and_allowed_or_refused(job):
@@ -268,6 +269,7 @@ def test_any_bytes_are_a_job_or_refused(data):
         decode(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 255)), min_size=1, max_size=4))
 def test_any_damage_is_another_job_or_refused(damage):

@@ -98,6 +98,7 @@ def test_any_bytes_are_refused(data):
             read(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(RECORDS | COHORTS, st.lists(st.tuples(st.integers(0, 500), st.integers(1, 255)), min_size=1, max_size=4))
 def test_any_damage_is_another_record_or_refused(value, damage):

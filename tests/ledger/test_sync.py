@@ -48,6 +48,7 @@ def begins(one: Sequence[bytes], other: Sequence[bytes]) -> bool:
     return list(one) == list(other[: len(one)])
 
 
+@pytest.mark.slow
 @given(ledgers, ledgers)
 def test_no_round_is_lost(ours: Ledger, theirs: Ledger) -> None:
     if begins(rounds_of(ours), rounds_of(theirs)) or begins(rounds_of(theirs), rounds_of(ours)):
@@ -61,6 +62,7 @@ def test_no_round_is_lost(ours: Ledger, theirs: Ledger) -> None:
             reconcile(ours, theirs)
 
 
+@pytest.mark.slow
 @given(ledgers, ledgers, st.data())
 def test_a_member_has_all_that_it_was_given_or_nothing_of_it(
     known: Ledger, theirs: Ledger, data: st.DataObject

@@ -68,6 +68,7 @@ def assert_states_agree(here: nn.Module, there: nn.Module) -> None:
         assert_equal_within(got, expected, name=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name != "lstm"])  # whose steps PyTorch takes at once here
 def test_a_model_ends_in_the_same_weights_to_the_bit(name: str, optimizer: str) -> None:
@@ -79,6 +80,7 @@ def test_a_model_ends_in_the_same_weights_to_the_bit(name: str, optimizer: str) 
     assert losses[0] != losses[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_whatever_kernels_run_here_the_numbers_are_close(name: str, optimizer: str) -> None:
@@ -89,6 +91,7 @@ def test_whatever_kernels_run_here_the_numbers_are_close(name: str, optimizer: s
     assert losses[0] != losses[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_nothing_stays_at_the_worker(name: str) -> None:
     worker = VirtualWorker(id="bob")
@@ -112,6 +115,7 @@ def test_so_it_is_in_a_process_of_its_own(name: str, three_nodes: Federation) ->
     assert_states_agree(here, there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", SAMPLES)

@@ -95,6 +95,7 @@ def test_a_hundred_steps_are_the_same(name: str, optimizer: str) -> None:
     assert not torch.equal(expected[0], expected[-2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_so_it_is_with_the_processor_s_own_kernels(name: str) -> None:
     """Where plain PyTorch fuses (attention, LSTM), sums are taken in another order; elsewhere all is the same."""
@@ -110,6 +111,7 @@ def test_so_it_is_with_the_processor_s_own_kernels(name: str) -> None:
         assert all(map(torch.equal, expected, got))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_and_so_it_is_through_pointers(name: str) -> None:
     torch.manual_seed(5)
@@ -126,6 +128,7 @@ def test_and_so_it_is_through_pointers(name: str) -> None:
         assert all(map(torch.equal, expected, got))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_plan_is_named_alike_whatever_the_example(name: str) -> None:
     torch.manual_seed(6)

@@ -108,6 +108,7 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "text"), LIES.values(), ids=LIES)
 def test_a_field_that_is_not_what_it_must_be(study: Study, fields: dict[str, Any], text: str) -> None:
     own = study.instance()
@@ -116,6 +117,7 @@ def test_a_field_that_is_not_what_it_must_be(study: Study, fields: dict[str, Any
     assert text in failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["hpke_key", "signing_key", "instance", "nonce", "name", "server"])
 def test_evidence_that_is_not_about_the_transcript(study: Study, field: str) -> None:
     """The evidence is genuine and fresh; the transcript beside it is another than it was made for."""
@@ -262,6 +264,7 @@ def test_a_refusal(study: Study, code: Any, error: type[Exception]) -> None:
         study.attest(at)
 
 
+@pytest.mark.slow
 def test_no_answer(study: Study) -> None:
     over = threading.Event()
     with listening(lambda _: over.wait(SOON), study.instance().context) as at:

@@ -203,6 +203,7 @@ def test_the_users_own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 NESTED = b'{"tcbInfo":' + b"[" * 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "change", "text"),
     [
@@ -240,6 +241,7 @@ def test_bad_answers(pccs: Shop, tmp_path: Path, tdx: Vector, path: str, change:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_all_questions_share_one_deadline(pccs: Shop, tmp_path: Path, tdx: Vector) -> None:
     def late(handler: Any) -> None:
         pccs.gone.wait(0.15)

@@ -172,6 +172,7 @@ def test_a_connection_interrupted_from_outside():
         right.close()
 
 
+@pytest.mark.slow
 def test_a_farewell_arrives_although_bytes_lie_unread():
     last = Refusal(code="closing", text="it closes", wait_s=0)
     with pair() as (left, right), doing(lambda: left.send(Kind.ASK, ASK, [body(3 << 20)])):

@@ -62,6 +62,7 @@ def test_a_document_in_chunks(server: Shop) -> None:
     assert fetch(server) == bytes(1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
@@ -89,6 +90,7 @@ def test_bad_answers(server: Shop, answer: Callable[[Handler], None], text: str)
     assert server.asked == ["/a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"])
 def test_a_trickle_is_bounded_as_a_whole(server: Shop, start: bytes) -> None:
     def trickle(handler: Handler) -> None:
@@ -103,6 +105,7 @@ def test_a_trickle_is_bounded_as_a_whole(server: Shop, start: bytes) -> None:
     assert monotonic() - before < 2
 
 
+@pytest.mark.slow
 def test_silence_is_bounded(server: Shop) -> None:
     server.shelf["/a"] = lambda _: server.gone.wait() and None
     with pytest.raises(CollateralError, match=r"within 0\.2 s"):

@@ -58,6 +58,7 @@ class Client:
         self._in.write(self.socket.recv(1 << 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [1, 7, 100, 10_000])
 def test_a_handshake_in_pieces(bob: Identity, carol: Identity, piece: int) -> None:
     """However small: nothing is lost, of what follows neither, and what is not all there costs no turn."""
@@ -184,6 +185,7 @@ def test_a_fault_of_ours_ends_one_connection(bob: Identity, carol: Identity) -> 
         host.session(carol)
 
 
+@pytest.mark.slow
 def test_one_who_says_nothing_is_closed_on_after_its_time(bob: Identity, carol: Identity) -> None:
     with hosting(bob, carol, handshake_s=0.2, silent_s=0.2) as host, stranger(host) as silent:
         assert rest(silent) == b""

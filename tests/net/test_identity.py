@@ -52,6 +52,7 @@ def test_the_fingerprint_is_the_hash_of_the_public_key_info(path):
     assert spki in certificate.tbs_certificate_bytes  # as it stands in the certificate, too
 
 
+@pytest.mark.slow
 def test_the_umask_does_not_open_the_file(path):
     # In a process of its own: the mask belongs to the whole process.
     program = (

@@ -65,6 +65,7 @@ def test_ipv6(bob, carol):
         pytest.skip(str(fault))
 
 
+@pytest.mark.slow
 def test_many_at_once_from_one_machine(bob, carol):
     """As members do behind one address: none is turned away."""
     with hosting(bob, carol, common=100, handshake_s=60.0) as host, ThreadPoolExecutor(71) as pool:
@@ -167,6 +168,7 @@ def test_an_address_that_is_taken(bob):
         Listener(address=host.address, context=server_context(bob), accepts=lambda _: True, handle=lambda _: None)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_serving_process(bob):
     program = """
 import sys, threading
@@ -265,6 +267,7 @@ def test_a_welcome_in_a_version_that_was_not_offered(bob, carol, version):
         host.session(carol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", list(handshake_client._ERRORS))
 def test_each_refusal_is_an_error_of_its_own(bob, carol, code):
     def unkind(connection):

@@ -218,6 +218,7 @@ def test_asking_now_and_then_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) ->
     assert ended == [None]
 
 
+@pytest.mark.slow
 def test_a_challenge_byte_by_byte_comes_to_an_end() -> None:
     data = pack_prefix(Kind.CHALLENGE, header_bytes=1 << 20) + bytes(1000)
     with (

@@ -60,6 +60,7 @@ def statuses(pid: int) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @with_seccomp
 def test_no_thread_is_left_out(child: Child) -> None:
     found = statuses(child.pid)
@@ -67,6 +68,7 @@ def test_no_thread_is_left_out(child: Child) -> None:
     assert {(each["NoNewPrivs"], each["Seccomp"], each["Seccomp_filters"]) for each in found} == {("1", "2", "1")}
 
 
+@pytest.mark.slow
 def test_a_child_has_its_links_and_its_log(child: Child) -> None:
     kinds = {}
     for entry in Path(f"/proc/{child.pid}/fd").iterdir():
@@ -76,6 +78,7 @@ def test_a_child_has_its_links_and_its_log(child: Child) -> None:
     assert sorted(kinds.values()) == ["/memfd"] * 2 + ["socket"] * 4
 
 
+@pytest.mark.slow
 def test_a_child_is_told_little(child: Child) -> None:
     told = Path(f"/proc/{child.pid}/environ").read_text().split("\0")
     names = {each.partition("=")[0] for each in told if each}
@@ -108,6 +111,7 @@ for path, flags in (other, os.O_RDONLY), (own, os.O_WRONLY), (os.path.dirname(ow
 """
 
 
+@pytest.mark.slow
 @with_landlock
 @pytest.mark.parametrize("abi", range(1, MEANS.landlock + 1))
 def test_each_version_of_landlock_is_asked_for_what_it_has(tmp_path: Path, abi: int) -> None:

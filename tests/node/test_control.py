@@ -110,6 +110,7 @@ def test_a_line_without_an_end_is_cut_off(scene: Scene) -> None:
     assert control.sessions(scene.path)
 
 
+@pytest.mark.slow
 def test_who_says_nothing_does_not_keep_others_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_TAKES_S", 0.2)
     with _connected(scene.path) as silent:

@@ -61,6 +61,7 @@ def test_a_call_is_ended_within_a_quarter_more_than_it_may_use() -> None:
     assert used - began <= 8.0 * 1.25 + 0.1
 
 
+@pytest.mark.slow
 def test_the_clock_of_another_process_is_the_kernels() -> None:
     busy = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint('x', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:

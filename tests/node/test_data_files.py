@@ -23,6 +23,7 @@ def spec(path: Path, tensor: str = "x") -> TensorSpec:
     return inspect(DataSet(("#t",), path, tensor, False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", "bool u1 i1 i2 u2 i4 u4 i8 u8 f2 f4 f8 c8 c16".split())
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3, 4)])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["cloister.node.server", "cloister.cli.node"])
 def test_the_listener_loads_no_torch(module: str) -> None:
     script = f"import sys, {module}; print({{'torch', 'numpy', 'safetensors'}} & {{*sys.modules}})"

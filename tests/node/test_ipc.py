@@ -62,6 +62,7 @@ def test_bodies_of_every_length_both_ways(ends: tuple[Link, Link]) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.one_of(st.sampled_from(EDGES), st.integers(0, 3 * MIB)), max_size=6))
 def test_any_bodies_come_as_they_went(lengths: list[int]) -> None:

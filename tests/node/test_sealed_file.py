@@ -65,6 +65,7 @@ def test_round_trip(size: int) -> None:
     assert unsealed(data) == LONG[:size]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(LONG) + 10), st.integers(0, 3000)), min_size=1, max_size=8))
 def test_it_reads_as_a_file_does(long: bytes, places: list[tuple[int, int]]) -> None:
@@ -107,6 +108,7 @@ def _tampered(long: bytes) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", _tampered(bytes(HEADER + 2 * SEALED_SEGMENT + 5016)))
 def test_tampering(long: bytes, what: str) -> None:
     with pytest.raises(ConfigurationError, match=r"mri\.npz\.sealed"):
@@ -265,6 +267,7 @@ def test_nothing_prints_the_key(data_sets: list[DataSet]) -> None:
         assert "key" not in shown
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_while_one_tensor_is_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", small=np.arange(1000), large=np.zeros(24 * SEGMENT_BYTES, np.uint8))
     save_file({"small": torch.arange(1000), "large": torch.zeros(24 * SEGMENT_BYTES)}, tmp_path / "b.safetensors")

@@ -67,6 +67,7 @@ LOSSES: Final = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_of_targets_in_double(name: str, reduction: str) -> None:
@@ -84,6 +85,7 @@ def test_a_loss_of_targets_in_double(name: str, reduction: str) -> None:
     assert torch.equal(there.grad.get(), here.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     "make",

@@ -168,6 +168,7 @@ ACTIVATIONS: dict[str, Act] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*UNARY, *IN_PLACE, *ACTIVATIONS])
 @given(shape=shapes, dtype=dtypes, seed=seeds)
 @law
@@ -226,6 +227,7 @@ BINARY: dict[str, Act] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BINARY)
 @given(data=st.data(), shape=shapes, dtype=dtypes, seed=seeds)
 @law
@@ -265,6 +267,7 @@ SCALARS: dict[str, Act] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCALARS)
 @given(
     shape=shapes, dtype=dtypes, seed=seeds, scalar=st.sampled_from([0, 1, -2, 3, 1.0, 0.5, -1.5, True, False, math.inf])
@@ -326,6 +329,7 @@ ALONG: dict[str, Act] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALONG)
 @given(data=st.data(), shape=shapes, dtype=dtypes, seed=seeds)
 @law
@@ -412,6 +416,7 @@ SHAPING: dict[str, Act] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPING)
 @given(shape=shapes, dtype=dtypes, seed=seeds)
 @settings(law, max_examples=6)
@@ -419,6 +424,7 @@ def test_shaping(name: str, shape: tuple[int, ...], dtype: torch.dtype, seed: in
     assert_same(SHAPING[name], [values(shape, dtype, seed)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["conv2d", "max_pool2d", "avg_pool2d", "adaptive", "batch_norm", "group_norm", "unfold"]
 )

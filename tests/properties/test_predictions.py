@@ -21,6 +21,7 @@ MADE_UP = {"aten::threshold_backward"}
 """Of element types that autograd never gives it; then the result is refused."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_tensor, "run_fallback_kernel", no_fallback)

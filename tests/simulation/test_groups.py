@@ -70,6 +70,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_together_is_as_alone(optimizer: str) -> None:
     options = {"optimizer": OPTIMIZERS[optimizer], "local_epochs": 2}
@@ -80,6 +81,7 @@ def test_together_is_as_alone(optimizer: str) -> None:
     assert not together.vectorised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -93,6 +95,7 @@ def test_together_is_as_alone_whatever_the_round_is(options: dict[str, Any]) -> 
     assert_close(ran(vectorise=True, **options), ran(vectorise=False, **options))
 
 
+@pytest.mark.slow
 def test_small_groups_are_as_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     many = {"owners": owners((10,) * 23)}
     whole = ran(vectorise=True, **many)
@@ -103,6 +106,7 @@ def test_small_groups_are_as_large_ones(monkeypatch: pytest.MonkeyPatch) -> None
     assert_close(ran(vectorise=False, **many), whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_gone_on_with_ends_in_the_same_bits(tmp_path: Path) -> None:
     options: dict[str, Any] = {"per_round": 8, "strategy": cloister.FedAvgM(), "vectorise": True}
     whole = ran(rounds=4, **options)
@@ -134,6 +138,7 @@ class Unordered(Arrays):
     """A data set that has ways of its own."""
 
 
+@pytest.mark.slow
 def test_rows_that_are_read_when_they_are_needed() -> None:
     data = {str(at): Arrays({"x": Lazy("float64", (6,)), "y": Lazy("int64", ())}) for at in range(6)}
     together = ran(vectorise=True, owners=data, local_epochs=2)
@@ -157,6 +162,7 @@ def computed(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(model(x), (y + 1) % 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -200,6 +206,7 @@ def words(*, bad: dict[str, int], label: int = 0) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [10, -1, 59, 60, 2**40])
 def test_indices_out_of_range_are_refused_before_a_kernel_sees_them(row: int) -> None:
     """In a group the tables lie end to end: row 10 of one owner would be row 0 of the next."""
@@ -207,12 +214,14 @@ def test_indices_out_of_range_are_refused_before_a_kernel_sees_them(row: int) ->
         ran(vectorise=True, model=Words(), owners=words(bad={"2": row, "5": 10}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [3, -20, 2**40])
 def test_labels_out_of_range_are_refused(label: int) -> None:
     with pytest.raises(PlanError, match=r"owner '3'.*nll_loss"):
         ran(vectorise=True, model=Words(), owners=words(bad={}, label=label))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "planned", [loss, cloister.plan(lambda model, x, y: F.cross_entropy(model(x), y.int().long()))]
 )
@@ -227,6 +236,7 @@ def test_indices_that_are_in_range(planned: PlannedLoss) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_group_that_diverges_says_at_whom() -> None:
     data = owners((8,) * 6)
     data["owner 4"] = (data["owner 4"][0] * torch.inf, data["owner 4"][1])

@@ -67,6 +67,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(each, there[name]) for name, each in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_script_of_ten_lines() -> None:
     start = model(None)
     before = copy.deepcopy(start.state_dict())
@@ -114,6 +115,7 @@ def plainly(start: nn.Module, data: dict[str, tuple[Tensor, Tensor]], *, rounds:
     return whole
 
 
+@pytest.mark.slow
 def test_it_is_fedavg() -> None:
     run = ran(model=model(None), local_epochs=2, strategy=cloister.FedAvg())
     expected = plainly(model(None), owners(), rounds=4, epochs=2)
@@ -121,6 +123,7 @@ def test_it_is_fedavg() -> None:
     assert not same(run.model, model(None))
 
 
+@pytest.mark.slow
 def test_one_owner_trains_as_if_it_were_alone() -> None:
     alone = {"alice": owners()["alice"]}
     start = model()
@@ -143,6 +146,7 @@ def test_one_owner_trains_as_if_it_were_alone() -> None:
     assert int(run.model.state_dict()["layers.1.num_batches_tracked"]) == 12
 
 
+@pytest.mark.slow
 def test_integer_buffers_are_the_first_owner_s() -> None:
     run = ran(rounds=3)
     assert int(run.model.state_dict()["layers.1.num_batches_tracked"]) == 3 * 4  # alice: 30 rows in batches of 8
@@ -158,6 +162,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_that_is_gone_on_with_ends_in_the_same_bits(strategy: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"strategy": STRATEGIES[strategy], "per_round": 2, "clip": 2.0}
@@ -174,6 +179,7 @@ def test_a_run_that_is_gone_on_with_ends_in_the_same_bits(strategy: str, tmp_pat
     assert same(ran(rounds=4, checkpoint=file, **options).model, whole.model)  # nothing is left to do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -190,6 +196,7 @@ def test_a_checkpoint_of_another_run_is_refused(options: dict[str, Any], named: 
         ran(checkpoint=tmp_path / "run", **options)
 
 
+@pytest.mark.slow
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run"
     ran(rounds=1, checkpoint=file)
@@ -203,6 +210,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         ran(checkpoint=tmp_path / "missing" / "run")
 
 
+@pytest.mark.slow
 def test_ctrl_c_returns_what_there_is() -> None:
     seen = []
 
@@ -217,6 +225,7 @@ def test_ctrl_c_returns_what_there_is() -> None:
     assert same(run.model, ran(rounds=2).model)
 
 
+@pytest.mark.slow
 def test_ctrl_c_within_a_round_returns_the_rounds_before_it() -> None:
     calls = []
 
@@ -233,6 +242,7 @@ def test_ctrl_c_within_a_round_returns_the_rounds_before_it() -> None:
     assert same(run.model, ran(rounds=2).model)
 
 
+@pytest.mark.slow
 def test_sampling_is_seeded() -> None:
     def drawn(seed: int) -> list[tuple[str, ...]]:
         return [each.owners for each in ran(rounds=8, per_round=2, batch_size=30, seed=seed).history]
@@ -244,11 +254,13 @@ def test_sampling_is_seeded() -> None:
     assert {name for names in once for name in names} == set(SIZES)
 
 
+@pytest.mark.slow
 def test_the_order_in_which_owners_are_listed_does_not_matter() -> None:
     backwards = dict(reversed(owners().items()))
     assert same(ran(rounds=2).model, ran(rounds=2, owners=backwards).model)
 
 
+@pytest.mark.slow
 def test_a_misfit_is_found_before_the_first_step() -> None:
     data: dict[str, Any] = owners()
     data["bob"] = (data["bob"][0], data["bob"][1].double())
@@ -280,6 +292,7 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
         ran(**options)
 
 
+@pytest.mark.slow
 def test_the_largest_share_holds() -> None:
     """With equal shares each update counts alike, whatever its owner's examples."""
     even = ran(model=model(None), owners=owners({"alice": 40, "bob": 8}), rounds=1, largest_share=0.5).model
@@ -291,17 +304,20 @@ def test_the_largest_share_holds() -> None:
         torch.testing.assert_close(value, sum(each.state_dict()[name] for each in alone) / 2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_plan_serves_as_a_loss_and_a_data_set_as_an_owner() -> None:
     first = ran(rounds=1)
     data = {name: Arrays({"scans": x, "labels": y}) for name, (x, y) in owners().items()}
     assert same(first.model, ran(rounds=1, loss=first.plan, owners=data).model)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_at_whom() -> None:
     with pytest.raises(TrainingError, match=r"owner 'alice'.*not finite"):
         ran(optimizer=cloister.SGD(lr=1e30))
 
 
+@pytest.mark.slow
 def test_the_history_prints() -> None:
     history = ran(rounds=2, evaluate=lambda _: {"auc": 0.5}).history
     lines = str(history).splitlines()
@@ -312,6 +328,7 @@ def test_the_history_prints() -> None:
         history.series("nonsense")
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_line_for_each_round(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,6 +341,7 @@ def test_a_terminal_gets_a_line_for_each_round(
     assert shown.err.splitlines() == list(map(str, run.history))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -343,6 +361,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert same(ran(rounds=2, checkpoint=file).model, ran(rounds=2).model)
 
 
+@pytest.mark.slow
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     start = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     start[2].weight = start[0].weight
@@ -351,6 +370,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert not same(run.model, start)
 
 
+@pytest.mark.slow
 def test_running_variances_stay_what_variances_are() -> None:
     """An adaptive step on a buffer would carry a small variance below zero, and the model to NaN in eval mode."""
     torch.manual_seed(0)

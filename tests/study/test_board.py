@@ -62,6 +62,7 @@ def test_a_history_afterwards(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_each_round_can_be_seen_when_it_is_told(tmp_path: Path) -> None:
     seen: list[list[tuple[int, float]]] = []
     run = simulated(rounds=3, tensorboard=tmp_path, on_round=lambda _: seen.append(read(tmp_path)["training/loss"]))
@@ -70,6 +71,7 @@ def test_each_round_can_be_seen_when_it_is_told(tmp_path: Path) -> None:
     assert read(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_a_run_that_is_gone_on_with_is_shown_once_and_whole(tmp_path: Path) -> None:
     def lose(done: Round) -> None:
         raise KeyboardInterrupt
@@ -82,6 +84,7 @@ def test_a_run_that_is_gone_on_with_is_shown_once_and_whole(tmp_path: Path) -> N
     assert len(run.history) == 4
 
 
+@pytest.mark.slow
 def test_another_run_takes_the_place_of_the_first(tmp_path: Path) -> None:
     simulated(rounds=3, tensorboard=tmp_path)
     run = simulated(rounds=2, seed=1, tensorboard=tmp_path)

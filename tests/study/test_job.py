@@ -103,6 +103,7 @@ def test_a_vector_goes_back_into_its_model() -> None:
     assert cloister.model_digest(other) == described.digest
 
 
+@pytest.mark.slow
 def test_a_job_says_all_that_decides_what_is_computed(tmp_path: Path) -> None:
     model = net()
     plan = planned(loss, model=model, example=EXAMPLE)
@@ -117,6 +118,7 @@ def test_a_job_says_all_that_decides_what_is_computed(tmp_path: Path) -> None:
     assert again == make(describe(model), plan, numbers(), charter=agreed)
 
 
+@pytest.mark.slow
 def test_a_loss_needs_an_example() -> None:
     with pytest.raises(ConfigurationError, match=r"example=\(torch"):
         planned(loss, model=net(), example=None)
@@ -126,6 +128,7 @@ def test_a_loss_needs_an_example() -> None:
     assert planned(plan, model=net(), example=None) is plan
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
     plan = loss.capture(net(), example=EXAMPLE)
     agreed = charter(tmp_path, plans=[b"\1" * 32], first_model=cloister.model_digest(net()))
@@ -133,6 +136,7 @@ def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
         make(describe(net()), plan, numbers(), charter=agreed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"rounds": 0}, {"batch_size": 0}, {"local_epochs": 1.5}, {"seed": -1}, {"seed": 1 << 64}]
 )
@@ -143,6 +147,7 @@ def test_numbers_out_of_range(tmp_path: Path, changes: dict[str, Any]) -> None:
         make(describe(net()), plan, numbers(**changes), charter=agreed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

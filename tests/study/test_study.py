@@ -356,6 +356,7 @@ def lengths(talk: Talk) -> None:
     talk.until_closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "error", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ def test_it_reads_like_a_type() -> None:
     assert repr(Geometry.contiguous(torch.bool, ())) == "bool[]"
 
 
+@pytest.mark.slow
 def test_unused_ones_are_forgotten() -> None:
     Geometry.contiguous(torch.float32, (7, 7, 7))
     gc.collect()

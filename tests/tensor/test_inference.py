@@ -81,6 +81,7 @@ def test_types_that_do_not_live_at_workers() -> None:
         outline(aten.complex.default, torch.zeros(2, dtype=torch.float16), torch.zeros(2, dtype=torch.float16))
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller can name ever other arguments, as many as a message holds, and refused calls are found out too."""
     monkeypatch.setattr(inference, "_CACHED", 100)

@@ -124,6 +124,7 @@ def test_a_deepcopy_runs_by_itself(bob: VirtualWorker) -> None:
     assert model().get().tolist() == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_module_that_is_forgotten_leaves_nothing(bob: VirtualWorker) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).send(bob)
     assert bob.count().objects == 7

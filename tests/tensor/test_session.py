@@ -74,6 +74,7 @@ def test_a_question_takes_along_what_is_queued_here_and_lets_leave_what_is_queue
     assert [names(batch) for batch in (*here.batches, *there.batches)] == [["Call"], ["Call"]]
 
 
+@pytest.mark.slow
 def test_forgotten_objects_are_freed_after_their_last_use() -> None:
     channel = Recorder()
     location = Location("bob", channel)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from cloister.testing.models import SAMPLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_batch_goes_through_and_its_loss_falls(name: str) -> None:
     torch.manual_seed(0)

@@ -56,6 +56,7 @@ def test_an_owner_takes_its_configuration_and_the_charter(tmp_path: Path) -> Non
     assert load_charter(use, own=own, now=now) == local.charter
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_start_says_why(tmp_path: Path) -> None:
     with study(tmp_path) as local:
         (tmp_path / "charter.toml").write_text("nonsense", encoding="utf-8")
@@ -65,6 +66,7 @@ def test_a_process_that_does_not_start_says_why(tmp_path: Path) -> None:
         assert local.log("bob") == ""
 
 
+@pytest.mark.slow
 def test_one_process_of_each(tmp_path: Path) -> None:
     with study(tmp_path) as local:
         local.start_aggregator()

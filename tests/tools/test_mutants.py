@@ -93,12 +93,14 @@ def test_tests_that_fail_without_it_kill_nothing(bench: Bench) -> None:
     assert {result.fate for result in bench.run([LOCK], jobs=1)} == {Fate.RED, Fate.KILLED}
 
 
+@pytest.mark.slow
 def test_tests_that_take_too_long_kill_nothing(bench: Bench) -> None:
     (bench.root / "tests/test_door.py").write_text("import time\n\ndef test_it_waits():\n    time.sleep(60)\n")
     fates = {result.fate for result in replace(bench, within_s=0.1).run([LOCK], jobs=1)}
     assert fates == {Fate.RED, Fate.LATE}
 
 
+@pytest.mark.slow
 def test_what_is_tested_is_the_copy(bench: Bench) -> None:
     """A package that comes from somewhere else makes every mutant survive, or none: neither is believed."""
     elsewhere = replace(bench, package="json")  # the library's own is found first: the copy's holds no package

@@ -163,6 +163,7 @@ def test_every_kind_is_tried():
     assert set(MESSAGES) == set(Kind)
 
 
+@pytest.mark.slow
 @given(KINDED)
 def test_an_end_without_sessions_understands_nothing_of_them(kinded):
     kind, message = kinded
@@ -206,6 +207,7 @@ def test_any_bytes_are_a_message_or_refused(kind, data):
     assert decode(kind, encode(message)) == message or has_nan(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from(FRAMES), st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1, max_size=6))
 def test_a_frame_with_bytes_changed_is_a_frame_or_refused(frame, changes):
@@ -328,6 +330,7 @@ AT_THE_LIMIT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", AT_THE_LIMIT)
 def test_one_over_each_limit_is_refused(what):
     kind, message = AT_THE_LIMIT[what]

@@ -44,6 +44,7 @@ def test_good_frames(vector):
     assert pack_prefix(Kind(vector["kind"]), header_bytes=len(header), body_bytes=len(body)) + header + body == data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", named("good"))
 def test_the_page_shows_them(vector):
     text = "".join(PAGE.read_text(encoding="utf-8").split())

@@ -205,6 +205,7 @@ def differentiate(recipe, n, c, e):
     return mode.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(n=st.integers(2, 4), half=st.integers(1, 3), e=st.integers(4, 7))
@@ -343,6 +344,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "argument", "bend"), HOSTILE)
 def test_one_bent_argument_is_refused(name, argument, bend, calls):
     arguments = dict(calls[f"aten::{name}"])

@@ -88,6 +88,7 @@ def change(after: nn.Module, before: nn.Module) -> Tensor:
     return torch.cat([(new - old[name]).detach().flatten() for name, new in sorted(deltas.floats_of(after).items())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [0.0, 0.3])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", ["mlp", "lenet"])
@@ -107,6 +108,7 @@ def test_it_is_the_plain_loop_to_the_last_bit(name: str, optimizer: str, mu: flo
         assert got.metrics[metric] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_proximal_term_is_that_of_the_loss() -> None:
     """Li et al. 2020, equation 2: mu / 2 times the squared distance, differentiated by PyTorch."""
     model, data = made("mlp")
@@ -149,12 +151,14 @@ def test_what_is_given_stays_as_it_is() -> None:
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_seed_decides() -> None:
     model, data = made("mlp")
     assert torch.equal(trained(model, data).delta, trained(model, data).delta)
     assert not torch.equal(trained(model, data).delta, trained(model, data, seed=SEED + 1).delta)
 
 
+@pytest.mark.slow
 def test_the_delta_is_clipped() -> None:
     model, data = made("mlp")
     whole = trained(model, data).delta
@@ -165,6 +169,7 @@ def test_the_delta_is_clipped() -> None:
     assert torch.equal(trained(model, data, clip=4 * limit).delta, whole)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_does_not_move() -> None:
     model, data = made("mlp")
     next(model.parameters()).requires_grad_(False)
@@ -184,6 +189,7 @@ def test_what_is_frozen_does_not_move() -> None:
     assert moved == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.slow
 def test_a_misfit_is_found_before_the_first_step() -> None:
     model, data = made("mlp")
     plan = captured(type(model))
@@ -204,6 +210,7 @@ def test_a_misfit_is_found_before_the_first_step() -> None:
         train(plan, data, parameters={}, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -221,6 +228,7 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str)
         trained(model, data, **options)
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_row_is_refused_where_batchnorm_is_trained() -> None:
     """Before the first step, where PyTorch would find out at the end of the first epoch."""
     torch.manual_seed(0)
@@ -245,6 +253,7 @@ def test_a_last_batch_of_one_row_is_refused_where_batchnorm_is_trained() -> None
     assert len(trained(model, data, batch_size=ROWS - 1, local_epochs=1).losses) == 2
 
 
+@pytest.mark.slow
 def test_the_loss_of_every_step_is_kept_in_its_place() -> None:
     """More steps than are kept as tensors of their own."""
     rows, weight = 1100, torch.tensor([[2.0]])
@@ -263,6 +272,7 @@ def test_the_loss_of_every_step_is_kept_in_its_place() -> None:
     assert got.metrics["loss"] == rows - 1
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_says_so() -> None:
     model, data = made("mlp")
     with pytest.raises(TrainingError, match="not finite"):

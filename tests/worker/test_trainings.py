@@ -187,6 +187,7 @@ HOSTILE: dict[str, tuple[str, Change]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_it_is_refused_by_a_typed_error_and_changes_nothing(case: str) -> None:
     code, change = HOSTILE[case]
@@ -202,6 +203,7 @@ def test_it_is_refused_by_a_typed_error_and_changes_nothing(case: str) -> None:
     assert not same(session.model(), before)
 
 
+@pytest.mark.slow
 def test_each_seed_has_its_order_and_the_widest_one_too() -> None:
     losses = set()
     for seed in (0, 7, (1 << 64) - 1):

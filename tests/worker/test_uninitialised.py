@@ -59,6 +59,7 @@ def expanded(session: Session, count: int) -> int:
     return one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKER)
 def test_a_worker_shows_zeros_of_every_size(name: str) -> None:
     session = Session()
@@ -121,6 +122,7 @@ def test_what_ctc_leaves_unwritten_of_its_alignments() -> None:
     assert torch.equal(seen[0], torch._ctc_loss(*given, [steps, 3], lengths)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLYNOMIALS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_polynomial_of_nan_is_nan(name: str, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ from cloister.wire.tensors import TensorSpec
 from cloister.worker.values import as_bytes, check_received, empty, is_sendable, sendable, spec_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (2, 3)], ids=str)
 @pytest.mark.parametrize("name", DTYPES)
 def test_bytes_out_and_in(name: str, shape: tuple[int, ...]) -> None:

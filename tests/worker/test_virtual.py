@@ -42,6 +42,7 @@ def test_worker_and_caller_share_no_tensor(encode: bool) -> None:
     assert torch.equal(p.get(), X)
 
 
+@pytest.mark.slow
 @ENCODE
 def test_objects_are_freed_with_their_pointers(encode: bool) -> None:
     bob = VirtualWorker(id="bob", encode=encode)
@@ -73,6 +74,7 @@ def test_a_fault_is_raised_by_the_line_that_caused_it(encode: bool) -> None:
     assert torch.equal(p.get(), X)
 
 
+@pytest.mark.slow
 @ENCODE
 def test_its_limits_are_a_workers(encode: bool) -> None:
     bob = VirtualWorker(id="bob", encode=encode, memory_bytes=100, objects=3)
@@ -95,6 +97,7 @@ def test_large_objects_are_not_kept_waiting_to_be_freed() -> None:
     assert p.max().get() == 20
 
 
+@pytest.mark.slow
 @ENCODE
 def test_values_move_between_virtual_workers(encode: bool) -> None:
     bob, alice = VirtualWorker(id="bob", encode=encode), VirtualWorker(id="alice", encode=encode)
@@ -146,6 +149,7 @@ def test_closing_frees_everything() -> None:
     del p
 
 
+@pytest.mark.slow
 def test_it_may_be_used_from_several_threads() -> None:
     bob = VirtualWorker(id="bob")
     wrong: list[int] = []

@@ -79,7 +79,7 @@ class Bench:
     source: str = "src"
     package: str = "cloister"
     within_s: float = 300.0
-    marked: str = "not slow and not e2e"
+    marked: str = "not e2e"
 
     def stale(self, mutants: Sequence[Mutant]) -> list[str]:
         """What is wrong with a list: mutants that do not fit the source, or name tests that are not there."""

@@ -58,6 +58,7 @@ def editable(source: Path, site: Path) -> str:
     return f"import site; site.addsitedir({str(site)!r}); " + HASH
 
 
+@pytest.mark.slow
 def test_processes_that_are_started_alike_say_the_same(original, tmp_path):
     (tmp_path / "site").mkdir()
     elsewhere = copy(original / "cloister", tmp_path / "elsewhere")
@@ -93,6 +94,7 @@ def test_one_byte_and_everything_else_that_runs_makes_another(original, tmp_path
     assert len(set(said)) == len(runs)
 
 
+@pytest.mark.slow
 def test_byte_code_that_python_wrote_is_not_counted(original, tmp_path):
     source = copy(original / "cloister", tmp_path)
     before = outcome(start(source))
@@ -102,6 +104,7 @@ def test_byte_code_that_python_wrote_is_not_counted(original, tmp_path):
     assert outcome(start(source)) == before
 
 
+@pytest.mark.slow
 def test_a_process_measures_itself_once(original, tmp_path):
     source = copy(original / "cloister", tmp_path)
     program = SAY + (
@@ -123,6 +126,7 @@ def test_the_list_says_why_two_measurements_differ():
     assert "pytest" not in listed["distributions"], "what only tests need does not run in an aggregator"
 
 
+@pytest.mark.slow
 def test_the_list_says_nothing_about_where_it_lies():
     for place in (Path(cloister.__file__).parent, Path(sys.prefix), Path.cwd()):
         assert str(place) not in inventory("aggregator")

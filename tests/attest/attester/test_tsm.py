@@ -90,6 +90,7 @@ def test_counting_starts_anywhere(mount, first):
 # --- Others who use it
 
 
+@pytest.mark.slow
 def test_threads_get_their_own(mount):
     kernel = ConfigfsTsm()
     where = mount(kernel)

@@ -107,6 +107,7 @@ def test_the_other_makers_bundle() -> None:
         SnpCollateral.parse(edited(DCAP))
 
 
+@pytest.mark.slow
 @given(st.binary() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(json.dumps).map(str.encode))
 def test_garbage(data: bytes) -> None:
     with pytest.raises(CollateralError):

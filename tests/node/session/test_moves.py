@@ -192,6 +192,7 @@ def test_a_push_that_nobody_takes_and_a_take_that_nobody_pushes_end_in_time() ->
     net.join()
 
 
+@pytest.mark.slow
 def test_neither_the_wrong_peer_nor_the_wrong_ticket_is_let_in() -> None:
     net = Net(move_wait_s=0.3)
     with session(net, dial=lambda _: net.dialled_by(MALLORY)) as (mallory, _), session(net, dial=nowhere) as (alice, _):

@@ -151,6 +151,7 @@ def test_a_failure_passes(scene: Scene) -> None:
     ask(scene)
 
 
+@pytest.mark.slow
 def test_a_caller_is_held_back_while_the_executor_is_busy(scene: Scene) -> None:
     body = bytes(40 * MIB)
     batch = m.Batch([m.Put(1, TensorSpec("uint8", (len(body),)))])

@@ -106,6 +106,7 @@ def test_a_second_node_is_refused_and_an_onlooker_is_not(tmp_path):
     Records(tmp_path).close()
 
 
+@pytest.mark.slow
 def test_every_byte_that_changes_is_found_or_of_no_account(tmp_path):
     filled(tmp_path).close()
     file = tmp_path / FILE
@@ -180,6 +181,7 @@ def in_a_process(program: str, folder: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written():
     # Not below pytest's own folder, which only its owner may enter: for root, modes count only once it is nobody.
     with tempfile.TemporaryDirectory() as name:
@@ -194,6 +196,7 @@ except RecordsError as fault: print("refused", fault)
         assert told.startswith("refused the node's records cannot be opened: Permission denied"), told
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """The limit on a file's size stands for it: the same call fails, in the middle of a commit."""
     program = """
@@ -218,6 +221,7 @@ print(sorted(Records(folder).signed(bytes(32))), len(list(folder.glob("*.model")
     assert lines[2:] == ["[1] None", "[1, 3] 0"], told
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_at_once_after_it_wrote(tmp_path):
     program = """
 import signal

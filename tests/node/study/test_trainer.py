@@ -152,6 +152,7 @@ def heard(trainer: Trainer) -> Trained | Failed:
             return found
 
 
+@pytest.mark.slow
 def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
     job = a_job()
     assert trainer.train(order(job)) is None
@@ -259,6 +260,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(trainer: Trainer, ca
     assert ".npz" not in found.text  # where an owner's files lie is nobody's business
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_the_plan_names_the_tensors(trainer: Trainer) -> None:
     job = a_job()
     parts = [
@@ -278,6 +280,7 @@ def test_a_model_that_does_not_fit_the_plan_names_the_tensors(trainer: Trainer) 
     assert isinstance(heard(trainer), Trained)
 
 
+@pytest.mark.slow
 def test_training_that_comes_to_no_number(trainer: Trainer) -> None:
     job = a_job(optimizer=optimizers.SGD(1e38, 0.0, None, None, 0.0, 0.0, False))
     trainer.train(order(job))
@@ -316,6 +319,7 @@ def test_what_is_abandoned_is_never_heard_of(trainer: Trainer) -> None:
     assert found.round == 2
 
 
+@pytest.mark.slow
 def test_a_node_that_closes_waits_for_nobody(file: Path) -> None:
     closing = Wakeup()
     trainer = a_trainer(file, closing)

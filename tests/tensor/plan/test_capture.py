@@ -49,6 +49,7 @@ class Counts(nn.Module):
         return self.layer((x - self.mean) * self.scale)
 
 
+@pytest.mark.slow
 def test_tied_weights_stay_tied() -> None:
     plan = loss.capture(Tied(), example=(torch.zeros(4, dtype=torch.long), torch.zeros(4, dtype=torch.long)))
     (parameter,) = plan.program.parameters
@@ -57,6 +58,7 @@ def test_tied_weights_stay_tied() -> None:
     assert_same_as_plain(plan, loss, Tied(), tokens, tokens.flip(0))
 
 
+@pytest.mark.slow
 def test_buffers_come_in_and_new_ones_go_out() -> None:
     model = Counts()
     plan = squares.capture(model, example=rows(3))
@@ -69,6 +71,7 @@ def test_buffers_come_in_and_new_ones_go_out() -> None:
     assert_same_as_plain(plan, squares, model, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_keeps_its_statistics(training: bool) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten()).train(training)
@@ -85,6 +88,7 @@ def test_parameters_that_are_not_trained_have_no_gradient() -> None:
     assert set(outcome.gradients) == {"1.weight", "1.bias"}
 
 
+@pytest.mark.slow
 def test_the_model_is_left_alone() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -94,6 +98,7 @@ def test_the_model_is_left_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_tensors_made_on_the_way_are_constants_or_operations() -> None:
     weights = torch.tensor([1.0, 2.0])
 
@@ -125,6 +130,7 @@ def test_writing_into_the_batch_or_a_new_tensor_is_done_on_a_copy() -> None:
     assert torch.equal(first.loss, writes(model, x.clone()))
 
 
+@pytest.mark.slow
 def test_shapes_that_change_in_place_become_views() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -140,6 +146,7 @@ def test_shapes_that_change_in_place_become_views() -> None:
     assert_same_as_plain(plan, squares, model, torch.randn(6, 3))
 
 
+@pytest.mark.slow
 def test_modes_around_the_capture_do_not_matter() -> None:
     model = nn.Linear(3, 2)
     expected = squares.capture(model, example=rows(3)).digest
@@ -148,6 +155,7 @@ def test_modes_around_the_capture_do_not_matter() -> None:
             assert squares.capture(model, example=(torch.zeros(4, 3),)).digest == expected
 
 
+@pytest.mark.slow
 def test_dead_operations_are_left_out() -> None:
     @cloister.plan
     def wasteful(model: nn.Module, x: Tensor) -> Tensor:
@@ -158,6 +166,7 @@ def test_dead_operations_are_left_out() -> None:
     assert wasteful.capture(model, example=rows(3)).digest == squares.capture(model, example=rows(3)).digest
 
 
+@pytest.mark.slow
 def test_the_digest_depends_on_what_is_done_and_on_nothing_else() -> None:
     first = squares.capture(nn.Linear(3, 2), example=rows(3))
     assert squares.capture(nn.Linear(3, 2), example=rows(3, size=17)).digest == first.digest
@@ -178,6 +187,7 @@ def test_the_digest_is_the_same_everywhere() -> None:
     assert plan.digest.hex() == "620b04779ac0ed9e088b1e8fa85b7d2e9d6ae3ecd946e95e63a75276f885d8e3"
 
 
+@pytest.mark.slow
 def test_the_listing_names_shapes_and_symbols() -> None:
     code = loss.capture(nn.Linear(3, 2), example=EXAMPLE).code
     assert "%2: float32[b, 3]" in code
@@ -273,6 +283,7 @@ REFUSALS: dict[Callable[..., Any], str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", REFUSALS, ids=lambda function: function.__name__)
 def test_what_no_plan_can_do_is_refused_with_its_line(function: Callable[..., Any]) -> None:
     with pytest.raises(PlanError, match=REFUSALS[function]) as caught:

@@ -246,6 +246,7 @@ def attempt(data: bytes) -> str:
     return "ran"
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mutants())
 def test_a_mutated_plan_is_refused_or_runs(data: bytes) -> None:
@@ -259,6 +260,7 @@ def test_many_mutated_plans_are_refused_or_run(data: bytes) -> None:
     attempt(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_flipped_bytes_are_refused_or_a_plan(data: st.DataObject) -> None:

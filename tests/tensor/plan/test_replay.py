@@ -76,6 +76,7 @@ def test_plain_pytorch_with_the_same_seeds_draws_the_same(make: Callable[[], nn.
         assert torch.equal(outcome.gradients[name], parameter.grad), name
 
 
+@pytest.mark.slow
 def test_seed_and_step_decide_all_that_is_random() -> None:
     torch.manual_seed(1)
     model, x = Noisy(), torch.randn(8, 3)
@@ -97,6 +98,7 @@ def test_the_rule_for_seeds_stands() -> None:
     assert seed_of(-1, step=7, line=3) == seed_of((1 << 64) - 1, step=7, line=3) == 9192397017228638052
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 5, 64])
 def test_one_plan_serves_batches_of_every_size(size: int) -> None:
     torch.manual_seed(2)
@@ -105,6 +107,7 @@ def test_one_plan_serves_batches_of_every_size(size: int) -> None:
     assert_same_as_plain(plan, loss, model, torch.randn(size, 1, 6, 6), torch.randint(4, (size,)))
 
 
+@pytest.mark.slow
 def test_what_a_step_is_given_stays_as_it_is() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     plan = squares.capture(model, example=rows(3))
@@ -124,6 +127,7 @@ def test_a_batch_may_lie_anyhow_in_memory() -> None:
     assert torch.equal(step(plan, model, x).loss, step(plan, model, x.contiguous()).loss)
 
 
+@pytest.mark.slow
 def test_a_plan_reads_nothing_around_its_batch() -> None:
     """``as_strided`` counts from where the storage begins, which is the data set's and not the batch's."""
 
@@ -144,6 +148,7 @@ def test_a_plan_reads_nothing_around_its_batch() -> None:
         beyond.capture(model, example=rows(3))
 
 
+@pytest.mark.slow
 def test_intermediate_values_are_dropped_when_the_step_is_over() -> None:
     model, x = nn.Linear(3, 2), torch.randn(4, 3)
     plan = squares.capture(model, example=rows(3))
@@ -155,6 +160,7 @@ def test_intermediate_values_are_dropped_when_the_step_is_over() -> None:
     assert last() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
@@ -180,6 +186,7 @@ def test_a_parameter_that_is_missing_or_misfits_is_named() -> None:
         plan.step({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, {}, rows(3))
 
 
+@pytest.mark.slow
 def test_a_label_out_of_range_is_a_plan_error_without_its_value() -> None:
     plan = loss.capture(nn.Linear(3, 2), example=(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)))
     with pytest.raises(PlanError, match="nll_loss_forward: PyTorch raised IndexError") as caught:
@@ -210,6 +217,7 @@ def test_a_plan_of_a_larger_batch_than_memory_allows_is_refused_in_time() -> Non
         step(small, nn.Linear(3, 2), torch.zeros(1000, 3))
 
 
+@pytest.mark.slow
 def test_encoded_and_back_it_is_the_same_plan() -> None:
     plan = squares.capture(Noisy(), example=rows(3))
     again = cloister.Plan.decode(plan.encode())

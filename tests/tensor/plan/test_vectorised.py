@@ -59,6 +59,7 @@ def looked_up(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.embedding(y, model.weight).sum() + model(x).sum()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planned", [gathered, indexed, looked_up])
 @pytest.mark.parametrize("label", [5, 2**40, -6])
 def test_no_index_reaches_another_model(planned: PlannedLoss, label: int) -> None:
@@ -87,6 +88,7 @@ def unpooled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return model(x).sum() + model.weight.take(y).sum()  # type: ignore[operator, union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("planned", "why"), [(divided, "a look at values"), (unpooled, "follows indices unchecked")])
 def test_what_is_refused_says_why(planned: PlannedLoss, why: str) -> None:
     plan = planned.capture(nn.Linear(4, 5), example=(torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)))

@@ -34,6 +34,7 @@ def test_what_it_is(data: Batches) -> None:
     assert data.schema == (Column("x", TensorSpec("float32", (2, 3))), Column("y", TensorSpec("int64", ())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 32, ROWS, 100])
 def test_an_epoch_has_every_row_once_and_the_last_batch_is_smaller(data: Batches, batch_size: int) -> None:
     x, y = numbered(ROWS)

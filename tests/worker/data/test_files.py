@@ -36,6 +36,7 @@ def rows_of(data: Batches) -> torch.Tensor:
     return taken[torch.from_numpy(back)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", NUMPY_TYPES)
 @pytest.mark.parametrize("shape", [(5,), (4, 2, 3)])
 def test_what_numpy_writes(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
@@ -225,6 +226,7 @@ def zeros(count: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", zeros(50_000_000))
@@ -264,6 +266,7 @@ def test_a_compression_with_a_dictionary_of_its_own_size(tmp_path: Path) -> None
         opened(tmp_path / "a.npz")
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.binary(max_size=200), st.sampled_from([".npz", ".npy", ".safetensors"]), st.sampled_from(["", "start", "zip"])

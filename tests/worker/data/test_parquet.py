@@ -119,6 +119,7 @@ def test_nulls_are_refused_when_they_are_read(tmp_path: Path, values: Any) -> No
         column(data)
 
 
+@pytest.mark.slow
 def test_metadata_that_would_end_the_process(tmp_path: Path) -> None:
     """A column chunk's type that is not its column's: what pyarrow tells of its statistics aborts. It is not asked."""
     write_parquet(tmp_path / "a.parquet", {"x": np.arange(8), "y": np.arange(8) % 3}, group=8)
@@ -163,6 +164,7 @@ def test_an_empty_file_and_one_that_is_none(tmp_path: Path) -> None:
         open_file(tmp_path / "none.parquet", columns=["x"])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_file_is_refused_or_read_in_full(

@@ -46,6 +46,7 @@ def test_orders_are_as_they_are_described(seed: int, step: int) -> None:
     assert order(10, seed=1, step=0).tolist() == [7, 4, 8, 1, 2, 6, 5, 0, 9, 3]
 
 
+@pytest.mark.slow
 def test_every_row_is_as_likely_anywhere() -> None:
     """10,000 orders of 5 rows: each row stands in each place about 2,000 times (standard deviation 40)."""
     found = torch.from_numpy(orders(5, seeds=range(10_000), step=0))
