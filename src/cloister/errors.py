@@ -16,7 +16,7 @@
     │   ├── EvidenceError             it cannot be read: no evidence at all
     │   ├── NotGenuineError           no genuine TEE made it
     │   ├── CollateralError           what the makers publish about TEEs is missing, out of date or broken
-    │   ├── UnacceptableError         genuine, but not what the reference accepts (lists every failed check)
+    │   ├── UnacceptableError         not what the reference accepts, or about something else (lists every failed check)
     │   └── NoTeeError                this process runs in no TEE, or its TEE gives no evidence
     ├── NetworkError                  a worker that cannot be reached or does not answer
     │   ├── UnreachableError          no connection could be made
@@ -63,7 +63,8 @@ Messages say what happened and what to do next, and carry no tensor's values: a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 
@@ -132,17 +133,20 @@ class CollateralError(AttestationError):
 
 
 class UnacceptableError(AttestationError):
-    """Genuine evidence of something that the reference does not accept.
+    """Genuine evidence of something that the reference does not accept, or a proof that is about something else.
 
-    ``failures``: every check that failed, a sentence each.
+    ``failures``: every check that failed, a sentence each. ``genuine``: whether a genuine TEE is known to have made it;
+    nobody looks into evidence whose proof is about something else.
     """
 
-    def __init__(self, failures: Sequence[str]) -> None:
+    def __init__(self, failures: Sequence[str], *, genuine: bool = True) -> None:
         self.failures = tuple(failures)
-        super().__init__("genuine, but not acceptable: " + "; ".join(self.failures))
+        self.genuine = genuine
+        verdict = "genuine, but not acceptable" if genuine else "not acceptable"
+        super().__init__(f"{verdict}: {'; '.join(self.failures)}")
 
-    def __reduce__(self) -> tuple[type[UnacceptableError], tuple[tuple[str, ...]]]:
-        return type(self), (self.failures,)
+    def __reduce__(self) -> tuple[Callable[..., UnacceptableError], tuple[tuple[str, ...]]]:
+        return partial(type(self), genuine=self.genuine), (self.failures,)
 
 
 class NoTeeError(AttestationError):

@@ -196,10 +196,11 @@ def test_simulated_evidence_that_is_called_real(study: Study) -> None:
     with answering(own, claiming(own, tee="snp")) as at, pytest.raises(UnacceptableError) as caught:
         study.attest(at, **demanding())
     assert "its proof calls one kind of TEE what the evidence calls another" in caught.value.failures
-    for tee in ("simulated", "snp"):
-        other = study.instance(attester=labelled)
-        with answering(other, claiming(other, tee=tee)) as at, pytest.raises(EvidenceError):
-            study.attest(at, **demanding())
+    other = study.instance(attester=labelled)
+    with answering(other, claiming(other)) as at, pytest.raises(UnacceptableError, match="one kind of TEE what"):
+        study.attest(at, **demanding())
+    with answering(other, claiming(other, tee="snp")) as at, pytest.raises(EvidenceError):
+        study.attest(at, **demanding())
 
 
 def test_a_real_report_that_is_called_simulated(study: Study) -> None:

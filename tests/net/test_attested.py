@@ -15,6 +15,7 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.verifier import STALE
 from cloister.errors import (
     CharterError,
+    CollateralError,
     ConfigurationError,
     ConnectionLostError,
     EvidenceError,
@@ -212,13 +213,22 @@ def test_a_proof_that_cannot_be_read(study: Study, transcript: bytes | None, evi
         study.attest(at)
 
 
-def test_a_real_tee_is_not_judged_without_collateral(study: Study) -> None:
+def test_nothing_is_fetched_for_a_proof_that_is_about_something_else(study: Study) -> None:
+    fetched: list[Evidence] = []
+
+    def fetch(evidence: Evidence, now: datetime) -> None:
+        fetched.append(evidence)
+
     own = study.instance(attester=Lying(ATTESTER, lambda _: Evidence(tee="tdx", quote=bytes(5000))))
-    with answering(own, claiming(own)) as at, pytest.raises(UnacceptableError) as caught:
-        study.attest(at)
-    kind, undecided = caught.value.failures
+    with answering(own, claiming(own)) as at, pytest.raises(UnacceptableError, match=r"^not acceptable: ") as caught:
+        study.attest(at, collateral=fetch)
+    [kind] = caught.value.failures
     assert "one kind of TEE what the evidence calls another" in kind
-    assert "could not be judged" in undecided
+    assert not caught.value.genuine
+    assert not fetched
+    with answering(own, claiming(own, tee="tdx")) as at, pytest.raises(CollateralError):
+        study.attest(at, collateral=fetch)
+    assert fetched
 
 
 def test_an_address_that_the_charter_does_not_name(study: Study) -> None:

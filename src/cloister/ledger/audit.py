@@ -105,7 +105,7 @@ def verify_instance(
         evidence = received.decode(instance.record.evidence)
         failures = _mismatches(instance, evidence, charter, accept_simulated=accept_simulated)
         if failures:
-            raise UnacceptableError(failures)
+            raise UnacceptableError(failures, genuine=False)
         own = instance.record.collateral
         return verify(
             evidence,
@@ -116,7 +116,7 @@ def verify_instance(
             unsafe_roots=unsafe_roots,
         )
     except UnacceptableError as fault:
-        raise UnacceptableError([f"{what}: {failure}" for failure in fault.failures]) from None
+        raise UnacceptableError([f"{what}: {failure}" for failure in fault.failures], genuine=fault.genuine) from None
     except (EvidenceError, NotGenuineError, CollateralError) as fault:
         raise type(fault)(f"{what}: {fault}") from None
 

@@ -23,7 +23,7 @@ from cloister.attest.transcript import NONCE_BYTES, Transcript
 from cloister.attest.verdict import Verdict
 from cloister.attest.verifier import Verified, verify
 from cloister.charter.summary import rules
-from cloister.errors import CollateralError, MessageError, UnacceptableError, UnreachableError, WorkerError
+from cloister.errors import MessageError, UnacceptableError, UnreachableError, WorkerError
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
 from cloister.net.contexts import unverified_client_context
@@ -254,7 +254,12 @@ def _proof(frame: Frame) -> Proof:
 def _judge(
     transcript: Transcript, evidence: Evidence, policy: AttestationPolicy, *, failures: list[str], now: datetime
 ) -> Verified:
-    """The verdict on evidence that came with a transcript whose own ``failures`` are known."""
+    """The verdict on evidence that came with a transcript whose own ``failures`` are known.
+
+    Nothing is fetched for a proof that is about something else: whoever sent it would choose what a service is asked.
+    """
+    if failures and evidence.tee != "simulated":
+        raise UnacceptableError(failures, genuine=False)
     try:
         verified = verify(
             evidence,
@@ -266,10 +271,6 @@ def _judge(
         )
     except UnacceptableError as fault:
         raise UnacceptableError([*failures, *fault.failures]) from None
-    except CollateralError as fault:
-        if not failures:
-            raise
-        raise UnacceptableError([*failures, f"and its evidence could not be judged: {fault}"]) from None
     if failures:
         raise UnacceptableError(failures)
     return verified
