@@ -190,7 +190,7 @@ _LEDGER: Final = (
 _OWNER: Final = (
     *_in(
         "node/study/countersigner.py",
-        "tests/node/study/test_member.py",
+        "tests/node/study/test_countersigner.py",
         (
             "signs-before-the-proof",
             "if not proved or cohort.signer",
@@ -229,7 +229,7 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-signature",
-            "        self.check_budget(known.data)\n",
+            "        self.check_budget(known.data)  # 12\n",
             "",
             "the budget counts at the signature too",
         ),
@@ -259,8 +259,8 @@ _OWNER: Final = (
         ),
         (
             "contributed-nothing",
-            'if known is None:\n            raise RoundError("we contributed nothing to this round")',
-            "if known is None:\n            return None",
+            'raise RoundError("we contributed nothing to this round")',
+            "return None",
             "an owner signs no cohort with a contribution that it did not make",
         ),
         (

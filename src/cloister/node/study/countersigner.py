@@ -1,5 +1,7 @@
 """An owner's decision to sign a cohort. Nothing is released unless all of its members sign it, and a quorum does.
 
+Numbers are those of "Before an owner signs" in docs/ledger.md.
+
 An aggregator can be restarted, cloned and rolled back, and has no counter that survives this. Its members are that
 counter: each signs one cohort a round, no round out of order, and no two cohorts on one model that differ by too few.
 """
@@ -68,17 +70,17 @@ class Countersigner:
             RoundError, LedgerError, RecordsError: it is not signed.
         """
         cohort = decode_cohort(encoded)
-        if cohort.round != number:
+        if cohort.round != number:  # 1
             raise RoundError("it is of another round")
         before = self._records.signed(self._digest)
-        if (known := before.get(number)) is not None and known.cohort == encoded:
+        if (known := before.get(number)) is not None and known.cohort == encoded:  # 2
             return known
-        if number <= max((0, *before)):
+        if number <= max((0, *before)):  # 2 and 3
             raise RoundError(f"a cohort of round {max(before)} was signed already: one a round, and in their order")
-        if not proved or cohort.signer != ledger.signer:
+        if not proved or cohort.signer != ledger.signer:  # 4
             raise RoundError("the instance has not proved, in this round, the key and the ledger that it is for")
-        ledger.check_cohort(cohort)
-        if rules.get(cohort.job, cohort.rule) != cohort.rule:
+        ledger.check_cohort(cohort)  # 5
+        if rules.get(cohort.job, cohort.rule) != cohort.rule:  # 6
             raise RoundError("its rule is not the job's, or the job is refused here")
         members = frozenset(share.member for share in cohort.shares)
         self._check_members(cohort, members)
@@ -102,13 +104,13 @@ class Countersigner:
 
     def _check_members(self, cohort: Cohort, members: frozenset[str]) -> None:
         limits = self._limits
-        if len(members) < limits.floor:
+        if len(members) < limits.floor:  # 7
             raise RoundError(f"it has {len(members)} members, and at least {limits.floor} are asked for here")
-        if any(share.weight > math.nextafter(limits.largest_share, math.inf) for share in cohort.shares):
+        if any(share.weight > math.nextafter(limits.largest_share, math.inf) for share in cohort.shares):  # 8
             raise RoundError(f"a member counts for more than {limits.largest_share:g}")
         for other in self._records.on_model(cohort.model):
             differing = len(members ^ other)
-            if 0 < differing < limits.floor:
+            if 0 < differing < limits.floor:  # 9
                 raise RoundError(
                     f"a cohort that differs in {differing} members was signed on the same model; the difference of the"
                     f" two would be theirs alone, and at least {limits.floor} are asked for here"
@@ -118,16 +120,16 @@ class Countersigner:
         """The data set of our own contribution, if the cohort has one of ours."""
         own = next((share for share in cohort.shares if share.member == self._fingerprint), None)
         took_part = self._records.took_part(self._digest)
-        if cohort.round < max((0, *took_part)):
+        if cohort.round < max((0, *took_part)):  # 10
             raise RoundError(f"round {max(took_part)} has begun since")
         if own is None:
             return None
         known = took_part.get(cohort.round)
-        if known is None:
+        if known is None:  # 11, as the next two
             raise RoundError("we contributed nothing to this round")
         if (known.job, known.digest) != (cohort.job, cohort.digest):
             raise RoundError("we trained for another job or another round")
         if known.commitment != own.commitment:
             raise RoundError("it names another contribution than ours")
-        self.check_budget(known.data)
+        self.check_budget(known.data)  # 12
         return known.data
