@@ -150,10 +150,10 @@ def test_the_seed_of_an_owner():
         ({"seconds": 1e9}, "time for a round"),
         ({"seed": 1 << 64}, "64 bits"),
         ({"optimizer": replace(OPTIMIZER, lr=0.0)}, "learning rate"),
-        ({"optimizer": replace(OPTIMIZER, lr=-1.0)}, "learning rate"),
-        ({"optimizer": replace(OPTIMIZER, lr=math.nan)}, "learning rate"),
-        ({"optimizer": replace(OPTIMIZER, momentum=math.nan)}, "optimizer's momentum is out of range"),
-        ({"optimizer": replace(OPTIMIZER, schedule=StepDecay(1, 2.0))}, "optimizer's schedule is out of range"),
+        ({"optimizer": replace(OPTIMIZER, lr=-1.0)}, "lr is -1, and must be finite and at least 0"),
+        ({"optimizer": replace(OPTIMIZER, lr=math.nan)}, "lr is nan, and must be"),
+        ({"optimizer": replace(OPTIMIZER, momentum=math.nan)}, "optimizer: momentum is nan, and must be"),
+        ({"optimizer": replace(OPTIMIZER, schedule=StepDecay(1, 2.0))}, "optimizer: the schedule's factor is 2"),
         ({"parts": (replace(JOB.parts[0], buffer=True),)}, "no parameters"),
         ({"strategy": "Krum"}, "no server rule 'Krum'"),
         ({"strategy": "FedProx"}, "other numbers"),
@@ -179,7 +179,7 @@ def test_what_is_refused(changed, why):
 
 
 def test_all_faults_are_told_at_once():
-    with pytest.raises(JobError, match=r"another charter.*not one of the charter's.*learning rate.*no server rule"):
+    with pytest.raises(JobError, match=r"another charter.*not one of the charter's.*lr is inf.*no server rule"):
         check(
             replace(JOB, charter=bytes(32), plan=b"", optimizer=replace(OPTIMIZER, lr=math.inf), strategy="x"),
             charter=CHARTER,

@@ -20,7 +20,7 @@ from cloister.errors import CloisterError, ConfigurationError, JobError
 from cloister.wire.fields import Digest, Message, Name
 from cloister.wire.layout import Layout, lay_out
 from cloister.wire.limits import INPUTS, JOB_BYTES
-from cloister.wire.optimizers import SGD, CosineDecay, Optimizer, StepDecay
+from cloister.wire.optimizers import Optimizer
 from cloister.wire.tensors import TensorSpec
 
 FORMAT: Final[Literal["cloister job 1"]] = "cloister job 1"
@@ -194,7 +194,9 @@ def check(job: Job, *, charter: Charter) -> None:
         faults.append("the time for a round is more than 0 and at most a week")
     if not job.seed < 1 << 64:
         faults.append("its seed has more than 64 bits")
-    faults += _optimizer(job.optimizer)
+    faults += [f"its optimizer: {fault}" for fault in job.optimizer.faults()]
+    if job.optimizer.lr == 0:
+        faults.append("its learning rate is 0: owners would contribute nothing")
     faults += _tensors(job)
     try:
         _ = job.rule
@@ -202,30 +204,6 @@ def check(job: Job, *, charter: Charter) -> None:
         faults.append(str(fault))
     if faults:
         raise JobError("the job is refused: " + "; ".join(faults))
-
-
-def _optimizer(found: Optimizer) -> list[str]:
-    """The faults that ``cloister.worker.optimizers`` finds too, and a learning rate of 0. NaN passes no comparison."""
-    fits = {
-        "weight decay": 0 <= found.weight_decay < math.inf,
-        "clip norm": found.clip_norm is None or 0 < found.clip_norm < math.inf,
-    }
-    if isinstance(found, SGD):
-        fits["momentum"] = 0 <= found.momentum < math.inf
-        fits["dampening"] = math.isfinite(found.dampening)
-        fits["nesterov"] = not found.nesterov or (found.momentum > 0 and found.dampening == 0)
-    else:
-        fits["betas"] = all(0 <= beta < 1 for beta in found.betas)
-        fits["eps"] = 0 <= found.eps < math.inf
-    match found.schedule:
-        case StepDecay(every=every, factor=factor):
-            fits["schedule"] = every >= 1 and 0 <= factor <= 1
-        case CosineDecay(steps=steps, lowest=lowest):
-            fits["schedule"] = steps >= 1 and 0 <= lowest < math.inf
-    faults = [f"its optimizer's {name} is out of range" for name, within in fits.items() if not within]
-    if not 0 < found.lr < math.inf:
-        faults.append("its learning rate is not above 0: owners would contribute nothing")
-    return faults
 
 
 def _tensors(job: Job) -> list[str]:

@@ -6,7 +6,6 @@ values.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ class StepDecay:
 
     def __post_init__(self) -> None:
         _whole("every", self.every)
-        _number("factor", self.factor, low=0, high=1)
+        _numbers(factor=self.factor)
+        _check(self.to_wire())
 
     def to_wire(self) -> wire.StepDecay:
         """As it travels."""
@@ -47,7 +47,8 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         _whole("steps", self.steps)
-        _number("lowest", self.lowest, low=0)
+        _numbers(lowest=self.lowest)
+        _check(self.to_wire())
 
     def to_wire(self) -> wire.CosineDecay:
         """As it travels."""
@@ -74,12 +75,18 @@ class _Declared:
     schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
-        _number("lr", self.lr, low=0)
-        _number("weight_decay", self.weight_decay, low=0)
-        if self.clip_norm is not None:
-            _number("clip_norm", self.clip_norm, above=0)
+        _numbers(
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            **{} if self.clip_norm is None else {"clip_norm": self.clip_norm},
+        )
         if self.schedule is not None and not isinstance(self.schedule, (StepDecay, CosineDecay)):
             raise ConfigurationError("schedule must be a StepDecay or a CosineDecay")
+        self._check_own()
+        _check(self.to_wire())
+
+    def _check_own(self) -> None:
+        """Checks the types of what this kind of optimizer has of its own."""
 
     def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The ``torch.optim`` optimizer."""
@@ -112,12 +119,8 @@ class SGD(_Declared):
     dampening: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _number("momentum", self.momentum, low=0)
-        _number("dampening", self.dampening)
-        if self.nesterov and (not self.momentum or self.dampening):
-            raise ConfigurationError("nesterov needs momentum, and no dampening")
+    def _check_own(self) -> None:
+        _numbers(momentum=self.momentum, dampening=self.dampening)
 
     def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The ``torch.optim`` optimizer."""
@@ -144,13 +147,12 @@ class Adam(_Declared):
     eps: float = 1e-8
     amsgrad: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_own(self) -> None:
         if type(self.betas) is not tuple or len(self.betas) != 2:
             raise ConfigurationError("betas must be two numbers")
         for beta in self.betas:
-            _number("betas", beta, low=0, below=1)
-        _number("eps", self.eps, low=0)
+            _numbers(betas=beta)
+        _numbers(eps=self.eps)
 
     def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The ``torch.optim`` optimizer."""
@@ -258,19 +260,17 @@ def _clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
         each.mul_(scales.view(-1, *[1] * (each.dim() - 1)))
 
 
-def _number(
-    name: str,
-    value: Any,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-) -> None:
-    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # isfinite refuses a huge int itself
-        raise ConfigurationError(f"{name} must be a finite number, not {value!r:.40}")
-    if not (low <= value <= high and above < value < below):
-        raise ConfigurationError(f"{name} cannot be {value}")
+def _check(declared: wire.Optimizer | wire.Schedule) -> None:
+    faults = list(declared.faults())
+    if faults:
+        raise ConfigurationError("; ".join(faults))
+
+
+def _numbers(**values: Any) -> None:
+    for name, value in values.items():
+        # isfinite refuses a huge int itself
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            raise ConfigurationError(f"{name} must be a finite number, not {value!r:.40}")
 
 
 def _whole(name: str, value: Any) -> None:
