@@ -108,7 +108,7 @@ class Peace:
             if wanted and disk.spent(TAG) + wanted > limits.rounds:
                 return False
             signed[key_of(name)] = disk.on_model(newest.model or b"")
-            held = held or disk.kept(self.charter.digest) == newest.model
+            held = held or disk.kept(self.charter.digest) == (newest.model, newest.state)
         return held and wanted <= limits.rounds - newest.released and self._would_sign(signed)
 
     def _would_sign(self, signed: dict[str, tuple[frozenset[str], ...]]) -> bool:

@@ -1,7 +1,7 @@
 """A charter as an aggregator reads it: the very bytes whose SHA-256 is the charter's digest (docs/charter.md).
 
 They come from whoever runs the aggregator's machine, who is trusted with nothing. A charter has one encoding, and all
-else is refused: another form of the same values, and values that no charter.toml could have.
+else is refused: another form of the same values, and values that no charter.toml could have, whatever its length.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from cloister.attest.transcript import NONCE_BYTES, Transcript
 from cloister.attest.verdict import Verdict
 from cloister.attest.verifier import Verified, verify
 from cloister.charter.summary import rules
-from cloister.errors import MessageError, UnacceptableError, UnreachableError, WorkerError
+from cloister.errors import CollateralError, MessageError, UnacceptableError, UnreachableError, WorkerError
 from cloister.net.certificates import spki_hash
 from cloister.net.connection import Connection, Frame
 from cloister.net.contexts import unverified_client_context
@@ -99,12 +99,14 @@ class AttestedConnection:
         """Gives the instance a secret, sealed to the key that it proved here; nobody between here and it can read it.
 
         Raises:
-            UnacceptableError: it is an aggregator, to which nothing is sealed.
+            UnacceptableError: it has no key for secrets, as no aggregator has.
             WorkerError: it does not keep it; the message says why. LimitError: the name or the secret is too long.
             NetworkError: the connection failed.
         """
         if self.transcript.hpke_key is None:
-            raise UnacceptableError(["it has no key that a secret could be sealed to: give secrets to a node"])
+            raise UnacceptableError(
+                ["it has no key that a secret could be sealed to: give secrets to a node"], genuine=False
+            )
         info = provision_info(self.transcript.report_data(), name)
         sealed = seal(secret, public_key=self.transcript.hpke_key, info=info)
         self.connection.send(Kind.PROVISION, Provision(name=name, sealed=sealed))
@@ -214,13 +216,15 @@ class _Asked:
         transcript = Transcript.decode(proof.transcript)
         evidence = received.decode(proof.evidence)
         server = spki_hash(self.connection.peer)
-        failures = _mismatches(
+        now = policy.clock()
+        mismatches = _mismatches(
             transcript, evidence, policy, name=self.name, nonce=self.nonce, server=server, client=self.client
         )
-        now = policy.clock()
-        if not policy.charter.not_before <= now <= policy.charter.not_after:
-            failures.append("the charter is not valid at this time")
-        verified = _judge(transcript, evidence, policy, failures=failures, now=now)
+        unmet = _unmet(transcript, evidence, policy, name=self.name, now=now)
+        if mismatches:
+            # Nothing is fetched for it: whoever sent it would choose what a service is asked.
+            raise UnacceptableError([*mismatches, *unmet], genuine=False)
+        verified = _judge(transcript, evidence, policy, unmet=unmet, now=now)
         return AttestedConnection(
             policy=policy,
             name=self.name,
@@ -252,14 +256,9 @@ def _proof(frame: Frame) -> Proof:
 
 
 def _judge(
-    transcript: Transcript, evidence: Evidence, policy: AttestationPolicy, *, failures: list[str], now: datetime
+    transcript: Transcript, evidence: Evidence, policy: AttestationPolicy, *, unmet: list[str], now: datetime
 ) -> Verified:
-    """The verdict on evidence that came with a transcript whose own ``failures`` are known.
-
-    Nothing is fetched for a proof that is about something else: whoever sent it would choose what a service is asked.
-    """
-    if failures and evidence.tee != "simulated":
-        raise UnacceptableError(failures, genuine=False)
+    """The verdict on evidence whose transcript is about this connection; ``unmet`` is known of it already."""
     try:
         verified = verify(
             evidence,
@@ -270,9 +269,13 @@ def _judge(
             unsafe_roots=policy.unsafe_roots,
         )
     except UnacceptableError as fault:
-        raise UnacceptableError([*failures, *fault.failures]) from None
-    if failures:
-        raise UnacceptableError(failures)
+        raise UnacceptableError([*unmet, *fault.failures], genuine=fault.genuine) from None
+    except CollateralError as fault:
+        if not unmet:
+            raise
+        raise UnacceptableError([*unmet, f"and its evidence could not be judged: {fault}"], genuine=False) from None
+    if unmet:
+        raise UnacceptableError(unmet)
     return verified
 
 
@@ -297,6 +300,7 @@ def _mismatches(
     server: bytes | None,
     client: bytes | None,
 ) -> list[str]:
+    """The parts of a transcript that are about another connection, charter or role than what was dialled."""
     wanted = {
         "nonce": nonce,
         "role": policy.role,
@@ -312,12 +316,22 @@ def _mismatches(
         for field, value in wanted.items()
         if found[field] != value
     ]
-    if policy.role == "aggregator" and name not in policy.charter.addresses:
-        failures.append(f"the charter names no aggregator at {name}")
     if transcript.tee != evidence.tee:
         failures.append("its proof calls one kind of TEE what the evidence calls another")
+    return failures
+
+
+def _unmet(
+    transcript: Transcript, evidence: Evidence, policy: AttestationPolicy, *, name: str, now: datetime
+) -> list[str]:
+    """The demands of a policy that a proof does not meet, though it may be about this very connection."""
+    failures = []
+    if policy.role == "aggregator" and name not in policy.charter.addresses:
+        failures.append(f"the charter names no aggregator at {name}")
     if evidence.tee == "simulated" and not policy.accept_simulated:
         failures.append("a simulated TEE proves nothing, and is not accepted here unless that is asked for")
+    if not policy.charter.not_before <= now <= policy.charter.not_after:
+        failures.append("the charter is not valid at this time")
     sequence, head = policy.newest
     found_sequence, found_head = transcript.ledger_sequence, transcript.ledger_head
     if found_sequence < sequence or (found_sequence == sequence and found_head != head):

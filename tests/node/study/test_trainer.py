@@ -244,7 +244,7 @@ REFUSED = {
     "an optimizer that is none": (
         {"optimizer": optimizers.SGD(-1.0, 0.0, None, None, 0.0, 0.0, False)},
         {},
-        "lr cannot be -1",
+        "lr is -1",
     ),
 }
 

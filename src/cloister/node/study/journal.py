@@ -115,10 +115,10 @@ class Records:
         """The members of each cohort that was signed, under any charter, for a round that started from this model."""
         return tuple(frozenset(signed.members) for signed in self._signed.get(model, ()))
 
-    def kept(self, charter: bytes) -> bytes | None:
-        """The digest of the newest model that was kept."""
+    def kept(self, charter: bytes) -> tuple[bytes, bytes | None] | None:
+        """The digests of the newest model that was kept, and of the strategy's state beside it."""
         kept = self._of(charter).kept
-        return None if kept is None else kept.model
+        return None if kept is None else (kept.model, kept.state)
 
     def model(self, charter: bytes) -> ModelState | None:
         """The newest model that was kept; None too where its file is gone or damaged: others have it."""

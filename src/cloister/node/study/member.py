@@ -117,7 +117,7 @@ class Member:
         """Handles a new connection, on which an instance has proved this and has welcomed us."""
         self._begin()
         self._replica.begin(transcript.signing_key)
-        holds = self._replica.model is not None
+        holds = self._replica.whole is not None
         return [Say(w.Join(*self.newest, self._records.highest(self._digest), holds))]
 
     def disconnected(self) -> list[Effect]:

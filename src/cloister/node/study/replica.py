@@ -45,6 +45,11 @@ class Replica:
         """The model that the next round starts from, if it is held."""
         return self._model if self._model is not None and self._model.digest == self.ledger.model else None
 
+    @property
+    def whole(self) -> ModelState | None:
+        """The same, if what the newest record's strategy remembers is held too: an aggregator may ask for it."""
+        return self.model if self.model is not None and self.model.is_newest(self.ledger) else None
+
     def begin(self, signer: bytes) -> None:
         """Begins a connection to the instance with this key, which has proved itself."""
         # The record of an instance that released nothing may be missing from the chain that the others go on with.
@@ -88,7 +93,7 @@ class Replica:
             LedgerError: so many records are not known here.
         """
         return [
-            Say(message, tuple(bodies)) for message, bodies in hand_over(self.ledger, after=after, model=self.model)
+            Say(message, tuple(bodies)) for message, bodies in hand_over(self.ledger, after=after, model=self.whole)
         ]
 
     def _advanced(self, handed: Handed) -> Ledger:
@@ -107,6 +112,10 @@ class Replica:
             raise RoundError("it comes with a model, and the charter has none")
         averages = handed.averages if self.ledger.released else ()  # the strategy alone determines its first state
         model = ModelState(digest, handed.vector, averages, handed.rounds if averages else 0)
+        if not averages and self.ledger.state is not None:
+            # It is what another job begins with: enough to train, and nothing to give the whole away for.
+            self._unproven = model if self.whole is None else None
+            return
         if not model.is_newest(self.ledger):
             raise RoundError("the state of the strategy is not the one that its newest record names")
         self._unproven = model
@@ -117,7 +126,7 @@ class Replica:
         rounds = {receipt.cohort.sequence: receipt.cohort.round for receipt in settled.receipts}
         new = [(rounds.get(at, 0), record) for at, record in enumerate(settled.records[stored:], stored + 1)]
         model = self.model
-        if model is not None and model.digest == self._records.kept(self._digest):
+        if model is not None and (model.digest, model.state_digest) == self._records.kept(self._digest):
             model = None
         if new or model is not None:
             self._records.release(self._digest, new, model=model, tensors=self._tensors)
