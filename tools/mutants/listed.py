@@ -748,9 +748,15 @@ _ATTESTATION: Final = (
         ),
         (
             "mismatches-forgotten",
-            "    if failures:\n        raise UnacceptableError(failures)\n    return verified",
-            "    return verified",
+            "        if mismatches:\n",
+            "        if False:\n",
             "a proof about something else is refused although its evidence is acceptable",
+        ),
+        (
+            "demands-forgotten",
+            "    if unmet:\n        raise UnacceptableError(unmet)\n    return verified",
+            "    return verified",
+            "acceptable evidence is refused where the policy asks for more",
         ),
         (
             "tee-renamed",
