@@ -32,7 +32,7 @@ demo: $(READY)  ## run the main job: three hospitals, an aggregator and a resear
 # What starts no node and takes little of a processor. One file's tests stay in one process, with what they share; what
 # pytest makes of the files is kept, whatever the environment says, since that takes a third of the time.
 unit: $(READY)  ## run the quick tests, on two processors
-	@HYPOTHESIS_PROFILE=dev PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not e2e" --ignore tests/e2e --ignore tests/models -n 2 --dist loadfile $(ARGS)
+	@HYPOTHESIS_PROFILE=dev PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not e2e" --ignore tests/e2e --ignore tests/models --ignore tests/examples -n 2 --dist loadfile $(ARGS)
 
 test: $(READY)  ## run the tests
 	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

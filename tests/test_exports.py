@@ -47,6 +47,7 @@ def test_every_exported_name_has_one_home() -> None:
     assert for_type_checkers() == cloister._HOME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(EXPORTED) - {"__version__"}))
 def test_an_exported_name_says_what_it_is(name: str) -> None:
     value: Any = getattr(cloister, name)
@@ -55,6 +56,7 @@ def test_an_exported_name_says_what_it_is(name: str) -> None:
     assert not value.__doc__.startswith(made_up)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_an_exported_name_is_on_the_reference_page(name: str) -> None:
     if name in NOT_BY_DOCSTRING:
@@ -63,6 +65,7 @@ def test_an_exported_name_is_on_the_reference_page(name: str) -> None:
         assert re.search(rf"^::: cloister\.{name}$", PAGE, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(EXPORTED) - LOADED_AT_ONCE))
 def test_a_number_of_seconds_says_so(name: str) -> None:
     """It ends in ``_s``, as an argument and as a field; what has a unit of its own, such as a timedelta, need not."""

@@ -47,6 +47,7 @@ def pulled(count: int) -> tuple[np.ndarray, int]:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_members() -> None:
     """A sum of twice a contribution's size, two contributions, and a few blocks; the mean takes the sum's place."""
     found, few = pulled(4)

@@ -175,6 +175,7 @@ def test_another_contribution_than_was_committed_to() -> None:
     check(study, ("alice", "chuck"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 1, LENGTH * 4 - 4, LENGTH * 4 + 4])
 def test_a_contribution_of_another_length_is_not_read(length: int) -> None:
     study = Study(job={"rounds": 1})

@@ -156,6 +156,7 @@ def test_whatever_happened_the_study_comes_to_its_end(schedule: list[tuple[Any, 
     world.check()
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.one_of(

@@ -141,6 +141,7 @@ def test_the_aggregator_takes_no_such_job(trick: str) -> None:
     assert not study.told("bob", w.Work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", TRICKS)
 def test_no_node_trains_for_such_a_job(trick: str) -> None:
     here = Aggregator.facing(owner())

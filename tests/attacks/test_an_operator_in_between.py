@@ -197,6 +197,7 @@ def test_a_recorded_connection_cannot_be_begun_again(tmp_path: Path, caplog: pyt
     assert sum("alice is there" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_once_the_operator_lets_it(tmp_path: Path) -> None:
     """What alice says in a round is changed on the way: her connection ends, and the rounds go on without her."""
     table = Table(tmp_path, job={"rounds": 2})

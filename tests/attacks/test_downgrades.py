@@ -62,6 +62,7 @@ def test_a_simulated_tee_under_a_debugger(study: Study) -> None:
 COMPONENTS = ("bl", "tee", "snp", "ucode")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_chip_whose_firmware_is_old(study: Study, component: str) -> None:
     """Its report and AMD's certificate say so alike: genuine, and below the floor."""

@@ -60,6 +60,7 @@ def test_plain_pytorch_leaves_the_half(name: str) -> None:
     assert not torch.equal(plain(name, *CASES[name]), CASES[name][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("placed", [alone, with_gaps])
 def test_what_is_refused_has_changed_nothing(

@@ -149,6 +149,7 @@ def test_a_secret_before_a_proof(study: Study, running: Running) -> None:
     serves(study, running)
 
 
+@pytest.mark.slow
 def test_secrets_sealed_for_anything(study: Study, running: Running) -> None:
     elsewhere = Transcript.decode(overheard(running.at, study.charter, identity=study.bob).transcript)
     with dialled(running, study.bob) as connection:
@@ -202,6 +203,7 @@ def is_let_in(study: Study, running: Running) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_strangers_leave_room_for_members(study: Study, running: Running) -> None:
     """They take all the places that there are for strangers from one address, and stay; members come and go."""
     with ExitStack() as stack:

@@ -92,6 +92,7 @@ def test_data_for_studies_is_as_if_it_was_not_there(worker: cloister.RemoteWorke
     assert found(worker, *tags) == found(worker, "#nobody-has-this") == []
 
 
+@pytest.mark.slow
 def test_data_that_is_closed_is_named_and_leads_no_further(worker: cloister.RemoteWorker) -> None:
     with pytest.raises(CloisterError, match="closed to interactive use") as caught:
         worker.search("#closed")

@@ -35,6 +35,7 @@ CHAINS = [certified_by_a_member, certified_by_an_issuer_of_ones_own, certified_b
 STRANGERS = [certified_by_the_public_issuer, with_the_victims_certificate_behind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", CHAINS)
 def test_a_chain_is_not_let_in(make, study: Study, tmp_path) -> None:
     minted: Identity = make(tmp_path, study.carol)
@@ -55,6 +56,7 @@ def test_a_valid_certificate_of_ones_own_makes_a_stranger(make, study: Study, tm
             greet(attested.connection, purpose="session", software="test", wait_s=SOON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [*CHAINS, *STRANGERS])
 def test_a_minted_aggregator_proves_nothing_by_its_certificate(make, study: Study, tmp_path) -> None:
     """A member checks no certificate of an aggregator's, since any would do: it checks that the evidence is about the

@@ -109,6 +109,7 @@ LOSSES: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", LOSSES)
 def test_a_loss_has_the_memory_of_one_number(op: str) -> None:
     session = Session()

@@ -78,6 +78,7 @@ def test_no_node_runs_it_though_the_aggregator_asks_for_it(stolen: bytes) -> Non
     assert "is not one of the charter's" in declined(here.member.handle(here.proposal()))
 
 
+@pytest.mark.slow
 def test_one_operation_more_is_another_plan() -> None:
     """What is compared is the plan itself, not a name that it goes by."""
     model = nn.Linear(3, 1, bias=False)

@@ -104,6 +104,7 @@ def test_what_the_collateral_cannot_decide(recipe, case):
         judge(build(replace(recipe, **changes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNACCEPTABLE)
 def test_what_is_genuine_and_never_acceptable(case):
     recipe, said = UNACCEPTABLE[case]

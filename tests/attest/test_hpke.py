@@ -43,6 +43,7 @@ def test_another_purpose(info: bytes) -> None:
         KEY.unseal(SEALED, info=info)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [*range(0, SEALED_SECRET_BYTES, 97), SEALED_SECRET_BYTES - 1])
 def test_flips(at: int) -> None:
     changed = bytearray(SEALED)

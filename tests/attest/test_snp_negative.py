@@ -128,6 +128,7 @@ def test_of_several_certificates_the_one_that_fits_is_taken():
 # --- Not a report ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patch", "version"),
     [
@@ -408,6 +409,7 @@ def test_an_expired_certificate_leaves_it_undecided():
             judge(MILAN, **chain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", PLATFORMS, ids=name)
 def test_a_revoked_ask(platform):
     with pytest.raises(NotGenuineError, match=f"revoked the certificate {platform.ask_name}, serial 0x10001"):

@@ -62,6 +62,7 @@ def form(*, head: Any = PROTOCOL, **changed: Any) -> bytes:
     return cbor2.dumps([head, *values.values()], canonical=True)
 
 
+@pytest.mark.slow
 @given(TRANSCRIPTS)
 def test_a_transcript_travels_and_is_the_same(transcript: Transcript) -> None:
     data = transcript.encode()
@@ -121,6 +122,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(FIELDS), VALUES)
 def test_any_value_in_any_field_is_refused_or_travels(field: str, value: Any) -> None:
     decoded(form(**{field: value}))
@@ -205,6 +207,7 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field in WRONG for value in WRONG[field]])
 def test_a_field_beyond_its_limits_is_refused(field: str, value: Any) -> None:
     with pytest.raises(EvidenceError):

@@ -63,6 +63,7 @@ def refused(acts: Sequence[Callable[[], object]]) -> list[str]:
     return came_to
 
 
+@pytest.mark.slow
 def test_37_a_child_is_refused_in_words(b: Worker) -> None:
     q = torch.ones(3).send(b)
     q.sum().item()
@@ -131,6 +132,7 @@ def test_37_what_dies_in_a_child_is_not_freed(b: Worker) -> None:
     assert objs(b) == 0
 
 
+@pytest.mark.slow
 def test_37_a_lock_that_was_held_does_not_stop_the_child(b: Worker) -> None:
     p = b.ones(2)
     held, let_go = threading.Event(), threading.Event()

@@ -241,6 +241,7 @@ def test_16_sparse_gradients_are_refused_clearly(b: Worker) -> None:
         weights(torch.tensor([1]).send(b)).sum().backward()
 
 
+@pytest.mark.slow
 def test_16_an_optimizer_follows_a_model_that_changes_worker(b: Worker, a: Worker) -> None:
     x, y = torch.randn(6, 3), torch.randn(6, 1)
     here = nn.Linear(3, 1)
@@ -422,6 +423,7 @@ def test_17_layers_work_without_gradients(b: Worker, name: str) -> None:
     assert_equal_within(got.get(), expected)
 
 
+@pytest.mark.slow
 def test_17_cross_entropy(b: Worker) -> None:
     logits, labels = torch.randn(6, 4), torch.randint(0, 4, (6,))
     weights = torch.rand(4)
@@ -533,6 +535,7 @@ def test_24_autograd_grad_and_double_backward(b: Worker) -> None:
         assert torch.equal(got.get(), expected.detach() if not got.requires_grad else expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [2.0, 1.0, float("inf")])
 def test_24_gradient_clipping(b: Worker, norm: float) -> None:
     here = nn.Linear(3, 2)

@@ -166,6 +166,7 @@ ENDS: dict[str, Callable[[PointerTensor, Worker], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("through", ["the pointer that was sent", "one that was found"])
 @pytest.mark.parametrize("way", ENDS)
 def test_41_what_is_taken_away_or_untagged_is_held_no_longer(b: Worker, a: Worker, way: str, through: str) -> None:
@@ -340,6 +341,7 @@ RESHAPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESHAPED)
 def test_34_reshaping_in_place_changes_the_callers_shape_too(b: Worker, name: str) -> None:
     x = torch.arange(6.0).reshape(2, 3)

@@ -191,6 +191,7 @@ WRITES: dict[str, Callable[[torch.Tensor], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITES)
 def test_08_writing_by_index(b: Worker, name: str) -> None:
     x = torch.randn(4, 4)

@@ -139,6 +139,7 @@ def test_38_the_source_may_close(connect: Connect) -> None:
     assert all(each["step"] == 6 for each in state["state"].values())
 
 
+@pytest.mark.slow
 def test_38_a_parameter_that_moves_alone_takes_it_along(b: Worker, a: Worker) -> None:
     model = made().send(b)
     optimizer = OPTIMIZERS["adam"](model.parameters())

@@ -89,6 +89,7 @@ def test_40_masks_are_pointers_in_any_form(b: Worker, case: str, mode: str) -> N
     assert_close(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_40_a_local_padding_mask_is_refused(b: Worker, training: bool) -> None:
     model = encoder(nested=True).train(training).send(b)
@@ -199,6 +200,7 @@ def test_40_a_sent_module_packs_in_its_forward(b: Worker) -> None:
     assert_close(there(words.send(b), LENGTHS), here(words, LENGTHS))
 
 
+@pytest.mark.slow
 def test_40_packing_and_padding_in_every_other_way(b: Worker) -> None:
     parts = [torch.randn(n, 3) for n in (2, 4, 1)]
     pointers = [part.send(b) for part in parts]

@@ -444,6 +444,7 @@ HOSTILE_INDICES: dict[str, Callable[[Worker], torch.Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_INDICES)
 def test_36_a_hostile_index_in_a_backward_op_is_refused(b: Worker, name: str) -> None:
     with pytest.raises(WorkerError):

@@ -131,6 +131,7 @@ def test_it_goes_on_from_where_it_was_and_operations_see_it(b: Worker) -> None:
     assert seen.item() < second.loss
 
 
+@pytest.mark.slow
 def test_fedprox_and_a_clipped_change(b: Worker) -> None:
     options: dict[str, Any] = {"optimizer": cloister.SGD(lr=0.1), "proximal": 0.5, "clip": 0.25}
     model = made().send(b)
@@ -171,6 +172,7 @@ def test_tied_weights_and_frozen_ones(b: Worker) -> None:
     assert torch.equal(model.first.bias, before.first.bias)
 
 
+@pytest.mark.slow
 def test_a_graph_from_before_is_stale(b: Worker) -> None:
     model = made().send(b)
     x, y = rows()

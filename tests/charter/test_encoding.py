@@ -303,6 +303,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path] * bool(path) + [leaf for step, item in inner for leaf in leaves(item, (*path, step))]
 
 
+@pytest.mark.slow
 @given(data=st.data(), base=st.sampled_from(sorted(BASES)))
 def test_a_charter_with_any_other_value_is_refused_or_what_it_says(data: st.DataObject, base: str) -> None:
     told = cbor2.loads(encoded(BASES[base]))[1]

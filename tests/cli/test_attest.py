@@ -120,6 +120,7 @@ def test_an_acceptable_aggregator(capsys, charter, tmp_path):
     assert 0 < told["freshness"]["evidence_age_s"] < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attester", "options", "failure"),
     [

@@ -66,6 +66,7 @@ def test_new_in_a_folder_that_is_not_there(run):
     assert "there is no folder none to put me.key in" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--days", "0"], ["--days", "soon"], ["--algorithm", "rsa"], ["a", "b"]])
 def test_wrong_usage(run, folder, words):
     code, _, err = run("key", "new", *words)

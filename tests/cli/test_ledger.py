@@ -48,6 +48,7 @@ def run(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_an_audit_says_what_the_chain_shows(run, ledger):
     code, out, err = run("audit", "chain.jsonl", *ALLOW)
     assert (code, err) == (0, "")
@@ -72,6 +73,7 @@ def test_rounds_that_were_void_are_told(run):
     assert "void        1, 3 to 5\n" in run("audit", "chain.jsonl", *ALLOW)[1]
 
 
+@pytest.mark.slow
 def test_a_simulated_tee_is_not_let_pass_unasked(run):
     code, out, err = run("audit", "chain.jsonl", "--charter", "charter.toml")
     assert (code, out) == (4, "")
@@ -88,6 +90,7 @@ def test_a_member_finds_its_contribution(run, ledger):
     assert "no round of this ledger used the contribution" in err
 
 
+@pytest.mark.slow
 def test_wrong_usage_gives_1(run):
     for wrong in ("xy", "00", "0" * 63 + "g", "\u0660" * 64):
         code, _, err = run("audit", "chain.jsonl", *ALLOW, "--contribution", wrong)

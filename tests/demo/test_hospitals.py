@@ -48,6 +48,7 @@ def test_the_split_is_the_same_each_time_and_for_each_seed_another(everyone: Pat
     assert not torch.equal(first[1].x, hospitals.split(everyone, seed=1)[1].x)
 
 
+@pytest.mark.slow
 def test_the_split_takes_nothing_from_the_callers_generator(everyone: Patients) -> None:
     before = torch.get_rng_state()
     hospitals.split(everyone)

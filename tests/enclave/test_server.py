@@ -240,6 +240,7 @@ def test_a_body_that_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
         line.close()
 
 
+@pytest.mark.slow
 def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> None:
     """An owner whose connection is half dead is not locked out."""
     table = Table(tmp_path, job={"rounds": 1})
@@ -256,6 +257,7 @@ def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> Non
     assert table.rosa.model[1].startswith(by_hand(table, OWNERS))
 
 
+@pytest.mark.slow
 def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
     table = Table(tmp_path, job={"rounds": 2}, floor="3")
     with table.serving(), seated(table, "alice", "chuck"):

@@ -441,6 +441,7 @@ def test_an_instance_that_began_elsewhere_has_to_begin_again():
 # Anything
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(data):

@@ -49,6 +49,7 @@ def test_of_few_owners_a_cohort_that_would_be_signed_is_found_if_there_is_one(tr
         assert not possible
 
 
+@pytest.mark.slow
 @given(st.integers(3, 5), st.data())
 def test_owners_who_lie_about_what_they_signed_leave_out_nobody_else(floor, data):
     """As many as may break their word, where the others are enough, and have signed nothing on this model."""

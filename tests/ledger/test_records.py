@@ -90,6 +90,7 @@ def test_a_cohort_is_read_back_in_its_one_spelling(cohort):
     assert encode(decode_cohort(data)) == data
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(data):

@@ -85,6 +85,7 @@ def test_a_member_has_all_that_it_was_given_or_nothing_of_it(
     assert Ledger.from_records(CHARTER, found.records).head == found.head
 
 
+@pytest.mark.slow
 @given(ledgers, ledgers, st.data())
 def test_parts_come_to_what_the_whole_comes_to(known: Ledger, theirs: Ledger, data: st.DataObject) -> None:
     try:
@@ -126,6 +127,7 @@ def test_records_that_are_none() -> None:
 MODEL = ModelState(b"m" * 32, b"vector", (b"momentum", b"squares."), 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [None, MODEL], ids=["records", "and a model"])
 @pytest.mark.parametrize("items", [1, 2, 5])
 def test_what_is_packed_is_unpacked(monkeypatch: pytest.MonkeyPatch, items: int, model: ModelState | None) -> None:

@@ -164,6 +164,7 @@ def test_what_expired_is_not_kept(pccs: Shop, tmp_path: Path, tdx: Vector) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tamper", ["garbage", "cut", "from the future", "no dates", "a folder"])
 def test_a_cache_is_not_trusted(pccs: Shop, tmp_path: Path, tdx: Vector, tamper: str) -> None:
     at(pccs.url, tmp_path)(tdx.evidence, tdx.now)
@@ -277,6 +278,7 @@ KDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KDS)
 def test_snp_with_the_certificate_that_came_along(server: Shop, tmp_path: Path, crl: bytes, name: str) -> None:
     found, path = snp(name), KDS[name]

@@ -35,6 +35,7 @@ def body(size: int) -> memoryview:
 SIZES = st.sampled_from([0, 1, 7, 20, 3000, 65_000, 70_000, 1 << 20, (1 << 20) + 1])
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(SIZES, max_size=4), max_size=4))
 def test_what_is_sent_arrives(sizes):

@@ -125,6 +125,7 @@ def test_own_floors_can_only_be_stricter(use: CharterUse) -> None:
         load_charter(replace(use, floors=Floors(rounds=1000)), own=BOB, now=NOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

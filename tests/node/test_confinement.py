@@ -188,6 +188,7 @@ ANSWERS = [
 SOCKET = {"x86_64": 41, "aarch64": 198}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("drivers", [False, True], ids=["cpu", "drivers"])
 def test_the_filter_of_each_architecture(machine: str, drivers: bool) -> None:

@@ -91,12 +91,14 @@ def test_another_run_takes_the_place_of_the_first(tmp_path: Path) -> None:
     assert read(tmp_path) == expected(run.history)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_found_before_the_first_round(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"TensorBoard's folder .* cannot be written"):
         simulated(rounds=1, tensorboard=tmp_path / "file" / "runs", on_round=lambda _: pytest.fail("a round was run"))
 
 
+@pytest.mark.slow
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)

@@ -28,6 +28,7 @@ def lines(axes: Any) -> dict[str, list[list[float]]]:
     return {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
 
 
+@pytest.mark.slow
 def test_all_metrics_are_drawn_with_one_call(tmp_path: Path) -> None:
     axes = HISTORY.plot()
     assert lines(axes) == {"loss": [[1, 1.0], [2, 0.5]], "evaluated auc": [[2, 0.5]]}

@@ -33,6 +33,7 @@ FACTORIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTORIES)
 def test_what_is_made_meanwhile_is_made_there(bob: VirtualWorker, name: str) -> None:
     expected = FACTORIES[name]()

@@ -174,6 +174,7 @@ def test_an_end_without_sessions_understands_nothing_of_them(kinded):
             messages.decode(kind, encode(message))
 
 
+@pytest.mark.slow
 @given(KINDED)
 def test_what_is_written_is_read_back(kinded):
     kind, message = kinded

@@ -36,6 +36,7 @@ def test_the_file_is_what_its_generator_makes():
     assert make.vectors() == VECTORS, "run: python -m tests.vectors.wire.make"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", named("good"))
 def test_good_frames(vector):
     data, body = bytes.fromhex(vector["frame"]), bytes.fromhex(vector["body"])
@@ -51,6 +52,7 @@ def test_the_page_shows_them(vector):
     assert vector["frame"] in text, "run: python -m tests.vectors.wire.make --page"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", named("bad"))
 def test_bad_frames(vector):
     with pytest.raises(getattr(errors, vector["refused"])) as caught:

@@ -15,6 +15,7 @@ POLYNOMIALS = sorted({name.partition(".")[0] for name in series.GUARDS if "polyn
 X = torch.tensor([0.5, -2.0, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", [1 << 62, 4097, 4097.0, 1e300, math.inf])
 @pytest.mark.parametrize("name", POLYNOMIALS)
 def test_a_polynomial_of_endless_degree_is_refused(name: str, degree: float) -> None:
@@ -32,6 +33,7 @@ def test_a_polynomial_of_endless_degree_is_refused(name: str, degree: float) -> 
         assert failure.code == "hostile-index"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLYNOMIALS)
 def test_a_polynomial_that_ends_is_pytorchs(name: str) -> None:
     session = Session()

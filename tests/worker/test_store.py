@@ -117,6 +117,7 @@ VIEWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_view_holds_the_memory_of_its_tensor_and_no_more(name: str) -> None:
     session = Session()

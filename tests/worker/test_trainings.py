@@ -213,6 +213,7 @@ def test_each_seed_has_its_order_and_the_widest_one_too() -> None:
     assert len(losses) == 3
 
 
+@pytest.mark.slow
 def test_a_fault_from_before_is_told_and_nothing_is_trained() -> None:
     session = Asking()
     before = session.model()
@@ -248,6 +249,7 @@ def test_many_faults_fit_into_one_text() -> None:
     assert len(answer.text) == TEXT_CHARS
 
 
+@pytest.mark.slow
 def test_conjugates_and_views_are_data_like_any_other() -> None:
     @cloister.plan
     def power(model: nn.Module, z: Tensor) -> Tensor:

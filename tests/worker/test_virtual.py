@@ -171,6 +171,7 @@ def test_it_may_be_used_from_several_threads() -> None:
     assert bob.count().objects == 0
 
 
+@pytest.mark.slow
 def test_both_ways_of_passing_commands_give_the_same() -> None:
     def run(encode: bool) -> torch.Tensor:
         torch.manual_seed(3)

@@ -103,6 +103,7 @@ def test_threads_get_their_own(mount):
     assert os.listdir(where) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["outblob", "auxblob", "provider"])
 def test_another_process_that_writes_to_the_same_request(mount, name):
     once: list[bool] = []
@@ -243,6 +244,7 @@ def test_a_tee_that_becomes_another(mount):
         attester.evidence(ASKED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "why"),
     [

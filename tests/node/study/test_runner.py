@@ -103,6 +103,7 @@ def test_pauses_grow_and_begin_anew_after_a_connection_that_lasted():
     assert Pauses(lambda: 0.0).after(0.0) == 0.5
 
 
+@pytest.mark.slow
 def test_a_node_that_waits_for_its_aggregator_stops_at_once(study, caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="cloister.node")
     monkeypatch.setattr("cloister.node.study.runner.PAUSE_S", (3600.0, 3600.0))
@@ -111,6 +112,7 @@ def test_a_node_that_waits_for_its_aggregator_stops_at_once(study, caplog, monke
         assert wait_until(lambda: "cannot be reached" in caplog.text, within_s=SOON)
 
 
+@pytest.mark.slow
 def test_an_aggregator_that_proves_something_else_hears_nothing(study, caplog):
     caplog.set_level(logging.INFO, logger="cloister.node")
     with study.aggregator() as instance:

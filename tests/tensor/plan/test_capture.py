@@ -79,6 +79,7 @@ def test_batch_norm_keeps_its_statistics(training: bool) -> None:
     assert_same_as_plain(plan, squares, model, torch.randn(6, 1, 5, 5))
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_trained_have_no_gradient() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)

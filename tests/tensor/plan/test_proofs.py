@@ -60,6 +60,7 @@ def test_what_autograd_wrote_is_proven() -> None:
     assert found(PLAN.program) == (set(BACKWARD), set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", ["aten::nll_loss_backward", "aten::nll_loss_forward"])
 def test_a_check_with_another_exception_proves_nothing(op: str) -> None:
     assert found(changed(op, ignore_index=5))[1] == {"aten::nll_loss_backward"}

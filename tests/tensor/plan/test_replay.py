@@ -120,6 +120,7 @@ def test_what_a_step_is_given_stays_as_it_is() -> None:
     assert all(map(torch.equal, given, before))
 
 
+@pytest.mark.slow
 def test_a_batch_may_lie_anyhow_in_memory() -> None:
     model, wide = nn.Linear(3, 2), torch.randn(6, 5, 2)
     plan = squares.capture(model, example=rows(3))
@@ -194,6 +195,7 @@ def test_a_label_out_of_range_is_a_plan_error_without_its_value() -> None:
     assert "987" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_indices_that_a_backward_kernel_would_follow_are_looked_at() -> None:
     """A plan that nobody captured: it scatters by numbers from the batch, and nothing before that looks at them."""
 
@@ -210,6 +212,7 @@ def test_indices_that_a_backward_kernel_would_follow_are_looked_at() -> None:
             step(plan, model, torch.tensor([[0.0, hostile, 1.0]]))
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_larger_batch_than_memory_allows_is_refused_in_time() -> None:
     plan = squares.capture(nn.Linear(3, 2), example=rows(3))
     small = cloister.Plan.decode(plan.encode(), memory_bytes=1 << 12)

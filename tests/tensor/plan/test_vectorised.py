@@ -96,6 +96,7 @@ def test_what_is_refused_says_why(planned: PlannedLoss, why: str) -> None:
         plan.vectorised(SIZE, CPU)
 
 
+@pytest.mark.slow
 def test_what_pytorch_cannot_vectorise_is_refused() -> None:
     @cloister.plan
     def planned(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

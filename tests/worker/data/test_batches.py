@@ -70,6 +70,7 @@ def test_two_epochs_at_a_time(data: Batches) -> None:
     assert all(torch.equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(0, 1, 0), (-1, 1, 0), (8, -1, 0), (8, 1 << 64, 0), (8, 1, -1)])
 def test_numbers_that_are_refused_at_the_call(data: Batches, numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigurationError):

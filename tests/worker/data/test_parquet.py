@@ -27,6 +27,7 @@ def column(data: Any, batch_size: int = 4, seed: int = 0, step: int = 0) -> list
     return torch.cat([x for (x,) in data.epoch(batch_size, seed=seed, step=step)]).tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 40),

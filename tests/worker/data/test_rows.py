@@ -14,6 +14,7 @@ from cloister.worker.data.rows import Arrays, MappedRows, TensorRows
 PICK = np.array([2, 0, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("row", [(), (3,), (2, 2)])
 def test_mapped_bytes_are_the_tensor_they_were(dtype: str, row: tuple[int, ...]) -> None:
