@@ -143,7 +143,7 @@ class Party:
             self.ledger = self.ledger.settled()
         assert chain.first - 1 <= self.ledger.sequence
         self.ledger.extend(found[self.ledger.sequence - chain.first + 1 :])
-        if chain.model:
+        if chain.model and chain.first - 1 + len(chain.records) == self.ledger.sequence:  # not one that is played again
             self.model, self.last = (self.ledger.model or b"", body), chain
 
     def _hand_over(self, after: int) -> tuple[w.Chain, bytes]:
