@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -226,10 +225,6 @@ class Aggregator:
 def leaves(effects: Sequence[Effect]) -> str:
     """Why the owner ends the connection; empty where it does not."""
     return next((each.text for each in effects if isinstance(each, Leave)), "")
-
-
-def records_in(folder: Path) -> Records:
-    return Records(folder / "state")
 
 
 def changed(message: Any, **fields: Any) -> Any:

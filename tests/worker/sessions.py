@@ -26,7 +26,7 @@ class NoDataSets:
         return ()
 
 
-class Shelf:
+class OneDataSet:
     """A node with one data set."""
 
     def __init__(self, tags: Sequence[str], tensor: torch.Tensor) -> None:

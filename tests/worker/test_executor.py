@@ -13,7 +13,7 @@ from cloister.tensor.geometry import Geometry
 from cloister.wire import sessions as m
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.executor import Executor
-from tests.worker.sessions import Exchange, NoDataSets, Session, Shelf
+from tests.worker.sessions import Exchange, NoDataSets, OneDataSet, Session
 
 PEER, TICKET = "sha256:" + "0" * 64, b"t" * 32
 SIX = torch.arange(6.0).reshape(2, 3)
@@ -213,7 +213,7 @@ def test_taking_off_what_is_not_there_is_no_fault() -> None:
 
 
 def test_registered_data_sets_are_found_and_stay() -> None:
-    session = Session(data_sets=Shelf(["#mri", "#x"], SIX))
+    session = Session(data_sets=OneDataSet(["#mri", "#x"], SIX))
     for first in (100, 200):
         found = answered(session, m.Search(("#mri",), first))
         assert [match.tags for match in found.matches] == [("#mri", "#x")]
