@@ -56,7 +56,8 @@ def _peak(owners: int) -> float:
     limits = parties.limits(NBYTES, owners=len(names), rounds=ROUNDS)
     members: list[threading.Thread] = []
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
-        with LocalStudy(Path(folder), dict.fromkeys(names, ()), limits=limits) as study:
+        jobs = [parties.agreed(rounds=ROUNDS)]
+        with LocalStudy(Path(folder), dict.fromkeys(names, ()), jobs=jobs, limits=limits) as study:
             study.start_aggregator()
             if owners:
                 members = _hold_rounds(study)
@@ -74,7 +75,7 @@ def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
         member.start()
     (route,) = study.routes.values()
     command = [sys.executable, "-m", "bench.parties", "-", "researcher", str(study.folder), route]
-    subprocess.run([*command, str(NBYTES), str(ROUNDS)], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([*command, str(NBYTES)], stdout=subprocess.DEVNULL, check=True)
     return members
 
 
@@ -93,7 +94,7 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
             match frame.message() if frame.kind is Kind.ROUND else None:
                 case w.Propose(round=number):
                     salt = secrets.token_bytes(32)  # a commitment counts once
-                    connection.send(Kind.ROUND, w.Ready(number, 100, {}, commitment(salt, update)))
+                    connection.send(Kind.ROUND, w.Ready(number, 100, 1e3, 0.0, {}, commitment(salt, update)))
                 case w.Send(round=number):
                     connection.send(Kind.ROUND, w.Contribution(number, salt), [update])
                 case w.Sign(round=number, cohort=cohort):

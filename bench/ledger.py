@@ -32,7 +32,7 @@ def run(console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
         owners = {f"owner{number:02}": () for number in range(MEMBERS)}
         limits = parties.limits(4, owners=MEMBERS, rounds=ROUNDS)
-        study = LocalStudy(Path(folder), owners, limits=limits)
+        study = LocalStudy(Path(folder), owners, jobs=[parties.agreed(rounds=ROUNDS)], limits=limits)
         keys = {identity.fingerprint: private_key(identity.path) for identity in study.identities.values()}
         chain = make_chain(Ledger(study.charter), keys)
         started = perf_counter()
@@ -71,17 +71,16 @@ def _round(ledger: Ledger, owners: dict[str, PrivateKey], instance: Instance) ->
     outcome = records.outcome_digest(bytes(32), model=model, state=None, metrics={})
     digest = jobs.round_digest(job, charter=charter.digest, number=number, model=before, head=ledger.head)
     cohort = Cohort(
-        format="cloister cohort 1",
+        format="cloister cohort 2",
         charter=charter.digest,
         sequence=ledger.sequence + 1,
         previous=ledger.head,
         signer=instance.signing_key,
         round=number,
         job=job,
+        name=charter.jobs[0].name,
         digest=digest,
         model=before,
-        rule="FedAvg",
-        clip=charter.limits.clip,
         shares=tuple(Share(member, 1 / len(owners), secrets.token_bytes(32)) for member in sorted(owners)),
         outcome=outcome,
     )

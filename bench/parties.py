@@ -1,7 +1,7 @@
 """The processes of a study without training: ``python -m bench.parties WITHOUT,... WORDS...`` is ``cloister WORDS...``,
 where training gives a fixed vector at once, and without the protections named (``bench.without``; ``-``: with all).
 
-``researcher FOLDER ROUTE BYTES ROUNDS`` is the researcher, who submits the job and prints the moment of each release.
+``researcher FOLDER ROUTE BYTES`` is the researcher, who submits the job and prints the moment of each release.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from bench import without
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.cli import main as cloister
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part
@@ -27,8 +28,9 @@ from cloister.node.study import runner as joining
 from cloister.node.study.effects import Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER
-from cloister.wire import optimizers
 from cloister.wire import rounds as w
+from cloister.wire.optimizers import SGD
+from cloister.wire.strategies import FedAvg
 from cloister.wire.tensors import TensorSpec
 
 TAG: Final = "#bench"
@@ -41,6 +43,7 @@ class Instant(Trainer):
     def __init__(self, *_: object, **__: object) -> None:
         self._wakeup = Wakeup()
         self._vector = b""
+        self._norm = 0.0
         self._trained: Trained | None = None
 
     def start(self) -> Failed | None:
@@ -48,9 +51,10 @@ class Instant(Trainer):
 
     def train(self, order: Train) -> Failed | None:
         if len(self._vector) != len(order.model):
-            drawn = np.random.default_rng(order.seed).standard_normal(len(order.model) // 4, np.float32)
-            self._vector = (drawn * np.float32(1e-3)).tobytes()
-        self._trained = Trained(order.round, self._vector, 100, {})
+            drawn = np.random.default_rng(order.seeds.steps).standard_normal(len(order.model) // 4, np.float32)
+            update = drawn * np.float32(1e-3)
+            self._vector, self._norm = update.tobytes(), float(np.linalg.norm(update.astype(np.float64)))
+        self._trained = Trained(order.round, self._vector, 100, (self._norm, 0.0), {})
         self._wakeup.set()
         return None
 
@@ -81,34 +85,41 @@ def parts(nbytes: int) -> tuple[Part, ...]:
 def limits(nbytes: int, *, owners: int, rounds: int) -> dict[str, Any]:
     """Of a charter for it."""
     start = jobs.describe(parts(nbytes), (), bytes(nbytes))
-    plan = hashlib.sha256(_PLAN).digest()
-    return {"plans": [plan], "first_model": start, "floor": owners, "clip": 1e6, "rounds": rounds}
+    return {"first_model": start, "floor": owners, "clip": 1e6, "rounds": rounds}
 
 
-def job(charter: Charter, nbytes: int, *, rounds: int) -> bytes:
+def agreed(*, rounds: int) -> AgreedJob:
+    """The charter's job."""
+    return AgreedJob(
+        name="bench",
+        plan=hashlib.sha256(_PLAN).digest(),
+        data=TAG,
+        rounds=rounds,
+        batch_size=32,
+        steps=2,
+        optimizer=SGD(0.1),
+        strategy=FedAvg(),
+        weights="uniform",
+        max_s=600,
+    )
+
+
+def job(charter: Charter, nbytes: int) -> bytes:
     """What the researcher submits, beside a model of zeros."""
     return jobs.encode(
         Job(
             format=jobs.FORMAT,
             charter=charter.digest,
+            name=charter.jobs[0].name,
             plan=_PLAN,
             parts=parts(nbytes),
             constants=(),
             start=charter.limits.first_model or b"",
-            optimizer=optimizers.SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
-            batch_size=32,
-            local_epochs=1,
-            seed=1,
-            data=TAG,
-            strategy="FedAvg",
-            numbers={"lr": 1.0},
-            rounds=rounds,
-            seconds=600.0,
         )
     )
 
 
-def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
+def research(folder: Path, route: str, nbytes: int) -> None:
     """Submits the job and prints the moment of each release, when its model is there."""
     from cloister.study.client import StudyClient
 
@@ -116,7 +127,7 @@ def research(folder: Path, route: str, nbytes: int, rounds: int) -> None:
     attested = attest_peer(ADDRESS, policy=policy, identity=Identity.load(folder / f"{RESEARCHER}.key"), at=route)
     with StudyClient(attested) as talk:
         talk.say(w.Join(0, b"", 0, holds=False))
-        submitted = job(policy.charter, nbytes, rounds=rounds)
+        submitted = job(policy.charter, nbytes)
         talk.say(w.Submit(len(submitted)), [memoryview(submitted), memoryview(bytes(nbytes))])
         while True:
             heard = talk.hear(unless=None)
@@ -136,8 +147,8 @@ def main(words: list[str]) -> None:
     for protection in words[0].split(","):
         without.PROTECTIONS[protection]()
     match words[1:]:
-        case ["researcher", folder, route, nbytes, rounds]:
-            research(Path(folder), route, int(nbytes), int(rounds))
+        case ["researcher", folder, route, nbytes]:
+            research(Path(folder), route, int(nbytes))
         case _:
             joining.Trainer = Instant  # type: ignore[attr-defined]
             cloister(words[1:])

@@ -117,8 +117,10 @@ def _study(folder: Path, size: Size, without: str) -> Iterator[LocalStudy]:
     np.savez(folder / "rows.npz", x=np.zeros((4, 1), np.float32))
     columns = LocalColumns(folder / "rows.npz", ("x",), (parties.TAG,))
     owners = {f"owner{number:02}": [columns] for number in range(size.owners)}
-    limits = parties.limits(size.nbytes, owners=size.owners, rounds=WARM_UP + size.rounds)
-    with LocalStudy(folder, owners, limits=limits, program=("-m", "bench.parties", without)) as study:
+    rounds = WARM_UP + size.rounds
+    limits = parties.limits(size.nbytes, owners=size.owners, rounds=rounds)
+    program = ("-m", "bench.parties", without)
+    with LocalStudy(folder, owners, jobs=[parties.agreed(rounds=rounds)], limits=limits, program=program) as study:
         study.start_aggregator()
         study.start()
         yield study
@@ -128,7 +130,7 @@ def _releases(study: LocalStudy, size: Size, without: str) -> Iterator[float]:
     """The moments at which the researcher has the model of each round."""
     (route,) = study.routes.values()
     command = [sys.executable, "-m", "bench.parties", without, "researcher", str(study.folder), route]
-    command += [str(size.nbytes), str(WARM_UP + size.rounds)]
+    command += [str(size.nbytes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as researcher:
         assert researcher.stdout is not None
         yield from map(float, researcher.stdout)

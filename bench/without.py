@@ -52,15 +52,16 @@ def _commitments() -> None:
 
 def _unhashed(*, norms: bool) -> None:
     def update(self: bodies.Update, buffer: memoryview) -> None:
-        self._norms.append(bodies._norm(np.frombuffer(buffer, self._dtype)) if norms else 1.0)
-        self._left -= len(buffer)
+        part = np.frombuffer(buffer, self.vector.dtype)
+        self._norms[0].append(bodies._norm(part) if norms else 1e-9)  # of the parameters: there are no buffers
+        self._seen += len(part)
 
     bodies.Update.update = update  # type: ignore[method-assign]
 
 
 def _norms() -> None:
     """No contribution is looked at: not its norm, not for values that are not finite."""
-    bodies._norm = lambda part: 1.0
+    bodies._norm = lambda part: 1e-9  # neither 0 nor more than is declared
     for module in (mean, strategies):
         module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
 

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
     "study": "errors files wire attest charter tensor worker aggregation ledger net",
-    "simulation": "errors wire tensor worker aggregation ledger study",
+    "simulation": "errors wire charter tensor worker aggregation ledger study",
     "enclave": "errors files wire attest charter aggregation ledger aggregator net",
     "node": "errors files tables wire attest charter tensor worker aggregation ledger net",
     "engines": "errors files wire attest charter tensor worker aggregation ledger net study node",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
     from cloister.attest.verdict import Verdict
     from cloister.charter.charter import Charter
+    from cloister.charter.jobs_toml import job_toml
     from cloister.charter.toml import parse_charter
     from cloister.ledger.chain import Receipt
     from cloister.net.attested import AttestedConnection, attest_peer
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from cloister.simulation.simulate import SimulationRun, simulate
     from cloister.simulation.splitting import split_by_label, split_dirichlet
     from cloister.study.history import History, Round
-    from cloister.study.job import model_digest
+    from cloister.study.job import job, model_digest
     from cloister.study.study import Study, StudyRun
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
@@ -91,6 +92,8 @@ __all__ = [
     "attest_peer",
     "connect",
     "errors",
+    "job",
+    "job_toml",
     "model_digest",
     "parse_charter",
     "plan",
@@ -103,6 +106,7 @@ _NAMES_IN = {
     "aggregation.strategies": "FedAdagrad FedAdam FedAvg FedAvgM FedProx FedYogi",
     "attest.verdict": "Verdict",
     "charter.charter": "Charter",
+    "charter.jobs_toml": "job_toml",
     "charter.toml": "parse_charter",
     "ledger.chain": "Receipt",
     "net.attested": "AttestedConnection attest_peer",
@@ -112,7 +116,7 @@ _NAMES_IN = {
     "simulation.simulate": "SimulationRun simulate",
     "simulation.splitting": "split_by_label split_dirichlet",
     "study.history": "History Round",
-    "study.job": "model_digest",
+    "study.job": "job model_digest",
     "study.study": "Study StudyRun",
     "tensor.hook": "TorchHook",
     "tensor.pointer": "PointerTensor",

@@ -146,6 +146,10 @@ class Table:
         if self._data.get(key) == word:
             self._read.add(key)
             return None
+        return self.needed_table(key, what=what)
+
+    def needed_table(self, key: str, *, what: str) -> Self | None:
+        """A table below this one that has to be there; None where it is faulty."""
         data = self.take(key, dict, what, None)
         return None if data is None else self._child(key, data)
 

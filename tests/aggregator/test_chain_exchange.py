@@ -12,10 +12,11 @@ from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import InstanceRecord
 from cloister.wire import rounds as w
+from cloister.wire.strategies import FedAdam
 from tests.support.owners import OWNERS, Party, agree, key_of
 from tests.support.rounds import Instance, Study
 
-ADAM = {"strategy": "FedAdam", "numbers": {"lr": 0.1}}
+ADAM = {"strategy": FedAdam(0.1)}
 
 
 def numbers(study: Study) -> list[int]:
@@ -43,7 +44,7 @@ def steps(begin: Callable[[], Study]) -> int:
 
 
 def begun(job: dict[str, object] = ADAM) -> Study:
-    study = Study(agree(floor="3"), job={**job, "rounds": 2})
+    study = Study(agree(floor="3", job={**job, "rounds": 2}))
     study.join()
     study.submit()
     return study
@@ -103,7 +104,7 @@ def test_the_model_may_be_with_any_member() -> None:
         owner.last = None
         owner.model = (b"", b"")
     longer = study.job
-    study.data = jobs.encode(msgspec.structs.replace(longer, seed=9, rounds=1, start=study.instance.charter.digest))
+    study.data = jobs.encode(msgspec.structs.replace(longer, start=study.instance.charter.digest))
     study.join()
     study.settle()
     assert study.instance.ledger.released == 2

@@ -12,16 +12,18 @@ from cloister.aggregator import collection as pulling
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.collection import Answer, Collection
 from cloister.charter.charter import Member
+from cloister.charter.jobs import Weights
 from cloister.errors import RoundError
 from cloister.ledger.records import commitment
-from cloister.wire.layout import lay_out
+from cloister.wire.layout import Regions, lay_out, regions_of
 from cloister.wire.tensors import TensorSpec
-from tests.aggregation.means import Contribution, mean
+from tests.aggregation.means import Contribution, Level, mean
 from tests.support.owners import agree
 from tests.support.rounds import fill
 
 LENGTH = 1 << 18
 SALT = bytes(32)
+NORM = float(np.linalg.norm(np.linspace(-1, 1, LENGTH, dtype=np.float32).astype(np.float64))) * (1 + 1e-12)
 
 
 def pulled(count: int) -> tuple[np.ndarray, int]:
@@ -30,12 +32,15 @@ def pulled(count: int) -> tuple[np.ndarray, int]:
     committed = commitment(SALT, memoryview(update))
     names = [f"owner {at:03}" for at in range(count)]
     answers = {
-        name: Answer(Member(name=name, role="owner", key=name), 10 + at, {}, committed) for at, name in enumerate(names)
+        name: Answer(Member(name=name, role="owner", key=name), 10 + at, (NORM, 0.0), {}, committed)
+        for at, name in enumerate(names)
     }
     limits, layout = agree(clip="1e6").limits, lay_out({"weight": TensorSpec("float32", (LENGTH,))})
     tracemalloc.start()
     try:
-        collection = Collection(answers, limits=limits, layout=layout)
+        collection = Collection(
+            answers, limits=limits, weights="rows", layout=layout, regions=regions_of(layout, buffers=())
+        )
         while asked := collection.next():
             buffers = {name: collection.buffer(name, salt=SALT) for name in asked}
             for name in reversed(asked):
@@ -59,16 +64,25 @@ def test_memory_does_not_grow_with_the_number_of_members() -> None:
     assert found.tobytes() == wanted.tobytes()
 
 
-def collecting(names: str, *, large: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Collection, dict[str, bytes]]:
+def collecting(
+    names: str, *, large: bool, monkeypatch: pytest.MonkeyPatch, weights: Weights = "rows"
+) -> tuple[Collection, dict[str, bytes]]:
     """A collection of these owners, each of whom counts as many examples as its place, and what they contribute."""
     monkeypatch.setattr(pulling, "LARGE_BYTES", 0 if large else 1 << 24)
     updates = {name: np.full(4, 1.0 + at, np.float32).tobytes() for at, name in enumerate(names)}
     answers = {
-        name: Answer(Member(name=name, role="owner", key=name), 1 + at, {}, commitment(SALT, memoryview(updates[name])))
+        name: Answer(
+            Member(name=name, role="owner", key=name),
+            1 + at,
+            (2.0 * (1 + at), 0.0),
+            {},
+            commitment(SALT, memoryview(updates[name])),
+        )
         for at, name in enumerate(names)
     }
     limits, layout = agree(clip="1e6", floor=2).limits, lay_out({"weight": TensorSpec("float32", (4,))})
-    return Collection(answers, limits=limits, layout=layout), updates
+    regions = regions_of(layout, buffers=())
+    return Collection(answers, limits=limits, weights=weights, layout=layout, regions=regions), updates
 
 
 def arrive(collection: Collection, name: str, updates: dict[str, bytes]) -> Update:
@@ -112,8 +126,10 @@ def test_one_on_its_way_whose_turn_it_is_no_more_is_asked_again(large, monkeypat
             arrive(collection, name, updates)
     assert collection.complete
     assert asked[0] == "a"
+    level = Level(2, (1e6, None), Regions((slice(0, 4),)))
     wanted = mean(
-        {name: Contribution(np.frombuffer(updates[name], np.float32), 1 + at) for at, name in enumerate("abcde")}
+        {name: Contribution(np.frombuffer(updates[name], np.float32), 1 + at) for at, name in enumerate("abcde")},
+        level=level,
     )
     assert collection.mean().tobytes() == wanted.tobytes()
 
@@ -125,3 +141,27 @@ def test_a_contribution_that_changes_nothing_is_refused(monkeypatch):
     collection.next()
     with pytest.raises(RoundError, match="changes nothing"):
         arrive(collection, "a", {"a": nothing})
+
+
+def test_a_contribution_of_more_than_was_declared_is_refused(monkeypatch):
+    collection, updates = collecting("abc", large=False, monkeypatch=monkeypatch)
+    collection.answers["a"] = replace(collection.answers["a"], norms=(1.99, 0.0))
+    collection.next()
+    with pytest.raises(RoundError, match="at most what its owner declared"):
+        arrive(collection, "a", updates)
+
+
+def test_the_sum_begins_anew_where_one_that_leaves_changes_what_others_count_for(monkeypatch):
+    """``f`` was the second largest: without it the fifth is scaled down to the fourth."""
+    collection, updates = collecting("abcdef", large=True, monkeypatch=monkeypatch, weights="uniform")
+    while pulled := collection.next():
+        for name in pulled:
+            if name != "f":
+                arrive(collection, name, updates)
+    collection.leave_out("f")
+    while pulled := collection.next():
+        for name in pulled:
+            arrive(collection, name, updates)
+    values = {name: np.frombuffer(updates[name], np.float32).astype(np.float64) for name in "abcde"}
+    values["e"] = values["d"]  # along the same direction, and as long
+    assert collection.mean() == pytest.approx(np.mean(list(values.values()), axis=0))

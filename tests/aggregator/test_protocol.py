@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from cloister.aggregator.bodies import Discarded
 from cloister.aggregator.peers import ConnectedMember
@@ -17,7 +18,8 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import commitment
 from cloister.wire import rounds as w
-from tests.support.owners import LENGTH, OWNERS, Owner, agree, examples_of, first_model, key_of, make_job
+from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, Strategy
+from tests.support.owners import LENGTH, OWNERS, Owner, agree, agreed, first_model, key_of, make_job, norms_of
 from tests.support.rounds import Study
 
 FOUR = ("alice", "bob", "chuck", "dave")
@@ -44,7 +46,10 @@ def contributing(owner: Owner, update: np.ndarray[Any, Any]) -> None:
         match message:
             case w.Ready(round=number, examples=examples, metrics=metrics):
                 committed = commitment(owner.salt, memoryview(update.tobytes()))
-                return [(w.Ready(number, examples, metrics, committed), b"")]
+                norms = (
+                    min(norm, 10.0) for norm in norms_of(np.nan_to_num(update, nan=1.0))
+                )  # within the clip, as it says
+                return [(w.Ready(number, examples, *norms, metrics, committed), b"")]
             case w.Contribution():
                 return [(message, update.tobytes())]
         return [(message, body)]
@@ -75,10 +80,16 @@ def check(study: Study, *expected: Sequence[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "given"),
-    [("FedAvg", {"lr": 1.0}), ("FedAvgM", {"momentum": 0.9}), ("FedAdam", {"lr": 0.1}), ("FedProx", {"mu": 0.1})],
+    [
+        (FedAvg(0.5, 0.1), {}),
+        (FedAvgM(), {}),
+        (FedAdam(0.1), {}),
+        (FedProx(mu=0.1), {}),
+        (FedAvg(), {"weights": "rows"}),
+    ],
 )
-def test_a_study_is_the_arithmetic_by_hand_to_the_last_bit(strategy: str, given: dict[str, float]) -> None:
-    study = Study(job={"strategy": strategy, "numbers": given})
+def test_a_study_is_the_arithmetic_by_hand_to_the_last_bit(strategy: Strategy, given: dict[str, Any]) -> None:
+    study = Study(agree(row_buckets="[20]", job={"strategy": strategy, **given}))
     study.run()
     check(study, OWNERS, OWNERS, OWNERS)
     assert told(study, "rosa", w.Finished) == [w.Finished(jobs.job_digest(study.data), 3, "")]
@@ -99,7 +110,8 @@ def test_the_order_in_which_members_answer_changes_no_bit() -> None:
 
 
 def test_no_member_counts_for_more_than_its_share() -> None:
-    study = Study(agree(owners=FOUR, floor="4", largest_share="0.3"))
+    by_rows = {"weights": "rows"}
+    study = Study(agree(owners=FOUR, floor="4", largest_share="0.3", row_buckets="[20]", job=by_rows))
     study.owners["bob"].examples = 10_000
     study.run()
     cohort = study.instance.ledger.receipts[0].cohort
@@ -119,21 +131,20 @@ def test_nothing_happens_below_half_of_the_owners() -> None:
 
 
 def test_metrics_are_clipped_and_only_the_charters_come_out() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     values = {"alice": 99.0, "bob": 1.0, "chuck": -5.0}
     for name, value in values.items():
         owner = study.owners[name]
 
         def spoil(message: Any, body: bytes, value: float = value, owner: Owner = owner) -> list[tuple[Any, bytes]]:
             if isinstance(message, w.Ready):
-                message = w.Ready(message.round, owner.examples, {"loss": value, "secret": 1.0}, message.commitment)
+                message = replace(message, examples=owner.examples, metrics={"loss": value, "secret": 1.0})
             return [(message, body)]
 
         owner.spoil = spoil
     study.run()
     clipped = {"alice": 10.0, "bob": 1.0, "chuck": 0.0}
-    total = sum(examples_of(name) for name in OWNERS)
-    wanted = sum(examples_of(name) * clipped[name] for name in OWNERS) / total
+    wanted = sum(clipped.values()) / len(OWNERS)
     assert study.instance.ledger.receipts[0].record.metrics == {"loss": pytest.approx(wanted)}
 
 
@@ -153,7 +164,7 @@ def test_metrics_are_clipped_and_only_the_charters_come_out() -> None:
 )
 @pytest.mark.parametrize("name", OWNERS)
 def test_a_round_goes_on_without_a_bad_contribution(name: str, update: np.ndarray[Any, Any]) -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     contributing(study.owners[name], update)
     study.run()
     assert "norm" in told(study, name, w.Refused)[0].text
@@ -161,14 +172,14 @@ def test_a_round_goes_on_without_a_bad_contribution(name: str, update: np.ndarra
 
 
 def test_a_contribution_just_within_the_clip_is_used() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     contributing(study.owners["bob"], np.array([*np.zeros(LENGTH - 1), 10.0], np.float32))
     study.run()
     assert cohorts(study) == [["alice", "bob", "chuck"]]
 
 
 def test_another_contribution_than_was_committed_to() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [(message, body[:-1] + b"\1" if body else body)]
     study.run()
     assert "committed" in told(study, "bob", w.Refused)[0].text
@@ -178,14 +189,14 @@ def test_another_contribution_than_was_committed_to() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 1, LENGTH * 4 - 4, LENGTH * 4 + 4])
 def test_a_contribution_of_another_length_is_not_read(length: int) -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [(message, bytes(length) if body else body)]
     study.run()
     check(study, ("alice", "chuck"))
 
 
 def test_a_contribution_to_another_round() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [
         (w.Contribution(message.round + 1, message.salt) if body else message, body)
     ]
@@ -198,11 +209,23 @@ def test_a_contribution_to_another_round() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"round": 2}, {"examples": 9}, {"metrics": {"loss": math.nan}}, {"metrics": {"loss": math.inf}}],
+    [
+        {"round": 2},
+        {"examples": 9},
+        {"metrics": {"loss": math.nan}},
+        {"metrics": {"loss": math.inf}},
+        {"norm": 0.0},
+        {"norm": -1.0},
+        {"norm": math.nan},
+        {"norm": 10.000001},
+        {"buffers": -1.0},
+        {"buffers": math.nan},
+        {"buffers": 10.000001},
+    ],
     ids=str,
 )
 def test_an_owner_that_is_not_ready_as_the_charter_wants(changed: dict[str, Any]) -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         if isinstance(message, w.Ready):
@@ -228,7 +251,7 @@ def test_what_comes_twice_counts_once() -> None:
 
 
 def test_a_straggler_is_told_that_it_is_too_late() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = silent_on(w.Ready)
     study.run()
     assert not cohorts(study)
@@ -237,12 +260,12 @@ def test_a_straggler_is_told_that_it_is_too_late() -> None:
     study.settle()
     check(study, ("alice", "chuck"))
     study.owners["bob"].spoil = lambda message, body: [(message, body)]
-    study.instance.say("bob", w.Ready(1, 20, {}, bytes(32)))
+    study.instance.say("bob", w.Ready(1, 20, 1.0, 0.0, {}, bytes(32)))
     assert "too late" in study.instance.read("bob")[-1].text
 
 
 def test_a_contribution_that_never_comes() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = silent_on(w.Contribution)
     study.run()
     study.instance.tick()
@@ -253,7 +276,7 @@ def test_a_contribution_that_never_comes() -> None:
 
 def test_a_late_contribution_is_read_and_forgotten() -> None:
     """It was asked for, and the round came to nothing in the meantime."""
-    study = Study(agree(floor="3"), job={"rounds": 1})
+    study = Study(agree(floor="3", job={"rounds": 1}))
     study.owners["alice"].spoil = silent_on(w.Contribution)
     study.run()
     study.instance.disconnect("bob")
@@ -270,7 +293,7 @@ def test_a_late_contribution_is_read_and_forgotten() -> None:
 
 
 def test_the_pull_begins_again_where_a_cap_changes_the_shares() -> None:
-    study = Study(agree(owners=FOUR, floor="3", largest_share="0.4"), job={"rounds": 1})
+    study = Study(agree(owners=FOUR, floor="3", largest_share="0.4", job={"rounds": 1}))
     study.owners["alice"].examples = 1000
     contributing(study.owners["dave"], np.full(LENGTH, np.nan, np.float32))
     study.run()
@@ -279,7 +302,7 @@ def test_the_pull_begins_again_where_a_cap_changes_the_shares() -> None:
 
 
 def test_too_few_are_left() -> None:
-    study = Study(agree(floor="3"), job={"rounds": 1})
+    study = Study(agree(floor="3", job={"rounds": 1}))
     contributing(study.owners["bob"], np.full(LENGTH, np.nan, np.float32))
     study.run()
     assert told(study, "rosa", w.Over)[0].round == 1
@@ -315,12 +338,12 @@ def test_what_is_not_an_owners_to_say(message: Any) -> None:
 def test_what_is_not_a_researchers_to_say() -> None:
     study = Study()
     study.join("rosa")
-    study.instance.say("rosa", w.Ready(1, 10, {}, bytes(32)))
+    study.instance.say("rosa", w.Ready(1, 10, 1.0, 0.0, {}, bytes(32)))
     assert "not said by a member of its role" in study.instance.read("rosa")[-1].text
 
 
 def test_no_room_is_made_for_an_owners_job_or_for_a_contribution_of_another_length() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.join("alice")
     message = w.Submit(len(study.data))
     assert study.instance.begin("alice", message, len(study.data) + LENGTH * 4) is None
@@ -338,12 +361,12 @@ def test_no_room_is_made_for_an_owners_job_or_for_a_contribution_of_another_leng
 def test_nothing_is_said_before_a_member_has_joined() -> None:
     study = Study()
     study.instance.connect("alice")
-    study.instance.say("alice", w.Ready(1, 10, {}, bytes(32)))
+    study.instance.say("alice", w.Ready(1, 10, 1.0, 0.0, {}, bytes(32)))
     assert "joins" in study.instance.read("alice")[0].text
 
 
 def test_no_member_can_use_up_the_numbers_of_rounds() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].round = (1 << 53) - 1
     study.owners["bob"].spoil = silent
     study.join("alice", "chuck", "rosa")
@@ -361,7 +384,7 @@ def test_no_member_can_use_up_the_numbers_of_rounds() -> None:
 
 
 def test_a_cohort_that_one_of_its_members_does_not_sign_is_void() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     bob = study.owners["bob"]
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
@@ -383,7 +406,7 @@ def test_a_cohort_that_one_of_its_members_does_not_sign_is_void() -> None:
 
 
 def test_a_signature_of_something_else() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [
         (
             w.Signature(message.round, message.public_key, bytes(64)) if isinstance(message, w.Signature) else message,
@@ -396,7 +419,7 @@ def test_a_signature_of_something_else() -> None:
 
 
 def test_signatures_that_do_not_come() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = silent_on(w.Signature)
     study.run()
     study.instance.tick()
@@ -405,7 +428,7 @@ def test_signatures_that_do_not_come() -> None:
 
 
 def test_a_researcher_is_told_what_its_job_waits_for() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.join("rosa", "alice")
     study.submit()
     study.settle()
@@ -418,7 +441,7 @@ def test_a_researcher_is_told_what_its_job_waits_for() -> None:
 
 def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
     """They would sign no other cohort on that model: the two would tell of the one owner in whom they differ."""
-    study = Study(job={"rounds": 2})
+    study = Study(agreed={"rounds": 2})
     study.owners["bob"].spoil = silent_on(w.Signature)
     study.join("alice", "bob", "rosa")
     study.submit()
@@ -434,7 +457,7 @@ def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
 
 
 def test_a_cohort_that_one_declines_is_made_up_for_too() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [
         (w.Declined(message.round, "no"), b"") if isinstance(message, w.Signature) else (message, body)
     ]
@@ -449,7 +472,7 @@ def test_a_cohort_that_one_declines_is_made_up_for_too() -> None:
 
 def test_a_new_instance_learns_what_was_signed_at_the_one_before() -> None:
     """It knows nothing, and not all are back when it begins: it asks nobody to sign what the others would not."""
-    study = Study(job={"rounds": 1})
+    study = Study(agreed={"rounds": 1})
     study.owners["chuck"].spoil = silent_on(w.Signature)
     study.run()
     study.restart(seed=2)
@@ -466,7 +489,7 @@ def test_a_new_instance_learns_what_was_signed_at_the_one_before() -> None:
 
 
 def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
-    study = Study(agree(owners=FOUR), job={"rounds": 1})
+    study = Study(agree(owners=FOUR, job={"rounds": 1}))
     for name in ("chuck", "dave"):
         study.owners[name].spoil = lambda message, body: [
             (w.Declined(message.round, "no data") if isinstance(message, w.Ready) else message, body)
@@ -477,7 +500,7 @@ def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
 
 
 def test_without_witnesses_two_of_four_release_nothing() -> None:
-    study = Study(agree(owners=FOUR), job={"rounds": 1})
+    study = Study(agree(owners=FOUR, job={"rounds": 1}))
     for name in ("chuck", "dave"):
         study.owners[name].spoil = lambda message, body: [
             (w.Declined(message.round, "no") if isinstance(message, w.Ready | w.Signature) else message, body)
@@ -493,11 +516,10 @@ def test_without_witnesses_two_of_four_release_nothing() -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"rounds": 101}, "allows 100"),
-        ({"plan": b"another"}, "not one of the charter's"),
+        ({"name": "another"}, "no job 'another'; it has train"),
+        ({"plan": b"another"}, "that of the charter's job"),
         ({"charter": bytes(32)}, "another charter"),
         ({"start": bytes(32)}, "not the one that it says"),
-        ({"strategy": "FedMagic"}, "no server rule"),
         ({"parts": make_job(agree()).parts[:2]}, "values"),
     ],
     ids=lambda value: str(value)[:20],
@@ -530,7 +552,7 @@ def test_one_job_at_a_time() -> None:
     study.join("rosa", "alice")
     study.submit()
     study.settle()
-    other = jobs.encode(make_job(study.charter, seed=8))
+    other = jobs.encode(make_job(study.charter, start=bytes(32)))
     study.instance.say("rosa", w.Submit(len(other)), other + first_model().tobytes())
     assert "one at a time" in study.instance.read("rosa")[-1].text
     study.submit()
@@ -567,13 +589,13 @@ def test_a_job_is_stopped_after_the_round_that_is_under_way() -> None:
 
 
 def test_the_next_job_starts_from_the_newest_model() -> None:
-    study = Study(job={"rounds": 1})
+    study = Study(agree(jobs=[agreed(rounds=1), agreed(name="more", rounds=2)]))
     study.run()
     newest = study.rosa.model[1][: LENGTH * 4]
-    again = jobs.encode(make_job(study.charter, seed=8))
+    again = jobs.encode(make_job(study.charter, name="more"))
     study.instance.say("rosa", w.Submit(len(again)), again + first_model().tobytes())
     assert "newest record" in study.instance.read("rosa")[-1].text
-    following = make_job(study.charter, seed=8, rounds=2, start=study.instance.ledger.model)
+    following = make_job(study.charter, name="more", start=study.instance.ledger.model)
     data = jobs.encode(following)
     study.instance.say("rosa", w.Submit(len(data)), data + newest)
     study.settle()
@@ -584,10 +606,10 @@ def test_the_next_job_starts_from_the_newest_model() -> None:
 
 
 def test_the_charters_rounds_are_all_that_there_are() -> None:
-    study = Study(agree(rounds="2"), job={"rounds": 2})
+    study = Study(agree(rounds="2", job={"rounds": 2}))
     study.run()
     check(study, OWNERS, OWNERS)
-    following = make_job(study.charter, rounds=1, start=study.instance.ledger.model)
+    following = make_job(study.charter, start=study.instance.ledger.model)
     data = jobs.encode(following)
     study.instance.say("rosa", w.Submit(len(data)), data + study.rosa.model[1][: LENGTH * 4])
     assert "0 of the charter's are left" in study.instance.read("rosa")[-1].text

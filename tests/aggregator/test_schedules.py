@@ -51,7 +51,7 @@ class World:
     """A study in which everything can go wrong, and what must hold all the same."""
 
     def __init__(self) -> None:
-        self.study = Study(agree(floor="2"), job={"rounds": 3})
+        self.study = Study(agree(floor="2", job={"rounds": 3}))
         self.study.join()
         self.study.submit()
         self.restarts = 0

@@ -17,7 +17,7 @@ from tools import protocol_page
 SENT = [
     w.Chain(1, ()),
     w.Join(0, b"", 0, False),
-    w.Ready(3, 8, {}, bytes(32)),
+    w.Ready(3, 8, 1.0, 0.0, {}, bytes(32)),
     w.Contribution(3, bytes(32)),
     w.Declined(3, ""),
     w.Signature(3, b"", b""),

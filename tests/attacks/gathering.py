@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter
@@ -17,7 +18,7 @@ from cloister.node.study import member as node
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
 from tests.support import charters
-from tests.support.owners import LENGTH, Heard, Party, examples_of, key_of, update_of
+from tests.support.owners import LENGTH, Heard, Party, examples_of, key_of, norms_of, update_of
 from tests.support.rounds import Instance, Study
 
 Said = tuple[Any, bytes]
@@ -34,6 +35,8 @@ class NodeOwner(Party):
         self.notes: list[str] = []
         self.left = ""
         self.metrics = {"loss": 0.5}
+        self.norms: tuple[float, float] | None = None
+        """What it declares of its contributions; None: what is so."""
         self.instance: Instance | None = None
         self.spoil: Callable[[Any, bytes], list[Said]] = lambda message, body: [(message, body)]
         self.garble: Callable[[Heard], Heard] = lambda heard: heard
@@ -85,7 +88,8 @@ class NodeOwner(Party):
         found = self.train(order)
         if isinstance(found, str):
             return self.member.failed(order.round, found)
-        return self.member.trained(order.round, found, examples=self.examples, metrics=self.metrics)
+        norms = self.norms or norms_of(np.frombuffer(found, np.float32))
+        return self.member.trained(order.round, found, examples=self.examples, norms=norms, metrics=self.metrics)
 
 
 class Gathering(Study):
@@ -95,10 +99,11 @@ class Gathering(Study):
         self,
         charter: Charter | None = None,
         *,
+        agreed: Mapping[str, Any] | None = None,
         job: Mapping[str, Any] | None = None,
         data: Mapping[str, Mapping[str, frozenset[str]]] | None = None,
     ) -> None:
-        super().__init__(charter, job=job, length=LENGTH)
+        super().__init__(charter, agreed=agreed, job=job, length=LENGTH)
         has = data or {}
         self.nodes = {name: NodeOwner(name, self.charter, data=has.get(name, MRI)) for name in self.owners}
         self.parties = {**self.nodes, "rosa": self.rosa}

@@ -200,7 +200,7 @@ def test_a_recorded_connection_cannot_be_begun_again(tmp_path: Path, caplog: pyt
 @pytest.mark.slow
 def test_a_study_goes_on_once_the_operator_lets_it(tmp_path: Path) -> None:
     """What alice says in a round is changed on the way: her connection ends, and the rounds go on without her."""
-    table = Table(tmp_path, job={"rounds": 2})
+    table = Table(tmp_path, agreed={"rounds": 2})
     owner = table.owners["alice"]
     with table.serving(), relaying(table.at) as relay:
         lines = {"alice": through(table, relay, "alice")}

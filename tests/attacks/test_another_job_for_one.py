@@ -1,4 +1,4 @@
-"""Attack: show one owner another job, model or round than the others, with real owners on all sides.
+"""Attack: show one owner another job of the charter, model or round than the others, with real owners on all sides.
 
 An aggregator that is proved does not do it; this is what would come of one that did. Each owner computes the round's
 digest from what it runs, all sign the same one or nothing is released, and nobody's update is in a mean of other work.
@@ -16,28 +16,28 @@ from cloister.ledger import job as jobs
 from cloister.ledger.job import round_digest
 from cloister.wire import rounds as w
 from tests.attacks.gathering import Gathering
-from tests.support.owners import LENGTH, Heard, first_model, make_job
+from tests.support.owners import LENGTH, Heard, agree, agreed, first_model, make_job
 
 Garble = Callable[[Heard], Heard]
 
 
 def study_with(change: Callable[[Gathering], Garble]) -> Gathering:
     """Bob hears what an attack makes of the messages to him."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agree(jobs=[agreed(rounds=1), agreed(name="longer", steps=5, rounds=1)]))
     study.nodes["bob"].garble = change(study)
     study.run()
     return study
 
 
 def other_bytes(study: Gathering) -> Garble:
-    """Another seed under the name of the others' job."""
-    data = jobs.encode(make_job(study.charter, rounds=1, seed=8))
+    """Another job of the charter under the digest of the others' job."""
+    data = jobs.encode(make_job(study.charter, name="longer"))
     return lambda heard: Heard(heard.message, data) if isinstance(heard.message, w.Work) else heard
 
 
 def other_job(study: Gathering) -> Garble:
-    """Another seed, and a proposal that fits it."""
-    data = jobs.encode(make_job(study.charter, rounds=1, seed=8))
+    """Another job of the charter, and a proposal that fits it."""
+    data = jobs.encode(make_job(study.charter, name="longer"))
     digest = jobs.job_digest(data)
 
     def garble(heard: Heard) -> Heard:
@@ -68,7 +68,7 @@ def other_model(study: Gathering) -> Garble:
 
 
 def other_number(study: Gathering) -> Garble:
-    """A later round, so that its seed and its place are others."""
+    """A later round, so that its place is another."""
 
     def garble(heard: Heard) -> Heard:
         if isinstance(heard.message, w.Propose):

@@ -19,8 +19,8 @@ from cloister.ledger.records import Share, commitment
 from cloister.wire import rounds as w
 from tests.attacks.gathering import Gathering, NodeOwner
 from tests.support import chains, charters
-from tests.support.members import Aggregator, declined, owner
-from tests.support.owners import agree, key_of, update_of
+from tests.support.members import Aggregator, changed, declined, owner
+from tests.support.owners import agree, key_of, norms_of, update_of
 
 SALT = bytes(32)
 
@@ -33,7 +33,7 @@ def alike(*nodes: NodeOwner) -> None:
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         match message:
             case w.Ready():
-                return [(w.Ready(message.round, 20, {}, committed), b"")]
+                return [(w.Ready(message.round, 20, *norms_of(update_of("alice", 1)), {}, committed), b"")]
             case w.Contribution():
                 return [(w.Contribution(message.round, SALT), update)]
         return [(message, body)]
@@ -51,7 +51,7 @@ def test_without_the_check_one_contribution_makes_up_a_floor(monkeypatch: pytest
         take(self, *args)
 
     monkeypatch.setattr(Training, "ready", forgetful)
-    study = Gathering(agree(floor="3"), job={"rounds": 1})
+    study = Gathering(agree(floor="3", job={"rounds": 1}))
     alike(study.nodes["alice"], study.nodes["bob"])
     study.run()
     assert study.told("chuck", w.Sign)
@@ -60,7 +60,7 @@ def test_without_the_check_one_contribution_makes_up_a_floor(monkeypatch: pytest
 
 
 def test_the_same_contribution_under_two_keys() -> None:
-    study = Gathering(agree(floor="3"), job={"rounds": 1})
+    study = Gathering(agree(floor="3", job={"rounds": 1}))
     alike(study.nodes["alice"], study.nodes["bob"])
     study.run()
     assert "used once" in study.told("bob", w.Refused)[0].text
@@ -70,11 +70,11 @@ def test_the_same_contribution_under_two_keys() -> None:
 
 def test_a_copied_commitment_cannot_be_opened() -> None:
     """Bob, who is first, says that he is committed to something of which he knows the commitment alone."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     foreign = commitment(b"\x07" * 32, memoryview(update_of("alice", 1).tobytes()))
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
-        return [(w.Ready(1, 20, {}, foreign) if isinstance(message, w.Ready) else message, body)]
+        return [(changed(message, commitment=foreign) if isinstance(message, w.Ready) else message, body)]
 
     study.nodes["bob"].spoil = spoil
     study.run()
@@ -83,7 +83,7 @@ def test_a_copied_commitment_cannot_be_opened() -> None:
 
 
 def test_a_contribution_in_a_later_round() -> None:
-    study = Gathering(job={"rounds": 2})
+    study = Gathering(agreed={"rounds": 2})
     bob = study.nodes["bob"]
     before: list[tuple[Any, bytes]] = []
 
@@ -94,7 +94,7 @@ def test_a_contribution_in_a_later_round() -> None:
             before.append((message, body))
             return [(message, body)]
         ready = before[0][0]
-        return [(w.Ready(2, ready.examples, ready.metrics, ready.commitment), b"")]
+        return [(changed(ready, round=2), b"")]
 
     bob.spoil = spoil
     study.run()
@@ -104,7 +104,7 @@ def test_a_contribution_in_a_later_round() -> None:
 
 def test_a_later_round_at_an_instance_that_was_started_anew() -> None:
     """It learns from the chain what was used."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.run()
     used = study.instance.ledger.receipts[0].cohort.shares[0].commitment
     study.restart(seed=1)
@@ -148,7 +148,7 @@ def test_one_key_is_one_member(name: str) -> None:
 
 
 def test_a_member_that_connects_twice_takes_part_once() -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.join("alice", "bob", "rosa")
     for _ in range(3):
         study.instance.happen(Joined(key_of("bob")))
@@ -159,7 +159,7 @@ def test_a_member_that_connects_twice_takes_part_once() -> None:
 
 def test_a_member_that_contributes_twice_in_a_round() -> None:
     """Nothing of the second is added. Bob's node holds the refusal to be about the first, and gives the round up."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.nodes["bob"].spoil = lambda message, body: [(message, body)] * (2 if isinstance(message, w.Ready) else 1)
     study.run()
     assert len(study.told("bob", w.Refused)) == 1
@@ -168,7 +168,7 @@ def test_a_member_that_contributes_twice_in_a_round() -> None:
 
 
 def test_a_member_that_is_not_asked_and_sends_all_the_same() -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.nodes["bob"].spoil = lambda message, body: [(message, body)] * (2 if body else 1)
     study.join("alice", "bob", "chuck", "rosa")
     study.submit()

@@ -24,7 +24,7 @@ def test_a_clone_of_the_aggregator_asks_for_one_member_less() -> None:
     first = Aggregator.facing(owner(notes=notes))
     first.contribute(1)
     first.sign(1)  # and it is never heard of again
-    clone = Aggregator.facing(owner(notes=notes), name="clone")
+    clone = Aggregator.facing(owner(notes=notes), instance="clone")
     clone.contribute(2)
     assert "differs in 1 members" in declined(clone.ask(clone.cohort(2, ("alice", "bob"))))
     clone.sign(2)  # the same members: their mean once more tells nothing new of one of them
@@ -37,7 +37,7 @@ def test_an_owner_that_was_restarted_remembers(tmp_path: Path) -> None:
     first.sign(1)
     notes.close()
     notes = Records(tmp_path)
-    again = Aggregator.facing(owner(notes=notes), name="again")
+    again = Aggregator.facing(owner(notes=notes), instance="again")
     assert "differs in 1 members" in declined(again.ask(again.cohort(2, ("alice", "chuck"))))
     notes.close()
 

@@ -23,7 +23,7 @@ ROUNDS = 3
 
 def cohorts_beside(liar: str, *, victim: str) -> list[set[str]]:
     """The members of each round, where one of five owners lies about what it has signed."""
-    study = Gathering(agree(owners=FIVE, floor="3", largest_share="0.4"), job={"rounds": ROUNDS})
+    study = Gathering(agree(owners=FIVE, floor="3", largest_share="0.4", job={"rounds": ROUNDS}))
     without = tuple(sorted(key_of(name) for name in FIVE if name != victim))
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:

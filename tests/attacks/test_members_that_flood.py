@@ -32,7 +32,7 @@ FLOODS: dict[str, Any] = {
     "other joins": w.Join(3, bytes(32), (1 << 53) - 1, True),
     "chains": w.Chain(1, ()),
     "signatures": w.Signature(1, bytes(256), bytes(128)),
-    "promises": w.Ready(1, 1 << 52, {"loss": 1.0}, bytes(32)),
+    "promises": w.Ready(1, 1 << 52, 1.0, 0.0, {"loss": 1.0}, bytes(32)),
     "excuses": w.Declined(1, "x" * 500),
     "submissions without a job": w.Submit(8),
     "stops": w.Stop(),
@@ -43,7 +43,7 @@ FLOODS: dict[str, Any] = {
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("name", ["bob", "rosa"])
 def test_a_flood_ends_after_a_few_refusals(name: str, flood: str) -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.join(name)
     sent = 0
     while key_of(name) in study.instance.heard:
@@ -59,7 +59,7 @@ def test_a_flood_ends_after_a_few_refusals(name: str, flood: str) -> None:
 
 def test_a_chain_that_is_far_too_long_is_not_read() -> None:
     """It says that it has a longer chain, is asked for it, and offers a thousand times what may come at once."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.instance.connect("bob")
     study.instance.say("bob", w.Join(5, bytes(32), 0, False))
     assert study.instance.read("bob") == [w.HandOver(0)]
@@ -73,7 +73,7 @@ def test_a_chain_that_is_far_too_long_is_not_read() -> None:
 
 
 def test_one_that_promises_a_chain_holds_up_nobody_for_long() -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     del study.parties["bob"]  # it never answers
     study.instance.connect("bob")
     study.instance.say("bob", w.Join(5, bytes(32), 0, False))
@@ -118,7 +118,7 @@ def submit(meeting: Hub, seat: MemberConnection) -> None:
 
 
 def test_floods_over_tls_beside_a_study(tmp_path: Path) -> None:
-    table = Table(tmp_path, job={"rounds": 2})
+    table = Table(tmp_path, agreed={"rounds": 2})
     with table.serving(), seated(table, "alice", "chuck"):
         flooding = [table.dial("bob") for _ in range(3)]  # each takes the place of the one before
         with suppress(NetworkError):

@@ -41,7 +41,7 @@ def test_other_values_under_the_right_name(here: Aggregator) -> None:
 
 
 def test_a_job_that_starts_from_another_model(here: Aggregator) -> None:
-    here.job = job(here.ledger.charter, seed=99, start=model_digest(here.job, CRAFTED))
+    here.job = job(here.ledger.charter, start=model_digest(here.job, CRAFTED))
     here.show()
     assert "starts from another model" in declined(here.member.handle(here.proposal(2)))
 

@@ -1,4 +1,4 @@
-"""Attack: tell one owner another plan, data tag, seed or round than the others, so that its part stands out.
+"""Attack: tell one owner another plan, job, data tag or round than the others, so that its part stands out.
 
 Each owner computes the round's digest from what it is about to run, and signs only a cohort of that digest.
 """
@@ -6,31 +6,42 @@ Each owner computes the round's digest from what it is about to run, and signs o
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 
+from cloister.errors import CharterError
 from cloister.ledger.job import encode, job_digest, round_digest
-from cloister.wire import optimizers
 from cloister.wire import rounds as w
-from tests.support.members import Aggregator, declined, job, only, owner
+from cloister.wire.optimizers import SGD
+from cloister.wire.strategies import FedProx
+from tests.support.members import Aggregator, agreed_job, charter, declined, job, only, owner
 
 DATA = {"#mri": frozenset({"#mri"}), "#ct": frozenset({"#ct"})}
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "data": {"data": "#ct"},
+    "private": {"data": "#private"},
+    "rate": {"optimizer": SGD(0.2)},
+    "steps": {"steps": 5},
+    "strategy": {"strategy": FedProx(mu=1.0)},
+    "weights": {"weights": "uniform"},
+}
+"""What other jobs of the charter are called, and what differs in each."""
+
+
 @pytest.fixture
 def here() -> Aggregator:
-    return Aggregator.facing(owner(data=DATA))
+    agreed = charter(jobs=[agreed_job(), *(agreed_job(name=name, **changed) for name, changed in OTHERS.items())])
+    return Aggregator.facing(owner(data=DATA, agreed=agreed))
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"data": "#ct"}, {"seed": 8}, {"local_epochs": 2}, {"strategy": "FedProx", "numbers": {"mu": 1.0}}],
-    ids=lambda changed: next(iter(changed)),
-)
-def test_a_job_that_differs_between_owners(here: Aggregator, changed: dict[str, object]) -> None:
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "private"])
+def test_a_job_that_differs_between_owners(here: Aggregator, name: str) -> None:
     """It trains for the job that it was shown, and signs for no other."""
     shown = here.job
-    here.job = job(here.ledger.charter, **changed)
+    here.job = job(here.ledger.charter, name=name)
     here.show()
     here.contribute(1)
     here.job = shown  # the others'
@@ -38,7 +49,7 @@ def test_a_job_that_differs_between_owners(here: Aggregator, changed: dict[str, 
 
 
 def test_a_round_of_a_job_that_it_was_not_shown(here: Aggregator) -> None:
-    other = job_digest(encode(job(here.ledger.charter, seed=8)))
+    other = job_digest(encode(job(here.ledger.charter, name="steps")))
     assert "not shown" in declined(here.member.handle(here.proposal(job=other)))
 
 
@@ -50,15 +61,26 @@ def test_a_plan_that_nobody_signed(here: Aggregator) -> None:
     assert hashlib.sha256(plan).hexdigest() in why
 
 
-def test_work_that_contributes_nothing(here: Aggregator) -> None:
-    """All owners but one with a learning rate of zero would leave that one alone in the mean."""
-    here.job = job(here.ledger.charter, optimizer=optimizers.SGD(0.0, 0.0, None, None, 0.0, 0.0, False))
+def test_work_that_contributes_nothing() -> None:
+    """All owners but one with a learning rate of zero would leave that one alone in the mean. No charter says so."""
+    with pytest.raises(CharterError, match="contribute nothing"):
+        charter(jobs=[agreed_job(optimizer=SGD(0.0))])
+
+
+def test_a_job_that_stands_in_no_charter(here: Aggregator) -> None:
+    here.job = job(here.ledger.charter, name="idle")
     here.show()
-    assert "contribute nothing" in declined(here.member.handle(here.proposal()))
+    assert "no job 'idle'" in declined(here.member.handle(here.proposal()))
+
+
+def test_one_job_under_the_name_of_another(here: Aggregator) -> None:
+    """It would stand in the chain with numbers that nobody trained with."""
+    here.contribute(1)
+    assert "calls the job otherwise" in declined(here.ask(here.cohort(1, name="rate")))
 
 
 def test_a_data_set_that_its_owner_did_not_name(here: Aggregator) -> None:
-    here.job = job(here.ledger.charter, data="#private")
+    here.job = job(here.ledger.charter, name="private")
     here.show()
     assert "'#private'" in declined(here.member.handle(here.proposal()))
 

@@ -43,7 +43,7 @@ def of(said: Said, kind: type, number: int) -> tuple[Any, bytes]:
 
 def as_in_the_first_round(kind: type) -> Gathering:
     """Bob says what he said in round 1 instead of what he has to say in round 2."""
-    study = Gathering(job={"rounds": 2})
+    study = Gathering(agreed={"rounds": 2})
     said: Said = []
 
     def spoil(message: Any, body: bytes) -> Said:
@@ -91,7 +91,7 @@ def test_a_signature_of_an_earlier_round_as_it_was() -> None:
 
 @pytest.mark.parametrize("kind", [w.Ready, w.Signature], ids=lambda kind: kind.__name__)
 def test_a_message_of_an_earlier_round_under_the_new_number(kind: type) -> None:
-    study = Gathering(job={"rounds": 2})
+    study = Gathering(agreed={"rounds": 2})
     bob = study.nodes["bob"]
     said: Said = []
 
@@ -113,7 +113,7 @@ def test_a_message_of_an_earlier_round_under_the_new_number(kind: type) -> None:
 
 def test_a_whole_study_said_again_to_another_instance() -> None:
     """All members but alice are played from a recording. Nothing comes out of it."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     said = recording(study)
     study.run()
     assert study.instance.ledger.released == 1
@@ -134,12 +134,12 @@ def test_a_whole_study_said_again_to_another_instance() -> None:
 
 def test_signatures_of_one_instance_at_its_clone() -> None:
     """Both are genuine, and began alike. The cohort that was signed names the other one's key."""
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     said = recording(study)
     study.run()
     cohort = decode_cohort(study.told("bob", w.Sign)[0].cohort)
     assert cohort.signer == study.instance.signer
-    clone = Gathering(job={"rounds": 1})
+    clone = Gathering(agreed={"rounds": 1})
     clone.restart(seed=5)
     for name, each in clone.nodes.items():
         old = of(said[name], w.Signature, 1)
@@ -209,7 +209,7 @@ def test_what_an_owner_hears_twice_comes_to_the_same(kind: type) -> None:
 
 
 def test_what_never_arrives_holds_up_one_round_and_no_more() -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     study.nodes["bob"].spoil = silent_on(w.Ready)
     study.run()
     assert not study.instance.ledger.released

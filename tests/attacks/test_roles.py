@@ -23,7 +23,7 @@ from tests.support.lines import Table
 from tests.support.owners import Party, agree, first_model, key_of, update_of
 
 OWNERS_ALONE: list[Any] = [
-    w.Ready(1, 20, {}, bytes(32)),
+    w.Ready(1, 20, 1.0, 0.0, {}, bytes(32)),
     w.Contribution(1, bytes(32)),
     w.Declined(1, "no"),
     w.Signature(1, b"key", b"signature"),
@@ -43,7 +43,7 @@ NOBODYS: list[Any] = [
 
 def with_auditor() -> Gathering:
     """Dora audits. The round waits for bob, who has nothing to say."""
-    study = Gathering(agree(auditors=("dora",)), job={"rounds": 1})  # type: ignore[arg-type]
+    study = Gathering(agree(auditors=("dora",), job={"rounds": 1}))  # type: ignore[arg-type]
     study.nodes["bob"].spoil = silent_on(w.Ready)
     study.parties["dora"] = Party("dora", study.charter)
     study.said["dora"] = []
@@ -89,7 +89,7 @@ def test_a_contribution_from_somebody_who_is_no_owner(name: str) -> None:
 
 @pytest.mark.parametrize(("shown", "why"), [("rosa", "another's public key"), ("bob", "not valid")])
 def test_a_signature_by_a_researchers_key_in_an_owners_name(shown: str, why: str) -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     rosa = charters.key_of("rosa")
 
     def forge(message: Any, body: bytes) -> list[tuple[Any, bytes]]:

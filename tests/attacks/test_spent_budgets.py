@@ -16,7 +16,7 @@ LIMIT = Floors(rounds=3)
 
 def facing(notes: Records, serial: int, *, name: str = "first") -> Aggregator:
     agreed = charter(serial=serial, supersedes=None if serial == 1 else bytes(31) + bytes([serial - 1]))
-    return Aggregator.facing(owner(notes=notes, agreed=agreed, floors=LIMIT), name=name)
+    return Aggregator.facing(owner(notes=notes, agreed=agreed, floors=LIMIT), instance=name)
 
 
 def test_a_successor_of_the_charter_begins_with_what_is_left(tmp_path: Path) -> None:

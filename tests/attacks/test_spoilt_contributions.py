@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -43,9 +44,9 @@ def of_values(owner: Owner, values: np.ndarray[Any, Any]) -> Spoil:
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         match message:
-            case w.Ready(round=number, examples=examples, metrics=metrics):
+            case w.Ready():
                 committed = commitment(owner.salt, memoryview(values.tobytes()))
-                return [(w.Ready(number, examples, metrics, committed), b"")]
+                return [(msgspec.structs.replace(message, commitment=committed, norm=1.0, buffers=0.0), b"")]
             case w.Contribution():
                 return [(message, values.tobytes())]
         return [(message, body)]
@@ -65,7 +66,7 @@ VALUES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", VALUES)
 def test_values_that_are_no_update(tmp_path: Path, case: str) -> None:
-    table = Table(tmp_path, job={"rounds": 1})
+    table = Table(tmp_path, agreed={"rounds": 1})
     table.owners["bob"].spoil = of_values(table.owners["bob"], VALUES[case])
     with table.serving(), gathered(table, "alice", "bob", "chuck") as members:
         line = researching(table)
@@ -105,7 +106,7 @@ def told_until_the_end(line: Line) -> list[Any]:
 @pytest.mark.parametrize("case", LENGTHS)
 def test_another_length_than_the_models(tmp_path: Path, case: str) -> None:
     """It is refused by the frame's head; none of it is read."""
-    table = Table(tmp_path, job={"rounds": 1})
+    table = Table(tmp_path, agreed={"rounds": 1})
     with table.serving(), gathered(table, "alice", "chuck"):
         line = researching(table)
         bob = until_sent_for(table, line)
@@ -124,7 +125,7 @@ def test_another_length_than_the_models(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("sent", [0, 1, 4 * LENGTH - 1])
 def test_a_contribution_that_is_cut_off(tmp_path: Path, sent: int) -> None:
     """What had arrived of it is in no sum."""
-    table = Table(tmp_path, job={"rounds": 1})
+    table = Table(tmp_path, agreed={"rounds": 1})
     with table.serving(), gathered(table, "alice", "chuck"):
         line = researching(table)
         bob = until_sent_for(table, line)
@@ -145,7 +146,7 @@ def test_another_contribution_than_was_committed_to_and_a_round_that_is_not_on(t
         ("round", lambda message, body: [(w.Contribution(7, message.salt) if body else message, body)]),
     ):
         (tmp_path / folder).mkdir()
-        table = Table(tmp_path / folder, job={"rounds": 1})
+        table = Table(tmp_path / folder, agreed={"rounds": 1})
         table.owners["bob"].spoil = spoil
         with table.serving(upload_s=0.2), gathered(table, "alice", "bob", "chuck") as members:
             line = researching(table)
@@ -157,9 +158,10 @@ def test_another_contribution_than_was_committed_to_and_a_round_that_is_not_on(t
 
 
 def test_the_owners_node_writes_down_why() -> None:
-    study = Gathering(job={"rounds": 1})
+    study = Gathering(agreed={"rounds": 1})
     bob = study.nodes["bob"]
     bob.train = lambda order: np.full(LENGTH, np.nan, np.float32).tobytes()
+    bob.norms = (1.0, 1.0)  # with the norm that it has it would be refused before it is sent
     study.run()
     assert any("the aggregator refuses our contribution: the contribution's norm" in note for note in bob.notes)
     study.check(("alice", "chuck"))

@@ -24,6 +24,7 @@ from cloister.errors import (
 )
 from cloister.tensor.training import TrainingReport
 from cloister.tensor.worker import Worker
+from cloister.wire.layout import regions_of
 from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.optimizers import Optimizer, StepDecay
@@ -142,7 +143,9 @@ def test_fedprox_and_a_clipped_change(b: Worker) -> None:
     began = deltas.flatten(floats, layout=layout)
     reached = deltas.flatten(deltas.floats_of(model.get()), layout=layout)
     assert torch.equal(reached, began + expected.delta)
-    assert deltas.norm(reached - began) == pytest.approx(0.25, rel=1e-4)
+    regions = regions_of(layout, buffers=dict(start.named_buffers()))
+    assert deltas.norm(reached - began, regions=regions.parameters) == pytest.approx(0.25, rel=1e-4)
+    assert deltas.norm(reached - began, regions=regions.buffers) > 0.25  # what is no parameter is not clipped by it
 
 
 @pytest.mark.slow

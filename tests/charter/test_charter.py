@@ -18,7 +18,7 @@ from cloister.charter.names import is_name, shown
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
 from cloister.tables import TEXT_BYTES
-from tests.support.charters import SGX, SIMULATED, charter, fingerprint_of, text
+from tests.support.charters import SGX, SIMULATED, agreed_job, charter, fingerprint_of, text
 
 
 def faults(written: str) -> list[str]:
@@ -34,7 +34,7 @@ def places(written: str) -> set[str]:
 def test_what_is_in_a_charter() -> None:
     found = charter(
         noise='{ mechanism = "gaussian", multiplier = 1.5 }',
-        plans=f'["{"AB" * 32}"]',
+        jobs=[agreed_job(bytes.fromhex("ab" * 32))],
         limits=f'first_model = "{"cd" * 32}"\n[[limits.metrics]]\nname = "loss"\nlow = 0\nhigh = 10\n',
     )
     assert (found.name, found.serial, found.supersedes) == ("stroke-study", 1, None)
@@ -48,7 +48,10 @@ def test_what_is_in_a_charter() -> None:
     assert found.addresses == ("agg.example:7443",)
     assert [entry.name for entry in found.reference] == ["rehearsal"]
     assert found.limits.noise == Noise(mechanism="gaussian", multiplier=1.5)
-    assert found.limits.plans == {bytes.fromhex("ab" * 32)}
+    assert found.jobs == (agreed_job(bytes.fromhex("ab" * 32)),)
+    assert found.job("train") == found.jobs[0]
+    assert found.job("other") is None
+    assert (found.limits.min_batch, found.limits.clip_buffers, found.limits.row_buckets) == (32, None, ())
     assert found.limits.first_model == bytes.fromhex("cd" * 32)
     assert found.limits.metrics == (Metric(name="loss", low=0.0, high=10.0),)
     assert found.interactive
@@ -73,8 +76,14 @@ def test_what_is_in_a_charter() -> None:
         ({"noise": "1.0"}, "limits.noise"),
         ({"noise": '{ mechanism = "laplace", multiplier = 1 }'}, "limits.noise.mechanism"),
         ({"noise": '{ mechanism = "gaussian", multiplier = 0 }'}, "limits.noise.multiplier"),
-        ({"plans": '["ab"]'}, "limits.plans"),
-        ({"plans": f'["{"ab" * 32}"]'}, "limits.first_model"),
+        ({"jobs": [agreed_job(bytes(32))]}, "limits.first_model"),
+        ({"min_batch": "15"}, "limits.min_batch"),
+        ({"clip_buffers": "0"}, "limits.clip_buffers"),
+        ({"row_buckets": "[20, 20]"}, "limits.row_buckets"),
+        ({"row_buckets": "[30, 20]"}, "limits.row_buckets"),
+        ({"row_buckets": "[10, 20]"}, "limits.row_buckets"),
+        ({"row_buckets": "[5, 20]"}, "limits.row_buckets"),
+        ({"row_buckets": '["20"]'}, "limits.row_buckets"),
         ({"interactive": '"no"'}, "limits.interactive"),
         ({"limits": "colour = 1"}, "limits.colour"),
         ({"limits": '[[limits.metrics]]\nname = "a"\nlow = 1\nhigh = 1'}, "limits.metrics[0].high"),
@@ -96,7 +105,7 @@ def test_each_fault_has_its_place(changed: dict[str, Any], place: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "place"),
     [
-        ('"cloister charter 1"', '"cloister charter 2"', "format"),
+        ('"cloister charter 2"', '"cloister charter 1"', "format"),
         ("not_after = 2027", "not_after = 2026", "not_after"),
         ("2027-01-01T00:00:00Z", "2027-01-01T00:00:00", "not_after"),
         ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00", "not_after"),
@@ -183,6 +192,7 @@ def test_the_digest_is_of_the_deterministic_encoding() -> None:
         "addresses",
         "reference",
         "limits",
+        "jobs",
     }
     assert told["not_before"] == 1767225600 * 10**6
     assert told["reference"][0]["tee"] == "simulated"
@@ -217,7 +227,7 @@ def shuffled(value: Any, chance: random.Random) -> Any:
 
 RICH = text(
     software=SGX + SGX.replace("on SGX", "on SGX, next").replace("1e", "2e"),
-    plans=f'["{"ab" * 32}", "{"cd" * 32}"]',
+    jobs=[agreed_job(bytes.fromhex("ab" * 32)), agreed_job(bytes.fromhex("cd" * 32), name="more", steps=5)],
     limits=f'first_model = "{"cd" * 32}"\n'
     + "".join(f'[[limits.metrics]]\nname = "{name}"\nlow = -1\nhigh = 10\n' for name in ("loss", "error")),
     noise='{ mechanism = "gaussian", multiplier = 2 }',
@@ -297,7 +307,13 @@ def test_no_two_contents_share_an_encoding(path: tuple[Any, ...], other: Any) ->
         ("min_examples = 10", "min_examples = 11"),
         ("interactive = true", "interactive = false"),
         ('first_model = "cd', 'first_model = "ce'),
-        ('plans = ["ab', 'plans = ["ac'),
+        ('plan = "ab', 'plan = "ac'),
+        ("batch_size = 32", "batch_size = 33"),
+        ("steps = 4", "steps = 6"),
+        ("lr = 0.1", "lr = 0.1000000000001"),
+        ('strategy = { name = "FedAvg", lr = 1.0', 'strategy = { name = "FedAvg", lr = 1.1'),
+        ("max_s = 60", "max_s = 61"),
+        ('data = "#mri"', 'data = "#ct"'),
         ("low = -1", "low = -2"),
         ('name = "loss"', 'name = "lost"'),
         ('name = "on SGX"', 'name = "on an SGX"'),

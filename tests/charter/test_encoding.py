@@ -93,7 +93,7 @@ def test_every_charter_is_read_as_it_was(
     assert decode(agreed.encoded) == agreed
 
 
-SIMPLE = content(parse_charter(text(noise='{ mechanism = "gaussian", multiplier = 1 }', plans="[]")))
+SIMPLE = content(parse_charter(text(noise='{ mechanism = "gaussian", multiplier = 1 }')))
 TWO = '[[limits.metrics]]\nname = "loss"\nlow = 0\nhigh = 1\n[[limits.metrics]]\nname = "error"\nlow = 0\nhigh = 1\n'
 
 
@@ -153,10 +153,14 @@ BROKEN = {
     "no rounds": ("simple", at("limits", "rounds", to=0)),
     "too many rounds": ("simple", at("limits", "rounds", to=1 << 53)),
     "no examples": ("simple", at("limits", "min_examples", to=0)),
-    "a plan of 31 bytes": ("simple", at("limits", "plans", to=[bytes(31)])),
-    "a plan without a model": ("simple", at("limits", "plans", to=[bytes(32)])),
-    "plans that are not sorted": ("sgx", flipped("limits", "plans")),
-    "too many plans": ("sgx", at("limits", "plans", to=[n.to_bytes(32) for n in range(reference.LIST_ITEMS + 1)])),
+    "a plan of 31 bytes": ("sgx", at("jobs", 0, "plan", to=bytes(31))),
+    "jobs without a model": ("sgx", at("limits", "first_model", to=None)),
+    "jobs that are not sorted": ("sgx", flipped("jobs")),
+    "an optimizer that is none": ("sgx", at("jobs", 0, "optimizer", to=["lion", 0.1])),
+    "an optimizer that is not written out": ("sgx", at("jobs", 0, "optimizer", to=["sgd", 0.1])),
+    "a momentum out of bounds": ("sgx", at("jobs", 0, "optimizer", to=["sgd", 0.1, 0.0, None, None, 1.0, 0.0, False])),
+    "a batch below the charter's": ("sgx", at("jobs", 0, "batch_size", to=31)),
+    "a job whose name is none": ("sgx", at("jobs", 0, "name", to="../x")),
     "metrics that are not sorted": ("simple", flipped("limits", "metrics")),
     "a metric of minus zero": ("simple", at("limits", "metrics", 0, "low", to=-0.0)),
     "a metric without a range": ("simple", at("limits", "metrics", 0, "low", to=1.0)),
@@ -256,7 +260,7 @@ def test_what_no_file_could_say_is_refused(name: str) -> None:
         b"",
         b"\x00",
         cbor2.dumps(FORMAT),
-        encoded(SIMPLE, form="cloister charter 2"),
+        encoded(SIMPLE, form="cloister charter 1"),
         encoded(SIMPLE)[:-1],
         encoded(SIMPLE) + b"\0",
         cbor2.dumps([FORMAT, SIMPLE]),  # in the order in which the fields stand

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,8 @@ from cloister.charter.template import template
 from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError
-from tests.support.charters import NOW, SGX, charter, text
+from cloister.wire import optimizers
+from tests.support.charters import NOW, SGX, agreed_job, charter, text
 
 TIGHT = {
     "software": SGX,
@@ -21,7 +23,7 @@ TIGHT = {
     "floor": "3",
     "largest_share": "0.34",
     "noise": '{ mechanism = "gaussian", multiplier = 1 }',
-    "plans": f'["{"ab" * 32}"]',
+    "jobs": [agreed_job(b"\xab" * 32)],
     "limits": f'first_model = "{"cd" * 32}"\n',
 }
 SNP = f"""
@@ -58,7 +60,16 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
     [
         ({"interactive": "true"}, "interactive: "),
         ({"noise": '"none"'}, "no noise: "),
-        ({"plans": "[]", "limits": ""}, "no plan is named"),
+        ({"jobs": [], "limits": ""}, "no job is named"),
+        ({"min_batch": "16"}, "min_batch = 16: "),
+        (
+            {"jobs": [agreed_job(b"\xab" * 32, weights="rows")], "row_buckets": "[50, 100]"},
+            "job train: weights by rows",
+        ),
+        (
+            {"jobs": [agreed_job(b"\xab" * 32, optimizer=optimizers.SGD(2.0), unsafe_lr="the loss is tiny")]},
+            "job train: lr = 2 is above its bound, for this reason: the loss is tiny",
+        ),
         ({"floor": "2", "largest_share": "0.5"}, "floor = 2: "),
         ({"floor": "4"}, "one that is away stops every round"),
         ({"largest_share": "0.6"}, "more than half"),
@@ -72,7 +83,7 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
         ({"software": SNP}, "on SNP: not checked: host_data, id_key_digest"),
     ],
 )
-def test_each_hole_is_explained(changed: dict[str, str], hole: str) -> None:
+def test_each_hole_is_explained(changed: dict[str, Any], hole: str) -> None:
     found = warnings_of(charter(**(TIGHT | changed)))
     assert any(hole in each for each in found)
 
@@ -127,7 +138,14 @@ def filled(written: str) -> str:
     keys = (f"sha256:{number:064x}" for number in range(1, 9))
     written = re.sub(r"sha256:\.\.\.", lambda _: next(keys), written)
     written = re.sub(r"<(\d+) hexadecimal digits>", lambda match: "ab" * (int(match[1]) // 2), written)
-    lengths = {"mr_enclave": 64, "host_data": 64, "min_tee_tcb_svn": 32, "first_model": 64, "supersedes": 64}
+    lengths = {
+        "mr_enclave": 64,
+        "host_data": 64,
+        "min_tee_tcb_svn": 32,
+        "first_model": 64,
+        "plan": 64,
+        "supersedes": 64,
+    }
     return re.sub(
         r'^(\w+) = (\[?)"\.\.\."', lambda match: f'{match[1]} = {match[2]}"{"ab" * (lengths.get(match[1], 96) // 2)}"',
         written, flags=re.MULTILINE,
@@ -144,6 +162,7 @@ def test_all_that_is_commented_out_is_right_too() -> None:
     agreed = parse_charter(whole)
     assert [entry.tee for entry in agreed.reference] == ["snp", "sgx", "tdx"]
     assert [metric.name for metric in agreed.limits.metrics] == ["loss"]
+    assert [job.name for job in agreed.jobs] == ["train"]
     assert (agreed.serial, agreed.not_after - agreed.not_before) == (2, timedelta(days=365))
 
 

@@ -35,7 +35,7 @@ MEASUREMENT = b"\x3f" * 48
 ATTESTER = SimulatedAttester(measurement=MEASUREMENT, platform=b"\x77" * 32)
 
 CHARTER = f"""
-format = "cloister charter 1"
+format = "cloister charter 2"
 name = "stroke-study"
 serial = 1
 not_before = 2020-01-01T00:00:00Z
@@ -58,7 +58,6 @@ clip = 1.0
 noise = "none"
 rounds = 10
 min_examples = 20
-plans = []
 interactive = false
 metrics = []
 """ + "".join(

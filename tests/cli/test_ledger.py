@@ -21,7 +21,11 @@ ALLOW = ("--accept-simulated", "--charter", "charter.toml")
 def ledger(tmp_path, monkeypatch):
     """A chain of two instances and three rounds, and its charter, in the folder."""
     monkeypatch.chdir(tmp_path)
-    given = {"plans": f'["{chains.PLAN.hex()}"]', "first_model": f'"{chains.START.hex()}"', "limits": chains.LOSS}
+    given = {
+        "jobs": [charters.agreed_job(chains.PLAN, rounds=100)],
+        "first_model": f'"{chains.START.hex()}"',
+        "limits": chains.LOSS,
+    }
     Path("charter.toml").write_text(charters.text(**given))
     ledger = chains.chain(2)
     chains.extend(ledger, 1, names=["bob", "chuck"])
@@ -57,6 +61,10 @@ def test_an_audit_says_what_the_chain_shows(run, ledger):
     assert "rounds      3 released, of 100 in all" in out
     assert "instance    record 4: simulated, rehearsal, judged as of 2026-06-01T12:00:00.000+00:00" in out
     assert "proves nothing" in out
+    assert f"job         train, {chains.JOB.hex()}: 3 rounds, each computed alike" in out
+    assert f"  first model         {chains.START.hex()}" in out
+    assert "  steps               4 of every owner in every round" in out
+    assert "  optimizer           SGD(lr=0.1, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)" in out
     assert "owner       alice: contributed to 2, signed 2" in out
     assert "owner       chuck: contributed to 1, signed 1" in out
     assert f"model       {ledger.model.hex()}" in out

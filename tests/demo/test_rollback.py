@@ -20,6 +20,7 @@ from cloister.testing.charters import write_charter
 from cloister.wire.fields import Message
 from cloister.wire.frames import Kind
 from cloister.wire.rounds import Declined, Join, Propose, Ready
+from tests.support.charters import agreed_job
 
 NAME = "aggregator.example:7443"
 NEWEST = 3
@@ -36,7 +37,8 @@ class Members:
             members=members,
             addresses=[NAME],
             interactive=False,
-            plans=[b"p" * 32],
+            min_batch=32,
+            jobs=[agreed_job(b"p" * 32)],
             first_model=b"m" * 32,
         )
         scheme = Scheme(Ledger(self.charter), newest=NEWEST, honest=b"honest", forged=b"forged")
@@ -79,7 +81,7 @@ def test_it_reports_how_each_owner_refuses_both(members: Members) -> None:
 
 def test_an_owner_that_trains_is_no_refusal(members: Members) -> None:
     def train(asked: Propose) -> Message:
-        return Ready(asked.round, 10, {}, bytes(32)) if asked.round == 1 else Declined(asked.round, "no")
+        return Ready(asked.round, 10, 1.0, 0.0, {}, bytes(32)) if asked.round == 1 else Declined(asked.round, "no")
 
     members.attend("north", train)
     with pytest.raises(UnacceptableError, match="trained for round 1"):

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-import cloister
 from cloister.ledger.chain import Ledger
 from cloister.ledger.jsonl import read_lines
 from cloister.node.study.journal import Records
 from cloister.study.history import Round
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
-from tests.e2e.test_study import CLIP, PLAN, SHARE, SIZES, data, fit, model, same, simulated
+from tests.e2e.test_study import LIMITS, SEED, SIZES, agreed, data, fit, same, simulated
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -49,16 +48,9 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
     for name, (x, y) in data().items():
         np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
         owners[name] = [LocalColumns(tmp_path / f"{name}.npz", ("x", "y"), ("#mri",))]
-    limits = {
-        "plans": [PLAN.digest],
-        "first_model": cloister.model_digest(model()),
-        "floor": 3,  # so that all of them are in each round, and the end is the simulation's
-        "largest_share": SHARE,
-        "clip": CLIP,
-        "rounds": 100,
-        "metrics": {"loss": (0.0, 100.0)},
-    }
-    with LocalStudy(tmp_path, owners, limits=limits) as running:
+    limits = {**LIMITS, "floor": 3, "rounds": 100}  # all are in each round, so that the end is the simulation's
+    jobs = [agreed("train", rounds=len(KILLED) + 1)]
+    with LocalStudy(tmp_path, owners, jobs=jobs, limits=limits, rehearsal=SEED) as running:
         running.start_aggregator()
         running.start()
         yield running
@@ -81,7 +73,7 @@ def test_what_was_signed_and_released_outlasts_kill_9(local: LocalStudy) -> None
     run = fit(local.study(patience_s=100.0), rounds=len(KILLED) + 1, on_round=kill)
     assert run.finished
     assert not left
-    assert same(run.model, simulated(rounds=len(KILLED) + 1))
+    assert same(run.model, simulated(run, floor=3))
     study = local.study()
     command = ["ledger", "audit", str(study.chain), "--charter", str(local.folder / "charter.toml")]
     audited = subprocess.run(

@@ -1,8 +1,7 @@
 """Studies as they are: an aggregator and three owners' nodes as processes, and a researcher; killed at will.
 
-What came out is compared to the last bit with a simulation of the same, or, where rounds were void on the way, with the
-same trainings one after another: an owner's seed in a round depends on the round's number, and numbers of void rounds
-are not used again.
+What came out is compared to the last bit with a simulation of the same, or, where owners were missing on the way, with
+the same trainings one after another. So these are rehearsals: what chooses and orders an owner's rows is known here.
 """
 
 from __future__ import annotations
@@ -20,25 +19,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
+from cloister.aggregation.dominance import bound_of, scales_of
 from cloister.aggregation.mean import Sum
 from cloister.aggregation.strategies import Strategy, apply_to_parameters
+from cloister.charter.jobs import AgreedJob
 from cloister.ledger.audit import audit
-from cloister.ledger.job import owner_seed
 from cloister.ledger.jsonl import read_lines
 from cloister.net.collateral import no_collateral
-from cloister.study.history import History, Round
+from cloister.study.history import Round
 from cloister.study.job import describe, load
 from cloister.study.study import Study, StudyRun
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
-from cloister.wire.layout import lay_out
+from cloister.wire.layout import lay_out, regions_of
 from cloister.worker.data.rows import Arrays
+from cloister.worker.data.salts import seeds_of, simulated_salt
 from cloister.worker.training import train
 
 pytestmark = pytest.mark.e2e
 
-SIZES = {"alice": 60, "bob": 36, "carol": 16}
-SHARE, CLIP = 0.5, 2.0
+SIZES = {"alice": 96, "bob": 40, "carol": 36}
+SEED, FLOOR, SHARE, CLIP, CLIP_BUFFERS = 5, 2, 0.5, 2.0, 1.0
 SGD = cloister.SGD(lr=0.1, momentum=0.9)
+NUMBERS: dict[str, Any] = {"data": "#mri", "optimizer": SGD, "batch_size": 16, "steps": 6, "weights": "rows"}
 EXAMPLE = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64))
 
 
@@ -55,6 +57,30 @@ def model() -> nn.Module:
 
 
 PLAN = loss.capture(model(), example=EXAMPLE)
+LIMITS: dict[str, Any] = {
+    "first_model": cloister.model_digest(model()),
+    "floor": FLOOR,
+    "largest_share": SHARE,
+    "clip": CLIP,
+    "clip_buffers": CLIP_BUFFERS,
+    "rounds": 5000,
+    "min_examples": min(SIZES.values()),
+    "row_buckets": sorted(SIZES.values())[1:],
+    "metrics": {"loss": (0.0, 100.0)},
+}
+
+
+def agreed(name: str, **changed: Any) -> AgreedJob:
+    """A job of the charter."""
+    return cloister.job(name, PLAN, **{**NUMBERS, "rounds": 6, **changed})
+
+
+JOBS = [
+    agreed("train"),
+    agreed("adapt", rounds=2, strategy=cloister.FedAdam()),
+    agreed("interrupted", rounds=5, strategy=cloister.FedAdam(lr=0.05)),
+    agreed("endless", rounds=5000),
+]
 
 
 def data() -> dict[str, tuple[Tensor, Tensor]]:
@@ -79,57 +105,71 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
     for name, (x, y) in data().items():
         np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
         owners[name] = [LocalColumns(tmp_path / f"{name}.npz", ("x", "y"), ("#mri",))]
-    limits = {
-        "plans": [PLAN.digest],
-        "first_model": cloister.model_digest(model()),
-        "floor": 2,
-        "largest_share": SHARE,
-        "clip": CLIP,
-        "rounds": 5000,
-        "metrics": {"loss": (0.0, 100.0)},
-    }
-    with LocalStudy(tmp_path, owners, limits=limits) as running:
+    with LocalStudy(tmp_path, owners, jobs=JOBS, limits=LIMITS, rehearsal=SEED) as running:
         running.start_aggregator()
         running.start()
         yield running
 
 
 def fit(study: Study, start: nn.Module | None = None, **changed: Any) -> StudyRun:
-    given: dict[str, Any] = {"data": "#mri", "optimizer": SGD, "batch_size": 8, "rounds": 4, "seed": 5}
-    given = {"on_round": lambda done: None, "example": EXAMPLE, **given, **changed}
+    given = {"on_round": lambda done: None, "example": EXAMPLE, "rounds": 6, **NUMBERS, **changed}
     return study.fit(start or model(), loss, **given)
 
 
-def simulated(**changed: Any) -> nn.Module:
-    given: dict[str, Any] = {"optimizer": SGD, "batch_size": 8, "rounds": 4, "seed": 5, **changed}
-    return cloister.simulate(model(), loss, owners=data(), largest_share=SHARE, clip=CLIP, **given).model
+def simulated(run: StudyRun, *, floor: int = FLOOR, **changed: Any) -> nn.Module:
+    """What the job of a run comes to where all owners are in all rounds."""
+    given = {"rounds": len(run.history), **NUMBERS, **changed}
+    del given["data"]
+    return cloister.simulate(
+        model(),
+        loss,
+        owners=data(),
+        seed=SEED,
+        job=run.receipts[0].cohort.job,
+        floor=floor,
+        largest_share=SHARE,
+        clip=CLIP,
+        clip_buffers=CLIP_BUFFERS,
+        vectorise=False,
+        **given,
+    ).model
 
 
-def replayed(history: History, *, strategy: Strategy, start: nn.Module | None = None) -> nn.Module:
-    """The rounds of a history, by their owners and shares, computed here."""
-    trained = copy.deepcopy(start or model())
+def replayed(run: StudyRun, *, strategy: Strategy, start: nn.Module | None = None) -> nn.Module:
+    """The rounds of a run, by their owners and shares, computed here."""
+    trained, job = copy.deepcopy(start or model()), run.receipts[0].cohort.job
     parts, _, vector = describe(trained)
-    places = lay_out({part.name: part.spec for part in parts}).places
-    buffers = [slice(place.start, place.stop) for place, part in zip(places, parts, strict=True) if part.buffer]
+    layout = lay_out({part.name: part.spec for part in parts})
+    regions = regions_of(layout, buffers={part.name for part in parts if part.buffer})
     state = strategy.start(len(vector))
-    for number, done in enumerate(history, 1):
-        total = Sum(len(vector))
+    for number, done in enumerate(run.history, 1):
         load(vector, into=trained)
+        found = {}
         for name in sorted(done.owners):
             x, y = data()[name]
-            found = train(
+            seeds = seeds_of(simulated_salt(SEED, name), job=job, number=number)
+            found[name] = train(
                 PLAN,
                 Arrays({"x": x, "y": y}),
                 parameters=dict(trained.named_parameters()),
                 buffers=dict(trained.named_buffers()),
                 optimizer=SGD,
-                batch_size=8,
-                local_epochs=1,
-                seed=owner_seed(5, number=number, owner=name),
+                batch_size=16,
+                steps=6,
+                seed=seeds.steps,
+                rows_seed=seeds.rows,
                 clip=CLIP,
+                clip_buffers=CLIP_BUFFERS,
             )
-            total.add(found.delta.numpy(), weight=done.weights[name])
-        vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=buffers)
+        norms = zip(*(each.norms for each in found.values()), strict=True)
+        bounds = [
+            bound_of(each, floor=FLOOR, clip=clip) for each, clip in zip(norms, (CLIP, CLIP_BUFFERS), strict=True)
+        ]
+        total = Sum(len(vector))
+        for name, each in found.items():
+            scales = scales_of(each.norms, bounds=bounds, regions=regions)
+            total.add(each.delta.numpy(), weight=done.weights[name], scales=scales)
+        vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=regions.buffers)
     load(vector, into=trained)
     return trained
 
@@ -157,12 +197,13 @@ def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: Loc
     assert all(done.owners == ("alice", "bob", "carol") for done in run.history)
     assert all(max(done.weights.values()) == SHARE for done in run.history)
     assert set(run.history[-1].metrics) == {"loss"}
-    assert same(run.model, simulated(rounds=6))
+    assert same(run.model, simulated(run))
+    assert same(run.model, replayed(run, strategy=cloister.FedAvg()))
     elsewhere = fit(local.study(state=local.folder / "elsewhere"), rounds=6)
     assert same(elsewhere.model, run.model)
     more = fit(local.study(), run.model, rounds=2, strategy=cloister.FedAdam())
     assert [done.number for done in more.history] == [7, 8]
-    assert same(more.model, replayed(more.history, strategy=cloister.FedAdam(), start=run.model))
+    assert same(more.model, replayed(more, strategy=cloister.FedAdam(), start=run.model))
     records = read_lines(local.study().chain.read_bytes().splitlines(keepends=True))
     report = audit(records, charter=local.charter, collateral=no_collateral, accept_simulated=True)
     assert report.contributed == dict.fromkeys(SIZES, 8)
@@ -180,9 +221,9 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
     numbers = [done.number for done in run.history]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 5
-    assert same(run.model, replayed(run.history, strategy=cloister.FedAdam(lr=0.05)))
+    assert same(run.model, replayed(run, strategy=cloister.FedAdam(lr=0.05)))
     if all(len(done.owners) == 3 for done in run.history):  # whatever the numbers of the rounds
-        assert same(run.model, simulated(rounds=5, strategy=cloister.FedAdam(lr=0.05)))
+        assert same(run.model, simulated(run, strategy=cloister.FedAdam(lr=0.05)))
 
 
 @pytest.mark.slow
@@ -206,4 +247,4 @@ def test_an_owner_that_is_killed_takes_part_again_once_it_is_back(local: LocalSt
     assert seen[2] == ("alice", "bob")
     assert back
     assert seen[-1] == ("alice", "bob", "carol")
-    assert same(run.model, replayed(run.history, strategy=cloister.FedAvg()))
+    assert same(run.model, replayed(run, strategy=cloister.FedAvg()))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from cloister.aggregation.strategies import apply_to_parameters
 from cloister.enclave.server import Aggregator
 from cloister.errors import ConfigurationError, ConnectionLostError, PeerRefusedError, UnreachableError
 from cloister.ledger.job import job_digest
@@ -20,10 +19,11 @@ from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
 from cloister.wire.peers import Address
-from tests.aggregation.means import Contribution, mean
+from cloister.wire.strategies import FedAdam, FedAvg, Strategy
+from tests.support import rounds
 from tests.support.attested import Study, goodbye, serving
 from tests.support.lines import Line, Seated, Table
-from tests.support.owners import OWNERS, examples_of, first_model, update_of
+from tests.support.owners import OWNERS, examples_of
 from tests.support.processes import wait_until
 from tests.support.tls import SOON
 
@@ -147,12 +147,9 @@ def researching(table: Table) -> Line:
 
 
 def by_hand(table: Table, *cohorts: Sequence[str], numbers: Sequence[int] = ()) -> bytes:
-    model, rule = first_model(table.length), table.job.rule
-    state = rule.start(len(model))
-    for number, names in zip(numbers or range(1, len(cohorts) + 1), cohorts, strict=True):
-        found = {name: Contribution(update_of(name, number, table.length), examples_of(name)) for name in names}
-        model, state = apply_to_parameters(rule, model, mean=mean(found), state=state, buffers=table.job.buffers)
-    return model.tobytes()
+    examples = {name: examples_of(name) for name in table.owners}
+    found = rounds.by_hand(table.charter, table.job, *cohorts, numbers=numbers, length=table.length, examples=examples)
+    return found.tobytes()
 
 
 def heard_out(table: Table, line: Line, kind: type = w.Finished) -> Any:
@@ -163,9 +160,9 @@ def heard_out(table: Table, line: Line, kind: type = w.Finished) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rule", "numbers"), [("FedAvg", {"lr": 1.0}), ("FedAdam", {"lr": 0.1})])
-def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, numbers: dict[str, float]) -> None:
-    table = Table(tmp_path, job={"strategy": rule, "numbers": numbers}, floor="3")
+@pytest.mark.parametrize("strategy", [FedAvg(), FedAdam(0.1)])
+def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, strategy: Strategy) -> None:
+    table = Table(tmp_path, agreed={"strategy": strategy}, floor="3")
     with table.serving(), seated(table, *OWNERS) as members:
         line = researching(table)
         table.submit(line)
@@ -183,7 +180,7 @@ def test_a_study_over_tls_is_the_arithmetic_by_hand(tmp_path: Path, rule: str, n
 @pytest.mark.slow
 def test_a_contribution_that_is_looked_at_while_it_arrives(tmp_path: Path) -> None:
     """Several pages of 1 MiB: the last values of one owner's are no numbers, and those of the others are all added."""
-    table = Table(tmp_path, job={"rounds": 1}, length=600_000)
+    table = Table(tmp_path, agreed={"rounds": 1}, length=600_000)
     with table.serving(), seated(table, "alice", "chuck"):
         bob = table.owners["bob"]
         spoilt = bob.update()[:-4] + b"\x00\x00\xc0\x7f"
@@ -201,7 +198,7 @@ def test_a_contribution_that_is_looked_at_while_it_arrives(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_an_upload_that_stalls_is_cut_off_and_holds_up_nobody(tmp_path: Path) -> None:
-    table = Table(tmp_path, job={"rounds": 1})
+    table = Table(tmp_path, agreed={"rounds": 1})
     with table.serving(upload_s=0.2), seated(table, "alice", "chuck"):
         bob, owner = table.dial("bob"), table.owners["bob"]
         bob.join(owner)
@@ -243,7 +240,7 @@ def test_a_body_that_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> None:
     """An owner whose connection is half dead is not locked out."""
-    table = Table(tmp_path, job={"rounds": 1})
+    table = Table(tmp_path, agreed={"rounds": 1})
     with table.serving(), seated(table, "alice", "chuck"):
         first = table.dial("bob")
         first.join(table.owners["bob"])
@@ -259,7 +256,7 @@ def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
-    table = Table(tmp_path, job={"rounds": 2}, floor="3")
+    table = Table(tmp_path, agreed={"rounds": 2}, floor="3")
     with table.serving(), seated(table, "alice", "chuck"):
         line = researching(table)
         table.submit(line)
@@ -277,7 +274,7 @@ def test_an_owner_that_dies_comes_back_at_a_later_round(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_next_instance_goes_on_from_what_members_hold(tmp_path: Path) -> None:
-    table = Table(tmp_path, job={"strategy": "FedAdam", "numbers": {"lr": 0.1}}, floor="3")
+    table = Table(tmp_path, agreed={"strategy": FedAdam(0.1)}, floor="3")
     with table.serving(), seated(table, *OWNERS) as members:
         line = researching(table)
         table.submit(line)

@@ -304,7 +304,7 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
     ]
     return records.encode(
         records.Cohort(
-            format="cloister cohort 1",
+            format="cloister cohort 2",
             charter=study.charter.digest,
             sequence=ledger.sequence + 1,
             previous=ledger.head,
@@ -314,9 +314,8 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
             digest=round_digest(
                 study.digest, charter=study.charter.digest, number=number, model=model, head=ledger.head
             ),
+            name=study.job.name,
             model=model,
-            rule=study.job.strategy,
-            clip=study.charter.limits.clip,
             shares=tuple(sorted(shares, key=lambda share: share.member)),
             outcome=salt,
         )

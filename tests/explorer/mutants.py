@@ -93,6 +93,10 @@ def _keeps_in_the_sum_who_is_left_out(patch: Patch) -> None:
     patch.setattr(Collection, "leave_out", leave_out)
 
 
+def _lets_one_dominate(patch: Patch) -> None:
+    patch.setattr("cloister.aggregator.collection.scales_of", lambda norms, *, bounds, regions: [])
+
+
 def _asks_nobody_for_the_model(patch: Patch) -> None:
     patch.setattr(Chains, "ask_for_model", lambda chains, peer, **given: None)
 
@@ -124,6 +128,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "no quorum is needed": Mutant(_needs_no_quorum, "released twice|signatures of"),
     "a release lacks a member's signature": Mutant(_releases_without_a_member, "signatures of"),
     "who is left out stays in the sum": Mutant(_keeps_in_the_sum_who_is_left_out, "is not the mean", LEAVING),
+    "one contribution counts for more than the others": Mutant(_lets_one_dominate, "is not the mean"),
     "an owner does not tell what it signed": Mutant(
         _does_not_tell_what_it_signed, "comes to a halt", {"shape": (7, 3), "chaos": 0.08, "steps": 400}
     ),

@@ -24,7 +24,7 @@ from cloister.node.study.member import Effect, Member, Train
 from cloister.wire import rounds as w
 from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Study, update_of
 from tests.support import charters
-from tests.support.owners import Heard, Party, examples_of, first_model
+from tests.support.owners import Heard, Party, examples_of, first_model, norms_of
 
 
 class Crash(BaseException):  # no error: nothing of the package may catch it
@@ -110,8 +110,14 @@ class Owner:
         member = self.members[study]
         if not well:
             return member.failed(order.round, "the training failed")
-        update = update_of(self.name, order.round).tobytes()
-        return member.trained(order.round, update, examples=examples_of(self.name), metrics={"loss": 1.0})
+        update = update_of(self.name, order.round)
+        return member.trained(
+            order.round,
+            update.tobytes(),
+            examples=examples_of(self.name),
+            norms=norms_of(update),
+            metrics={"loss": 1.0},
+        )
 
     def _salt(self) -> bytes:
         self._salts += 1
@@ -206,7 +212,8 @@ class Traitor:
         owners = [owner.key for owner in self.study.charter.owners]
         signed = self._chance.choices(owners, k=self._chance.randint(0, len(owners)))  # what is not true, perhaps
         told = (tuple(sorted(set(signed))),) * self._chance.randint(0, 1)
-        return w.Ready(number, examples_of(self.name), {"loss": 2.0}, committed, told)
+        norm = norms_of(self._update(number))[0] * self._chance.choice((1.0, 1.0, 1.5))  # more than it is, perhaps
+        return w.Ready(number, examples_of(self.name), norm, 0.0, {"loss": 2.0}, committed, told)
 
     def _update(self, number: int) -> np.ndarray[Any, Any]:
         return -update_of(self.name, number)

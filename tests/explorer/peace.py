@@ -21,7 +21,7 @@ class Peace:
         self.world = world
         self.study = study
         self.charter = world.studies[study].charter
-        self.job = world.studies[study].job
+        self.agreed = world.studies[study].agreed
         self.digest = world.studies[study].digest
 
     def finish(self) -> bool | None:
@@ -72,7 +72,7 @@ class Peace:
             ViolationError: there is no end to what happens.
         """
         for _ in range(5_000):
-            if machine.ledger.done(self.digest) >= self.job.rounds and not self._busy():
+            if machine.ledger.done(self.digest) >= self.agreed.rounds and not self._busy():
                 return True
             if not self._settle():
                 if machine.rounds.due is None:
@@ -95,7 +95,7 @@ class Peace:
 
     def _could(self, group: tuple[str, ...], newest: Ledger) -> bool:
         world, limits = self.world, self.charter.limits
-        wanted = self.job.rounds - newest.done(self.digest)
+        wanted = self.agreed.rounds - newest.done(self.digest)
         signed: dict[str, tuple[frozenset[str], ...]] = {}
         held = not newest.released
         for name in group:
@@ -149,12 +149,11 @@ class Peace:
         watch = self.world.watch
         model = first_model(LENGTH).astype(np.float64)
         for receipt in ledger.receipts:
-            found = [
-                watch.contribution(watch.names[share.member], receipt.cohort.round, share.commitment)
-                for share in receipt.cohort.shares
-            ]
-            rows = np.array([each.examples for each in found], np.float64)
-            model = model + (rows[:, None] * np.array([each.update for each in found])).sum(0) / rows.sum()
+            shares = {watch.names[share.member]: share for share in receipt.cohort.shares}
+            found = {
+                name: watch.contribution(name, receipt.cohort.round, share.commitment) for name, share in shares.items()
+            }
+            model = model + watch.average(found)
         researcher = self.world.researchers[self.study]
         received = np.frombuffer(researcher.model[1][: LENGTH * 4], np.float32)
         if not all(np.allclose(each, model, atol=1e-5) for each in (received, watch.models[ledger.model or b""])):

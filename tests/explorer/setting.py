@@ -13,6 +13,7 @@ import pytest
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, keys
+from cloister.charter.jobs import WEIGHTS, AgreedJob, Weights
 from cloister.ledger import chain as ledgers
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job
@@ -26,6 +27,8 @@ LENGTH: Final = 3
 TAG: Final = "#mri"
 SHAPES: Final = ((3, 2), (4, 2), (4, 3), (5, 2), (5, 2), (5, 3), (5, 4), (6, 2), (6, 4), (7, 3), (7, 5))
 """Owners and floors."""
+BUCKETS: Final = (20, 30, 40)
+"""What owners' rows are told as, beside the least number, 10, where they count by them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Setting:
     lying: bool
     """Whether it also has instances ask for signatures of any cohort, as if a TEE had been broken."""
     steps: int
+    weights: Weights
+    """How much owners count."""
 
     @classmethod
     def drawn(cls, seed: int, **bent: Any) -> Setting:
@@ -73,6 +78,7 @@ class Setting:
             unordered=chance.random() < 0.25,
             lying=chance.random() < 0.25,
             steps=chance.choice((100, 200, 400)),
+            weights=chance.choice(WEIGHTS),
         )
         return replace(found, **bent)
 
@@ -82,6 +88,7 @@ class Study:
     """A charter and the job that the researcher submits under it."""
 
     charter: Charter
+    agreed: AgreedJob
     job: Job
     data: bytes
 
@@ -92,13 +99,14 @@ class Study:
 
 
 @functools.cache
-def study(owners: tuple[str, ...], floor: int, rounds: int, wanted: int, serial: int) -> Study:
+def study(owners: tuple[str, ...], floor: int, rounds: int, wanted: int, weights: Weights, serial: int) -> Study:
     """The charter with that serial, and its job."""
     before = None if serial == 1 else bytes(32)
-    limits = {"floor": str(floor), "rounds": str(rounds)}
-    agreed = members.agree(owners=owners, length=LENGTH, serial=serial, supersedes=before, **limits)
-    job = members.make_job(agreed, parts=members.parts_of(LENGTH), constants=members.CONSTANTS, rounds=wanted, data=TAG)
-    return Study(agreed, job, jobs.encode(job))
+    limits = {"floor": str(floor), "rounds": str(rounds), "row_buckets": str(list(BUCKETS))}
+    numbers = {"rounds": wanted, "data": TAG, "weights": weights}
+    charter = members.agree(owners=owners, length=LENGTH, serial=serial, supersedes=before, job=numbers, **limits)
+    job = members.make_job(charter, parts=members.parts_of(LENGTH), constants=members.CONSTANTS)
+    return Study(charter, charter.jobs[0], job, jobs.encode(job))
 
 
 @functools.cache
@@ -110,7 +118,10 @@ def update_of(name: str, number: int) -> Vector:
 def studies(setting: Setting) -> list[Study]:
     """All of a setting's."""
     numbers = range(1, setting.studies + 1)
-    return [study(setting.owners, setting.floor, setting.rounds, setting.wanted, serial) for serial in numbers]
+    return [
+        study(setting.owners, setting.floor, setting.rounds, setting.wanted, setting.weights, serial)
+        for serial in numbers
+    ]
 
 
 @contextmanager

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cloister.aggregation.strategies import State, apply_to_parameters
+from cloister.aggregation.mean import Sum
+from cloister.aggregation.strategies import FedAvg, State, apply_to_parameters
 from cloister.aggregation.vectors import Vector
 from cloister.charter import keys
 from cloister.errors import CharterError
@@ -20,8 +23,7 @@ from cloister.ledger.chain import Receipt
 from cloister.ledger.job import model_digest
 from cloister.ledger.records import Cohort, cohort_to_be_signed, decode_cohort
 from cloister.wire import rounds as w
-from tests.aggregation.means import Contribution, mean
-from tests.explorer.setting import LENGTH, Setting, Study, update_of
+from tests.explorer.setting import BUCKETS, LENGTH, Setting, Study, update_of
 from tests.support.owners import examples_of, first_model, key_of
 
 
@@ -38,6 +40,14 @@ class Released:
     signers: frozenset[str]
 
 
+class Contributed(NamedTuple):
+    """What an owner contributed, and the rows and the norm that it told of it."""
+
+    update: Vector
+    rows: int
+    norm: float
+
+
 @dataclass
 class Watch:
     """What has happened. Names are those of owners; studies go by their number."""
@@ -48,8 +58,8 @@ class Watch:
     offers: dict[tuple[int, str, int], bytes] = field(default_factory=dict)
     """Each honest owner's commitment in a round."""
     betrayals: dict[bytes, Vector] = field(default_factory=dict)
-    """What traitors contributed, by their commitments; ``claims``: how many examples they said it is of."""
-    claims: dict[bytes, int] = field(default_factory=dict)
+    """What traitors contributed, by their commitments; ``claims``: what anybody said of it."""
+    claims: dict[bytes, w.Ready] = field(default_factory=dict)
     releasable: list[dict[bytes, Released]] = field(default_factory=list)
     receipts: dict[bytes, Receipt] = field(default_factory=dict)
     """All that were ever released, by the heads of their records."""
@@ -69,6 +79,7 @@ class Watch:
         """An owner offers a contribution: one a round, and in their order, over its whole life."""
         self._rises(name, study, "contributes to", message.round)
         self.offers[study, name, message.round] = message.commitment
+        self.claims[message.commitment] = message
 
     def signed(self, name: str, study: int, message: w.Signature, *, asked: Sequence[bytes]) -> None:
         """An owner gives a signature away."""
@@ -111,13 +122,30 @@ class Watch:
         self._release(study, data, Released(cohort, members, signers))
         self._check_mean(study, receipt)
 
-    def contribution(self, name: str, number: int, commitment: bytes) -> Contribution:
-        """What an owner contributed to a round."""
+    def contribution(self, name: str, number: int, commitment: bytes) -> Contributed:
+        """What an owner contributed to a round, and how it says to count it. The honest tell no more than a bucket of
+        their rows, and the norm that it has."""
+        claimed = self.claims[commitment]
         if commitment in self.betrayals:
-            return Contribution(self.betrayals[commitment], self.claims[commitment])
-        return Contribution(update_of(name, number), examples_of(name))
+            return Contributed(self.betrayals[commitment], claimed.examples, claimed.norm)
+        update, rows = update_of(name, number), max(each for each in BUCKETS if each <= examples_of(name))
+        if claimed.examples != rows or not math.isclose(claimed.norm, float(np.linalg.norm(update.astype(np.float64)))):
+            raise ViolationError(f"{name} says of its contribution to round {number} what is not so")
+        return Contributed(update, rows, claimed.norm)
+
+    def average(self, found: Mapping[str, Contributed]) -> NDArray[np.float64]:
+        """What these contributions come to, by hand."""
+        rows = np.array([each.rows if self.setting.weights == "rows" else 1 for each in found.values()], np.float64)
+        parts = np.array([each.update.astype(np.float64) * self._scales(found)[name] for name, each in found.items()])
+        average: NDArray[np.float64] = (rows[:, None] * parts).sum(0) / rows.sum()
+        return average
 
     # What must hold
+
+    def _scales(self, found: Mapping[str, Contributed]) -> dict[str, float]:
+        """No contribution counts for more than the ``floor``-th largest norm that was told."""
+        most = sorted(each.norm for each in found.values())[-self.setting.floor]
+        return {name: 1.0 if each.norm <= most else most / each.norm for name, each in found.items()}
 
     @property
     def _quorum(self) -> int:
@@ -184,16 +212,19 @@ class Watch:
         for share in cohort.shares:
             name = self.names[share.member]
             found[name] = self.contribution(name, cohort.round, share.commitment)
-        average = mean(found)
-        total = sum(each.examples for each in found.values())
-        plain = sum(each.update.astype(np.float64) * (each.examples / total) for each in found.values())
+        counts = {name: each.rows if self.setting.weights == "rows" else 1 for name, each in found.items()}
         weights = {self.names[share.member]: share.weight for share in cohort.shares}
-        if not all(math.isclose(weights[name], each.examples / total) for name, each in found.items()):
-            raise ViolationError(f"the weights of round {cohort.round} are not those of the owners' examples")
-        if not np.allclose(average, plain):
+        if not all(math.isclose(weights[name], count / sum(counts.values())) for name, count in counts.items()):
+            raise ViolationError(f"the weights of round {cohort.round} are not those that were agreed on")
+        scales = self._scales(found)
+        exact = Sum(LENGTH)
+        for name in sorted(found):
+            exact.add(found[name].update, weight=weights[name], scales=[(slice(LENGTH), scales[name])])
+        average = exact.mean()
+        if not np.allclose(average, self.average(found)):
             raise ViolationError("the mean is no mean")
         before = self.models[cohort.model]
-        model, _ = apply_to_parameters(job.rule, before, mean=average, state=State(), buffers=job.buffers)
+        model, _ = apply_to_parameters(FedAvg(), before, mean=average, state=State(), buffers=[])
         if model_digest(job, model) != receipt.record.model:
             raise ViolationError(f"the model of round {cohort.round} is not the mean of its cohort's contributions")
         self.models[receipt.record.model] = model

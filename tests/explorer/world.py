@@ -319,7 +319,7 @@ class World:
             if self.chance.random() < 0.05:
                 message = spoiled(message, self.chance)
             if isinstance(message, w.Ready):
-                self.watch.claims.setdefault(message.commitment, message.examples)
+                self.watch.claims.setdefault(message.commitment, message)
             link.up.append((message, body))
 
     def _research(self, link: Link, heard: Heard) -> None:

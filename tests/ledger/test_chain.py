@@ -280,7 +280,7 @@ def test_more_than_half_of_the_owners_sign():
 def test_signatures_of_another_kind_do_not_count():
     """A member's signature of a charter, or of another cohort, is none of this one."""
     ledger = begun()
-    other = records.encode(cohort(ledger, ["bob", "alice"], signer=FIRST.public, rule="FedAdam"))
+    other = records.encode(cohort(ledger, ["bob", "alice"], signer=FIRST.public, name="other"))
     stolen = chains.sign_cohort(other, ["bob", "alice"])
     refuse(ledger, round_record(ledger, instance=FIRST, signatures=stolen), "not one of its cohort")
 
@@ -304,9 +304,8 @@ def agree(ledger: Ledger, **changed: object) -> bytes:
         ({"signer": digest("other")}, "another instance"),
         ({"model": digest("other")}, "another model"),
         ({"digest": digest("other")}, "round digest"),
-        ({"clip": 1.1}, "clip"),
-        ({"clip": 0.0}, "clip"),
-        ({"clip": float("nan")}, "clip"),
+        ({"name": "other"}, "a job 'other'"),
+        ({"name": ""}, "a job ''"),
         ({"outcome": digest("other")}, "something else than its cohort signed"),
         ({"shares": ()}, "0 members"),
     ],
@@ -339,13 +338,27 @@ def test_shares_that_the_charter_does_not_allow(weights, why):
 
 
 def test_a_share_may_be_one_rounding_over_the_limit():
-    ledger = begun(largest_share=f"{1 / 3!r}", floor="3")
+    by_rows = chains.charters.agreed_job(chains.PLAN, weights="rows")
+    ledger = begun(largest_share=f"{1 / 3!r}", floor="3", jobs=[by_rows], row_buckets="[20]")
     third = float.fromhex((1 / 3).hex())
     weights = {"bob": third, "alice": third, "chuck": 1 - 2 * third}
     assert weights["chuck"] > third
     names = list(weights)
     agreed = cohort(ledger, names, signer=FIRST.public, shares=chains.share_list(ledger, names, weights))
     ledger.append(round_record(ledger, names, instance=FIRST, agreed=agreed))
+
+
+def test_owners_that_count_the_same_have_the_same_weight():
+    ledger = begun()
+    weights = {"bob": 0.5, "alice": 0.25, "chuck": 0.25}
+    unequal = agree(ledger, shares=chains.share_list(ledger, list(weights), weights))
+    refuse(ledger, unequal, "not all alike")
+
+
+def test_the_rounds_of_a_job_are_counted():
+    ledger = begun(jobs=[chains.charters.agreed_job(chains.PLAN, rounds=1)])
+    ledger.append(round_record(ledger, instance=FIRST))
+    refuse(ledger, round_record(ledger, instance=FIRST), "all 1 rounds of its job")
 
 
 def test_shares_stand_once_and_in_order():
@@ -388,7 +401,7 @@ def test_metrics_that_the_charter_does_not_allow(metrics, why):
 
 
 def test_the_rounds_of_a_charter_are_counted():
-    ledger = begun(rounds="1")
+    ledger = begun(rounds="1", jobs=[chains.charters.agreed_job(chains.PLAN, rounds=1)])
     ledger.append(round_record(ledger, instance=FIRST))
     refuse(ledger, round_record(ledger, instance=FIRST), "all 1 rounds")
 
@@ -399,8 +412,6 @@ def test_a_charter_that_asks_for_noise_has_no_rounds_without():
 
 
 def test_a_charter_without_a_first_model_has_no_rounds():
-    ledger = begun(plans="[]", first_model=f'"{chains.START.hex()}"')
-    ledger.append(round_record(ledger, instance=FIRST))
     none = Ledger(chains.charters.charter())
     none.append(FIRST.begin(none))
     refuse(none, agree(none, model=bytes(32)), "another model")

@@ -37,7 +37,7 @@ def test_a_line_is_for_people_too():
         assert "\n" not in line[:-1]
     said = json.loads(LINES[1])
     assert base64.b64decode(said["record"]) == LEDGER.records[1]
-    assert (said["kind"], said["round"], said["sequence"], said["rule"]) == ("round", 1, 2, "FedAvg")
+    assert (said["kind"], said["round"], said["sequence"], said["job_name"]) == ("round", 1, 2, "train")
     assert said["shares"] == dict.fromkeys(map(fingerprint_of, ("bob", "alice")), 0.5)
     assert said["metrics"] == {"loss": 0.5}
     assert said["time"] == "2026-06-01T12:00:00.000+00:00"

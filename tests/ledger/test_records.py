@@ -36,17 +36,16 @@ SHARES = st.builds(Share, PEERS, st.floats(), DIGESTS)
 SIGNATURES = st.builds(MemberSignature, PEERS, st.binary(max_size=256), st.binary(max_size=128))
 COHORTS = st.builds(
     Cohort,
-    format=st.just("cloister cohort 1"),
+    format=st.just("cloister cohort 2"),
     charter=DIGESTS,
     sequence=WHOLE,
     previous=HEADS,
     signer=DIGESTS,
     round=st.integers(1, (1 << 53) - 1),
     job=DIGESTS,
+    name=NAMES,
     digest=DIGESTS,
     model=DIGESTS,
-    rule=NAMES,
-    clip=st.floats(),
     shares=st.lists(SHARES, max_size=3).map(tuple),
     outcome=DIGESTS,
 )
@@ -131,7 +130,7 @@ def test_other_spellings_are_refused():
     with pytest.raises(LedgerError, match="one spelling"):
         decode(b"\xdc\x00\x09" + head[1:])  # an array of nine, its length in two bytes
     with pytest.raises(LedgerError, match="one spelling"):
-        decode_cohort(b"\xdc\x00\x0d" + decode(head).cohort[1:])
+        decode_cohort(b"\xdc\x00\x0c" + decode(head).cohort[1:])
 
 
 def test_what_is_too_long():
@@ -150,7 +149,7 @@ def test_what_is_signed_begins_with_a_label_of_its_own():
     unsigned = msgspec.msgpack.encode([*plain[:-1], b""])
     label = b"cloister record signature 1\0"
     assert records.to_be_signed(record) == label + hashlib.sha256(unsigned).digest()
-    label = b"cloister cohort signature 1\0"
+    label = b"cloister cohort signature 2\0"
     assert records.cohort_to_be_signed(record.cohort) == label + hashlib.sha256(record.cohort).digest()
 
 

@@ -28,7 +28,7 @@ from cloister.node.server import Node
 from cloister.node.setup import node_of
 from cloister.node.study.journal import Records
 from cloister.testing.charters import sign_charter, write_charter
-from cloister.wire import optimizers
+from cloister.testing.studies import rehearsal_salt
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.peers import Address
@@ -39,7 +39,18 @@ from tests.support.processes import wait_until
 
 SOON: Final = 60.0
 OWNERS: Final = ("alice", "bob")
-ROWS: Final = {"alice": 16, "bob": 24}
+ROWS: Final = {"alice": 40, "bob": 56}
+SEED: Final = 5
+"""Of the rehearsal: what owners' salts are made from."""
+NUMBERS: Final[dict[str, Any]] = {
+    "data": "#mri",
+    "optimizer": cloister.SGD(lr=0.1),
+    "batch_size": 16,
+    "steps": 5,
+    "rounds": 2,
+    "max_s": 120,
+}
+"""Of the job."""
 
 
 @cloister.plan
@@ -72,11 +83,20 @@ class Federation:
     def _agree(self, limits: dict[str, str]) -> Charter:
         file = self.folder / "charter.toml"
         roles = {name: ("researcher" if name == "carol" else "owner", each) for name, each in self.identities.items()}
-        write_charter(file, members=roles, addresses=[ADDRESS], measurements=[MEASUREMENT], interactive=False)
-        first = describe(self.parts, (), self.vector)
-        given = {"plans": f'["{self.plan.digest.hex()}"]\nfirst_model = "{first.hex()}"', **limits}
+        write_charter(
+            file,
+            members=roles,
+            addresses=[ADDRESS],
+            measurements=[MEASUREMENT],
+            interactive=False,
+            jobs=[
+                cloister.job("train", self.plan, **NUMBERS),
+                cloister.job("once", self.plan, **{**NUMBERS, "rounds": 1}),
+            ],
+            first_model=describe(self.parts, (), self.vector),
+        )
         lines = [
-            f"{line.split(' = ')[0]} = {given[line.split(' = ')[0]]}" if line.split(" = ")[0] in given else line
+            f"{line.split(' = ')[0]} = {limits[line.split(' = ')[0]]}" if line.split(" = ")[0] in limits else line
             for line in file.read_text().splitlines()
         ]
         file.write_text("\n".join(lines))
@@ -97,21 +117,13 @@ class Federation:
 
     def job(self, **changed: Any) -> Job:
         given: dict[str, Any] = {
-            "format": "cloister job 1",
+            "format": jobs.FORMAT,
             "charter": self.charter.digest,
+            "name": "train",
             "plan": self.plan.encode(),
             "parts": self.parts,
             "constants": (),
             "start": self.charter.limits.first_model,
-            "optimizer": optimizers.SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
-            "batch_size": 8,
-            "local_epochs": 2,
-            "seed": 5,
-            "data": "#mri",
-            "strategy": "FedAvg",
-            "numbers": {"lr": 1.0},
-            "rounds": 2,
-            "seconds": 120.0,
         }
         return Job(**given | changed)
 
@@ -134,6 +146,7 @@ class Federation:
             f'[training]\nmemory = "1 GiB"\nthreads = {torch.get_num_threads()}\n'
             f'[[data_sets]]\ntags = ["#mri", "{name}"]\nfile = "{name}.npz"\ncolumns = {columns}\n'
             f'[charter]\nfile = "charter.toml"\nstate = "{name}.state"\naccept_simulated = true\n'
+            f'unsafe_salt = "{rehearsal_salt(SEED, name).hex()}"\n'
             f'routes = {{ "{ADDRESS}" = "127.0.0.1:{self.port}" }}\n{more}'
         )
         return file

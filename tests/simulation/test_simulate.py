@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.errors import ConfigurationError, DataSetError, PlanError, TrainingError
-from cloister.ledger.job import owner_seed
 from cloister.simulation.simulate import SimulationRun
 from cloister.study.history import Round
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import order
 from cloister.worker.data.rows import Arrays
+from cloister.worker.data.salts import Seeds, seeds_of, simulated_salt
 from cloister.worker.training import train
 
 SIZES = {"alice": 30, "bob": 18, "carol": 8}
@@ -91,10 +91,13 @@ def test_the_script_of_ten_lines() -> None:
     assert not same(run.model, start)
 
 
+def seeds(number: int, owner: str, job: bytes = b"") -> Seeds:
+    return seeds_of(simulated_salt(5, owner), job=job, number=number)
+
+
 def plainly(start: nn.Module, data: dict[str, tuple[Tensor, Tensor]], *, rounds: int, epochs: int) -> nn.Module:
     """McMahan et al. 2017, Algorithm 1, in PyTorch and NumPy and with nothing of cloister but the order of rows."""
     whole = copy.deepcopy(start)
-    examples = sum(len(x) for x, _ in data.values())
     for number in range(1, rounds + 1):
         total: dict[str, Any] = {}
         for name, (x, y) in data.items():
@@ -102,7 +105,7 @@ def plainly(start: nn.Module, data: dict[str, tuple[Tensor, Tensor]], *, rounds:
             optimizer = torch.optim.SGD(local.parameters(), 0.1, 0.9)
             step = 0
             for _ in range(epochs):
-                rows = order(len(x), seed=owner_seed(5, number=number, owner=name), step=step)
+                rows = order(len(x), seed=seeds(number, name).steps, step=step)
                 for first in range(0, len(x), 8):
                     batch = torch.from_numpy(rows[first : first + 8])
                     optimizer.zero_grad()
@@ -110,7 +113,7 @@ def plainly(start: nn.Module, data: dict[str, tuple[Tensor, Tensor]], *, rounds:
                     optimizer.step()
                     step += 1
             for key, value in local.state_dict().items():
-                total[key] = total.get(key, 0) + len(x) / examples * value.double().numpy()
+                total[key] = total.get(key, 0) + 1 / len(data) * value.double().numpy()
         whole.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in total.items()})
     return whole
 
@@ -136,7 +139,7 @@ def test_one_owner_trains_as_if_it_were_alone() -> None:
         optimizer=SGD,
         batch_size=8,
         local_epochs=3,
-        seed=owner_seed(5, number=1, owner="alice"),
+        seed=seeds(1, "alice").steps,
     )
     floats = deltas.floats_of(start)
     layout = deltas.layout_of(floats)
@@ -295,7 +298,9 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
 @pytest.mark.slow
 def test_the_largest_share_holds() -> None:
     """With equal shares each update counts alike, whatever its owner's examples."""
-    even = ran(model=model(None), owners=owners({"alice": 40, "bob": 8}), rounds=1, largest_share=0.5).model
+    even = ran(
+        model=model(None), owners=owners({"alice": 40, "bob": 8}), rounds=1, largest_share=0.5, weights="rows"
+    ).model
     alone = [
         ran(model=model(None), owners={name: each}, rounds=1).model
         for name, each in owners({"alice": 40, "bob": 8}).items()

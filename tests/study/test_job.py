@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.errors import ConfigurationError, JobError
 from cloister.ledger import job as jobs
 from cloister.net.identity import Identity
-from cloister.study.job import Numbers, check_start, describe, load, make, planned
+from cloister.study.job import check_start, describe, load, make, planned
 from cloister.testing.charters import write_charter
-from cloister.wire.optimizers import SGD
+from cloister.worker.plans import Plan
 
 EXAMPLE = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64))
 
@@ -27,6 +28,12 @@ EXAMPLE = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64))
 def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy."""
     return F.cross_entropy(model(x), y)
+
+
+@cloister.plan
+def also_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Twice that."""
+    return 2 * F.cross_entropy(model(x), y)
 
 
 class Net(nn.Module):
@@ -58,9 +65,11 @@ def charter(folder: Path, **limits: Any) -> Charter:
     )
 
 
-def numbers(**changes: Any) -> Numbers:
-    given = {"data": "#mri", "optimizer": cloister.SGD(lr=0.1), "batch_size": 8, "local_epochs": 2, "rounds": 3}
-    return Numbers(**{**given, "strategy": cloister.FedAvg(), "seed": 5, "round_s": 60.0, **changes})
+NUMBERS: dict[str, Any] = {"data": "#mri", "optimizer": cloister.SGD(lr=0.1), "batch_size": 32, "steps": 9, "rounds": 3}
+
+
+def agreed(plan: Plan, name: str = "train", **changes: Any) -> AgreedJob:
+    return cloister.job(name, plan, **{**NUMBERS, **changes})
 
 
 def test_a_model_is_its_parts_and_its_constants() -> None:
@@ -104,18 +113,52 @@ def test_a_vector_goes_back_into_its_model() -> None:
 
 
 @pytest.mark.slow
-def test_a_job_says_all_that_decides_what_is_computed(tmp_path: Path) -> None:
+def test_a_job_names_the_charters_and_has_no_numbers(tmp_path: Path) -> None:
     model = net()
     plan = planned(loss, model=model, example=EXAMPLE)
-    agreed = charter(tmp_path, plans=[plan.digest], first_model=cloister.model_digest(model))
-    data = make(describe(model), plan, numbers(strategy=cloister.FedProx(mu=0.5)), charter=agreed)
-    job = jobs.decode(data)
-    assert hashlib.sha256(job.plan).digest() in agreed.limits.plans
-    assert job.start == agreed.limits.first_model == jobs.model_digest(job, describe(model).vector)
-    assert (job.optimizer, job.batch_size, job.local_epochs) == (SGD(0.1, 0.0, None, None, 0.0, 0.0, False), 8, 2)
-    assert (job.data, job.rounds, job.seed, job.proximal, job.seconds) == ("#mri", 3, 5, 0.5, 60.0)
-    again = make(describe(net()), planned(loss, model=net(), example=EXAMPLE), numbers(), charter=agreed)
-    assert again == make(describe(model), plan, numbers(), charter=agreed)
+    proximal = agreed(plan, "proximal", strategy=cloister.FedProx(mu=0.5))
+    given: dict[str, Any] = {"first_model": cloister.model_digest(model), "clip_buffers": 1.0}
+    signed = charter(tmp_path, jobs=[agreed(plan), proximal], **given)
+    made = [
+        jobs.decode(make(describe(model), plan, wanted, charter=signed)) for wanted in (agreed(plan, "x"), proximal)
+    ]
+    assert [job.name for job in made] == ["train", "proximal"]
+    assert hashlib.sha256(made[0].plan).digest() == plan.digest
+    assert made[0].start == signed.limits.first_model == jobs.model_digest(made[0], describe(model).vector)
+    assert jobs.agreed(made[1], charter=signed).proximal == 0.5
+    again = make(describe(net()), planned(loss, model=net(), example=EXAMPLE), agreed(plan), charter=signed)
+    assert again == jobs.encode(made[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 33}, "batch_size (33; the charter has 32)"),
+        ({"steps": 10}, "steps (10; the charter has 9)"),
+        ({"rounds": 4}, "rounds (4; the charter has 3)"),
+        ({"data": "#ct"}, "data ('#ct'; the charter has '#mri')"),
+        ({"optimizer": cloister.SGD(lr=0.2)}, "optimizer (SGD(lr=0.2, "),
+        ({"strategy": cloister.FedAvg(0.5)}, "strategy (FedAvg(lr=0.5, "),
+        ({"weights": "rows"}, "weights ('rows'; the charter has 'uniform')"),
+        ({"rounds": 4, "steps": 10}, "rounds (4; the charter has 3); steps (10; the charter has 9)"),
+    ],
+)
+def test_a_job_that_is_not_the_charters_says_what_differs(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    plan = loss.capture(net(), example=EXAMPLE)
+    far = agreed(plan, "far", optimizer=cloister.Adam(), rounds=1, data="#x")
+    signed = charter(tmp_path, jobs=[far, agreed(plan)], first_model=cloister.model_digest(net()))
+    with pytest.raises(JobError) as caught:
+        make(describe(net()), plan, agreed(plan, **changes), charter=signed)
+    assert f"differs from the charter's job 'train' in {said}" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_model_with_buffers_and_a_charter_without_a_bound_for_them(tmp_path: Path) -> None:
+    plan = loss.capture(net(), example=EXAMPLE)
+    signed = charter(tmp_path, jobs=[agreed(plan)], first_model=cloister.model_digest(net()))
+    with pytest.raises(JobError, match="clip_buffers"):
+        make(describe(net()), plan, agreed(plan), charter=signed)
 
 
 @pytest.mark.slow
@@ -130,38 +173,27 @@ def test_a_loss_needs_an_example() -> None:
 
 @pytest.mark.slow
 def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
-    plan = loss.capture(net(), example=EXAMPLE)
-    agreed = charter(tmp_path, plans=[b"\1" * 32], first_model=cloister.model_digest(net()))
-    with pytest.raises(JobError, match=plan.digest.hex()):
-        make(describe(net()), plan, numbers(), charter=agreed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes", [{"rounds": 0}, {"batch_size": 0}, {"local_epochs": 1.5}, {"seed": -1}, {"seed": 1 << 64}]
-)
-def test_numbers_out_of_range(tmp_path: Path, changes: dict[str, Any]) -> None:
-    plan = loss.capture(net(), example=EXAMPLE)
-    agreed = charter(tmp_path, plans=[plan.digest], first_model=cloister.model_digest(net()))
-    with pytest.raises(ConfigurationError, match=next(iter(changes)).replace("_", ".")):
-        make(describe(net()), plan, numbers(**changes), charter=agreed)
+    plan, other = loss.capture(net(), example=EXAMPLE), also_loss.capture(net(), example=EXAMPLE)
+    signed = charter(tmp_path, jobs=[agreed(other)], first_model=cloister.model_digest(net()))
+    with pytest.raises(JobError, match=f"{plan.digest.hex()}.*{other.digest.hex()}"):
+        make(describe(net()), plan, agreed(plan), charter=signed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rounds": 101}, "allows 100"),
-        ({"data": ""}, "no data set"),
-        ({"round_s": 0.0}, "more than 0"),
-        ({"optimizer": cloister.SGD(lr=0.0)}, "learning rate"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"max_s": 0}, "max_s is 0"),
+        ({"data": ""}, "no tag of a data set"),
+        ({"optimizer": cloister.SGD(lr=2.0)}, "at most 1 for SGD"),
     ],
 )
-def test_what_the_charter_does_not_allow(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    plan = loss.capture(net(), example=EXAMPLE)
-    agreed = charter(tmp_path, plans=[plan.digest], first_model=cloister.model_digest(net()))
-    with pytest.raises(JobError, match=said):
-        make(describe(net()), plan, numbers(**changes), charter=agreed)
+def test_numbers_that_nobody_may_agree_on(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        agreed(loss.capture(net(), example=EXAMPLE), **changes)
 
 
 def test_a_study_starts_where_the_chain_ends() -> None:

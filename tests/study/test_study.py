@@ -53,6 +53,15 @@ def model() -> nn.Module:
 PLAN = loss.capture(model(), example=(torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64)))
 
 
+NUMBERS: dict[str, Any] = {
+    "data": "#mri",
+    "optimizer": cloister.SGD(lr=0.1),
+    "batch_size": 32,
+    "steps": 4,
+    "rounds": 2,
+}
+
+
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_module, "_FIRST_DELAY_S", 0.001)
@@ -60,12 +69,13 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def aggregator(tmp_path: Path) -> Aggregator:
-    return Aggregator(tmp_path, plan=PLAN.digest, start=cloister.model_digest(model()))
+    agreed = cloister.job("train", PLAN, **NUMBERS)
+    adaptive = cloister.job("adaptive", PLAN, strategy=cloister.FedAdam(), **NUMBERS)
+    return Aggregator(tmp_path, jobs=[agreed, adaptive], start=cloister.model_digest(model()))
 
 
 def fit(study: cloister.Study, **changed: Any) -> StudyRun:
-    given: dict[str, Any] = {"data": "#mri", "optimizer": cloister.SGD(lr=0.1), "batch_size": 8, "rounds": 2}
-    given = {"on_round": lambda done: None, **given, **changed}
+    given: dict[str, Any] = {"on_round": lambda done: None, **NUMBERS, **changed}
     return study.fit(given.pop("model", model()), given.pop("loss", PLAN), **given)
 
 
@@ -417,7 +427,7 @@ def test_a_model_that_is_not_the_chains(aggregator: Aggregator) -> None:
         fit(aggregator.study(options), model=nn.Linear(6, 3))
 
 
-@pytest.mark.parametrize("changed", [{"rounds": 1000}, {"loss": loss}, {"batch_size": 0}])
+@pytest.mark.parametrize("changed", [{"rounds": 1000}, {"loss": loss}, {"batch_size": 0}, {"steps": 5}])
 def test_a_job_that_cannot_be_dials_nobody(aggregator: Aggregator, changed: dict[str, Any]) -> None:
     with aggregator.saying() as options:
         study = aggregator.study(options)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cloister.aggregation.strategies import State
 from cloister.attest.attester.simulated import SimulatedAttester
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.toml import parse_charter
 from cloister.errors import NetworkError
 from cloister.ledger import job as jobs
@@ -132,11 +133,11 @@ class Talk:
 class Aggregator:
     """A charter's aggregator, and its researcher."""
 
-    def __init__(self, folder: Path, *, plan: bytes, start: bytes) -> None:
+    def __init__(self, folder: Path, *, jobs: Sequence[AgreedJob], start: bytes) -> None:
         self.folder = folder
         self.researcher = Identity.create(folder / "rosa.key")
         text = charters.text(
-            plans=f'["{plan.hex()}"]',
+            jobs=jobs,
             first_model=f'"{start.hex()}"',
             interactive="false",
             limits=chains.LOSS,

@@ -32,7 +32,11 @@ LOSS: Final = '[[limits.metrics]]\nname = "loss"\nlow = 0.0\nhigh = 10.0\n'
 
 def charter(**changed: Any) -> Charter:
     """A charter of bob, alice and chuck (or ``owners``) that allows studies, and names one metric, the loss."""
-    given: dict[str, Any] = {"plans": f'["{PLAN.hex()}"]', "first_model": f'"{START.hex()}"', "limits": LOSS}
+    given: dict[str, Any] = {
+        "jobs": [charters.agreed_job(PLAN, rounds=100)],
+        "first_model": f'"{START.hex()}"',
+        "limits": LOSS,
+    }
     return charters.charter(**given | changed)
 
 
@@ -113,17 +117,16 @@ def share_list(ledger: Ledger, names: Sequence[str], weights: Mapping[str, float
 def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: Any) -> Cohort:
     """What members would sign next. ``changed``: its fields; the round's digest and the outcome follow them."""
     given: dict[str, Any] = {
-        "format": "cloister cohort 1",
+        "format": "cloister cohort 2",
         "charter": ledger.charter.digest,
         "sequence": ledger.sequence + 1,
         "previous": ledger.head,
         "signer": signer,
         "round": ledger.last_round + 1,
         "job": JOB,
+        "name": "train",
         "digest": b"",
         "model": ledger.model,
-        "rule": "FedAvg",
-        "clip": 1.0,
         "shares": share_list(ledger, names),
         "outcome": b"",
     } | changed

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, derive_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloister.charter import Charter
+from cloister.charter import Charter, jobs_toml
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.signatures import Signature, sign
 from cloister.charter.toml import parse_charter
+from cloister.wire.optimizers import SGD
 from cloister.wire.peers import fingerprint
+from cloister.wire.strategies import FedAvg
 
 NOW: Final = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SIMULATED: Final = f"""
@@ -66,6 +69,7 @@ def text(
     software: str = SIMULATED,
     top: str = "",
     limits: str = "",
+    jobs: Iterable[AgreedJob] = (),
     **changed: str,
 ) -> str:
     """A charter of three owners, valid in 2026. ``changed``: limits, as they stand in the file."""
@@ -76,12 +80,11 @@ def text(
         "noise": '"none"',
         "rounds": "100",
         "min_examples": "10",
-        "plans": "[]",
         "interactive": "true",
     } | changed
     line = "" if supersedes is None else f'supersedes = "{supersedes.hex()}"\n'
     return (
-        f'format = "cloister charter 1"\nname = "stroke-study"\nserial = {serial}\n{line}{top}\n'
+        f'format = "cloister charter 2"\nname = "stroke-study"\nserial = {serial}\n{line}{top}\n'
         "not_before = 2026-01-01T00:00:00Z\nnot_after = 2027-01-01T00:00:00Z\n"
         + "".join(member(name) for name in owners)
         + "".join(member(name, "auditor") for name in auditors)
@@ -89,7 +92,25 @@ def text(
         + f'[aggregator]\naddresses = ["agg.example:7443"]\n{software}\n[limits]\n'
         + "".join(f"{name} = {value}\n" for name, value in values.items())
         + limits
+        + "".join(map(jobs_toml.job_toml, jobs))
     )
+
+
+def agreed_job(plan: bytes, **changed: Any) -> AgreedJob:
+    """A job of a charter. ``plan``: its digest."""
+    given: dict[str, Any] = {
+        "name": "train",
+        "plan": plan,
+        "data": "#mri",
+        "rounds": 3,
+        "batch_size": 32,
+        "steps": 4,
+        "optimizer": SGD(0.1),
+        "strategy": FedAvg(),
+        "weights": "uniform",
+        "max_s": 60,
+    }
+    return AgreedJob(**given | changed)
 
 
 def charter(**changed: object) -> Charter:

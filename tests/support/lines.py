@@ -34,10 +34,16 @@ class Table:
     """A charter of OWNERS and rosa with keys in files, a job, and the aggregator that serves them, one at a time."""
 
     def __init__(
-        self, folder: Path, *, job: Mapping[str, Any] | None = None, length: int = LENGTH, **limits: str
+        self,
+        folder: Path,
+        *,
+        agreed: Mapping[str, Any] | None = None,
+        job: Mapping[str, Any] | None = None,
+        length: int = LENGTH,
+        **limits: Any,
     ) -> None:
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in (*OWNERS, "rosa", "mallory")}
-        text = charter_text(length=length, **limits).replace("not_after = 2027", "not_after = 2127")
+        text = charter_text(length=length, job=agreed, **limits).replace("not_after = 2027", "not_after = 2127")
         for name, identity in self.identities.items():
             text = text.replace(charters.fingerprint_of(name), identity.fingerprint)
         self.charter = parse_charter(text)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.owner_limits import Floors
 from cloister.ledger import job as jobs
 from cloister.ledger import records
@@ -30,14 +31,22 @@ PLAN: Final = b"a plan, which nobody reads here"
 PARTS: Final = (Part("w", TensorSpec("float32", (4,)), buffer=False),)
 START: Final = np.arange(4, dtype=np.float32).tobytes()
 UPDATE: Final = np.full(4, 0.25, np.float32).tobytes()
+NORMS: Final = (0.5, 0.0)
+"""Of its parameters and its buffers, of which it has none."""
 TAG: Final = "#mri"
 OWNERS: Final = ("bob", "alice", "chuck")
 
 
+def agreed_job(**changed: Any) -> AgreedJob:
+    """The job that they agree on, unless it is ``changed``."""
+    return charters.agreed_job(hashlib.sha256(PLAN).digest(), **{"rounds": 10, "weights": "rows"} | changed)
+
+
 def charter(**changed: Any) -> Charter:
-    """Bob, Alice and Chuck agree on the plan, the model and the loss."""
+    """Bob, Alice and Chuck agree on a job, the model and the loss."""
     given: dict[str, Any] = {
-        "plans": f'["{hashlib.sha256(PLAN).hexdigest()}"]',
+        "jobs": [agreed_job()],
+        "row_buckets": "[20]",
         "first_model": f'"{describe(PARTS, (), START).hex()}"',
         "limits": chains.LOSS,
         "interactive": "false",
@@ -46,7 +55,7 @@ def charter(**changed: Any) -> Charter:
 
 
 def job(agreed: Charter, **changed: Any) -> Job:
-    return make_job(agreed, **{"plan": PLAN, "parts": PARTS, "constants": (), "rounds": 10} | changed)
+    return make_job(agreed, **{"plan": PLAN, "parts": PARTS, "constants": ()} | changed)
 
 
 def salts() -> Any:
@@ -63,6 +72,7 @@ def owner(
     floors: Floors | None = None,
     data: dict[str, frozenset[str]] | None = None,
     verify_instance: Any = None,
+    unsafe_salt: bytes | None = None,
 ) -> Member:
     return Member(
         charter=agreed or charter(),
@@ -73,6 +83,7 @@ def owner(
         records=notes or Records(None),
         verify_instance=verify_instance or (lambda instance: None),
         new_salt=salts(),
+        unsafe_salt=unsafe_salt,
     )
 
 
@@ -102,10 +113,10 @@ class Aggregator:
     model: bytes = START
 
     @classmethod
-    def facing(cls, member: Member, *, at: Ledger | None = None, name: str = "first", **changed: Any) -> Aggregator:
+    def facing(cls, member: Member, *, at: Ledger | None = None, instance: str = "first", **changed: Any) -> Aggregator:
         """One that is connected, has handed over its chain and the model, and has shown the job."""
         ledger = at or Ledger(member.charter)
-        here = cls(member, job(member.charter, **changed), ledger, Instance(name))
+        here = cls(member, job(member.charter, **changed), ledger, Instance(instance))
         ledger.append(here.instance.begin(ledger))
         joined = only(here.connect(), w.Join)
         assert not leaves(here.chain(after=joined.sequence, model=here.model)), "the chain is not taken"
@@ -160,7 +171,9 @@ class Aggregator:
     def contribute(self, number: int = 1, *, vector: bytes = UPDATE, examples: int = 23) -> w.Ready:
         """Has the owner train, and do so."""
         self.propose(number)
-        effects = self.member.trained(number, vector, examples=examples, metrics={"loss": 0.5, "secret": 1.0})
+        effects = self.member.trained(
+            number, vector, examples=examples, norms=NORMS, metrics={"loss": 0.5, "secret": 1.0}
+        )
         ready: w.Ready = only(effects, w.Ready)
         return ready
 
@@ -178,7 +191,7 @@ class Aggregator:
         given: dict[str, Any] = {
             "round": number,
             "job": job_digest(self.encoded),
-            "clip": self.ledger.charter.limits.clip,
+            "name": self.job.name,
             "shares": tuple(sorted(shares, key=lambda share: share.member)),
             "outcome": outcome_digest(bytes(32), model=self._next()[0], state=None, metrics={}),
             "signer": self.instance.public,

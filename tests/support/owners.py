@@ -6,20 +6,21 @@ An ``Owner`` or ``Party`` answers each message that it has heard; who carries me
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, keys
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.toml import parse_charter
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Constant, Job, Part
 from cloister.ledger.records import cohort_to_be_signed, commitment, decode_cohort
 from cloister.wire import rounds as w
-from cloister.wire.optimizers import SGD
+from cloister.wire.layout import Regions, lay_out, regions_of
 from cloister.wire.tensors import TensorSpec
 from tests.support import charters
 
@@ -50,39 +51,40 @@ def agree(**changed: Any) -> Charter:
     return parse_charter(charter_text(**changed))
 
 
-def charter_text(*, owners: Sequence[str] = OWNERS, length: int = LENGTH, **changed: str) -> str:
-    """A charter of these owners and the researcher rosa; ``changed``: limits, as they stand in the file."""
+def charter_text(
+    *, owners: Sequence[str] = OWNERS, length: int = LENGTH, job: Mapping[str, Any] | None = None, **changed: Any
+) -> str:
+    """A charter of these owners and the researcher rosa; ``changed``: limits, as they stand in the file. ``job``: what
+    is changed of the one job that they agree on."""
     start = jobs.describe(parts_of(length), CONSTANTS, first_model(length))
     limits = {
         "interactive": "false",
-        "plans": f'["{hashlib.sha256(PLAN).hexdigest()}"]',
+        "jobs": [agreed(**(job or {}))],
         "first_model": f'"{start.hex()}"',
         "largest_share": "1.0",
         "clip": "10.0",
+        "clip_buffers": "10.0",
         "limits": METRICS,
         **changed,
     }
     return charters.text(owners=owners, **limits)
 
 
+def agreed(**changed: Any) -> AgreedJob:
+    """The job that they agree on, unless it is ``changed``."""
+    return charters.agreed_job(hashlib.sha256(PLAN).digest(), **changed)
+
+
 def make_job(charter: Charter, /, **changed: Any) -> Job:
     """A job that the charter allows, unless it is ``changed``."""
     given: dict[str, Any] = {
-        "format": "cloister job 1",
+        "format": jobs.FORMAT,
         "charter": charter.digest,
+        "name": "train",
         "plan": PLAN,
         "parts": PARTS,
         "constants": CONSTANTS,
         "start": charter.limits.first_model,
-        "optimizer": SGD(0.1, 0.0, None, None, 0.0, 0.0, False),
-        "batch_size": 8,
-        "local_epochs": 1,
-        "seed": 7,
-        "data": "#mri",
-        "strategy": "FedAvg",
-        "numbers": {"lr": 1.0},
-        "rounds": 3,
-        "seconds": 60.0,
     }
     return Job(**{**given, **changed})
 
@@ -90,6 +92,20 @@ def make_job(charter: Charter, /, **changed: Any) -> Job:
 def key_of(name: str) -> str:
     """The fingerprint of the member of that name."""
     return charters.fingerprint_of(name)
+
+
+def regions_for(length: int = LENGTH) -> Regions:
+    """Which of a model's values are parameters, and which buffers."""
+    parts = parts_of(length)
+    layout = lay_out({part.name: part.spec for part in parts})
+    return regions_of(layout, buffers={part.name for part in parts if part.buffer})
+
+
+def norms_of(vector: Vector) -> tuple[float, float]:
+    """What an owner declares of a contribution: the norms of its parameters and of its buffers."""
+    found = (np.concatenate([vector[each] for each in some] or [vector[:0]]) for some in regions_for(len(vector)))
+    parameters, buffers = (float(np.linalg.norm(each.astype(np.float64))) for each in found)
+    return parameters, buffers
 
 
 def update_of(name: str, number: int, length: int = LENGTH) -> Vector:
@@ -212,4 +228,5 @@ class Owner(Party):
         self.round = asked.round
         committed = commitment(self.salt, memoryview(self.update()))
         signed = tuple(sorted(self.signed.get(asked.model, ())))
-        return w.Ready(asked.round, self.examples, {"loss": 1.0 / asked.round}, committed, signed)
+        norms = norms_of(np.frombuffer(self.update(), np.float32))
+        return w.Ready(asked.round, self.examples, *norms, {"loss": 1.0 / asked.round}, committed, signed)

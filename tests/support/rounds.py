@@ -12,7 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloister.aggregation.strategies import State, apply_to_parameters
+from cloister.aggregation.strategies import State, apply_to_parameters, read
 from cloister.aggregation.vectors import Vector
 from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
@@ -25,10 +25,11 @@ from cloister.charter import Charter
 from cloister.errors import CloisterError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job
 from cloister.wire import rounds as w
 from cloister.wire.messages import Proof
 from tests.aggregation.means import Contribution as Contributed
-from tests.aggregation.means import mean
+from tests.aggregation.means import Level, mean
 from tests.support.owners import LENGTH, Heard, Owner, Party, agree, first_model, key_of, make_job, parts_of, update_of
 
 ATTESTER: Final = SimulatedAttester(measurement=b"\x5a" * 48, platform=b"\x77" * 32)
@@ -152,9 +153,14 @@ class Study:
     """One instance, its owners, and a researcher, as they talk to each other until all has been said."""
 
     def __init__(
-        self, charter: Charter | None = None, *, job: Mapping[str, Any] | None = None, length: int = LENGTH
+        self,
+        charter: Charter | None = None,
+        *,
+        agreed: Mapping[str, Any] | None = None,
+        job: Mapping[str, Any] | None = None,
+        length: int = LENGTH,
     ) -> None:
-        self.charter = agree(length=length) if charter is None else charter
+        self.charter = agree(length=length, job=agreed) if charter is None else charter
         self.length = length
         self.job = make_job(self.charter, **{"parts": parts_of(length), **(job or {})})
         self.data = jobs.encode(self.job)
@@ -213,13 +219,30 @@ class Study:
         return np.frombuffer(self.rosa.model[1][: self.length * 4], np.float32)
 
     def expected(self, *cohorts: Sequence[str], numbers: Sequence[int] = ()) -> Vector:
-        """What rounds of these cohorts must have come to, by ``mean`` and ``updates`` alone."""
-        model, rule = first_model(self.length), self.job.rule
-        state: State = rule.start(self.length)
-        for number, names in zip(numbers or count(1), cohorts, strict=False):
-            found = {
-                name: Contributed(update_of(name, number, self.length), self.owners[name].examples) for name in names
-            }
-            average = mean(found, largest_share=self.charter.limits.largest_share)
-            model, state = apply_to_parameters(rule, model, mean=average, state=state, buffers=self.job.buffers)
-        return model
+        """What rounds of these cohorts must have come to."""
+        examples = {name: owner.examples for name, owner in self.owners.items()}
+        return by_hand(self.charter, self.job, *cohorts, numbers=numbers, length=self.length, examples=examples)
+
+
+def by_hand(
+    charter: Charter,
+    job: Job,
+    *cohorts: Sequence[str],
+    numbers: Sequence[int] = (),
+    length: int = LENGTH,
+    examples: Mapping[str, int],
+) -> Vector:
+    """What rounds of these cohorts must have come to, by ``mean`` and ``update_of`` alone."""
+    agreed = charter.job(job.name)
+    assert agreed is not None
+    limits, model, rule = charter.limits, first_model(length), read(agreed.strategy)
+    level = Level(limits.floor, (limits.clip, limits.clip_buffers), job.regions)
+    state: State = rule.start(length)
+    for number, names in zip(numbers or count(1), cohorts, strict=False):
+        found = {
+            name: Contributed(update_of(name, number, length), examples[name] if agreed.weights == "rows" else 1)
+            for name in names
+        }
+        average = mean(found, largest_share=limits.largest_share, level=level)
+        model, state = apply_to_parameters(rule, model, mean=average, state=state, buffers=job.regions.buffers)
+    return model

@@ -98,7 +98,7 @@ RECORDS = st.lists(st.integers(1, limits.RECORD_BYTES), max_size=3).map(tuple)
 FROM_MEMBERS = st.one_of(
     st.builds(rounds.Chain, WHOLE, RECORDS, SIZES, WHOLE, st.lists(SIZES, max_size=2).map(tuple)),
     st.builds(rounds.Join, WHOLE, HEADS, WHOLE, st.booleans()),
-    st.builds(rounds.Ready, ROUNDS, ROUNDS, METRICS, DIGESTS),
+    st.builds(rounds.Ready, ROUNDS, ROUNDS, st.floats(), st.floats(), METRICS, DIGESTS),
     st.builds(rounds.Contribution, ROUNDS, DIGESTS),
     st.builds(rounds.Declined, ROUNDS, TEXTS),
     st.builds(rounds.Signature, ROUNDS, st.binary(max_size=100), st.binary(max_size=100)),
@@ -317,9 +317,9 @@ AT_THE_LIMIT = {
     "a head": (Kind.ROUND, lambda over: ["join", 0, bytes(32 + over), 0, False]),
     "metrics": (
         Kind.ROUND,
-        lambda over: ["ready", 1, 1, {str(i): 0.5 for i in range(limits.METRICS + over)}, bytes(32)],
+        lambda over: ["ready", 1, 1, 1.0, 0.0, {str(i): 0.5 for i in range(limits.METRICS + over)}, bytes(32)],
     ),
-    "a metric's name": (Kind.ROUND, lambda over: ["ready", 1, 1, {NAME + "x" * over: 0.5}, bytes(32)]),
+    "a metric's name": (Kind.ROUND, lambda over: ["ready", 1, 1, 1.0, 0.0, {NAME + "x" * over: 0.5}, bytes(32)]),
     "why a round is declined": (Kind.ROUND, lambda over: ["declined", 1, TEXT + "x" * over]),
     "a public key": (Kind.ROUND, lambda over: ["signature", 1, bytes(limits.KEY_BYTES + over), b""]),
     "a signature": (Kind.ROUND, lambda over: ["signature", 1, b"", bytes(limits.SIGNATURE_BYTES + over)]),

@@ -89,10 +89,22 @@ _LEDGER: Final = (
             "the charter's budget of rounds",
         ),
         (
-            "charter-clip",
-            "if not 0 < cohort.clip <= limits.clip:",
+            "round-of-no-job",
+            "agreed = self.charter.job(cohort.name)",
+            "agreed = self.charter.job(cohort.name) or self.charter.jobs[0]",
+            "every round is of a job of the charter",
+        ),
+        (
+            "more-rounds-than-agreed",
+            "if self.done(cohort.job) >= agreed.rounds:",
             "if False:",
-            "no round has a wider clip than the charter's",
+            "a job has as many rounds as the charter says",
+        ),
+        (
+            "uniform-weights-unequal",
+            'if agreed.weights == "uniform" and len(',
+            "if False and len(",
+            "owners that count the same have the same weight",
         ),
         (
             "cohort-floor",
@@ -210,10 +222,10 @@ _OWNER: Final = (
             "one signature a round, in their order",
         ),
         (
-            "signs-another-rule",
-            "if rules.get(cohort.job, cohort.rule) != cohort.rule:",
+            "signs-under-another-name",
+            "if jobs.get(cohort.job, cohort.name) != cohort.name:",
             "if False:",
-            "the rule is that of the job that was shown",
+            "a cohort has the charter's name of the job that was shown",
         ),
         (
             "signs-what-cannot-follow",
@@ -277,12 +289,28 @@ _OWNER: Final = (
         ),
     ),
     *_in(
+        "node/study/countersigner.py",
+        "tests/node/study/test_member.py",
+        (
+            "own-least-batch",
+            "if job.batch_size < self.min_batch:",
+            "if False:",
+            "no owner trains in steps of fewer rows than it allows",
+        ),
+        (
+            "rows-told-exactly",
+            "return max(bucket for bucket in self._buckets if bucket <= examples)",
+            "return examples",
+            "an owner's rows are told in buckets",
+        ),
+    ),
+    *_in(
         "node/study/member.py",
         "tests/node/study/test_member.py",
         (
             "trains-before-the-proof",
-            "if not self._is_proved(number) or self._work is None",
-            "if self._work is None",
+            "if not self._is_proved(number) or work is None",
+            "if work is None",
             "no training before the instance has proved itself in this round",
         ),
         (
@@ -311,9 +339,27 @@ _OWNER: Final = (
         ),
         (
             "job-not-the-charters",
-            "jobs.check(job, charter=self.charter)",
+            "agreed = jobs.agreed(job, charter=self.charter)",
+            "agreed = self.charter.jobs[0]",
+            "an owner trains for jobs of its charter",
+        ),
+        (
+            "own-limits-of-a-job",
+            "self._limits.check_job(agreed)",
             "pass",
-            "an owner trains for jobs that its charter allows",
+            "an owner trains for jobs that keep its own limits",
+        ),
+        (
+            "salt-not-kept",
+            "self._records.draw(Salted(self._digest, data, known))",
+            "pass",
+            "a data set has one secret, for good",
+        ),
+        (
+            "salt-another-each-time",
+            "known = self._records.salt(data)",
+            "known = None",
+            "rows are chosen once for all jobs",
         ),
         (
             "model-outside-the-chain",
@@ -408,19 +454,188 @@ _OWNER: Final = (
     ),
 )
 
+_JOBS: Final = (
+    *_in(
+        "ledger/job.py",
+        "tests/ledger/test_job.py",
+        (
+            "job-of-another-charter",
+            "if job.charter != charter.digest:",
+            "if False:",
+            "a job is for the charter that it is held against",
+        ),
+        (
+            "job-of-another-plan",
+            ":= hashlib.sha256(job.plan).digest()) != found.plan:",
+            ":= hashlib.sha256(job.plan).digest()) is None:",
+            "a job has the plan of the charter's job of its name",
+        ),
+        (
+            "buffers-that-nobody-bounds",
+            "if charter.limits.clip_buffers is None and any(part.buffer for part in job.parts):",
+            "if False:",
+            "a model has buffers only where the charter says how far they may move",
+        ),
+        (
+            "model-without-parameters",
+            "if not job.regions.parameters:",
+            "if False:",
+            "a job trains something",
+        ),
+    ),
+    *_in(
+        "charter/job_bounds.py",
+        "tests/charter/test_jobs.py",
+        (
+            "rate-unbounded",
+            "if optimizer.lr > LR[kind] and job.unsafe_lr is None:",
+            "if False:",
+            "a learning rate is within its bound, or a charter says why not",
+        ),
+        (
+            "decay-at-owners",
+            "if optimizer.weight_decay:",
+            "if False:",
+            "no decay hides how unlike contributions are",
+        ),
+        (
+            "clipped-to-directions",
+            "if optimizer.clip_norm is not None and optimizer.clip_norm < CLIP_NORM:",
+            "if False:",
+            "steps are not directions and nothing else",
+        ),
+        (
+            "pull-unbounded",
+            "if optimizer.lr * job.proximal >= 1:",
+            "if False:",
+            "no step overshoots where it is drawn to",
+        ),
+        (
+            "schedule-that-rises",
+            "if isinstance(schedule, CosineDecay) and schedule.lowest > lr:",
+            "if False:",
+            "no schedule rises",
+        ),
+        (
+            "schedule-that-fades",
+            "if lowest < FADING * lr:",
+            "if False:",
+            "no step of a round counts for nearly all",
+        ),
+        (
+            "momentum-that-grows",
+            "if not optimizer.momentum < 1:",
+            "if False:",
+            "the first step is not multiplied",
+        ),
+        (
+            "dampening-that-multiplies",
+            "if not 0 <= optimizer.dampening <= 1:",
+            "if False:",
+            "the last step is not multiplied",
+        ),
+        (
+            "few-steps-of-adam",
+            "if steps < ADAM_STEPS:",
+            "if False:",
+            "an owner's contribution is no vector of signs",
+        ),
+        (
+            "slow-server",
+            "if not least <= strategy.lr <= most:",
+            "if False:",
+            "two rounds do not start from almost the same model",
+        ),
+    ),
+    *_in(
+        "charter/rules.py",
+        "tests/charter/test_jobs.py",
+        (
+            "few-rows-a-step",
+            "if job.batch_size < limits.min_batch:",
+            "if False:",
+            "no step is of fewer rows than the charter says",
+        ),
+        (
+            "job-over-the-charters-rounds",
+            "if job.rounds > limits.rounds:",
+            "if False:",
+            "no job has more rounds than the charter in all",
+        ),
+        (
+            "rows-without-buckets",
+            'if job.weights == "rows" and not limits.row_buckets:',
+            "if False:",
+            "exact numbers of rows are told to nobody",
+        ),
+        (
+            "one-name-for-two-jobs",
+            "if job.name in names:",
+            "if False:",
+            "a name is that of one job",
+        ),
+    ),
+    *_in(
+        "worker/fitting.py",
+        "tests/worker/test_whole_batches.py",
+        (
+            "one-batch-for-all",
+            "if rows < FEWEST_BATCHES * batch_size:",
+            "if False:",
+            "no contribution is of fewer than two whole batches",
+        ),
+    ),
+    *_in(
+        "worker/data/batches.py",
+        "tests/worker/test_whole_batches.py",
+        (
+            "part-of-a-batch",
+            "[: rows - rows % batch_size]",
+            "",
+            "all steps are of equally many rows",
+        ),
+    ),
+    *_in(
+        "worker/data/salts.py",
+        "tests/node/study/test_member.py tests/worker/test_whole_batches.py",
+        (
+            "order-of-another-job",
+            '_STEPS + job + number.to_bytes(8, "big")',
+            '_STEPS + number.to_bytes(8, "big")',
+            "no two jobs take rows in the same order",
+        ),
+        (
+            "order-that-is-known",
+            "hmac.digest(salt, message,",
+            'hmac.digest(b"", message,',
+            "nobody but its owner knows in which order rows are taken",
+        ),
+    ),
+    *_in(
+        "node/setup.py",
+        "tests/node/test_rehearsals.py",
+        (
+            "known-salt-at-a-real-tee",
+            'if use.unsafe_salt is not None and any(entry.tee != "simulated" for entry in charter.reference):',
+            "if False:",
+            "what chooses rows is known in rehearsals only",
+        ),
+    ),
+)
+
 _AGGREGATOR: Final = (
     *_in(
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
         (
             "clip-unchecked",
-            "if not update.norm <= self._limits.clip:",
+            "if not found <= declared * (1 + _DOUBT):",
             "if False:",
-            "no contribution over the charter's clip is added",
+            "no contribution is longer than its owner declared",
         ),
         (
             "empty-contribution",
-            "if not update.norm:",
+            "if not update.norms[0]:",
             "if False:",
             "a contribution that hides nobody is not added",
         ),
@@ -429,6 +644,12 @@ _AGGREGATOR: Final = (
             "if update.commitment != answer.commitment:",
             "if False:",
             "a contribution is the one that was committed to",
+        ),
+        (
+            "one-dominates",
+            "bound_of(norms, floor=self._limits.floor, clip=clip)",
+            "bound_of(norms, floor=1, clip=clip)",
+            "no contribution counts for more than the floor-th largest",
         ),
         (
             "too-few-left",
@@ -442,15 +663,15 @@ _AGGREGATOR: Final = (
         "tests/aggregator/test_protocol.py tests/aggregator/test_bodies.py",
         (
             "norm-of-a-part",
-            "return math.nan if self._left else math.hypot",
-            "return math.hypot",
+            "if self._seen < len(self.vector):",
+            "if False:",
             "a contribution that has not come in full has no norm",
         ),
         (
             "job-unchecked",
-            "jobs.check(job, charter=self._charter)",
-            "pass",
-            "a job that the charter does not allow is refused before its model is read",
+            "self.agreed = jobs.agreed(job, charter=self._charter)",
+            "self.agreed = self._charter.jobs[0]",
+            "a job that is none of the charter's is refused before its model is read",
         ),
         (
             "first-model-unchecked",
@@ -473,6 +694,12 @@ _AGGREGATOR: Final = (
             "if message.examples < self._limits.min_examples:",
             "if False:",
             "no contribution of fewer examples than the charter wants",
+        ),
+        (
+            "declared-over-the-clip",
+            "if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):",
+            "if False:",
+            "nobody declares more than the charter's clips",
         ),
         (
             "commitment-used-again",
@@ -1342,5 +1569,5 @@ _WIRE: Final = (
     ),
 )
 
-MUTANTS: Final = (*_LEDGER, *_OWNER, *_AGGREGATOR, *_DOOR, *_ATTESTATION, *_CHARTER, *_WORKER, *_WIRE)
+MUTANTS: Final = (*_LEDGER, *_JOBS, *_OWNER, *_AGGREGATOR, *_DOOR, *_ATTESTATION, *_CHARTER, *_WORKER, *_WIRE)
 """All of them."""

@@ -12,7 +12,7 @@ quicker, the caller adds in the order of the members' names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -33,9 +33,18 @@ class Sum:
         """The number of contributions that were added."""
         return len(self._weights)
 
-    def add(self, update: Vector, *, weight: float, what: str = "a contribution", norm: float | None = None) -> None:
+    def add(
+        self,
+        update: Vector,
+        *,
+        weight: float,
+        what: str = "a contribution",
+        norm: float | None = None,
+        scales: Sequence[tuple[slice, float]] = (),
+    ) -> None:
         """Adds ``weight * update``; nothing is added if it is refused. ``what`` names it in messages. ``norm``: the
-        update's norm, if it is known: if it is finite, so are all values, and they are not checked again.
+        update's norm, if it is known: if it is finite, so are all values, and they are not checked again. ``scales``:
+        regions that make up all of it, each with what it is scaled by before; none is scaled where there are none.
 
         Raises:
             AggregationError: a weight that is not positive and finite, another length than the sum's, or a value that
@@ -46,12 +55,14 @@ class Sum:
         check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm))
         terms = np.empty(min(BLOCK, len(update)))
         with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
-            for block in blocks(len(update)):
-                part = update[block]
-                term = terms[: len(part)]
-                term[:] = part  # a conversion on its own is quicker than one within a multiplication
-                term *= weight
-                self._sum[block] += term
+            for region, scale in scales or [(slice(0, len(update)), 1.0)]:
+                part, total = update[region], self._sum[region]
+                for block in blocks(len(part)):
+                    values = part[block]
+                    term = terms[: len(values)]
+                    term[:] = values  # a conversion on its own is quicker than one within a multiplication
+                    term *= weight * scale
+                    total[block] += term
         self._weights.append(weight)
 
     def mean(self) -> NDArray[np.float64]:

@@ -10,6 +10,10 @@ trained model minus x_t), and all operations element by element:
     FedAdam           m_t, v_t = beta2 * v_{t-1} + (1 - beta2) * delta_t^2
       the three       m_t = beta1 * m_{t-1} + (1 - beta1) * delta_t;     x_{t+1} = x_t + lr * m_t / (sqrt(v_t) + tau)
 
+Each of them can draw the model towards 0 on the way, so that x_t above is (1 - decay) * x_t: weight decay once for all
+(Loshchilov and Hutter: "Decoupled Weight Decay Regularization", ICLR 2019), and not at each member, where it would be
+the same part of every update and hide how unlike the rest of them is.
+
 A strategy is a value: its name and its numbers. Its memory from round to round is a value too, the ``State``. So a
 round is a pure function, and a run can be stopped, kept and resumed to the same bits. All is computed in float64 and
 rounded once, to the model's element type.
@@ -22,16 +26,16 @@ rounded once, to the model's element type.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloister.aggregation.vectors import Vector, blocks, check
 from cloister.errors import AggregationError, ConfigurationError
+from cloister.wire import strategies as wire
 
 Doubles: TypeAlias = NDArray[np.float64]
 
@@ -60,6 +64,10 @@ class State:
 
 class Strategy(Protocol):
     """The interface of all strategies."""
+
+    def to_wire(self) -> wire.Strategy:
+        """As it travels, and as a charter holds it; ``read`` reverses it."""
+        ...
 
     def start(self, length: int) -> State:
         """The state before the first round of a model of ``length`` values."""
@@ -93,14 +101,32 @@ def apply_to_parameters(
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class _Declared:
+    """What all of them have. ``decay``: the part of each parameter that a round takes away, from 0 to below 1."""
+
+    decay: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) not in (int, float):
+                raise ConfigurationError(f"{name} is {value!r:.40}; it is a number")
+        faults = list(self.to_wire().faults())
+        if faults:
+            raise ConfigurationError(f"{type(self).__name__}: " + "; ".join(faults))
+
+    def to_wire(self) -> wire.Strategy:
+        """As it travels, and as a charter holds it; ``read`` reverses it."""
+        declared: Any = getattr(wire, type(self).__name__)
+        found: wire.Strategy = declared(**{name: float(value) for name, value in vars(self).items()})
+        return found
+
+
+@dataclass(frozen=True)
+class FedAvg(_Declared):
     """McMahan et al. (2017), Algorithm 1: the members' models are averaged. With another ``lr`` than 1 it is the
     FedAvg with a server learning rate of Reddi et al. (2021), Algorithm 1 with SGD at the server."""
 
     lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(lr=self.lr)
 
     def start(self, length: int) -> State:
         """Nothing to remember."""
@@ -110,24 +136,19 @@ class FedAvg:
         """``x + lr * delta``; see ``Strategy.apply``."""
         _check(model, mean, finite=True)
         try:  # what is not finite in either is not finite in what comes of it, so that only that is looked at
-            return _move(model, self.lr, mean), State(state.rounds + 1)
+            return _move(model, self.lr, mean, decay=self.decay), State(state.rounds + 1)
         except AggregationError:
             _check(model, mean)
             raise
 
 
 @dataclass(frozen=True)
-class FedProx:
+class FedProx(_Declared):
     """Li et al. (2020), Algorithm 2. At the server it is FedAvg. Each member adds ``mu / 2 * ||x - x_t||^2`` to its
     loss (their equation 2), so ``mu`` is told to the members; with ``mu = 0`` it is FedAvg there too."""
 
     mu: float
     lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(lr=self.lr)
-        if not (math.isfinite(self.mu) and self.mu >= 0):
-            raise ConfigurationError(f"mu is {self.mu}; it is a number of at least 0")
 
     def start(self, length: int) -> State:
         """Nothing to remember."""
@@ -135,19 +156,15 @@ class FedProx:
 
     def apply(self, model: Vector, *, mean: Vector, state: State) -> tuple[Vector, State]:
         """As FedAvg's; see ``Strategy.apply``."""
-        return FedAvg(self.lr).apply(model, mean=mean, state=state)
+        return FedAvg(self.lr, decay=self.decay).apply(model, mean=mean, state=state)
 
 
 @dataclass(frozen=True)
-class FedAvgM:
+class FedAvgM(_Declared):
     """Hsu, Qi and Brown (2019), section 4.2: FedAvg with momentum at the server. Theirs has ``lr = 1``."""
 
     momentum: float = 0.9
     lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(lr=self.lr)
-        _require_shares(momentum=self.momentum)
 
     def start(self, length: int) -> State:
         """v_{-1} = 0."""
@@ -158,11 +175,11 @@ class FedAvgM:
         _check(model, mean)
         velocity = _recall(state.momentum, len(model)) * self.momentum
         velocity += mean
-        return _move(model, self.lr, velocity), State(state.rounds + 1, velocity)
+        return _move(model, self.lr, velocity, decay=self.decay), State(state.rounds + 1, velocity)
 
 
 @dataclass(frozen=True)
-class _Adaptive:
+class _Adaptive(_Declared):
     """The common part of the three strategies of Reddi et al. (2021), Algorithm 2.
 
     ``tau`` is the degree of adaptivity, the smaller the more; v_{-1} is its square, the least that Algorithm 2 allows.
@@ -175,10 +192,6 @@ class _Adaptive:
     lr: float = 0.01
     beta1: float = 0.9
     tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _require(lr=self.lr, tau=self.tau)
-        _require_shares(**{name: value for name, value in vars(self).items() if name.startswith("beta")})
 
     def start(self, length: int) -> State:
         """m_{-1} = 0, v_{-1} = tau^2."""
@@ -194,7 +207,8 @@ class _Adaptive:
                 delta = mean[block].astype(np.float64)
                 momentum[block] = self.beta1 * old_momentum[block] + (1 - self.beta1) * delta
                 squares[block] = self._squares(old_squares[block], delta**2)
-                moved[block] = model[block] + self.lr * (momentum[block] / (np.sqrt(squares[block]) + self.tau))
+                step = self.lr * (momentum[block] / (np.sqrt(squares[block]) + self.tau))
+                moved[block] = (1 - self.decay) * model[block].astype(np.float64) + step
         check(squares, length=len(model), what="the average of the squares")
         check(moved, length=len(model), what="the new model")
         return moved, State(state.rounds + 1, momentum, squares)
@@ -234,30 +248,19 @@ class FedAdam(_Adaptive):
         return self.beta2 * squares + (1 - self.beta2) * new
 
 
-_STRATEGIES: Final[dict[str, type[Strategy]]] = {
-    each.__name__: each for each in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedYogi, FedAdam)
+_READ: Final[dict[type, type[Any]]] = {
+    getattr(wire, each.__name__): each for each in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedYogi, FedAdam)
 }
 
 
-def rule(name: str, **numbers: float) -> Strategy:
-    """The strategy of this name, with these numbers: ``rule("FedAvg", lr=1.0)``. ``numbers_of`` reverses it.
+def read(declared: wire.Strategy) -> Strategy:
+    """The strategy that was declared elsewhere.
 
     Raises:
-        ConfigurationError: there is none, or it takes other numbers, or one is out of range.
+        ConfigurationError: numbers out of range.
     """
-    kind = _STRATEGIES.get(name)
-    if kind is None:
-        raise ConfigurationError(f"there is no server rule {name!r}; there are: {', '.join(_STRATEGIES)}")
-    try:
-        return kind(**numbers)
-    except TypeError:
-        given = ", ".join(map(repr, numbers)) or "none"  # names from outside: repr keeps what steers a terminal out
-        raise ConfigurationError(f"{name} takes other numbers than {given}") from None
-
-
-def numbers_of(rule: Strategy) -> tuple[str, dict[str, float]]:
-    """A strategy's name and numbers."""
-    return type(rule).__name__, {name: float(value) for name, value in vars(rule).items()}
+    found: Strategy = _READ[type(declared)](**{name: getattr(declared, name) for name in declared.__struct_fields__})
+    return found
 
 
 def _add(moved: Vector, model: Vector, step: Vector) -> None:
@@ -278,25 +281,13 @@ def _recall(average: Doubles | None, length: int) -> Doubles:
     return average
 
 
-def _move(model: Vector, lr: float, step: Vector) -> Vector:
+def _move(model: Vector, lr: float, step: Vector, *, decay: float) -> Vector:
     moved = np.empty_like(model)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(len(model)):
             term = np.multiply(step[block], lr, dtype=np.float64)
-            term += model[block]
+            term += np.multiply(model[block], 1 - decay, dtype=np.float64) if decay else model[block]
             part = moved[block]
             part[:] = term
             check(part, length=len(part), what="the new model")
     return moved
-
-
-def _require(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(f"{name} is {value}; it is a positive number")
-
-
-def _require_shares(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not 0 <= value < 1:
-            raise ConfigurationError(f"{name} is {value}; it is at least 0 and less than 1")

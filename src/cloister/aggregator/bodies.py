@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -17,11 +18,12 @@ import numpy as np
 
 from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.errors import CloisterError, JobError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job
 from cloister.ledger.sync import ModelState
-from cloister.wire.layout import Layout
+from cloister.wire.layout import Layout, Regions
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.rounds import Chain
 
@@ -57,14 +59,15 @@ class Discarded(_Plain):
 
 
 class Update:
-    """A contribution: a ``vector``, whose ``commitment`` and ``norm`` are known once all of it was looked at."""
+    """A contribution: a ``vector``, whose ``commitment`` and norms are known once all of it was looked at."""
 
-    def __init__(self, vector: Vector, *, salt: bytes) -> None:
+    def __init__(self, vector: Vector, *, salt: bytes, regions: Regions) -> None:
         self.vector = vector
-        self._dtype = vector.dtype
         self._hash = hashlib.sha256(salt)
-        self._norms: list[float] = []
-        self._left = vector.nbytes
+        self._seen = 0
+        self._norms: tuple[list[float], list[float]] = ([], [])
+        kinds = zip(regions, self._norms, strict=True)
+        self._regions = deque(sorted(((each, norms) for some, norms in kinds for each in some), key=_start))
 
     @property
     def commitment(self) -> bytes:
@@ -72,9 +75,12 @@ class Update:
         return self._hash.digest()
 
     @property
-    def norm(self) -> float:
-        """The L2 norm, in float64. It is NaN or infinite if a value is, and NaN while a part was not looked at."""
-        return math.nan if self._left else math.hypot(*self._norms)
+    def norms(self) -> tuple[float, float]:
+        """The L2 norms of its parameters and of its buffers, in float64. They are NaN or infinite if a value is, and
+        NaN while a part was not looked at."""
+        if self._seen < len(self.vector):
+            return math.nan, math.nan
+        return math.hypot(*self._norms[0]), math.hypot(*self._norms[1])
 
     def buffers(self) -> Iterator[memoryview]:
         """The vector, part by part."""
@@ -83,8 +89,14 @@ class Update:
     def update(self, buffer: memoryview) -> None:
         """Looks at a part that has just arrived, while it lies in a cache."""
         self._hash.update(buffer)
-        self._norms.append(_norm(np.frombuffer(buffer, self._dtype)))
-        self._left -= len(buffer)
+        part = np.frombuffer(buffer, self.vector.dtype)
+        start, self._seen = self._seen, self._seen + len(part)
+        while self._regions and self._regions[0][0].start < self._seen:
+            region, norms = self._regions[0]
+            norms.append(_norm(part[max(0, region.start - start) : region.stop - start]))
+            if region.stop > self._seen:
+                break
+            self._regions.popleft()
 
     def release(self) -> Vector:
         """Gives the vector away: this object does not keep its memory any more."""
@@ -98,6 +110,7 @@ class Submission(_Plain):
     def __init__(self, job_bytes: int, *, body_bytes: int, charter: Charter, running: bytes | None) -> None:
         self.data = bytearray(job_bytes)
         self.job: Job | None = None
+        self.agreed: AgreedJob | None = None
         self.vector: Vector | None = None
         self.digest = b""
         self.model = b""
@@ -127,7 +140,7 @@ class Submission(_Plain):
     def _read(self) -> None:
         try:
             job = jobs.decode(bytes(self.data))
-            jobs.check(job, charter=self._charter)
+            self.agreed = jobs.agreed(job, charter=self._charter)
             layout = job.layout
             if self._rest != layout.nbytes:
                 raise JobError(f"the job's model has {layout.length} values, and another number of them came with it")
@@ -165,6 +178,11 @@ class HandedOver(_Plain):
     def _wanted(self, layout: Layout) -> bool:
         sizes = (layout.nbytes, *[layout.length * 8] * self._vectors)
         return self._sizes == sizes
+
+
+def _start(region: tuple[slice, list[float]]) -> int:
+    start: int = region[0].start
+    return start
 
 
 def _bytes(vector: Vector) -> memoryview:

@@ -15,15 +15,19 @@ from typing import Final
 
 import numpy as np
 
+from cloister.aggregation.dominance import bound_of, scales_of
 from cloister.aggregation.mean import Sum, shares
 from cloister.aggregation.vectors import Vector
 from cloister.aggregator.bodies import Update
 from cloister.charter.charter import Limits, Member
+from cloister.charter.jobs import Weights
 from cloister.errors import AggregationError, RoundError
-from cloister.wire.layout import Layout
+from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
+_DOUBT: Final = 2.0**-30
+"""By how much two norms of one vector may differ, relatively, that were added up in different orders."""
 LARGE_BYTES: Final = 1 << 24
 """Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
 
@@ -34,6 +38,8 @@ class Answer:
 
     member: Member
     examples: int
+    norms: tuple[float, float]
+    """Of its parameters and its buffers, as it declared them."""
     metrics: Mapping[str, float]
     commitment: bytes
 
@@ -41,15 +47,22 @@ class Answer:
 class Collection:
     """Contributions to one round, by the names of the owners that are ready.
 
+    Owners count by ``weights``; none for more than the floor-th largest (``cloister.aggregation.dominance``).
+
     Raises:
         RoundError: the owners are too few.
     """
 
-    def __init__(self, answers: Mapping[str, Answer], *, limits: Limits, layout: Layout) -> None:
+    def __init__(
+        self, answers: Mapping[str, Answer], *, limits: Limits, weights: Weights, layout: Layout, regions: Regions
+    ) -> None:
         self.answers = {name: answers[name] for name in sorted(answers)}
         self.weights: Mapping[str, float] = {}
         self._limits = limits
+        self._by_rows = weights == "rows"
         self._layout = layout
+        self._regions = regions
+        self._scales: dict[str, list[tuple[slice, float]]] = {}
         self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
@@ -79,7 +92,7 @@ class Collection:
         """Makes room for the contribution of an owner that was asked."""
         self._add()
         vector = self._free.pop() if self._free else np.empty(self._layout.length, self._layout.dtype)
-        return Update(vector, salt=salt)
+        return Update(vector, salt=salt, regions=self._regions)
 
     def take(self, name: str, update: Update) -> None:
         """Takes the contribution of an owner that was asked. If its turn has passed meanwhile, it is asked again.
@@ -90,11 +103,10 @@ class Collection:
         self._asked.discard(name)
         answer = self.answers[name]
         try:
-            if not update.norm <= self._limits.clip:
-                raise RoundError(
-                    f"the contribution's norm is not a number of at most {self._limits.clip:g}, the charter's clip"
-                )
-            if not update.norm:  # contributions of 0 hide nobody in the mean
+            for found, declared in zip(update.norms, answer.norms, strict=True):
+                if not found <= declared * (1 + _DOUBT):
+                    raise RoundError("the contribution's norm is not a number of at most what its owner declared")
+            if not update.norms[0]:  # contributions of 0 hide nobody in the mean
                 raise RoundError("the contribution changes nothing: its norm is 0")
             if update.commitment != answer.commitment:
                 raise RoundError("the contribution is not the one that was committed to")
@@ -118,9 +130,11 @@ class Collection:
         self._asked.discard(name)
         if name in self._arrived:
             self._free.append(self._arrived.pop(name).release())
-        before = self.weights
+        weights, scales = self.weights, self._scales
         self._weigh()
-        if any(self.weights.get(each) != before[each] for each in self._added):
+        if any(
+            (self.weights.get(each), self._scales.get(each)) != (weights[each], scales[each]) for each in self._added
+        ):
             self._sum = Sum(0)  # frees the old one's memory before there is another
             self._sum = Sum(self._layout.length)
             self._added = []
@@ -153,10 +167,17 @@ class Collection:
         if len(self.answers) < self._limits.floor:
             raise RoundError(f"{len(self.answers)} owners are left in the round, and the floor is {self._limits.floor}")
         try:
-            examples = {name: answer.examples for name, answer in self.answers.items()}
+            examples = {name: answer.examples if self._by_rows else 1 for name, answer in self.answers.items()}
             self.weights = shares(examples, largest_share=self._limits.largest_share)
         except AggregationError as fault:
             raise RoundError(str(fault)) from None
+        clips = (self._limits.clip, self._limits.clip_buffers)
+        declared = zip(*(answer.norms for answer in self.answers.values()), strict=True)
+        pairs = zip(declared, clips, strict=True)
+        bounds = [bound_of(norms, floor=self._limits.floor, clip=clip) for norms, clip in pairs]
+        self._scales = {
+            name: scales_of(answer.norms, bounds=bounds, regions=self._regions) for name, answer in self.answers.items()
+        }
 
     def _due(self) -> list[str]:
         """The next in order that have arrived. They are added before there is room for another."""
@@ -172,7 +193,11 @@ class Collection:
         for name in self._due():
             update = self._arrived.pop(name)
             self._sum.add(
-                update.vector, weight=self.weights[name], what=f"the contribution of {name}", norm=update.norm
+                update.vector,
+                weight=self.weights[name],
+                what=f"the contribution of {name}",
+                norm=math.hypot(*update.norms),
+                scales=self._scales[name],
             )
             self._added.append(name)
             self._free.append(update.release())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloister.aggregation import strategies
 from cloister.aggregator import table
 from cloister.aggregator.bodies import Body, HandedOver, Submission
 from cloister.aggregator.chain_exchange import Chains
@@ -264,15 +265,23 @@ class AggregatorProtocol:
         run.researchers.add(peer.key)
         done = self.ledger.done(run.digest)
         self._peers.tell(peer, Accepted(job=run.digest, done=done))
-        self._peers.note(f"{peer.name}'s job of {run.job.rounds} rounds is taken; {done} are done")
+        self._peers.note(f"{peer.name}'s job of {run.agreed.rounds} rounds is taken; {done} are done")
 
     def _begin(self, body: Submission) -> Run:
-        job, vector, ledger = body.job, body.vector, self.ledger
-        if job is None or vector is None:
+        job, agreed, vector, ledger = body.job, body.agreed, body.vector, self.ledger
+        if job is None or agreed is None or vector is None:
             raise JobError("the job that this one joins has just ended; submit it again")
         if body.model != job.start:
             raise JobError("the model that came with the job is not the one that it says it starts from")
-        run = Run(job, bytes(body.data), body.digest, job.layout, job.rule)
+        run = Run(
+            job,
+            agreed,
+            bytes(body.data),
+            body.digest,
+            job.layout,
+            job.regions,
+            strategies.read(agreed.strategy),
+        )
         self._check_place(run)
         if job.start == ledger.model:
             self._chains.held = ModelState(job.start, vector.data.cast("B"))
@@ -283,7 +292,7 @@ class AggregatorProtocol:
         """Checks that a job can go on from the newest record. Raises ``JobError``."""
         job, ledger = run.job, self.ledger
         done = ledger.done(run.digest)
-        wanted, left = job.rounds - done, self._charter.limits.rounds - ledger.released
+        wanted, left = run.agreed.rounds - done, self._charter.limits.rounds - ledger.released
         if wanted > left:
             raise JobError(f"it asks for {wanted} rounds more, and {left} of the charter's are left")
         if done and wanted and ledger.receipts[-1].cohort.job != run.digest:

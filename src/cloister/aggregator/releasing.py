@@ -48,7 +48,7 @@ def compute(run: Run, *, before: ModelState, mean: Vector, metrics: dict[str, fl
     """
     model: Vector = np.frombuffer(before.vector, run.layout.dtype)
     state = State.read(before.rounds, before.averages) if before.rounds else run.rule.start(len(model))
-    vector, state = apply_to_parameters(run.rule, model, mean=mean, state=state, buffers=run.job.buffers)
+    vector, state = apply_to_parameters(run.rule, model, mean=mean, state=state, buffers=run.regions.buffers)
     after = ModelState(model_digest(run.job, vector), vector.data.cast("B"), state.averages, state.rounds)
     return Outcome(after, metrics, salt)
 
@@ -70,19 +70,17 @@ def cohort_of(
     outcome: bytes,
 ) -> Cohort:
     """Makes the cohort that the members of a round sign. Its place is after the ledger's newest record."""
-    limits = ledger.charter.limits
     return Cohort(
-        format="cloister cohort 1",
+        format="cloister cohort 2",
         charter=ledger.charter.digest,
         sequence=ledger.sequence + 1,
         previous=ledger.head,
         signer=signer,
         round=training.number,
         job=run.digest,
+        name=run.job.name,
         digest=training.digest,
         model=model,
-        rule=run.job.strategy,
-        clip=limits.clip,
         shares=shares,
         outcome=outcome,
     )

@@ -248,7 +248,7 @@ class RoundMachine:
             return
         self._enrol()
         number = self.highest = 1 + max(self.highest, ledger.last_round)
-        model, head, seconds = held.digest, ledger.head, run.job.seconds
+        model, head, seconds = held.digest, ledger.head, float(run.agreed.max_s)
         digest = round_digest(run.digest, charter=self._charter.digest, number=number, model=model, head=head)
         for peer in owners:
             self._chains.bring(peer)
@@ -304,7 +304,13 @@ class RoundMachine:
             self.void(str(fault), hopeless=True)
             return
         try:
-            collection = Collection(training.answers, limits=self._limits, layout=self.run.layout)
+            collection = Collection(
+                training.answers,
+                limits=self._limits,
+                weights=self.run.agreed.weights,
+                layout=self.run.layout,
+                regions=self.run.regions,
+            )
         except RoundError as fault:
             self.void(str(fault))
             return

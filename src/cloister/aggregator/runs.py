@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cloister.aggregation.strategies import Strategy
+from cloister.charter.jobs import AgreedJob
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
-from cloister.wire.layout import Layout
+from cloister.wire.layout import Layout, Regions
 
 
 @dataclass(eq=False)
@@ -15,9 +16,11 @@ class Run:
     """A job that runs, or has run."""
 
     job: Job
+    agreed: AgreedJob
     data: bytes
     digest: bytes
     layout: Layout
+    regions: Regions
     rule: Strategy
     researchers: set[str] = field(default_factory=set)
     """The fingerprints of the connected researchers that submitted it."""
@@ -38,4 +41,4 @@ class Run:
 
     def ended(self, ledger: Ledger) -> bool:
         """Whether it has no further rounds."""
-        return self.over or bool(self.stopping) or ledger.done(self.digest) >= self.job.rounds
+        return self.over or bool(self.stopping) or ledger.done(self.digest) >= self.agreed.rounds

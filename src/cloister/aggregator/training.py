@@ -50,6 +50,9 @@ class Training:
         self._waiting.discard(peer.name)
         if message.examples < self._limits.min_examples:
             raise RoundError(f"the charter wants {self._limits.min_examples} examples behind a contribution")
+        clips = (self._limits.clip, self._limits.clip_buffers or 0.0)
+        if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):
+            raise RoundError("a contribution's norms are numbers of at most the charter's clip and clip_buffers")
         if message.commitment in self._used:
             raise RoundError("a contribution is used once, and this commitment is of one that came before")
         metrics = {}
@@ -61,7 +64,8 @@ class Training:
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
         self._used |= {message.commitment}
         self.signed[peer.key] = frozenset(map(frozenset, message.signed))
-        self.answers[peer.name] = Answer(peer.member, message.examples, metrics, message.commitment)
+        norms = (message.norm, message.buffers)
+        self.answers[peer.name] = Answer(peer.member, message.examples, norms, metrics, message.commitment)
 
     def leave_out(self, name: str) -> None:
         """Leaves out an owner that has declined, or left."""

@@ -14,9 +14,11 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import cbor2
+import msgspec
 from msgspec import Meta
 
-from cloister.attest.reference import LIST_ITEMS, Entry, Reference
+from cloister.attest.reference import Entry, Reference
+from cloister.charter.jobs import AgreedJob
 from cloister.errors import CharterError
 
 ENFORCED: Final = frozenset({"interactive"})
@@ -55,9 +57,11 @@ def check_valid(charter: Charter, *, now: datetime) -> None:
         )
 
 
-FORMAT: Final = "cloister charter 1"
+FORMAT: Final = "cloister charter 2"
 DIGEST_BYTES: Final = 32
 MEMBERS: Final = 256
+MIN_BATCH: Final = 32
+"""The least rows behind a step, unless a charter says another number."""
 COUNT: Final = (1 << 53) - 1
 """The greatest number of rounds, of examples, and the greatest serial."""
 
@@ -68,7 +72,8 @@ Count: TypeAlias = Annotated[int, Meta(ge=1, le=COUNT)]
 Floor: TypeAlias = Annotated[int, Meta(ge=2, le=MEMBERS)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
-Plans: TypeAlias = Annotated[frozenset[Digest], Meta(max_length=LIST_ITEMS)]
+Batch: TypeAlias = Annotated[int, Meta(ge=16, le=COUNT)]
+Buckets: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=64)]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -110,16 +115,20 @@ class Limits:
     largest_share: Share
     """The greatest weight of one member in an aggregate; above 0, at most 1."""
     clip: Positive
-    """The greatest Euclidean norm of one contribution."""
+    """The greatest Euclidean norm of one contribution's parameters."""
+    clip_buffers: Positive | None
+    """The same for its buffers; None where no model with buffers may be trained."""
     noise: Noise | None
     rounds: Count
     """How many aggregates may be released in all."""
     min_examples: Count
     """The least examples behind one contribution."""
-    plans: Plans
-    """SHA-256 of each plan that owners' nodes may run."""
+    min_batch: Batch
+    """The least rows behind one step of it."""
+    row_buckets: Buckets
+    """What an owner's rows are told as: the greatest of these, and of ``min_examples``, that is not above them."""
     first_model: Digest | None
-    """SHA-256 of the model that the first round starts from; None where there is no plan."""
+    """SHA-256 of the model that the first round starts from; None where there is no job."""
     metrics: tuple[Metric, ...]
     interactive: bool
     """Whether researchers may compute with contributions one operation after another, without clip and noise."""
@@ -142,6 +151,8 @@ class Charter:
     reference: Reference
     """Which software on which TEE they may be."""
     limits: Limits
+    jobs: tuple[AgreedJob, ...]
+    """What may be computed in rounds, in the order of the names."""
 
     @property
     def encoded(self) -> bytes:
@@ -183,6 +194,10 @@ class Charter:
         """The member with that fingerprint, if there is one."""
         return next((member for member in self.members if member.key == key), None)
 
+    def job(self, name: str) -> AgreedJob | None:
+        """The job of that name, if there is one."""
+        return next((job for job in self.jobs if job.name == name), None)
+
     def _with(self, role: Role) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.role == role)
 
@@ -190,18 +205,21 @@ class Charter:
 def content(value: Any) -> Any:
     """A value of a charter as plain CBOR, the same for all ways of writing it down.
 
-    Dataclasses become maps by their fields' names (a reference's entries with their ``tee``), sets become sorted
-    arrays, and times whole microseconds: since 1970-01-01 UTC for a moment, in all for a duration.
+    Dataclasses become maps by their fields' names (a reference's entries with their ``tee``), what is declared as on
+    the wire (an optimizer, a strategy) the array that it is there, sets sorted arrays, and times whole microseconds:
+    since 1970-01-01 UTC for a moment, in all for a duration.
     """
     if is_dataclass(value) and not isinstance(value, type):
         told = {field.name: content(getattr(value, field.name)) for field in fields(value)}
         return {"tee": value.tee, **told} if isinstance(value, Entry) else told
     match value:
+        case msgspec.Struct():
+            return content(msgspec.to_builtins(value))
         case Mapping():
             return {key: content(item) for key, item in value.items()}
         case frozenset():
             return sorted(value)
-        case tuple():
+        case tuple() | list():
             return [content(item) for item in value]
         case datetime():
             return (value - EPOCH) // timedelta(microseconds=1)

@@ -95,10 +95,12 @@ def _converted(value: Any, kind: Any) -> Any:
 
 def _check(charter: Charter) -> None:
     """Rules between values, and the orders in which they have to stand, since a charter's lists have none."""
-    named = [[each.name for each in some] for some in (charter.members, charter.reference, charter.limits.metrics)]
+    lists = (charter.members, charter.reference, charter.limits.metrics, charter.jobs)
+    named = [[each.name for each in some] for some in lists]
     if [sorted(names) for names in named] != named or charter.addresses != tuple(sorted(set(charter.addresses))):
         raise CharterError("a list that is not sorted")
-    if not all(map(is_name, (charter.name, *named[0], *named[2]))) or not all(map(rules.is_address, charter.addresses)):
+    names = (charter.name, *named[0], *named[2], *named[3])
+    if not all(map(is_name, names)) or not all(map(rules.is_address, charter.addresses)):
         raise CharterError("a name or address that is none")
     for member in charter.members:
         check_fingerprint(member.key)
@@ -113,6 +115,7 @@ def _check(charter: Charter) -> None:
         faults_among(charter.reference),
         rules.limits(charter.limits, owners=len(charter.owners)),
         rules.metrics(charter.limits.metrics),
+        rules.jobs(charter.jobs, limits=charter.limits),
     )
     for _, text in faults:
         raise CharterError(text)

@@ -20,11 +20,12 @@ class Floors:
     clip: float | None = None
     rounds: int | None = None
     min_examples: int | None = None
+    min_batch: int | None = None
     max_collateral_age: timedelta | None = None
     """Of what TEEs are judged by; stricter than that of every entry in the charter that has a longer one."""
 
 
-_LEAST = ("floor", "min_examples")
+_LEAST = ("floor", "min_examples", "min_batch")
 _MOST = ("largest_share", "clip", "rounds")
 
 

@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 
 from cloister.attest.reference import Reference
 from cloister.charter.charter import MEMBERS, Limits, Member, Metric
+from cloister.charter.job_bounds import faults
+from cloister.charter.jobs import JOBS, AgreedJob
 from cloister.errors import ConfigurationError
 from cloister.wire.peers import parse_address
 
@@ -82,8 +84,10 @@ def limits(found: Limits, *, owners: int) -> Faults:
             "limits.largest_share",
             f"{found.floor} members cannot have all the weight unless it is at least {least:g}",
         )
-    if found.plans and found.first_model is None:
-        yield "limits.first_model", "is missing; it is the SHA-256 of the model that the first round starts from"
+    if list(found.row_buckets) != sorted(set(found.row_buckets)) or found.min_examples in found.row_buckets:
+        yield "limits.row_buckets", "are whole numbers above min_examples, each once, the least first"
+    elif found.row_buckets and found.row_buckets[0] < found.min_examples:
+        yield "limits.row_buckets", f"begin above min_examples, {found.min_examples}, which is the first of them"
 
 
 def metrics(found: Sequence[Metric]) -> Faults:
@@ -97,3 +101,24 @@ def metrics(found: Sequence[Metric]) -> Faults:
         if index == METRICS:
             yield f"limits.metrics[{index}].name", f"one metric too many: there may be {METRICS}"
         names.add(metric.name)
+
+
+def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
+    """What may be computed in rounds."""
+    if found and limits.first_model is None:
+        yield "limits.first_model", "is missing; it is the SHA-256 of the model that the first round starts from"
+    if len(found) > JOBS:
+        yield "jobs", f"there may be at most {JOBS}"
+    names: set[str] = set()
+    for index, job in enumerate(found):
+        place = f"jobs[{index}]"
+        if job.name in names:
+            yield f"{place}.name", "another job has this name"
+        names.add(job.name)
+        yield from ((f"{place}.{key}", text) for key, text in faults(job))
+        if job.batch_size < limits.min_batch:
+            yield f"{place}.batch_size", f"is {job.batch_size}, and must be at least min_batch, {limits.min_batch}"
+        if job.rounds > limits.rounds:
+            yield f"{place}.rounds", f"is {job.rounds}, and must be at most the charter's {limits.rounds} in all"
+        if job.weights == "rows" and not limits.row_buckets:
+            yield f"{place}.weights", "by rows need row_buckets in [limits]: exact numbers of rows are told to nobody"

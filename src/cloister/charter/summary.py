@@ -6,10 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import timedelta
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
 from cloister.charter.charter import Charter, Limits
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
 
@@ -68,13 +72,43 @@ def limits(limits: Limits) -> Mapping[str, str]:
     return {
         "floor": f"at least {limits.floor} members in an aggregate",
         "largest_share": f"at most {limits.largest_share:g} of an aggregate from one member",
-        "clip": f"a contribution's norm is at most {limits.clip:g}",
+        "clip": f"the norm of a contribution's parameters is at most {limits.clip:g}",
+        "clip_buffers": "no model with buffers"
+        if limits.clip_buffers is None
+        else f"that of its buffers at most {limits.clip_buffers:g}",
         "noise": "none" if noise is None else f"{noise.mechanism}, {noise.multiplier:g} times the clip",
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
-        "plans": ", ".join(sorted(plan.hex() for plan in limits.plans)) or "none",
+        "min_batch": f"at least {limits.min_batch} rows behind each step",
+        "row_buckets": _buckets(limits),
         "first_model": "none" if limits.first_model is None else limits.first_model.hex(),
         "metrics": ", ".join(f"{shown(each.name)} in [{each.low:g}, {each.high:g}]" for each in limits.metrics)
         or "none",
         "interactive": "yes: without clip and noise" if limits.interactive else "no",
     }
+
+
+def job(agreed: AgreedJob) -> Mapping[str, str]:
+    """A job of the charter, each of its numbers as a phrase."""
+    return {
+        "plan": agreed.plan.hex(),
+        "data": f"data sets with the tag {shown(agreed.data)}",
+        "rounds": f"{agreed.rounds}, of at most {agreed.max_s} s each",
+        "batch_size": f"{agreed.batch_size} rows of every owner in every step",
+        "steps": f"{agreed.steps} of every owner in every round",
+        "optimizer": declared(agreed.optimizer),
+        "strategy": declared(agreed.strategy),
+        "weights": "every owner counts the same" if agreed.weights == "uniform" else "owners count by their rows",
+        **({} if agreed.unsafe_lr is None else {"unsafe_lr": shown(agreed.unsafe_lr)}),
+    }
+
+
+def declared(value: Struct) -> str:
+    """An optimizer, a strategy or a schedule: its name, and all its numbers."""
+    told = ((name, declared(each) if isinstance(each, Struct) else each) for name, each in asdict(value).items())
+    return f"{type(value).__name__}({', '.join(f'{name}={each}' for name, each in told if each is not None)})"
+
+
+def _buckets(limits: Limits) -> str:
+    told = ", ".join(map(str, (limits.min_examples, *limits.row_buckets)))
+    return f"an owner's rows are told as one of {told}" if limits.row_buckets else "an owner's rows are told to nobody"

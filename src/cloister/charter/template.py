@@ -135,13 +135,29 @@ platforms = "any"                       # or ["simulated:<64 hexadecimal digits>
 [limits]
 floor = 3                               # the least members in an aggregate; no fewer ever come out
 largest_share = 0.5                     # the greatest weight of one member in it
-clip = 1.0                              # the greatest norm of one contribution
+clip = 1.0                              # the greatest norm of one contribution's parameters
+# clip_buffers = 10.0                   # and of its buffers; needed where a model has some (BatchNorm)
 noise = "none"                          # or {{ mechanism = "gaussian", multiplier = 1.0 }}: deviation, in clips
 rounds = 100                            # aggregates in all
 min_examples = 100                      # behind one contribution
-plans = []                              # SHA-256 of each plan that owners' nodes may run
-# first_model = "..."                   # SHA-256 of the model of the first round; needed with plans
+min_batch = 32                          # rows behind each step of it; 16 at least
+# row_buckets = [200, 500, 1000]        # an owner's rows are told as one of these or min_examples; needed to weigh by
+#                                       # rows; without, they are told to nobody
+# first_model = "..."                   # SHA-256 of the model of the first round; needed with jobs
 interactive = false                     # true: operations one by one, without clip and noise, for trusted researchers
+
+# What owners' nodes may compute, number by number; `cloister.job` writes such a table. All else is refused.
+# [[jobs]]
+# name = "train"
+# plan = "..."                          # SHA-256 of the plan, from: plan.digest.hex()
+# data = "#mri"                         # the tag of the data sets
+# rounds = 20
+# batch_size = 32                       # rows of every owner in every step
+# steps = 20                            # of every owner in every round; `cloister study plan` makes them of epochs
+# optimizer = {{ name = "SGD", lr = 0.1, momentum = 0.9 }}
+# strategy = {{ name = "FedAvg" }}
+# weights = "uniform"                   # or "rows"
+# max_s = 600                           # seconds for a round
 
 # [[limits.metrics]]                    # numbers that may come out beside a model, clipped to a range
 # name = "loss"

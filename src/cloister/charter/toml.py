@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from typing import Final, cast
 
 from cloister.attest import reference_toml
-from cloister.charter import rules
+from cloister.charter import jobs_toml, rules
 from cloister.charter.charter import (
+    COUNT,
     DIGEST_BYTES,
     FORMAT,
     MEMBERS,
+    MIN_BATCH,
     ROLES,
+    Batch,
     Charter,
     Count,
     Floor,
@@ -24,9 +27,11 @@ from cloister.charter.charter import (
     Noise,
     Role,
 )
+from cloister.charter.jobs import JOBS
 from cloister.charter.names import MARKS, NAME_CHARS, is_name
 from cloister.errors import CharterError, ConfigurationError
 from cloister.tables import Table, bounds, faulty, load
+from cloister.wire.limits import LIST_ITEMS
 from cloister.wire.peers import check_fingerprint
 
 _NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
@@ -91,6 +96,7 @@ def _charter(table: _CharterTable) -> Charter:
         table.broken(rules.software(reference))
     limits = _limits(table.table("limits"))
     table.broken(rules.limits(limits, owners=sum(member.role == "owner" for member in members)))
+    jobs = [jobs_toml.read(child, name=child.name("name")) for child in table.tables("jobs")[: JOBS + 1]]
     charter = Charter(
         name=table.name("name"),
         serial=serial,
@@ -101,8 +107,10 @@ def _charter(table: _CharterTable) -> Charter:
         addresses=tuple(sorted(set(addresses))),
         reference=reference,
         limits=limits,
+        jobs=tuple(sorted(jobs, key=lambda each: each.name)),
     )
     table.broken(rules.metrics(limits.metrics))
+    table.broken(rules.jobs(jobs, limits=limits))
     table.finish()
     return replace(charter, limits=replace(limits, metrics=tuple(sorted(limits.metrics, key=lambda each: each.name))))
 
@@ -137,19 +145,30 @@ def _members(table: _CharterTable) -> list[Member]:
 
 
 def _limits(table: _CharterTable) -> Limits:
-    plans = table.hexes("plans", size=DIGEST_BYTES)
     return Limits(
         floor=table.whole("floor", **bounds(Floor)),
         largest_share=table.number("largest_share", above=0.0, most=1.0) or 1.0,
         clip=table.number("clip", above=0.0) or 1.0,
+        clip_buffers=table.number("clip_buffers", above=0.0) if table.holds("clip_buffers") else None,
         noise=_noise(table),
         rounds=table.whole("rounds", **bounds(Count)),
         min_examples=table.whole("min_examples", **bounds(Count)),
-        plans=plans,
+        min_batch=table.whole("min_batch", **bounds(Batch), default=MIN_BATCH),
+        row_buckets=_buckets(table),
         first_model=table.hexadecimal("first_model", size=DIGEST_BYTES) if table.holds("first_model") else None,
         metrics=_metrics(table.tables("metrics")),
         interactive=table.flag("interactive"),
     )
+
+
+def _buckets(table: _CharterTable) -> tuple[int, ...]:
+    found = table.take("row_buckets", list, "a list of whole numbers", [])
+    if not found:
+        return ()
+    if len(found) > LIST_ITEMS or not all(type(each) is int and 0 < each <= COUNT for each in found):
+        table.fault("row_buckets", "must be a list of whole numbers")
+        return ()
+    return tuple(found)
 
 
 def _noise(table: _CharterTable) -> Noise | None:

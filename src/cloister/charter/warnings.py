@@ -7,7 +7,7 @@ from typing import Final
 
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.reference_toml import STATUSES
-from cloister.charter.charter import ENFORCED, Charter
+from cloister.charter.charter import ENFORCED, MIN_BATCH, Charter
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400
@@ -27,8 +27,9 @@ def _limits(charter: Charter) -> Iterator[str]:
         )
     if not charter.researchers:
         yield "nobody is a researcher: no one can submit a job"
-    if not limits.plans and not limits.interactive:
-        yield "no plan is named: nothing can be computed under this charter"
+    if not charter.jobs and not limits.interactive:
+        yield "no job is named: nothing can be computed under this charter"
+    yield from _jobs(charter)
     if limits.noise is None:
         yield "no noise: an aggregate is exact, also about an outlier among the contributions"
     elif "noise" not in ENFORCED:
@@ -42,6 +43,23 @@ def _limits(charter: Charter) -> Iterator[str]:
     days = (charter.not_after - charter.not_before).days
     if days > _LONG_DAYS:
         yield f"it is valid for {days} days: software that turns out to be faulty stays acceptable as long"
+
+
+def _jobs(charter: Charter) -> Iterator[str]:
+    limits = charter.limits
+    if limits.min_batch < MIN_BATCH:
+        yield (
+            f"min_batch = {limits.min_batch}: the fewer rows a step has, the more of one row is in it; below"
+            f" {MIN_BATCH} single rows have been read from a first model's step"
+        )
+    for job in charter.jobs:
+        if job.weights == "rows":
+            yield (
+                f"job {job.name}: weights by rows: an owner with many counts for more, up to"
+                f" {limits.largest_share:g}, and its rows are told in buckets"
+            )
+        if job.unsafe_lr is not None:
+            yield f"job {job.name}: lr = {job.optimizer.lr:g} is above its bound, for this reason: {job.unsafe_lr}"
 
 
 def _entry(entry: Entry) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cloister.charter.names import shown
 from cloister.charter.signatures import Signature, verify
 from cloister.charter.signatures import encode as encode_signature
 from cloister.charter.signatures import sign as sign_charter
-from cloister.charter.summary import limits, software
+from cloister.charter.summary import job, limits, software
 from cloister.charter.template import template
 from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
@@ -72,6 +72,7 @@ def sign(
     signature = sign_charter(charter, key=private_key(key))
     signer = verify(signature, charter=charter)
     _echo(_heading(charter))
+    _echo(_jobs(charter))
     _echo(_warnings(charter))
     file = signatures_beside(path) / f"{signer.name}.sig"
     try:
@@ -95,6 +96,7 @@ def show(path: CharterFile) -> None:
         _echo(f"  {name:<20}{phrase}" for name, phrase in software(entry) if name != "name")
     typer.echo("\nlimits")
     _echo(f"  {name:<20}{phrase}" for name, phrase in limits(charter.limits).items())
+    _echo(_jobs(charter))
 
 
 @app.command()
@@ -147,6 +149,13 @@ def _members(charter: Charter, signed: set[str] | None) -> Iterator[str]:
     for member in charter.members:
         state = "" if signed is None else ", signed" if member.key in signed else ", NOT SIGNED"
         yield f"{member.role:<12}{shown(member.name)}, {member.key}{state}"
+
+
+def _jobs(charter: Charter) -> Iterator[str]:
+    """What owners' nodes will compute, number by number."""
+    for agreed in charter.jobs:
+        yield f"\njob         {shown(agreed.name)}"
+        yield from (f"  {name:<20}{phrase}" for name, phrase in job(agreed).items())
 
 
 def _warnings(charter: Charter) -> Iterator[str]:

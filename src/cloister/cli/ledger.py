@@ -17,6 +17,7 @@ import typer
 from cloister import files
 from cloister.attest.facts import facts
 from cloister.charter.names import shown
+from cloister.charter.summary import job
 from cloister.cli.attest import CollateralOption, Noun, NowOption
 from cloister.errors import ConfigurationError
 from cloister.ledger.audit import Report, audit, used_once
@@ -108,6 +109,10 @@ def told(report: Report, used: Receipt | None = None, *, now: datetime | None = 
         )
     if any(instance.transcript.tee == "simulated" for instance in ledger.instances):
         yield "            a simulated TEE proves nothing: anyone can make such an instance"
+    for each in report.computed:
+        yield f"job         {shown(each.agreed.name)}, {each.job.hex()}: {each.rounds} rounds, each computed alike"
+        told = {"first model": each.start.hex(), **job(each.agreed)}
+        yield from (f"  {name:<20}{phrase}" for name, phrase in told.items())
     for name, count in report.contributed.items():
         yield f"owner       {shown(name)}: contributed to {count}, signed {report.signed[name]}"
     yield f"model       {ledger.model.hex() if ledger.model is not None else 'none'}"

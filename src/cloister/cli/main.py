@@ -101,6 +101,12 @@ def _provision(app: typer.Typer, name: str, about: str) -> None:
     app.command(name, help=about)(provision.provision)
 
 
+def _study(app: typer.Typer, name: str, about: str) -> None:
+    from cloister.cli import study
+
+    app.add_typer(study.app, name=name, help=about)
+
+
 def _version(app: typer.Typer, name: str, about: str) -> None:
     app.command(name, help=about)(show_version)
 
@@ -115,6 +121,7 @@ NOUNS: Final = {
     "ledger": Noun("Verify what a study released, from its chain of receipts.", _ledger),
     "node": Noun("Run a worker beside your data.", _node),
     "provision": Noun("Give a node in a TEE a secret, once it has proved itself.", _provision),
+    "study": Noun("Work out the numbers of a study before owners sign them.", _study),
     "version": Noun("Say which versions are installed.", _version),
 }
 

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.demo import hospitals
 from cloister.demo.hospitals import Patients
-from cloister.study.job import Numbers, describe, make
+from cloister.study.job import describe, make
 from cloister.testing.studies import LocalStudy
 from cloister.worker.data.rows import Arrays
 from cloister.worker.plans import Plan, PlannedLoss
@@ -22,10 +23,15 @@ from cloister.worker.plans import Plan, PlannedLoss
 NUMBERS: Final[dict[str, Any]] = {
     "optimizer": cloister.SGD(lr=0.1, momentum=0.9),
     "batch_size": 32,
-    "local_epochs": 3,
-    "seed": 5,
 }
 """What the study and everything that it is compared with are trained with."""
+
+STEPS: Final = 14
+"""Of each hospital in a round: three passes over the data of the middle one, twice as many or half for the others."""
+PASSES: Final = 3
+WEIGHTS: Final = "rows"
+"""They differ in who comes to them as much as in how many, so that the same weight for all would cost 4 points."""
+SEED: Final = 5
 
 EXAMPLE: Final = (torch.zeros(4, 30), torch.zeros(4, 1))
 
@@ -60,7 +66,16 @@ def captured(loss: PlannedLoss) -> Plan:
 def train_at_one_place(patients: Patients, plan: Plan, *, rounds: int) -> nn.Module:
     """As many passes over the data as in the study, all in one place: what the federation is compared with."""
     owners = {"one place": Arrays({"x": patients.x, "y": patients.y})}
-    run = cloister.simulate(new_model(), plan, owners=owners, rounds=rounds, on_round=lambda done: None, **NUMBERS)
+    run = cloister.simulate(
+        new_model(),
+        plan,
+        owners=owners,
+        rounds=rounds,
+        local_epochs=PASSES,
+        seed=SEED,
+        on_round=lambda done: None,
+        **NUMBERS,
+    )
     return run.model
 
 
@@ -73,19 +88,33 @@ def accuracy(model: nn.Module, patients: Patients) -> float:
 def gather(folder: Path, parts: Mapping[str, Patients], plan: Plan, *, rounds: int) -> LocalStudy:
     """The hospitals under a charter that allows this plan, so many rounds of it, and no other."""
     limits = {
-        "plans": [plan.digest],
         "first_model": cloister.model_digest(new_model()),
         "floor": 2,
         "largest_share": 0.5,
         "clip": 10.0,
         "rounds": rounds,
+        "min_batch": 32,
+        "min_examples": 64,
+        "row_buckets": (100, 150, 200),
         "metrics": {"loss": (0.0, 100.0), "accuracy": (0.0, 1.0)},
     }
     data = {name: hospitals.write(folder, name, part) for name, part in parts.items()}
-    return LocalStudy(folder, data, limits=limits, name="hospitals")
+    return LocalStudy(folder, data, jobs=[agreed(plan, rounds=rounds)], limits=limits, name="hospitals")
+
+
+def agreed(plan: Plan, *, rounds: int) -> AgreedJob:
+    """What the hospitals have agreed to compute."""
+    return cloister.job(
+        "diagnose",
+        plan,
+        data=hospitals.TAG,
+        steps=STEPS,
+        rounds=rounds,
+        weights=WEIGHTS,
+        **NUMBERS,
+    )
 
 
 def job(plan: Plan, *, rounds: int, charter: Charter) -> bytes:
     """The study's job as it travels."""
-    numbers = Numbers(data=hospitals.TAG, rounds=rounds, strategy=cloister.FedAvg(), round_s=3600.0, **NUMBERS)
-    return make(describe(new_model()), plan, numbers, charter=charter)
+    return make(describe(new_model()), plan, agreed(plan, rounds=rounds), charter=charter)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 from cloister.attest import received
 from cloister.attest.dcap.collateral import Collateral, parse_bundle
@@ -18,12 +19,24 @@ from cloister.attest.evidence import Evidence
 from cloister.attest.reference import Reference
 from cloister.attest.verifier import MAKERS, Roots, Verified, verify
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.errors import CollateralError, EvidenceError, LedgerError, NotGenuineError, UnacceptableError
 from cloister.ledger.chain import Instance, Ledger, Receipt
 from cloister.ledger.jsonl import moment
 
 CollateralSource = Callable[[Evidence, datetime], Collateral | None]
 """A function that gives the collateral for some evidence, at a time."""
+
+
+class Computed(NamedTuple):
+    """A job that was computed: what the charter agreed on under its name, the model that it started from, and how many
+    of its rounds came out."""
+
+    job: bytes
+    """Its digest."""
+    agreed: AgreedJob
+    start: bytes
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +52,19 @@ class Report:
         """The numbers below the newest round's under which nothing was released: those rounds were void."""
         numbers = [0, *(receipt.cohort.round for receipt in self.ledger.receipts)]
         return tuple(range(before + 1, after) for before, after in pairwise(numbers) if after > before + 1)
+
+    @property
+    def computed(self) -> tuple[Computed, ...]:
+        """What was computed, job by job, in the order of their first rounds."""
+        first: dict[bytes, Receipt] = {}
+        for receipt in self.ledger.receipts:
+            first.setdefault(receipt.cohort.job, receipt)
+        charter, done = self.ledger.charter, Counter(receipt.cohort.job for receipt in self.ledger.receipts)
+        return tuple(
+            Computed(digest, agreed, receipt.cohort.model, done[digest])
+            for digest, receipt in first.items()
+            if (agreed := charter.job(receipt.cohort.name)) is not None
+        )
 
     @property
     def contributed(self) -> dict[str, int]:

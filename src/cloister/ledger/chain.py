@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cloister.attest.transcript import Transcript
 from cloister.charter import keys
 from cloister.charter.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.errors import CharterError, EvidenceError, LedgerError
 from cloister.ledger.job import round_digest
@@ -248,8 +249,7 @@ class Ledger:
         self._check_place(cohort, what="its cohort")
         if cohort.signer != self.signer:
             raise LedgerError("its cohort is for another instance than the newest")
-        self._check_begin(cohort)
-        self._check_shares(cohort)
+        self._check_shares(cohort, self._check_begin(cohort))
         return self.signer
 
     def _with(self, chain: _Chain) -> Ledger:
@@ -288,7 +288,7 @@ class Ledger:
                 f"{what} is number {placed.sequence}, or follows another record than number {self.sequence}"
             )
 
-    def _check_begin(self, cohort: Cohort) -> None:
+    def _check_begin(self, cohort: Cohort) -> AgreedJob:
         limits = self.charter.limits
         if limits.noise is not None:
             raise LedgerError("the charter asks for noise, and nothing that is released has any")
@@ -303,10 +303,14 @@ class Ledger:
         )
         if cohort.digest != begun:
             raise LedgerError("its round digest is not that of its job, number, model and place")
-        if not 0 < cohort.clip <= limits.clip:
-            raise LedgerError(f"its clip is {cohort.clip}, and the charter's {limits.clip}")
+        agreed = self.charter.job(cohort.name)
+        if agreed is None:
+            raise LedgerError(f"it is of a job {cohort.name!a}, and the charter has none of that name")
+        if self.done(cohort.job) >= agreed.rounds:
+            raise LedgerError(f"all {agreed.rounds} rounds of its job were released before it")
+        return agreed
 
-    def _check_shares(self, cohort: Cohort) -> None:
+    def _check_shares(self, cohort: Cohort, agreed: AgreedJob) -> None:
         limits = self.charter.limits
         members = [share.member for share in cohort.shares]
         self._check_owners(members, what="its cohort")
@@ -320,6 +324,8 @@ class Ledger:
             raise LedgerError(f"a weight in its cohort is not above 0 and at most {limits.largest_share}")
         if not abs(math.fsum(share.weight for share in cohort.shares) - 1) <= ROUNDING:
             raise LedgerError("the weights in its cohort do not add up to 1")
+        if agreed.weights == "uniform" and len({share.weight for share in cohort.shares}) > 1:
+            raise LedgerError("the weights in its cohort are not all alike, as its job's are")
 
     def _check_outcome(self, record: RoundRecord, cohort: Cohort) -> None:
         for name, value in record.metrics.items():

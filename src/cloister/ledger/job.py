@@ -1,34 +1,29 @@
-"""A job: everything that determines what a study computes, as one value with one encoding and one digest.
+"""A job: which of the charter's jobs a study computes next, and on which model, as one value with one digest.
 
-The researcher submits it; the aggregator and every owner's node check it. A round's digest covers it, so all
-contributions to a round come from the same plan, numbers, seed and data tag.
+The researcher submits it; the aggregator and every owner's node check it. It has no numbers of its own: those that the
+charter agreed on under its name are the ones that count (``cloister.charter.jobs``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from cloister.aggregation import strategies
-from cloister.aggregation.strategies import Strategy
 from cloister.charter.charter import Charter
-from cloister.errors import CloisterError, ConfigurationError, JobError
+from cloister.charter.jobs import AgreedJob
+from cloister.charter.names import shown
+from cloister.errors import CloisterError, JobError
 from cloister.wire.fields import Digest, Message, Name
-from cloister.wire.layout import Layout, lay_out
+from cloister.wire.layout import Layout, Regions, lay_out, regions_of
 from cloister.wire.limits import INPUTS, JOB_BYTES
-from cloister.wire.optimizers import Optimizer
 from cloister.wire.tensors import TensorSpec
 
-FORMAT: Final[Literal["cloister job 1"]] = "cloister job 1"
+FORMAT: Final[Literal["cloister job 2"]] = "cloister job 2"
 MODEL: Final = b"cloister model 1\0"
 ROUND: Final = b"cloister round 1\0"
-WEEK_S: Final = 7 * 24 * 3600.0
-
-Whole = Annotated[int, Meta(ge=1, lt=1 << 53)]
 
 
 class Part(Message, frozen=True):
@@ -49,10 +44,12 @@ class Constant(Message, frozen=True):
 
 
 class Job(Message, frozen=True):
-    """The computation of each of ``rounds`` rounds. ``decode`` reads one; ``check`` compares it with a charter."""
+    """What a researcher submits. ``decode`` reads one; ``agreed`` compares it with a charter."""
 
-    format: Literal["cloister job 1"]
+    format: Literal["cloister job 2"]
     charter: Digest
+    name: Name
+    """The job's in the charter."""
     plan: bytes
     """The encoded plan, with its constants; SHA-256 of it is the plan's digest."""
     parts: Annotated[tuple[Part, ...], Meta(max_length=2 * INPUTS)]
@@ -61,19 +58,6 @@ class Job(Message, frozen=True):
     """In the order of their names."""
     start: Digest
     """The model that the first round starts from (``model_digest``)."""
-    optimizer: Optimizer
-    batch_size: Whole
-    local_epochs: Whole
-    seed: Annotated[int, Meta(ge=0)]
-    """Each owner's seed is ``owner_seed`` of it and of the release's number, counted from 1 for each job."""
-    data: Name
-    """The tag of the data sets that owners train on."""
-    strategy: Name
-    numbers: Annotated[dict[Name, float], Meta(max_length=16)]
-    """The strategy, by the name of its class in ``cloister.aggregation.strategies``, and its numbers."""
-    rounds: Whole
-    seconds: float
-    """The time that owners have for one round's training."""
 
     @property
     def layout(self) -> Layout:
@@ -81,24 +65,9 @@ class Job(Message, frozen=True):
         return lay_out({part.name: part.spec for part in self.parts})
 
     @property
-    def buffers(self) -> list[slice]:
-        """The parts of the vector that are not parameters."""
-        buffers = {part.name for part in self.parts if part.buffer}
-        return [slice(place.start, place.stop) for place in self.layout.places if place.name in buffers]
-
-    @property
-    def rule(self) -> Strategy:
-        """The strategy.
-
-        Raises:
-            ConfigurationError: there is none of that name, or not with these numbers.
-        """
-        return strategies.rule(self.strategy, **self.numbers)
-
-    @property
-    def proximal(self) -> float:
-        """The mu of FedProx, which owners train with; 0 under another strategy."""
-        return self.numbers.get("mu", 0.0) if self.strategy == "FedProx" else 0.0
+    def regions(self) -> Regions:
+        """The stretches of the vector that are parameters, and those that are buffers."""
+        return regions_of(self.layout, buffers={part.name for part in self.parts if part.buffer})
 
 
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
@@ -168,42 +137,30 @@ def round_digest(job: bytes, *, charter: bytes, number: int, model: bytes, head:
     return hashlib.sha256(ROUND + charter + job + number.to_bytes(8, "big") + model + head.rjust(32, b"\0")).digest()
 
 
-def owner_seed(seed: int, *, number: int, owner: str) -> int:
-    """The seed of one owner's training for the ``number``th release (from 1): the first 8 bytes, big-endian, of SHA-256
-    of ``"seed number owner"``. It does not depend on the other owners."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number} {owner}".encode()).digest()[:8], "big")
-
-
-def check(job: Job, *, charter: Charter) -> None:
-    """Checks a job against a charter, before any model or data set is read.
+def agreed(job: Job, *, charter: Charter) -> AgreedJob:
+    """The charter's job that this one is, before any model or data set is read.
 
     Raises:
-        JobError: the charter does not allow it, or its numbers make no sense. The message lists every fault.
+        JobError: the charter has none of that name, or it is another. The message lists every fault.
     """
     faults = []
     if job.charter != charter.digest:
         faults.append("it is for another charter")
-    plan = hashlib.sha256(job.plan).digest()
-    if plan not in charter.limits.plans:
-        faults.append(f"its plan, {plan.hex()}, is not one of the charter's")
-    if job.rounds > charter.limits.rounds:
-        faults.append(f"it asks for {job.rounds} rounds, and the charter allows {charter.limits.rounds} in all")
-    if not job.data or not job.data.isprintable():
-        faults.append("it names no data set")
-    if not (math.isfinite(job.seconds) and 0 < job.seconds <= WEEK_S):
-        faults.append("the time for a round is more than 0 and at most a week")
-    if not job.seed < 1 << 64:
-        faults.append("its seed has more than 64 bits")
-    faults += [f"its optimizer: {fault}" for fault in job.optimizer.faults()]
-    if job.optimizer.lr == 0:
-        faults.append("its learning rate is 0: owners would contribute nothing")
+    found = charter.job(job.name)
+    if found is None:
+        faults.append(f"the charter has no job {job.name!a}; it has {_names(charter)}")
+    elif (plan := hashlib.sha256(job.plan).digest()) != found.plan:
+        faults.append(f"its plan is {plan.hex()}, and that of the charter's job {found.plan.hex()}")
+    if charter.limits.clip_buffers is None and any(part.buffer for part in job.parts):
+        faults.append("its model has buffers, and the charter does not say how far they may move (clip_buffers)")
     faults += _tensors(job)
-    try:
-        _ = job.rule
-    except ConfigurationError as fault:
-        faults.append(str(fault))
-    if faults:
+    if faults or found is None:
         raise JobError("the job is refused: " + "; ".join(faults))
+    return found
+
+
+def _names(charter: Charter) -> str:
+    return ", ".join(shown(each.name) for each in charter.jobs) or "none"
 
 
 def _tensors(job: Job) -> list[str]:
@@ -212,7 +169,7 @@ def _tensors(job: Job) -> list[str]:
     if names != sorted(set(names)) or others != sorted(set(others)) or set(names) & set(others):
         return ["its tensors are not each named once, in order"]
     try:
-        if job.layout.length == sum(each.stop - each.start for each in job.buffers):
+        if not job.regions.parameters:
             return ["its model has no parameters: owners would contribute nothing"]
         if any(constant.spec.nbytes() != len(constant.data) for constant in job.constants):
             return ["a constant of its model is longer or shorter than its shape"]

@@ -79,7 +79,7 @@ def describe(record: bytes) -> dict[str, Any]:
         **common,
         "round": cohort.round,
         "job": cohort.job.hex(),
-        "rule": cohort.rule,
+        "job_name": cohort.name,
         "started_from": cohort.model.hex(),
         "released": decoded.model.hex(),
         "metrics": {name: _finite(value) for name, value in decoded.metrics.items()},

@@ -26,7 +26,7 @@ from cloister.wire.limits import (
 )
 from cloister.wire.rounds import Head, Metrics, RoundNumber, Sequence
 
-COHORT: Final = b"cloister cohort signature 1\0"
+COHORT: Final = b"cloister cohort signature 2\0"
 """Before SHA-256 of the encoded cohort in what members sign."""
 RECORD: Final = b"cloister record signature 1\0"
 """Before SHA-256 of the record, its signature left empty, in what the instance signs."""
@@ -53,7 +53,7 @@ class Share(Message, frozen=True):
 class Cohort(Message, frozen=True):
     """The value that members sign before a release: who is in the aggregate, of which round, with which weights."""
 
-    format: Literal["cloister cohort 1"]
+    format: Literal["cloister cohort 2"]
     charter: Digest
     sequence: Sequence
     """The number of the record that this becomes, from 1."""
@@ -63,12 +63,12 @@ class Cohort(Message, frozen=True):
     """The instance's signing key, Ed25519."""
     round: RoundNumber
     job: Digest
+    name: Name
+    """The job's in the charter, which has all its numbers."""
     digest: Digest
     """The round's (``cloister.ledger.job.round_digest``)."""
     model: Digest
     """The model that the round started from."""
-    rule: Name
-    clip: float
     shares: Annotated[tuple[Share, ...], Meta(max_length=MEMBERS)]
     """In the order of the members' fingerprints."""
     outcome: Digest

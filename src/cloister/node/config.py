@@ -21,6 +21,7 @@ from cloister.net.secrets import SecretName
 from cloister.node.node_table import NodeTable
 from cloister.tables import TEXT_BYTES, faulty, load
 from cloister.wire.peers import Address, parse_address
+from cloister.worker.data.salts import SALT_BYTES
 
 MIB: Final = 1 << 20
 SEALED: Final = ".sealed"
@@ -124,6 +125,8 @@ class CharterUse:
     floors: Floors | None
     routes: Mapping[str, str] = field(default_factory=dict)
     """For an aggregator's address in the charter, where to dial instead: a tunnel, for instance."""
+    unsafe_salt: bytes | None = None
+    """What chooses and orders rows in a rehearsal, in place of a secret of each data set; 32 bytes."""
 
 
 @dataclass(frozen=True)
@@ -352,6 +355,7 @@ def _charter(table: NodeTable, folder: Path) -> CharterUse:
         collateral=collateral,
         floors=_floors(table.table("floors")) if table.holds("floors") else None,
         routes=_routes(table),
+        unsafe_salt=table.hexadecimal("unsafe_salt", size=SALT_BYTES) if table.holds("unsafe_salt") else None,
     )
 
 
@@ -376,6 +380,7 @@ def _floors(table: NodeTable) -> Floors:
         clip=table.number("clip", above=0.0) if table.holds("clip") else None,
         rounds=whole("rounds", least=0),
         min_examples=whole("min_examples", least=1),
+        min_batch=whole("min_batch", least=1),
         max_collateral_age=table.age("max_collateral_age", most=MAX_AGE) if table.holds("max_collateral_age") else None,
     )
 

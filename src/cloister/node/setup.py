@@ -57,6 +57,11 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
             f"the charter {charter.name!r} accepts a simulated TEE, which proves nothing; for a rehearsal, say"
             " accept_simulated = true under [charter] in the node's configuration"
         )
+    if use.unsafe_salt is not None and any(entry.tee != "simulated" for entry in charter.reference):
+        raise CharterError(
+            f"unsafe_salt makes the order of rows known, which is for rehearsals, and the charter {charter.name!r} is"
+            " none: it accepts a real TEE. Take it out of [charter] in the node's configuration"
+        )
     signatures = read_signatures(use.signatures)
     known = None if use.state is None else _recall(use.state, charter.name)
     if known is None:

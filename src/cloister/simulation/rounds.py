@@ -14,22 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cloister.aggregation.group_mean import GroupSum
 from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
+from cloister.charter.jobs import Weights
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
-from cloister.ledger.job import owner_seed
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.groups import LARGEST, Groups
+from cloister.simulation.updates import LevelledUpdates, Updates
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
-from cloister.wire.layout import Layout
+from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
-from cloister.worker.batched_training import TrainedTogether, TrainingTogether
+from cloister.worker.batched_training import TrainingTogether
 from cloister.worker.data.batches import Batches
+from cloister.worker.data.salts import Seeds, seeds_of, simulated_salt
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
-from cloister.worker.training import Trained, Training
+from cloister.worker.training import Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +43,17 @@ class Simulation:
     data: Mapping[str, Batches]
     optimizer: Optimizer
     batch_size: int
-    local_epochs: int
+    local_epochs: int | None
+    steps: int | None
     strategy: Strategy
+    weights: Weights
     per_round: int | None
+    floor: int | None
     largest_share: float
     clip: float | None
+    clip_buffers: float | None
     seed: int
+    job: bytes
     vectorise: bool
     replayed: Counter[str] = field(default_factory=Counter)
     """The number of trainings that were replayed one by one, by the reason why."""
@@ -62,14 +68,16 @@ class Simulation:
         return deltas.layout_of(deltas.floats_of(self.model))
 
     @cached_property
-    def _buffers(self) -> list[slice]:
-        names = {name for name, _ in self.model.named_buffers()}
-        return [slice(place.start, place.stop) for place in self.layout.places if place.name in names]
+    def _regions(self) -> Regions:
+        return regions_of(self.layout, buffers={name for name, _ in self.model.named_buffers()})
 
     def settings(self, start: Progress) -> dict[str, str]:
         """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
         others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
-        numbers = "optimizer batch_size local_epochs strategy per_round largest_share clip seed vectorise".split()
+        numbers = (
+            "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
+            " seed job vectorise"
+        ).split()
         return {
             "plan": self.plan.digest.hex(),
             "model": hashlib.sha256(start.vector.tobytes() + repr(others).encode()).hexdigest(),
@@ -91,10 +99,11 @@ class Simulation:
         number = len(before.rounds) + 1
         self.load(before)
         drawn = self._draw(number)
-        weights = shares({name: self._sizes[name] for name in drawn}, largest_share=self.largest_share)
-        found = self._train(_Updates(len(before.vector), weights), drawn, number)
+        counted = {name: self._sizes[name] if self.weights == "rows" else 1 for name in drawn}
+        weights = shares(counted, largest_share=self.largest_share)
+        found = self._train(self._updates(len(before.vector), weights), drawn, number)
         vector, state = apply_to_parameters(
-            self.strategy, before.vector, mean=found.total.mean(), state=before.state, buffers=self._buffers
+            self.strategy, before.vector, mean=found.mean(), state=before.state, buffers=self._regions.buffers
         )
         after = Progress(vector, state, found.others)
         self.load(after)
@@ -104,6 +113,12 @@ class Simulation:
         done = Round(number, drawn, sum(examples), _weighted(found.metrics, examples), evaluation, seconds)
         return Progress(vector, state, found.others, (*before.rounds, done))
 
+    def _updates(self, length: int, weights: Mapping[str, float]) -> Updates:
+        if self.floor is None:
+            return Updates(length, weights)
+        limits = (self.clip, self.clip_buffers)
+        return LevelledUpdates(length, weights, floor=self.floor, clips=limits, regions=self._regions)
+
     def _draw(self, number: int) -> tuple[str, ...]:
         names = tuple(self.data)
         if self.per_round is None:
@@ -112,11 +127,11 @@ class Simulation:
         drawn = generator.choice(len(names), self.per_round, replace=False)
         return tuple(names[at] for at in sorted(drawn))
 
-    def _train(self, updates: _Updates, drawn: Sequence[str], number: int) -> _Updates:
+    def _train(self, updates: Updates, drawn: Sequence[str], number: int) -> Updates:
         """Trains every owner that was drawn: in groups, and then one by one in the order of their names."""
         groups, alone = self._groups.of(drawn)
         for together, names in groups:
-            seeds = [owner_seed(self.seed, number=number, owner=name) for name in names]
+            seeds = [self._seeds(name, number) for name in names]
             try:
                 trained = together.run([self.data[name] for name in names], seeds=seeds)  # type: ignore[misc]
                 updates.add_all(names, trained)
@@ -127,11 +142,15 @@ class Simulation:
         self.replayed.update(alone.values())
         return updates
 
-    def _train_alone(self, updates: _Updates, names: Sequence[str], number: int) -> None:
+    def _seeds(self, owner: str, number: int) -> Seeds:
+        return seeds_of(simulated_salt(self.seed, owner), job=self.job, number=number)
+
+    def _train_alone(self, updates: Updates, names: Sequence[str], number: int) -> None:
         training = Training(self.plan, **self._arguments)
         for name in names:
             try:
-                trained = training.run(self.data[name], seed=owner_seed(self.seed, number=number, owner=name))
+                seeds = self._seeds(name, number)
+                trained = training.run(self.data[name], seed=seeds.steps, rows_seed=seeds.rows)
             except (DataSetError, PlanError, TrainingError) as fault:
                 raise at_owner(name, fault) from fault
             updates.add(name, trained)
@@ -156,44 +175,16 @@ class Simulation:
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,
             "local_epochs": self.local_epochs,
+            "steps": self.steps,
             "proximal": self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0,
             "clip": self.clip,
+            "clip_buffers": self.clip_buffers,
             "layout": self.layout,
         }
 
     def _others(self) -> dict[str, Tensor]:
         averaged = deltas.floats_of(self.model)
         return {name: each for name, each in self.model.named_buffers() if name not in averaged}
-
-
-class _Updates:
-    """The results of a round's trainings: the running sum of the updates, the metrics of ``owners``, and the other
-    buffers of the owner whose name is first."""
-
-    def __init__(self, length: int, weights: Mapping[str, float]) -> None:
-        self.total = GroupSum(length)
-        self.owners: list[str] = []
-        self.metrics: dict[str, list[float]] = {}
-        self.others: Mapping[str, Tensor] = {}
-        self._weights = weights
-
-    def add(self, name: str, trained: Trained) -> None:
-        """Adds one owner's result."""
-        self.total.add(trained.delta.numpy(), weight=self._weights[name], what=f"the update of {name}")
-        self._note([name], {metric: [value] for metric, value in trained.metrics.items()}, trained.others)
-
-    def add_all(self, names: Sequence[str], trained: TrainedTogether) -> None:
-        """Adds a group's results."""
-        weights = [self._weights[name] for name in names]
-        self.total.add_all(trained.deltas.numpy(), weights=weights, what="the updates of a group")
-        self._note(names, trained.metrics, trained.others)
-
-    def _note(self, names: Sequence[str], metrics: Mapping[str, list[float]], others: Mapping[str, Tensor]) -> None:
-        if names[0] == next(iter(self._weights)):
-            self.others = others
-        self.owners += names
-        for metric, values in metrics.items():
-            self.metrics.setdefault(metric, []).extend(values)
 
 
 def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """``cloister.simulate``: a federated training of many owners on one machine, for experiments.
 
 A round is that of McMahan et al. 2017, Algorithm 1, with the strategies of ``aggregation.strategies``: some owners are
-drawn, each trains the model on its data from the same values, and the strategy applies the mean of their updates,
-weighted by examples. Floating-point parameters and buffers take part; other buffers, such as the number of batches that
-a normalisation has seen, become those of the first owner that was drawn, by name. The strategy is for parameters;
-buffers get the plain mean, since they are statistics, and momentum or an adaptive step could carry a variance below
-zero.
+drawn, each trains the model on its data from the same values, and the strategy applies the mean of their updates, in
+which all count the same, or by their rows. Floating-point parameters and buffers take part; other buffers, such as the
+number of batches that a normalisation has seen, become those of the first owner that was drawn, by name. The strategy
+is for parameters; buffers get the plain mean, since they are statistics, and momentum or an adaptive step could carry a
+variance below zero.
 
 A run is a function of its arguments: seeds depend on the run's seed, the round's number and the owner's name, and the
 order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedAvg, Strategy
+from cloister.charter.jobs import WEIGHTS, Weights
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
@@ -40,7 +41,7 @@ from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.data.rows import Arrays
-from cloister.worker.fitting import check_last, columns_of
+from cloister.worker.fitting import check_last, check_numbers, check_whole, columns_of
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 
@@ -79,12 +80,17 @@ def simulate(
     optimizer: Optimizer,
     batch_size: int,
     rounds: int,
-    local_epochs: int = 1,
+    local_epochs: int | None = None,
+    steps: int | None = None,
     strategy: Strategy = _FEDAVG,
+    weights: Weights = "uniform",
     per_round: int | None = None,
+    floor: int | None = None,
     largest_share: float = 1.0,
     clip: float | None = None,
+    clip_buffers: float | None = None,
     seed: int = 0,
+    job: bytes = b"",
     vectorise: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     tensorboard: str | PathLike[str] | None = None,
@@ -99,12 +105,19 @@ def simulate(
         loss: a function marked with ``@cloister.plan``, or a plan that it was captured as.
         owners: each owner's data, by its name.
         optimizer: what each owner trains with; it begins anew in each round.
+        steps: of each owner in a round, all of ``batch_size`` rows, as in a study: an owner's rows beyond whole batches
+            are left out. None: ``local_epochs`` over all its rows (1 unless it is given), the last batch smaller.
         strategy: what becomes of the mean: ``FedAvg``, ``FedAvgM``, ``FedProx``, ``FedAdagrad``, ``FedYogi``,
             ``FedAdam``.
+        weights: how much owners count: all the same (``"uniform"``), or by their rows (``"rows"``).
         per_round: how many owners are drawn for each round, without replacement; None is all.
+        floor: as a charter's: no update counts for more than the floor-th largest. None: each counts as it is.
         largest_share: the most that one owner may be of the mean.
-        clip: the most that the L2 norm of an owner's update may be.
+        clip: the most that the L2 norm of the parameters in an owner's update may be.
+        clip_buffers: the same for its buffers.
         seed: 0 to 2^64 - 1.
+        job: the digest of a study's job, to compute what a rehearsal of it does whose nodes have the salts
+            ``cloister.testing.studies.rehearsal_salt(seed, owner)``.
         vectorise: whether owners may train in groups, which is fast where they are many and small;
             ``SimulationRun.replayed`` counts those that did not. False replays each on its own, to the bits of
             ``worker.training.train``.
@@ -123,18 +136,49 @@ def simulate(
         TrainingError, AggregationError: training led to values that are not finite.
     """
     data = _data_sets(owners, loss)
-    _check(data, rounds=rounds, per_round=per_round, largest_share=largest_share, seed=seed)
+    if local_epochs is None and steps is None:
+        local_epochs = 1
+    check_numbers(batch_size, local_epochs, steps, 0.0, clip, clip_buffers)
+    _check(
+        data,
+        rounds=rounds,
+        per_round=per_round,
+        floor=floor,
+        largest_share=largest_share,
+        seed=seed,
+        weights=weights,
+    )
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
     expected = columns_of(plan)
     for name, each in data.items():
         try:
             check_schema(each.schema, expected=expected)
-            check_last(plan, rows=len(each), batch_size=batch_size)
+            if steps is None:
+                check_last(plan, rows=len(each), batch_size=batch_size)
+            else:
+                check_whole(len(each), batch_size=batch_size)
         except (DataSetError, PlanError) as fault:
             raise at_owner(name, fault) from fault
-    numbers = (batch_size, local_epochs, strategy, per_round, largest_share, clip, seed)
-    simulation = Simulation(trained, plan, data, optimizer, *numbers, vectorise)
+    simulation = Simulation(
+        trained,
+        plan,
+        data,
+        optimizer,
+        batch_size=batch_size,
+        local_epochs=local_epochs,
+        steps=steps,
+        strategy=strategy,
+        weights=weights,
+        per_round=per_round,
+        floor=floor,
+        largest_share=largest_share,
+        clip=clip,
+        clip_buffers=clip_buffers,
+        seed=seed,
+        job=job,
+        vectorise=vectorise,
+    )
     path = None if checkpoint is None else Path(checkpoint)
     tell = Screen() if on_round is None else on_round
     progress, finished = _run(simulation, rounds, path, tensorboard, evaluate, tell)
@@ -212,13 +256,26 @@ def _columns(loss: PlannedLoss | Plan, count: int) -> list[str]:
     return [f"column {at}" for at in range(count)]
 
 
-def _check(data: Mapping[str, Batches], *, rounds: int, per_round: int | None, largest_share: float, seed: int) -> None:
+def _check(
+    data: Mapping[str, Batches],
+    *,
+    rounds: int,
+    per_round: int | None,
+    floor: int | None,
+    largest_share: float,
+    seed: int,
+    weights: str,
+) -> None:
     if not data:
         raise ConfigurationError("there are no owners")
+    if weights not in WEIGHTS:
+        raise ConfigurationError(f"weights is {weights!r}; it is one of {', '.join(WEIGHTS)}")
     if rounds < 1:
         raise ConfigurationError(f"rounds is {rounds}; it is at least 1")
     if per_round is not None and not 1 <= per_round <= len(data):
         raise ConfigurationError(f"per_round is {per_round}; it is from 1 to the number of owners, {len(data)}")
+    if floor is not None and not 1 <= floor <= (per_round or len(data)):
+        raise ConfigurationError(f"floor is {floor}; it is from 1 to the number of owners in a round")
     if not 0 <= seed < 1 << 64:
         raise ConfigurationError(f"the seed is {seed}; it is from 0 to 2^64 - 1")
     try:

@@ -12,6 +12,7 @@ from torch import nn
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.errors import JobError, LedgerError, MessageError, NetworkError, RoundError, StudyError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
@@ -68,6 +69,7 @@ class JobRun:
     patience_s: float
 
     job: Job = field(init=False)
+    agreed: AgreedJob = field(init=False)
     digest: bytes = field(init=False)
     held: ModelState | None = field(init=False)
     rounds: list[Round] = field(init=False)
@@ -78,6 +80,7 @@ class JobRun:
 
     def __post_init__(self) -> None:
         self.job = jobs.decode(self.data)
+        self.agreed = jobs.agreed(self.job, charter=self.charter)
         self.digest = jobs.job_digest(self.data)
         kept = self.folder.model(self.job)
         self.held = kept if kept is not None and kept.is_newest(self.ledger) else None
@@ -91,7 +94,7 @@ class JobRun:
     @property
     def finished(self) -> bool:
         """Whether all its rounds are done."""
-        return len(self.receipts) >= self.job.rounds
+        return len(self.receipts) >= self.agreed.rounds
 
     def run(self) -> None:
         """Follows the job until it is over, or until Ctrl-C was pressed and the round under way is done.
@@ -220,7 +223,7 @@ class JobRun:
         if not text and not self.finished:
             raise LedgerError(
                 f"the aggregator calls the job finished, and there are receipts for {len(self.receipts)} of its"
-                f" {self.job.rounds} rounds"
+                f" {self.agreed.rounds} rounds"
             )
         if text:
-            self.say(f"the job is over after {len(self.receipts)} of {self.job.rounds} rounds: {text}")
+            self.say(f"the job is over after {len(self.receipts)} of {self.agreed.rounds} rounds: {text}")

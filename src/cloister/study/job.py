@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 
-from cloister.aggregation.strategies import Strategy, numbers_of
+from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.aggregation.vectors import Vector
-from cloister.charter import Charter
+from cloister.charter import Charter, job_bounds
+from cloister.charter.jobs import AgreedJob, Weights
+from cloister.charter.names import shown
+from cloister.charter.summary import declared
 from cloister.errors import ConfigurationError, JobError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
@@ -20,6 +24,8 @@ from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 from cloister.worker.values import as_bytes, sendable, spec_of
+
+_FEDAVG: Final = FedAvg()
 
 
 class Described(NamedTuple):
@@ -33,19 +39,6 @@ class Described(NamedTuple):
     def digest(self) -> bytes:
         """Its digest, 32 bytes."""
         return jobs.describe(self.parts, self.constants, self.vector)
-
-
-class Numbers(NamedTuple):
-    """A job's content beside its plan and its model."""
-
-    data: str
-    optimizer: Optimizer
-    batch_size: int
-    local_epochs: int
-    rounds: int
-    strategy: Strategy
-    seed: int
-    round_s: float
 
 
 def model_digest(model: nn.Module) -> bytes:
@@ -101,56 +94,105 @@ def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Ten
     return loss.capture(model, example=example)
 
 
-def make(described: Described, plan: Plan, numbers: Numbers, *, charter: Charter) -> bytes:
-    """Makes a job, and encodes it.
+def job(
+    name: str,
+    plan: Plan,
+    *,
+    data: str,
+    optimizer: Optimizer,
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    strategy: Strategy = _FEDAVG,
+    weights: Weights = "uniform",
+    max_s: int = 3600,
+    unsafe_lr: str | None = None,
+) -> AgreedJob:
+    """A job as a charter has it; ``print(cloister.job_toml(job))`` shows its table for charter.toml.
+
+    Args:
+        data: the tag of the data sets that owners train on, such as ``"#mri"``.
+        batch_size: the rows of every owner in every step.
+        steps: of every owner in a round; ``cloister study plan`` makes them of epochs.
+        weights: how much owners count: ``"uniform"`` or ``"rows"``.
+        max_s: the time that owners have for one round, in seconds.
+        unsafe_lr: the reason for a learning rate above the bound.
 
     Raises:
-        ConfigurationError: numbers out of range.
-        JobError: the charter does not allow it; the message says what the charter would have to say.
+        ConfigurationError: a number that nobody may agree on; the message lists each with its bound.
     """
-    _check(numbers)
-    _check_plan(plan, charter)
-    strategy, rule = numbers_of(numbers.strategy)
-    job = Job(
+    for what, value in {"batch_size": batch_size, "steps": steps, "rounds": rounds, "max_s": max_s}.items():
+        if type(value) is not int or value < 1:
+            raise ConfigurationError(f"{what} is {value!r}; it is a whole number of at least 1")
+    found = AgreedJob(
+        name=name,
+        plan=plan.digest,
+        data=data,
+        rounds=rounds,
+        batch_size=batch_size,
+        steps=steps,
+        optimizer=optimizer.to_wire(),
+        strategy=strategy.to_wire(),
+        weights=weights,
+        max_s=max_s,
+        unsafe_lr=unsafe_lr,
+    )
+    faults = [f"{key}: {fault}" for key, fault in job_bounds.faults(found)]
+    if faults:
+        raise ConfigurationError(f"the job {name!a} cannot be agreed on: " + "; ".join(faults))
+    return found
+
+
+def make(described: Described, plan: Plan, wanted: AgreedJob, *, charter: Charter) -> bytes:
+    """Makes the charter's job that computes what is ``wanted``, and encodes it.
+
+    Raises:
+        JobError: the charter has none; the message says what differs from the one that is nearest.
+    """
+    made = Job(
         format=jobs.FORMAT,
         charter=charter.digest,
+        name=_agreed(wanted, charter).name,
         plan=plan.encode(),
         parts=described.parts,
         constants=described.constants,
         start=described.digest,
-        optimizer=numbers.optimizer.to_wire(),
-        batch_size=numbers.batch_size,
-        local_epochs=numbers.local_epochs,
-        seed=numbers.seed,
-        data=numbers.data,
-        strategy=strategy,
-        numbers=rule,
-        rounds=numbers.rounds,
-        seconds=float(numbers.round_s),
     )
-    data = jobs.encode(job)
-    jobs.check(jobs.decode(data), charter=charter)
-    return data
+    jobs.agreed(made, charter=charter)
+    return jobs.encode(made)
 
 
-def _check(numbers: Numbers) -> None:
-    for name in ("batch_size", "local_epochs", "rounds"):
-        value = getattr(numbers, name)
-        if type(value) is not int or value < 1:
-            raise ConfigurationError(f"{name} is {value!r}; it is a whole number of at least 1")
-    if not 0 <= numbers.seed < 1 << 64:
-        raise ConfigurationError(f"the seed is {numbers.seed}; it is from 0 to 2^64 - 1")
-
-
-def _check_plan(plan: Plan, charter: Charter) -> None:
-    if plan.digest not in charter.limits.plans:
-        named = ", ".join(sorted(each.hex() for each in charter.limits.plans)) or "none"
+def _agreed(wanted: AgreedJob, charter: Charter) -> AgreedJob:
+    differing = {job.name: _differing(wanted, job) for job in charter.jobs}
+    for job in charter.jobs:
+        if not differing[job.name]:
+            return job
+    same_plan = [job.name for job in charter.jobs if job.plan == wanted.plan]
+    if not same_plan:
+        named = ", ".join(sorted({job.plan.hex() for job in charter.jobs})) or "none"
         raise JobError(
-            f"this plan is not one of the charter's, so no owner would run it. Its digest is {plan.digest.hex()}; the"
+            f"no job of the charter has this plan, so no owner would run it. Its digest is {wanted.plan.hex()}; the"
             f" charter names {named}. If it is the plan that was agreed on, it was captured from another model, other"
-            " shapes or another version of the function; if it is a new one, it belongs under plans in [limits] of a"
-            " charter that all owners sign"
+            " shapes or another version of the function; if it is a new one, it belongs under [[jobs]] of a charter"
+            " that all owners sign"
         )
+    nearest = min(same_plan, key=lambda name: len(differing[name]))
+    raise JobError(
+        "this is not a job that the owners have signed. It differs from the charter's job"
+        f" {shown(nearest)!r} in {'; '.join(differing[nearest])}. Call fit with the charter's numbers, or have all"
+        " owners sign a charter with yours"
+    )
+
+
+def _differing(wanted: AgreedJob, job: AgreedJob) -> list[str]:
+    """What a round's outcome depends on, and is not the same: a phrase each."""
+    found = []
+    for name in ("plan", "data", "rounds", "batch_size", "steps", "optimizer", "strategy", "weights"):
+        here, there = getattr(wanted, name), getattr(job, name)
+        if here != there:
+            told = [declared(each) if isinstance(each, Struct) else repr(each) for each in (here, there)]
+            found.append(f"{name} ({told[0]}; the charter has {told[1]})")
+    return found
 
 
 def check_start(start: bytes, *, newest: bytes | None, own: bool) -> None:

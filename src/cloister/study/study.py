@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import check_valid, enforceable
+from cloister.charter.jobs import Weights
 from cloister.errors import CharterError, NetworkError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
@@ -30,7 +31,6 @@ from cloister.net.policy import AttestationPolicy
 from cloister.study import job as jobs
 from cloister.study.fit import JobRun
 from cloister.study.history import History, Round
-from cloister.study.job import Numbers
 from cloister.study.progress import Interrupts, Screen
 from cloister.study.state_dir import CHAIN, Folder, write_chain
 from cloister.worker.optimizers import Optimizer
@@ -125,16 +125,15 @@ class Study:
         data: str,
         optimizer: Optimizer,
         batch_size: int,
+        steps: int,
         rounds: int,
-        local_epochs: int = 1,
         strategy: Strategy = _FEDAVG,
-        seed: int = 0,
+        weights: Weights = "uniform",
         example: Sequence[Tensor] | None = None,
-        round_s: float = 3600.0,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         on_round: Callable[[Round], None] | None = None,
     ) -> StudyRun:
-        """Trains a copy of ``model`` in rounds on the data sets of the charter's owners.
+        """Trains a copy of ``model`` in rounds on the data sets of the charter's owners: one of the charter's jobs.
 
         The aggregator goes on with the rounds when this script is gone. The same call in a new script, with the same
         arguments, takes the job up where it is by then. A lost connection is made again. One Ctrl-C ends the job after
@@ -147,9 +146,10 @@ class Study:
             optimizer: what each owner trains with; it begins anew in each round.
             strategy: what becomes of the mean: ``FedAvg``, ``FedAvgM``, ``FedProx``, ``FedAdagrad``, ``FedYogi``,
                 ``FedAdam``.
-            seed: 0 to 2^64 - 1.
+            batch_size: the rows of every owner in every step.
+            steps: of every owner in a round; each owner's node chooses the rows of its whole batches.
+            weights: how much owners count: all the same (``"uniform"``), or by their rows (``"rows"``).
             example: one batch to capture a loss function from; only its shapes and element types matter.
-            round_s: how long owners have to train for one round, in seconds.
             evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in
                 the history.
             on_round: called after each round, in place of the line that is shown.
@@ -157,7 +157,7 @@ class Study:
         Raises:
             ConfigurationError: arguments out of range, or no example where one is needed.
             PlanError: the loss cannot be captured.
-            JobError: the charter, or the aggregator, does not take the job; the message says what to do.
+            JobError: the charter has no such job, or the aggregator does not take it; the message says what to do.
             LedgerError: what came back is no chain of this charter, or leaves the one known here.
             NetworkError: the aggregator was out of reach for longer than ``patience_s``.
             AttestationError: what answers in its place is not acceptable.
@@ -166,8 +166,19 @@ class Study:
         trained = copy.deepcopy(model)
         plan = jobs.planned(loss, model=trained, example=example)
         described = jobs.describe(trained)
-        numbers = Numbers(data, optimizer, batch_size, local_epochs, rounds, strategy, seed, round_s)
-        job = jobs.make(described, plan, numbers, charter=self.charter)
+        wanted = jobs.job(
+            "wanted",
+            plan,
+            data=data,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            steps=steps,
+            rounds=rounds,
+            strategy=strategy,
+            weights=weights,
+            unsafe_lr="the charter decides",
+        )
+        job = jobs.make(described, plan, wanted, charter=self.charter)
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
             job_run = JobRun(
                 self.charter,

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cloister.attest.attester.measure import measure
-from cloister.charter import Charter
+from cloister.charter import Charter, jobs_toml
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.signatures import encode, sign
 from cloister.charter.toml import parse_charter
 from cloister.net.identity import Identity, private_key
@@ -29,7 +30,10 @@ def write_charter(
     clip: float = 10.0,
     rounds: int = 100,
     min_examples: int = 1,
-    plans: Sequence[bytes] = (),
+    min_batch: int = 16,
+    clip_buffers: float | None = None,
+    row_buckets: Sequence[int] = (),
+    jobs: Sequence[AgreedJob] = (),
     first_model: bytes | None = None,
     metrics: Mapping[str, tuple[float, float]] | None = None,
     now: datetime | None = None,
@@ -40,7 +44,8 @@ def write_charter(
         members: a name, its role, its identity.
         measurements: of the software, 48 bytes each; None: of the aggregator that this installation would run.
         floor: None: all owners.
-        plans, first_model: digests, 32 bytes each; a charter with plans has a first model.
+        jobs: what may be computed, as ``cloister.job`` makes them; with some of them there is a first model.
+        first_model: its digest, 32 bytes.
         metrics: the range of each number that may come out beside a model, by its name.
     """
     owners = sum(role == "owner" for role, _ in members.values())
@@ -48,7 +53,7 @@ def write_charter(
     software = [measure("aggregator")] if measurements is None else measurements
     # A JSON text is also a TOML one.
     lines = [
-        'format = "cloister charter 1"',
+        'format = "cloister charter 2"',
         f"name = {json.dumps(name)}",
         f"serial = {serial}",
         *([] if supersedes is None else [f'supersedes = "{supersedes.hex()}"']),
@@ -62,12 +67,13 @@ def write_charter(
     lines += [f"measurement = {json.dumps([each.hex() for each in software])}", "min_svn = 1", 'platforms = "any"']
     lines += ["[limits]", f"floor = {owners if floor is None else floor}", f"largest_share = {float(largest_share)}"]
     lines += [f"clip = {float(clip)}", 'noise = "none"', f"rounds = {rounds}", f"min_examples = {min_examples}"]
-    lines += [f"plans = {json.dumps([each.hex() for each in plans])}"]
+    lines += [f"min_batch = {min_batch}", f"row_buckets = {json.dumps(list(row_buckets))}"]
+    lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
     lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
     lines += [f"interactive = {json.dumps(interactive)}"]
     for metric, (low, high) in (metrics or {}).items():
         lines += ["[[limits.metrics]]", f"name = {json.dumps(metric)}", f"low = {float(low)}", f"high = {float(high)}"]
-    text = "\n".join([*lines, ""])
+    text = "\n".join([*lines, *map(jobs_toml.job_toml, jobs), ""])
     file.write_text(text, encoding="utf-8")
     return parse_charter(text, source=str(file))
 

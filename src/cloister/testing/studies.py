@@ -14,10 +14,12 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
+from cloister.charter.jobs import AgreedJob
 from cloister.errors import ConfigurationError, NoAnswerError
 from cloister.net.identity import Identity
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import PROGRAM, Service, end_all
+from cloister.worker.data.salts import simulated_salt as rehearsal_salt
 
 if TYPE_CHECKING:
     from cloister.study.study import Study
@@ -43,9 +45,12 @@ class LocalStudy:
     Args:
         folder: where keys, the charter, configurations, records and logs go; it must exist.
         owners: each owner's data sets, by its name in the charter.
-        limits: of the charter, as ``write_charter`` takes them: ``plans``, ``first_model``, ``floor``, ``metrics``, ...
+        jobs: the charter's, as ``cloister.job`` makes them.
+        limits: of the charter, as ``write_charter`` takes them: ``first_model``, ``floor``, ``metrics``, ...
         floors: lines for an owner's ``[charter.floors]`` table, by its name.
         name: the charter's.
+        rehearsal: a seed, for owners whose rows are chosen and ordered as in ``cloister.simulate`` with it; None: by
+            secrets of their own.
         program: what Python runs in each process, as for ``Service``.
     """
 
@@ -54,9 +59,11 @@ class LocalStudy:
         folder: Path,
         owners: Mapping[str, Sequence[LocalColumns]],
         *,
+        jobs: Sequence[AgreedJob] = (),
         limits: Mapping[str, Any],
         floors: Mapping[str, Mapping[str, float]] | None = None,
         name: str = "study",
+        rehearsal: int | None = None,
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.folder = folder
@@ -72,12 +79,14 @@ class LocalStudy:
             addresses=[ADDRESS],
             name=name,
             interactive=False,
+            jobs=jobs,
             **limits,
         )
         signers = {**self.identities, RESEARCHER: self.researcher}
         sign_charter(self.charter, folder / "charter.sigs", signers=signers)
         self._owners = owners
         self._floors = floors or {}
+        self._rehearsal = rehearsal
         self._services: dict[str, list[Service]] = {}
         self._route = "127.0.0.1:0"
 
@@ -184,6 +193,7 @@ class LocalStudy:
             'signatures = "charter.sigs"',
             f"state = {json.dumps(f'{name}.state')}",
             "accept_simulated = true",
+            *([] if self._rehearsal is None else [f'unsafe_salt = "{rehearsal_salt(self._rehearsal, name).hex()}"']),
             "[charter.routes]",
             f"{json.dumps(ADDRESS)} = {json.dumps(self._route)}",
         ]

@@ -13,7 +13,7 @@ vector, and neither is a tied weight's second name: it is one tensor, and counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -54,6 +54,25 @@ class Layout(Struct, frozen=True):
     def nbytes(self) -> int:
         """The vector's length in bytes."""
         return self.length * (8 if self.dtype == "float64" else 4)
+
+
+class Regions(NamedTuple):
+    """The stretches of a vector that hold parameters, and those that hold buffers; each ascending, none empty."""
+
+    parameters: tuple[slice, ...]
+    buffers: tuple[slice, ...] = ()
+
+
+def regions_of(layout: Layout, *, buffers: Container[str]) -> Regions:
+    """The regions of a vector, of which the tensors of these names are buffers."""
+    found: tuple[list[slice], list[slice]] = ([], [])
+    for place in layout.places:
+        kind = found[place.name in buffers]
+        if kind and kind[-1].stop == place.start:
+            kind[-1] = slice(kind[-1].start, place.stop)
+        elif place.start < place.stop:
+            kind.append(slice(place.start, place.stop))
+    return Regions(tuple(found[0]), tuple(found[1]))
 
 
 def lay_out(specs: Mapping[str, TensorSpec]) -> Layout:

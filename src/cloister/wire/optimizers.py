@@ -1,7 +1,7 @@
 """An optimizer as it travels: by name and numbers, and the ranges that these may have.
 
-``cloister.worker.optimizers`` says what they mean. Whoever declares or reads one asks ``faults``, so that the ranges
-stand here only. NaN passes none of the comparisons.
+``cloister.worker.optimizers`` says what they mean; what may be left out has PyTorch's values. Whoever declares or reads
+one asks ``faults``, so that the ranges stand here only. NaN passes none of the comparisons.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class StepDecay(_Declared, tag="step-decay", frozen=True):
     """The learning rate is multiplied by ``factor`` after every ``every`` steps."""
 
     every: Size
-    factor: float
+    factor: float = 0.1
 
     def faults(self) -> Iterator[str]:
         """The numbers that are out of range, a phrase each."""
@@ -37,7 +37,7 @@ class CosineDecay(_Declared, tag="cosine-decay", frozen=True):
     """The learning rate follows half a cosine down to ``lowest`` within ``steps``."""
 
     steps: Size
-    lowest: float
+    lowest: float = 0.0
 
     def faults(self) -> Iterator[str]:
         """The numbers that are out of range, a phrase each."""
@@ -52,9 +52,9 @@ Schedule: TypeAlias = StepDecay | CosineDecay
 
 class _Optimizer(_Declared, frozen=True):
     lr: float
-    weight_decay: float
-    clip_norm: float | None
-    schedule: Schedule | None
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    schedule: Schedule | None = None
 
     def faults(self) -> Iterator[str]:
         """The numbers that are out of range, a phrase each."""
@@ -71,9 +71,9 @@ class _Optimizer(_Declared, frozen=True):
 class SGD(_Optimizer, tag="sgd", frozen=True):
     """Stochastic gradient descent."""
 
-    momentum: float
-    dampening: float
-    nesterov: bool
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
 
     def faults(self) -> Iterator[str]:
         """The numbers that are out of range, a phrase each."""
@@ -89,9 +89,9 @@ class SGD(_Optimizer, tag="sgd", frozen=True):
 class Adam(_Optimizer, tag="adam", frozen=True):
     """Adam."""
 
-    betas: tuple[float, float]
-    eps: float
-    amsgrad: bool
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    amsgrad: bool = False
 
     def faults(self) -> Iterator[str]:
         """The numbers that are out of range, a phrase each."""
@@ -104,6 +104,8 @@ class Adam(_Optimizer, tag="adam", frozen=True):
 
 class AdamW(Adam, tag="adamw", frozen=True):
     """Adam with decoupled weight decay."""
+
+    weight_decay: float = 0.01
 
 
 Optimizer: TypeAlias = SGD | Adam | AdamW

@@ -68,12 +68,16 @@ class Join(Message, tag="join", frozen=True):
 class Ready(Message, tag="ready", frozen=True):
     """An owner has trained for this round. Answered by ``Send``, or by ``Refused``.
 
-    ``commitment``: SHA-256 of a salt of 32 bytes, which the owner keeps, and the contribution's bytes. ``signed``: the
+    ``examples``: the rows behind it, rounded down to a bucket of the charter's. ``norm``, ``buffers``: the L2 norms of
+    the contribution's parameters and buffers, which it may not exceed. ``commitment``: SHA-256 of a salt of 32 bytes,
+    which the owner keeps, and the contribution's bytes. ``signed``: the
     members of each cohort that it has signed on this model; it signs no other that is too near to one of them.
     """
 
     round: RoundNumber
     examples: Annotated[int, Meta(ge=1, lt=1 << 53)]
+    norm: float
+    buffers: float
     metrics: Metrics
     commitment: Digest
     signed: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()

@@ -7,32 +7,36 @@ the order that it has when it trains alone. What comes out is equal to that with
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cloister.errors import PlanError
-from cloister.wire.layout import Layout
+from cloister.wire.layout import Layout, regions_of
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
-from cloister.worker.data.batches import batches_in
+from cloister.worker.data.batches import batches_in, whole_batches
 from cloister.worker.data.rows import Arrays
+from cloister.worker.data.salts import Seeds
 from cloister.worker.data.stacked import Stack
-from cloister.worker.fitting import check_numbers, check_tensors
+from cloister.worker.fitting import check_numbers, check_tensors, check_whole
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
-from cloister.worker.training import those
+from cloister.worker.training import Norms, those
 
 _COPIES: Final = 6
 """How many times over a training holds a model's values beside a step's: an optimizer's averages and its work."""
 
 
 class TrainedTogether(NamedTuple):
-    """What the trainings came to, in the owners' order: ``deltas`` of shape ``(owners, length)``, and ``metrics`` as a
-    list each. ``others`` are the first owner's."""
+    """What the trainings came to, in the owners' order: ``deltas`` of shape ``(owners, length)``, the ``norms`` of
+    each, and ``metrics`` as a list each. ``others`` are the first owner's."""
 
     deltas: Tensor
+    norms: list[Norms]
     metrics: dict[str, list[float]]
     others: dict[str, Tensor]
 
@@ -59,19 +63,24 @@ class TrainingTogether:
         buffers: Mapping[str, Tensor],
         optimizer: Optimizer,
         batch_size: int,
-        local_epochs: int,
+        local_epochs: int | None,
+        steps: int | None,
         proximal: float,
         clip: float | None,
+        clip_buffers: float | None,
         layout: Layout,
     ) -> None:
-        check_numbers(batch_size, local_epochs, proximal, clip)
+        check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
         check_tensors(plan, parameters, buffers)
         self._parameters, self._buffers, self._optimizer = parameters, buffers, optimizer
-        self._rows, self._batch_size, self._epochs = rows, batch_size, local_epochs
-        self._proximal, self._clip, self._layout = proximal, clip, layout
+        if steps is not None:
+            check_whole(rows, batch_size=batch_size)
+        self._rows, self._batch_size, self._epochs, self._steps = rows, batch_size, local_epochs, steps
+        self._proximal, self._clips, self._layout = proximal, (clip, clip_buffers), layout
+        self._regions = regions_of(layout, buffers=buffers)
         self._device = next(iter(parameters.values())).device
         self._trained = {each.names[0] for each in plan.program.parameters if each.trained}
-        sizes = {min(batch_size, rows), rows % batch_size} - {0}
+        sizes = {batch_size} if steps is not None else {min(batch_size, rows), rows % batch_size} - {0}
         self._plans = {size: plan.vectorised(size, self._device, memory_bytes=memory_bytes) for size in sizes}
         row = sum(TensorSpec(each.dtype, each.row).nbytes() for each in plan.program.batch)
         values = sum(each.nbytes for each in parameters.values())
@@ -80,8 +89,8 @@ class TrainingTogether:
         if self.bytes_each > memory_bytes:
             raise PlanError(f"a training takes {self.bytes_each:,} bytes for each model, more than {memory_bytes:,}")
 
-    def run(self, owners: Sequence[Arrays], *, seeds: Sequence[int]) -> TrainedTogether:
-        """Trains a group whose data sets fit the plan, each owner with its seed. It begins with the values that the
+    def run(self, owners: Sequence[Arrays], *, seeds: Sequence[Seeds]) -> TrainedTogether:
+        """Trains a group whose data sets fit the plan, each owner with its seeds. It begins with the values that the
         tensors given before have now; they stay as they are.
 
         Raises:
@@ -95,24 +104,31 @@ class TrainingTogether:
         }
         buffers = _repeated(self._buffers, len(owners))
         update = self._optimizer.over(parameters, stacked=True)
-        seen = _Seen(self._rows * self._epochs)
+        seen = _Seen()
         for batch in self._batches(owners, seeds):
             outcome = self._plans[batch[0].shape[1]].run(parameters, buffers, batch)
             update.step(self._drawn_back(outcome.gradients, parameters) if self._proximal else outcome.gradients)
             buffers.update(outcome.buffers)
             seen.add(outcome, rows=batch[0].shape[1])
         changes = deltas.deltas(those(self._layout, parameters, buffers), start=start, layout=self._layout)
-        if self._clip is not None:
-            changes = deltas.clip_each(changes, limit=self._clip)
+        for limit, regions in zip(self._clips, self._regions, strict=True):
+            changes = changes if limit is None else deltas.clip_each(changes, limit=limit, regions=regions)
+        found = [deltas.norms(changes, regions=each).tolist() for each in self._regions]
+        norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}
         others = {name: each[0].clone() for name, each in buffers.items() if name not in in_vector}
-        return TrainedTogether(changes, seen.means(), others)
+        return TrainedTogether(changes, norms, seen.means(), others)
 
-    def _batches(self, owners: Sequence[Arrays], seeds: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
-        stack = Stack(owners, device=self._device)
-        steps = batches_in(self._rows, batch_size=self._batch_size)
-        for epoch in range(self._epochs):
-            yield from stack.epoch(self._batch_size, seeds=seeds, step=epoch * steps)
+    def _batches(self, owners: Sequence[Arrays], seeds: Sequence[Seeds]) -> Iterator[tuple[Tensor, ...]]:
+        stack, chosen, rows = Stack(owners, device=self._device), None, self._rows
+        if self._steps is not None:
+            chosen = np.stack([whole_batches(rows, batch_size=self._batch_size, seed=each.rows) for each in seeds])
+            rows = chosen.shape[1]
+        each = batches_in(rows, batch_size=self._batch_size)
+        steps = each * self._epochs if self._epochs is not None else self._steps or 0
+        for step in range(0, steps, each):
+            batches = stack.epoch(self._batch_size, seeds=[each.steps for each in seeds], step=step, chosen=chosen)
+            yield from islice(batches, steps - step)
 
     @torch.no_grad()
     def _drawn_back(self, gradients: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,11 +141,12 @@ class TrainingTogether:
 class _Seen:
     """Losses and metrics, summed as they come and weighted by rows."""
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    def __init__(self) -> None:
+        self._rows = 0
         self._sums: dict[str, Tensor] = {}
 
     def add(self, outcome: Outcome, *, rows: int) -> None:
+        self._rows += rows
         for name, value in {"loss": outcome.loss, **outcome.metrics}.items():
             weighted = value.double() * rows
             self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted

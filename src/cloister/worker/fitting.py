@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cloister.errors import ConfigurationError, PlanError
+from cloister.charter.jobs import FEWEST_BATCHES
+from cloister.errors import ConfigurationError, DataSetError, PlanError
 from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.wire.tensors import TensorSpec
@@ -91,16 +92,35 @@ def _check_held(what: str, held: Parameter | Buffer, among: Mapping[str, Tensor]
         raise PlanError(f"the plan needs the {what} {held.names[0]!r}, {expected}{found}")
 
 
-def check_numbers(batch_size: int, local_epochs: int, proximal: float, clip: float | None) -> None:
+def check_whole(rows: int, *, batch_size: int) -> None:
+    """Whether a data set has rows for whole batches.
+
+    Raises:
+        DataSetError: it has fewer than two: each step would be of the same rows.
+    """
+    if rows < FEWEST_BATCHES * batch_size:
+        raise DataSetError(
+            f"the data set has fewer rows than {FEWEST_BATCHES} batches of {batch_size}, which a contribution is of at"
+            " least"
+        )
+
+
+def check_numbers(
+    batch_size: int, local_epochs: int | None, steps: int | None, proximal: float, *clips: float | None
+) -> None:
     """Refuses numbers that a training cannot have.
 
     Raises:
         ConfigurationError: it says which.
     """
     check_batch_size(batch_size)
-    if local_epochs < 1:
-        raise ConfigurationError(f"local_epochs is {local_epochs}; it is at least 1")
+    if (local_epochs is None) == (steps is None):
+        raise ConfigurationError("a training is of so many steps, or of so many local_epochs: give one of the two")
+    for name, value in (("local_epochs", local_epochs), ("steps", steps)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name} is {value}; it is at least 1")
     if not (math.isfinite(proximal) and proximal >= 0):
         raise ConfigurationError(f"proximal is {proximal}; it is a number of at least 0")
-    if clip is not None and not (math.isfinite(clip) and clip >= deltas.SMALLEST_NORM):
-        raise ConfigurationError(f"clip is {clip}; it is a norm of at least {deltas.SMALLEST_NORM}")
+    for clip in clips:
+        if clip is not None and not (math.isfinite(clip) and clip >= deltas.SMALLEST_NORM):
+            raise ConfigurationError(f"clip is {clip}; it is a norm of at least {deltas.SMALLEST_NORM}")

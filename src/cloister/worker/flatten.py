@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -16,6 +16,9 @@ from cloister.worker.values import spec_of
 
 SMALLEST_NORM: Final = 1e-30
 """No update is clipped to less: below it float32 values are rounded too coarsely for a norm to be kept."""
+
+WHOLE: Final = (slice(None),)
+"""The one region of a vector whose parts count alike."""
 
 _BLOCK: Final = 1 << 20
 """Elements that are worked on at a time, so that no float64 copy of a model is made."""
@@ -106,40 +109,47 @@ def deltas(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: 
     for name, spec, first, last in layout.places:
         changes[:, first:last].view(models, *spec.shape).copy_(tensors[name])
     changes.sub_(start)
-    if not bool(_norms(changes).isfinite().all()):
+    if not bool(norms(changes).isfinite().all()):
         raise TrainingError("training led to values that are not finite")
     return changes
 
 
 @torch.no_grad()
-def clip_each(vectors: torch.Tensor, *, limit: float) -> torch.Tensor:
+def clip_each(vectors: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
     """``clip`` for each row of ``vectors``, which ``deltas`` gave."""
-    found = _norms(vectors)
+    found = norms(vectors, regions=regions)
     scales = torch.where(found <= limit * (1 - _DOUBT), 1.0, limit / found * (1 - _SLACK))
-    return vectors.double().mul_(scales[:, None]).to(vectors.dtype)
+    clipped = vectors.clone()
+    for region in regions:
+        clipped[:, region] = vectors[:, region].double().mul_(scales[:, None])
+    return clipped
 
 
-def _norms(vectors: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+def norms(vectors: torch.Tensor, *, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
+    """``norm`` of each row of ``vectors``, in float64."""
+    found = torch.zeros(len(vectors), dtype=torch.float64)
+    for each in regions:
+        found = torch.hypot(found, torch.linalg.vector_norm(vectors[:, each], dim=1, dtype=torch.float64))
     return found
 
 
 @torch.no_grad()
-def norm(vector: torch.Tensor) -> float:
-    """The vector's L2 norm, computed in float64.
+def norm(vector: torch.Tensor, *, regions: Sequence[slice] = WHOLE) -> float:
+    """The L2 norm of a vector, or of some regions of it, computed in float64.
 
     Raises:
         TrainingError: a value that is not finite, or a norm that is not.
     """
-    found = _norm(vector)
+    found = math.hypot(*(_norm(vector[each]) for each in regions))
     if not math.isfinite(found):
         raise TrainingError("an update holds values that are not finite, or whose norm is not")
     return found
 
 
 @torch.no_grad()
-def clip(vector: torch.Tensor, *, limit: float) -> torch.Tensor:
-    """The vector, scaled down to the L2 norm ``limit`` where it has more: the vector itself, or a scaled copy.
+def clip(vector: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
+    """The vector, scaled down in some regions, all by the same, to the L2 norm ``limit`` where those have more: the
+    vector itself, or a copy.
 
     The scale is a little below ``limit / norm``, by less than 1e-6, so that whoever checks the result in float64, in
     whatever order, finds no more than ``limit``.
@@ -150,13 +160,15 @@ def clip(vector: torch.Tensor, *, limit: float) -> torch.Tensor:
     """
     if not (math.isfinite(limit) and limit >= SMALLEST_NORM):
         raise ConfigurationError(f"the norm to clip to is {limit}; it is a number of at least {SMALLEST_NORM}")
-    found = norm(vector)
+    found = norm(vector, regions=regions)
     if found <= limit * (1 - _DOUBT):
         return vector
     scale = limit / found * (1 - _SLACK)  # may be too small for a float32, which the scaled values need not be
-    clipped = torch.empty_like(vector)
-    for block, scaled in zip(torch.split(vector, _BLOCK), torch.split(clipped, _BLOCK), strict=True):
-        scaled.copy_(block.double() * scale)
+    clipped = torch.empty_like(vector) if regions is WHOLE else vector.clone()
+    for region in regions:
+        pairs = zip(torch.split(vector[region], _BLOCK), torch.split(clipped[region], _BLOCK), strict=True)
+        for block, scaled in pairs:
+            scaled.copy_(block.double() * scale)
     return clipped
 
 

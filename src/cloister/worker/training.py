@@ -8,17 +8,18 @@ all random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cloister.wire.layout import Layout
+from cloister.wire.layout import Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
-from cloister.worker.data.batches import Batches, check_schema
-from cloister.worker.fitting import check_numbers, check_tensors, columns_of, prepare
+from cloister.worker.data.batches import Batches, RowNumbers, batches_in, check_schema, whole_batches
+from cloister.worker.fitting import check_numbers, check_tensors, check_whole, columns_of, prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
 
@@ -30,16 +31,25 @@ def unheard(what: str) -> None:
     """For those who need not hear of what begins."""
 
 
+class Norms(NamedTuple):
+    """The L2 norms of an update's parameters and of its buffers."""
+
+    parameters: float
+    buffers: float
+
+
 class Trained(NamedTuple):
     """What a local training came to.
 
-    ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``;
-    ``examples`` the number of the data set's rows; ``metrics`` the means over all that was trained on, each step
-    weighted by its rows, with ``"loss"`` among them; ``losses`` the loss of each step. ``others`` are the buffers that
-    are no part of the vector, as the last step left them: counters, in most models.
+    ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``, clipped
+    where that was asked for; ``norms`` are the L2 norms of its parameters and of its buffers; ``examples`` is the
+    number of the data set's rows; ``metrics`` are the means over all that was trained on, each step weighted by its
+    rows, with ``"loss"`` among them; ``losses`` is the loss of each step. ``others`` are the buffers that are no part
+    of the vector, as the last step left them: counters, in most models.
     """
 
     delta: Tensor
+    norms: Norms
     examples: int
     metrics: dict[str, float]
     losses: tuple[float, ...]
@@ -66,25 +76,30 @@ def train(
     buffers: Mapping[str, Tensor],
     optimizer: Optimizer,
     batch_size: int,
-    local_epochs: int,
     seed: int,
+    local_epochs: int | None = None,
+    steps: int | None = None,
+    rows_seed: int = 0,
     proximal: float = 0.0,
     clip: float | None = None,
+    clip_buffers: float | None = None,
     layout: Layout | None = None,
     begin: Callable[[str], None] = unheard,
 ) -> Trained:
-    """Trains a model on a data set: ``local_epochs`` times over all rows, the last batch of each smaller if need be.
+    """Trains a model on a data set: ``local_epochs`` times over all rows, the last batch of each smaller if need be; or
+    for so many ``steps`` over as many rows as whole batches take, which ``rows_seed`` chooses.
 
     It is computed on the device of the parameters. They and the buffers stay as they are. The optimizer, its schedule
     included, begins anew.
 
     Args:
         parameters, buffers: by name, as ``dict(model.named_parameters())`` gives them.
-        seed: 0 to 2^64 - 1. Epochs and steps are numbered from 0 and counted on through all epochs.
+        seed, rows_seed: 0 to 2^64 - 1. Epochs and steps are numbered from 0 and counted on through all epochs.
         proximal: the mu of FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
             equation 2): ``mu / 2 * ||w - w_start||^2`` is added to the loss, and so ``mu * (w - w_start)`` to the
             gradients. The losses that are reported are without it.
-        clip: the most that the L2 norm of the delta may be; a larger one is scaled down to it.
+        clip, clip_buffers: the most that the L2 norm of the delta's parameters, and of its buffers, may be; larger ones
+            are scaled down to it.
         layout: which tensors the delta holds, and where; all of floating point if it is None.
         begin: is told of each step before it begins.
 
@@ -101,12 +116,14 @@ def train(
         optimizer=optimizer,
         batch_size=batch_size,
         local_epochs=local_epochs,
+        steps=steps,
         proximal=proximal,
         clip=clip,
+        clip_buffers=clip_buffers,
         layout=layout,
         begin=begin,
     )
-    return training.run(data, seed=seed)
+    return training.run(data, seed=seed, rows_seed=rows_seed)
 
 
 @torch.no_grad()
@@ -164,32 +181,37 @@ class Training:
         buffers: Mapping[str, Tensor],
         optimizer: Optimizer,
         batch_size: int,
-        local_epochs: int,
+        local_epochs: int | None = None,
+        steps: int | None = None,
         proximal: float = 0.0,
         clip: float | None = None,
+        clip_buffers: float | None = None,
         layout: Layout | None = None,
         begin: Callable[[str], None] = unheard,
     ) -> None:
-        check_numbers(batch_size, local_epochs, proximal, clip)
+        check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
         check_tensors(plan, parameters, buffers)
         self._layout = layout or deltas.layout_of(floats_in(parameters, buffers))
         self._start = deltas.flatten(those(self._layout, parameters, buffers), layout=self._layout)
         self._model = _Model(plan, parameters, buffers, optimizer, proximal)
         self._plan, self._expected = plan, columns_of(plan)
-        self._batch_size, self._epochs, self._clip = batch_size, local_epochs, clip
+        self._batch_size, self._epochs, self._steps = batch_size, local_epochs, steps
+        self._clip, self._clip_buffers = clip, clip_buffers
+        self._regions = regions_of(self._layout, buffers=buffers)
         self._in_vector = {place.name for place in self._layout.places}
         self._clipped = False
         self._begin = begin
 
-    def run(self, data: Batches, *, seed: int) -> Trained:
+    def run(self, data: Batches, *, seed: int, rows_seed: int = 0) -> Trained:
         """Trains on one data set.
 
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``.
         """
-        seen, change = self._run(data, seed)
+        seen, change = self._run(data, seed, rows_seed)
         others = {name: each for name, each in self._model.buffers.items() if name not in self._in_vector}
-        return Trained(change, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+        norms = Norms(*(deltas.norm(change, regions=each) for each in self._regions))
+        return Trained(change, norms, len(data), seen.means(), tuple(seen.losses().tolist()), others)
 
     def run_into(self, tensors: Mapping[str, Tensor], data: Batches, *, seed: int) -> Seen:
         """Trains on one data set, and writes what came of it into these parameters and buffers, by name.
@@ -197,7 +219,7 @@ class Training:
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
         """
-        seen, change = self._run(data, seed)
+        seen, change = self._run(data, seed, 0)
         reported = Seen(seen.means(), seen.losses())
         with torch.no_grad():
             if self._clipped:
@@ -208,22 +230,35 @@ class Training:
                 each.copy_(reached[name])
         return reported
 
-    def _run(self, data: Batches, seed: int) -> tuple[_Seen, Tensor]:
-        """All epochs, and the change that they made. What can be known not to fit is found before the first step."""
+    def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor]:
+        """All steps, and the change that they made. What can be known not to fit is found before the first step."""
         check_schema(data.schema, expected=self._expected)
-        model, seen, step = self._model, _Seen(), 0
-        prepare(self._plan, rows=len(data), batch_size=self._batch_size, device=model.device)
+        model, seen = self._model, _Seen()
+        chosen, rows = None, len(data)
+        if self._steps is not None:
+            check_whole(rows, batch_size=self._batch_size)
+            chosen = whole_batches(rows, batch_size=self._batch_size, seed=rows_seed)
+            rows = len(chosen)
+        prepare(self._plan, rows=rows, batch_size=self._batch_size, device=model.device)
         model.restart()
-        for _ in range(self._epochs):
-            for batch in data.epoch(self._batch_size, seed=seed, step=step):
-                self._begin(STEP)
-                seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
-                step += 1
+        for step, batch in enumerate(self._batches(data, seed, chosen, rows)):
+            self._begin(STEP)
+            seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
         trained = those(self._layout, model.parameters, model.buffers)
         change = deltas.delta(trained, start=self._start, layout=self._layout)
-        clipped = change if self._clip is None else deltas.clip(change, limit=self._clip)
+        clipped = change
+        for limit, regions in zip((self._clip, self._clip_buffers), self._regions, strict=True):
+            clipped = clipped if limit is None else deltas.clip(clipped, limit=limit, regions=regions)
         self._clipped = clipped is not change
         return seen, clipped
+
+    def _batches(self, data: Batches, seed: int, chosen: RowNumbers | None, rows: int) -> Iterator[tuple[Tensor, ...]]:
+        """The batch of each step."""
+        each = batches_in(rows, batch_size=self._batch_size)
+        steps = each * self._epochs if self._epochs is not None else self._steps
+        for step in range(0, steps or 0, each):
+            batches = data.epoch(self._batch_size, seed=seed, step=step, chosen=chosen)
+            yield from batches if steps is None else islice(batches, steps - step)
 
 
 class _Model:

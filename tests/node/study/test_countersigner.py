@@ -47,13 +47,13 @@ class Asked:
         return self.here.cohort(**changed)
 
     def sign(
-        self, cohort: Cohort, *, number: int = 1, proved: bool = True, rules: dict[bytes, str] | None = None
+        self, cohort: Cohort, *, number: int = 1, proved: bool = True, jobs: dict[bytes, str] | None = None
     ) -> Signed:
         agreed = self.here.ledger.charter
         signer = Countersigner(
             agreed, key=charters.key_of("bob"), limits=OwnLimits(agreed, floors=self.floors), records=self.notes
         )
-        return signer.sign(encode(cohort), number=number, ledger=self.here.ledger, proved=proved, rules=rules or {})
+        return signer.sign(encode(cohort), number=number, ledger=self.here.ledger, proved=proved, jobs=jobs or {})
 
 
 def another_round(asked: Asked) -> Asking:
@@ -82,12 +82,12 @@ def another_place(asked: Asked) -> Asking:
     return partial(asked.sign, asked.cohort(previous=bytes(32)))
 
 
-def another_strategy(asked: Asked) -> Asking:
-    return partial(asked.sign, asked.cohort(), rules={asked.cohort().job: "FedAdam"})
+def another_name(asked: Asked) -> Asking:
+    return partial(asked.sign, asked.cohort(), jobs={asked.cohort().job: "more"})
 
 
 def a_refused_job(asked: Asked) -> Asking:
-    return partial(asked.sign, asked.cohort(), rules={asked.cohort().job: ""})
+    return partial(asked.sign, asked.cohort(), jobs={asked.cohort().job: ""})
 
 
 def too_few_members(asked: Asked) -> Asking:
@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[int, Callable[[Asked], Asking], str]] = {
     "an instance that has proved nothing in this round": (4, no_proof, "has not proved, in this round"),
     "a key that was not proved": (4, another_instance, "has not proved, in this round"),
     "another place in the chain": (5, another_place, "follows another record"),
-    "another strategy": (6, another_strategy, "is not the job's"),
+    "a job by another name": (6, another_name, "calls the job otherwise"),
     "a job that the node refuses": (6, a_refused_job, "refused here"),
     "fewer members than the owner asks for": (7, too_few_members, "at least 3 are asked for"),
     "a share above the owner's": (8, too_large_a_share, "counts for more than 0.4"),

@@ -149,7 +149,7 @@ def test_a_file_of_another_version(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("PRAGMA user_version = 1")
     database.close()
-    with pytest.raises(RecordsError, match="version 1, and not 2: go on with the version of cloister that wrote them"):
+    with pytest.raises(RecordsError, match="version 1, and not 3: go on with the version of cloister that wrote them"):
         Records(tmp_path)
 
 

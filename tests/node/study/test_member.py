@@ -13,14 +13,18 @@ from cloister.ledger.chain import Ledger
 from cloister.ledger.job import job_digest
 from cloister.ledger.records import cohort_to_be_signed, commitment, encode
 from cloister.node.study.effects import Abandon, Leave, Prove, Say, Train
+from cloister.node.study.entries import Salted
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
+from cloister.worker.data.salts import seeds_of
 from tests.support import chains, charters
 from tests.support.members import (
+    NORMS,
     OWNERS,
     START,
     UPDATE,
     Aggregator,
+    agreed_job,
     changed,
     charter,
     declined,
@@ -36,9 +40,11 @@ def test_a_round_from_the_proposal_to_the_release():
     here = Aggregator.facing(owner(notes=notes))
     order = here.propose()
     assert (order.round, order.model, order.data, order.clip, order.least) == (1, START, "#mri", 1.0, 10)
-    effects = here.member.trained(1, UPDATE, examples=23, metrics={"loss": 99.0, "secret": 1.0})
+    effects = here.member.trained(1, UPDATE, examples=23, norms=NORMS, metrics={"loss": 99.0, "secret": 1.0})
     ready = only(effects, w.Ready)
-    assert (ready.examples, ready.metrics) == (23, {"loss": 10.0})  # what the charter names, within its range
+    assert ready.examples == 20  # the charter's bucket
+    assert ready.metrics == {"loss": 10.0}  # what the charter names, within its range
+    assert (ready.norm, ready.buffers) == NORMS
     sent = next(each for each in here.member.handle(w.Send(1)) if isinstance(each, Say))
     assert isinstance(sent.message, w.Contribution)
     assert sent.bodies == (UPDATE,)
@@ -62,16 +68,48 @@ def test_a_round_from_the_proposal_to_the_release():
     assert here.propose(2).model == here.model
 
 
-def test_a_seed_is_an_owners_and_counts_what_came_out():
-    bob, alice = (Aggregator.facing(owner(name)).propose() for name in ("bob", "alice"))
-    assert bob.seed != alice.seed
+def test_rows_are_a_secret_of_the_data_set_and_their_order_one_of_each_release():
+    first = Aggregator.facing(owner()).propose().seeds
     # After rounds that came to nothing it is the same again: what is contributed tells nothing new.
-    assert Aggregator.facing(owner()).propose(3).seed == bob.seed
+    assert Aggregator.facing(owner()).propose(3).seeds == first
     here = Aggregator.facing(owner())
-    here.contribute()
-    here.sign()
-    here.release()
-    assert here.propose(2).seed != bob.seed
+    here.round()
+    second = here.propose(2).seeds
+    assert second.rows == first.rows
+    assert second.steps != first.steps
+    other = Records(None)
+    other.draw(Salted(bytes(32), "#mri", b"\1" * 32))
+    assert Aggregator.facing(owner(notes=other)).propose().seeds not in (first, second)
+
+
+def test_the_order_of_rows_is_another_for_another_job():
+    agreed = charter(jobs=[agreed_job(), agreed_job(name="more")])
+    orders = [Aggregator.facing(owner(agreed=agreed), name=name).propose().seeds for name in ("train", "more")]
+    assert orders[0].rows == orders[1].rows
+    assert orders[0].steps != orders[1].steps
+
+
+def test_a_secret_is_written_down_before_it_is_used_and_stays():
+    notes = Records(None)
+    first = Aggregator.facing(owner(notes=notes)).propose().seeds
+    assert notes.salt("#mri") is not None
+    assert notes.salt("#ct") is None
+    again = owner(notes=notes)
+    again._new_salt = lambda: b"\7" * 32
+    assert Aggregator.facing(again).propose().seeds == first
+
+
+def test_a_rehearsal_may_name_the_salt():
+    notes = Records(None)
+    member = owner(notes=notes, unsafe_salt=bytes(32))
+    here = Aggregator.facing(member)
+    assert here.propose().seeds == seeds_of(bytes(32), job=job_digest(here.encoded), number=1)
+    assert notes.salt("#mri") is None
+
+
+def test_a_batch_below_its_own_floor():
+    here = Aggregator.facing(owner(floors=Floors(min_batch=64)))
+    assert "steps are of 32 rows, and at least 64 are asked for here" in refused(here)
 
 
 def test_an_owner_that_is_not_in_the_cohort_bears_witness():
@@ -124,9 +162,9 @@ def test_a_job_that_is_not_what_it_is_called():
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"plan": b"another"}, "not one of the charter's"),
+        ({"plan": b"another"}, "that of the charter's job"),
+        ({"name": "another"}, "no job 'another'"),
         ({"charter": bytes(32)}, "another charter"),
-        ({"rounds": 101}, "101 rounds"),
     ],
 )
 def test_a_job_that_the_charter_does_not_allow(fields, why):
@@ -146,7 +184,7 @@ def test_a_job_that_starts_elsewhere():
 @pytest.mark.parametrize("tag", ["#ct", "#two"])
 def test_a_tag_that_no_data_set_carries_or_two_do(tag):
     data = {"#mri": frozenset({"#mri"}), "#two a": frozenset({"#two", "a"}), "#two b": frozenset({"#two", "b"})}
-    here = Aggregator.facing(owner(data=data), data=tag)
+    here = Aggregator.facing(owner(data=data, agreed=charter(jobs=[agreed_job(data=tag)])))
     assert tag in refused(here)
 
 
@@ -177,15 +215,16 @@ def test_a_model_that_was_not_handed_over():
 
 
 def test_more_rounds_than_the_job_has():
-    here = Aggregator.facing(owner(), rounds=1)
+    here = Aggregator.facing(owner(agreed=charter(jobs=[agreed_job(rounds=1)])))
     here.round()
     assert "used up" in refused(here, 2)
 
 
 def test_more_rounds_than_the_charter_has():
-    here = Aggregator.facing(owner(agreed=charter(rounds="1")), rounds=1)
+    jobs = [agreed_job(rounds=1), agreed_job(name="more", rounds=1)]
+    here = Aggregator.facing(owner(agreed=charter(rounds="1", jobs=jobs)))
     here.round()
-    here.job = job(here.ledger.charter, rounds=1, seed=8, start=here.ledger.model)
+    here.job = job(here.ledger.charter, name="more", start=here.ledger.model)
     here.show()
     assert "used up" in refused(here, 2)
 
@@ -211,13 +250,13 @@ def test_an_instance_that_proves_another_key():
 def test_fewer_examples_than_its_floor():
     here = Aggregator.facing(owner(floors=Floors(min_examples=50)))
     assert here.propose().least == 50
-    assert "at least 50 examples" in declined(here.member.trained(1, UPDATE, examples=49, metrics={}))
+    assert "at least 50 examples" in declined(here.member.trained(1, UPDATE, examples=49, norms=NORMS, metrics={}))
 
 
 def test_a_metric_that_is_no_number_stays_at_home():
     here = Aggregator.facing(owner())
     here.propose()
-    ready = only(here.member.trained(1, UPDATE, examples=23, metrics={"loss": math.nan}), w.Ready)
+    ready = only(here.member.trained(1, UPDATE, examples=23, norms=NORMS, metrics={"loss": math.nan}), w.Ready)
     assert ready.metrics == {}
 
 
@@ -247,13 +286,13 @@ def unsigned(here: Aggregator, number: int = 1, names: tuple[str, ...] = OWNERS,
         ({"sequence": 9}, "number 9"),
         ({"model": bytes(32)}, "another model"),
         ({"digest": bytes(32)}, "round digest"),
-        ({"clip": 2.0}, "its clip is 2.0"),
-        ({"rule": "FedAdam"}, "its rule is not the job's"),
+        ({"name": "another"}, "the charter has none of that name"),
+        ({"name": "more"}, "calls the job otherwise"),
         ({"job": bytes(32)}, "another job"),
     ],
 )
 def test_a_cohort_with_another(fields, why):
-    here = Aggregator.facing(owner())
+    here = Aggregator.facing(owner(agreed=charter(jobs=[agreed_job(), agreed_job(name="more")])))
     here.contribute()
     assert why in unsigned(here, **fields)
 
@@ -277,7 +316,7 @@ def test_a_round_that_it_signed_before_and_the_very_same_again():
     cohort = here.cohort(2)
     first = only(here.ask(cohort), w.Signature)
     assert only(here.ask(cohort), w.Signature) == first
-    assert "signed already" in unsigned(here, 2, clip=0.5)
+    assert "signed already" in unsigned(here, 2, outcome=bytes(32))
     assert "signed already" in unsigned(here, 1, ("alice", "chuck"))
 
 
@@ -347,7 +386,7 @@ def test_records_that_cannot_be_written(tmp_path):
     notes.close()
     assert "records" in declined(here.ask(here.cohort()))
     here.propose(2)
-    assert "records" in declined(here.member.trained(2, UPDATE, examples=23, metrics={}))
+    assert "records" in declined(here.member.trained(2, UPDATE, examples=23, norms=NORMS, metrics={}))
     assert declined(here.member.handle(w.Send(2)))
     with pytest.raises(RecordsError):
         notes.sign(None)  # type: ignore[arg-type]
@@ -368,7 +407,7 @@ def test_it_joins_with_what_was_released_and_not_with_an_instance_that_released_
     joined = only(Aggregator(again, here.job, here.ledger).connect(), w.Join)
     assert (joined.sequence, joined.head, joined.round, joined.holds) == (2, head, 1, True)
     third = Ledger.from_records(here.ledger.charter, here.ledger.records[:2])
-    Aggregator.facing(again, at=third, name="third")  # another instance goes on from the release
+    Aggregator.facing(again, at=third, instance="third")  # another instance goes on from the release
 
 
 def test_a_chain_that_goes_on_without_the_newest_release():
@@ -441,7 +480,7 @@ def test_a_model_that_comes_before_the_job_is_looked_at_once_the_job_is_there():
 def test_evidence_of_earlier_instances_is_verified_and_the_live_one_is_known():
     asked = []
     member = owner(verify_instance=lambda instance: asked.append(instance.record.sequence))
-    here = Aggregator.facing(member, at=chains_of(2), name="live")
+    here = Aggregator.facing(member, at=chains_of(2), instance="live")
     assert asked == [1]
     assert here.member.newest[0] == 4
 
@@ -493,7 +532,7 @@ def test_training_for_a_void_round_is_abandoned():
             here.propose(1)
         running = here.member.training
         assert only(event(), Abandon) == Abandon(running)
-        assert here.member.trained(running, UPDATE, examples=23, metrics={}) == []
+        assert here.member.trained(running, UPDATE, examples=23, norms=NORMS, metrics={}) == []
         if number == 2:
             here.prove()
 

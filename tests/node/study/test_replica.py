@@ -12,19 +12,16 @@ from cloister.ledger import job as jobs
 from cloister.node.study.journal import Records
 from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
-from tests.support.owners import LENGTH, Heard, key_of, make_job
+from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, Strategy
+from tests.support.owners import LENGTH, Heard, agree, agreed, key_of, make_job
 from tests.support.rounds import Study
 
-STRATEGIES = {
-    "FedAvg": {"lr": 1.0},
-    "FedAvgM": {"lr": 1.0, "momentum": 0.9},
-    "FedAdam": {"lr": 0.1},
-}
+STRATEGIES: dict[str, Strategy] = {"FedAvg": FedAvg(), "FedAvgM": FedAvgM(), "FedAdam": FedAdam(0.1)}
 
 
 def one_round(strategy: str) -> Study:
     """A study whose first job is over, after a round without chuck."""
-    study = Study(job={"strategy": strategy, "numbers": STRATEGIES[strategy], "rounds": 1})
+    study = Study(agree(jobs=[agreed(rounds=1, strategy=STRATEGIES[strategy]), agreed(name="more", rounds=1)]))
     study.join("alice", "bob", "rosa")
     study.submit()
     study.settle()
@@ -36,7 +33,7 @@ def next_job(study: Study) -> jobs.Job:
     """Rosa's next job goes on from the newest model, and waits for a quorum."""
     study.instance.disconnect("alice")
     vector = bytes(study.rosa.model[1][: LENGTH * 4])
-    job = make_job(study.charter, start=study.instance.ledger.model, rounds=1, seed=8)
+    job = make_job(study.charter, name="more", start=study.instance.ledger.model)
     data = jobs.encode(job)
     study.instance.say("rosa", w.Submit(len(data)), data + vector)
     study.settle()

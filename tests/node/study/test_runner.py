@@ -13,13 +13,15 @@ from typer.testing import CliRunner
 import cloister
 from cloister.cli.node import app
 from cloister.errors import CharterError, ConfigurationError, RecordsError
+from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Job, job_digest
 from cloister.node.setup import node_of
 from cloister.node.study.runner import Pauses
 from cloister.wire import rounds as w
 from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes
-from tests.node.federations import OWNERS, SOON, Federation, loss, model, rows_of
+from tests.node.federations import OWNERS, SEED, SOON, Federation, loss, model, rows_of
 from tests.support.processes import wait_until
 
 
@@ -28,18 +30,20 @@ def study(tmp_path: Path) -> Federation:
     return Federation(tmp_path)
 
 
-def simulated(study: Federation, *, rounds: int) -> bytes:
+def simulated(job: Job, *, rounds: int) -> bytes:
     """What the same study comes to in one process."""
     run = cloister.simulate(
         model(),
         loss,
         owners={name: rows_of(name) for name in OWNERS},
         optimizer=cloister.SGD(lr=0.1),
-        batch_size=8,
+        batch_size=16,
         rounds=rounds,
-        local_epochs=2,
+        steps=5,
+        floor=2,
         clip=10.0,
-        seed=5,
+        seed=SEED,
+        job=job_digest(jobs.encode(job)),
         on_round=lambda _: None,
     )
     floats = deltas.floats_of(run.model)
@@ -54,7 +58,7 @@ def test_a_study_ends_in_the_bits_of_its_simulation_and_both_owners_remember_it(
         finished = carol.until(w.Finished)
         assert study.remembered(2)
     assert (finished.done, finished.text) == (2, "")
-    assert carol.models[-1] == simulated(study, rounds=2)
+    assert carol.models[-1] == simulated(study.job(), rounds=2)
     for name in OWNERS:
         with closing(study.records(name)) as records:
             ledger = Ledger.from_records(study.charter, records.chain(study.charter.digest))
@@ -78,7 +82,7 @@ def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
     """The new instance knows nothing; what it goes on from, the owners hand over."""
     with study.aggregator(), study.nodes():
         with study.researcher() as carol:
-            carol.submit(study.job(rounds=1))
+            carol.submit(study.job(name="once"))
             carol.until(w.Finished)
         assert study.remembered(1)
     study.vector = carol.models[-1]
@@ -86,7 +90,7 @@ def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
         start = Ledger.from_records(study.charter, records.chain(study.charter.digest)).model
     with study.aggregator(), study.nodes(), study.researcher() as carol:
         carol.until(w.Chain)  # an owner is there, and has handed over what there is
-        carol.submit(study.job(rounds=1, start=start, seed=6))
+        carol.submit(study.job(name="once", start=start))
         assert carol.until(w.Finished).done == 1
         assert study.remembered(2)
     with closing(study.records("alice")) as records:
@@ -159,7 +163,7 @@ def test_node_log_shows_each_round_and_what_is_left(study):
     file = str(study.configuration("bob"))
     assert "no records yet" in run(app, ["log", file]).output
     with study.aggregator(), study.nodes(), study.researcher() as carol:
-        carol.submit(study.job(rounds=1))
+        carol.submit(study.job(name="once"))
         carol.until(w.Finished)
         assert study.remembered(1)
         assert run(app, ["log", file]).exit_code == 0  # while it runs

@@ -27,15 +27,17 @@ from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.study.effects import Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
-from cloister.wire import optimizers
+from cloister.wire import optimizers, strategies
 from cloister.worker import flatten as deltas
 from cloister.worker.data.files import open_file
+from cloister.worker.data.salts import Seeds
 from cloister.worker.training import train
 from cloister.worker.values import as_bytes, spec_of
 from tests.node.processes import gone
+from tests.support.charters import agreed_job
 
 SOON = 110.0
-ROWS = 24
+ROWS = 40
 
 
 class Net(nn.Module):
@@ -86,21 +88,13 @@ def a_job(**changed: Any) -> Job:
     parts = tuple(Part(name, spec_of(floats[name]), name in buffers) for name in sorted(floats))
     counters = sorted(buffers.keys() - floats.keys())
     given: dict[str, Any] = {
-        "format": "cloister job 1",
+        "format": jobs.FORMAT,
         "charter": bytes(32),
+        "name": "train",
         "plan": plan.encode(),
         "parts": parts,
         "constants": tuple(Constant(name, spec_of(buffers[name]), bytes(as_bytes(buffers[name]))) for name in counters),
         "start": bytes(32),
-        "optimizer": optimizers.SGD(0.05, 0.0, None, None, 0.9, 0.0, False),
-        "batch_size": 5,
-        "local_epochs": 2,
-        "seed": 0,
-        "data": "#mri",
-        "strategy": "FedProx",
-        "numbers": {"lr": 1.0, "mu": 0.1},
-        "rounds": 1,
-        "seconds": 10.0,
     }
     return Job(**given | changed)
 
@@ -110,8 +104,23 @@ def vector() -> bytes:
     return bytes(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
 
 
-def order(job: Job, number: int = 1, **changed: Any) -> Train:
-    given = {"model": vector(), "data": "#mri", "seed": 11, "clip": 0.5, "least": 10}
+def order(job: Job, number: int = 1, *, agreed: dict[str, Any] | None = None, **changed: Any) -> Train:
+    """``agreed``: what is changed of the charter's job."""
+    numbers = {
+        "batch_size": 16,
+        "steps": 5,
+        "optimizer": optimizers.SGD(0.05, momentum=0.9),
+        "strategy": strategies.FedProx(mu=0.1),
+    }
+    given = {
+        "agreed": agreed_job(hashlib.sha256(job.plan).digest(), **numbers | (agreed or {})),
+        "model": vector(),
+        "data": "#mri",
+        "seeds": Seeds(rows=7, steps=11),
+        "clip": 0.5,
+        "clip_buffers": 0.125,
+        "least": 10,
+    }
     return Train(round=number, job=jobs.encode(job), **given | changed)
 
 
@@ -166,14 +175,17 @@ def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
         parameters=dict(net.named_parameters()),
         buffers=dict(net.named_buffers()),
         optimizer=cloister.SGD(lr=0.05, momentum=0.9),
-        batch_size=5,
-        local_epochs=2,
+        batch_size=16,
+        steps=5,
         seed=11,
+        rows_seed=7,
         proximal=0.1,
         clip=0.5,
+        clip_buffers=0.125,
         layout=layout,
     )
-    assert found == Trained(1, bytes(as_bytes(expected.delta)), ROWS, expected.metrics)
+    assert found == Trained(1, bytes(as_bytes(expected.delta)), ROWS, expected.norms, expected.metrics)
+    assert found.norms == pytest.approx((0.5, 0.125))
     assert job.layout == layout
     # The same child goes on, with the job that it has.
     pid = trainer.pid
@@ -185,12 +197,12 @@ def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "key"), [({"step_cpu_s": 0.001}, "step_cpu"), ({"round_cpu_s": 1.0}, "round_cpu")])
 def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float], key: str) -> None:
-    """A million epochs: each step is short, and the training of hours."""
+    """A million steps: each is short, and all of them take minutes."""
     limits = dataclasses.replace(TrainingLimits(1 << 30, "cpu", 1), **limit)
     trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Wakeup())
     try:
         assert trainer.due is None
-        assert trainer.train(order(a_job(local_epochs=1_000_000))) is None
+        assert trainer.train(order(a_job(), agreed={"steps": 1 << 20})) is None
         assert select.select([trainer.fileno()], [], [], SOON)[0]
         assert trainer.receive() is None  # it is ready, and has the order now
         pid, found = trainer.pid, None
@@ -237,13 +249,14 @@ def test_a_job_on_other_data_has_another_child(trainer: Trainer) -> None:
 
 REFUSED = {
     "fewer rows than the floor": ({}, {"data": "#few"}, "fewer than the 10 rows"),
+    "fewer rows than two batches": ({}, {"agreed": {"batch_size": 21}}, "fewer rows than 2 batches of 21"),
     "a column of another type": ({}, {"data": "#whole"}, "column 'whole' holds int64"),
     "a column too few": ({}, {"data": "#one"}, "1 columns"),
     "a file that is gone": ({}, {"data": "#gone"}, "'#gone' cannot be read at its node"),
     "a plan that is none": ({"plan": b"nonsense"}, {}, "plan"),
     "an optimizer that is none": (
-        {"optimizer": optimizers.SGD(-1.0, 0.0, None, None, 0.0, 0.0, False)},
         {},
+        {"agreed": {"optimizer": optimizers.SGD(-1.0)}},
         "lr is -1",
     ),
 }
@@ -282,8 +295,7 @@ def test_a_model_that_does_not_fit_the_plan_names_the_tensors(trainer: Trainer) 
 
 @pytest.mark.slow
 def test_training_that_comes_to_no_number(trainer: Trainer) -> None:
-    job = a_job(optimizer=optimizers.SGD(1e38, 0.0, None, None, 0.0, 0.0, False))
-    trainer.train(order(job))
+    trainer.train(order(a_job(), agreed={"optimizer": optimizers.SGD(1e38)}))
     found = heard(trainer)
     assert isinstance(found, Failed)
     assert "not finite" in found.text
@@ -291,7 +303,7 @@ def test_training_that_comes_to_no_number(trainer: Trainer) -> None:
 
 @pytest.mark.slow
 def test_a_child_that_is_killed_and_the_next_one(trainer: Trainer) -> None:
-    trainer.train(order(a_job(local_epochs=1_000_000)))
+    trainer.train(order(a_job(), agreed={"steps": 1 << 20}))
     pid = trainer.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -306,7 +318,7 @@ def test_a_child_that_is_killed_and_the_next_one(trainer: Trainer) -> None:
 
 @pytest.mark.slow
 def test_what_is_abandoned_is_never_heard_of(trainer: Trainer) -> None:
-    trainer.train(order(a_job(local_epochs=1_000_000)))
+    trainer.train(order(a_job(), agreed={"steps": 1 << 20}))
     pid = trainer.pid
     assert pid is not None
     while not trainer._sent:  # until it is ready, and at work

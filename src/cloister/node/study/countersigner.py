@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from cloister.charter import Charter, keys
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.keys import PrivateKey
 from cloister.charter.owner_limits import Floors
-from cloister.errors import RoundError
+from cloister.errors import JobError, RoundError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import Cohort, cohort_to_be_signed, decode_cohort
 from cloister.node.study.entries import Signed
@@ -31,9 +32,27 @@ class OwnLimits:
         self.floor = max(agreed.floor, floors.floor or 0)
         self.min_examples = max(agreed.min_examples, floors.min_examples or 0)
         self.largest_share = min(agreed.largest_share, _or_any(floors.largest_share))
+        self.min_batch = max(agreed.min_batch, floors.min_batch or 0)
         self.clip = min(agreed.clip, _or_any(floors.clip))
+        self.clip_buffers = agreed.clip_buffers
+        self._buckets = (agreed.min_examples, *agreed.row_buckets)
         self.rounds = agreed.rounds if floors.rounds is None else min(agreed.rounds, floors.rounds)
         self._ranges = {metric.name: (metric.low, metric.high) for metric in agreed.metrics}
+
+    def check_job(self, job: AgreedJob) -> None:
+        """Checks that a job of the charter keeps the owner's own limits too.
+
+        Raises:
+            JobError: it does not.
+        """
+        if job.batch_size < self.min_batch:
+            raise JobError(
+                f"the job's steps are of {job.batch_size} rows, and at least {self.min_batch} are asked for here"
+            )
+
+    def told(self, examples: int) -> int:
+        """What is told of so many rows: the greatest of the charter's buckets that is not above it."""
+        return max(bucket for bucket in self._buckets if bucket <= examples)
 
     def released(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The metrics among these that the charter names, clipped to its ranges."""
@@ -59,12 +78,12 @@ class Countersigner:
         self._limits = limits
         self._records = records
 
-    def sign(self, encoded: bytes, *, number: int, ledger: Ledger, proved: bool, rules: Mapping[bytes, str]) -> Signed:
+    def sign(self, encoded: bytes, *, number: int, ledger: Ledger, proved: bool, jobs: Mapping[bytes, str]) -> Signed:
         """Signs a cohort. The signature is on the disk before this returns; one that exists already is given again.
 
         Args:
             proved: whether the newest instance of ``ledger`` has proved its key and its ledger in this round.
-            rules: the strategies of the jobs that were shown, by the jobs' digests; empty for a job that is refused.
+            jobs: the names in the charter of the jobs that were shown, by their digests; empty for one that is refused.
 
         Raises:
             RoundError, LedgerError, RecordsError: it is not signed.
@@ -80,8 +99,8 @@ class Countersigner:
         if not proved or cohort.signer != ledger.signer:  # 4
             raise RoundError("the instance has not proved, in this round, the key and the ledger that it is for")
         ledger.check_cohort(cohort)  # 5
-        if rules.get(cohort.job, cohort.rule) != cohort.rule:  # 6
-            raise RoundError("its rule is not the job's, or the job is refused here")
+        if jobs.get(cohort.job, cohort.name) != cohort.name:  # 6
+            raise RoundError("it calls the job otherwise than the charter, or the job is refused here")
         members = frozenset(share.member for share in cohort.shares)
         self._check_members(cohort, members)
         data = self._check_own(cohort)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+from cloister.charter.jobs import AgreedJob
 from cloister.ledger.sync import Values
 from cloister.wire import rounds as w
+from cloister.worker.data.salts import Seeds
 
 
 class Say(NamedTuple):
@@ -26,12 +28,15 @@ class Train(NamedTuple):
 
     round: int
     job: bytes
-    """Encoded; checked against the charter."""
+    """Encoded."""
     model: Values
     """The vector that the round starts from."""
+    agreed: AgreedJob
+    """The charter's job that it is."""
     data: str
-    seed: int
+    seeds: Seeds
     clip: float
+    clip_buffers: float | None
     least: int
     """The least rows that the data set may have."""
 

@@ -21,6 +21,16 @@ class TookPart(Message, tag="took-part", frozen=True):
     salt: Digest
 
 
+class Salted(Message, tag="salted", frozen=True):
+    """The secret of a data set, which chooses its rows and orders them (``cloister.worker.data.salts``), before it was
+    first used."""
+
+    charter: Digest
+    """The charter under which that was."""
+    data: str
+    salt: Digest
+
+
 class Signed(Message, tag="signed", frozen=True):
     """A cohort and the signature of it, before the signature was given away."""
 
@@ -57,5 +67,5 @@ class Kept(Message, tag="kept", frozen=True):
     rounds: int
 
 
-Entry: TypeAlias = TookPart | Signed | Released | Kept
+Entry: TypeAlias = TookPart | Salted | Signed | Released | Kept
 """One of them."""

@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cloister.errors import RecordsError
-from cloister.node.study.entries import Entry, Kept, Released, Signed, TookPart
+from cloister.node.study.entries import Entry, Kept, Released, Salted, Signed, TookPart
 
 if TYPE_CHECKING:
     from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
-_START: Final = hashlib.sha256(b"cloister node records 2\0").digest()
+_START: Final = hashlib.sha256(b"cloister node records 3\0").digest()
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(TookPart | Signed | Released | Kept)
+_decoder: Final = msgspec.msgpack.Decoder(TookPart | Salted | Signed | Released | Kept)
 
 
 @dataclass
@@ -64,6 +64,7 @@ class Records:
         self._folder = folder
         self._charters: dict[bytes, _Known] = {}
         self._spent: dict[str, int] = {}
+        self._salts: dict[str, bytes] = {}
         self._signed: dict[bytes, list[Signed]] = {}
         self._models: dict[bytes, ModelState] = {}
         self._count, self._hash = 0, _START
@@ -111,6 +112,10 @@ class Records:
         """The number of cohorts that were signed, under any charter, with a contribution from this data set in them."""
         return self._spent.get(data, 0)
 
+    def salt(self, data: str) -> bytes | None:
+        """The secret of a data set, 32 bytes; None before it was first trained on."""
+        return self._salts.get(data)
+
     def on_model(self, model: bytes) -> tuple[frozenset[str], ...]:
         """The members of each cohort that was signed, under any charter, for a round that started from this model."""
         return tuple(frozenset(signed.members) for signed in self._signed.get(model, ()))
@@ -138,6 +143,10 @@ class Records:
 
     def take_part(self, entry: TookPart) -> None:
         """Writes down a contribution. When this returns, no crash undoes it."""
+        self._append([entry])
+
+    def draw(self, entry: Salted) -> None:
+        """Writes down the secret of a data set, as ``take_part``. It has one, for good."""
         self._append([entry])
 
     def sign(self, entry: Signed) -> None:
@@ -220,6 +229,8 @@ class Records:
         match entry:
             case TookPart():
                 known.took_part[entry.round] = entry
+            case Salted():
+                self._salts.setdefault(entry.data, entry.salt)
             case Signed():
                 known.signed[entry.round] = entry
                 self._signed.setdefault(entry.model, []).append(entry)

@@ -14,27 +14,31 @@ from typing import Final, NamedTuple
 
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter
+from cloister.charter.jobs import AgreedJob
 from cloister.charter.keys import PrivateKey
 from cloister.charter.owner_limits import Floors
 from cloister.errors import AttestationError, CloisterError, JobError, LedgerError, RecordsError, RoundError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Instance, Ledger
-from cloister.ledger.job import Job, owner_seed, round_digest
+from cloister.ledger.job import Job, round_digest
 from cloister.ledger.records import commitment
 from cloister.ledger.sync import Values
 from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
-from cloister.node.study.entries import TookPart
+from cloister.node.study.entries import Salted, TookPart
 from cloister.node.study.journal import Records
 from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS
+from cloister.worker.data.salts import seeds_of
 
 
 class _Work(NamedTuple):
     digest: bytes
     data: bytes
     job: Job | None
+    agreed: AgreedJob | None
+    """The charter's; None where the job is refused."""
     fault: str
 
 
@@ -61,6 +65,8 @@ class Member:
         records: its memory, which survives crashes.
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: gives 32 random bytes.
+        unsafe_salt: the salt of all its data sets, in a rehearsal that is to be the same each time; None: each has a
+            secret one of its own.
 
     Raises:
         LedgerError: its records hold no chain of this charter.
@@ -77,6 +83,7 @@ class Member:
         records: Records,
         verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
+        unsafe_salt: bytes | None = None,
     ) -> None:
         self.charter: Final = charter
         self.own: Final = own
@@ -87,6 +94,7 @@ class Member:
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._new_salt = new_salt
+        self._unsafe_salt = unsafe_salt
         self._work: _Work | None = None
         self._round: _Round | None = None
         self._held: _Held | None = None
@@ -138,12 +146,21 @@ class Member:
             effects += self._sign(asked)
         return effects
 
-    def trained(self, number: int, vector: Values, *, examples: int, metrics: Mapping[str, float]) -> list[Effect]:
-        """Handles the result of a round's training: a clipped update, as its vector's bytes."""
+    def trained(
+        self,
+        number: int,
+        vector: Values,
+        *,
+        examples: int,
+        norms: tuple[float, float],
+        metrics: Mapping[str, float],
+    ) -> list[Effect]:
+        """Handles the result of a round's training: a clipped update, as its vector's bytes, and the norms of its
+        parameters and of its buffers."""
         if self.training != number or self._round is None or self._work is None:
             return []
         try:
-            return self._offer(self._round, vector, examples, self._limits.released(metrics))
+            return self._offer(self._round, vector, examples, norms, self._limits.released(metrics))
         except (RoundError, RecordsError) as fault:
             return self._decline(number, str(fault))
 
@@ -203,16 +220,17 @@ class Member:
 
     def _study(self, digest: bytes, data: bytes) -> list[Effect]:
         effects = self._drop()
-        job, fault = None, ""
+        job, agreed, fault = None, None, ""
         try:
             if jobs.job_digest(data) != digest:
                 raise JobError("it is not the job that it is called")
             job = jobs.decode(data)
-            jobs.check(job, charter=self.charter)
+            agreed = jobs.agreed(job, charter=self.charter)
+            self._limits.check_job(agreed)
         except JobError as refused:
-            job, fault = None, str(refused)
+            job, agreed, fault = None, None, str(refused)
             effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}"))
-        self._work = _Work(digest, data, job, fault)
+        self._work = _Work(digest, data, job, agreed, fault)
         try:
             self._replica.prove(job)
         except (RoundError, RecordsError) as wrong:
@@ -240,7 +258,7 @@ class Member:
             raise RoundError(f"round {asked.round} comes after round {highest}: a number is used once")
         if work is None or work.digest != asked.job:
             raise RoundError("the job of this round was not shown")
-        if work.job is None:
+        if work.job is None or work.agreed is None:
             raise RoundError(work.fault)
         if (asked.sequence, asked.head) != self.newest:
             raise RoundError("the round follows another record than the newest that is known here")
@@ -249,14 +267,14 @@ class Member:
         done = ledger.done(asked.job)
         if not done and work.job.start != ledger.model:
             raise RoundError("the job starts from another model than the newest")
-        if done >= work.job.rounds or ledger.released >= self.charter.limits.rounds:
+        if done >= work.agreed.rounds or ledger.released >= self.charter.limits.rounds:
             raise RoundError("the rounds of this job, or of the charter, are used up")
         digest = round_digest(asked.job, charter=self._digest, number=asked.round, model=asked.model, head=asked.head)
         if asked.digest != digest:
             raise RoundError("the round's digest is not that of its job, model and place")
         if self._replica.model is None:
             raise RoundError("the model was not handed over")
-        return self._data_set(work.job.data)
+        return self._data_set(work.agreed.data)
 
     def _data_set(self, tag: str) -> str:
         found = [name for name, tags in self._data.items() if tag in tags]
@@ -272,28 +290,50 @@ class Member:
         return [Prove(self.newest)]
 
     def _start(self, begun: _Round) -> list[Effect]:
-        number, model = begun.asked.round, self._replica.model
-        if not self._is_proved(number) or self._work is None or self._work.job is None or model is None:
+        number, model, work = begun.asked.round, self._replica.model, self._work
+        if not self._is_proved(number) or work is None or work.agreed is None or model is None:
             return self._decline(number, "the aggregator proved another ledger than it proposes the round on")
+        try:
+            salt = self._salt(begun.data)
+        except RecordsError as fault:
+            return self._decline(number, str(fault))
         begun.training = True
-        job = self._work.job
         order = Train(
             round=number,
-            job=self._work.data,
+            job=work.data,
+            agreed=work.agreed,
             model=model.vector,
             data=begun.data,
-            # The seed depends on the number of releases, not on this round's number. So after a void round everybody
+            # The seeds depend on the number of releases, not on this round's number. So after a void round everybody
             # contributes exactly the same again, and reveals nothing new.
-            seed=owner_seed(job.seed, number=self._ledger.done(self._work.digest) + 1, owner=self.own),
+            seeds=seeds_of(salt, job=work.digest, number=self._ledger.done(work.digest) + 1),
             clip=self._limits.clip,
+            clip_buffers=self._limits.clip_buffers,
             least=self._limits.min_examples,
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
 
+    def _salt(self, data: str) -> bytes:
+        """The data set's secret, which is on the disk before it is first used."""
+        if self._unsafe_salt is not None:
+            return self._unsafe_salt
+        known = self._records.salt(data)
+        if known is None:
+            known = self._new_salt()
+            self._records.draw(Salted(self._digest, data, known))
+        return known
+
     def _is_proved(self, number: int) -> bool:
         return self._proved is not None and self._proved == (number, self._ledger.signer)
 
-    def _offer(self, begun: _Round, vector: Values, examples: int, metrics: dict[str, float]) -> list[Effect]:
+    def _offer(
+        self,
+        begun: _Round,
+        vector: Values,
+        examples: int,
+        norms: tuple[float, float],
+        metrics: dict[str, float],
+    ) -> list[Effect]:
         number = begun.asked.round
         if examples < self._limits.min_examples:
             raise RoundError(f"a contribution here is of at least {self._limits.min_examples} examples")
@@ -304,7 +344,8 @@ class Member:
         self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
         signed = sorted({tuple(sorted(each)) for each in self._records.on_model(asked.model)})[:COHORTS]
-        return [Say(w.Ready(number, examples, metrics, committed, tuple(signed)))]
+        told = self._limits.told(examples)
+        return [Say(w.Ready(number, told, *norms, metrics, committed, tuple(signed)))]
 
     def _send(self, number: int) -> list[Effect]:
         if self._held is None or self._held.round != number:
@@ -338,10 +379,10 @@ class Member:
 
     def _sign(self, asked: w.Sign) -> list[Effect]:
         work = self._work
-        rules = {} if work is None else {work.digest: "" if work.job is None else work.job.strategy}
+        shown = {} if work is None else {work.digest: "" if work.agreed is None else work.agreed.name}
         try:
             signed = self._countersigner.sign(
-                asked.cohort, number=asked.round, ledger=self._ledger, proved=self._is_proved(asked.round), rules=rules
+                asked.cohort, number=asked.round, ledger=self._ledger, proved=self._is_proved(asked.round), jobs=shown
             )
         except CloisterError as fault:
             text = f"the cohort is not signed: {fault}"

@@ -36,6 +36,7 @@ from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.round_bodies import check_body
+from cloister.worker.data.salts import SALT_BYTES
 
 
 def participation_of(
@@ -70,7 +71,8 @@ def participation_of(
                 data={each.name: frozenset(each.tags) for each in configuration.study_data},
                 records=records,
                 verify_instance=verify_instance,
-                new_salt=partial(secrets.token_bytes, 32),
+                new_salt=partial(secrets.token_bytes, SALT_BYTES),
+                unsafe_salt=use.unsafe_salt,
             )
         except BaseException:
             records.close()
@@ -280,7 +282,13 @@ class AggregatorLink:
     def _trained(self, found: Trained | Failed | None) -> list[Effect]:
         match found:
             case Trained():
-                return self._member.trained(found.round, found.vector, examples=found.examples, metrics=found.metrics)
+                return self._member.trained(
+                    found.round,
+                    found.vector,
+                    examples=found.examples,
+                    norms=found.norms,
+                    metrics=found.metrics,
+                )
             case Failed():
                 return self._member.failed(found.round, found.text)
         return []

@@ -24,6 +24,8 @@ from cloister.node.process import Process
 from cloister.node.study.effects import Train
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.optimizers import Optimizer
+from cloister.worker.data.salts import Seeds
 
 _MODULE: Final = "cloister.node.study.trainer_process"
 _PACE_S: Final = 60.0
@@ -53,8 +55,13 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round: int
     job: int
     """The length of the job in the body, in bytes; 0: the job is that of the order before."""
-    seed: int
+    optimizer: Optimizer
+    batch_size: int
+    steps: int
+    proximal: float
+    seeds: Seeds
     clip: float
+    clip_buffers: float | None
     least: int
 
 
@@ -62,6 +69,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The result of a training: the header of an ANSWER, whose body is the update's vector."""
 
     examples: int
+    norms: tuple[float, float]
     metrics: dict[str, float]
 
 
@@ -71,6 +79,8 @@ class Trained(NamedTuple):
     round: int
     vector: Values
     examples: int
+    norms: tuple[float, float]
+    """Of its parameters and of its buffers."""
     metrics: dict[str, float]
 
 
@@ -188,7 +198,7 @@ class Trainer:
         except (EOFError, WireError, msgspec.MsgspecError, OSError):
             return self._bury()
         self._order = None
-        return Trained(order.round, vector.toreadonly(), result.examples, result.metrics)
+        return Trained(order.round, vector.toreadonly(), result.examples, result.norms, result.metrics)
 
     def close(self) -> None:
         """Ends the child. May be called twice."""
@@ -208,7 +218,19 @@ class Trainer:
         link = self._process.links[0]
         known = hashlib.sha256(order.job).digest()
         job = b"" if known == self._job else order.job
-        header = Order(order.round, len(job), order.seed, order.clip, order.least)
+        agreed = order.agreed
+        header = Order(
+            round=order.round,
+            job=len(job),
+            optimizer=agreed.optimizer,
+            batch_size=agreed.batch_size,
+            steps=agreed.steps,
+            proximal=agreed.proximal,
+            seeds=order.seeds,
+            clip=order.clip,
+            clip_buffers=order.clip_buffers,
+            least=order.least,
+        )
         try:
             body_bytes = len(job) + len(order.model)
             link.send(Kind.ASK, msgspec.msgpack.encode(header), body_bytes)

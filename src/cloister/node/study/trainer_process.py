@@ -34,7 +34,6 @@ from cloister.worker import optimizers
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.files import open_file
 from cloister.worker.fitting import check_fits
-from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
 from cloister.worker.training import Trained, train, unheard
 from cloister.worker.values import as_bytes
@@ -47,7 +46,6 @@ class Prepared(NamedTuple):
 
     job: Job
     plan: Plan
-    optimizer: Optimizer
     data: Batches
 
 
@@ -83,12 +81,14 @@ class TrainerProcess:
             found.data,
             parameters=parameters,
             buffers=buffers,
-            optimizer=found.optimizer,
-            batch_size=found.job.batch_size,
-            local_epochs=found.job.local_epochs,
-            seed=order.seed,
-            proximal=found.job.proximal,
+            optimizer=optimizers.read(order.optimizer),
+            batch_size=order.batch_size,
+            steps=order.steps,
+            seed=order.seeds.steps,
+            rows_seed=order.seeds.rows,
+            proximal=order.proximal,
             clip=order.clip,
+            clip_buffers=order.clip_buffers,
             layout=found.job.layout,
             begin=self._begin,
         )
@@ -99,8 +99,8 @@ class TrainerProcess:
             plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes)
             check_parts(plan, job)
             data = self._open()
-            check_fits(plan, data, batch_size=job.batch_size)
-            self._prepared = self._job, Prepared(job, plan, optimizers.read(job.optimizer), data)
+            check_fits(plan, data)
+            self._prepared = self._job, Prepared(job, plan, data)
         return self._prepared[1]
 
     def _open(self) -> Batches:
@@ -187,7 +187,9 @@ def serve(link: Link, process: TrainerProcess) -> None:
             link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
         else:
             vector = as_bytes(found.delta)
-            link.send(Kind.ANSWER, msgspec.msgpack.encode(Result(found.examples, found.metrics)), len(vector))
+            link.send(
+                Kind.ANSWER, msgspec.msgpack.encode(Result(found.examples, found.norms, found.metrics)), len(vector)
+            )
             fill(link.buffers(len(vector)), [vector])
 
 

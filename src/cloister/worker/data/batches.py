@@ -10,7 +10,7 @@ version of NumPy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ _GAMMA, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 _30, _27, _31 = map(np.uint64, (30, 27, 31))
 _BLOCK: Final = 1 << 18
 """Keys that are worked out at a time."""
+
+
+RowNumbers: TypeAlias = NDArray[np.int64]
 
 
 class Column(NamedTuple):
@@ -48,9 +51,12 @@ class Batches(Protocol):
         """The number of rows, at least 1."""
         ...
 
-    def epoch(self, batch_size: int, *, seed: int, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Every row once, in an order that is drawn from ``seed`` (0 to 2^64 - 1) and ``step``: a tuple of tensors for
-        each batch, one for each column, of shape ``(rows, *row)``. The last batch is smaller if need be.
+    def epoch(
+        self, batch_size: int, *, seed: int, step: int, chosen: RowNumbers | None = None
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Every row once, or each of those that are ``chosen`` (ascending), in an order that is drawn from ``seed`` (0
+        to 2^64 - 1) and ``step``: a tuple of tensors for each batch, one for each column, of shape ``(rows, *row)``.
+        The last batch is smaller if need be.
 
         The tensors are the caller's own; what it writes into them changes nothing else.
 
@@ -66,6 +72,18 @@ def batches_in(rows: int, *, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
+def whole_batches(rows: int, *, batch_size: int, seed: int) -> RowNumbers:
+    """The rows, ascending, of as many whole batches as so many rows have: chosen by ``seed``, and the same in every
+    epoch, so that no step takes fewer rows than another.
+
+    Raises:
+        ConfigurationError: a batch size below 1, or a seed that is negative, or over 2^64 - 1.
+    """
+    check_batch_size(batch_size)
+    chosen: RowNumbers = order(rows, seed=seed, step=0)[: rows - rows % batch_size]
+    return np.sort(chosen)
+
+
 def generator(*, seed: int, step: int) -> np.random.Generator:
     """Where an epoch's order is drawn from.
 
@@ -77,17 +95,17 @@ def generator(*, seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, step))))
 
 
-def order(rows: int, *, seed: int, step: int) -> NDArray[np.int64]:
+def order(rows: int, *, seed: int, step: int) -> RowNumbers:
     """All row numbers below ``rows``, in the order of an epoch of a data set whose rows can be read in any order.
 
     Raises:
         ConfigurationError: a seed or step that is negative, or over 2^64 - 1.
     """
-    found: NDArray[np.int64] = orders(rows, seeds=[seed], step=step)[0]
+    found: RowNumbers = orders(rows, seeds=[seed], step=step)[0]
     return found
 
 
-def orders(rows: int, *, seeds: Sequence[int], step: int) -> NDArray[np.int64]:
+def orders(rows: int, *, seeds: Sequence[int], step: int) -> RowNumbers:
     """``order`` for many seeds at once, of shape ``(len(seeds), rows)``; 8 bytes of memory for each number.
 
     Rows are sorted by random keys: row r has number r of the SplitMix64 generator (Steele, Lea and Flood, "Fast

@@ -31,7 +31,7 @@ from cloister.errors import DataSetError, MissingDependencyError
 from cloister.files import open_regular
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.batches import Column, check_batch_size, generator
+from cloister.worker.data.batches import Column, RowNumbers, check_batch_size, generator
 from cloister.worker.data.errors import reading
 from cloister.worker.data.pages import METADATA_BYTES, check_pages, read_metadata
 from cloister.worker.data.thrift import ITEMS
@@ -100,16 +100,22 @@ class RowGroups:
     def __len__(self) -> int:
         return sum(self._rows)
 
-    def epoch(self, batch_size: int, *, seed: int, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """See ``Batches.epoch``; the order is told at the top of this module."""
+    def epoch(
+        self, batch_size: int, *, seed: int, step: int, chosen: RowNumbers | None = None
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See ``Batches.epoch``; the order is told at the top of this module. What is not chosen is read, and left."""
         check_batch_size(batch_size)
-        return self._deal(batch_size, generator(seed=seed, step=step))
+        return self._deal(batch_size, generator(seed=seed, step=step), chosen)
 
-    def _deal(self, batch_size: int, chance: np.random.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _deal(
+        self, batch_size: int, chance: np.random.Generator, chosen: RowNumbers | None
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
         kept: list[NDArray[Any]] = []  # of windows before: fewer rows than a batch
         for groups in self._windows(chance):
             values = self._read(groups)
             order, start = chance.permutation(len(values[0])), 0
+            if chosen is not None:
+                order = order[np.isin(self._numbers_of(groups)[order], chosen, assume_unique=True)]
             if kept:
                 start = batch_size - len(kept[0])
                 kept = [np.concatenate((old, new[order[:start]])) for old, new in zip(kept, values, strict=True)]
@@ -124,6 +130,11 @@ class RowGroups:
             del values  # before the next window is read, not after
         if kept:
             yield _tensors(kept)
+
+    def _numbers_of(self, groups: Sequence[int]) -> RowNumbers:
+        """The numbers, in the file, of the rows of these row groups."""
+        firsts = np.cumsum([0, *self._rows])
+        return np.concatenate([np.arange(firsts[group], firsts[group + 1]) for group in groups])
 
     def _windows(self, chance: np.random.Generator) -> Iterator[list[int]]:
         window: list[int] = []

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cloister.errors import DataSetError
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.batches import Column, check_batch_size, order
+from cloister.worker.data.batches import Column, RowNumbers, check_batch_size, order
 
 TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Element types that PyTorch hardly computes with, each with one of its size that it selects rows of."""
@@ -107,10 +107,14 @@ class Arrays:
     def __len__(self) -> int:
         return self._rows
 
-    def epoch(self, batch_size: int, *, seed: int, step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """See ``Batches.epoch``; the order is ``batches.order``."""
+    def epoch(
+        self, batch_size: int, *, seed: int, step: int, chosen: RowNumbers | None = None
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See ``Batches.epoch``; the order is ``batches.order``, of the rows or of the places of those chosen."""
         check_batch_size(batch_size)
-        return self._deal(batch_size, order(self._rows, seed=seed, step=step))
+        if chosen is None:
+            return self._deal(batch_size, order(self._rows, seed=seed, step=step))
+        return self._deal(batch_size, chosen[order(len(chosen), seed=seed, step=step)])
 
     def _deal(self, batch_size: int, rows: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, ...]]:
         columns = list(self.columns.values())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from cloister.worker.data.batches import orders
+from cloister.worker.data.batches import RowNumbers, orders
 from cloister.worker.data.rows import TWINS, Arrays, TensorRows
 
 
@@ -24,17 +24,22 @@ class Stack:
         columns = zip(*(each.columns.values() for each in owners), strict=True)
         self._columns = [_stacked(column, device) or column for column in columns]
 
-    def epoch(self, batch_size: int, *, seeds: Sequence[int], step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Every row of each data set once, each in the order that its ``epoch`` has with its seed: tensors of shape
-        ``(owners, rows, *row)``."""
-        rows = orders(self._rows, seeds=seeds, step=step)
+    def epoch(
+        self, batch_size: int, *, seeds: Sequence[int], step: int, chosen: RowNumbers | None = None
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Every row of each data set once, or each of those that are ``chosen`` (a line for each), in the order that
+        its ``epoch`` has with its seed: tensors of shape ``(owners, rows, *row)``."""
+        if chosen is None:
+            rows = orders(self._rows, seeds=seeds, step=step)
+        else:
+            rows = np.take_along_axis(chosen, orders(chosen.shape[1], seeds=seeds, step=step), axis=1)
         places = torch.from_numpy(rows + np.arange(len(rows))[:, None] * self._rows).to(self._device)
         read = {
             at: torch.stack([each.take(order) for each, order in zip(column, rows, strict=True)]).to(self._device)
             for at, column in enumerate(self._columns)
             if not isinstance(column, _Flat)
         }
-        for start in range(0, self._rows, batch_size):
+        for start in range(0, rows.shape[1], batch_size):
             part = slice(start, start + batch_size)
             yield tuple(
                 column.take(places[:, part]) if isinstance(column, _Flat) else read[at][:, part]

@@ -1,0 +1,132 @@
+"""What nobody may agree on: the bounds of a job's numbers (``cloister.charter.jobs``), each with its reason.
+
+Within them every step of a round counts, each of many rows, so that it does not matter which step the numbers stress.
+They were found by trying: with each number that is refused here, one owner's row or update came out of an honest plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from cloister.charter.jobs import AgreedJob
+from cloister.wire.optimizers import SGD, Adam, CosineDecay
+from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+
+LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
+"""The greatest learning rate, unless a charter gives a reason for a greater one."""
+FADING: Final = 0.1
+"""The least learning rate of a round is at least this part of its greatest: else few steps count for all."""
+ADAM_STEPS: Final = 8
+"""The least steps of a round with Adam at the owners: one step of it is a vector of signs, whatever the rows."""
+CLIP_NORM: Final = 1e-3
+"""The least norm that an owner's gradients may be clipped to: below it, steps are directions and nothing else."""
+BETAS: Final = ((0.0, 0.99), (0.9, 0.9999))
+EPS: Final = (1e-10, 1e-2)
+SERVER_LR: Final = (0.01, 10.0)
+"""Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted."""
+ADAPTIVE_LR: Final = (1e-4, 10.0)
+MOMENTUM: Final = 0.99
+TAU: Final = (1e-8, 1.0)
+DECAY: Final = 0.5
+
+
+def faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
+    """What nobody may agree on: the place of each number that is out of bounds, and a sentence with the bound."""
+    if not job.data.strip() or not job.data.isprintable():
+        yield "data", "is no tag of a data set"
+    if job.unsafe_lr is not None and not (job.unsafe_lr.strip() and job.unsafe_lr.isprintable()):
+        yield "unsafe_lr", "is no reason: write in a sentence why the learning rate is above its bound"
+    yield from (("optimizer", fault) for fault in _optimizer(job))
+    yield from (("strategy", fault) for fault in _strategy(job))
+
+
+def _optimizer(job: AgreedJob) -> Iterator[str]:
+    optimizer, kind = job.optimizer, type(job.optimizer).__name__
+    wrong = [*optimizer.faults()]
+    yield from wrong
+    if wrong:
+        return
+    if not optimizer.lr > 0:
+        yield "lr is 0: owners would contribute nothing"
+    if optimizer.lr > LR[kind] and job.unsafe_lr is None:
+        yield f"lr is {optimizer.lr:g}, and at most {LR[kind]:g} for {kind}; unsafe_lr gives a reason for a greater one"
+    if optimizer.weight_decay:
+        yield (
+            f"weight_decay is {optimizer.weight_decay:g}, and must be 0 at owners, where it would hide how unlike their"
+            " contributions are: give the strategy a decay, which is applied once for all"
+        )
+    if optimizer.clip_norm is not None and optimizer.clip_norm < CLIP_NORM:
+        yield f"clip_norm is {optimizer.clip_norm:g}, and must be at least {CLIP_NORM:g}"
+    if optimizer.lr * job.proximal >= 1:
+        yield f"lr times the strategy's mu is {optimizer.lr * job.proximal:g}, and must be below 1"
+    yield from _schedule(job)
+    yield from _sgd(optimizer) if isinstance(optimizer, SGD) else _adam(optimizer, steps=job.steps)
+
+
+def _schedule(job: AgreedJob) -> Iterator[str]:
+    schedule, lr = job.optimizer.schedule, job.optimizer.lr
+    if isinstance(schedule, CosineDecay) and schedule.lowest > lr:
+        yield f"the schedule's lowest is {schedule.lowest:g}, and must be at most lr, {lr:g}"
+        return
+    lowest = _lowest(job)
+    if lowest < FADING * lr:
+        yield (
+            f"the schedule's least learning rate of a round is {lowest:g}, and must be at least a tenth of lr, {lr:g}:"
+            " else few steps would count for all"
+        )
+
+
+def _lowest(job: AgreedJob) -> float:
+    """The least learning rate of a round's steps."""
+    schedule, lr, last = job.optimizer.schedule, job.optimizer.lr, job.steps - 1
+    if schedule is None:
+        return lr
+    if isinstance(schedule, CosineDecay):  # which would rise again after its steps
+        done = min(last, schedule.steps) / schedule.steps
+        return schedule.lowest + (lr - schedule.lowest) * (1 + math.cos(math.pi * done)) / 2
+    return float(lr * schedule.factor ** (last // schedule.every))
+
+
+def _sgd(optimizer: SGD) -> Iterator[str]:
+    if not optimizer.momentum < 1:
+        yield f"momentum is {optimizer.momentum:g}, and must be from 0 to below 1"
+    if not 0 <= optimizer.dampening <= 1:
+        yield f"dampening is {optimizer.dampening:g}, and must be from 0 to 1"
+
+
+def _adam(optimizer: Adam, *, steps: int) -> Iterator[str]:
+    for beta, (least, most) in zip(optimizer.betas, BETAS, strict=True):
+        if not least <= beta <= most:
+            yield f"a beta is {beta:g}, and must be from {least:g} to {most:g}"
+    if not EPS[0] <= optimizer.eps <= EPS[1]:
+        yield f"eps is {optimizer.eps:g}, and must be from {EPS[0]:g} to {EPS[1]:g}"
+    if steps < ADAM_STEPS:
+        yield (
+            f"it is Adam with {steps} steps of each owner in a round, and must have at least {ADAM_STEPS}: a step of it"
+            " is a vector of signs"
+        )
+
+
+def _strategy(job: AgreedJob) -> Iterator[str]:
+    strategy = job.strategy
+    wrong = [*strategy.faults()]
+    yield from wrong
+    if wrong:
+        return
+    least, most = SERVER_LR if isinstance(strategy, FedAvg | FedProx | FedAvgM) else ADAPTIVE_LR
+    if not least <= strategy.lr <= most:
+        yield f"lr is {strategy.lr:g}, and must be from {least:g} to {most:g} for {type(strategy).__name__}"
+    if strategy.decay > DECAY:
+        yield f"decay is {strategy.decay:g}, and must be at most {DECAY:g}"
+    if isinstance(strategy, FedAvgM):
+        if strategy.momentum > MOMENTUM:
+            yield f"momentum is {strategy.momentum:g}, and must be at most {MOMENTUM:g}"
+    elif not isinstance(strategy, FedAvg | FedProx):
+        if strategy.beta1 > MOMENTUM:
+            yield f"beta1 is {strategy.beta1:g}, and must be at most {MOMENTUM:g}"
+        if not TAU[0] <= strategy.tau <= TAU[1]:
+            yield f"tau is {strategy.tau:g}, and must be from {TAU[0]:g} to {TAU[1]:g}"
+        if isinstance(strategy, FedAdam | FedYogi) and not BETAS[1][0] <= strategy.beta2 <= BETAS[1][1]:
+            yield f"beta2 is {strategy.beta2:g}, and must be from {BETAS[1][0]:g} to {BETAS[1][1]:g}"

@@ -1,0 +1,180 @@
+"""Jobs of a charter: what is read and written, and each number that nobody may agree on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloister.charter import job_bounds
+from cloister.charter.jobs import AgreedJob
+from cloister.charter.toml import parse_charter
+from cloister.errors import CharterError
+from cloister.wire.optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay
+from cloister.wire.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from tests.support.chains import PLAN
+from tests.support.charters import agreed_job, text
+
+MODEL = f'first_model = "{"cd" * 32}"\n'
+
+
+def job(**changed: Any) -> AgreedJob:
+    return agreed_job(PLAN, **{"steps": 10, **changed})
+
+
+def read(*jobs: AgreedJob, **changed: Any) -> tuple[AgreedJob, ...]:
+    return parse_charter(text(jobs=jobs, limits=MODEL, **changed)).jobs
+
+
+def places(written: str) -> set[str]:
+    with pytest.raises(CharterError) as caught:
+        parse_charter(written)
+    return {line.strip().partition(":")[0] for line in str(caught.value).splitlines()[1:]}
+
+
+SCHEDULES = [None, CosineDecay(10, 0.05), StepDecay(5, 0.5)]
+OPTIMIZERS: list[Optimizer] = [
+    *(SGD(0.1, schedule=schedule) for schedule in SCHEDULES),
+    SGD(1.0, clip_norm=1e-3, momentum=0.9, nesterov=True),
+    SGD(0.25, momentum=0.99, dampening=1.0),
+    Adam(0.001),
+    AdamW(0.1, weight_decay=0.0, betas=(0.0, 0.9), eps=1e-2, amsgrad=True),
+]
+STRATEGIES = [FedAvg(), FedAvg(0.01, 0.1), FedProx(mu=0.5), FedAvgM(), FedAdagrad(), FedYogi(), FedAdam(1.0)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_written_is_read(optimizer: Optimizer, strategy: Any) -> None:
+    written = job(optimizer=optimizer, strategy=strategy, data='#m"ri \u00e9\\')
+    assert read(written) == (written,)
+
+
+def test_jobs_stand_in_the_order_of_their_names() -> None:
+    first, second = job(name="a"), job(name="b", weights="rows", unsafe_lr="a reason", optimizer=SGD(2.0))
+    assert read(second, first, row_buckets="[20]") == (first, second)
+
+
+def test_what_is_left_out_is_what_a_script_leaves_out() -> None:
+    written = text(jobs=[job()], limits=MODEL)
+    shortened = written.replace(
+        '{ name = "SGD", lr = 0.1, weight_decay = 0.0, momentum = 0.0, dampening = 0.0, nesterov = false }',
+        '{ name = "SGD", lr = 0.1 }',
+    ).replace('{ name = "FedAvg", lr = 1.0, decay = 0.0 }', '{ name = "FedAvg" }')
+    shortened = shortened.replace('weights = "uniform"\n', "")
+    assert len(shortened) < len(written) - 100
+    assert parse_charter(shortened) == parse_charter(written)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("plan = ", "scheme = ", "jobs[0].plan"),
+        ('name = "train"', 'name = "../x"', "jobs[0].name"),
+        ('data = "#mri"', 'data = ""', "jobs[0].data"),
+        ("steps = 10", "steps = 0", "jobs[0].steps"),
+        ("steps = 10", "steps = [10, 20]", "jobs[0].steps"),  # no range: two jobs of it could be subtracted
+        ("batch_size = 32", 'batch_size = "any"', "jobs[0].batch_size"),
+        ("batch_size = 32", "batch_size = 31", "jobs[0].batch_size"),
+        ("rounds = 3\n", "rounds = 101\n", "jobs[0].rounds"),
+        ('name = "SGD"', 'name = "Lion"', "jobs[0].optimizer.name"),
+        ('name = "SGD", lr = 0.1,', 'name = "SGD",', "jobs[0].optimizer.lr"),
+        ("lr = 0.1", 'lr = "small"', "jobs[0].optimizer.lr"),
+        ("nesterov = false", "nesterov = 0", "jobs[0].optimizer.nesterov"),
+        ("nesterov = false", "betas = [0.9, 0.99]", "jobs[0].optimizer.betas"),
+        ("nesterov = false", 'schedule = { name = "Linear" }', "jobs[0].optimizer.schedule.name"),
+        ('{ name = "FedAvg", lr = 1.0, decay = 0.0 }', '"FedAvg"', "jobs[0].strategy"),
+        ('{ name = "FedAvg", lr = 1.0, decay = 0.0 }', '""', "jobs[0].strategy"),
+        ('weights = "uniform"', 'weights = "equal"', "jobs[0].weights"),
+        ('weights = "uniform"', 'weights = "rows"', "jobs[0].weights"),
+        ("max_s = 60", "max_s = 604801", "jobs[0].max_s"),
+        ("max_s = 60", "max_s = 60\nseed = 7", "jobs[0].seed"),
+    ],
+)
+def test_each_fault_has_its_place(old: str, new: str, place: str) -> None:
+    written = text(jobs=[job()], limits=MODEL)
+    assert old in written
+    assert place in places(written.replace(old, new, 1))
+
+
+def test_two_jobs_of_one_name() -> None:
+    assert "jobs[1].name" in places(text(jobs=[job(), job(steps=11)], limits=MODEL))
+
+
+# --- What nobody may agree on: the number, and its bound
+
+BOUNDS = [
+    ({"optimizer": SGD(1.01)}, "lr is 1.01, and at most 1 for SGD"),
+    ({"optimizer": Adam(0.11)}, "lr is 0.11, and at most 0.1 for Adam"),
+    ({"optimizer": AdamW(0.11, weight_decay=0.0)}, "at most 0.1 for AdamW"),
+    ({"optimizer": SGD(0.0)}, "lr is 0"),
+    ({"optimizer": SGD(-1.0)}, "lr is -1, and must be finite and at least 0"),
+    ({"optimizer": SGD(math.nan)}, "lr is nan"),
+    ({"optimizer": SGD(0.1, weight_decay=1e-4)}, "weight_decay is 0.0001, and must be 0 at owners"),
+    ({"optimizer": AdamW(0.001)}, "weight_decay is 0.01"),
+    ({"optimizer": SGD(0.1, clip_norm=9e-4)}, "clip_norm is 0.0009, and must be at least 0.001"),
+    ({"optimizer": SGD(1e-6, schedule=CosineDecay(1, 10.0))}, "lowest is 10, and must be at most lr, 1e-06"),
+    ({"optimizer": SGD(1.0, schedule=StepDecay(1, 0.0))}, "least learning rate of a round is 0"),
+    ({"optimizer": SGD(1.0, schedule=StepDecay(1, 0.7))}, "must be at least a tenth of lr"),
+    ({"optimizer": SGD(1.0, schedule=CosineDecay(10, 0.0))}, "must be at least a tenth of lr"),
+    ({"optimizer": SGD(0.1, momentum=1.0)}, "momentum is 1, and must be from 0 to below 1"),
+    ({"optimizer": SGD(1e-7, momentum=16.0)}, "momentum is 16"),
+    ({"optimizer": SGD(0.1, momentum=0.5, dampening=-1e7)}, "dampening is -1e+07, and must be from 0 to 1"),
+    ({"optimizer": SGD(0.1, momentum=0.5, dampening=1.1)}, "dampening is 1.1"),
+    ({"optimizer": Adam(0.001, betas=(0.995, 0.999))}, "a beta is 0.995, and must be from 0 to 0.99"),
+    ({"optimizer": Adam(0.001, betas=(0.9, 0.5))}, "a beta is 0.5, and must be from 0.9 to 0.9999"),
+    ({"optimizer": Adam(0.001, eps=0.0)}, "eps is 0, and must be from 1e-10 to 0.01"),
+    ({"optimizer": Adam(0.001, eps=1.0)}, "eps is 1"),
+    ({"optimizer": Adam(0.001), "steps": 7}, "Adam with 7 steps of each owner in a round, and must have at least 8"),
+    ({"optimizer": SGD(0.5), "strategy": FedProx(mu=2.0)}, "lr times the strategy's mu is 1, and must be below 1"),
+    ({"strategy": FedAvg(1e-3)}, "lr is 0.001, and must be from 0.01 to 10 for FedAvg"),
+    ({"strategy": FedAvg(11.0)}, "lr is 11"),
+    ({"strategy": FedAvg(math.inf)}, "lr is inf"),
+    ({"strategy": FedAdam(1e-5)}, "lr is 1e-05, and must be from 0.0001 to 10 for FedAdam"),
+    ({"strategy": FedAvg(1.0, 0.6)}, "decay is 0.6, and must be at most 0.5"),
+    ({"strategy": FedAvgM(momentum=0.995)}, "momentum is 0.995, and must be at most 0.99"),
+    ({"strategy": FedAdam(beta1=0.995)}, "beta1 is 0.995"),
+    ({"strategy": FedYogi(beta2=0.5)}, "beta2 is 0.5"),
+    ({"strategy": FedAdagrad(tau=1e-9)}, "tau is 1e-09"),
+    ({"unsafe_lr": " "}, "is no reason"),
+    ({"data": "#mri\n"}, "is no tag"),
+]
+
+
+@pytest.mark.parametrize(("changed", "text"), BOUNDS)
+def test_a_number_out_of_bounds_is_named_with_its_bound(changed: dict[str, Any], text: str) -> None:
+    found = [fault for _, fault in job_bounds.faults(job(**changed))]
+    assert any(text in fault for fault in found), found
+
+
+def test_a_charter_may_say_why_a_rate_is_above_its_bound() -> None:
+    assert not [*job_bounds.faults(job(optimizer=SGD(3.0), unsafe_lr="losses here are of the order of 1e-4"))]
+
+
+rates = st.floats(1e-6, 1.0)
+schedules = st.one_of(
+    st.builds(StepDecay, st.integers(1, 30), st.floats(0, 1)),
+    st.builds(CosineDecay, st.integers(1, 30), st.floats(0, 1)),
+)
+
+
+@given(rates, schedules, st.integers(1, 40))
+def test_the_least_rate_is_that_of_the_steps_themselves(lr: float, schedule: Any, steps: int) -> None:
+    """What is allowed never falls below a tenth on the way, by the rule of each schedule written out step by step."""
+    found = job(optimizer=SGD(lr, schedule=schedule), steps=steps)
+    if any(job_bounds.faults(found)):
+        return
+    if isinstance(schedule, StepDecay):
+        along = itertools.accumulate(
+            range(1, steps), lambda rate, at: rate * (schedule.factor if at % schedule.every == 0 else 1), initial=lr
+        )
+    else:
+        along = iter(
+            schedule.lowest + (lr - schedule.lowest) * (1 + math.cos(math.pi * at / schedule.steps)) / 2
+            for at in range(steps)
+        )
+    assert min(along) >= 0.1 * lr * (1 - 1e-9)
