@@ -32,7 +32,7 @@ def pulled(count: int) -> tuple[np.ndarray, int]:
     committed = commitment(SALT, memoryview(update))
     names = [f"owner {at:03}" for at in range(count)]
     answers = {
-        name: Answer(Member(name=name, role="owner", key=name), 10 + at, (NORM, 0.0), {}, committed)
+        name: Answer(Member(name=name, role="owner", key=name, id=name), 10 + at, (NORM, 0.0), {}, committed)
         for at, name in enumerate(names)
     }
     limits, layout = agree(clip="1e6").limits, lay_out({"weight": TensorSpec("float32", (LENGTH,))})
@@ -72,7 +72,7 @@ def collecting(
     updates = {name: np.full(4, 1.0 + at, np.float32).tobytes() for at, name in enumerate(names)}
     answers = {
         name: Answer(
-            Member(name=name, role="owner", key=name),
+            Member(name=name, role="owner", key=name, id=name),
             1 + at,
             (2.0 * (1 + at), 0.0),
             {},

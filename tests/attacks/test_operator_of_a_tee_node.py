@@ -35,13 +35,13 @@ MARK = b"PATIENT 4711 HAS A SECRET"
 CONFIGURATION = """
 name = "cloud"
 listen = "127.0.0.1:0"
+state = "cloud.state"
 [tee]
 kind = "simulated"
 address = "cloud.example:7443"
 [charter]
 file = "charter.toml"
 signatures = "charter.sigs"
-state = "cloud.state"
 accept_simulated = true
 [session]
 memory = "256 MiB"

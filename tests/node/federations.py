@@ -71,11 +71,18 @@ def rows_of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Federation:
-    """Two owners, a researcher and their charter; each owner has a data set and a node.toml."""
+    """Two owners, a researcher and their charter; each owner has a data set and a node.toml.
 
-    def __init__(self, folder: Path, **limits: str) -> None:
+    ``beside``: another one of the same owners, whose nodes work under this charter too.
+    """
+
+    def __init__(self, folder: Path, *, beside: Federation | None = None, **limits: str) -> None:
         self.folder = folder
-        self.identities = {name: Identity.create(folder / f"{name}.key") for name in (*OWNERS, "carol")}
+        self.beside = beside
+        if beside is None:
+            self.identities = {name: Identity.create(folder / f"{name}.key") for name in (*OWNERS, "carol")}
+        else:
+            self.identities = beside.identities
         self.plan = loss.capture(model(), example=(torch.randn(4, 3), torch.randn(4, 1)))
         self.charter = self._agree(limits)
         self.port = 0
@@ -86,6 +93,7 @@ class Federation:
         write_charter(
             file,
             members=roles,
+            name="rehearsal" if self.beside is None else "another",
             addresses=[ADDRESS],
             measurements=[MEASUREMENT],
             interactive=False,
@@ -140,16 +148,26 @@ class Federation:
         """The owner's node.toml; its data set lies beside it."""
         x, y = rows_of(name)
         np.savez(self.folder / f"{name}.npz", x=x.numpy(), y=y.numpy())
+        if self.beside is not None:
+            other = self.beside.configuration(name, columns=columns)
+            first = other.read_text().replace("[charter]", "[[charters]]")
+            other.write_text(f"{first}\n[[charters]]\n{self._use(name, more)}")
+            return other
         file = self.folder / f"{name}.toml"
         file.write_text(
-            f'name = "{name}"\nidentity = "{name}.key"\n'
+            f'name = "{name}"\nidentity = "{name}.key"\nstate = "{name}.state"\n'
             f'[training]\nmemory = "1 GiB"\nthreads = {torch.get_num_threads()}\n'
             f'[[data_sets]]\ntags = ["#mri", "{name}"]\nfile = "{name}.npz"\ncolumns = {columns}\n'
-            f'[charter]\nfile = "charter.toml"\nstate = "{name}.state"\naccept_simulated = true\n'
+            f"[charter]\n{self._use(name, more)}"
+        )
+        return file
+
+    def _use(self, name: str, more: str) -> str:
+        return (
+            f'file = "{self.folder}/charter.toml"\naccept_simulated = true\n'
             f'unsafe_salt = "{rehearsal_salt(SEED, name).hex()}"\n'
             f'routes = {{ "{ADDRESS}" = "127.0.0.1:{self.port}" }}\n{more}'
         )
-        return file
 
     @contextmanager
     def node(self, name: str, **options: str) -> Iterator[Node]:
@@ -180,15 +198,15 @@ class Federation:
 
     def remembered(self, rounds: int) -> bool:
         """Whether both owners have so many releases in their records, in time: the researcher may hear of one first."""
+        return wait_until(lambda: self.knows(self.charter, rounds), within_s=SOON)
 
-        def known() -> bool:
-            for name in OWNERS:
-                with closing(self.records(name)) as records:
-                    if len(records.released(self.charter.digest)) < rounds:
-                        return False
-            return True
-
-        return wait_until(known, within_s=SOON)
+    def knows(self, charter: Charter, rounds: int) -> bool:
+        """Whether both owners have so many releases under a charter in their records."""
+        for name in OWNERS:
+            with closing(self.records(name)) as records:
+                if len(records.released(charter.digest)) < rounds:
+                    return False
+        return True
 
     @contextmanager
     def researcher(self) -> Iterator[Researcher]:

@@ -186,7 +186,9 @@ FOLDER = Path("/srv/node")
 
 
 def parse(written: str) -> CharterUse | None:
-    return config.parse(MINIMAL + written, folder=FOLDER).charter
+    found = config.parse(MINIMAL + written, folder=FOLDER).charters
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def test_the_table_may_be_left_out_and_has_defaults() -> None:
@@ -203,10 +205,10 @@ def test_the_table_may_be_left_out_and_has_defaults() -> None:
 
 def test_all_that_the_table_can_say() -> None:
     found = parse("""
+        state = "/var/lib/node"
         [charter]
         file = "/etc/charter.toml"
         signatures = "sigs"
-        state = "/var/lib/node"
         accept_simulated = true
         collateral = "https://pccs.example/"
         [charter.floors]
@@ -215,6 +217,7 @@ def test_all_that_the_table_can_say() -> None:
         clip = 0.5
         rounds = 10
         min_examples = 100
+        min_batch = 64
         max_collateral_age = "7 d"
     """)
     assert found == CharterUse(
@@ -229,12 +232,34 @@ def test_all_that_the_table_can_say() -> None:
             clip=0.5,
             rounds=10,
             min_examples=100,
+            min_batch=64,
             max_collateral_age=timedelta(days=7),
         ),
     )
     local = parse('[charter]\nfile = "c.toml"\ncollateral = "collateral.json"')
     assert local is not None
     assert local.collateral == "/srv/node/collateral.json"
+
+
+def test_several_charters_have_one_memory() -> None:
+    written = 'state = "kept"\n[[charters]]\nfile = "a.toml"\n[[charters]]\nfile = "b.toml"\naccept_simulated = true'
+    found = config.parse(MINIMAL + written, folder=FOLDER).charters
+    assert [each.file.name for each in found] == ["a.toml", "b.toml"]
+    assert {each.state for each in found} == {FOLDER / "kept"}
+    assert [each.accept_simulated for each in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ('[charter]\nfile = "a.toml"\nstate = "mine"', "charter.state: there is no such key"),
+        ('[charter]\nfile = "a.toml"\n[[charters]]\nfile = "b.toml"', "name one charter as"),
+        ('[[charters]]\nfile = "a.toml"\n[[charters]]\nfile = "./a.toml"', "one file twice"),
+    ],
+)
+def test_charters_that_cannot_stand_together(written: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        config.parse(MINIMAL + written, folder=FOLDER)
 
 
 def test_faults_of_the_table() -> None:

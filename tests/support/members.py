@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -72,6 +72,7 @@ def owner(
     floors: Floors | None = None,
     data: dict[str, frozenset[str]] | None = None,
     verify_instance: Any = None,
+    content: Callable[[str], bytes] | None = None,
     unsafe_salt: bytes | None = None,
 ) -> Member:
     return Member(
@@ -83,6 +84,7 @@ def owner(
         records=notes or Records(None),
         verify_instance=verify_instance or (lambda instance: None),
         new_salt=salts(),
+        content=content or (lambda name: bytes(32)),
         unsafe_salt=unsafe_salt,
     )
 

@@ -53,7 +53,7 @@ def test_an_owner_takes_its_configuration_and_the_charter(tmp_path: Path) -> Non
     configuration = read(local.write_configuration("bob"))
     assert configuration.listen is None
     assert configuration.study_data[0].columns == ("x", "y")
-    use = configuration.charter
+    (use,) = configuration.charters
     assert use is not None
     assert use.floors is not None
     assert (use.floors.rounds, use.floors.clip, use.floors.min_batch) == (5, 0.125, 20)
@@ -67,7 +67,7 @@ def test_an_owner_takes_its_configuration_and_the_charter(tmp_path: Path) -> Non
 def test_the_owners_of_a_rehearsal_choose_rows_as_a_simulation_does(tmp_path: Path) -> None:
     local = study(tmp_path, rehearsal=7)
     for name in ("alice", "bob"):
-        use = read(local.write_configuration(name)).charter
+        use = read(local.write_configuration(name)).charters[0]
         assert use is not None
         assert use.unsafe_salt == simulated_salt(7, name)
 

@@ -86,6 +86,8 @@ class Member:
     role: Role
     key: str
     """The fingerprint of its identity: ``sha256:`` and 64 hexadecimal digits."""
+    id: str
+    """The fingerprint of its first key, by which it is known when it has another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

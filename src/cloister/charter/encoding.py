@@ -104,6 +104,7 @@ def _check(charter: Charter) -> None:
         raise CharterError("a name or address that is none")
     for member in charter.members:
         check_fingerprint(member.key)
+        check_fingerprint(member.id)
     for entry in charter.reference:
         _check_entry(entry)
     faults = chain(

@@ -43,11 +43,16 @@ def members(found: Sequence[Member]) -> Faults:
         yield "members", f"there must be 1 to {MEMBERS} members, [[members]]"
     names: set[str] = set()
     keys: set[str] = set()
+    ids: set[str] = set()
+    others = {member.key: member.id for member in found}
     for index, member in enumerate(found):
         if member.name.casefold() in names:
             yield f"members[{index}].name", "another member has this name; one organisation is one member"
         if member.key in keys:
             yield f"members[{index}].key", "another member has this key; one organisation has one key, and one role"
+        if member.id and (member.id in ids or others.get(member.id, member.id) != member.id):
+            yield f"members[{index}].id", "is another member's; it is the fingerprint of this member's first key"
+        ids.add(member.id)
         names.add(member.name.casefold())
         keys.add(member.key)
 

@@ -25,7 +25,8 @@ def check_successor(old: Charter, *, new: Charter, signatures: Iterable[Signatur
 
     The very same charter may. Another one needs a higher serial and the signatures of all owners of both; the next
     serial has to name the old charter's digest. Where serials in between were never seen here, the owners' signatures
-    decide alone. An owner that leaves is an auditor in the charter by which it leaves, so that it can sign.
+    decide alone. An owner that leaves is an auditor in the charter by which it leaves, so that it can sign. One that
+    remains, by its id, may have another key: all owners sign for that.
 
     Raises:
         CharterError: it may not; the message says why.
@@ -50,7 +51,8 @@ def check_successor(old: Charter, *, new: Charter, signatures: Iterable[Signatur
     signatures = tuple(signatures)
     check_signed(new, signatures=signatures, own=own)
     signed = {signature.key for signature in signatures}  # all of them verified
-    missing = sorted(shown(owner.name) for owner in old.owners if owner.key not in signed)
+    remain = {owner.id for owner in new.owners}  # with another key, for which all owners have signed
+    missing = sorted(shown(owner.name) for owner in old.owners if owner.key not in signed and owner.id not in remain)
     if missing:
         raise CharterError(
             f"serial {new.serial} of the charter {new.name!r} lacks the signature of {', '.join(missing)}, who owned"

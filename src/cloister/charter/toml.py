@@ -132,16 +132,15 @@ def _validity(table: _CharterTable) -> tuple[datetime, datetime]:
 
 def _members(table: _CharterTable) -> list[Member]:
     # A faulty role counts as an owner's, so that one mistake is told once.
-    found = [
-        Member(
-            name=child.name("name"),
-            role=cast(Role, child.choice("role", among=ROLES) or "owner"),
-            key=child.fingerprint("key"),
-        )
-        for child in table.tables("members")[: MEMBERS + 1]
-    ]
+    found = [_member(child) for child in table.tables("members")[: MEMBERS + 1]]
     table.broken(rules.members(found))
     return found
+
+
+def _member(table: _CharterTable) -> Member:
+    name, role = table.name("name"), cast(Role, table.choice("role", among=ROLES) or "owner")
+    key = table.fingerprint("key")
+    return Member(name=name, role=role, key=key, id=table.fingerprint("id") if table.holds("id") else key)
 
 
 def _limits(table: _CharterTable) -> Limits:

@@ -59,10 +59,10 @@ def check_(file: ConfigurationFile) -> None:
     try:
         configuration = config.read(file)
         identity, _ = check(configuration)
-        charter = agreed(configuration, remember=False)
+        charters = agreed(configuration, remember=False)
     except ConfigurationError as fault:
         raise _stop(str(fault)) from None
-    for line in _overview(configuration, identity, charter):
+    for line in _overview(configuration, identity, charters):
         typer.echo(line)
     typer.echo(f"{file} is in order")
 
@@ -89,15 +89,17 @@ def log(
     """
     try:
         configuration = config.read(file)
-        charter, use = agreed(configuration, remember=False), configuration.charter
-        if charter is None or use is None:
+        charters, uses = agreed(configuration, remember=False), configuration.charters
+        if not uses:
             raise ConfigurationError(f"{file} names no charter, and without one a node takes part in no study")
-        if use.state is None or not (use.state / RECORDS).exists():
+        state = uses[0].state
+        if state is None or not (state / RECORDS).exists():
             raise ConfigurationError(f"{file}: there are no records yet; this node has taken part in no study")
-        with closing(Records(use.state, read_only=True)) as records:
+        with closing(Records(state, read_only=True)) as records:
             rounds = lines(records)
             names = [data.name for data in configuration.study_data]
-            left = budgets(records, names=names, charter=charter, floors=use.floors)
+            floors = [use.floors for use in uses]
+            left = budgets(records, names=names, charters=zip(charters, floors, strict=True))
     except CloisterError as fault:
         raise _stop(str(fault)) from None
     if as_json:
@@ -164,11 +166,13 @@ def _stop(text: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-def _overview(configuration: NodeConfiguration, identity: Identity | None, charter: Charter | None) -> Iterator[str]:
+def _overview(
+    configuration: NodeConfiguration, identity: Identity | None, charters: Sequence[Charter]
+) -> Iterator[str]:
     yield f"node        {configuration.name} at {configuration.listen or 'no address: it dials out'}"
     yield f"key         {'made at each start, in the TEE' if identity is None else identity.fingerprint}"
     yield f"executors   confined by {means()}"
-    if charter is not None:
+    for charter in charters:
         yield f"charter     {charter.name} #{charter.serial}, {charter.digest.hex()}"
     for researcher in configuration.researchers:
         yield f"researcher  {researcher.name}, {researcher.fingerprint}"
@@ -189,6 +193,7 @@ name = "bob"                  # what callers see
 listen = "0.0.0.0:7443"       # host:port; an IPv6 host in brackets; port 0 takes a free one. A node that only takes
                               # part in studies dials out and needs none: leave it out
 identity = "node.key"         # made by: cloister key new node.key; paths start from this file's folder
+# state = "charter.state"     # the node's memory, of all charters and data sets
 # control = "node.sock"       # where `cloister node sessions` speaks to this node; default: beside the identity
 
 [session]                     # what each session may have; these are the defaults
@@ -244,7 +249,8 @@ device = "cpu"                # or "cuda", "cuda:1"
 # key = "ct"                  # the name of the secret that opens it
 # key_from = "sha256:..."     # who provisions it, once this node has proved itself
 
-# The charter that this node works under. It has to be signed by this node's key and by all owners in it.
+# The charter that this node works under; [[charters]] names several. Each has to be signed by this node's key and by
+# all owners in it.
 # [charter]
 # file = "charter.toml"       # signatures lie in charter.sigs beside it
 # collateral = "https://pccs.example:8081"   # what TEEs are judged by: a file, or a service's URL

@@ -100,6 +100,8 @@ class StudyData:
     tags: tuple[str, ...]
     path: Path
     columns: tuple[str, ...]
+    unsafe_unmarked: bool = False
+    """Whether no mark lies beside the file, so that a second node would not notice what was released of it."""
     index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
@@ -152,7 +154,8 @@ class NodeConfiguration:
     workers: tuple[Neighbour, ...]
     data_sets: tuple[DataSet, ...]
     study_data: tuple[StudyData, ...] = ()
-    charter: CharterUse | None = None
+    charters: tuple[CharterUse, ...] = ()
+    """The charters that it works under, side by side; one memory serves them all."""
     tee: TeeUse | None = None
     training: TrainingLimits = TrainingLimits()
     control: Path | None = None
@@ -189,9 +192,10 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
         (_study_data if entry.holds("columns") else _data_set)(entry, folder, index)
         for index, entry in enumerate(table.tables("data_sets"))
     ]
+    charters = _charters(table, folder)
     configuration = NodeConfiguration(
         name=table.name("name"),
-        listen=table.listening("listen") if table.holds("listen") or not table.holds("charter") else None,
+        listen=table.listening("listen") if table.holds("listen") or not charters else None,
         identity=_identity(table, folder),
         session=_session(table.table("session")),
         training=_training(table.table("training")),
@@ -205,7 +209,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
         ),
         data_sets=tuple(each for each in data_sets if isinstance(each, DataSet)),
         study_data=tuple(each for each in data_sets if isinstance(each, StudyData)),
-        charter=_charter(table.table("charter"), folder) if table.holds("charter") else None,
+        charters=charters,
         tee=_tee(table.table("tee")) if table.holds("tee") else None,
         control=_control(table, folder),
     )
@@ -279,7 +283,13 @@ def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
     for key in ("tensor", "unsafe_interactive", "key", "key_from"):
         if entry.holds(key):
             entry.fault(key, "a data set with columns is for studies, and no session ever finds it; leave this out")
-    return StudyData(tags=entry.tags(), path=path, columns=entry.columns(), index=index)
+    return StudyData(
+        tags=entry.tags(),
+        path=path,
+        columns=entry.columns(),
+        unsafe_unmarked=entry.flag("unsafe_unmarked", default=False),
+        index=index,
+    )
 
 
 def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> None:
@@ -342,7 +352,20 @@ def _tee(table: NodeTable) -> TeeUse:
     return TeeUse(kind=kind, address=str(table.dialled("address") or table.text("address")))
 
 
-def _charter(table: NodeTable, folder: Path) -> CharterUse:
+def _charters(table: NodeTable, folder: Path) -> tuple[CharterUse, ...]:
+    """Those of ``[charter]``, or of each ``[[charters]]``. What is remembered is the node's, and not any charter's."""
+    state = folder / table.text("state", default="charter.state")
+    one = [table.table("charter")] if table.holds("charter") else []
+    if one and table.holds("charters"):
+        table.fault("charters", "name one charter as [charter], or all of them as [[charters]]")
+    found = tuple(_charter(entry, folder, state) for entry in [*one, *table.tables("charters")])
+    files = [use.file for use in found]
+    if len(set(files)) < len(files):
+        table.fault("charters", "names one file twice")
+    return found
+
+
+def _charter(table: NodeTable, folder: Path, state: Path) -> CharterUse:
     file = folder / table.text("file")
     collateral = table.text("collateral") if table.holds("collateral") else None
     if collateral is not None and "://" not in collateral:
@@ -350,7 +373,7 @@ def _charter(table: NodeTable, folder: Path) -> CharterUse:
     return CharterUse(
         file=file,
         signatures=folder / table.text("signatures", default=str(signatures_beside(file))),
-        state=folder / table.text("state", default="charter.state"),
+        state=state,
         accept_simulated=table.flag("accept_simulated", default=False),
         collateral=collateral,
         floors=_floors(table.table("floors")) if table.holds("floors") else None,

@@ -11,7 +11,7 @@ import logging
 import os
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from math import ceil
@@ -103,7 +103,8 @@ class Node:
     """A node that listens from the start, if it has an address, and serves in ``serve``.
 
     Args:
-        participation: its part in studies, as a function of the wakeup that is set when the node closes.
+        participations: its part in the studies of each charter, as functions of the wakeup that is set when the node
+            closes.
 
     Raises:
         ConfigurationError: its files cannot be used, or its address cannot be bound.
@@ -115,7 +116,7 @@ class Node:
         *,
         instance: Instance | None = None,
         aggregators: Aggregators | None = None,
-        participation: Callable[[Wakeup], Participation] | None = None,
+        participations: Sequence[Callable[[Wakeup], Participation]] = (),
     ) -> None:
         self._configuration = configuration
         self._identity, entries = check(configuration)
@@ -138,13 +139,13 @@ class Node:
         self._entries = entries
         self._secrets = Secrets([data_set.key for data_set in configuration.data_sets if data_set.key is not None])
         self._unlocking = threading.Lock()
-        self._participation = None if participation is None else participation(self._closing)
-        try:
+        with ExitStack() as begun:
+            self._participations: list[Participation] = []
+            for begin in participations:
+                self._participations.append(begin(self._closing))
+                begun.callback(self._participations[-1].close)
             self._listener = None if configuration.listen is None else self._listen(configuration.listen)
-        except BaseException:
-            if self._participation is not None:
-                self._participation.close()
-            raise
+            begun.pop_all()
 
     def _listen(self, address: Address) -> Listener:
         limits = self._configuration.session
@@ -199,8 +200,8 @@ class Node:
                 self._obey(self._configuration.control, running)
             if self._listener is not None:
                 self._serve_sessions(self._listener, running)
-            if self._participation is not None:
-                self._take_part(self._participation, running)
+            for participation in self._participations:
+                self._take_part(participation, running)
             running.callback(self._closing.set)
             ready()
             wait({self._closing.fileno(): READABLE}, until=None)

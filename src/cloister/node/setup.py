@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cloister.attest.attester import find
 from cloister.charter.charter import MEMBERS, Charter, check_valid, enforceable
@@ -24,6 +24,7 @@ from cloister.files import matching, read_text
 from cloister.net.collateral import source
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest
+from cloister.net.polling import Wakeup
 from cloister.net.proving import Instance
 from cloister.net.secrets import ProvisionedInstance
 from cloister.node import config
@@ -31,6 +32,9 @@ from cloister.node.aggregators import Aggregators
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
 from cloister.node.server import Node
 from cloister.tables import TEXT_BYTES
+
+if TYPE_CHECKING:
+    from cloister.node.study.runner import Participation
 
 _SIGNATURES: Final = 4 * MEMBERS
 """The most signature files that are read."""
@@ -154,7 +158,7 @@ def _sync(path: Path) -> None:
 
 
 _SEALED: Final = "a sealed data set is opened by a node in a TEE only, which can be given its key: see [tee]"
-_NEEDS: Final = "a node in a TEE proves under which charter it runs: name it, with [charter]"
+_NEEDS: Final = "a node in a TEE proves under which charter it runs: name one, with [charter]"
 
 
 def node_of(file: str | os.PathLike[str]) -> Node:
@@ -167,35 +171,43 @@ def node_of(file: str | os.PathLike[str]) -> Node:
     text = config.read_text(file)
     configuration = config.parse(text, folder=Path(file).absolute().parent, source=str(file))
     identity = None if configuration.identity is None else Identity.load(configuration.identity)
-    charter = agreed(configuration)
+    found = agreed(configuration)
     instance = None
     if configuration.tee is not None:
-        instance = _instance(configuration.tee, charter, text)
+        instance = _instance(configuration.tee, found[0] if len(found) == 1 else None, text)
     elif any(data_set.key is not None for data_set in configuration.data_sets):
         raise ConfigurationError(_SEALED)
-    if identity is None or charter is None or configuration.charter is None:
+    if identity is None or not found:
         return Node(configuration, instance=instance)
-    policy = _policy(configuration.charter, charter)
-    participation = None
-    if not charter.interactive:
+    uses = [(use, _policy(use, charter)) for use, charter in zip(configuration.charters, found, strict=True)]
+    closed = [(use, policy) for use, policy in uses if not policy.charter.interactive]
+    participations: list[Callable[[Wakeup], Participation]] = []
+    if closed:
         # Its NumPy is for those who take part in studies.
-        from cloister.node.study.runner import participation_of
+        from cloister.node.study.runner import participations_of
 
-        participation = participation_of(configuration, policy=policy, identity=identity)
-    aggregators = Aggregators(policy, identity=identity, routes=configuration.charter.routes)
-    return Node(configuration, instance=instance, aggregators=aggregators, participation=participation)
+        participations = participations_of(configuration, uses=closed, identity=identity)
+    use, policy = next((each for each in uses if each[1].charter.interactive), uses[0])
+    aggregators = Aggregators(policy, identity=identity, routes=use.routes)
+    return Node(configuration, instance=instance, aggregators=aggregators, participations=participations)
 
 
-def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> Charter | None:
-    """The charter that a node's configuration names, if it names one; it is remembered, unless it is only looked at.
+def agreed(configuration: NodeConfiguration, *, remember: bool = True) -> tuple[Charter, ...]:
+    """The charters that a node's configuration names; they are remembered, unless they are only looked at.
 
     Raises:
-        ConfigurationError: as ``cloister.node.setup.load_charter``.
+        ConfigurationError: as ``cloister.node.setup.load_charter``; or two of them that go on from each other, or that
+            are both open to interactive use.
     """
-    if configuration.charter is None:
-        return None
     own = None if configuration.identity is None else Identity.load(configuration.identity).fingerprint
-    return load_charter(configuration.charter, own=own, now=datetime.now(UTC), remember=remember)
+    now = datetime.now(UTC)
+    found = tuple(load_charter(use, own=own, now=now, remember=remember) for use in configuration.charters)
+    names = [charter.name for charter in found]
+    if len(set(names)) < len(names):
+        raise CharterError("two of the charters have one name: a successor takes the place of the one before it")
+    if sum(charter.interactive for charter in found) > 1:
+        raise CharterError("two of the charters are interactive, and a node moves values under one")
+    return found
 
 
 def _instance(tee: TeeUse, charter: Charter | None, text: str) -> Instance:

@@ -186,12 +186,12 @@ class LocalStudy:
         lines = [
             f"name = {json.dumps(name)}",
             f"identity = {json.dumps(str(self.identities[name].path))}",
+            f"state = {json.dumps(f'{name}.state')}",
             "[training]",
             "threads = 1",
             "[charter]",
             'file = "charter.toml"',
             'signatures = "charter.sigs"',
-            f"state = {json.dumps(f'{name}.state')}",
             "accept_simulated = true",
             *([] if self._rehearsal is None else [f'unsafe_salt = "{rehearsal_salt(self._rehearsal, name).hex()}"']),
             "[charter.routes]",

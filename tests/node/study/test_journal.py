@@ -23,7 +23,7 @@ CHARTER, OTHER = bytes(32), bytes([1]) * 32
 
 
 def part(number: int = 1, charter: bytes = CHARTER) -> TookPart:
-    return TookPart(charter, number, b"j" * 32, "#mri", b"d" * 32, b"c" * 32, b"s" * 32)
+    return TookPart(charter, number, b"j" * 32, "#mri", b"d" * 32, b"m" * 32, b"f" * 32, b"c" * 32, b"s" * 32)
 
 
 def signed(number: int = 1, charter: bytes = CHARTER, data: str | None = "#mri") -> Signed:
@@ -149,7 +149,7 @@ def test_a_file_of_another_version(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("PRAGMA user_version = 1")
     database.close()
-    with pytest.raises(RecordsError, match="version 1, and not 3: go on with the version of cloister that wrote them"):
+    with pytest.raises(RecordsError, match="version 1, and not 4: go on with the version of cloister that wrote them"):
         Records(tmp_path)
 
 

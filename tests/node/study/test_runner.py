@@ -99,6 +99,29 @@ def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
     assert len(ledger.instances) == 2
 
 
+@pytest.mark.slow
+def test_two_charters_side_by_side_in_one_node_with_one_budget(tmp_path):
+    """Both studies run at once; what was released of a data set under the one is spent under the other."""
+    folders = (tmp_path / "a", tmp_path / "b")
+    for folder in folders:
+        folder.mkdir()
+    first = Federation(folders[0])
+    second = Federation(folders[1], beside=first)
+    with first.aggregator(), second.aggregator(), second.nodes():
+        with first.researcher() as carol, second.researcher() as again:
+            carol.submit(first.job(name="once"))
+            again.submit(second.job(name="once"))
+            assert carol.until(w.Finished).done == again.until(w.Finished).done == 1
+        for study in (first, second):
+            assert wait_until(lambda study=study: first.knows(study.charter, 1), within_s=SOON)
+    for name in OWNERS:
+        with closing(first.records(name)) as records:
+            assert set(records.charters) == {first.charter.digest, second.charter.digest}
+            assert records.spent(f"#mri {name}") == 2
+    told = CliRunner().invoke(app, ["log", "--json", str(first.folder / "bob.toml")]).output
+    assert json.loads(told)["budgets"] == [{"data": "#mri bob", "spent": 2, "most": 100, "left": 98}]
+
+
 def test_pauses_grow_and_begin_anew_after_a_connection_that_lasted():
     pauses = Pauses(lambda: 1.0)
     assert [pauses.after(0.0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cloister.charter import Charter
+from cloister.charter.charter import COUNT
 from cloister.charter.owner_limits import Floors
 from cloister.node.study.journal import Records
 
@@ -48,9 +49,14 @@ def lines(records: Records) -> list[Line]:
     return found
 
 
-def budgets(records: Records, *, names: Iterable[str], charter: Charter, floors: Floors | None) -> Sequence[Budget]:
-    """The budget of each data set of these names, under a charter and its owner's floors."""
-    most = charter.limits.rounds
-    if floors is not None and floors.rounds is not None:
-        most = min(most, floors.rounds)
+def budgets(
+    records: Records, *, names: Iterable[str], charters: Iterable[tuple[Charter, Floors | None]]
+) -> Sequence[Budget]:
+    """The budget of each data set of these names: what the most generous of the charters, each with its owner's floors,
+    still allows. Releases under all of them count."""
+    allowed = [
+        min(charter.limits.rounds, *([] if floors is None or floors.rounds is None else [floors.rounds]), COUNT)
+        for charter, floors in charters
+    ]
+    most = max(allowed, default=0)
     return [Budget(name, records.spent(name), most, max(0, most - records.spent(name))) for name in names]

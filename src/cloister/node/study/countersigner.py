@@ -72,6 +72,7 @@ class Countersigner:
 
     def __init__(self, charter: Charter, *, key: PrivateKey, limits: OwnLimits, records: Records) -> None:
         self._digest = charter.digest
+        self._ids = {member.key: member.id for member in charter.members}
         self._key = key
         self.public_key: Final = keys.public_bytes(key)
         self._fingerprint = fingerprint(self.public_key)
@@ -88,7 +89,12 @@ class Countersigner:
         Raises:
             RoundError, LedgerError, RecordsError: it is not signed.
         """
-        cohort = decode_cohort(encoded)
+        with self._records.together:  # of two charters that are signed for at once, the second sees the first
+            return self._sign(decode_cohort(encoded), encoded, number, ledger, proved, jobs)
+
+    def _sign(
+        self, cohort: Cohort, encoded: bytes, number: int, ledger: Ledger, proved: bool, jobs: Mapping[bytes, str]
+    ) -> Signed:
         if cohort.round != number:  # 1
             raise RoundError("it is of another round")
         before = self._records.signed(self._digest)
@@ -101,7 +107,7 @@ class Countersigner:
         ledger.check_cohort(cohort)  # 5
         if jobs.get(cohort.job, cohort.name) != cohort.name:  # 6
             raise RoundError("it calls the job otherwise than the charter, or the job is refused here")
-        members = frozenset(share.member for share in cohort.shares)
+        members = frozenset(self._ids[share.member] for share in cohort.shares)
         self._check_members(cohort, members)
         data = self._check_own(cohort)
         signature = keys.sign(cohort_to_be_signed(encoded), key=self._key)

@@ -4,7 +4,30 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from cloister.wire.fields import Digest, Message
+from cloister.wire.fields import Digest, Fingerprint, Message
+
+
+class Began(Message, tag="began", frozen=True):
+    """The first entry: the memory's own name, which marks beside data sets carry."""
+
+    memory: Digest
+
+
+class Content(Message, tag="content", frozen=True):
+    """What a data set's file was when it was looked at."""
+
+    data: str
+    digest: Digest
+    """SHA-256 of the file."""
+    size: int
+    mtime_ns: int
+
+
+class Named(Message, tag="named", frozen=True):
+    """The id under which a charter lists this organisation."""
+
+    charter: Digest
+    id: Fingerprint
 
 
 class TookPart(Message, tag="took-part", frozen=True):
@@ -17,6 +40,10 @@ class TookPart(Message, tag="took-part", frozen=True):
     """The data set: its tags, sorted, with a space between them."""
     digest: Digest
     """The round's."""
+    model: Digest
+    """What the round started from."""
+    content: Digest
+    """The data set's."""
     commitment: Digest
     salt: Digest
 
@@ -39,6 +66,7 @@ class Signed(Message, tag="signed", frozen=True):
     model: Digest
     """What the round started from."""
     members: tuple[str, ...]
+    """Their ids, which outlive their keys."""
     cohort: bytes
     signature: bytes
     data: str | None
@@ -67,5 +95,5 @@ class Kept(Message, tag="kept", frozen=True):
     rounds: int
 
 
-Entry: TypeAlias = TookPart | Salted | Signed | Released | Kept
+Entry: TypeAlias = Began | Content | Named | TookPart | Salted | Signed | Released | Kept
 """One of them."""

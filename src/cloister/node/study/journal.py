@@ -1,6 +1,9 @@
 """A node's records: the rounds that it took part in, the cohorts that it signed, the ledger as far as it knows it.
 
 The members' memory keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears of it.
+There is one for all charters that a node works under, side by side: what was released of a data set is counted under
+whatever charter and whatever name.
+
 The entries are one list that only grows, in SQLite; each holds the hash of all before it, so that a damaged file is
 found when it is opened. The newest model lies in a file beside it, which an entry names. The model's digest shows that
 the file is whole.
@@ -14,7 +17,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,19 +29,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from cloister.errors import RecordsError
-from cloister.node.study.entries import Entry, Kept, Released, Salted, Signed, TookPart
+from cloister.node.study.entries import Began, Content, Entry, Kept, Named, Released, Salted, Signed, TookPart
 
 if TYPE_CHECKING:
     from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
-_START: Final = hashlib.sha256(b"cloister node records 3\0").digest()
+_START: Final = hashlib.sha256(b"cloister node records 4\0").digest()
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(TookPart | Salted | Signed | Released | Kept)
+_decoder: Final = msgspec.msgpack.Decoder(Began | Content | Named | TookPart | Salted | Signed | Released | Kept)
 
 
 @dataclass
@@ -63,8 +68,17 @@ class Records:
     def __init__(self, folder: Path | None, *, read_only: bool = False) -> None:
         self._folder = folder
         self._charters: dict[bytes, _Known] = {}
+        self._identity = b""
+        self._own: str | None = None
         self._spent: dict[str, int] = {}
         self._salts: dict[str, bytes] = {}
+        self._contents: dict[str, Content] = {}
+        self._first: dict[bytes, str] = {}
+        self._same: dict[str, str] = {}
+        self._trained: dict[bytes, list[TookPart]] = {}
+        self._users = 1
+        self.together: Final = threading.RLock()
+        """Held by whoever looks at the records and writes what follows from that, so that nobody does so in between."""
         self._signed: dict[bytes, list[Signed]] = {}
         self._models: dict[bytes, ModelState] = {}
         self._count, self._hash = 0, _START
@@ -74,11 +88,20 @@ class Records:
                 opened.callback(os.close, _lock(folder))
             self._database = opened.enter_context(closing(_connect(folder, read_only=read_only)))
             self._load(read_only=read_only)
+            if not self._identity and not read_only:
+                self._append([Began(secrets.token_bytes(32))])
             self._opened = opened.pop_all()
 
+    def hold(self) -> Records:
+        """The same records for one more user, who closes them too."""
+        self._users += 1
+        return self
+
     def close(self) -> None:
-        """Closes the file, so that another process can use it. May be called twice."""
-        self._opened.close()
+        """Closes the file once all users have closed it, so that another process can use it."""
+        self._users -= 1
+        if self._users <= 0:
+            self._opened.close()
 
     # What is known
 
@@ -108,16 +131,43 @@ class Records:
         known = self._of(charter)
         return max((0, *known.took_part, *known.signed))
 
+    @property
+    def identity(self) -> bytes:
+        """The memory's own name, 32 bytes."""
+        return self._identity
+
+    @property
+    def own_id(self) -> str | None:
+        """The id under which charters list this organisation; None before the first."""
+        return self._own
+
+    def same(self, data: str) -> frozenset[str]:
+        """The names that a data set has had: its own, and all under which a file with the same content was seen."""
+        root = self._root(data)
+        return frozenset({data, *(name for name in self._same if self._root(name) == root)})
+
     def spent(self, data: str) -> int:
-        """The number of cohorts that were signed, under any charter, with a contribution from this data set in them."""
-        return self._spent.get(data, 0)
+        """The number of cohorts that were signed, under any charter, with a contribution from this data set in them,
+        whatever it was called."""
+        return sum(self._spent.get(name, 0) for name in self.same(data))
 
     def salt(self, data: str) -> bytes | None:
         """The secret of a data set, 32 bytes; None before it was first trained on."""
-        return self._salts.get(data)
+        names = self.same(data)
+        return next((salt for name, salt in self._salts.items() if name in names), None)
+
+    def content(self, data: str) -> Content | None:
+        """What the data set's file was when it was looked at last."""
+        return self._contents.get(data)
+
+    def trained_on(self, model: bytes, data: str) -> tuple[TookPart, ...]:
+        """The contributions from a data set, under any charter, to rounds that started from this model."""
+        names = self.same(data)
+        return tuple(entry for entry in self._trained.get(model, ()) if entry.data in names)
 
     def on_model(self, model: bytes) -> tuple[frozenset[str], ...]:
-        """The members of each cohort that was signed, under any charter, for a round that started from this model."""
+        """The ids of the members of each cohort that was signed, under any charter, for a round that started from this
+        model."""
         return tuple(frozenset(signed.members) for signed in self._signed.get(model, ()))
 
     def kept(self, charter: bytes) -> tuple[bytes, bytes | None] | None:
@@ -143,6 +193,14 @@ class Records:
 
     def take_part(self, entry: TookPart) -> None:
         """Writes down a contribution. When this returns, no crash undoes it."""
+        self._append([entry])
+
+    def name(self, entry: Named) -> None:
+        """Writes down the id under which a charter lists this organisation, as ``take_part``."""
+        self._append([entry])
+
+    def see(self, entry: Content) -> None:
+        """Writes down what a data set's file is, as ``take_part``."""
         self._append([entry])
 
     def draw(self, entry: Salted) -> None:
@@ -188,6 +246,10 @@ class Records:
                     old.unlink()
 
     def _append(self, entries: Sequence[Entry]) -> None:
+        with self.together:
+            self._append_alone(entries)
+
+    def _append_alone(self, entries: Sequence[Entry]) -> None:
         rows, count, chained = [], self._count, self._hash
         for entry in entries:
             data = _encode(entry)
@@ -225,17 +287,36 @@ class Records:
             self._learn(_decoder.decode(data))
 
     def _learn(self, entry: Entry) -> None:
-        known = self._charters.setdefault(entry.charter, _Known())
+        match entry:
+            case Began():
+                self._identity = entry.memory
+            case Content():
+                self._contents[entry.data] = entry
+                first = self._first.setdefault(entry.digest, entry.data)
+                self._same[self._root(entry.data)] = self._root(first)
+            case Named():
+                self._own = self._own or entry.id
+            case _:
+                self._learn_of(self._charters.setdefault(entry.charter, _Known()), entry)
+
+    def _root(self, data: str) -> str:
+        """One name for all that a data set has had."""
+        while (other := self._same.setdefault(data, data)) != data:
+            data = other
+        return data
+
+    def _learn_of(self, known: _Known, entry: TookPart | Salted | Signed | Released | Kept) -> None:
         match entry:
             case TookPart():
                 known.took_part[entry.round] = entry
+                self._trained.setdefault(entry.model, []).append(entry)
             case Salted():
                 self._salts.setdefault(entry.data, entry.salt)
             case Signed():
                 known.signed[entry.round] = entry
                 self._signed.setdefault(entry.model, []).append(entry)
                 if entry.data is not None:
-                    self._spent[entry.data] = self.spent(entry.data) + 1
+                    self._spent[entry.data] = self._spent.get(entry.data, 0) + 1
             case Released():
                 known.chain.append(entry.record)
                 known.released += [entry.round] if entry.round else []
@@ -289,7 +370,8 @@ def _lock(folder: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise RecordsError(
-            f"another node uses the records in {folder}; each node has a state folder of its own"
+            f"another node uses the records in {folder}: one memory serves all charters of a data set, so let that node"
+            " work under this charter too ([[charters]])"
         ) from None
     return descriptor
 

@@ -17,7 +17,15 @@ from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.keys import PrivateKey
 from cloister.charter.owner_limits import Floors
-from cloister.errors import AttestationError, CloisterError, JobError, LedgerError, RecordsError, RoundError
+from cloister.errors import (
+    AttestationError,
+    CharterError,
+    CloisterError,
+    JobError,
+    LedgerError,
+    RecordsError,
+    RoundError,
+)
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.job import Job, round_digest
@@ -25,7 +33,7 @@ from cloister.ledger.records import commitment
 from cloister.ledger.sync import Values
 from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
-from cloister.node.study.entries import Salted, TookPart
+from cloister.node.study.entries import Named, Salted, TookPart
 from cloister.node.study.journal import Records
 from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
@@ -46,6 +54,7 @@ class _Work(NamedTuple):
 class _Round:
     asked: w.Propose
     data: str
+    content: bytes = b""
     training: bool = False
 
 
@@ -65,11 +74,13 @@ class Member:
         records: its memory, which survives crashes.
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: gives 32 random bytes.
+        content: the digest of a data set's file as it is now, by its name; raises ``RecordsError``.
         unsafe_salt: the salt of all its data sets, in a rehearsal that is to be the same each time; None: each has a
             secret one of its own.
 
     Raises:
         LedgerError: its records hold no chain of this charter.
+        CharterError: the charter lists this organisation under another id than one before it.
     """
 
     def __init__(
@@ -83,6 +94,7 @@ class Member:
         records: Records,
         verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
+        content: Callable[[str], bytes],
         unsafe_salt: bytes | None = None,
     ) -> None:
         self.charter: Final = charter
@@ -94,11 +106,26 @@ class Member:
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._new_salt = new_salt
+        self._content = content
+        self._keys = {member.id: member.key for member in charter.members}
+        self._check_id()
         self._unsafe_salt = unsafe_salt
         self._work: _Work | None = None
         self._round: _Round | None = None
         self._held: _Held | None = None
         self._begin()
+
+    def _check_id(self) -> None:
+        """Makes sure that cohorts under all charters call this organisation by one id."""
+        own = next(member.id for member in self.charter.members if member.name == self.own)
+        known = self._records.own_id
+        if known is not None and known != own:
+            raise CharterError(
+                f"the charter {self.charter.name!r} lists this node's organisation under the id {own}, and an earlier"
+                f' one did so under {known}: write id = "{known}" beside its key, so that cohorts can be compared'
+            )
+        if known is None:
+            self._records.name(Named(self._digest, own))
 
     def _begin(self) -> None:
         self._proving: deque[int] = deque()
@@ -294,8 +321,9 @@ class Member:
         if not self._is_proved(number) or work is None or work.agreed is None or model is None:
             return self._decline(number, "the aggregator proved another ledger than it proposes the round on")
         try:
+            begun.content = self._unchanged(begun)
             salt = self._salt(begun.data)
-        except RecordsError as fault:
+        except (RecordsError, RoundError) as fault:
             return self._decline(number, str(fault))
         begun.training = True
         order = Train(
@@ -312,6 +340,21 @@ class Member:
             least=self._limits.min_examples,
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
+
+    def _unchanged(self, begun: _Round) -> bytes:
+        """The content of the data set that is trained on; the same as in all contributions on this model.
+
+        Raises:
+            RoundError: it has changed: the difference of two contributions would be what has changed in it.
+        """
+        content = self._content(begun.data)
+        before = self._records.trained_on(begun.asked.model, begun.data)
+        if any(entry.content != content for entry in before):
+            raise RoundError(
+                f"the data set {begun.data!r} has changed since it contributed to a round on this model that came to"
+                " nothing, and the difference would be told; it takes part again once a round on it was released"
+            )
+        return content
 
     def _salt(self, data: str) -> bytes:
         """The data set's secret, which is on the disk before it is first used."""
@@ -337,15 +380,32 @@ class Member:
         number = begun.asked.round
         if examples < self._limits.min_examples:
             raise RoundError(f"a contribution here is of at least {self._limits.min_examples} examples")
+        if self._content(begun.data) != begun.content:
+            raise RoundError(f"the data set {begun.data!r} has changed while it was trained on")
         salt = self._new_salt()
         committed = commitment(salt, memoryview(vector))
         asked = begun.asked
-        self._records.take_part(TookPart(self._digest, number, asked.job, begun.data, asked.digest, committed, salt))
+        entry = TookPart(
+            charter=self._digest,
+            round=number,
+            job=asked.job,
+            data=begun.data,
+            digest=asked.digest,
+            model=asked.model,
+            content=begun.content,
+            commitment=committed,
+            salt=salt,
+        )
+        self._records.take_part(entry)
         self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
-        signed = sorted({tuple(sorted(each)) for each in self._records.on_model(asked.model)})[:COHORTS]
+        signed = sorted({self._by_keys(each) for each in self._records.on_model(asked.model)})[:COHORTS]
         told = self._limits.told(examples)
         return [Say(w.Ready(number, told, *norms, metrics, committed, tuple(signed)))]
+
+    def _by_keys(self, ids: frozenset[str]) -> tuple[str, ...]:
+        """Members as this charter calls them; those that it does not list stay what they are."""
+        return tuple(sorted(self._keys.get(each, each) for each in ids))
 
     def _send(self, number: int) -> list[Effect]:
         if self._held is None or self._held.round != number:

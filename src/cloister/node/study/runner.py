@@ -11,14 +11,16 @@ import os
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import numpy as np
 
 from cloister import __version__
+from cloister.charter import charter as charters
 from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
 from cloister.ledger import audit
 from cloister.net.attested import AttestedConnection, Challenged, attest_peer
@@ -27,7 +29,8 @@ from cloister.net.handshake_client import greet, refusal_error
 from cloister.net.identity import Identity, private_key
 from cloister.net.policy import AttestationPolicy
 from cloister.net.polling import READABLE, Wakeup, wait
-from cloister.node.config import NodeConfiguration
+from cloister.node.config import CharterUse, NodeConfiguration
+from cloister.node.study.data_memory import DataMemory
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
@@ -39,58 +42,93 @@ from cloister.wire.round_bodies import check_body
 from cloister.worker.data.salts import SALT_BYTES
 
 
-def participation_of(
-    configuration: NodeConfiguration, *, policy: AttestationPolicy, identity: Identity
-) -> Callable[[Wakeup], Participation] | None:
-    """Prepares a node of one of its owners for the studies of a charter that is closed to interactive use.
+def participations_of(
+    configuration: NodeConfiguration, *, uses: Sequence[tuple[CharterUse, AttestationPolicy]], identity: Identity
+) -> list[Callable[[Wakeup], Participation]]:
+    """Prepares a node for the studies of closed charters of which it is an owner, side by side. One memory serves them
+    all.
 
     Raises:
-        RecordsError: the node's records cannot be used. LedgerError: they hold no chain of this charter.
+        RecordsError: the node's records cannot be used, or a data set is in another memory. LedgerError: they hold no
+            chain of a charter.
     """
-    charter, use = policy.charter, configuration.charter
-    own = charter.member(identity.fingerprint)
-    if use is None or own is None or own.role != "owner":
-        return None
+    found = [
+        (use, policy, own)
+        for use, policy in uses
+        if (own := policy.charter.member(identity.fingerprint)) is not None and own.role == "owner"
+    ]
+    memory = _Memory(configuration)
+    return [partial(_begin, configuration, memory, use, policy, own, identity) for use, policy, own in found]
+
+
+class _Memory:
+    """The records of a node, opened when they are first asked for."""
+
+    def __init__(self, configuration: NodeConfiguration) -> None:
+        self._configuration = configuration
+        self._opened: tuple[Records, DataMemory] | None = None
+
+    def open(self, folder: Path | None) -> tuple[Records, DataMemory]:
+        """The records, for one more user, and the data sets that they are about."""
+        if self._opened is not None:
+            records, data = self._opened
+            return records.hold(), data
+        records = Records(folder)
+        try:
+            data = DataMemory(self._configuration.study_data, records=records, folder=folder or Path())
+        except BaseException:
+            records.close()
+            raise
+        self._opened = records, data
+        return records, data
+
+
+def _begin(
+    configuration: NodeConfiguration,
+    memory: _Memory,
+    use: CharterUse,
+    policy: AttestationPolicy,
+    own: charters.Member,
+    identity: Identity,
+    closing: Wakeup,
+) -> Participation:
     verify_instance = partial(
         audit.verify_instance,
-        charter=charter,
+        charter=policy.charter,
         collateral=policy.collateral,
         reference=policy.reference,
         accept_simulated=policy.accept_simulated,
         unsafe_roots=policy.unsafe_roots,
     )
-
-    def begin(closing: Wakeup) -> Participation:
-        records = Records(use.state)
-        try:
-            member = Member(
-                charter=charter,
-                own=own.name,
-                key=private_key(identity.path),
-                floors=use.floors,
-                data={each.name: frozenset(each.tags) for each in configuration.study_data},
-                records=records,
-                verify_instance=verify_instance,
-                new_salt=partial(secrets.token_bytes, SALT_BYTES),
-                unsafe_salt=use.unsafe_salt,
-            )
-        except BaseException:
-            records.close()
-            raise
-        limits = configuration.training
-        return Participation(
-            member,
+    records, data = memory.open(use.state)
+    try:
+        member = Member(
+            charter=policy.charter,
+            own=own.name,
+            key=private_key(identity.path),
+            floors=use.floors,
+            data={each.name: frozenset(each.tags) for each in configuration.study_data},
             records=records,
-            policy=policy,
-            identity=identity,
-            routes=use.routes,
-            trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),
-            closing=closing,
-            model_bytes=limits.memory_bytes,
-            jitter=random.SystemRandom().random,
+            verify_instance=verify_instance,
+            new_salt=partial(secrets.token_bytes, SALT_BYTES),
+            content=data.content,
+            unsafe_salt=use.unsafe_salt,
         )
-
-    return begin
+    except BaseException:
+        records.close()
+        raise
+    limits = configuration.training
+    return Participation(
+        member,
+        records=records,
+        policy=policy,
+        identity=identity,
+        routes=use.routes,
+        trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),
+        closing=closing,
+        model_bytes=limits.memory_bytes,
+        jitter=random.SystemRandom().random,
+    )
 
 
 _log: Final = logging.getLogger(__name__)
