@@ -18,7 +18,7 @@ Severity = Literal["grave", "odd"]
 
 SAMPLED_ROWS: Final = 2048
 SAMPLED_COLUMNS: Final = 4096
-"""Of a larger layer so many rows and columns are compared with one another. The values themselves decide which."""
+"""Of a larger layer so many rows and columns are compared with one another."""
 
 PATCH: Final = 49
 """A kernel on one channel that is no larger sees a patch and no row; trained ones are often alike, or copy."""
@@ -56,6 +56,9 @@ class Layer:
     """The greatest size of a value in each row."""
     loose: tuple[Doubles, ...] = ()
     """Where it has no biases: the vectors of as many values that belong to no other weight."""
+    seed: bytes
+    """By which rows and columns are picked: the digest of all values. Whoever wants others looked at has to change the
+    values, and then gets others again."""
     is_matrix: bool
     """Whether the tensor itself has two dimensions."""
     is_patch: bool
@@ -73,11 +76,11 @@ class Layer:
 
     def picked(self, *, rows: int = SAMPLED_ROWS) -> NDArray[np.intp]:
         """Which rows are compared: at most so many of those that are not zero."""
-        return _some(np.flatnonzero(self.norms > 0.0), rows, self.rows)
+        return _some(np.flatnonzero(self.norms > 0.0), rows, self.seed)
 
     def sample(self, picked: NDArray[np.intp], *, columns: int = SAMPLED_COLUMNS) -> NDArray[np.float32]:
         """These rows, each divided by its greatest value's size, and at most so many columns."""
-        chosen = _some(np.arange(self.inputs), columns, self.rows)
+        chosen = _some(np.arange(self.inputs), columns, self.seed)
         scaled = self.rows[np.ix_(picked, chosen)] / self.peaks[picked, None]
         return scaled.astype(np.float32)
 
@@ -103,6 +106,7 @@ def layer(
         biases=np.asarray(biases, dtype=np.float64) if fits else None,
         norms=norms,
         peaks=peaks,
+        seed=hashlib.sha256(np.ascontiguousarray(rows).data.cast("B")).digest() if rows.size else b"",
         loose=() if fits else loose,
         is_matrix=values.ndim == 2,
         is_patch=patch,
@@ -150,11 +154,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def _some(of: NDArray[np.intp], limit: int, values: NDArray[Any]) -> NDArray[np.intp]:
-    """At most so many of these, in order. Whoever wants others has to change the values, and then gets others."""
+def _some(of: NDArray[np.intp], limit: int, seed: bytes) -> NDArray[np.intp]:
+    """At most so many of these, in order."""
     if len(of) <= limit:
         return of
-    seed = hashlib.sha256(np.ascontiguousarray(values).tobytes()).digest()
     return np.sort(np.random.default_rng(list(seed)).choice(of, limit, replace=False))
 
 

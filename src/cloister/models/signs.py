@@ -28,6 +28,7 @@ _MIRRORED: Final = 8
 _MIRRORED_SHARE: Final = 20
 _DENSE: Final = 0.9
 _EQUAL: Final = 0.3
+_TURNED: Final = 0.1
 _PATTERN: Final = 1.6
 """Of two independent rows of signs the agreement is 0.8 over the root of their length, on average."""
 _PATTERN_ROWS: Final = 512
@@ -79,10 +80,15 @@ def _counted(layer: Layer, picked: NDArray[np.intp]) -> _Facts:
     step = max(1, _BLOCK // layer.inputs)
     for start in range(0, len(picked), step):
         some = picked[start : start + step]
-        rows = np.sort(layer.rows[some].astype(np.float64) / layer.peaks[some, None], axis=1)
-        dense = (rows != 0.0).sum(axis=1) > _DENSE * layer.inputs
-        rows = rows[dense]
-        found.append(_Facts(some[dense], (rows < 0.0).sum(axis=1), _mirrors(rows)))
+        rows = layer.rows[some]
+        dense = np.count_nonzero(rows, axis=1) > _DENSE * layer.inputs
+        rows, negatives = rows[dense], np.count_nonzero(rows[dense] < 0.0, axis=1)
+        mirrors = np.full(len(rows), np.inf)
+        # Noise turns some signs: mirrors have half of them negative, nearly.
+        half = np.abs(negatives - layer.inputs / 2) <= max(1.0, _TURNED * math.sqrt(layer.inputs))
+        scaled = rows[half].astype(np.float64) / layer.peaks[some[dense][half], None]
+        mirrors[half] = _mirrors(np.sort(scaled, axis=1))
+        found.append(_Facts(some[dense], negatives, mirrors))
     return _Facts(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 

@@ -12,8 +12,9 @@ split in two that follow each other. What it does not find, among other things:
 * what the training step does: a plan can do all of this without a value that is odd. Nothing here reads plans;
 * in layers of more than some thousand rows, what is in few of them: a sample is compared.
 
-What it does find may be honest, as each text says; there are models with layers that copy, or start silent. A model
-that is drawn by a recipe (``cloister.models.recipe``) leaves nobody room to set such a trap, except by its
+What it does find may be honest: there are models with layers that copy, or start silent; and a last layer of many
+classes that began as zeros, some steps ago, on data with a large mean can look like bins in some columns. A model that
+is drawn by a recipe (``cloister.models.recipe``) leaves nobody room to set such a trap, except by its
 distributions: look into what was drawn as well.
 """
 
