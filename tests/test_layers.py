@@ -26,12 +26,14 @@ MAY_IMPORT = {
     "files": "errors",
     "tables": "errors",
     "wire": "errors",
-    # what is agreed and proved: pure, so that an auditor can run it on a bare machine
+    # what is agreed and proved: pure, so that an auditor can run it on a bare machine. A recipe for the first model is
+    # part of what a charter agrees on
     "attest": "errors files tables wire",
-    "charter": "errors tables wire attest",
+    "models": "errors tables wire",
+    "charter": "errors tables wire attest models",
     # tensors: where they are named, and where they live
     "tensor": "errors wire",
-    "worker": "errors files wire charter tensor",
+    "worker": "errors files wire models charter tensor",
     # rounds: their arithmetic, what all parties verify of them, and the secure worker. No tensor and no worker below
     # them, because the enclave holds no torch
     "aggregation": "errors wire",
@@ -64,6 +66,7 @@ BASE = (
     "tables",
     "wire",
     "attest",
+    "models",
     "charter",
     "aggregation",
     "ledger",
@@ -97,6 +100,7 @@ UNTOUCHED = {
     "tables": EVERYTHING,
     "wire": EVERYTHING,
     "attest": EVERYTHING,
+    "models": EVERYTHING,
     "charter": EVERYTHING,
     "aggregation": EVERYTHING,
     "ledger": EVERYTHING,
