@@ -37,15 +37,15 @@ MAY_IMPORT = {
     # rounds: their arithmetic, what all parties verify of them, and the secure worker. No tensor and no worker below
     # them, because the enclave holds no torch
     "aggregation": "errors wire",
-    "ledger": "errors wire attest charter aggregation",
+    "ledger": "errors wire attest models charter aggregation",
     "aggregator": "errors wire attest charter aggregation ledger",
     # between machines
     "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
-    "study": "errors files wire attest charter tensor worker aggregation ledger net",
+    "study": "errors files wire attest models charter tensor worker aggregation ledger net",
     "simulation": "errors wire charter tensor worker aggregation ledger study",
     "enclave": "errors files wire attest charter aggregation ledger aggregator net",
-    "node": "errors files tables wire attest charter tensor worker aggregation ledger net",
+    "node": "errors files tables wire attest models charter tensor worker aggregation ledger net",
     "engines": "errors files wire attest charter tensor worker aggregation ledger net study node",
     # for people who build on cloister, and for people at a terminal
     "testing": "errors files tables wire attest charter tensor worker aggregation ledger aggregator net study enclave "

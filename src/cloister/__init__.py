@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cloister.net.policy import AttestationPolicy
     from cloister.simulation.simulate import SimulationRun, simulate
     from cloister.simulation.splitting import split_by_label, split_dirichlet
+    from cloister.study.first_model import draw_first_model, recipe_toml
     from cloister.study.history import History, Round
     from cloister.study.job import job, model_digest
     from cloister.study.study import Study, StudyRun
@@ -91,12 +92,14 @@ __all__ = [
     "__version__",
     "attest_peer",
     "connect",
+    "draw_first_model",
     "errors",
     "job",
     "job_toml",
     "model_digest",
     "parse_charter",
     "plan",
+    "recipe_toml",
     "simulate",
     "split_by_label",
     "split_dirichlet",
@@ -115,6 +118,7 @@ _NAMES_IN = {
     "net.policy": "AttestationPolicy",
     "simulation.simulate": "SimulationRun simulate",
     "simulation.splitting": "split_by_label split_dirichlet",
+    "study.first_model": "draw_first_model recipe_toml",
     "study.history": "History Round",
     "study.job": "job model_digest",
     "study.study": "Study StudyRun",

@@ -193,6 +193,7 @@ def test_the_digest_is_of_the_deterministic_encoding() -> None:
         "reference",
         "limits",
         "jobs",
+        "recipe",
     }
     assert told["not_before"] == 1767225600 * 10**6
     assert told["reference"][0]["tee"] == "simulated"

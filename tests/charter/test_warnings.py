@@ -24,7 +24,7 @@ TIGHT = {
     "largest_share": "0.34",
     "noise": '{ mechanism = "gaussian", multiplier = 1 }',
     "jobs": [agreed_job(b"\xab" * 32)],
-    "limits": f'first_model = "{"cd" * 32}"\n',
+    "limits": f'first_model = "{"cd" * 32}"\nfirst_model_file = "{"ef" * 32}"\n',
 }
 SNP = f"""
 [[software]]
@@ -61,6 +61,7 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
         ({"interactive": "true"}, "interactive: "),
         ({"noise": '"none"'}, "no noise: "),
         ({"jobs": [], "limits": ""}, "no job is named"),
+        ({"limits": f'first_model = "{"cd" * 32}"\n'}, "first_model: its values are the researcher's choice"),
         ({"min_batch": "16"}, "min_batch = 16: "),
         (
             {"jobs": [agreed_job(b"\xab" * 32, weights="rows")], "row_buckets": "[50, 100]"},
@@ -163,6 +164,7 @@ def test_all_that_is_commented_out_is_right_too() -> None:
     assert [entry.tee for entry in agreed.reference] == ["snp", "sgx", "tdx"]
     assert [metric.name for metric in agreed.limits.metrics] == ["loss"]
     assert [job.name for job in agreed.jobs] == ["train"]
+    assert [entry.tensor for entry in agreed.recipe] == ["0.weight"]
     assert (agreed.serial, agreed.not_after - agreed.not_before) == (2, timedelta(days=365))
 
 

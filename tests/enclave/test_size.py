@@ -84,7 +84,7 @@ ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
 LIMIT = 2645
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5660, "sgx": 5570, "simulated": 5580}
+ALL = {"guest": 5770, "sgx": 5680, "simulated": 5690}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.dcap.collateral": "reads the file that --collateral names",

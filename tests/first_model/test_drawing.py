@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cloister.errors import ConfigurationError
 from cloister.models import drawing
-from cloister.models.drawing import blocks, draw, draw_tensor, key_of, logarithms, quantiles, units
-from cloister.models.recipe import Drawn, bounds
+from cloister.models.drawing import blocks, bounds, draw, draw_tensor, key_of, logarithms, quantiles, units
+from cloister.models.recipe import Drawn
 from tests.first_model.test_recipe import CONSTANT, NORMAL, UNIFORM, entries
 
 DIGEST = bytes(range(32))

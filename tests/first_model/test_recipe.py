@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cloister.charter.charter import content
 from cloister.models import recipe_toml
+from cloister.models.drawing import bounds
 from cloister.models.recipe import (
     DTYPES,
     ELEMENTS,
@@ -24,7 +25,6 @@ from cloister.models.recipe import (
     TENSORS,
     Drawn,
     Recipe,
-    bounds,
     entry_faults,
     faults,
 )

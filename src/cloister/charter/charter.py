@@ -20,6 +20,7 @@ from msgspec import Meta
 from cloister.attest.reference import Entry, Reference
 from cloister.charter.jobs import AgreedJob
 from cloister.errors import CharterError
+from cloister.models.recipe import TENSORS, Drawn
 
 ENFORCED: Final = frozenset({"interactive"})
 """The optional rules of a charter that this version of cloister enforces, beside those that every charter has."""
@@ -58,6 +59,7 @@ def check_valid(charter: Charter, *, now: datetime) -> None:
 
 
 FORMAT: Final = "cloister charter 2"
+_DRAWN: Final = "cloister charter 2, to draw its first model"
 DIGEST_BYTES: Final = 32
 MEMBERS: Final = 256
 MIN_BATCH: Final = 32
@@ -131,6 +133,8 @@ class Limits:
     """What an owner's rows are told as: the greatest of these, and of ``min_examples``, that is not above them."""
     first_model: Digest | None
     """SHA-256 of the model that the first round starts from; None where there is no job."""
+    first_model_file: Digest | None
+    """SHA-256 of the published file (safetensors) that it is in; None where it is in none."""
     metrics: tuple[Metric, ...]
     interactive: bool
     """Whether researchers may compute with contributions one operation after another, without clip and noise."""
@@ -155,6 +159,8 @@ class Charter:
     limits: Limits
     jobs: tuple[AgreedJob, ...]
     """What may be computed in rounds, in the order of the names."""
+    recipe: Annotated[tuple[Drawn, ...], Meta(max_length=TENSORS)]
+    """What the first model is drawn from, tensor by tensor; nothing where somebody chose its values."""
 
     @property
     def encoded(self) -> bytes:
@@ -171,6 +177,14 @@ class Charter:
         Layout, comments and the order of keys and lists in the file do not matter to it.
         """
         return hashlib.sha256(self.encoded).digest()
+
+    @cached_property
+    def drawn_with(self) -> bytes:
+        """The digest that the first model is drawn with, 32 bytes: of everything but the model's own digest, so that
+        nobody knows its values before all else stands."""
+        others = content(self)
+        others["limits"]["first_model"] = None
+        return hashlib.sha256(cbor2.dumps([_DRAWN, others], canonical=True)).digest()
 
     @property
     def interactive(self) -> bool:

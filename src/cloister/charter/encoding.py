@@ -19,6 +19,7 @@ from cloister.charter import rules
 from cloister.charter.charter import EPOCH, FORMAT, Charter
 from cloister.charter.names import is_name
 from cloister.errors import CharterError, CloisterError
+from cloister.models import recipe as recipes
 from cloister.wire.peers import check_fingerprint
 
 ENCODED_BYTES: Final = 1 << 19
@@ -117,6 +118,8 @@ def _check(charter: Charter) -> None:
         rules.limits(charter.limits, owners=len(charter.owners)),
         rules.metrics(charter.limits.metrics),
         rules.jobs(charter.jobs, limits=charter.limits),
+        recipes.faults(charter.recipe) if charter.recipe else (),
+        rules.first_model(charter.recipe, limits=charter.limits),
     )
     for _, text in faults:
         raise CharterError(text)

@@ -15,6 +15,7 @@ from cloister.charter.charter import MEMBERS, Limits, Member, Metric
 from cloister.charter.job_bounds import faults
 from cloister.charter.jobs import JOBS, AgreedJob
 from cloister.errors import ConfigurationError
+from cloister.models.recipe import Drawn
 from cloister.wire.peers import parse_address
 
 ADDRESSES: Final = 64
@@ -106,6 +107,14 @@ def metrics(found: Sequence[Metric]) -> Faults:
         if index == METRICS:
             yield f"limits.metrics[{index}].name", f"one metric too many: there may be {METRICS}"
         names.add(metric.name)
+
+
+def first_model(recipe: Sequence[Drawn], *, limits: Limits) -> Faults:
+    """Where the first model comes from."""
+    if recipe and limits.first_model_file is not None:
+        yield "first_model", "is drawn by a recipe or published as a file, and not both"
+    if limits.first_model is None and (recipe or limits.first_model_file is not None):
+        yield "limits.first_model", "is missing; it is the SHA-256 of the model that comes of the recipe or file"
 
 
 def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:

@@ -82,6 +82,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "min_batch": f"at least {limits.min_batch} rows behind each step",
         "row_buckets": _buckets(limits),
         "first_model": "none" if limits.first_model is None else limits.first_model.hex(),
+        "first_model_file": "none" if limits.first_model_file is None else limits.first_model_file.hex(),
         "metrics": ", ".join(f"{shown(each.name)} in [{each.low:g}, {each.high:g}]" for each in limits.metrics)
         or "none",
         "interactive": "yes: without clip and noise" if limits.interactive else "no",

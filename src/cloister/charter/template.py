@@ -144,6 +144,7 @@ min_batch = 32                          # rows behind each step of it; 16 at lea
 # row_buckets = [200, 500, 1000]        # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
 # first_model = "..."                   # SHA-256 of the model of the first round; needed with jobs
+#                                       # (first_model_file: that of the published safetensors file that it is in)
 interactive = false                     # true: operations one by one, without clip and noise, for trusted researchers
 
 # What owners' nodes may compute, number by number; `cloister.job` writes such a table. All else is refused.
@@ -158,6 +159,16 @@ interactive = false                     # true: operations one by one, without c
 # strategy = {{ name = "FedAvg" }}
 # weights = "uniform"                   # or "rows"
 # max_s = 600                           # seconds for a round
+
+# What the first model is drawn from, tensor by tensor, so that nobody chooses its values; `cloister.recipe_toml` writes
+# it, and `cloister.draw_first_model` draws.
+# [[first_model]]
+# tensor = "0.weight"
+# dtype = "float32"
+# shape = [16, 6]
+# draw = "uniform"                      # or "normal", with mean and std too; or "constant", with a value
+# low = -0.408
+# high = 0.408
 
 # [[limits.metrics]]                    # numbers that may come out beside a model, clipped to a range
 # name = "loss"

@@ -30,6 +30,7 @@ from cloister.charter.charter import (
 from cloister.charter.jobs import JOBS
 from cloister.charter.names import MARKS, NAME_CHARS, is_name
 from cloister.errors import CharterError, ConfigurationError
+from cloister.models import recipe_toml
 from cloister.tables import Table, bounds, faulty, load
 from cloister.wire.limits import LIST_ITEMS
 from cloister.wire.peers import check_fingerprint
@@ -108,9 +109,11 @@ def _charter(table: _CharterTable) -> Charter:
         reference=reference,
         limits=limits,
         jobs=tuple(sorted(jobs, key=lambda each: each.name)),
+        recipe=recipe_toml.parse(table.tables("first_model")),
     )
     table.broken(rules.metrics(limits.metrics))
     table.broken(rules.jobs(jobs, limits=limits))
+    table.broken(rules.first_model(charter.recipe, limits=limits))
     table.finish()
     return replace(charter, limits=replace(limits, metrics=tuple(sorted(limits.metrics, key=lambda each: each.name))))
 
@@ -155,6 +158,9 @@ def _limits(table: _CharterTable) -> Limits:
         min_batch=table.whole("min_batch", **bounds(Batch), default=MIN_BATCH),
         row_buckets=_buckets(table),
         first_model=table.hexadecimal("first_model", size=DIGEST_BYTES) if table.holds("first_model") else None,
+        first_model_file=table.hexadecimal("first_model_file", size=DIGEST_BYTES)
+        if table.holds("first_model_file")
+        else None,
         metrics=_metrics(table.tables("metrics")),
         interactive=table.flag("interactive"),
     )

@@ -52,6 +52,12 @@ def _jobs(charter: Charter) -> Iterator[str]:
             f"min_batch = {limits.min_batch}: the fewer rows a step has, the more of one row is in it; below"
             f" {MIN_BATCH} single rows have been read from a first model's step"
         )
+    if charter.jobs and not charter.recipe and limits.first_model_file is None:
+        yield (
+            "first_model: its values are the researcher's choice, and weights can be chosen so that single rows are"
+            " read from the first updates; have it drawn by a recipe ([[first_model]]), or look for traps with"
+            " `cloister study show`"
+        )
     for job in charter.jobs:
         if job.weights == "rows":
             yield (

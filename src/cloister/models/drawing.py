@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 
 from cloister.errors import ConfigurationError
-from cloister.models.recipe import Drawn, Recipe, bounds, entry_faults, faults
+from cloister.models.recipe import Drawn, Recipe, entry_faults, faults
 
 LABEL: Final = b"cloister first model 1\n"
 DIGEST_BYTES: Final = 32
@@ -122,6 +122,23 @@ _FAR: Final = 5.0
 _LOG_TERMS: Final = tuple(2.0 / (2 * k + 1) for k in range(11, -1, -1))
 """Of ln m = 2 (s + s^3/3 + s^5/5 + ...), s = (m - 1) / (m + 1). Within sqrt(1/2) to sqrt(2), s^2 is below 0.0295, and
 what is left out below 2^-60 of the whole."""
+
+
+def bounds(entry: Drawn) -> tuple[float, float]:
+    """The least and the greatest number of the entry's element type that a draw may give.
+
+    ``low`` and ``high`` need not be numbers of that type: these are the nearest ones within them.
+    """
+    if entry.draw == "constant":
+        value = float(np.dtype(entry.dtype).type(entry.value))
+        return value, value
+    kind = np.dtype(entry.dtype).type
+    low, high = kind(entry.low), kind(entry.high)
+    if float(low) < (entry.low or 0.0):
+        low = np.nextafter(low, kind(np.inf))
+    if float(high) > (entry.high or 0.0):
+        high = np.nextafter(high, kind(-np.inf))
+    return float(low), float(high)
 
 
 def draw(recipe: Recipe, *, digest: bytes) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
-import numpy as np
 from msgspec import Meta
 
 from cloister.wire.limits import DIMENSIONS, INPUTS
@@ -33,6 +32,8 @@ LARGEST: Final = 1e12
 """Between these lies the size of every number that is not zero. Nothing that is computed from them is then subnormal:
 some programs have the processor take those for zero, and draws have to be the same everywhere."""
 
+_SINGLE_BITS: Final = 24
+"""Of a float32's significand."""
 STEPS: Final = 16
 """How many numbers of its element type a draw's width has to hold, at least."""
 
@@ -140,25 +141,13 @@ def _width_faults(entry: Drawn) -> Faults:
         if low > mean - std or high < mean + std:
             yield ("low" if low > mean - std else "high"), "must leave one std on either side of the mean, at least"
         largest, width, key = abs(mean) + std, std, "std"
-    if width < STEPS * np.spacing(np.dtype(entry.dtype).type(largest)):
+    if width < STEPS * _spacing(entry.dtype, largest):
         yield key, f"leaves too little to draw from: {entry.dtype} has fewer than {STEPS} numbers there"
 
 
-def bounds(entry: Drawn) -> tuple[float, float]:
-    """The least and the greatest number of the entry's element type that a draw may give.
-
-    ``low`` and ``high`` need not be numbers of that type: these are the nearest ones within them.
-    """
-    if entry.draw == "constant":
-        value = float(np.dtype(entry.dtype).type(entry.value))
-        return value, value
-    kind = np.dtype(entry.dtype).type
-    low, high = kind(entry.low), kind(entry.high)
-    if float(low) < _present(entry.low):
-        low = np.nextafter(low, kind(np.inf))
-    if float(high) > _present(entry.high):
-        high = np.nextafter(high, kind(-np.inf))
-    return float(low), float(high)
+def _spacing(dtype: Dtype, number: float) -> float:
+    """The distance from a number to the next one of its element type."""
+    return math.ulp(number) if dtype == "float64" else math.ldexp(1.0, math.frexp(number)[1] - _SINGLE_BITS)
 
 
 def _present(number: float | None) -> float:

@@ -28,6 +28,7 @@ from cloister.errors import (
 )
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Instance, Ledger
+from cloister.ledger.first_model import check_drawn
 from cloister.ledger.job import Job, round_digest
 from cloister.ledger.records import commitment
 from cloister.ledger.sync import Values
@@ -113,6 +114,7 @@ class Member:
         self._work: _Work | None = None
         self._round: _Round | None = None
         self._held: _Held | None = None
+        self._drawn = b""  # what is known of the tensors of the job whose first model was found to be as drawn
         self._begin()
 
     def _check_id(self) -> None:
@@ -254,6 +256,7 @@ class Member:
             job = jobs.decode(data)
             agreed = jobs.agreed(job, charter=self.charter)
             self._limits.check_job(agreed)
+            self._check_drawn(job)
         except JobError as refused:
             job, agreed, fault = None, None, str(refused)
             effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}"))
@@ -263,6 +266,13 @@ class Member:
         except (RoundError, RecordsError) as wrong:
             effects.append(Leave(str(wrong)))
         return effects
+
+    def _check_drawn(self, job: Job) -> None:
+        """Draws the first model that the charter's recipe describes, once, and compares. Raises ``JobError``."""
+        tensors = jobs.tensors_digest(job)
+        if job.start == self.charter.limits.first_model and tensors != self._drawn:
+            check_drawn(self.charter, job)
+            self._drawn = tensors
 
     def _consider(self, asked: w.Propose) -> list[Effect]:
         effects = self._drop()

@@ -1,0 +1,39 @@
+"""A first model that nobody chose: drawn by a recipe that stands in the charter."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+from torch import nn
+
+from cloister.errors import ConfigurationError
+from cloister.models import recipe_toml as toml
+from cloister.models.drawing import draw
+from cloister.net.files import read_charter
+from cloister.worker.initialising import load_drawn, recipe_of
+
+
+def recipe_toml(model: nn.Module) -> str:
+    """PyTorch's own initialisation of a model's layers as ``[[first_model]]`` tables for charter.toml.
+
+    Raises:
+        ConfigurationError: a layer that is not known; the message names it.
+    """
+    return toml.text(recipe_of(model))
+
+
+def draw_first_model(model: nn.Module, charter: str | os.PathLike[str]) -> nn.Module:
+    """A copy of the model with the values that the charter's recipe draws; ``cloister.model_digest`` of it is the
+    charter's ``first_model``. They depend on everything else in the charter: write the digest down last.
+
+    Raises:
+        CharterError: the file has other faults than a missing digest. ConfigurationError: it has no recipe, or one for
+            other tensors.
+    """
+    agreed = read_charter(charter)
+    if not agreed.recipe:
+        raise ConfigurationError("the charter has no recipe to draw a model from: write [[first_model]] tables")
+    drawn = copy.deepcopy(model)
+    load_drawn(draw(agreed.recipe, digest=agreed.drawn_with), drawn)
+    return drawn
