@@ -157,19 +157,6 @@ class Indexed(nn.Module):
         return self.layer(x)[self.which]
 
 
-class Switched(nn.Module):
-    """A model that counts its steps, and computes with the count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(6, 3)
-        self.register_buffer("steps", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.steps.add_(1)
-        return self.layer(x) * self.steps
-
-
 def written(scores: Tensor, each: Tensor, x: Tensor) -> Tensor:
     mask = torch.zeros_like(each)
     mask[0].fill_(1)

@@ -16,33 +16,9 @@ from cloister.plans.following import follow
 from cloister.plans.look import look
 from cloister.plans.words import code, describe
 from cloister.tensor import optable
-from cloister.tensor.plan.program import FORMAT, Affine, Argument, Buffer, Constant, Line, Parameter, Program, Rows
+from cloister.tensor.plan.program import Affine, Line, Program
+from tests.plans.lines import FIRST, TABLE, B, X, Y, op, program
 from tests.plans.samples import HONEST, HOSTILE, captured
-
-B = Affine(1, 0)
-W, COUNT, X, Y, TABLE = range(5)
-FIRST = 5
-
-
-def program(*lines: Line) -> Program:
-    """A step of these lines on rows ``X`` of four numbers and labels ``Y``; it hands out what the last one makes."""
-    made = sum(line.makes for line in lines)
-    return Program(
-        format=FORMAT,
-        parameters=(Parameter(("w",), "float32", (4, 4), True),),
-        buffers=(Buffer(("count",), "int64", ()),),
-        batch=(Rows("float32", (4,)), Rows("int64", ())),
-        constants=(Constant("float32", (64,), b"\0" * 256),),
-        lines=lines,
-        loss=FIRST + made - 1,
-        metrics=(),
-        gradients=(None,),
-        updates=(None,),
-    )
-
-
-def op(name: str, *args: Argument, makes: int = 1, **named: Argument) -> Line:
-    return Line(f"aten::{name}", args, named, makes)
 
 
 def concerns(*lines: Line) -> set[str]:
@@ -57,7 +33,6 @@ FINE: dict[str, tuple[Line, ...]] = {
     "a gradient's product": (op("t", X), op("mm", FIRST, X)),
     "a column": (op("select.int", X, 1, 0), op("mean", FIRST)),
     "rows by heads": (op("view", X, (Affine(2, 0), 2)), op("mean", FIRST)),
-    "sums by class": (op("zeros", (4,)), op("select.int", X, 1, 0), op("scatter_add", FIRST, 0, Y, FIRST + 1)),
     "each row's own": (op("arange", B), op("index.Tensor", X, (FIRST, Y)), op("mean", FIRST + 1)),
     "a share of answers": (op("gt.Scalar", X, 0.5), op("_to_copy", FIRST, dtype="float32"), op("mean", FIRST + 1)),
     "a whole slice": (op("slice.Tensor", X, 0, 0, B), op("sum", FIRST)),
@@ -96,6 +71,22 @@ OTHER: dict[str, tuple[tuple[Line, ...], str]] = {
     "totals": ((op("cumsum", X, 0),), "RUN"),
     "a condition": ((op("gt.Scalar", X, 0.5), op("mul.Tensor", X, FIRST)), "FILTER"),
     "not a condition": ((op("gt.Scalar", X, 0.5), op("logical_not", FIRST), op("mul.Tensor", X, FIRST + 1)), "FILTER"),
+    "sums by key": (
+        (op("zeros", (4,)), op("select.int", X, 1, 0), op("scatter_add", FIRST, 0, Y, FIRST + 1)),
+        "FILTER",
+    ),
+    "sums by index": ((op("zeros", (4, 4)), op("index_add", FIRST, 0, Y, X)), "FILTER"),
+    "sums put in": ((op("zeros", (4, 4)), op("index_put", FIRST, (Y,), X, True)), "FILTER"),
+    "a gate": ((op("threshold_backward", X, X, 0.5),), "FILTER"),
+    "a sign taken over": ((op("copysign.Tensor", X, X),), "FILTER"),
+    "a label made of an answer": (
+        (
+            op("gt.Scalar", Y, 2),
+            op("_to_copy", FIRST, dtype="int64"),
+            op("nll_loss_forward", X, FIRST + 1, None, 0, -100, makes=2),
+        ),
+        "FILTER",
+    ),
     "a rounded number": ((op("round", X), op("mul.Tensor", X, FIRST)), "FILTER"),
     "an answer put in": ((op("eq.Scalar", X, 2), op("masked_fill.Scalar", X, FIRST, 0)), "FILTER"),
     "a table of answers": ((op("index.Tensor", TABLE, (Y,)), op("t", X), op("mv", FIRST + 1, FIRST)), "FILTER"),
@@ -167,14 +158,14 @@ def survives(made: Program) -> None:
 
 
 @given(st.lists(lines, max_size=8))
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.slow
 def test_whatever_is_written_it_is_looked_at_or_refused(written: list[Line]) -> None:
     survives(program(op("relu", X), *written))
 
 
 @given(st.sampled_from(["mse", "batch norm", "group norm", "by index", "counts"]), st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.slow
 def test_so_is_an_honest_program_with_another_argument(name: str, data: st.DataObject) -> None:
     honest = captured(name).program

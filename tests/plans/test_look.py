@@ -6,19 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from msgspec.structs import replace
-from torch import nn
-from torch.nn import functional as F
 
-import cloister
 from cloister.errors import PlanError
 from cloister.plans import following
 from cloister.plans.concerns import Concern
 from cloister.plans.following import follow
 from cloister.plans.look import Look, look
 from cloister.plans.rules import RULES
-from cloister.tensor.plan.program import Constant, Line, Program
-from tests.plans.samples import CLASSES, HONEST, HOSTILE, SERIES, Sample, Switched, X, captured, linear
+from cloister.tensor.plan.program import Constant, Line, Metric
+from tests.plans.lines import COUNT, FIRST, X, op, program
+from tests.plans.samples import HONEST, HOSTILE, SERIES, captured
 from tests.tensor.plan.steps import step
 
 GRAVE = ("warning", "danger")
@@ -27,14 +24,6 @@ BY_CHANCE = ("dropout", "encoder")
 
 def grave(found: Look) -> list[str]:
     return [finding.text for finding in found.findings if finding.severity in GRAVE]
-
-
-def program_of(sample: Sample) -> Program:
-    return cloister.plan(sample.step).capture(sample.model(), example=sample.batch).program
-
-
-def texts(sample: Sample) -> dict[str, str]:
-    return {f"{finding.severity} {finding.where}": finding.text for finding in look(program_of(sample)).findings}
 
 
 @pytest.mark.slow
@@ -49,19 +38,22 @@ def test_an_honest_step_averages(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_step_does_not(name: str) -> None:
-    program = captured(name).program
-    found, kind = look(program), HOSTILE[name][1]
+    hostile = captured(name).program
+    found, kind = look(hostile), HOSTILE[name][1]
     assert not found.averages
     assert Concern[kind].words in " ".join(grave(found))
-    assert {origin.concern.name for origin in follow(program).origins} >= {kind}
+    assert {origin.concern.name for origin in follow(hostile).origins} >= {kind}
 
 
-def test_one_of_each_is_told_apart() -> None:
-    assert look(captured("mse").program).averages
-    found = look(captured("an entry").program)
+def test_one_row_is_told_by_line_column_and_result() -> None:
+    assert look(program(op("mean", X))).averages
+    lines = op("mean", X), op("select.int", X, 0, 0), op("sum", FIRST + 1)
+    found = look(program(*lines, loss=FIRST, metrics=(Metric("score", FIRST + 2),)))
     assert not found.averages
-    (finding,) = [each for each in found.findings if each.severity == "danger" and "select" in each.text][:1]
-    assert finding.text.endswith("It concerns column 0 and reaches metric score")
+    first = found.findings[0]
+    assert (first.severity, first.where) == ("danger", "line 1")
+    assert first.text.startswith("select takes single rows out of the batch")
+    assert first.text.endswith("It concerns column 0 and reaches metric score")
 
 
 @pytest.mark.slow
@@ -103,9 +95,9 @@ SOLE: dict[Concern, str] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("concern", SOLE)
 def test_without_a_concern_its_step_would_pass(concern: Concern) -> None:
-    program = captured(SOLE[concern]).program
-    assert not look(program).averages
-    assert look(program, watched=frozenset(Concern) - {concern}).averages
+    hostile = captured(SOLE[concern]).program
+    assert not look(hostile).averages
+    assert look(hostile, watched=frozenset(Concern) - {concern}).averages
 
 
 @pytest.mark.slow
@@ -121,18 +113,21 @@ def test_without_a_rule_an_honest_step_would_not_pass() -> None:
         assert not look(captured(name).program, rules=fewer).averages, operation
 
 
-def test_what_is_not_understood_says_so() -> None:
-    program = captured("mse").program
-    at = next(at for at, line in enumerate(program.lines) if line.op == "aten::mse_loss")
-    stranger = replace(program.lines[at], op="aten::nobody_knows")
-    found = look(replace(program, lines=(*program.lines[:at], stranger, *program.lines[at + 1 :])))
+def test_what_no_worker_runs_leaves_nothing_known() -> None:
+    found = look(program(op("mean", X), Line("aten::nobody_knows", (), {}, 0)))
     assert not found.averages
     assert any("is not understood (no worker runs it)" in text for text in grave(found))
 
 
 def test_counters_are_told_if_they_do_more_than_count() -> None:
-    found = texts(Sample(lambda m, x, y: m(x).mean(), Switched, (X, CLASSES)))
-    assert "it changes by itself from step to step" in found["warning buffer steps"]
+    counting = op("clone", COUNT), op("add_.Tensor", FIRST, (1,), makes=0), op("mean", X)
+    assert not grave(look(program(*counting, updates=(FIRST,))))
+    entering = op("mul.Tensor", FIRST + 1, FIRST)
+    found = {each.where: each for each in look(program(*counting, entering, updates=(FIRST,))).findings}
+    assert found["buffer count"].severity == "warning"
+    assert "changes by itself from step to step" in found["buffer count"].text
+    fixed = {each.where: each for each in look(program(*counting, entering)).findings}
+    assert fixed["buffer count"].severity == "note"
 
 
 @pytest.mark.slow
@@ -143,16 +138,18 @@ def test_counters_of_batch_norm_are_usual() -> None:
 
 
 def test_constants_of_rows_are_told() -> None:
-    known = torch.zeros(2, 6)
-    found = texts(Sample(lambda m, x, y: F.cross_entropy(m(x + known[1]), y), linear, (X, CLASSES)))
-    assert "1 tensor along, 48 bytes" in found["note constants"]
-    assert "the shape of rows (float32[2, 6])" in found["warning constant 0"]
+    constants = (Constant("float32", (2, 4), bytes(32)), Constant("float32", (64,), bytes(256)))
+    found = {each.where: each for each in look(program(op("mean", X), constants=constants, loss=6)).findings}
+    assert "2 tensors along, 288 bytes" in found["constants"].text
+    assert found["constant 0"].severity == "warning"
+    assert "the shape of rows (float32[2, 4])" in found["constant 0"].text
+    assert "as large as 10 rows" in found["constant 1"].text
 
 
 @pytest.mark.slow
 def test_what_honest_layers_tell_is_told() -> None:
     found = {finding.where: finding.text for finding in look(captured("embedding").program).findings}
-    assert "which entries" in found["embedding, line 0"]
+    assert "which entries" in found["embedding (2 times), line 0"]
     assert "each label" in found["head.bias"]
     assert look(captured("units").program).widest == 4
     assert look(captured("lenet").program).widest == 120
@@ -184,18 +181,16 @@ def test_a_broken_program_meets_a_typed_refusal(kind: str, monkeypatch: pytest.M
     monkeypatch.setattr(following, "VALUES", 200)
     monkeypatch.setattr(following, "NAMED", 200)
     changes, words = BROKEN[kind]
-    program = captured("mse").program
+    made = program(op("mean", X), **changes)
     if words:
         with pytest.raises(PlanError, match=words):
-            look(replace(program, **changes))
+            look(made)
     else:
-        assert look(replace(program, **changes)).findings
+        assert look(made).findings
 
 
 def test_a_row_that_is_handed_out_as_it_is_is_told() -> None:
-    plan = cloister.plan(lambda m, x: m(x).mean()).capture(nn.Linear(6, 3), example=(X,)).program
-    scores = next(at for at, line in enumerate(plan.lines) if line.op == "aten::addmm")
-    found = look(replace(plan, loss=plan.inputs + scores))
+    found = look(program(op("relu", X)))
     assert not found.averages
     assert found.findings[0].severity == "danger"
     assert "an entry for each row" in found.findings[0].text

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from cloister.plans.words import code, describe
 from cloister.tensor.plan.program import Line
+from tests.plans.lines import TABLE, X, op, program
 from tests.plans.samples import captured
-from tests.plans.test_following import TABLE, X, op, program
 
 
 def test_it_names_what_goes_in_and_out() -> None:

@@ -44,6 +44,7 @@ class Call:
         """The bounds that lines up to here have put on values."""
         self._values = values
         self._given = _bound(line, schema)
+        self._places = {argument.name for argument in schema.arguments if argument.of == "tensor"}
         self._tensors = self._named()
         self.concerns: list[tuple[Concern, str, int]] = []
         self.place = False
@@ -100,7 +101,7 @@ class Call:
     def maybe(self, name: str) -> Value | None:
         """A tensor; None if it is left out or a number stands for it."""
         given = self._given.get(name)
-        return self._values[given] if type(given) is int else None
+        return self._values[given] if type(given) is int and name in self._places else None
 
     def maybe_values(self, name: str) -> list[Value | None]:
         """A list of tensors, some of which may be left out."""
@@ -176,7 +177,7 @@ class Call:
         given = self._given.get(name)
         if type(given) is tuple and len(given) == 1:
             given = given[0]
-        elif type(given) is int and any(each.name == name and each.of == "tensor" for each in self.schema.arguments):
+        elif type(given) is int and name in self._places:
             return None  # a value's number
         return float(given) if isinstance(given, (int, float)) and type(given) is not bool else None
 

@@ -14,6 +14,7 @@ _REMARKS: Final = {
     "random": "it draws random numbers; whoever knows the seed knows them",
     "BatchNorm": "its statistics, and so its new buffers, are means and variances of all rows of a step",
     "embedding": "the gradient of its table shows which entries (words, codes) occurred in a step's rows",
+    "labels left out": "rows of one label do not count, as padding does not in text",
     "weights by class": "rows of some classes count more than others: a class with few rows is told more of",
 }
 _LOSSES_OF_CLASSES: Final = ("aten::nll_loss", "aten::binary_cross_entropy", "aten::_log_softmax")

@@ -10,22 +10,24 @@ from cloister.plans.facts import Facts
 from cloister.plans.layout import UnclearError
 
 _SMOOTH: Final = """
-    abs acos acosh add addcdiv addcmul angle asin asinh atan atan2 atanh bernoulli binary_cross_entropy_backward cauchy
-    celu clamp clamp_max clamp_min clone complex conj_physical copysign copy cos cosh deg2rad detach digamma div elu
-    elu_backward erf erfc erfinv exp exp2 expm1 exponential fill fmax fmin gelu gelu_backward geometric hardshrink
+    abs acos acosh add addcdiv addcmul asin asinh atan atanh bernoulli binary_cross_entropy_backward cauchy
+    celu clamp clamp_max clamp_min clone complex conj_physical copy cos cosh deg2rad detach digamma div elu
+    elu_backward erf erfc erfinv exp exp2 expm1 exponential fill gelu gelu_backward geometric
     hardshrink_backward hardsigmoid hardsigmoid_backward hardswish hardswish_backward hardtanh hardtanh_backward
     hypot i0 ldexp leaky_relu leaky_relu_backward lerp lgamma lift_fresh log log10 log1p log2 log_normal
     log_sigmoid_backward logaddexp logaddexp2 logit logit_backward masked_fill mish mul
     native_dropout_backward neg normal poisson polar positive pow rad2deg random reciprocal relu rrelu_with_noise
     rrelu_with_noise_backward rsqrt rsub sigmoid sigmoid_backward silu silu_backward sin sinc sinh softplus
-    softplus_backward softshrink softshrink_backward sqrt square sub tan tanh tanh_backward threshold
+    softplus_backward softshrink softshrink_backward sqrt square sub tan tanh tanh_backward
     threshold_backward uniform where xlogy zero alias _conj _conj_physical _prelu_kernel huber_loss_backward
     mse_loss_backward smooth_l1_loss_backward soft_margin_loss_backward binary_cross_entropy_with_logits_backward
 """.split()
 _STEPS: Final = """
-    ceil floor floor_divide fmod frac heaviside nan_to_num remainder round sgn sign signbit trunc bitwise_left_shift
-    bitwise_right_shift __lshift__ __rshift__
+    angle atan2 ceil floor floor_divide fmod frac hardshrink heaviside nan_to_num remainder round sgn sign signbit
+    threshold trunc bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
 """.split()
+_EITHER: Final = ("copysign", "fmax", "fmin")
+"""They take of one tensor or the other: by a sign, or by what is no number."""
 _QUESTIONS: Final = "eq ge gt isinf isnan isneginf isposinf le lt ne".split()
 _LOGIC: Final = "bitwise_and bitwise_not bitwise_or bitwise_xor logical_and logical_not logical_or logical_xor".split()
 _INTO_FLOATS: Final = frozenset("div exp log mean rsqrt sqrt reciprocal sigmoid tanh erf log1p expm1 sin cos".split())
@@ -40,6 +42,7 @@ def _smooth(call: Call) -> list[Made]:
         raise UnclearError("it takes no tensor")
     dims = call.together()
     _tell_steep(call)
+    _tell_gate(call)
     if call.base == "bernoulli":
         _tell_thin(call, call.number("p"))
     if call.base == "div" and call.given("rounding_mode") is not None:
@@ -63,6 +66,17 @@ def _tell_steep(call: Call) -> None:
     over = most >= (16 if call.base == "pow" else LARGE) and call.base not in ("masked_fill", "fill")
     if over or (call.base == "mul" and any(value.facts.large for value in call.tensors())):
         call.tell(Concern.STEEP, columns=_columns(call))
+
+
+def _tell_gate(call: Call) -> None:
+    """What lets one tensor pass by the sign or size of another is a condition, if that other is a row's own numbers."""
+    if not call.base.endswith("_backward") and call.base not in _EITHER:
+        return
+    names = [argument.name for argument in call.schema.arguments if argument.name != "grad_output"]
+    gates = [value for value in map(call.maybe, names) if value is not None and private(value)]
+    own = [value for value in gates if not value.facts.model]
+    if own and (call.base in _EITHER or len(own) == len(gates)):
+        call.tell(Concern.FILTER, columns=_columns(call))
 
 
 def _tell_thin(call: Call, kept: float | None) -> None:
@@ -167,6 +181,7 @@ def _columns(call: Call) -> int:
 
 RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_SMOOTH, _smooth),
+    **dict.fromkeys(_EITHER, _smooth),
     **dict.fromkeys(_STEPS, _steps),
     **dict.fromkeys(_QUESTIONS, _questions),
     **dict.fromkeys(_LOGIC, _logic),

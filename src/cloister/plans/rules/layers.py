@@ -225,7 +225,10 @@ def _nll_backward(call: Call) -> list[Made]:
 def _tell_classes(call: Call) -> None:
     """A class that is computed by a condition is a label like any other, as long as each class has a share of a row;
     weights by class make some rows count more, and those that a row brings along, alone."""
-    call.lenient = call.value("self").memory.maker == "_log_softmax"
+    shares = call.value("self")
+    call.lenient = shares.memory.maker == "_log_softmax" and shares.facts.model
+    if call.whole("ignore_index", -100) != -100:
+        call.remarks.add("labels left out")
     weight = call.maybe("weight")
     if weight is not None:
         call.remarks.add("weights by class")

@@ -124,9 +124,20 @@ def _scatter(call: Call) -> list[Made]:
     adds = call.base == "scatter_add" or call.given("reduce") in ("add", "sum", "mean")
     if across_rows(table, at) or (across_rows(index, at) and not adds):
         call.uneven(Concern.PICK, *call.tensors())
+    if across_rows(index, at) and not across_rows(table, at):
+        _added_by_key(call, index)
     if source is None:
         _looked_up(call, table, index)
     return [Made(dims, table.kind)]
+
+
+def _added_by_key(call: Call, *indices: Value) -> None:
+    """A sum for each key that rows bring along: of a key that one row alone has, it is that row."""
+    columns = 0
+    for index in indices:
+        columns |= index.facts.columns if private(index) else 0
+    if columns:
+        call.tell(Concern.FILTER, "it adds up rows by a number that they hold", columns)
 
 
 def _index(call: Call) -> list[Made]:
@@ -171,6 +182,8 @@ def _index_put(call: Call) -> list[Made]:
     counted = any(index.counts for index in given)
     if has_rows(dims) and not counted and not call.flag("accumulate"):
         call.uneven(Concern.PICK, values, *given)
+    if has_rows(dims) and not counted:
+        _added_by_key(call, *given)
     return [Made(dims_of(table), table.kind)]
 
 
@@ -188,6 +201,8 @@ def _along(call: Call) -> list[Made]:
     if across_rows(table, at):
         call.uneven(Concern.PICK, *call.tensors())
     if call.base != "index_select":
+        if across_rows(index, 0):
+            _added_by_key(call, index)
         return [Made(dims, table.kind)]
     _looked_up(call, table, index)
     one = dims_of(index)
@@ -211,6 +226,8 @@ def _embedding_backward(call: Call) -> list[Made]:
     dims = dims_of(gradient)
     broadcast([dims[:-1], dims_of(indices)])
     call.lenient = True
+    if private(indices):
+        call.remarks.add("embedding")
     return [Made((dim_of(call.whole("num_weights")), *dims[-1:]), gradient.kind)]
 
 
