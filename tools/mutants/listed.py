@@ -1345,7 +1345,7 @@ _WIRE: Final = (
 _PLANS: Final = (
     *_in(
         "plans/following.py",
-        "tests/plans/test_following.py tests/plans/test_look.py",
+        "tests/plans/test_look.py tests/plans/test_following.py",
         (
             "look-places-mixed",
             "if place and joint.columns and",
@@ -1353,15 +1353,9 @@ _PLANS: Final = (
             "rows that are weighted by their place are told",
         ),
         (
-            "look-places-written",
-            "if joint.place and joint.columns and not",
-            "if False and not",
-            "writing rows to a part of a tensor is told",
-        ),
-        (
             "look-places-of-views",
-            "place=facts.place or value.own.place",
-            "place=facts.place",
+            "place = facts.place or value.own.place",
+            "place = facts.place",
             "what is written to one entry differs by place",
         ),
         (

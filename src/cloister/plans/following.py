@@ -152,7 +152,10 @@ class _Run:
                 own = replace(result, place=result.place or part)
                 self._values.append(Value(each.dims, each.kind, memory, own, each.counts))
         for value in call.written():
-            self._write(at, call, value, facts)
+            # What is written to a view changes its memory; to a view of some rows, their places differ from then on.
+            place = facts.place or value.own.place
+            value.memory.facts = value.memory.facts | replace(facts, place=place)
+            value.memory.maker = call.base
         if call.width is not None and (at <= self._forward or call.width[0] not in self.found.units):
             parameter, units = call.width
             self.found.units[parameter] = max(units, self.found.units.get(parameter, 0))
@@ -206,16 +209,6 @@ class _Run:
                 call.tell(Concern.FILTER, columns=columns)
                 return True
         return False
-
-    def _write(self, at: int, call: Call, value: Value, facts: Facts) -> None:
-        """What is written to a view changes its memory; to a view of some rows, their places differ from then on."""
-        memory = value.memory
-        joint = memory.facts | replace(facts, place=facts.place or value.own.place)
-        if joint.place and joint.columns and not (memory.facts.place and memory.facts.columns):
-            bit = self._bit(at, call.name, Concern.PLACE, "", joint.columns)
-            joint = replace(joint, concerns=joint.concerns | bit)
-        memory.facts = joint
-        memory.maker = call.base
 
     def _bit(self, at: int, op: str, concern: Concern, detail: str, columns: int) -> int:
         if concern not in self._watched:
