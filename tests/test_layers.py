@@ -34,6 +34,8 @@ MAY_IMPORT = {
     # tensors: where they are named, and where they live
     "tensor": "errors wire",
     "worker": "errors files wire models charter tensor",
+    # what an owner sees of a plan, before it runs: the half of plans that needs no torch
+    "plans": "errors wire tensor",
     # rounds: their arithmetic, what all parties verify of them, and the secure worker. No tensor and no worker below
     # them, because the enclave holds no torch
     "aggregation": "errors wire",
@@ -42,18 +44,18 @@ MAY_IMPORT = {
     # between machines
     "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
-    "study": "errors files wire attest models charter tensor worker aggregation ledger net",
+    "study": "errors files wire attest models charter tensor worker plans aggregation ledger net",
     "simulation": "errors wire charter tensor worker aggregation ledger study",
     "enclave": "errors files wire attest charter aggregation ledger aggregator net",
-    "node": "errors files tables wire attest models charter tensor worker aggregation ledger net",
+    "node": "errors files tables wire attest models charter tensor worker plans aggregation ledger net",
     "engines": "errors files wire attest charter tensor worker aggregation ledger net study node",
     # for people who build on cloister, and for people at a terminal
     "testing": "errors files tables wire attest charter tensor worker aggregation ledger aggregator net study enclave "
     "node",
     "demo": "errors files wire attest charter tensor worker aggregation ledger aggregator net study enclave node "
     "testing",
-    "cli": "errors files tables wire attest charter tensor worker aggregation ledger net study enclave node engines "
-    "testing demo",
+    "cli": "errors files tables wire attest models charter tensor worker plans aggregation ledger net study enclave node "
+    "engines testing demo",
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
@@ -68,6 +70,12 @@ BASE = (
     "attest",
     "models",
     "charter",
+    "tensor.optable",
+    "tensor.schemas",
+    "tensor.plan.program",
+    "tensor.plan.encoding",
+    "tensor.plan.listing",
+    "plans",
     "aggregation",
     "ledger",
     "aggregator",
@@ -113,6 +121,7 @@ UNTOUCHED = {
     "node.study.budgets": EVERYTHING,
     "simulation.splitting": EVERYTHING,
     "tensor": "socket clock file process",
+    "plans": EVERYTHING,
 }
 EXCEPT = {
     "attest.attester": "reads the evidence from the device, inside a TEE",

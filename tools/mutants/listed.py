@@ -1571,5 +1571,97 @@ _WIRE: Final = (
     ),
 )
 
-MUTANTS: Final = (*_LEDGER, *_JOBS, *_OWNER, *_AGGREGATOR, *_DOOR, *_ATTESTATION, *_CHARTER, *_WORKER, *_WIRE)
+_PLANS: Final = (
+    *_in(
+        "plans/following.py",
+        "tests/plans/test_look.py tests/plans/test_following.py",
+        (
+            "look-places-mixed",
+            "if place and joint.columns and",
+            "if False and",
+            "rows that are weighted by their place are told",
+        ),
+        (
+            "look-places-of-views",
+            "place = facts.place or value.own.place",
+            "place = facts.place",
+            "what is written to one entry differs by place",
+        ),
+        (
+            "look-conditions",
+            "if asked and others:",
+            "if False:",
+            "rows that count by a condition are told",
+        ),
+        ("look-pairs", "if pairs and any", "if False and any", "rows that are compared with each other are told"),
+        (
+            "look-no-rule",
+            "            call.tell(Concern.UNKNOWN)\n            return unknown",
+            "            return unknown",
+            "an operation without a rule is not understood",
+        ),
+        (
+            "look-stranger",
+            "self.found.unknown |= self._bit(",
+            "self._bit(",
+            "an operation that no worker runs makes all results unknown",
+        ),
+        ("look-values-without-end", "+ line.makes > VALUES", "+ line.makes < 0", "a look follows so many values"),
+        ("look-names-without-end", "if self._named > NAMED:", "if False:", "a look follows so many arguments"),
+    ),
+    *_in(
+        "plans/layout.py",
+        "tests/plans/test_layout.py",
+        (
+            "look-order-of-factors",
+            "    if size(left) == size(right):",
+            "    if size(left) == size(right):\n        return left\n    if False:",
+            "rows by steps and steps by rows do not meet entry by entry",
+        ),
+    ),
+    *_in(
+        "plans/rules/picking.py",
+        "tests/plans/test_following.py",
+        (
+            "look-select",
+            "    if across_rows(value, at):\n        call.uneven(Concern.PICK, value)\n    return [Made(dims[:at]",
+            "    return [Made(dims[:at]",
+            "a row that is selected is told",
+        ),
+        (
+            "look-index-counts",
+            "if index.counts and dims[place] == (ROWS,):",
+            "if dims[place] == (ROWS,):",
+            "only an index that is each row's own number leaves rows as they are",
+        ),
+        (
+            "look-sums-by-key",
+            '    if columns:\n        call.tell(Concern.FILTER, "it adds',
+            '    if False:\n        call.tell(Concern.FILTER, "it adds',
+            "sums by a key of the rows are told",
+        ),
+    ),
+    *_in(
+        "plans/look.py",
+        "tests/plans/test_look.py",
+        (
+            "look-all-results",
+            "averages = all(",
+            "averages = any(",
+            "a look that finds averages has proved it of every result",
+        ),
+    ),
+    *_in(
+        "plans/results.py",
+        "tests/plans/test_look.py",
+        (
+            "look-rows-handed-out",
+            "return not self.concerns and not self.by_row",
+            "return not self.concerns",
+            "a result with an entry for each row is no average",
+        ),
+    ),
+)
+
+MUTANTS: Final = (*_LEDGER, *_JOBS, *_OWNER, *_AGGREGATOR, *_DOOR, *_ATTESTATION, *_CHARTER, *_WORKER, *_WIRE, *_PLANS)
 """All of them."""

@@ -19,6 +19,7 @@ from cloister.errors import OpRefusedError
 from cloister.tensor import optable
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
 from cloister.tensor.optable import OpRow
+from cloister.tensor.schemas import UNDECLARED_VIEWS
 
 MEMORY_FORMATS: Final[dict[str, torch.memory_format]] = {
     "contiguous_format": torch.contiguous_format,
@@ -59,8 +60,6 @@ LITERALS: Final = frozenset({bool, int, float, str})
 _SCALARS: Final = {"int": Of.INT, "float": Of.FLOAT, "bool": Of.BOOL, "number": Of.NUMBER, "str": Of.STRING}
 # Where a tensor is and how it got there is the owner's business.
 _UNSENT: Final = frozenset({"device", "layout", "pin_memory", "non_blocking"})
-# They hand out their first argument's memory, and their schemas do not say so.
-_UNDECLARED_VIEWS: Final = frozenset({"aten::_unsafe_view", "aten::unsafe_split", "aten::unsafe_split_with_sizes"})
 # The only operations whose output's shape depends on a floating-point argument.
 _SHAPED_BY_FLOATS: Final = frozenset({"aten::arange", "aten::range"})
 
@@ -225,7 +224,7 @@ def _return(schema: Any, value: Any) -> int | Of:
 
 
 def _viewed(schema: Any) -> int | None:
-    if schema.name in _UNDECLARED_VIEWS:
+    if schema.name in UNDECLARED_VIEWS:
         return 0
     for position, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and not argument.alias_info.is_write:

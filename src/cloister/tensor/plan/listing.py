@@ -1,25 +1,20 @@
-"""A plan as text: one line an operation, with the shapes of what it makes."""
+"""A plan as text: one line an operation, with what is known of the shapes that it makes. It imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cloister.tensor.geometry import DTYPE_NAMES, Geometry
-from cloister.tensor.ops import Of, Param
-from cloister.tensor.plan.batch import SIZES, fit
-from cloister.tensor.plan.checking import Checked, shapes_of
-from cloister.tensor.plan.program import Buffer, Parameter, Program
+from cloister.tensor import schemas
+from cloister.tensor.plan.program import Buffer, Line, Parameter, Program
 
 
-def listing(program: Program, checked: Checked, digest: bytes) -> str:
-    """The text; it names values %0, %1, ... and the batch size b."""
-    return "\n".join(_lines(program, checked, digest)) + "\n"
+def listing(program: Program, shown: Sequence[str], digest: bytes) -> str:
+    """The text; it names values %0, %1, ... and the batch size b. ``shown`` says of each value what it looks like."""
+    return "\n".join(_lines(program, shown, digest)) + "\n"
 
 
-def _lines(program: Program, checked: Checked, digest: bytes) -> Iterator[str]:
-    seen = [shapes_of(program, checked, size).geometries for size in SIZES]
-    shown = [_shown(geometries) for geometries in zip(*seen, strict=True)]
+def _lines(program: Program, shown: Sequence[str], digest: bytes) -> Iterator[str]:
     yield f"plan sha256:{digest.hex()}"
     number = 0
     for title, inputs in (
@@ -34,12 +29,10 @@ def _lines(program: Program, checked: Checked, digest: bytes) -> Iterator[str]:
             yield f"    %{number}: {shown[number]}{f'  {name}' if name else ''}{note}"
             number += 1
     yield "step:"
-    for op, line in zip(checked.operations, program.lines, strict=True):
+    for line in program.lines:
         made = range(number, number := number + line.makes)
         left = ", ".join(f"%{value}: {shown[value]}" for value in made)
-        args = [_argument(param, value) for param, value in zip(op.params, line.args, strict=False)]
-        args += [f"{name}={_argument(op.by_name[name], value)}" for name, value in line.named.items()]
-        yield f"    {left}{' = ' if left else ''}{op.name.removeprefix('aten::')}({', '.join(args)})"
+        yield f"    {left}{' = ' if left else ''}{line.op.removeprefix('aten::')}({', '.join(_arguments(line))})"
     yield f"loss: %{program.loss}"
     if program.metrics:
         yield "metrics: " + ", ".join(f"{metric.name} %{metric.value}" for metric in program.metrics)
@@ -52,22 +45,22 @@ def _named(title: str, held: Sequence[Parameter | Buffer], values: Sequence[int 
     yield from [f"{title}:", *found] if found else []
 
 
-def _shown(geometries: Sequence[Geometry | None]) -> str:
-    first = geometries[0]
-    if first is None or any(other is None for other in geometries):
-        return "absent"
-    shapes = [geometry.shape for geometry in geometries if geometry is not None]
-    extents = [fit(extents) for extents in zip(*shapes, strict=True)]
-    name = DTYPE_NAMES[first.dtype]
-    return f"{name}[{', '.join('?' if extent is None else str(extent) for extent in extents)}]"
+def _arguments(line: Line) -> Iterator[str]:
+    schema = schemas.find(line.op)
+    places = () if schema is None else tuple(each for each in schema.arguments if not each.by_name_only)
+    of = {each.name: each.of for each in schema.arguments} if schema is not None else {}
+    for at, value in enumerate(line.args):
+        yield _argument(places[at].of if at < len(places) else "other", value)
+    for name, value in line.named.items():
+        yield f"{name}={_argument(of.get(name, 'other'), value)}"
 
 
-def _argument(param: Param, value: Any) -> str:
-    if param.of is Of.TENSOR and type(value) is int:
+def _argument(of: schemas.Of, value: Any) -> str:
+    if of == "tensor" and type(value) is int:
         return f"%{value}"
-    if param.of is Of.TENSOR and type(value) is tuple and len(value) == 1:
+    if of == "tensor" and type(value) is tuple and len(value) == 1:
         return str(value[0])
     if type(value) is tuple:
-        sign = "%" if param.of is Of.TENSORS else ""
+        sign = "%" if of == "tensors" else ""
         return f"[{', '.join('None' if item is None else f'{sign}{item}' for item in value)}]"
     return str(value)

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 import torch
 
+from cloister.tensor.geometry import DTYPE_NAMES, Geometry
 from cloister.tensor.plan import encoding, listing
-from cloister.tensor.plan.checking import Checked, check
+from cloister.tensor.plan.batch import SIZES, fit
+from cloister.tensor.plan.checking import Checked, check, shapes_of
 from cloister.tensor.plan.program import Program
 from cloister.tensor.plan.replay import Outcome, Replay
 from cloister.tensor.plan.vectorised import Vectorised
@@ -58,7 +60,8 @@ class Plan:
     @cached_property
     def code(self) -> str:
         """The plan for reading: one line an operation, with the shapes of what it makes; b is the batch size."""
-        return listing.listing(self.program, self._checked, self.digest)
+        seen = [shapes_of(self.program, self._checked, size).geometries for size in SIZES]
+        return listing.listing(self.program, [_shown(each) for each in zip(*seen, strict=True)], self.digest)
 
     def __repr__(self) -> str:
         return f"<Plan {self.digest.hex()[:12]}: {len(self.program.lines)} operations>"
@@ -122,6 +125,17 @@ class Plan:
     def _make_room(self, kept: dict[Any, Any]) -> None:
         if (len(kept) + 1) * len(self.program.lines) > _KEPT_LINES:
             kept.pop(next(iter(kept), None), None)
+
+
+def _shown(geometries: Sequence[Geometry | None]) -> str:
+    """Element type and shape of a value, from those that it has at ``SIZES``."""
+    first = geometries[0]
+    if first is None or any(other is None for other in geometries):
+        return "absent"
+    shapes = [geometry.shape for geometry in geometries if geometry is not None]
+    extents = [fit(extents) for extents in zip(*shapes, strict=True)]
+    name = DTYPE_NAMES[first.dtype]
+    return f"{name}[{', '.join('?' if extent is None else str(extent) for extent in extents)}]"
 
 
 def _device_of(batch: Sequence[torch.Tensor]) -> torch.device:

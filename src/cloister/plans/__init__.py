@@ -1,0 +1,1 @@
+"""What an owner sees of a plan, without PyTorch and without anybody's code being run."""
