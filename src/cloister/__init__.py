@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cloister.study.history import History, Round
     from cloister.study.job import job, model_digest
     from cloister.study.study import Study, StudyRun
+    from cloister.study.writing import write_study
     from cloister.tensor.hook import TorchHook
     from cloister.tensor.pointer import PointerTensor
     from cloister.tensor.training import TrainingReport
@@ -103,6 +104,7 @@ __all__ = [
     "simulate",
     "split_by_label",
     "split_dirichlet",
+    "write_study",
 ]
 
 _NAMES_IN = {
@@ -122,6 +124,7 @@ _NAMES_IN = {
     "study.history": "History Round",
     "study.job": "job model_digest",
     "study.study": "Study StudyRun",
+    "study.writing": "write_study",
     "tensor.hook": "TorchHook",
     "tensor.pointer": "PointerTensor",
     "tensor.training": "TrainingReport",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -26,6 +27,9 @@ from cloister.node.setup import read_signatures
 from cloister.tables import TEXT_BYTES
 
 app: Final = typer.Typer(no_args_is_help=True)
+
+STUDY: Final = ".study"
+"""The end of a study file's name."""
 
 CharterFile = Annotated[Path, typer.Argument(metavar="CHARTER.TOML", help="The charter.", show_default=False)]
 
@@ -63,17 +67,29 @@ def check(path: CharterFile) -> None:
 
 @app.command()
 def sign(
-    path: CharterFile,
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The study file, or a charter.toml.", show_default=False)
+    ],
     *,
     key: Annotated[Path, typer.Option(help="Your identity file, from: cloister key new.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it was read before.")] = False,
 ) -> None:
-    """Sign a charter with your key. Read what it says first: it is shown here, with its warnings."""
-    charter = _read(path)
+    """Sign a charter with your key, after you have read what it says: all of a study file is shown here first."""
+    if path.suffix == STUDY:
+        # Its NumPy is for those who look into models.
+        from cloister.cli.study import read_study
+        from cloister.study.study_page import page
+
+        study = read_study(path)
+        charter, shown_first = study.charter, iter(page(study))
+    else:
+        charter = _read(path)
+        shown_first = chain(_heading(charter), _jobs(charter), _warnings(charter))
     signature = sign_charter(charter, key=private_key(key))
     signer = verify(signature, charter=charter)
-    _echo(_heading(charter))
-    _echo(_jobs(charter))
-    _echo(_warnings(charter))
+    _echo(shown_first)
+    if not yes and not _agrees(signer.name):
+        raise CharterError("it is not signed")
     file = signatures_beside(path) / f"{signer.name}.sig"
     try:
         file.parent.mkdir(exist_ok=True)
@@ -82,6 +98,14 @@ def sign(
         raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from None
     typer.echo(f"\nsigned as {shown(signer.name)} ({signer.role}): {file}. Give that file to the other members;")
     typer.echo("what they sign has to have the same digest.")
+
+
+def _agrees(name: str) -> bool:
+    """Whether a person says yes."""
+    try:
+        return typer.confirm(f"\nSign this as {shown(name)}?")
+    except typer.Abort:
+        raise CharterError("it is not signed: nobody is there to say so; --yes is for whoever has read it") from None
 
 
 @app.command()
@@ -162,6 +186,6 @@ def _warnings(charter: Charter) -> Iterator[str]:
     yield from (f"warning     {each}" for each in warnings_of(charter))
 
 
-def _echo(lines: Iterator[str] | list[str]) -> None:
+def _echo(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)

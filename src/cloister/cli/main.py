@@ -121,7 +121,7 @@ NOUNS: Final = {
     "ledger": Noun("Verify what a study released, from its chain of receipts.", _ledger),
     "node": Noun("Run a worker beside your data.", _node),
     "provision": Noun("Give a node in a TEE a secret, once it has proved itself.", _provision),
-    "study": Noun("Work out the numbers of a study before owners sign them.", _study),
+    "study": Noun("Plan a study, and read what one would do before you sign it.", _study),
     "version": Noun("Say which versions are installed.", _version),
 }
 

@@ -1,22 +1,84 @@
-"""`cloister study`: what a researcher works out before owners are asked to sign."""
+"""`cloister study`: what a researcher works out before owners are asked to sign, and what these then read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from cloister import files
 from cloister.charter.jobs import FEWEST_BATCHES
-from cloister.errors import ConfigurationError
+from cloister.errors import CharterError, ConfigurationError
 from cloister.study.epochs import MANY_PASSES, passes_of, steps_of
+from cloister.study.study_file import FILE_BYTES, StudyFile, decode
+from cloister.study.study_page import diff as differing
+from cloister.study.study_page import page
 
 app: Final = typer.Typer(no_args_is_help=True)
 
 
+StudyPath = Annotated[Path, typer.Argument(metavar="FILE.STUDY", help="The study file.", show_default=False)]
+
+
 @app.callback()
 def _study() -> None:
-    """Plan a study."""
+    """Plan a study, and read what one would do."""
+
+
+@app.command()
+def show(
+    path: StudyPath, *, code: Annotated[bool, typer.Option("--code", help="Print all operations of the plans.")] = False
+) -> None:
+    """Print all that an owner signs: what is computed, on which columns, what leaves, what comes out, and warnings.
+
+    Nothing of it is run, and PyTorch is not needed.
+    """
+    for line in page(read_study(path), code=code):
+        typer.echo(line)
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD.STUDY", help="The study file before.", show_default=False)],
+    new: Annotated[Path, typer.Argument(metavar="NEW.STUDY", help="The one after.", show_default=False)],
+) -> None:
+    """Print what a study file says otherwise than another, line by line."""
+    found = differing(read_study(old), read_study(new))
+    for line in found or ["they say the same"]:
+        typer.echo(line)
+
+
+@app.command()
+def unpack(
+    path: StudyPath,
+    charter: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("charter.toml"),
+) -> None:
+    """Write the charter in a study file to a file of its own, for a node or an aggregator."""
+    study = read_study(path)
+    try:
+        with charter.open("x", encoding="utf-8") as file:
+            file.write(study.charter_text)
+    except FileExistsError:
+        raise ConfigurationError(f"{charter} exists and is not overwritten; name another file") from None
+    except OSError as fault:
+        raise ConfigurationError(f"{charter} cannot be written: {fault.strerror}") from None
+    typer.echo(f"wrote {charter}, {study.charter.digest.hex()}")
+
+
+def read_study(path: Path) -> StudyFile:
+    """The study file at a path.
+
+    Raises:
+        CharterError: it cannot be read, or is none.
+    """
+    try:
+        return decode(files.read(path, limit=FILE_BYTES))
+    except OSError as fault:
+        raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
+    except CharterError as fault:
+        raise CharterError(f"{path}: {fault}") from None
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """One file for all that an owner signs: the charter, the plans of its jobs, and the model that it starts from.
 
-Everything in it is data, and none of it is run. What the charter names by digest is held against that here: a study file
-whose parts do not belong together is none.
+Everything in it is data, and none of it is run. What the charter names by digest is held against that here: a study
+file whose parts do not belong together is none.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def decode(data: bytes) -> StudyFile:
     """Reads a study file.
 
     Raises:
-        CharterError: it is none, its charter has faults, or its plans or its model are not those that the charter names.
+        CharterError: it is none, its charter has faults, or its plans or its model are not those that the charter
+            names.
     """
     if len(data) > FILE_BYTES:
         raise CharterError(f"a study file of {len(data)} bytes is over the limit of {FILE_BYTES}")

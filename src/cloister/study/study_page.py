@@ -90,9 +90,12 @@ def _job(study: StudyFile, job: AgreedJob, *, code: bool) -> Iterator[str]:
 
 def _least(charter: Charter, job: AgreedJob) -> Iterator[tuple[str, str]]:
     rows = max(charter.limits.min_examples, FEWEST_BATCHES * job.batch_size)
-    yield "least rows", (
-        f"{job.batch_size} behind one step, {rows} behind one owner's update,"
-        f" {charter.limits.floor * rows} of {charter.limits.floor} owners behind one release"
+    yield (
+        "least rows",
+        (
+            f"{job.batch_size} behind one step, {rows} behind one owner's update,"
+            f" {charter.limits.floor * rows} of {charter.limits.floor} owners behind one release"
+        ),
     )
 
 
@@ -126,7 +129,8 @@ def _leaves(study: StudyFile) -> Iterator[str]:
     metrics = ", ".join(shown(metric.name) for metric in limits.metrics)
     yield ""
     yield "what leaves this machine, in each round, towards attested software only"
-    yield f"  the update          {study.layout.length:,} numbers, {study.layout.nbytes:,} bytes: what the model changed by"
+    size = f"{study.layout.length:,} numbers, {study.layout.nbytes:,} bytes"
+    yield f"  the update          {size}: what the model changed by"
     yield "  beside it           its length, a commitment to it, and one of the numbers of rows under row_buckets"
     yield f"  metrics             {metrics or 'none'}"
     yield "what comes out"
@@ -161,8 +165,8 @@ def _warnings(study: StudyFile) -> Iterator[_Warning]:
             if job.plan == plan and job.batch_size < min(_WIDE_BATCH, seen.widest):
                 yield _Warning(
                     "warning",
-                    f"job {shown(job.name)}: a layer of {seen.widest} units is wider than a step's {job.batch_size} rows,"
-                    f" and single rows have been computed from such a step; take {_WIDE_BATCH} rows at least",
+                    f"job {shown(job.name)}: a layer of {seen.widest} units is wider than a step's {job.batch_size}"
+                    f" rows, and single rows have been computed from such a step; take {_WIDE_BATCH} rows at least",
                 )
     yield from _traps(study)
 
