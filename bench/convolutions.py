@@ -13,6 +13,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from cloister.study.history import Round
 from cloister.testing.models import SAMPLES
 from cloister.testing.studies import LocalColumns, LocalStudy
 
-ROUNDS, ROWS, TURNS = 10, 1000, 3
+ROUNDS, ROWS, TURNS = 10, 1024, 3
 OWNERS = ("alice", "bob")
 LR, MOMENTUM = 0.05, 0.9
 
@@ -51,29 +52,24 @@ def _studied(folder: Path) -> float:
     """The median of a round's seconds, without the first, for which nodes get ready."""
     sample, seconds = SAMPLES["lenet"], []
     model, example = sample.model(), sample.batch(4)
-    limits = {
-        "plans": [entropy.capture(model, example=example).digest],
-        "first_model": cloister.model_digest(model),
-        "clip": 1e3,
+    limits = {"first_model": cloister.model_digest(model), "clip": 1e3}
+    numbers: Any = {
+        "data": "#bench",
+        "optimizer": cloister.SGD(lr=LR, momentum=MOMENTUM),
+        "batch_size": BATCH,
+        "steps": ROWS // BATCH,
+        "rounds": ROUNDS + 1,
     }
+    agreed = cloister.job("bench", entropy.capture(model, example=example), **numbers)
     owners = {owner: [LocalColumns(folder / f"{owner}.npz", ("x", "y"), ("#bench",))] for owner in OWNERS}
 
     def note(done: Round) -> None:
         seconds.append(done.took_s)
 
-    with LocalStudy(folder, owners, limits=limits) as running:
+    with LocalStudy(folder, owners, jobs=[agreed], limits=limits) as running:
         running.start_aggregator()
         running.start()
-        running.study().fit(
-            model,
-            entropy,
-            data="#bench",
-            example=example,
-            optimizer=cloister.SGD(lr=LR, momentum=MOMENTUM),
-            batch_size=BATCH,
-            rounds=ROUNDS + 1,
-            on_round=note,
-        )
+        running.study().fit(model, entropy, example=example, on_round=note, **numbers)
     return statistics.median(seconds[1:])
 
 

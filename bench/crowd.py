@@ -56,7 +56,8 @@ def _peak(owners: int) -> float:
     limits = parties.limits(NBYTES, owners=len(names), rounds=ROUNDS)
     members: list[threading.Thread] = []
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
-        with LocalStudy(Path(folder), dict.fromkeys(names, ()), limits=limits) as study:
+        jobs = [parties.agreed(rounds=ROUNDS)]
+        with LocalStudy(Path(folder), dict.fromkeys(names, ()), jobs=jobs, limits=limits) as study:
             study.start_aggregator()
             if owners:
                 members = _hold_rounds(study)
@@ -74,7 +75,7 @@ def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
         member.start()
     (route,) = study.routes.values()
     command = [sys.executable, "-m", "bench.parties", "-", "researcher", str(study.folder), route]
-    subprocess.run([*command, str(NBYTES), str(ROUNDS)], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([*command, str(NBYTES)], stdout=subprocess.DEVNULL, check=True)
     return members
 
 

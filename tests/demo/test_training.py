@@ -36,6 +36,7 @@ def test_three_hospitals_learn_what_each_alone_does_not() -> None:
         owners=owners,
         rounds=10,
         steps=training.STEPS,
+        weights=training.WEIGHTS,
         seed=training.SEED,
         floor=2,
         largest_share=0.5,
@@ -50,7 +51,7 @@ def test_three_hospitals_learn_what_each_alone_does_not() -> None:
     }
     pooled = training.accuracy(training.train_at_one_place(hospitals.pool(parts), plan, rounds=10), held_out)
     assert federated > 0.94
-    assert abs(federated - pooled) < 0.03
+    assert federated > pooled - 0.03
     assert min(alone.values()) < 0.85
 
 

@@ -228,18 +228,6 @@ _OWNER: Final = (
             "a cohort has the charter's name of the job that was shown",
         ),
         (
-            "own-least-batch",
-            "if job.batch_size < self.min_batch:",
-            "if False:",
-            "no owner trains in steps of fewer rows than it allows",
-        ),
-        (
-            "rows-told-exactly",
-            "return max(bucket for bucket in self._buckets if bucket <= examples)",
-            "return examples",
-            "an owner's rows are told in buckets",
-        ),
-        (
             "signs-what-cannot-follow",
             "ledger.check_cohort(cohort)",
             "pass",
@@ -298,6 +286,22 @@ _OWNER: Final = (
             "self._records.sign(signed)",
             "pass",
             "what was signed is written down before it is sent",
+        ),
+    ),
+    *_in(
+        "node/study/countersigner.py",
+        "tests/node/study/test_member.py",
+        (
+            "own-least-batch",
+            "if job.batch_size < self.min_batch:",
+            "if False:",
+            "no owner trains in steps of fewer rows than it allows",
+        ),
+        (
+            "rows-told-exactly",
+            "return max(bucket for bucket in self._buckets if bucket <= examples)",
+            "return examples",
+            "an owner's rows are told in buckets",
         ),
     ),
     *_in(
@@ -573,7 +577,7 @@ _JOBS: Final = (
     ),
     *_in(
         "worker/fitting.py",
-        "tests/worker/test_training.py",
+        "tests/worker/test_whole_batches.py",
         (
             "one-batch-for-all",
             "if rows < FEWEST_BATCHES * batch_size:",
@@ -583,7 +587,7 @@ _JOBS: Final = (
     ),
     *_in(
         "worker/data/batches.py",
-        "tests/worker/data/test_batches.py tests/worker/test_training.py",
+        "tests/worker/test_whole_batches.py",
         (
             "part-of-a-batch",
             "[: rows - rows % batch_size]",
@@ -593,7 +597,7 @@ _JOBS: Final = (
     ),
     *_in(
         "worker/data/salts.py",
-        "tests/node/study/test_member.py tests/worker/data",
+        "tests/node/study/test_member.py tests/worker/test_whole_batches.py",
         (
             "order-of-another-job",
             '_STEPS + job + number.to_bytes(8, "big")',
@@ -609,7 +613,7 @@ _JOBS: Final = (
     ),
     *_in(
         "node/setup.py",
-        "tests/node/test_agreement.py",
+        "tests/node/test_rehearsals.py",
         (
             "known-salt-at-a-real-tee",
             'if use.unsafe_salt is not None and any(entry.tee != "simulated" for entry in charter.reference):',
@@ -646,12 +650,6 @@ _AGGREGATOR: Final = (
             "bound_of(norms, floor=self._limits.floor, clip=clip)",
             "bound_of(norms, floor=1, clip=clip)",
             "no contribution counts for more than the floor-th largest",
-        ),
-        (
-            "scales-of-who-has-left",
-            "(self.weights.get(each), self._scales.get(each)) != (weights[each], scales[each])",
-            "self.weights.get(each) != weights[each]",
-            "what was added is scaled as it is once others have left",
         ),
         (
             "too-few-left",
