@@ -54,8 +54,8 @@ MAY_IMPORT = {
     "node",
     "demo": "errors files wire attest charter tensor worker aggregation ledger aggregator net study enclave node "
     "testing",
-    "cli": "errors files tables wire attest models charter tensor worker plans aggregation ledger net study enclave node "
-    "engines testing demo",
+    "cli": "errors files tables wire attest models charter tensor worker plans aggregation ledger net study enclave "
+    "node engines testing demo",
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.

@@ -111,7 +111,7 @@ def test_the_order_in_which_members_answer_changes_no_bit() -> None:
 
 def test_no_member_counts_for_more_than_its_share() -> None:
     by_rows = {"weights": "rows"}
-    study = Study(agree(owners=FOUR, floor="4", largest_share="0.3", row_buckets="[20]", job=by_rows))
+    study = Study(agree(owners=FOUR, floor="4", largest_share="0.3", row_buckets="[20, 500]", job=by_rows))
     study.owners["bob"].examples = 10_000
     study.run()
     cohort = study.instance.ledger.receipts[0].cohort
@@ -138,7 +138,7 @@ def test_metrics_are_clipped_and_only_the_charters_come_out() -> None:
 
         def spoil(message: Any, body: bytes, value: float = value, owner: Owner = owner) -> list[tuple[Any, bytes]]:
             if isinstance(message, w.Ready):
-                message = replace(message, examples=owner.examples, metrics={"loss": value, "secret": 1.0})
+                message = replace(message, metrics={"loss": value, "secret": 1.0})
             return [(message, body)]
 
         owner.spoil = spoil
@@ -212,6 +212,7 @@ def test_a_contribution_to_another_round() -> None:
     [
         {"round": 2},
         {"examples": 9},
+        {"examples": 11},
         {"metrics": {"loss": math.nan}},
         {"metrics": {"loss": math.inf}},
         {"norm": 0.0},

@@ -22,7 +22,7 @@ def begun() -> tuple[Training, dict[str, ConnectedMember]]:
 
 
 def ready(number: int) -> Ready:
-    return Ready(1, 1000, 1.0, 0.0, {}, bytes([number]) * 32)
+    return Ready(1, 10, 1.0, 0.0, {}, bytes([number]) * 32)
 
 
 def test_an_owner_answers_once() -> None:

@@ -309,7 +309,7 @@ def test_no_two_contents_share_an_encoding(path: tuple[Any, ...], other: Any) ->
         ("interactive = true", "interactive = false"),
         ('first_model = "cd', 'first_model = "ce'),
         ('plan = "ab', 'plan = "ac'),
-        ("batch_size = 32", "batch_size = 33"),
+        ('data = "#mri"\nrounds = 3\nbatch_size = 32', 'data = "#ct"\nrounds = 3\nbatch_size = 33'),
         ("steps = 4", "steps = 6"),
         ("lr = 0.1", "lr = 0.1000000000001"),
         ('strategy = { name = "FedAvg", lr = 1.0', 'strategy = { name = "FedAvg", lr = 1.1'),

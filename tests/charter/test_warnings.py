@@ -69,7 +69,7 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
         ),
         (
             {"jobs": [agreed_job(b"\xab" * 32, optimizer=optimizers.SGD(2.0), unsafe_lr="the loss is tiny")]},
-            "job train: lr = 2 is above its bound, for this reason: the loss is tiny",
+            "job train: lr = 2 is out of its bounds, for this reason: the loss is tiny",
         ),
         ({"floor": "2", "largest_share": "0.5"}, "floor = 2: "),
         ({"floor": "4"}, "one that is away stops every round"),

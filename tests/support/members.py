@@ -73,7 +73,7 @@ def owner(
     data: dict[str, frozenset[str]] | None = None,
     verify_instance: Any = None,
     content: Callable[[str], bytes] | None = None,
-    unsafe_salt: bytes | None = None,
+    **unsafe: Any,
 ) -> Member:
     return Member(
         charter=agreed or charter(),
@@ -85,7 +85,7 @@ def owner(
         verify_instance=verify_instance or (lambda instance: None),
         new_salt=salts(),
         content=content or (lambda name: bytes(32)),
-        unsafe_salt=unsafe_salt,
+        **unsafe,
     )
 
 

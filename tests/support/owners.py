@@ -229,4 +229,6 @@ class Owner(Party):
         committed = commitment(self.salt, memoryview(self.update()))
         signed = tuple(sorted(self.signed.get(asked.model, ())))
         norms = norms_of(np.frombuffer(self.update(), np.float32))
-        return w.Ready(asked.round, self.examples, *norms, {"loss": 1.0 / asked.round}, committed, signed)
+        limits = self.charter.limits
+        told = max(each for each in (limits.min_examples, *limits.row_buckets) if each <= self.examples)
+        return w.Ready(asked.round, told, *norms, {"loss": 1.0 / asked.round}, committed, signed)

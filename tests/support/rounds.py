@@ -238,9 +238,11 @@ def by_hand(
     limits, model, rule = charter.limits, first_model(length), read(agreed.strategy)
     level = Level(limits.floor, (limits.clip, limits.clip_buffers), job.regions)
     state: State = rule.start(length)
+    buckets = (limits.min_examples, *limits.row_buckets)
+    told = {name: max(each for each in buckets if each <= rows) for name, rows in examples.items()}
     for number, names in zip(numbers or count(1), cohorts, strict=False):
         found = {
-            name: Contributed(update_of(name, number, length), examples[name] if agreed.weights == "rows" else 1)
+            name: Contributed(update_of(name, number, length), told[name] if agreed.weights == "rows" else 1)
             for name in names
         }
         average = mean(found, largest_share=limits.largest_share, level=level)

@@ -50,6 +50,8 @@ class Training:
         self._waiting.discard(peer.name)
         if message.examples < self._limits.min_examples:
             raise RoundError(f"the charter wants {self._limits.min_examples} examples behind a contribution")
+        if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):
+            raise RoundError("examples are told as one of the charter's min_examples and row_buckets")
         clips = (self._limits.clip, self._limits.clip_buffers or 0.0)
         if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):
             raise RoundError("a contribution's norms are numbers of at most the charter's clip and clip_buffers")

@@ -15,7 +15,11 @@ from cloister.wire.optimizers import SGD, Adam, CosineDecay
 from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
 LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
-"""The greatest learning rate, unless a charter gives a reason for a greater one."""
+"""The greatest learning rate, unless a charter gives a reason for another one."""
+LEAST_LR: Final = {"SGD": 1e-3, "Adam": 1e-6, "AdamW": 1e-6}
+"""The least one, likewise: with less, the model hardly moves, and two rounds can be subtracted as if on one model."""
+DAMPENING: Final = 0.9
+"""With 1, no step after the first would count."""
 FADING: Final = 0.1
 """The least learning rate of a round is at least this part of its greatest: else few steps count for all."""
 ADAM_STEPS: Final = 8
@@ -24,8 +28,9 @@ CLIP_NORM: Final = 1e-3
 """The least norm that an owner's gradients may be clipped to: below it, steps are directions and nothing else."""
 BETAS: Final = ((0.0, 0.99), (0.9, 0.9999))
 EPS: Final = (1e-10, 1e-2)
-SERVER_LR: Final = (0.01, 10.0)
-"""Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted."""
+SERVER_LR: Final = (0.5, 10.0)
+"""Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted. An
+owner that is in one of them alone was then told to a seventh; at 1 the difference tells no more than the mean does."""
 ADAPTIVE_LR: Final = (1e-4, 10.0)
 MOMENTUM: Final = 0.99
 TAU: Final = (1e-8, 1.0)
@@ -50,8 +55,11 @@ def _optimizer(job: AgreedJob) -> Iterator[str]:
         return
     if not optimizer.lr > 0:
         yield "lr is 0: owners would contribute nothing"
-    if optimizer.lr > LR[kind] and job.unsafe_lr is None:
-        yield f"lr is {optimizer.lr:g}, and at most {LR[kind]:g} for {kind}; unsafe_lr gives a reason for a greater one"
+    if not LEAST_LR[kind] <= optimizer.lr <= LR[kind] and job.unsafe_lr is None:
+        yield (
+            f"lr is {optimizer.lr:g}, and must be from {LEAST_LR[kind]:g} to {LR[kind]:g} for {kind}; unsafe_lr gives a"
+            " reason for another one"
+        )
     if optimizer.weight_decay:
         yield (
             f"weight_decay is {optimizer.weight_decay:g}, and must be 0 at owners, where it would hide how unlike their"
@@ -92,8 +100,8 @@ def _lowest(job: AgreedJob) -> float:
 def _sgd(optimizer: SGD) -> Iterator[str]:
     if not optimizer.momentum < 1:
         yield f"momentum is {optimizer.momentum:g}, and must be from 0 to below 1"
-    if not 0 <= optimizer.dampening <= 1:
-        yield f"dampening is {optimizer.dampening:g}, and must be from 0 to 1"
+    if not 0 <= optimizer.dampening <= DAMPENING:
+        yield f"dampening is {optimizer.dampening:g}, and must be from 0 to {DAMPENING:g}"
 
 
 def _adam(optimizer: Adam, *, steps: int) -> Iterator[str]:

@@ -54,7 +54,7 @@ class AgreedJob:
     max_s: Annotated[int, Meta(ge=1, le=WEEK_S)]
     """The time that owners have for one round's training, in seconds."""
     unsafe_lr: str | None = None
-    """The reason for a learning rate above ``LR``; None where there is none."""
+    """The reason for a learning rate out of its bounds; None where there is none."""
 
     @property
     def proximal(self) -> float:

@@ -124,6 +124,7 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
     if len(found) > JOBS:
         yield "jobs", f"there may be at most {JOBS}"
     names: set[str] = set()
+    batches: dict[str, int] = {}
     for index, job in enumerate(found):
         place = f"jobs[{index}]"
         if job.name in names:
@@ -132,6 +133,12 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
         yield from ((f"{place}.{key}", text) for key, text in faults(job))
         if job.batch_size < limits.min_batch:
             yield f"{place}.batch_size", f"is {job.batch_size}, and must be at least min_batch, {limits.min_batch}"
+        if batches.setdefault(job.data, job.batch_size) != job.batch_size:
+            yield (
+                f"{place}.batch_size",
+                f"is {job.batch_size}, and {batches[job.data]} in another job on the same data: an owner with rows for"
+                " one of them alone would be what two means differ by",
+            )
         if job.rounds > limits.rounds:
             yield f"{place}.rounds", f"is {job.rounds}, and must be at most the charter's {limits.rounds} in all"
         if job.weights == "rows" and not limits.row_buckets:

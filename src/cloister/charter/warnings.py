@@ -65,7 +65,7 @@ def _jobs(charter: Charter) -> Iterator[str]:
                 f" {limits.largest_share:g}, and its rows are told in buckets"
             )
         if job.unsafe_lr is not None:
-            yield f"job {job.name}: lr = {job.optimizer.lr:g} is above its bound, for this reason: {job.unsafe_lr}"
+            yield f"job {job.name}: lr = {job.optimizer.lr:g} is out of its bounds, for this reason: {job.unsafe_lr}"
 
 
 def _entry(entry: Entry) -> Iterator[str]:

@@ -102,6 +102,8 @@ class StudyData:
     columns: tuple[str, ...]
     unsafe_unmarked: bool = False
     """Whether no mark lies beside the file, so that a second node would not notice what was released of it."""
+    unsafe_other_batches: bool = False
+    """Whether jobs may have another batch size than those before: two means can then differ by one owner."""
     index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
@@ -288,6 +290,7 @@ def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
         path=path,
         columns=entry.columns(),
         unsafe_unmarked=entry.flag("unsafe_unmarked", default=False),
+        unsafe_other_batches=entry.flag("unsafe_other_batches", default=False),
         index=index,
     )
 

@@ -116,7 +116,7 @@ def job(
         steps: of every owner in a round; ``cloister study plan`` makes them of epochs.
         weights: how much owners count: ``"uniform"`` or ``"rows"``.
         max_s: the time that owners have for one round, in seconds.
-        unsafe_lr: the reason for a learning rate above the bound.
+        unsafe_lr: the reason for a learning rate out of its bounds.
 
     Raises:
         ConfigurationError: a number that nobody may agree on; the message lists each with its bound.

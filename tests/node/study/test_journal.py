@@ -23,7 +23,7 @@ CHARTER, OTHER = bytes(32), bytes([1]) * 32
 
 
 def part(number: int = 1, charter: bytes = CHARTER) -> TookPart:
-    return TookPart(charter, number, b"j" * 32, "#mri", b"d" * 32, b"m" * 32, b"f" * 32, b"c" * 32, b"s" * 32)
+    return TookPart(charter, number, b"j" * 32, "#mri", b"d" * 32, b"m" * 32, b"f" * 32, 32, b"c" * 32, b"s" * 32)
 
 
 def signed(number: int = 1, charter: bytes = CHARTER, data: str | None = "#mri") -> Signed:

@@ -107,6 +107,16 @@ def test_a_rehearsal_may_name_the_salt():
     assert notes.salt("#mri") is None
 
 
+def test_a_data_set_is_trained_on_in_batches_of_one_size_under_all_charters():
+    notes = Records(None)
+    Aggregator.facing(owner(notes=notes)).contribute()
+    other = charter(jobs=[agreed_job(name="more", batch_size=33)])
+    here = Aggregator.facing(owner(notes=notes, agreed=other), instance="second", name="more")
+    assert "in steps of 32 rows before, and these are of 33" in refused(here)
+    named = owner(notes=notes, agreed=other, unsafe_other_batches=frozenset({"#mri"}))
+    assert Aggregator.facing(named, instance="third", name="more").propose()
+
+
 def test_a_batch_below_its_own_floor():
     here = Aggregator.facing(owner(floors=Floors(min_batch=64)))
     assert "steps are of 32 rows, and at least 64 are asked for here" in refused(here)

@@ -44,6 +44,8 @@ class TookPart(Message, tag="took-part", frozen=True):
     """What the round started from."""
     content: Digest
     """The data set's."""
+    batch_size: int
+    """The rows of a step."""
     commitment: Digest
     salt: Digest
 

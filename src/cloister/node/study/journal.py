@@ -75,6 +75,7 @@ class Records:
         self._contents: dict[str, Content] = {}
         self._first: dict[bytes, str] = {}
         self._same: dict[str, str] = {}
+        self._batches: dict[str, int] = {}
         self._trained: dict[bytes, list[TookPart]] = {}
         self._users = 1
         self.together: Final = threading.RLock()
@@ -159,6 +160,10 @@ class Records:
     def content(self, data: str) -> Content | None:
         """What the data set's file was when it was looked at last."""
         return self._contents.get(data)
+
+    def batch_size(self, data: str) -> int | None:
+        """The rows of a step in all trainings on a data set; None before the first."""
+        return next((found for name in self.same(data) if (found := self._batches.get(name)) is not None), None)
 
     def trained_on(self, model: bytes, data: str) -> tuple[TookPart, ...]:
         """The contributions from a data set, under any charter, to rounds that started from this model."""
@@ -310,6 +315,7 @@ class Records:
             case TookPart():
                 known.took_part[entry.round] = entry
                 self._trained.setdefault(entry.model, []).append(entry)
+                self._batches.setdefault(entry.data, entry.batch_size)
             case Salted():
                 self._salts.setdefault(entry.data, entry.salt)
             case Signed():

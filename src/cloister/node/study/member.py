@@ -55,6 +55,7 @@ class _Work(NamedTuple):
 class _Round:
     asked: w.Propose
     data: str
+    batch_size: int
     content: bytes = b""
     training: bool = False
 
@@ -76,6 +77,7 @@ class Member:
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: gives 32 random bytes.
         content: the digest of a data set's file as it is now, by its name; raises ``RecordsError``.
+        unsafe_other_batches: the data sets that may be trained on in batches of another size than before.
         unsafe_salt: the salt of all its data sets, in a rehearsal that is to be the same each time; None: each has a
             secret one of its own.
 
@@ -96,6 +98,7 @@ class Member:
         verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
         content: Callable[[str], bytes],
+        unsafe_other_batches: frozenset[str] = frozenset(),
         unsafe_salt: bytes | None = None,
     ) -> None:
         self.charter: Final = charter
@@ -108,6 +111,7 @@ class Member:
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._new_salt = new_salt
         self._content = content
+        self._other_batches = unsafe_other_batches
         self._keys = {member.id: member.key for member in charter.members}
         self._check_id()
         self._unsafe_salt = unsafe_salt
@@ -280,11 +284,11 @@ class Member:
             data = self._accept(asked)
         except RoundError as fault:
             return effects + self._decline(asked.round, str(fault))
-        self._round = _Round(asked, data)
+        self._round = _Round(asked, *data)
         return [*effects, *self._challenge(asked.round)]
 
-    def _accept(self, asked: w.Propose) -> str:
-        """Checks everything about a proposed round, and returns the data set to train on.
+    def _accept(self, asked: w.Propose) -> tuple[str, int]:
+        """Checks everything about a proposed round, and returns the data set to train on, and the rows of a step.
 
         Raises:
             RoundError: a check fails.
@@ -311,13 +315,21 @@ class Member:
             raise RoundError("the round's digest is not that of its job, model and place")
         if self._replica.model is None:
             raise RoundError("the model was not handed over")
-        return self._data_set(work.agreed.data)
+        return self._data_set(work.agreed), work.agreed.batch_size
 
-    def _data_set(self, tag: str) -> str:
+    def _data_set(self, agreed: AgreedJob) -> str:
+        tag = agreed.data
         found = [name for name, tags in self._data.items() if tag in tags]
         if len(found) != 1:
             raise RoundError(f"{len(found)} data sets for studies carry the tag {tag!r} here, and a round takes one")
         self._countersigner.check_budget(found[0])
+        before = self._records.batch_size(found[0])
+        if before not in (None, agreed.batch_size) and found[0] not in self._other_batches:
+            raise RoundError(
+                f"the data set {found[0]!r} was trained on in steps of {before} rows before, and these are of"
+                f" {agreed.batch_size}: an owner with rows for one of them alone would be what two means differ by. Where"
+                " its studies share no model, its owner can say unsafe_other_batches = true"
+            )
         return found[0]
 
     def _challenge(self, number: int) -> list[Effect]:
@@ -403,6 +415,7 @@ class Member:
             digest=asked.digest,
             model=asked.model,
             content=begun.content,
+            batch_size=begun.batch_size,
             commitment=committed,
             salt=salt,
         )

@@ -112,6 +112,7 @@ def _begin(
             verify_instance=verify_instance,
             new_salt=partial(secrets.token_bytes, SALT_BYTES),
             content=data.content,
+            unsafe_other_batches=frozenset(each.name for each in configuration.study_data if each.unsafe_other_batches),
             unsafe_salt=use.unsafe_salt,
         )
     except BaseException:
