@@ -327,8 +327,8 @@ class Member:
         if before not in (None, agreed.batch_size) and found[0] not in self._other_batches:
             raise RoundError(
                 f"the data set {found[0]!r} was trained on in steps of {before} rows before, and these are of"
-                f" {agreed.batch_size}: an owner with rows for one of them alone would be what two means differ by. Where"
-                " its studies share no model, its owner can say unsafe_other_batches = true"
+                f" {agreed.batch_size}: an owner with rows for one of them alone would be what two means differ by."
+                " Where its studies share no model, its owner can say unsafe_other_batches = true"
             )
         return found[0]
 
