@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from pathlib import Path
 
 import pytest
 
+import cloister
 from cloister.cli import main
+from cloister.cli.study import read_study
 from cloister.net.identity import Identity
+from tests.study.test_study_file import EXAMPLE, loss, model, written
 from tests.support.charters import fingerprint_of, text
 
 
@@ -95,7 +99,7 @@ def test_all_members_sign_the_same_digest(run, folder) -> None:
     assert "the signature of alice, bob, chuck is missing" in out
     agreed = digest(out)
     for name in ("bob", "alice", "chuck"):
-        code, out, err = run("sign", "charter.toml", "--key", f"{name}.key")
+        code, out, err = run("sign", "charter.toml", "--yes", "--key", f"{name}.key")
         assert (code, err) == (0, "")
         assert digest(out) == agreed
         assert "warning     interactive: " in out
@@ -110,7 +114,7 @@ def test_all_members_sign_the_same_digest(run, folder) -> None:
 
 def test_a_changed_charter_needs_new_signatures(run) -> None:
     written = agree()
-    run("sign", "charter.toml", "--key", "bob.key")
+    run("sign", "charter.toml", "--yes", "--key", "bob.key")
     Path("charter.toml").write_text("# only a comment\n" + written)
     assert ", signed" in run("check", "charter.toml")[1]
     Path("charter.toml").write_text(written.replace("rounds = 100", "rounds = 101"))
@@ -118,24 +122,24 @@ def test_a_changed_charter_needs_new_signatures(run) -> None:
     assert code == 1
     assert "bob's signature is for another charter" in out
     assert "do not stand" in err
-    run("sign", "charter.toml", "--key", "bob.key")
+    run("sign", "charter.toml", "--yes", "--key", "bob.key")
     assert run("check", "charter.toml")[0] == 0
 
 
 def test_sign_refuses_strangers_and_faults(run, folder) -> None:
     agree()
     Identity.create("mallory.key")
-    code, _, err = run("sign", "charter.toml", "--key", "mallory.key")
+    code, _, err = run("sign", "charter.toml", "--yes", "--key", "mallory.key")
     assert code == 1
     assert "no member's" in err
-    assert run("sign", "charter.toml", "--key", "none.key")[0] == 1
+    assert run("sign", "charter.toml", "--yes", "--key", "none.key")[0] == 1
     (folder / "bob.key").chmod(0o644)
-    code, _, err = run("sign", "charter.toml", "--key", "bob.key")
+    code, _, err = run("sign", "charter.toml", "--yes", "--key", "bob.key")
     assert code == 1
     assert "chmod 600" in err
     (folder / "bob.key").chmod(0o600)
     agree(floor="1")
-    code, _, err = run("sign", "charter.toml", "--key", "alice.key")
+    code, _, err = run("sign", "charter.toml", "--yes", "--key", "alice.key")
     assert code == 1
     assert "limits.floor" in err
     assert not (folder / "charter.sigs").exists()
@@ -164,3 +168,34 @@ def test_look_alikes_are_shown_with_their_code_points(run) -> None:
         assert "owner       bob, sha256:" in out
         assert "b\u043eb (b\\u043eb)" in out
     assert "b\u043eb (b\\u043eb)" in run("check", "charter.toml")[1].splitlines()[-1]
+
+
+# Reading before signing
+
+
+@pytest.fixture
+def study(run, tmp_path, monkeypatch):
+    """A study file for which bob has a key."""
+    monkeypatch.chdir(tmp_path)
+    Identity.create(Path("bob.key"))
+    file = written(tmp_path)
+    text = read_study(file).charter_text.replace(fingerprint_of("hill"), Identity.load("bob.key").fingerprint)
+    Path("charter.toml").write_text(text)
+    start = model()
+    cloister.write_study(file, charter="charter.toml", plans=[loss.capture(start, example=EXAMPLE)], model=start)
+    return file.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["charter.toml", "stroke.study"])
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("", 1)])
+def test_a_charter_is_signed_by_whoever_has_read_it_and_says_yes(run, study, monkeypatch, file, answer, code):
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    found, out, err = run("sign", file, "--key", "bob.key")
+    assert found == code, err
+    assert "9 of every owner in every round" in out
+    assert ("what leaves this machine" in out) == file.endswith(".study")
+    signature = Path(file).with_suffix(".sigs") / "hill.sig"
+    assert signature.exists() == (code == 0)
+    if code:
+        assert "it is not signed" in err

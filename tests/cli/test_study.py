@@ -1,6 +1,8 @@
-"""`cloister study plan`: the steps that are so many epochs, and what they are for each owner."""
+"""`cloister study`: the steps that are so many epochs, and a study file for a person to read."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 from cloister.cli.main import main
 from cloister.cli.study import app
 from cloister.study.epochs import passes_of, steps_of
+from tests.study.test_study_file import written
 
 
 def told(*words: str) -> str:
@@ -51,3 +54,48 @@ def test_the_middle_owner_passes_over_its_rows_so_often(rows: list[int], batch_s
         # a step is a whole one, and a pass one over whole batches
         wanted = epochs * middle / batch_size
         assert abs(passes_of(middle, batch_size=batch_size, steps=steps) * (middle // batch_size) - wanted) <= 1
+
+
+# Reading a study file
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two that differ in their steps."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "other")]
+    return written(folders[0]), written(folders[1], steps=10)
+
+
+def ran(*words: str) -> tuple[int, str]:
+    found = CliRunner().invoke(app, list(words))
+    return found.exit_code, found.output
+
+
+@pytest.mark.slow
+def test_a_study_is_shown_compared_and_unpacked(studies: tuple[Path, Path], tmp_path: Path) -> None:
+    one, other = map(str, studies)
+    code, shown = ran("show", one)
+    assert code == 0
+    assert "what leaves this machine" in shown
+    assert len(ran("show", "--code", one)[1]) > len(shown)
+    assert "+  steps               10 of every owner in every round" in ran("diff", one, other)[1].splitlines()
+    assert ran("diff", one, one) == (0, "they say the same\n")
+    assert ran("unpack", one, str(tmp_path / "c.toml"))[0] == 0
+    assert (tmp_path / "c.toml").read_text() == (studies[0].parent / "charter.toml").read_text()
+
+
+@pytest.mark.slow
+def test_what_is_no_study_or_is_there_already_is_said(
+    studies: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no.study").write_text("nothing")
+    for words, said in (
+        (["show", str(tmp_path / "no.study")], "no study file of this version"),
+        (["show", str(tmp_path / "gone.study")], "cannot be read"),
+        (["unpack", str(studies[0]), str(tmp_path / "no.study")], "exists and is not overwritten"),
+        (["unpack", str(studies[0]), str(tmp_path / "gone" / "c.toml")], "cannot be written"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["study", *words])
+        assert caught.value.code == 1
+        assert said in capsys.readouterr().err

@@ -20,6 +20,11 @@ COSINE: Final = 0.995
 GROUP: Final = 4
 """So many rows in one direction are no accident where they have ``INPUTS`` values each."""
 INPUTS: Final = 8
+FEWEST_INPUTS: Final = 4
+FEW_COSINE: Final = 0.9999
+FEW_SHARE: Final = 4
+"""Of fewer values each, ``FEWEST_INPUTS`` at least, rows turn into one direction by training alone: there it takes such
+a part of all rows, closer yet, to be no accident."""
 APART: Final = 0.1
 """Thresholds of bins lie further apart than this, in units of an input of size 1 in the rows' direction..."""
 APART_PART: Final = 0.2
@@ -44,8 +49,9 @@ _UNEXPLAINED: Final = 0.5
 def imprints(layer: Layer) -> Iterator[Trap]:
     """Rows that are proportional to one another, or nearly, and have different thresholds."""
     picked = layer.picked()
-    if layer.is_patch or layer.inputs < INPUTS or len(picked) < GROUP:
+    if layer.is_patch or layer.inputs < FEWEST_INPUTS or len(picked) < GROUP:
         return
+    few = layer.inputs < INPUTS
     rows = layer.sample(picked)
     lengths = np.linalg.norm(rows, axis=1)
     picked, rows = picked[lengths > 0.0], rows[lengths > 0.0]
@@ -53,10 +59,10 @@ def imprints(layer: Layer) -> Iterator[Trap]:
         return
     rows /= lengths[lengths > 0.0, None]
     cosines = rows @ rows.T
-    near = np.abs(cosines) > COSINE
+    near = np.abs(cosines) > (FEW_COSINE if few else COSINE)
     leader = int(near.sum(axis=1).argmax())
     group = picked[near[leader]]
-    if len(group) < GROUP:
+    if len(group) < (max(2 * GROUP, len(picked) // FEW_SHARE) if few else GROUP):
         return
     told = share(len(group), len(picked))
     signs = np.sign(cosines[leader])[near[leader]]
