@@ -114,9 +114,11 @@ def _protected(size: Size, *, without: str) -> Turn:
 
 @contextmanager
 def _study(folder: Path, size: Size, without: str) -> Iterator[LocalStudy]:
-    np.savez(folder / "rows.npz", x=np.zeros((4, 1), np.float32))
-    columns = LocalColumns(folder / "rows.npz", ("x",), (parties.TAG,))
-    owners = {f"owner{number:02}": [columns] for number in range(size.owners)}
+    owners = {}
+    for number in range(size.owners):
+        file = folder / f"rows{number:02}.npz"
+        np.savez(file, x=np.full((4, 1), number, np.float32))
+        owners[f"owner{number:02}"] = [LocalColumns(file, ("x",), (parties.TAG,))]
     rounds = WARM_UP + size.rounds
     limits = parties.limits(size.nbytes, owners=size.owners, rounds=rounds)
     program = ("-m", "bench.parties", without)

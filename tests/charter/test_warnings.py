@@ -16,7 +16,8 @@ from cloister.errors import CharterError
 from cloister.wire import optimizers
 from tests.support.charters import NOW, SGX, agreed_job, charter, text
 
-TIGHT = {
+TIGHT: dict[str, Any] = {
+    "proven_plans": "true",
     "software": SGX,
     "interactive": "false",
     "owners": ("bob", "alice", "chuck", "dora"),
@@ -61,6 +62,7 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
         ({"interactive": "true"}, "interactive: "),
         ({"noise": '"none"'}, "no noise: "),
         ({"jobs": [], "limits": ""}, "no job is named"),
+        ({"proven_plans": "false"}, "proven_plans is false: nodes run"),
         ({"limits": f'first_model = "{"cd" * 32}"\n'}, "first_model: its values are the researcher's choice"),
         ({"min_batch": "16"}, "min_batch = 16: "),
         (

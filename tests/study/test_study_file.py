@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
 from cloister.charter.toml import parse_charter
-from cloister.errors import CharterError
+from cloister.errors import CharterError, JobError
+from cloister.node.study.plan_check import check_proven
 from cloister.study import study_file
+from cloister.study.published import published_values
 from cloister.study.study_file import StudyFile, decode
 from cloister.study.study_page import diff, page
 from cloister.testing.charters import write_charter
@@ -263,3 +267,55 @@ def test_any_damage_is_refused_or_shown(honest: Path, at: int, value: int) -> No
     except CharterError:
         return
     assert all(line.isprintable() for line in page(found))
+
+
+# A first model that is published, and plans that have to be proved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_published_model_is_looked_into_once_it_is_the_charters(tmp_path: Path, dtype: torch.dtype) -> None:
+    start = model().to(dtype)
+    save_file(start.state_dict(), tmp_path / "base.safetensors")
+    digest = hashlib.sha256((tmp_path / "base.safetensors").read_bytes()).hexdigest()
+    plan = loss.capture(start, example=(EXAMPLE[0].to(dtype), EXAMPLE[1]))
+    file = charter(tmp_path, plan, start)
+    text = file.read_text().replace("first_model = ", f'first_model_file = "{digest}"\nfirst_model = ', 1)
+    file.write_text(text)
+    cloister.write_study(tmp_path / "s.study", charter=file, plans=[plan], model=start)
+    found = decode(contents(tmp_path / "s.study", vector=None))
+    values = published_values(found, tmp_path / "base.safetensors")
+    assert values == read(tmp_path / "s.study").vector
+    assert f"published, in the file with the SHA-256 {digest}" in "\n".join(page(found))
+    other = tmp_path / "other.safetensors"
+    save_file(model(8).state_dict(), other)
+    with pytest.raises(CharterError, match="is not the file that the charter names"):
+        published_values(found, other)
+    with pytest.raises(CharterError, match="cannot be read"):
+        published_values(found, tmp_path / "gone.safetensors")
+    named = replace(found.charter.limits, first_model_file=hashlib.sha256(other.read_bytes()).digest())
+    wrong = replace(found, charter=replace(found.charter, limits=named))
+    with pytest.raises(CharterError, match=r"'0\.bias' in"):
+        published_values(wrong, other)
+
+
+@pytest.mark.slow
+def test_a_charter_that_names_no_file_has_none_to_look_into(honest: Path, tmp_path: Path) -> None:
+    with pytest.raises(CharterError, match="names no published file"):
+        published_values(read(honest), tmp_path / "base.safetensors")
+
+
+@pytest.mark.slow
+def test_a_charter_may_demand_proved_plans(tmp_path: Path) -> None:
+    for step, proved in ((loss, True), (first_row, False)):
+        found = read(written(tmp_path, step=step))
+        demanding = replace(found.charter, limits=replace(found.charter.limits, proven_plans=True))
+        (plan,) = found.plans.values()
+        check_proven(found.charter, plan)
+        if proved:
+            check_proven(demanding, plan)
+        else:
+            with pytest.raises(JobError, match="of the job's plan it is not: line 0: slice takes single rows"):
+                check_proven(demanding, plan)
+    with pytest.raises(JobError, match="cannot be looked at"):
+        check_proven(demanding, b"nonsense")

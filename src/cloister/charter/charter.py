@@ -131,6 +131,8 @@ class Limits:
     """The least rows behind one step of it."""
     row_buckets: Buckets
     """What an owner's rows are told as: the greatest of these, and of ``min_examples``, that is not above them."""
+    proven_plans: bool
+    """Whether owners' nodes run only plans of which it is proved that every result takes all rows alike."""
     first_model: Digest | None
     """SHA-256 of the model that the first round starts from; None where there is no job."""
     first_model_file: Digest | None

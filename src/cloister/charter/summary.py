@@ -81,6 +81,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "min_examples": f"at least {limits.min_examples} behind a contribution",
         "min_batch": f"at least {limits.min_batch} rows behind each step",
         "row_buckets": _buckets(limits),
+        "proven_plans": "only those proved to take all rows alike" if limits.proven_plans else "any that the jobs name",
         "first_model": "none" if limits.first_model is None else limits.first_model.hex(),
         "first_model_file": "none" if limits.first_model_file is None else limits.first_model_file.hex(),
         "metrics": ", ".join(f"{shown(each.name)} in [{each.low:g}, {each.high:g}]" for each in limits.metrics)

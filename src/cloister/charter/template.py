@@ -143,6 +143,7 @@ min_examples = 100                      # behind one contribution
 min_batch = 32                          # rows behind each step of it; 16 at least
 # row_buckets = [200, 500, 1000]        # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
+proven_plans = true                     # only plans of which it is proved that every result takes all rows alike
 # first_model = "..."                   # SHA-256 of the model of the first round; needed with jobs
 #                                       # (first_model_file: that of the published safetensors file that it is in)
 interactive = false                     # true: operations one by one, without clip and noise, for trusted researchers

@@ -157,6 +157,7 @@ def _limits(table: _CharterTable) -> Limits:
         min_examples=table.whole("min_examples", **bounds(Count)),
         min_batch=table.whole("min_batch", **bounds(Batch), default=MIN_BATCH),
         row_buckets=_buckets(table),
+        proven_plans=table.flag("proven_plans", default=False),
         first_model=table.hexadecimal("first_model", size=DIGEST_BYTES) if table.holds("first_model") else None,
         first_model_file=table.hexadecimal("first_model_file", size=DIGEST_BYTES)
         if table.holds("first_model_file")

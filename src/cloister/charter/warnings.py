@@ -58,6 +58,11 @@ def _jobs(charter: Charter) -> Iterator[str]:
             " read from the first updates; have it drawn by a recipe ([[first_model]]), or look for traps with"
             " `cloister study show`"
         )
+    if charter.jobs and not limits.proven_plans:
+        yield (
+            "proven_plans is false: nodes run the jobs' plans whatever they do with single rows; look at each with"
+            " `cloister study show`"
+        )
     for job in charter.jobs:
         if job.weights == "rows":
             yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,6 +13,7 @@ from cloister import files
 from cloister.charter.jobs import FEWEST_BATCHES
 from cloister.errors import CharterError, ConfigurationError
 from cloister.study.epochs import MANY_PASSES, passes_of, steps_of
+from cloister.study.published import published_values
 from cloister.study.study_file import FILE_BYTES, StudyFile, decode
 from cloister.study.study_page import diff as differing
 from cloister.study.study_page import page
@@ -29,13 +31,21 @@ def _study() -> None:
 
 @app.command()
 def show(
-    path: StudyPath, *, code: Annotated[bool, typer.Option("--code", help="Print all operations of the plans.")] = False
+    path: StudyPath,
+    *,
+    code: Annotated[bool, typer.Option("--code", help="Print all operations of the plans.")] = False,
+    first_model: Annotated[
+        Path | None, typer.Option(help="The published file of the first model (safetensors), to look into it too.")
+    ] = None,
 ) -> None:
     """Print all that an owner signs: what is computed, on which columns, what leaves, what comes out, and warnings.
 
     Nothing of it is run, and PyTorch is not needed.
     """
-    for line in page(read_study(path), code=code):
+    study = read_study(path)
+    if first_model is not None:
+        study = replace(study, vector=published_values(study, first_model))
+    for line in page(study, code=code):
         typer.echo(line)
 
 

@@ -36,6 +36,7 @@ from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Named, Salted, TookPart
 from cloister.node.study.journal import Records
+from cloister.node.study.plan_check import check_proven
 from cloister.node.study.replica import Replica
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS
@@ -260,6 +261,7 @@ class Member:
             job = jobs.decode(data)
             agreed = jobs.agreed(job, charter=self.charter)
             self._limits.check_job(agreed)
+            check_proven(self.charter, job.plan)
             self._check_drawn(job)
         except JobError as refused:
             job, agreed, fault = None, None, str(refused)
