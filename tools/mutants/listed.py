@@ -381,8 +381,8 @@ _OWNER: Final = (
         ),
         (
             "writes-no-contribution",
-            "self._records.take_part(TookPart(",
-            "id(TookPart(",
+            "self._records.take_part(entry)",
+            "pass",
             "a contribution is written down before it is offered",
         ),
         (
@@ -488,7 +488,7 @@ _JOBS: Final = (
         "tests/charter/test_jobs.py",
         (
             "rate-unbounded",
-            "if optimizer.lr > LR[kind] and job.unsafe_lr is None:",
+            "if not LEAST_LR[kind] <= optimizer.lr <= LR[kind] and job.unsafe_lr is None:",
             "if False:",
             "a learning rate is within its bound, or a charter says why not",
         ),
@@ -530,7 +530,7 @@ _JOBS: Final = (
         ),
         (
             "dampening-that-multiplies",
-            "if not 0 <= optimizer.dampening <= 1:",
+            "if not 0 <= optimizer.dampening <= DAMPENING:",
             "if False:",
             "the last step is not multiplied",
         ),
@@ -1362,7 +1362,7 @@ _CHARTER: Final = (
         ),
         (
             "successor-without-its-owners",
-            "owner.key not in signed)",
+            "owner.key not in signed and owner.id not in remain)",
             "False)",
             "a successor needs the owners of the charter before it",
         ),
@@ -1661,5 +1661,145 @@ _PLANS: Final = (
     ),
 )
 
-MUTANTS: Final = (*_LEDGER, *_JOBS, *_OWNER, *_AGGREGATOR, *_DOOR, *_ATTESTATION, *_CHARTER, *_WORKER, *_WIRE, *_PLANS)
+_MEMORY: Final = (
+    *_in(
+        "node/study/data_memory.py",
+        "tests/node/study/test_data_memory.py",
+        ("memory-of-another", "if whose != memory.hex():", "if False:", "a second memory of a data set is refused"),
+        ("memory-unmarked", "if not each.unsafe_unmarked:", "if False:", "a data set is marked as its memory's"),
+        (
+            "content-from-before",
+            "if known is not None and (known.size, known.mtime_ns) ==",
+            "if known is not None or (0, 0) ==",
+            "a file that has changed is read again",
+        ),
+    ),
+    *_in(
+        "node/study/journal.py",
+        "tests/node/study/test_data_memory.py",
+        (
+            "budget-by-name",
+            "return sum(self._spent.get(name, 0) for name in self.same(data))",
+            "return self._spent.get(data, 0)",
+            "what was spent counts on under other tags",
+        ),
+        (
+            "salt-by-name",
+            "next((salt for name, salt in self._salts.items() if name in names), None)",
+            "self._salts.get(data)",
+            "rows are ordered by one secret under all tags",
+        ),
+        (
+            "closed-for-others",
+            "        if self._users <= 0:\n            self._opened.close()",
+            "        self._opened.close()",
+            "records stay open while somebody uses them",
+        ),
+    ),
+    *_in(
+        "node/study/member.py",
+        "tests/node/study/test_data_memory.py tests/node/study/test_member.py",
+        (
+            "changed-since-a-void-round",
+            "if any(entry.content != content for entry in before):",
+            "if False:",
+            "data that has changed is not contributed from again on one model",
+        ),
+        (
+            "changed-on-the-way",
+            "if self._content(begun.data) != begun.content:",
+            "if False:",
+            "data that changes while it is trained on is not contributed from",
+        ),
+        (
+            "batches-of-any-size",
+            "if before not in (None, agreed.batch_size) and",
+            "if False and",
+            "a data set is trained on in batches of one size",
+        ),
+        ("listed-anew", "if known is not None and known != own:", "if False:", "an organisation keeps its id"),
+        (
+            "salt-unwritten",
+            "self._records.draw(Salted(self._digest, data, known))",
+            "pass",
+            "a secret is on the disk before it is used",
+        ),
+    ),
+    *_in(
+        "node/study/countersigner.py",
+        "tests/attacks/test_rotated_keys.py",
+        (
+            "cohorts-by-keys",
+            "frozenset(self._ids[share.member] for share in cohort.shares)",
+            "frozenset(share.member for share in cohort.shares)",
+            "cohorts are compared by ids, which outlive keys",
+        ),
+    ),
+    *_in(
+        "charter/rules.py",
+        "tests/charter/test_jobs.py tests/attacks/test_rotated_keys.py",
+        (
+            "another's-id",
+            "if member.id and (member.id in ids",
+            "if False and (member.id in ids",
+            "an id is one member's",
+        ),
+        (
+            "two-batches-on-one-tag",
+            "if batches.setdefault(job.data, job.batch_size) != job.batch_size:",
+            "if False:",
+            "all jobs on one tag have one batch size",
+        ),
+    ),
+    *_in(
+        "node/study/plan_check.py",
+        "tests/study/test_study_file.py",
+        ("plan-unproved", "if not found.averages:", "if False:", "plans are proved where the charter wants it"),
+    ),
+    *_in(
+        "study/study_file.py",
+        "tests/study/test_study_file.py",
+        ("other-plans", "if plans.keys() != wanted:", "if False:", "a study file's plans are its jobs'"),
+        (
+            "another-first-model",
+            "if vector is not None and describe(found.parts, found.constants, vector) != charter.limits.first_model:",
+            "if False:",
+            "a study file's first model is its charter's",
+        ),
+    ),
+    *_in(
+        "ledger/first_model.py",
+        "tests/node/study/test_first_model.py",
+        (
+            "not-as-drawn",
+            "if describe(job.parts, job.constants, drawn_vector(charter, job)) != charter.limits.first_model:",
+            "if False:",
+            "a first model is what its recipe draws",
+        ),
+    ),
+    *_in(
+        "aggregator/training.py",
+        "tests/aggregator/test_protocol.py",
+        (
+            "rows-exactly",
+            "if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):",
+            "if False:",
+            "rows are told in buckets",
+        ),
+    ),
+)
+
+MUTANTS: Final = (
+    *_LEDGER,
+    *_JOBS,
+    *_MEMORY,
+    *_OWNER,
+    *_AGGREGATOR,
+    *_DOOR,
+    *_ATTESTATION,
+    *_CHARTER,
+    *_WORKER,
+    *_WIRE,
+    *_PLANS,
+)
 """All of them."""
