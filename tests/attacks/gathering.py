@@ -50,6 +50,7 @@ class NodeOwner(Party):
             records=self.records,
             verify_instance=lambda instance: None,
             new_salt=salts(name),
+            content=lambda name: bytes(32),
         )
 
     def begin(self, instance: Instance) -> list[Said]:

@@ -139,7 +139,7 @@ def job(
     )
     faults = [f"{key}: {fault}" for key, fault in job_bounds.faults(found)]
     if faults:
-        raise ConfigurationError(f"the job {name!a} cannot be agreed on: " + "; ".join(faults))
+        raise ConfigurationError("nobody may agree on such a job: " + "; ".join(faults))
     return found
 
 
