@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import cbor2
+import msgspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -42,14 +43,16 @@ from cloister.net.collateral import expiry
 from cloister.net.download import Document
 from cloister.net.policy import configuration_digest
 from cloister.node import config, data_files, sealed_file
+from cloister.study import study_file
 from cloister.tables import TEXT_BYTES, load
 from cloister.tensor.plan import encoding
 from cloister.wire import messages, peers, sessions
 from cloister.wire.frames import Kind
-from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, JOB_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
+from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, INPUTS, JOB_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
 from cloister.worker.data import headers, pages
 from cloister.worker.data.errors import reading
 from cloister.worker.data.files import open_file
+from tests.support import charters
 
 CPU_S: Final = 20
 """What every case may take, in seconds of CPU. What nothing bounds takes hours, and nothing here takes three seconds on
@@ -418,8 +421,6 @@ def jobs(_: Path) -> Iterator[bytes]:
 
 
 def msgpack_part() -> bytes:
-    import msgspec
-
     return msgspec.msgpack.encode(job.Part("a", job.TensorSpec("bool", ()), False))
 
 
@@ -428,6 +429,24 @@ def plans(_: Path) -> Iterator[bytes]:
     yield from msgpacks(encoding.PLAN_BYTES, head=head)
     line = b"\x94\xa0\x90\x80\x00"
     yield head + b"\x90\x90\x91\x92\xa7float32\x90\x90\xdd" + (65536).to_bytes(4) + line * 65536
+
+
+def studies(_: Path) -> Iterator[bytes]:
+    """Of a file that may be long, what is many or long where a first model's values alone may be."""
+    size, head = 1 << 26, msgspec.msgpack.encode((study_file.FORMAT, 0, 0, 0, 0, 0, 0))[:-6]
+    yield filled(b"x", size, before=head + b"\xdb" + (size - 64).to_bytes(4))
+    for before in (b"", b"\xa0\xa0", b"\xa0\xa0\x90", b"\xa0\xa0\x90\x90", b"\xa0\xa0\x90\x90\x90"):
+        yield from msgpacks(size, head=head + before)
+    yield filled(msgpack_part(), size, before=head + b"\xa0\xa0\x90\xdd" + (2 * INPUTS).to_bytes(4))
+    yield huge_recipe()
+
+
+def huge_recipe() -> bytes:
+    """A study whose charter draws four billion values."""
+    drawn = '[[first_model]]\ntensor = "w"\ndtype = "float32"\nshape = [4294967296]\ndraw = "constant"\nvalue = 1.0\n'
+    text = charters.text(first_model=f'"{bytes(32).hex()}"') + drawn
+    part = job.Part("w", job.TensorSpec("float32", (1 << 32,)), True)
+    return study_file.encode(text="", charter=text, plans=(), parts=(part,), constants=(), vector=None)
 
 
 def over(size: int) -> Callable[[Path], bytes]:
@@ -497,6 +516,7 @@ CASES: Final[dict[str, Case]] = {
     "record": Case(records.decode, of(msgpacks, RECORD_BYTES), over(RECORD_BYTES)),
     "cohort": Case(records.decode_cohort, of(msgpacks, records.ROUND_BODY_BYTES), None),
     "job": Case(job.decode, jobs, over(JOB_BYTES), times=8),
+    "study file": Case(study_file.decode, studies, over(study_file.FILE_BYTES), times=4),
     "plan": Case(encoding.decode, plans, over(encoding.PLAN_BYTES), times=40),
     "messages": Case(read_messages, of(msgpacks, HEADER_BYTES), None),
     "evidence": Case(received.decode, of(msgpacks, EVIDENCE_BYTES), over(EVIDENCE_BYTES)),

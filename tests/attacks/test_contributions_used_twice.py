@@ -28,12 +28,12 @@ SALT = bytes(32)
 def alike(*nodes: NodeOwner) -> None:
     """One organisation behind several members: the same contribution under each key."""
     update = update_of("alice", 1).tobytes()
-    committed = commitment(SALT, memoryview(update))
+    norms, committed = norms_of(update_of("alice", 1)), commitment(SALT, memoryview(update))
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         match message:
             case w.Ready():
-                return [(w.Ready(message.round, 20, *norms_of(update_of("alice", 1)), {}, committed), b"")]
+                return [(w.Ready(message.round, message.examples, *norms, {}, committed), b"")]
             case w.Contribution():
                 return [(w.Contribution(message.round, SALT), update)]
         return [(message, body)]

@@ -107,8 +107,8 @@ def test_the_real_owners_take_part_in_each_round_of_the_one_job_that_there_is(tm
         for batch_size in (49, 17):  # 17: two batches of the others' rows, and one row left of 35
             with pytest.raises(JobError, match=f"batch_size \\({batch_size}; the charter has 18\\)"):
                 study.fit(model(), PLAN, **{**NUMBERS, "batch_size": batch_size})
-        with pytest.raises(JobError, match=r"lr=0\.01"):
-            study.fit(model(), PLAN, **{**NUMBERS, "strategy": cloister.FedAvg(0.01)})
+        with pytest.raises(JobError, match=r"lr=0\.5"):
+            study.fit(model(), PLAN, **{**NUMBERS, "strategy": cloister.FedAvg(0.5)})
         run = study.fit(model(), PLAN, on_round=lambda done: None, **NUMBERS)
         assert run.finished
         assert [sorted(done.weights) for done in run.history] == [sorted(SIZES)] * 2

@@ -267,7 +267,9 @@ def test_the_real_processes_compute_the_charters_numbers_and_no_others(local: Lo
     study = local.study(patience_s=60.0)
     for kind, found in KINDS.items():  # a script says why, and nothing is sent
         wanted = {"optimizer": optimizers.read(found.optimizer), "batch_size": found.batch_size, "steps": found.steps}
-        with pytest.raises((ConfigurationError, JobError), match=r"nobody may agree on such a job|not a job that the owners"):
+        with pytest.raises(
+            (ConfigurationError, JobError), match=r"nobody may agree on such a job|not a job that the owners"
+        ):
             study.fit(model(), PLAN, **{**PLAIN, **wanted, "rounds": 1})
         assert not study.chain.exists(), kind
     with pytest.raises(JobError, match=r"batch_size \(17; the charter has 16\)"):

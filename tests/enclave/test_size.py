@@ -82,7 +82,7 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 2645
+LIMIT = 2660
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
 ALL = {"guest": 5770, "sgx": 5680, "simulated": 5690}
 LATER = {

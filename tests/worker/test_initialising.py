@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError
-from cloister.models.drawing import draw
-from cloister.models.recipe import Drawn, bounds
+from cloister.models.drawing import bounds, draw
+from cloister.models.recipe import Drawn
 from cloister.worker.flatten import floats_of
 from cloister.worker.initialising import load_drawn, recipe_of
 

@@ -13,7 +13,7 @@ from cloister.errors import CharterError, CloisterError
 from cloister.files import open_regular
 from cloister.ledger.job import describe
 from cloister.study.study_file import StudyFile
-from cloister.worker.data.headers import read_safetensors
+from cloister.worker.data.headers import tensors_of_safetensors
 
 _CHUNK: Final = 1 << 20
 _BFLOAT16: Final = "bfloat16"
@@ -37,6 +37,7 @@ def published_values(study: StudyFile, path: Path) -> bytes:
                 raise CharterError(
                     f"{path} is not the file that the charter names: its SHA-256 is {digest.hexdigest()}"
                 )
+            file.seek(0)
             values = _values(study, file, path)
     except CharterError:
         raise
@@ -51,14 +52,17 @@ def published_values(study: StudyFile, path: Path) -> bytes:
 
 def _values(study: StudyFile, file: BinaryIO, path: Path) -> bytes:
     """The model's vector, of tensors that each stand in the file under their own name."""
-    layout, size = study.layout, path.stat().st_size
-    vector = np.empty(layout.length, layout.dtype)
-    for place in layout.places:
-        file.seek(0)
-        stored = read_safetensors(file, tensor=place.name, size=size)
-        if stored.spec != place.spec:
-            raise CharterError(f"{place.name!a} in {path} is {stored.spec}, and the model's is {place.spec}")
-        file.seek(stored.start)
+    layout = study.layout
+    names, size = [place.name for place in layout.places], path.stat().st_size
+    stored = list(tensors_of_safetensors(file, names=names, size=size))
+    for place, found in zip(layout.places, stored, strict=True):
+        if found.spec != place.spec:
+            raise CharterError(f"{place.name!a} in {path} is {found.spec}, and the model's is {place.spec}")
+    if sum(found.spec.nbytes() for found in stored) > size:
+        raise CharterError(f"{path} is no safetensors file: its tensors overlap")
+    vector = np.empty(layout.length, layout.dtype)  # now that the file is known to hold as many values
+    for place, found in zip(layout.places, stored, strict=True):
+        file.seek(found.start)
         vector[place.start : place.stop] = _numbers(file.read(place.spec.nbytes()), place.spec.dtype)
     return vector.tobytes()
 

@@ -31,6 +31,8 @@ from cloister.wire.limits import INPUTS
 FORMAT: Final[Literal["cloister study 1"]] = "cloister study 1"
 FILE_BYTES: Final = 1 << 30
 """The longest file that is read: values of a larger model are left out of it."""
+VALUES_BYTES: Final = FILE_BYTES // 2
+"""The longest first model whose values are in a study file, or are drawn for one."""
 PLANS: Final = 64
 
 
@@ -59,7 +61,7 @@ class StudyFile:
     parts: tuple[Part, ...]
     constants: tuple[Constant, ...]
     vector: bytes | None
-    """The first model's values, if they are in the file, or are drawn; None otherwise."""
+    """The first model's values, if they are in the file, or are drawn and not too many; None otherwise."""
 
     def program(self, plan: bytes) -> Program:
         """A plan as data, not checked."""
@@ -132,10 +134,11 @@ def _first_model(found: _Contents, charter: Charter) -> bytes | None:
     """The first model's values, if they are known: from the file, or drawn; held against the charter's digest."""
     vector = found.vector
     try:
-        if charter.recipe:
+        length = lay_out({part.name: part.spec for part in found.parts}).nbytes
+        if charter.recipe and length <= VALUES_BYTES:
             job = Job(JOB_FORMAT, charter.digest, "", b"", found.parts, found.constants, bytes(32))
             vector = drawn_vector(charter, job).tobytes()
-        if vector is not None and len(vector) != lay_out({part.name: part.spec for part in found.parts}).nbytes:
+        if vector is not None and len(vector) != length:
             raise CharterError("the model's values in the study file are not as many as its tensors have")
     except CloisterError as fault:
         raise CharterError(f"the first model in the study file cannot be: {fault}") from None

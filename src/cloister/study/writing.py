@@ -12,7 +12,7 @@ from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import read_text
 from cloister.study.job import describe
-from cloister.study.study_file import FILE_BYTES, encode
+from cloister.study.study_file import VALUES_BYTES, encode
 from cloister.tables import TEXT_BYTES
 from cloister.worker.plans import Plan
 
@@ -37,7 +37,7 @@ def write_study(
     written = read_text(charter, limit=TEXT_BYTES, error=CharterError)
     parts, constants, vector = describe(model)
     known = parse_charter(written, source=str(charter))
-    values = None if known.recipe or vector.nbytes > FILE_BYTES // 2 else vector.tobytes()
+    values = None if known.recipe or vector.nbytes > VALUES_BYTES else vector.tobytes()
     data = encode(
         text=text,
         charter=written,

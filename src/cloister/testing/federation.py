@@ -197,8 +197,8 @@ class LocalFederation:
                 if other in self.nodes:
                     lines.append(f'address = "{self.nodes[other].address}"')
         if self.charter is not None and self._route:
-            lines += ["[charter]", 'file = "charter.toml"', 'signatures = "charter.sigs"']
-            lines += [f'state = "{name}.state"', "accept_simulated = true"]
+            lines.insert(0, f'state = "{name}.state"')
+            lines += ["[charter]", 'file = "charter.toml"', 'signatures = "charter.sigs"', "accept_simulated = true"]
             lines += ["[charter.routes]", f"{json.dumps(self._aggregator)} = {json.dumps(self._route)}"]
         for data_set in data_sets:
             lines += [

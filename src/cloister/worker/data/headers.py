@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -132,19 +132,25 @@ def _npy_sizes(text: str) -> tuple[int, ...]:
 
 def read_safetensors(file: IO[bytes], *, tensor: str, size: int) -> Stored:
     """One tensor of a ``.safetensors`` file of ``size`` bytes."""
+    return next(tensors_of_safetensors(file, names=(tensor,), size=size))
+
+
+def tensors_of_safetensors(file: IO[bytes], *, names: Iterable[str], size: int) -> Iterator[Stored]:
+    """Tensors of a ``.safetensors`` file of ``size`` bytes, in the order of their names."""
     length = safetensors_header(file, size=size)
     header = json.loads(_exactly(file, length))
     if not isinstance(header, dict):
         raise ValueError("its header is not a table")
-    if tensor == "__metadata__" or tensor not in header:
-        raise missing(tensor, [name for name in header if name != "__metadata__"])
-    dtype, shape, start, end = _entry(header[tensor])
-    if dtype not in SAFETENSORS_TYPES:
-        raise DataSetError(f"element type {dtype!r} cannot be used; convert it, for instance to F32")
-    spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
-    if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
-        raise ValueError("it does not hold all of its values")
-    return Stored(spec, 8 + length + start)
+    for name in names:
+        if name == "__metadata__" or name not in header:
+            raise missing(name, [other for other in header if other != "__metadata__"])
+        dtype, shape, start, end = _entry(header[name])
+        if dtype not in SAFETENSORS_TYPES:
+            raise DataSetError(f"element type {dtype!r} cannot be used; convert it, for instance to F32")
+        spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
+        if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
+            raise ValueError("it does not hold all of its values")
+        yield Stored(spec, 8 + length + start)
 
 
 def safetensors_header(file: IO[bytes], *, size: int, limit: int = HEADER_BYTES) -> int:
