@@ -557,6 +557,24 @@ _JOBS: Final = (
             "no step is of fewer rows than the charter says",
         ),
         (
+            "two-sizes-of-batches",
+            "if batches.setdefault(job.data, job.batch_size) != job.batch_size:",
+            "if False:",
+            "no owner has rows for one of two jobs alone",
+        ),
+        (
+            "two-ways-to-count",
+            "if job.weights != other.weights:",
+            "if False:",
+            "two means are not two sums of the same contributions",
+        ),
+        (
+            "two-lengths-of-gradients",
+            "if job.optimizer.clip_norm != other.optimizer.clip_norm:",
+            "if False:",
+            "a contribution is as long, by the others, in all jobs",
+        ),
+        (
             "job-over-the-charters-rounds",
             "if job.rounds > limits.rounds:",
             "if False:",
