@@ -1,7 +1,7 @@
 """Attack: two releases, each of them harmless, whose difference is one owner's update or one row.
 
 Two means are subtracted where they are nearly the same sum: of the same rows, on nearly the same model. So all jobs on
-one data set have one batch size, one way to count owners and one ``clip_norm``; and with all rates the model moves. What
+one data set have one batch size, one way to count owners and one ``clip_norm``, and at every rate the model moves. What
 is left is an owner that is away from one of two rounds, which noise will answer.
 """
 

@@ -381,8 +381,8 @@ _OWNER: Final = (
         ),
         (
             "writes-no-contribution",
-            "self._records.take_part(TookPart(",
-            "id(TookPart(",
+            "self._records.take_part(entry)",
+            "id(entry)",
             "a contribution is written down before it is offered",
         ),
         (
@@ -488,8 +488,8 @@ _JOBS: Final = (
         "tests/charter/test_jobs.py",
         (
             "rate-unbounded",
-            "if optimizer.lr > LR[kind] and job.unsafe_lr is None:",
-            "if False:",
+            "<= pace and optimizer.lr <= LR[kind])",
+            "<= pace)",
             "a learning rate is within its bound, or a charter says why not",
         ),
         (
@@ -530,7 +530,7 @@ _JOBS: Final = (
         ),
         (
             "dampening-that-multiplies",
-            "if not 0 <= optimizer.dampening <= 1:",
+            "if not 0 <= optimizer.dampening <= DAMPENING:",
             "if False:",
             "the last step is not multiplied",
         ),
@@ -545,6 +545,18 @@ _JOBS: Final = (
             "if not least <= strategy.lr <= most:",
             "if False:",
             "two rounds do not start from almost the same model",
+        ),
+        (
+            "adaptive-strategies-that-stand-still",
+            "if pull < strategy.tau * (1 - _ROUNDING):",
+            "if False:",
+            "nor do they with an adaptive strategy",
+        ),
+        (
+            "rates-that-stand-still",
+            "LEAST_LR[kind] * (1 - _ROUNDING) <= pace",
+            "0 < pace",
+            "nor do they with owners' rates",
         ),
     ),
     *_in(
@@ -642,6 +654,34 @@ _JOBS: Final = (
 )
 
 _AGGREGATOR: Final = (
+    *_in(
+        "aggregation/dominance.py",
+        "tests/aggregation/test_dominance.py",
+        (
+            "longest-counts-in-full",
+            "reverse=True)[floor - 1]",
+            "reverse=True)[0]",
+            "none counts for more than the floor-th largest",
+        ),
+        (
+            "levelled-by-the-shortest-of-the-longest",
+            "reverse=True)[floor - 1]",
+            "reverse=True)[floor - 2]",
+            "floor owners are as long as the longest",
+        ),
+        (
+            "levelled-above-the-clip",
+            "min(most, sorted(",
+            "max(0.0, sorted(",
+            "none counts for more than the clip",
+        ),
+        (
+            "nothing-scaled-down",
+            "1.0 if norm <= bound else bound / norm",
+            "1.0",
+            "what is longer than the bound is scaled down to it",
+        ),
+    ),
     *_in(
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
@@ -1380,8 +1420,8 @@ _CHARTER: Final = (
         ),
         (
             "successor-without-its-owners",
-            "owner.key not in signed)",
-            "False)",
+            "owner.key not in signed and owner.id not in remain",
+            "False",
             "a successor needs the owners of the charter before it",
         ),
         (

@@ -18,8 +18,8 @@ LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
 """The greatest learning rate, unless a charter gives a reason for another one."""
 LEAST_LR: Final = {"SGD": 1e-2, "Adam": 1e-6, "AdamW": 1e-6}
 """The least one, likewise; SGD's is that of ``lr`` / (1 - ``momentum``). With less, the model hardly moves, and two
-rounds can be subtracted as if on one model: with 1e-3, two rounds of one job differed, at some unit, by the one row whose
-side of a ReLU had changed in between."""
+rounds can be subtracted as if on one model: with 1e-3, two rounds of one job differed, at some unit, by one row, which
+was on the other side of its ReLU."""
 DAMPENING: Final = 0.9
 """With 1, no step after the first would count."""
 FADING: Final = 0.1
@@ -34,8 +34,8 @@ SERVER_LR: Final = (0.5, 10.0)
 """Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted. An
 owner that is in one of them alone was then told to a seventh; at 1 the difference tells no more than the mean does."""
 ADAPTIVE_LR: Final = (1e-3, 10.0)
-"""Of the adaptive ones, for the same reason; likewise their ``lr`` times 1 - ``beta1`` is at least ``tau``: else they are
-FedAvg with a rate of about the quotient."""
+"""Of the adaptive ones, for the same reason; likewise their ``lr`` times 1 - ``beta1`` is at least ``tau``: else they
+are FedAvg with a rate of about the quotient."""
 _ROUNDING: Final = 1e-9
 MOMENTUM: Final = 0.99
 TAU: Final = (1e-8, 1.0)
@@ -60,8 +60,9 @@ def _optimizer(job: AgreedJob) -> Iterator[str]:
         return
     if not optimizer.lr > 0:
         yield "lr is 0: owners would contribute nothing"
-    carried = isinstance(optimizer, SGD) and 0 < optimizer.momentum < 1
-    pace = optimizer.lr / (1 - optimizer.momentum) if carried else optimizer.lr
+    pace = optimizer.lr
+    if isinstance(optimizer, SGD) and 0 < optimizer.momentum < 1:
+        pace /= 1 - optimizer.momentum
     if not (LEAST_LR[kind] * (1 - _ROUNDING) <= pace and optimizer.lr <= LR[kind]) and job.unsafe_lr is None:
         part = " (the least one times 1 - momentum)" if kind == "SGD" else ""
         yield (
