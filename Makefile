@@ -18,7 +18,7 @@ PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK     := requirements/lock.txt
 PIP_TOOLS := pip-tools==7.6.2
 
-.PHONY: help setup demo unit test mutants check fix bench docs lock clean
+.PHONY: help setup demo unit test mutants sweep check fix bench docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: $(READY)  ## run the tests
 
 mutants: $(READY)  ## break each line that security rests on, and see that a unit test notices
 	@$(BIN)/python -m tools.mutants $(ARGS)
+
+sweep: $(READY)  ## look among jobs and pairs of them for a mean that is one row's or one owner's
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.sweep $(ARGS)
 
 check: $(READY)  ## formatting, lint and types
 	@$(BIN)/ruff format --check --quiet . || { echo "some files are not formatted: run 'make fix'" >&2; exit 1; }

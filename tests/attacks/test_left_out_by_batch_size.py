@@ -71,7 +71,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def test_no_charter_agrees_on_two_rounds_of_almost_one_model() -> None:
-    fault = "lr is 0.001, and must be from 0.01 to 10 for FedAvg"
+    fault = "lr is 0.001, and must be from 0.5 to 10 for FedAvg"
     assert [fault] == [text for _, text in job_bounds.faults(agreed_job(PLAN.digest, strategy=FedAvg(1e-3)))]
     with pytest.raises(CharterError, match=fault):
         owners.agree(job={"strategy": FedAvg(1e-3), "batch_size": 49})

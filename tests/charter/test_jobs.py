@@ -55,7 +55,7 @@ def test_what_is_written_is_read(optimizer: Optimizer, strategy: Any) -> None:
 
 
 def test_jobs_stand_in_the_order_of_their_names() -> None:
-    first, second = job(name="a"), job(name="b", weights="rows", unsafe_lr="a reason", optimizer=SGD(2.0))
+    first, second = job(name="a"), job(name="b", data="#ct", weights="rows", unsafe_lr="a reason", optimizer=SGD(2.0))
     assert read(second, first, row_buckets="[20]") == (first, second)
 
 
@@ -108,6 +108,22 @@ def test_one_data_set_has_one_batch_size() -> None:
     read(job(), job(name="z", batch_size=64, data="#ct"))
 
 
+@pytest.mark.parametrize(
+    ("changed", "place"),
+    [
+        ({"weights": "rows"}, "jobs[1].weights"),
+        ({"optimizer": SGD(0.1, clip_norm=1.0)}, "jobs[1].optimizer"),
+        ({"optimizer": Adam(0.001, clip_norm=1e-3)}, "jobs[1].optimizer"),
+    ],
+)
+def test_owners_count_for_as_much_in_all_jobs_on_one_data_set(changed: dict[str, Any], place: str) -> None:
+    """Else two means are two sums of the same contributions, and one owner's is what they differ by."""
+    assert places(text(jobs=[job(), job(name="z", **changed)], limits=MODEL, row_buckets="[20]")) == {place}
+    read(job(), job(name="z", data="#ct", **changed), row_buckets="[20]")
+    alike = {"weights": "rows", "optimizer": SGD(0.5, clip_norm=1.0)}
+    read(job(**alike), job(name="z", **{**alike, "optimizer": Adam(0.001, clip_norm=1.0)}), row_buckets="[20]")
+
+
 def test_two_jobs_of_one_name() -> None:
     assert "jobs[1].name" in places(text(jobs=[job(), job(steps=11)], limits=MODEL))
 
@@ -115,8 +131,9 @@ def test_two_jobs_of_one_name() -> None:
 # --- What nobody may agree on: the number, and its bound
 
 BOUNDS = [
-    ({"optimizer": SGD(1.01)}, "lr is 1.01, and must be from 0.001 to 1 for SGD"),
-    ({"optimizer": SGD(9e-4)}, "lr is 0.0009, and must be from 0.001 to 1 for SGD"),
+    ({"optimizer": SGD(1.01)}, "lr is 1.01, and must be from 0.01 to 1 for SGD"),
+    ({"optimizer": SGD(9e-3)}, "lr is 0.009, and must be from 0.01 to 1 for SGD (the least one times 1 - momentum)"),
+    ({"optimizer": SGD(9e-4, momentum=0.9)}, "lr is 0.0009, and must be from 0.01 to 1 for SGD"),
     ({"optimizer": Adam(0.11)}, "lr is 0.11, and must be from 1e-06 to 0.1 for Adam"),
     ({"optimizer": AdamW(0.11, weight_decay=0.0)}, "to 0.1 for AdamW"),
     ({"optimizer": SGD(0.0)}, "lr is 0"),
@@ -142,7 +159,9 @@ BOUNDS = [
     ({"strategy": FedAvg(1e-3)}, "lr is 0.001, and must be from 0.5 to 10 for FedAvg"),
     ({"strategy": FedAvg(11.0)}, "lr is 11"),
     ({"strategy": FedAvg(math.inf)}, "lr is inf"),
-    ({"strategy": FedAdam(1e-5)}, "lr is 1e-05, and must be from 0.0001 to 10 for FedAdam"),
+    ({"strategy": FedAdam(9e-4, tau=1e-6)}, "lr is 0.0009, and must be from 0.001 to 10 for FedAdam"),
+    ({"strategy": FedAdam(0.01, tau=1e-2)}, "lr times 1 - beta1 is 0.001, and must be at least tau, 0.01"),
+    ({"strategy": FedYogi(0.01, beta1=0.99)}, "lr times 1 - beta1 is 0.0001, and must be at least tau, 0.001"),
     ({"strategy": FedAvg(1.0, 0.6)}, "decay is 0.6, and must be at most 0.5"),
     ({"strategy": FedAvgM(momentum=0.995)}, "momentum is 0.995, and must be at most 0.99"),
     ({"strategy": FedAdam(beta1=0.995)}, "beta1 is 0.995"),
@@ -163,7 +182,11 @@ def test_a_charter_may_say_why_a_rate_is_above_its_bound() -> None:
     assert not [*job_bounds.faults(job(optimizer=SGD(3.0), unsafe_lr="losses here are of the order of 1e-4"))]
 
 
-rates = st.floats(1e-3, 1.0)
+def test_with_momentum_the_least_rate_is_that_much_lower() -> None:
+    assert not [*job_bounds.faults(job(optimizer=SGD(1e-3, momentum=0.9)))]
+
+
+rates = st.floats(1e-2, 1.0)
 schedules = st.one_of(
     st.builds(StepDecay, st.integers(1, 30), st.floats(0, 1)),
     st.builds(CosineDecay, st.integers(1, 30), st.floats(0, 1)),

@@ -488,8 +488,8 @@ _JOBS: Final = (
         "tests/charter/test_jobs.py",
         (
             "rate-unbounded",
-            "if not LEAST_LR[kind] <= optimizer.lr <= LR[kind] and job.unsafe_lr is None:",
-            "if False:",
+            "<= pace and optimizer.lr <= LR[kind])",
+            "<= pace)",
             "a learning rate is within its bound, or a charter says why not",
         ),
         (
@@ -546,6 +546,18 @@ _JOBS: Final = (
             "if False:",
             "two rounds do not start from almost the same model",
         ),
+        (
+            "adaptive-strategies-that-stand-still",
+            "if pull < strategy.tau * (1 - _ROUNDING):",
+            "if False:",
+            "nor do they with an adaptive strategy",
+        ),
+        (
+            "rates-that-stand-still",
+            "LEAST_LR[kind] * (1 - _ROUNDING) <= pace",
+            "0 < pace",
+            "nor do they with owners' rates",
+        ),
     ),
     *_in(
         "charter/rules.py",
@@ -555,6 +567,24 @@ _JOBS: Final = (
             "if job.batch_size < limits.min_batch:",
             "if False:",
             "no step is of fewer rows than the charter says",
+        ),
+        (
+            "two-sizes-of-batches",
+            "if batches.setdefault(job.data, job.batch_size) != job.batch_size:",
+            "if False:",
+            "no owner has rows for one of two jobs alone",
+        ),
+        (
+            "two-ways-to-count",
+            "if job.weights != other.weights:",
+            "if False:",
+            "two means are not two sums of the same contributions",
+        ),
+        (
+            "two-lengths-of-gradients",
+            "if job.optimizer.clip_norm != other.optimizer.clip_norm:",
+            "if False:",
+            "a contribution is as long, by the others, in all jobs",
         ),
         (
             "job-over-the-charters-rounds",
@@ -624,6 +654,34 @@ _JOBS: Final = (
 )
 
 _AGGREGATOR: Final = (
+    *_in(
+        "aggregation/dominance.py",
+        "tests/aggregation/test_dominance.py",
+        (
+            "longest-counts-in-full",
+            "reverse=True)[floor - 1]",
+            "reverse=True)[0]",
+            "none counts for more than the floor-th largest",
+        ),
+        (
+            "levelled-by-the-shortest-of-the-longest",
+            "reverse=True)[floor - 1]",
+            "reverse=True)[floor - 2]",
+            "floor owners are as long as the longest",
+        ),
+        (
+            "levelled-above-the-clip",
+            "min(most, sorted(",
+            "max(0.0, sorted(",
+            "none counts for more than the clip",
+        ),
+        (
+            "nothing-scaled-down",
+            "1.0 if norm <= bound else bound / norm",
+            "1.0",
+            "what is longer than the bound is scaled down to it",
+        ),
+    ),
     *_in(
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",

@@ -16,8 +16,10 @@ from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 
 LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
 """The greatest learning rate, unless a charter gives a reason for another one."""
-LEAST_LR: Final = {"SGD": 1e-3, "Adam": 1e-6, "AdamW": 1e-6}
-"""The least one, likewise: with less, the model hardly moves, and two rounds can be subtracted as if on one model."""
+LEAST_LR: Final = {"SGD": 1e-2, "Adam": 1e-6, "AdamW": 1e-6}
+"""The least one, likewise; SGD's is that of ``lr`` / (1 - ``momentum``). With less, the model hardly moves, and two
+rounds can be subtracted as if on one model: with 1e-3, two rounds of one job differed, at some unit, by one row, which
+was on the other side of its ReLU."""
 DAMPENING: Final = 0.9
 """With 1, no step after the first would count."""
 FADING: Final = 0.1
@@ -31,7 +33,10 @@ EPS: Final = (1e-10, 1e-2)
 SERVER_LR: Final = (0.5, 10.0)
 """Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted. An
 owner that is in one of them alone was then told to a seventh; at 1 the difference tells no more than the mean does."""
-ADAPTIVE_LR: Final = (1e-4, 10.0)
+ADAPTIVE_LR: Final = (1e-3, 10.0)
+"""Of the adaptive ones, for the same reason; likewise their ``lr`` times 1 - ``beta1`` is at least ``tau``: else they
+are FedAvg with a rate of about the quotient."""
+_ROUNDING: Final = 1e-9
 MOMENTUM: Final = 0.99
 TAU: Final = (1e-8, 1.0)
 DECAY: Final = 0.5
@@ -55,10 +60,14 @@ def _optimizer(job: AgreedJob) -> Iterator[str]:
         return
     if not optimizer.lr > 0:
         yield "lr is 0: owners would contribute nothing"
-    if not LEAST_LR[kind] <= optimizer.lr <= LR[kind] and job.unsafe_lr is None:
+    pace = optimizer.lr
+    if isinstance(optimizer, SGD) and 0 < optimizer.momentum < 1:
+        pace /= 1 - optimizer.momentum
+    if not (LEAST_LR[kind] * (1 - _ROUNDING) <= pace and optimizer.lr <= LR[kind]) and job.unsafe_lr is None:
+        part = " (the least one times 1 - momentum)" if kind == "SGD" else ""
         yield (
-            f"lr is {optimizer.lr:g}, and must be from {LEAST_LR[kind]:g} to {LR[kind]:g} for {kind}; unsafe_lr gives a"
-            " reason for another one"
+            f"lr is {optimizer.lr:g}, and must be from {LEAST_LR[kind]:g} to {LR[kind]:g} for {kind}{part}; unsafe_lr"
+            " gives a reason for another one"
         )
     if optimizer.weight_decay:
         yield (
@@ -136,5 +145,11 @@ def _strategy(job: AgreedJob) -> Iterator[str]:
             yield f"beta1 is {strategy.beta1:g}, and must be at most {MOMENTUM:g}"
         if not TAU[0] <= strategy.tau <= TAU[1]:
             yield f"tau is {strategy.tau:g}, and must be from {TAU[0]:g} to {TAU[1]:g}"
+        pull = strategy.lr * (1 - strategy.beta1)
+        if pull < strategy.tau * (1 - _ROUNDING):
+            yield (
+                f"lr times 1 - beta1 is {pull:g}, and must be at least tau, {strategy.tau:g}: else two rounds start"
+                " from almost the same model"
+            )
         if isinstance(strategy, FedAdam | FedYogi) and not BETAS[1][0] <= strategy.beta2 <= BETAS[1][1]:
             yield f"beta2 is {strategy.beta2:g}, and must be from {BETAS[1][0]:g} to {BETAS[1][1]:g}"

@@ -125,6 +125,7 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
         yield "jobs", f"there may be at most {JOBS}"
     names: set[str] = set()
     batches: dict[str, int] = {}
+    first: dict[str, AgreedJob] = {}
     for index, job in enumerate(found):
         place = f"jobs[{index}]"
         if job.name in names:
@@ -139,7 +140,25 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
                 f"is {job.batch_size}, and {batches[job.data]} in another job on the same data: an owner with rows for"
                 " one of them alone would be what two means differ by",
             )
+        yield from ((f"{place}.{key}", text) for key, text in _counted_alike(job, first.setdefault(job.data, job)))
         if job.rounds > limits.rounds:
             yield f"{place}.rounds", f"is {job.rounds}, and must be at most the charter's {limits.rounds} in all"
         if job.weights == "rows" and not limits.row_buckets:
             yield f"{place}.weights", "by rows need row_buckets in [limits]: exact numbers of rows are told to nobody"
+
+
+def _counted_alike(job: AgreedJob, other: AgreedJob) -> Faults:
+    """Owners count for as much in all jobs on the same data: else two means are two sums of the same contributions, and
+    what they differ by is that of an owner that counts for more in one of them."""
+    if job.weights != other.weights:
+        yield (
+            "weights",
+            f"is {job.weights}, and {other.weights} in another job on the same data: an owner that counts for more in"
+            " one of them would be what two means differ by",
+        )
+    if job.optimizer.clip_norm != other.optimizer.clip_norm:
+        yield (
+            "optimizer",
+            "clip_norm differs from that of another job on the same data: with one all owners' contributions are about"
+            " as long, and an owner with a shorter one would be what two means differ by",
+        )
