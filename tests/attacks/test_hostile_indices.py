@@ -1,11 +1,13 @@
 """Attack: name a backward operation and give it indices that its kernel follows out of its tensors."""
 
 import json
+import mmap
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -101,6 +103,16 @@ GUARDED = {
 }  # fmt: skip
 
 
+def brink():
+    """A one, and after it 32 MiB that nobody may touch: of a file that was cut off there (mmap(2), SIGBUS). After an
+    ordinary tensor there may be as much of others'."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(2**25)
+        number = torch.frombuffer(mmap.mmap(file.fileno(), 2**25), dtype=torch.float32, count=1)
+        file.truncate(number.nbytes)
+    return number.fill_(1.0)
+
+
 def between(harmless):
     """Indices that are as they should be, and others in between, where a kernel looks that knows of no strides."""
     return torch.stack([harmless, torch.full_like(harmless, FAR)], -1).select(-1, 0)
@@ -111,18 +123,18 @@ IN_BETWEEN = {
         "indices": between(torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64)),
     },
     "rrelu_with_noise": lambda: {  # no index, and the same: a number is written for each element, one after the other
-        "self": torch.ones(2**22), "noise": torch.ones(1).expand(2**22), "lower": 0.1, "upper": 0.3, "training": True,
+        "self": torch.ones(2**22), "noise": brink().expand(2**22), "lower": 0.1, "upper": 0.3, "training": True,
     },
     "native_group_norm": lambda: {
-        "input": torch.ones(1, 2**22, 1), "weight": torch.ones(1).expand(2**22), "bias": None, "N": 1, "C": 2**22,
+        "input": torch.ones(1, 2**22, 1), "weight": brink().expand(2**22), "bias": None, "N": 1, "C": 2**22,
         "HxW": 1, "group": 1, "eps": 1e-5,
     },
 }  # fmt: skip
 
 LEFT_OUT = {
     "_fused_adam_": lambda: {
-        "self": [torch.ones(2**22)], "grads": [torch.ones(2**22)], "exp_avgs": [torch.ones(1)],
-        "exp_avg_sqs": [torch.ones(1)], "max_exp_avg_sqs": [], "state_steps": [torch.ones([])], "lr": 0.1, "beta1": 0.9,
+        "self": [torch.ones(2**22)], "grads": [torch.ones(2**22)], "exp_avgs": [brink()],
+        "exp_avg_sqs": [brink()], "max_exp_avg_sqs": [], "state_steps": [torch.ones([])], "lr": 0.1, "beta1": 0.9,
         "beta2": 0.99, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False,
     },
     "segment_reduce": lambda: {
