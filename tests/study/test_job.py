@@ -188,7 +188,7 @@ def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
         ({"steps": 1.5}, "steps is 1.5"),
         ({"max_s": 0}, "max_s is 0"),
         ({"data": ""}, "no tag of a data set"),
-        ({"optimizer": cloister.SGD(lr=2.0)}, "at most 1 for SGD"),
+        ({"optimizer": cloister.SGD(lr=2.0)}, "to 1 for SGD"),
     ],
 )
 def test_numbers_that_nobody_may_agree_on(changes: dict[str, Any], said: str) -> None:
