@@ -1,6 +1,6 @@
 """``python -m tools.sweep``: looks among jobs that a charter can have, and pairs of them, for a mean that is one row's
 or one owner's, and prints the least error and the greatest cosine of each kind of model and family of jobs; then the
-figures of the threat model. A run is a function of its arguments, and takes about three minutes.
+figures of the threat model. A run is a function of its arguments, and takes about five minutes.
 
 Exit status: 1 if a row of centred columns was read, or an owner's update found in the means of a trained model.
 """

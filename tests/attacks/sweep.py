@@ -380,7 +380,7 @@ FAMILIES: Final[dict[str, tuple[Course, ...]]] = {
 ROWS: Final = 128
 """Of each owner behind a round, where nothing else is said."""
 LEAST_ROWS: Final = 96
-"""Of each owner that count in a round, at least, for no row of an MLP to be read: with 64 or fewer, rows came out that
+"""Of each owner that count in a round, at least, for no row of an MLP to be read: with 77 or fewer, rows came out that
 a trained model does not fit. No bound of a charter's asks for it yet."""
 
 
