@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +32,7 @@ from cloister.aggregation.dominance import bound_of, scales_of
 from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import State, apply_to_parameters
 from cloister.charter import job_bounds
+from cloister.charter.charter import MIN_ROWS
 from cloister.charter.jobs import AgreedJob
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.wire.optimizers import SGD, Adam, CosineDecay, StepDecay
@@ -167,7 +167,7 @@ def release(
     deltas.unflatten(torch.from_numpy(moved), layout=setting.layout, into=deltas.floats_of(after))
     mean = worked_out(wanted.strategy, vector, moved, (state, then), setting.regions)
     updates = {name: each.delta.double() for name, each in found.items()}
-    return Release(before, after, mean, then, updates, scaled, setting, rows_that_count(wanted))
+    return Release(before, after, mean, then, updates, scaled, setting, job_bounds.rows_that_count(wanted))
 
 
 def worked_out(strategy: Strategy, before: Any, after: Any, states: tuple[State, State], regions: Regions) -> Tensor:
@@ -379,30 +379,6 @@ FAMILIES: Final[dict[str, tuple[Course, ...]]] = {
 """Each at the end of its bounds, and pairs of jobs that one charter can have."""
 ROWS: Final = 128
 """Of each owner behind a round, where nothing else is said."""
-LEAST_ROWS: Final = 96
-"""Of each owner that count in a round, at least, for no row of an MLP to be read: with 77 or fewer, rows came out that
-a trained model does not fit. No bound of a charter's asks for it yet."""
-
-
-def rows_that_count(wanted: AgreedJob) -> float:
-    """Of each owner in a round: (sum of w)^2 / (sum of w^2) times the batch, with w what a step's gradient is
-    multiplied by on its way into the update. With Adam all steps are about as long."""
-    optimizer, steps = wanted.optimizer, wanted.steps
-    if not isinstance(optimizer, SGD):
-        return float(steps * wanted.batch_size)
-    moved, carried, schedule = np.zeros(steps), np.zeros(steps), optimizer.schedule
-    for step in range(steps):
-        rate = optimizer.lr
-        if isinstance(schedule, StepDecay):
-            rate *= schedule.factor ** (step // schedule.every)
-        elif isinstance(schedule, CosineDecay):
-            half = (1 + math.cos(math.pi * min(step, schedule.steps) / schedule.steps)) / 2
-            rate = schedule.lowest + (rate - schedule.lowest) * half
-        gradient = np.eye(steps)[step] - wanted.proximal * moved
-        fresh = 1.0 if step == 0 or not optimizer.momentum else 1 - optimizer.dampening
-        carried = optimizer.momentum * carried + fresh * gradient
-        moved = moved + rate * (gradient + optimizer.momentum * carried if optimizer.nesterov else carried)
-    return float(moved.sum() ** 2 / (moved**2).sum() * wanted.batch_size)
 
 
 def releases_of(setting: Setting, course: Course, *, batch_size: int, seed: int = 0, **changed: Any) -> list[Release]:
@@ -531,7 +507,7 @@ def absence(setting: Setting, *, lr: float, batch_size: int = 64, who: str = "da
 
 class Best(NamedTuple):
     """The least error with which any job of a family reads a row, and the greatest cosine of an owner's update.
-    ``few`` is the least error of those in which fewer than ``LEAST_ROWS`` rows of an owner count, ``row`` that of the
+    ``few`` is the least error of those in which fewer than ``MIN_ROWS`` rows of an owner count, ``row`` that of the
     others."""
 
     row: float
@@ -555,7 +531,7 @@ def searched(
         here = setting(model, dealt(3, inputs=inputs), layer=KINDS[kind].layer)
         for number, course in enumerate(FAMILIES[family]):
             released = releases_of(here, course, batch_size=batch_size or KINDS[kind].batch, seed=100 * seed + number)
-            error, many = row_error(released), min(each.rows for each in released) >= LEAST_ROWS
+            error, many = row_error(released), min(each.rows for each in released) >= MIN_ROWS
             never = float("inf")
             found.append(Best(error if many else never, never if many else error, owner_cosine(released)))
     return Best(min(each.row for each in found), min(each.few for each in found), max(each.owner for each in found))

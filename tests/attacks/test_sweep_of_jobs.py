@@ -12,12 +12,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from cloister.errors import CharterError
 from cloister.wire.optimizers import SGD, CosineDecay
-from cloister.wire.strategies import FedAvg, FedProx, Strategy
 from tests.attacks import sweep
 from tests.attacks.sweep import FAMILIES, LIKE, READ
-from tests.support.chains import PLAN
-from tests.support.charters import agreed_job
+from tests.support import owners
 
 DENSE = ("MLP, 16 wide", "MLP, 256 wide", "MLP with BatchNorm", "MLP after BatchNorm")
 
@@ -37,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("fitted", [False, True], ids=["first", "trained"])
 @pytest.mark.parametrize("kind", DENSE)
 def test_no_job_reads_a_row_of_centred_columns(kind: str, *, fitted: bool) -> None:
-    """Where enough rows of each owner count, which no bound asks for yet: below is what comes of fewer."""
+    """Where as many rows of each owner count as a charter asks for by itself: below is what comes of fewer."""
     errors = {family: sweep.searched(kind, family, fitted=fitted).row for family in FAMILIES}
     assert min(errors.values()) > READ, errors
 
@@ -108,47 +107,15 @@ def test_one_step_on_a_trained_model_gives_rows_that_it_does_not_fit() -> None:
 
 @pytest.mark.slow
 def test_numbers_that_make_one_step_count_give_such_rows_too() -> None:
-    """A rate that falls to a tenth within two steps is within the bounds, and makes a round of one step."""
+    """A rate that falls to a tenth within two steps makes a round of one step, which ``min_rows`` does not allow."""
 
     def error(optimizer: SGD) -> float:
         here = sweep.setting(sweep.trained("MLP, 256 wide"), sweep.dealt(3))
         wanted = sweep.job(here, batch_size=32, steps=2, optimizer=optimizer)
         return min(sweep.row_error([sweep.release(here, wanted, seed=seed)]) for seed in range(20))
 
-    assert error(SGD(0.1, schedule=CosineDecay(1, 0.011))) < READ
-
-
-def test_the_rows_that_count_are_those_of_the_steps_that_do() -> None:
-    def rows(optimizer: SGD, *, strategy: Strategy | None = None, steps: int = 2) -> float:
-        wanted = agreed_job(PLAN, batch_size=64, steps=steps, optimizer=optimizer, strategy=strategy or FedAvg())
-        return sweep.rows_that_count(wanted)
-
-    assert rows(SGD(0.1)) == rows(SGD(0.1), steps=1) * 2 == 128
-    assert rows(SGD(1.0, schedule=CosineDecay(1, 0.1))) == pytest.approx(64 * 1.1**2 / 1.01)
-    assert rows(SGD(1.0, momentum=0.5)) == pytest.approx(64 * 2.5**2 / (1.5**2 + 1))
-    assert rows(SGD(1.0, momentum=0.01, dampening=0.9)) == pytest.approx(64 * 1.11**2 / (1.01**2 + 0.1**2))
-    assert rows(SGD(0.1), strategy=FedProx(mu=9.0)) == pytest.approx(64 * 1.1**2 / 1.01)
-
-
-@pytest.mark.slow
-def test_rare_units_above_convolutions_give_what_they_saw_of_a_row() -> None:
-    found = sweep.rows_in_rounds("CNN", inputs="raw", fitted=False, batch_size=32, steps=1, rounds=10)
-    assert 0.3 < found < 10
-
-
-def test_an_embedding_gives_all_words_of_a_round_and_an_owners_own_change_to_those_that_it_alone_has() -> None:
-    told = sweep.words_told()
-    assert told.found == told.right == 1
-    assert told.cosine > 0.999
-
-
-def test_the_last_biases_give_the_shares_of_the_labels() -> None:
-    assert sweep.label_error(steps=4) < 3  # points
-
-
-@pytest.mark.slow
-def test_with_adam_a_mean_gives_signs_of_all_owners() -> None:
-    signs = sweep.adam_signs(fitted=False)
-    assert signs.certain > 0.3
-    assert signs.right > 0.9
-    assert 0.6 < sweep.adam_signs(fitted=True).alike < 0.9  # of one owner: a coin has a half
+    falling = SGD(0.1, schedule=CosineDecay(1, 0.011))
+    assert error(falling) < READ
+    few = r"in which 38 rows of an owner count, and at least min_rows, 96, must"
+    with pytest.raises(CharterError, match=few):
+        owners.agree(job={"optimizer": falling, "batch_size": 32, "steps": 2}, min_rows="96")

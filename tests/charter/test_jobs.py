@@ -209,3 +209,67 @@ def test_the_least_rate_is_that_of_the_steps_themselves(lr: float, schedule: Any
             for at in range(steps)
         )
     assert min(along) >= 0.1 * lr * (1 - 1e-9)
+
+
+# How many rows count
+
+
+@pytest.mark.parametrize(
+    ("changed", "rows"),
+    [
+        ({"optimizer": SGD(0.1)}, 128),
+        ({"optimizer": SGD(0.1), "steps": 1}, 64),
+        ({"optimizer": SGD(1.0, schedule=CosineDecay(1, 0.1))}, 64 * 1.1**2 / 1.01),
+        ({"optimizer": SGD(1.0, momentum=0.5)}, 64 * 2.5**2 / (1.5**2 + 1)),
+        ({"optimizer": SGD(1.0, momentum=0.01, dampening=0.9)}, 64 * 1.11**2 / (1.01**2 + 0.1**2)),
+        ({"optimizer": SGD(0.1), "strategy": FedProx(mu=9.0)}, 64 * 1.1**2 / 1.01),
+        ({"optimizer": Adam(0.1, schedule=StepDecay(1, 0.5))}, 64 * 1.5**2 / 1.25),
+        ({"optimizer": SGD(0.1), "steps": 1 << 20}, 64 * job_bounds.COUNTED_STEPS),
+        ({"optimizer": SGD(1e-9, schedule=StepDecay(1, 0.0)), "steps": 1}, 64),
+        ({"optimizer": SGD(0.0)}, 0),
+    ],
+)
+def test_the_rows_that_count_are_those_of_the_steps_that_do(changed: dict[str, Any], rows: float) -> None:
+    assert job_bounds.rows_that_count(job(**{"batch_size": 64, "steps": 2, **changed})) == pytest.approx(rows)
+
+
+@given(
+    lr=st.floats(0.01, 1.0),
+    momentum=st.floats(0.0, 0.99),
+    dampening=st.floats(0.0, 0.9),
+    nesterov=st.booleans(),
+    part=st.floats(0.0, 0.99),
+    factor=st.floats(0.5, 1.0),
+    steps=st.integers(1, 12),
+)
+def test_they_are_what_a_training_makes_of_each_step(
+    *, lr: float, momentum: float, dampening: float, nesterov: bool, part: float, factor: float, steps: int
+) -> None:
+    """Steps as PyTorch takes them, forwards, with one gradient after the other set to 1 and the others to 0."""
+    nesterov = nesterov and momentum > 0
+    dampening = 0.0 if nesterov else dampening
+    mu = part / lr
+    weights = []
+    for counted in range(steps):
+        moved = carried = 0.0
+        for step in range(steps):
+            gradient = float(step == counted) - mu * moved
+            fresh = 1.0 if step == 0 or not momentum else 1 - dampening
+            carried = momentum * carried + fresh * gradient
+            moved += lr * factor**step * (gradient + momentum * carried if nesterov else carried)
+        weights.append(moved)
+    optimizer = SGD(
+        lr, momentum=momentum, dampening=dampening, nesterov=nesterov, schedule=StepDecay(every=1, factor=factor)
+    )
+    rows = job_bounds.rows_that_count(job(optimizer=optimizer, strategy=FedProx(mu=mu), steps=steps, batch_size=16))
+    assert rows == pytest.approx(16 * sum(weights) ** 2 / sum(each**2 for each in weights), rel=1e-6, abs=1e-6)
+
+
+def test_a_charter_says_how_many_rows_have_to_count() -> None:
+    few = job(optimizer=SGD(1.0, momentum=0.9), batch_size=32, steps=3)
+    with pytest.raises(
+        CharterError, match="are 3, in which 84 rows of an owner count, and at least min_rows, 96, must"
+    ):
+        read(few)
+    assert read(few, min_rows="84") == (few,)
+    assert places(text(jobs=[job(batch_size=32)], limits=MODEL, min_rows="31")) == {"limits.min_rows"}

@@ -569,6 +569,12 @@ _JOBS: Final = (
             "no step is of fewer rows than the charter says",
         ),
         (
+            "few-rows-a-round",
+            "(rows := rows_that_count(job)) < least:",
+            "(rows := rows_that_count(job)) < 0:",
+            "enough rows count in a contribution",
+        ),
+        (
             "two-sizes-of-batches",
             "if batches.setdefault(job.data, job.batch_size) != job.batch_size:",
             "if False:",

@@ -64,6 +64,8 @@ DIGEST_BYTES: Final = 32
 MEMBERS: Final = 256
 MIN_BATCH: Final = 32
 """The least rows behind a step, unless a charter says another number."""
+MIN_ROWS: Final = 96
+"""Likewise those that count in a round."""
 COUNT: Final = (1 << 53) - 1
 """The greatest number of rounds, of examples, and the greatest serial."""
 
@@ -75,6 +77,7 @@ Floor: TypeAlias = Annotated[int, Meta(ge=2, le=MEMBERS)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 Batch: TypeAlias = Annotated[int, Meta(ge=16, le=COUNT)]
+Rows: TypeAlias = Annotated[int, Meta(ge=32, le=COUNT)]
 Buckets: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=64)]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -129,6 +132,8 @@ class Limits:
     """The least examples behind one contribution."""
     min_batch: Batch
     """The least rows behind one step of it."""
+    min_rows: Rows
+    """The least rows that count in a contribution (``job_bounds.rows_that_count``)."""
     row_buckets: Buckets
     """What an owner's rows are told as: the greatest of these, and of ``min_examples``, that is not above them."""
     proven_plans: bool

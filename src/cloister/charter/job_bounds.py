@@ -7,7 +7,7 @@ They were found by trying: with each number that is refused here, one owner's ro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cloister.charter.jobs import AgreedJob
@@ -24,6 +24,7 @@ DAMPENING: Final = 0.9
 """With 1, no step after the first would count."""
 FADING: Final = 0.1
 """The least learning rate of a round is at least this part of its greatest: else few steps count for all."""
+COUNTED_STEPS: Final = 4096
 ADAM_STEPS: Final = 8
 """The least steps of a round with Adam at the owners: one step of it is a vector of signs, whatever the rows."""
 CLIP_NORM: Final = 1e-3
@@ -87,7 +88,7 @@ def _schedule(job: AgreedJob) -> Iterator[str]:
     if isinstance(schedule, CosineDecay) and schedule.lowest > lr:
         yield f"the schedule's lowest is {schedule.lowest:g}, and must be at most lr, {lr:g}"
         return
-    lowest = _lowest(job)
+    lowest = _rate(job, job.steps - 1)
     if lowest < FADING * lr:
         yield (
             f"the schedule's least learning rate of a round is {lowest:g}, and must be at least a tenth of lr, {lr:g}:"
@@ -95,15 +96,42 @@ def _schedule(job: AgreedJob) -> Iterator[str]:
         )
 
 
-def _lowest(job: AgreedJob) -> float:
-    """The least learning rate of a round's steps."""
-    schedule, lr, last = job.optimizer.schedule, job.optimizer.lr, job.steps - 1
+def _rate(job: AgreedJob, step: int) -> float:
+    """The learning rate of a round's step, from 0 on. None is above one before it."""
+    schedule, lr = job.optimizer.schedule, job.optimizer.lr
     if schedule is None:
         return lr
     if isinstance(schedule, CosineDecay):  # which would rise again after its steps
-        done = min(last, schedule.steps) / schedule.steps
+        done = min(step, schedule.steps) / schedule.steps
         return schedule.lowest + (lr - schedule.lowest) * (1 + math.cos(math.pi * done)) / 2
-    return float(lr * schedule.factor ** (last // schedule.every))
+    return float(lr * schedule.factor ** (step // schedule.every))
+
+
+def rows_that_count(job: AgreedJob) -> float:
+    """How many of an owner's rows a round is an average of: (sum of w)^2 / (sum of w^2) times the batch, with w what a
+    step's gradient is multiplied by on its way into the update; the effective sample size of L. Kish, "Survey Sampling"
+    (1965), section 11.7. With Adam every step is as long as its rate. The last ``COUNTED_STEPS`` steps stand for all.
+    """
+    steps = range(job.steps - 1, max(-1, job.steps - 1 - COUNTED_STEPS), -1)
+    if isinstance(job.optimizer, SGD):
+        weights = [*_weights(job, job.optimizer, steps)]
+    else:
+        weights = [_rate(job, step) for step in steps]
+    squares = sum(weight * weight for weight in weights)
+    return sum(weights) ** 2 / squares * job.batch_size if squares else 0.0
+
+
+def _weights(job: AgreedJob, optimizer: SGD, steps: Sequence[int]) -> Iterator[float]:
+    """What each step's gradient is multiplied by, backwards from the last: the derivative of the update by it."""
+    by_moved, by_carried = 1.0, 0.0  # by how far the parameters have moved, and by the momentum that is carried on
+    for step in steps:
+        moved = by_moved * _rate(job, step)
+        carried = by_carried + moved * (optimizer.momentum if optimizer.nesterov else 1.0)
+        fresh = 1.0 if step == 0 or not optimizer.momentum else 1.0 - optimizer.dampening
+        weight = fresh * carried + (moved if optimizer.nesterov else 0.0)
+        yield weight
+        by_carried = optimizer.momentum * carried
+        by_moved -= job.proximal * weight
 
 
 def _sgd(optimizer: SGD) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from cloister.attest.reference import Reference
 from cloister.charter.charter import MEMBERS, Limits, Member, Metric
-from cloister.charter.job_bounds import faults
+from cloister.charter.job_bounds import faults, rows_that_count
 from cloister.charter.jobs import JOBS, AgreedJob
 from cloister.errors import ConfigurationError
 from cloister.models.recipe import Drawn
@@ -134,6 +134,7 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
         yield from ((f"{place}.{key}", text) for key, text in faults(job))
         if job.batch_size < limits.min_batch:
             yield f"{place}.batch_size", f"is {job.batch_size}, and must be at least min_batch, {limits.min_batch}"
+        yield from ((f"{place}.steps", text) for text in _few_rows(job, limits.min_rows))
         if batches.setdefault(job.data, job.batch_size) != job.batch_size:
             yield (
                 f"{place}.batch_size",
@@ -145,6 +146,14 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
             yield f"{place}.rounds", f"is {job.rounds}, and must be at most the charter's {limits.rounds} in all"
         if job.weights == "rows" and not limits.row_buckets:
             yield f"{place}.weights", "by rows need row_buckets in [limits]: exact numbers of rows are told to nobody"
+
+
+def _few_rows(job: AgreedJob, least: int) -> Iterator[str]:
+    if not any(faults(job)) and (rows := rows_that_count(job)) < least:
+        yield (
+            f"are {job.steps}, in which {rows:.0f} rows of an owner count, and at least min_rows, {least}, must: take"
+            " more steps, or numbers with which they count alike"
+        )
 
 
 def _counted_alike(job: AgreedJob, other: AgreedJob) -> Faults:

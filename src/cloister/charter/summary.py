@@ -80,6 +80,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
         "min_batch": f"at least {limits.min_batch} rows behind each step",
+        "min_rows": f"at least {limits.min_rows} rows that count in a contribution",
         "row_buckets": _buckets(limits),
         "proven_plans": "only those proved to take all rows alike" if limits.proven_plans else "any that the jobs name",
         "first_model": "none" if limits.first_model is None else limits.first_model.hex(),

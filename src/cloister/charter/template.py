@@ -141,6 +141,7 @@ noise = "none"                          # or {{ mechanism = "gaussian", multipli
 rounds = 100                            # aggregates in all
 min_examples = 100                      # behind one contribution
 min_batch = 32                          # rows behind each step of it; 16 at least
+min_rows = 96                           # rows that count in it, its steps weighed by what they do to the model
 # row_buckets = [200, 500, 1000]        # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
 proven_plans = true                     # only plans of which it is proved that every result takes all rows alike

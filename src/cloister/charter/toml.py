@@ -16,6 +16,7 @@ from cloister.charter.charter import (
     FORMAT,
     MEMBERS,
     MIN_BATCH,
+    MIN_ROWS,
     ROLES,
     Batch,
     Charter,
@@ -26,6 +27,7 @@ from cloister.charter.charter import (
     Metric,
     Noise,
     Role,
+    Rows,
 )
 from cloister.charter.jobs import JOBS
 from cloister.charter.names import MARKS, NAME_CHARS, is_name
@@ -156,6 +158,7 @@ def _limits(table: _CharterTable) -> Limits:
         rounds=table.whole("rounds", **bounds(Count)),
         min_examples=table.whole("min_examples", **bounds(Count)),
         min_batch=table.whole("min_batch", **bounds(Batch), default=MIN_BATCH),
+        min_rows=table.whole("min_rows", **bounds(Rows), default=MIN_ROWS),
         row_buckets=_buckets(table),
         proven_plans=table.flag("proven_plans", default=False),
         first_model=table.hexadecimal("first_model", size=DIGEST_BYTES) if table.holds("first_model") else None,

@@ -7,7 +7,7 @@ from typing import Final
 
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.reference_toml import STATUSES
-from cloister.charter.charter import ENFORCED, MIN_BATCH, Charter
+from cloister.charter.charter import ENFORCED, MIN_BATCH, MIN_ROWS, Charter
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400
@@ -51,6 +51,11 @@ def _jobs(charter: Charter) -> Iterator[str]:
         yield (
             f"min_batch = {limits.min_batch}: the fewer rows a step has, the more of one row is in it; below"
             f" {MIN_BATCH} single rows have been read from a first model's step"
+        )
+    if limits.min_rows < MIN_ROWS:
+        yield (
+            f"min_rows = {limits.min_rows}: the fewer rows count in a contribution, the more of one row is in it; below"
+            f" {MIN_ROWS} single rows have been read from a trained model's round"
         )
     if charter.jobs and not charter.recipe and limits.first_model_file is None:
         yield (

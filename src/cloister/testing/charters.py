@@ -31,6 +31,7 @@ def write_charter(
     rounds: int = 100,
     min_examples: int = 1,
     min_batch: int = 16,
+    min_rows: int = 32,
     clip_buffers: float | None = None,
     row_buckets: Sequence[int] = (),
     jobs: Sequence[AgreedJob] = (),
@@ -67,7 +68,7 @@ def write_charter(
     lines += [f"measurement = {json.dumps([each.hex() for each in software])}", "min_svn = 1", 'platforms = "any"']
     lines += ["[limits]", f"floor = {owners if floor is None else floor}", f"largest_share = {float(largest_share)}"]
     lines += [f"clip = {float(clip)}", 'noise = "none"', f"rounds = {rounds}", f"min_examples = {min_examples}"]
-    lines += [f"min_batch = {min_batch}", f"row_buckets = {json.dumps(list(row_buckets))}"]
+    lines += [f"min_batch = {min_batch}", f"min_rows = {min_rows}", f"row_buckets = {json.dumps(list(row_buckets))}"]
     lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
     lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
     lines += [f"interactive = {json.dumps(interactive)}"]
