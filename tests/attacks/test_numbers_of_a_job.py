@@ -464,5 +464,6 @@ def test_the_family_of_honest_numbers_is_one_that_a_charter_can_have() -> None:
                 if not any(job_bounds.faults(agreed_job(PLAN.digest, optimizer=optimizer, steps=steps)))
             ]
             assert allowed, optimizer
-    text = owners.charter_text(job={"optimizer": KINDS["momentum"].within[0], "batch_size": 16}, min_batch="16")
+    found = {"optimizer": KINDS["momentum"].within[0], "batch_size": 16}
+    text = owners.charter_text(job=found, min_batch="16", min_rows="32")
     assert parse_charter(text).jobs[0].batch_size == 16

@@ -26,7 +26,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "rate": {"optimizer": SGD(0.2)},
     "steps": {"steps": 5},
     "strategy": {"strategy": FedProx(mu=1.0)},
-    "weights": {"weights": "uniform"},
+    "rounds": {"rounds": 3},
 }
 """What other jobs of the charter are called, and what differs in each."""
 

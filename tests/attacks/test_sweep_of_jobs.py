@@ -116,6 +116,6 @@ def test_numbers_that_make_one_step_count_give_such_rows_too() -> None:
 
     falling = SGD(0.1, schedule=CosineDecay(1, 0.011))
     assert error(falling) < READ
-    few = r"in which 38 rows of an owner count, and at least min_rows, 96, must"
+    few = r"in which 39 rows of an owner count, and at least min_rows, 96, must"
     with pytest.raises(CharterError, match=few):
         owners.agree(job={"optimizer": falling, "batch_size": 32, "steps": 2}, min_rows="96")
