@@ -613,4 +613,14 @@ def test_the_charters_rounds_are_all_that_there_are() -> None:
     following = make_job(study.charter, start=study.instance.ledger.model)
     data = jobs.encode(following)
     study.instance.say("rosa", w.Submit(len(data)), data + study.rosa.model[1][: LENGTH * 4])
-    assert "0 of the charter's are left" in study.instance.read("rosa")[-1].text
+    assert "all 2 rounds of the job" in study.instance.read("rosa")[-1].text
+
+
+def test_a_job_has_its_rounds_once_from_whatever_model() -> None:
+    """Else whoever may start a job could have as many rounds of it as the charter has, and its strategy begin anew."""
+    study = Study(agree(rounds="4", job={"rounds": 2}))
+    study.run()
+    following = make_job(study.charter, start=study.instance.ledger.model)
+    data = jobs.encode(following)
+    study.instance.say("rosa", w.Submit(len(data)), data + study.rosa.model[1][: LENGTH * 4])
+    assert "all 2 rounds of the job 'train' are released" in study.instance.read("rosa")[-1].text

@@ -359,6 +359,8 @@ def test_the_rounds_of_a_job_are_counted():
     ledger = begun(jobs=[chains.charters.agreed_job(chains.PLAN, rounds=1)])
     ledger.append(round_record(ledger, instance=FIRST))
     refuse(ledger, round_record(ledger, instance=FIRST), "all 1 rounds of its job")
+    anew = agree(ledger, job=chains.digest("begun anew"))
+    refuse(ledger, anew, "all 1 rounds of its job")
 
 
 def test_shares_stand_once_and_in_order():

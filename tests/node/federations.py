@@ -100,6 +100,7 @@ class Federation:
             jobs=[
                 cloister.job("train", self.plan, **NUMBERS),
                 cloister.job("once", self.plan, **{**NUMBERS, "rounds": 1}),
+                cloister.job("again", self.plan, **{**NUMBERS, "rounds": 1}),
             ],
             first_model=describe(self.parts, (), self.vector),
         )

@@ -111,6 +111,7 @@ class Talk:
             ("bob", "alice"),
             signer=instance.public,
             job=self.digest,
+            name=self.job.name,
             shares=shares,
             outcome=outcome,
             **changed,

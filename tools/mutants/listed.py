@@ -96,7 +96,7 @@ _LEDGER: Final = (
         ),
         (
             "more-rounds-than-agreed",
-            "if self.done(cohort.job) >= agreed.rounds:",
+            "if self.rounds_of(agreed.name) >= agreed.rounds:",
             "if False:",
             "a job has as many rounds as the charter says",
         ),

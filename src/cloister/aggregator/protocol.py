@@ -291,8 +291,10 @@ class AggregatorProtocol:
     def _check_place(self, run: Run) -> None:
         """Checks that a job can go on from the newest record. Raises ``JobError``."""
         job, ledger = run.job, self.ledger
-        done = ledger.done(run.digest)
-        wanted, left = run.agreed.rounds - done, self._charter.limits.rounds - ledger.released
+        done, name = ledger.done(run.digest), run.agreed.name
+        wanted, left = run.agreed.rounds - ledger.rounds_of(name), self._charter.limits.rounds - ledger.released
+        if not (done or wanted):
+            raise JobError(f"all {run.agreed.rounds} rounds of the job {name!a} are released, and it had other models")
         if wanted > left:
             raise JobError(f"it asks for {wanted} rounds more, and {left} of the charter's are left")
         if done and wanted and ledger.receipts[-1].cohort.job != run.digest:

@@ -41,4 +41,4 @@ class Run:
 
     def ended(self, ledger: Ledger) -> bool:
         """Whether it has no further rounds."""
-        return self.over or bool(self.stopping) or ledger.done(self.digest) >= self.agreed.rounds
+        return self.over or bool(self.stopping) or ledger.rounds_of(self.agreed.name) >= self.agreed.rounds

@@ -196,6 +196,10 @@ class Ledger:
         """The number of released rounds of the job with this digest."""
         return sum(receipt.cohort.job == job for receipt in self.receipts)
 
+    def rounds_of(self, name: str) -> int:
+        """The number of released rounds of the charter's job of this name, from whatever model it was begun."""
+        return sum(receipt.cohort.name == name for receipt in self.receipts)
+
     def since(self, sequence: int) -> tuple[bytes, ...]:
         """The records after the first ``sequence``."""
         return self.records[max(sequence, 0) :]
@@ -306,7 +310,7 @@ class Ledger:
         agreed = self.charter.job(cohort.name)
         if agreed is None:
             raise LedgerError(f"it is of a job {cohort.name!a}, and the charter has none of that name")
-        if self.done(cohort.job) >= agreed.rounds:
+        if self.rounds_of(agreed.name) >= agreed.rounds:
             raise LedgerError(f"all {agreed.rounds} rounds of its job were released before it")
         return agreed
 

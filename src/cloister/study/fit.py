@@ -94,7 +94,7 @@ class JobRun:
     @property
     def finished(self) -> bool:
         """Whether all its rounds are done."""
-        return len(self.receipts) >= self.agreed.rounds
+        return self.ledger.rounds_of(self.agreed.name) >= self.agreed.rounds
 
     def run(self) -> None:
         """Follows the job until it is over, or until Ctrl-C was pressed and the round under way is done.

@@ -228,6 +228,9 @@ def test_more_rounds_than_the_job_has():
     here = Aggregator.facing(owner(agreed=charter(jobs=[agreed_job(rounds=1)])))
     here.round()
     assert "used up" in refused(here, 2)
+    here.job = job(here.ledger.charter, start=here.ledger.model)  # begun anew, from the newest model
+    here.show()
+    assert "used up" in refused(here, 3)
 
 
 def test_more_rounds_than_the_charter_has():

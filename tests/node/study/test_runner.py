@@ -90,7 +90,7 @@ def test_an_aggregator_that_is_replaced_and_a_study_that_goes_on(study):
         start = Ledger.from_records(study.charter, records.chain(study.charter.digest)).model
     with study.aggregator(), study.nodes(), study.researcher() as carol:
         carol.until(w.Chain)  # an owner is there, and has handed over what there is
-        carol.submit(study.job(name="once", start=start))
+        carol.submit(study.job(name="again", start=start))
         assert carol.until(w.Finished).done == 1
         assert study.remembered(2)
     with closing(study.records("alice")) as records:

@@ -307,10 +307,9 @@ class Member:
             raise RoundError("the round follows another record than the newest that is known here")
         if asked.model != ledger.model:
             raise RoundError("the model is neither the charter's first nor what the newest record released")
-        done = ledger.done(asked.job)
-        if not done and work.job.start != ledger.model:
+        if not ledger.done(asked.job) and work.job.start != ledger.model:
             raise RoundError("the job starts from another model than the newest")
-        if done >= work.agreed.rounds or ledger.released >= self.charter.limits.rounds:
+        if ledger.rounds_of(work.agreed.name) >= work.agreed.rounds or ledger.released >= self.charter.limits.rounds:
             raise RoundError("the rounds of this job, or of the charter, are used up")
         digest = round_digest(asked.job, charter=self._digest, number=asked.round, model=asked.model, head=asked.head)
         if asked.digest != digest:
