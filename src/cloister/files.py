@@ -99,3 +99,11 @@ def matching(folder: Path, pattern: str, *, limit: int) -> list[Path]:
 
 def _too_long(path: str | os.PathLike[str], limit: int) -> OSError:
     return OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are of one file, by whatever links; also of one that is not there yet."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return Path(os.path.realpath(one)) == Path(os.path.realpath(other))

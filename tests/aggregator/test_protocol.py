@@ -607,13 +607,13 @@ def test_the_next_job_starts_from_the_newest_model() -> None:
 
 
 def test_the_charters_rounds_are_all_that_there_are() -> None:
-    study = Study(agree(rounds="2", job={"rounds": 2}))
+    study = Study(agree(rounds="3", jobs=[agreed(rounds=2), agreed(name="more", rounds=2)]))
     study.run()
     check(study, OWNERS, OWNERS)
-    following = make_job(study.charter, start=study.instance.ledger.model)
+    following = make_job(study.charter, name="more", start=study.instance.ledger.model)
     data = jobs.encode(following)
     study.instance.say("rosa", w.Submit(len(data)), data + study.rosa.model[1][: LENGTH * 4])
-    assert "all 2 rounds of the job" in study.instance.read("rosa")[-1].text
+    assert "it asks for 2 rounds more, and 1 of the charter's are left" in study.instance.read("rosa")[-1].text
 
 
 def test_a_job_has_its_rounds_once_from_whatever_model() -> None:

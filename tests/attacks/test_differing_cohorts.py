@@ -9,12 +9,16 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cloister.charter.owner_limits import Floors
+from cloister.ledger.job import describe
+from cloister.node.study import sketches
+from cloister.node.study.effects import Note
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
-from tests.support.members import Aggregator, charter, declined, only, owner
+from tests.support.members import PARTS, START, Aggregator, agreed_job, charter, declined, only, owner
 
 FIVE = ("alice", "bob", "chuck", "dora", "emil")
 
@@ -51,6 +55,54 @@ def test_the_same_model_under_another_charter() -> None:
     other = Aggregator.facing(owner(notes=notes, agreed=successor))
     other.contribute(1)
     assert "differs in 1 members" in declined(other.ask(other.cohort(1, ("alice", "bob"))))
+
+
+def rounded(part: float) -> bytes:
+    """The first model, each of its values changed by some part of itself; or one of them alone, by an ulp."""
+    values = np.frombuffer(START, np.float32).copy()
+    if part:
+        values *= np.float32(1) + np.float32(part) * np.float32([1, -1, 1, -1])
+    else:
+        values[1] = np.nextafter(values[1], np.float32(2))
+    return values.tobytes()
+
+
+def signs_beside(notes: Records, model: bytes) -> str:
+    """Whether bob, who signed a cohort of three under a charter, signs one of two under another that has this model."""
+    first = Aggregator.facing(owner(notes=notes))
+    first.contribute(1)
+    first.sign(1)
+    other = charter(jobs=[agreed_job(name="other")], first_model=f'"{describe(PARTS, (), model).hex()}"')
+    there = Aggregator.facing(owner(notes=notes, agreed=other), name="other", model=model)
+    there.contribute(1)
+    effects = there.ask(there.cohort(1, ("alice", "bob")))
+    return declined(effects) if any(isinstance(each, Note) and "not signed" in each.text for each in effects) else ""
+
+
+@pytest.mark.parametrize("part", [0.0, 2**-11, 2**-8], ids=["an ulp", "float16", "bfloat16"])
+def test_a_model_that_is_the_same_but_for_rounding(part: float) -> None:
+    """Its digest is another, and the difference of two means is the same as on one model, to a cosine above 0.95."""
+    assert "differs in 1 members" in signs_beside(Records(None), rounded(part))
+
+
+def test_without_the_sketch_the_rounded_model_would_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketches, "near", lambda one, other: False)
+    assert signs_beside(Records(None), rounded(0.0)) == ""
+
+
+def test_another_model_is_another(tmp_path: Path) -> None:
+    """Two studies of one data set have the members that they have."""
+    assert signs_beside(Records(None), np.float32([3, 1, 0, 2]).tobytes()) == ""
+
+
+def test_the_rounds_of_one_chain_are_on_models_that_are_near_each_other() -> None:
+    """An owner that is away from one of them is what noise is for; to refuse that would end a study."""
+    large = np.full(4, 2.0**20, np.float32).tobytes()  # each round moves it by a millionth
+    agreed = charter(first_model=f'"{describe(PARTS, (), large).hex()}"')
+    here = Aggregator.facing(owner(agreed=agreed), model=large)
+    here.round(1)
+    here.contribute(2)
+    here.sign(2, ("alice", "bob"))
 
 
 @pytest.mark.slow

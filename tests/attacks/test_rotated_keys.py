@@ -6,10 +6,13 @@ the same first model, and one of them a key of its own choosing.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cloister.charter.charter import Charter
 from cloister.charter.signatures import check_successor
+from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
 from cloister.ledger.job import describe
 from cloister.node.study.journal import Records
@@ -70,6 +73,83 @@ def test_the_owner_itself_is_not_listed_anew() -> None:
     anew = agreed(serial=2, supersedes=agreed().digest, rotated=True, known=False)
     with pytest.raises(CharterError, match="so that cohorts can be compared"):
         members.owner("chuck", notes=notes, agreed=anew)
+
+
+# Who may stand under an id
+
+
+def swapped(**changed: object) -> Charter:
+    """A charter of other owners, which lists eve under chuck's id."""
+    text = charters.text(
+        owners=FOUR,
+        floor="3",
+        jobs=[agreed_job()],
+        row_buckets="[20]",
+        first_model=f'"{describe(PARTS, (), START).hex()}"',
+        interactive="false",
+        **changed,  # type: ignore[arg-type]
+    )
+    lines = f'name = "chuck"\nrole = "owner"\nkey = "{fingerprint_of("chuck")}"\n'
+    eve = f'name = "eve"\nrole = "owner"\nkey = "{fingerprint_of("eve")}"\nid = "{fingerprint_of("chuck")}"\n'
+    assert lines in text
+    return charters.parse_charter(text.replace(lines, eve))
+
+
+def test_another_study_gives_nobody_the_id_of_another() -> None:
+    """Bob would sign a cohort with eve as if it were the one with chuck, and the difference would be theirs."""
+    notes = Records(None)
+    owner(notes=notes, agreed=agreed())
+    other = parse_charter(charters.text(owners=FOUR, interactive="true").replace("stroke-study", "another"))
+    owner(notes=notes, agreed=other)  # the same keys under the same ids
+    text = 'name = "stroke-study"'
+    for name in ("third", "fourth"):  # however often
+        found = charters.text(owners=FOUR)
+        found = found.replace(text, f'name = "{name}"').replace(
+            f'key = "{fingerprint_of("chuck")}"\n',
+            f'key = "{fingerprint_of("eve")}"\nid = "{fingerprint_of("chuck")}"\n',
+        )
+        with pytest.raises(CharterError, match="under an id that is here the id of another key"):
+            owner(notes=notes, agreed=parse_charter(found))
+
+
+def test_a_key_has_the_id_that_it_had() -> None:
+    notes = Records(None)
+    owner(notes=notes, agreed=agreed())
+    second = agreed(serial=2, supersedes=agreed().digest, rotated=True)
+    owner(notes=notes, agreed=second)  # handed on in the line of the charter
+    text = charters.text(owners=("bob", "alice", "chuck, later")).replace("stroke-study", "another")
+    named = f'name = "chuck-later"\nrole = "owner"\nkey = "{fingerprint_of("chuck, later")}"\n'
+    text = text.replace('name = "chuck, later"', 'name = "chuck-later"')
+    assert named in text
+    with pytest.raises(CharterError, match="under another id than a charter before it"):
+        owner(notes=notes, agreed=parse_charter(text))
+    owner(notes=notes, agreed=parse_charter(text.replace(named, f'{named}id = "{fingerprint_of("chuck")}"\n')))
+
+
+def test_what_was_listed_is_known_after_a_restart(tmp_path: Path) -> None:
+    notes = Records(tmp_path)
+    owner(notes=notes, agreed=agreed())
+    notes.close()
+    notes = Records(tmp_path)
+    with pytest.raises(CharterError, match="under an id that is here the id of another key"):
+        owner(
+            notes=notes,
+            agreed=parse_charter(
+                charters.text(owners=FOUR)
+                .replace("stroke-study", "other")
+                .replace(
+                    f'key = "{fingerprint_of("chuck")}"\n',
+                    f'key = "{fingerprint_of("eve")}"\nid = "{fingerprint_of("chuck")}"\n',
+                )
+            ),
+        )
+    notes.close()
+
+
+def test_an_id_is_not_handed_on_to_another_name() -> None:
+    old, new = agreed(), swapped(serial=2, supersedes=agreed().digest)
+    with pytest.raises(CharterError, match="gives eve the id of chuck"):
+        check_successor(old, new=new, signatures=signatures(new, "bob", "alice", "dora", "eve"))
 
 
 # The succession

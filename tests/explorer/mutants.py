@@ -22,11 +22,11 @@ Patch = pytest.MonkeyPatch
 
 
 def _signs_before_it_writes(patch: Patch) -> None:
-    patch.setattr(Records, "sign", Records._learn)
+    patch.setattr(Records, "sign", Records.learn)
 
 
 def _contributes_before_it_writes(patch: Patch) -> None:
-    patch.setattr(Records, "take_part", Records._learn)
+    patch.setattr(Records, "take_part", Records.learn)
 
 
 def _keeps_no_ledger(patch: Patch) -> None:
@@ -48,7 +48,7 @@ def _ignores_the_highest_round(patch: Patch) -> None:
 
 
 def _ignores_differences(patch: Patch) -> None:
-    patch.setattr(Records, "on_model", lambda records, model: ())
+    patch.setattr(Records, "on_model", lambda records, model, charter: ())
 
 
 def _ignores_its_budget(patch: Patch) -> None:

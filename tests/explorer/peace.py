@@ -107,7 +107,7 @@ class Peace:
                 return False  # it is on a fork
             if wanted and disk.spent(TAG) + wanted > limits.rounds:
                 return False
-            signed[key_of(name)] = disk.on_model(newest.model or b"")
+            signed[key_of(name)] = disk.on_model(newest.model or b"", charter=self.charter.digest)
             held = held or disk.kept(self.charter.digest) == (newest.model, newest.state)
         return held and wanted <= limits.rounds - newest.released and self._would_sign(signed)
 

@@ -115,10 +115,18 @@ class Aggregator:
     model: bytes = START
 
     @classmethod
-    def facing(cls, member: Member, *, at: Ledger | None = None, instance: str = "first", **changed: Any) -> Aggregator:
+    def facing(
+        cls,
+        member: Member,
+        *,
+        at: Ledger | None = None,
+        instance: str = "first",
+        model: bytes = START,
+        **changed: Any,
+    ) -> Aggregator:
         """One that is connected, has handed over its chain and the model, and has shown the job."""
         ledger = at or Ledger(member.charter)
-        here = cls(member, job(member.charter, **changed), ledger, Instance(instance))
+        here = cls(member, job(member.charter, **changed), ledger, Instance(instance), model)
         ledger.append(here.instance.begin(ledger))
         joined = only(here.connect(), w.Join)
         assert not leaves(here.chain(after=joined.sequence, model=here.model)), "the chain is not taken"

@@ -350,18 +350,6 @@ _OWNER: Final = (
             "an owner trains for jobs that keep its own limits",
         ),
         (
-            "salt-not-kept",
-            "self._records.draw(Salted(self._digest, data, known))",
-            "pass",
-            "a data set has one secret, for good",
-        ),
-        (
-            "salt-another-each-time",
-            "known = self._records.salt(data)",
-            "known = None",
-            "rows are chosen once for all jobs",
-        ),
-        (
             "model-outside-the-chain",
             "if asked.model != ledger.model:",
             "if False:",
@@ -387,7 +375,7 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-beginning",
-            "self._countersigner.check_budget(found[0])",
+            "self._countersigner.check_budget(data)",
             "pass",
             "no training on a data set whose budget is spent",
         ),
@@ -1733,14 +1721,26 @@ _MEMORY: Final = (
         ("memory-unmarked", "if not each.unsafe_unmarked:", "if False:", "a data set is marked as its memory's"),
         (
             "content-from-before",
-            "if known is not None and (known.size, known.mtime_ns) ==",
-            "if known is not None or (0, 0) ==",
+            "if known is not None and now ==",
+            "if known is not None or now ==",
             "a file that has changed is read again",
+        ),
+        (
+            "content-of-an-archive",
+            "found.st_mtime_ns, found.st_ctime_ns, found.st_ino, place)",
+            "found.st_mtime_ns, 0, 0, place)",
+            "a file that has changed is read again, whatever time it says",
         ),
     ),
     *_in(
-        "node/study/journal.py",
+        "node/study/remembered.py",
         "tests/node/study/test_data_memory.py",
+        (
+            "memory-by-content",
+            "self._paths.setdefault(entry.path, entry.data),",
+            "entry.data,",
+            "a data set stays what it was, whatever its file and its tags are",
+        ),
         (
             "budget-by-name",
             "return sum(self._spent.get(name, 0) for name in self.same(data))",
@@ -1753,6 +1753,10 @@ _MEMORY: Final = (
             "self._salts.get(data)",
             "rows are ordered by one secret under all tags",
         ),
+    ),
+    *_in(
+        "node/study/journal.py",
+        "tests/node/study/test_data_memory.py",
         (
             "closed-for-others",
             "        if self._users <= 0:\n            self._opened.close()",
@@ -1761,7 +1765,50 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
-        "node/study/member.py",
+        "node/study/remembered.py",
+        "tests/attacks/test_differing_cohorts.py",
+        (
+            "near-models-are-others",
+            "and near(own.sketch, seen[0].sketch)",
+            "and False",
+            "a model that is the same but for rounding is no other",
+        ),
+        (
+            "near-models-of-a-chain",
+            "any(each.charter != charter and",
+            "any(",
+            "within a chain a model is itself alone",
+        ),
+    ),
+    *_in(
+        "node/study/identities.py",
+        "tests/attacks/test_rotated_keys.py",
+        ("listed-anew", "if known is not None and known != listed:", "if False:", "an organisation keeps its id"),
+        (
+            "id-of-another",
+            "if pairs and (owner.id, owner.key) not in pairs and not in_line:",
+            "if False:",
+            "an id is handed on by the successor of a charter, and by nothing else",
+        ),
+        (
+            "key-with-another-id",
+            "if any(key == owner.key and of != owner.id for of, key in pairs):",
+            "if False:",
+            "a key has the id that it had",
+        ),
+    ),
+    *_in(
+        "charter/signatures.py",
+        "tests/attacks/test_rotated_keys.py",
+        (
+            "id-to-another-name",
+            "if names.get(owner.id, owner.name) != owner.name:",
+            "if False:",
+            "an id keeps its name",
+        ),
+    ),
+    *_in(
+        "node/study/studied_data.py",
         "tests/node/study/test_data_memory.py tests/node/study/test_member.py",
         (
             "changed-since-a-void-round",
@@ -1770,23 +1817,32 @@ _MEMORY: Final = (
             "data that has changed is not contributed from again on one model",
         ),
         (
-            "changed-on-the-way",
-            "if self._content(begun.data) != begun.content:",
+            "counted-otherwise",
+            "if now != then:",
             "if False:",
-            "data that changes while it is trained on is not contributed from",
+            "the means of a data set are added up alike",
         ),
-        (
-            "batches-of-any-size",
-            "if before not in (None, agreed.batch_size) and",
-            "if False and",
-            "a data set is trained on in batches of one size",
-        ),
-        ("listed-anew", "if known is not None and known != own:", "if False:", "an organisation keeps its id"),
         (
             "salt-unwritten",
-            "self._records.draw(Salted(self._digest, data, known))",
+            "self._records.draw(Salted(self._charter, data, known))",
             "pass",
-            "a secret is on the disk before it is used",
+            "a data set has one secret, for good, which is on the disk before it is used",
+        ),
+        (
+            "salt-another-each-time",
+            "known = self._records.salt(data)",
+            "known = None",
+            "rows are chosen once for all jobs",
+        ),
+    ),
+    *_in(
+        "node/study/member.py",
+        "tests/node/study/test_data_memory.py tests/node/study/test_member.py",
+        (
+            "changed-on-the-way",
+            "if self._data.unchanged(begun.data, model=begun.asked.model) != begun.content:",
+            "if False:",
+            "data that changes while it is trained on is not contributed from",
         ),
     ),
     *_in(

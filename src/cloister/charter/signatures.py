@@ -26,7 +26,7 @@ def check_successor(old: Charter, *, new: Charter, signatures: Iterable[Signatur
     The very same charter may. Another one needs a higher serial and the signatures of all owners of both; the next
     serial has to name the old charter's digest. Where serials in between were never seen here, the owners' signatures
     decide alone. An owner that leaves is an auditor in the charter by which it leaves, so that it can sign. One that
-    remains, by its id, may have another key: all owners sign for that.
+    remains, by its id and its name, may have another key: all owners sign for that.
 
     Raises:
         CharterError: it may not; the message says why.
@@ -50,6 +50,13 @@ def check_successor(old: Charter, *, new: Charter, signatures: Iterable[Signatur
         )
     signatures = tuple(signatures)
     check_signed(new, signatures=signatures, own=own)
+    names = {owner.id: owner.name for owner in old.owners}
+    for owner in new.owners:
+        if names.get(owner.id, owner.name) != owner.name:
+            raise CharterError(
+                f"serial {new.serial} of the charter {new.name!r} gives {shown(owner.name)} the id of"
+                f" {shown(names[owner.id])}: an owner with another key keeps its name too"
+            )
     signed = {signature.key for signature in signatures}  # all of them verified
     remain = {owner.id for owner in new.owners}  # with another key, for which all owners have signed
     missing = sorted(shown(owner.name) for owner in old.owners if owner.key not in signed and owner.id not in remain)

@@ -102,7 +102,7 @@ class StudyData:
     columns: tuple[str, ...]
     unsafe_unmarked: bool = False
     """Whether no mark lies beside the file, so that a second node would not notice what was released of it."""
-    unsafe_other_batches: bool = False
+    unsafe_counted_otherwise: bool = False
     """Whether jobs may have another batch size than those before: two means can then differ by one owner."""
     index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
@@ -290,7 +290,7 @@ def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
         path=path,
         columns=entry.columns(),
         unsafe_unmarked=entry.flag("unsafe_unmarked", default=False),
-        unsafe_other_batches=entry.flag("unsafe_other_batches", default=False),
+        unsafe_counted_otherwise=entry.flag("unsafe_counted_otherwise", default=False),
         index=index,
     )
 
@@ -301,10 +301,10 @@ def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> No
         for other in configuration.study_data[:index]:
             if data.name and data.name == other.name:
                 faults.append(f"data_sets[{data.index}].tags: data_sets[{other.index}] carries the same")
-            if data.path == other.path and data.path != data.path.parent:
+            if data.path != data.path.parent and files.same_file(data.path, other.path):
                 faults.append(f"data_sets[{data.index}].file: data_sets[{other.index}] is the same file")
         for opened in configuration.data_sets:
-            if opened.unsafe_interactive and opened.path == data.path:
+            if opened.unsafe_interactive and files.same_file(opened.path, data.path):
                 faults.append(
                     f"data_sets[{opened.index}].unsafe_interactive: data_sets[{data.index}] keeps this file for studies"
                 )
@@ -362,8 +362,8 @@ def _charters(table: NodeTable, folder: Path) -> tuple[CharterUse, ...]:
     if one and table.holds("charters"):
         table.fault("charters", "name one charter as [charter], or all of them as [[charters]]")
     found = tuple(_charter(entry, folder, state) for entry in [*one, *table.tables("charters")])
-    files = [use.file for use in found]
-    if len(set(files)) < len(files):
+    paths = [use.file for use in found]
+    if any(files.same_file(path, other) for at, path in enumerate(paths) for other in paths[:at]):
         table.fault("charters", "names one file twice")
     return found
 

@@ -91,6 +91,29 @@ def test_other_tags_are_the_same_data_set(tmp_path: Path, file: Path) -> None:
         assert (records.spent("#mri"), records.salt("#scans")) == (2, b"s" * 32)
 
 
+def test_a_new_year_s_file_under_more_tags_is_the_same_data_set(tmp_path: Path, file: Path) -> None:
+    """One restart with one row more and a tag more; the place is what stayed."""
+    with closing(Records(tmp_path / "one")) as records:
+        DataMemory([study_data(file)], records=records, folder=tmp_path)
+        records.sign(signed("#mri"))
+        file.write_bytes(b"the patients, and one more")
+        link = tmp_path / "link.npz"
+        link.symlink_to(file)
+        DataMemory([study_data(link, "#mri", "#2027")], records=records, folder=tmp_path)
+        assert records.spent("#2027 #mri") == 1
+
+
+def test_a_change_with_the_old_time_is_noticed(tmp_path: Path, file: Path) -> None:
+    """As archives unpack: of the same length, and written at the time that they say."""
+    with closing(Records(tmp_path / "one")) as records:
+        memory = DataMemory([study_data(file)], records=records, folder=tmp_path)
+        first, before = memory.content("#mri"), file.stat()
+        file.write_bytes(b"The patients")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        assert memory.content("#mri") != first
+
+
 def test_a_file_is_read_again_only_where_it_has_changed(tmp_path: Path, file: Path) -> None:
     with closing(Records(tmp_path / "one")) as records:
         memory = DataMemory([study_data(file)], records=records, folder=tmp_path)
@@ -145,7 +168,7 @@ def test_data_that_changes_while_it_is_trained_on_is_not_contributed() -> None:
 def test_changed_data_is_noticed_under_another_charter_and_other_tags() -> None:
     notes = Records(None)
     for name in ("#mri", "#scans"):
-        notes.see(Content(name, bytes(32), 1, 1))
+        notes.see(Content(name, bytes(32), 1, 1, 1, 1, "/data/mri.npz"))
     first = Aggregator.facing(owner(notes=notes))
     first.contribute(1)
     other = charter(jobs=[agreed_job(name="other", data="#scans")])

@@ -23,7 +23,10 @@ CHARTER, OTHER = bytes(32), bytes([1]) * 32
 
 
 def part(number: int = 1, charter: bytes = CHARTER) -> TookPart:
-    return TookPart(charter, number, b"j" * 32, "#mri", b"d" * 32, b"m" * 32, b"f" * 32, 32, b"c" * 32, b"s" * 32)
+    digests = {name: name[:1].encode() * 32 for name in ("job", "digest", "model", "content", "commitment", "salt")}
+    return TookPart(
+        charter=charter, round=number, data="#mri", batch_size=32, weights="uniform", clip_norm=None, **digests
+    )
 
 
 def signed(number: int = 1, charter: bytes = CHARTER, data: str | None = "#mri") -> Signed:
@@ -58,7 +61,7 @@ def test_what_was_written_is_known(tmp_path, reopened):
     assert records.signed(CHARTER) == {1: signed(1), 3: signed(3, data=None)}
     assert (records.highest(CHARTER), records.highest(OTHER), records.highest(b"x" * 32)) == (3, 2, 0)
     assert (records.spent("#mri"), records.spent("#ct")) == (2, 0)  # under both charters, and not as a witness
-    assert records.on_model(b"m" * 32) == (frozenset("ab"),) * 3
+    assert records.on_model(b"m" * 32, charter=b"c" * 32) == (frozenset("ab"),) * 3
     assert records.chain(CHARTER) == (b"instance", b"round")
     assert records.released(CHARTER) == (1,)
     assert records.model(CHARTER) == MODEL

@@ -16,6 +16,7 @@ from cloister.node.study.effects import Abandon, Leave, Prove, Say, Train
 from cloister.node.study.entries import Salted
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
+from cloister.wire.optimizers import SGD
 from cloister.worker.data.salts import seeds_of
 from tests.support import chains, charters
 from tests.support.members import (
@@ -112,8 +113,11 @@ def test_a_data_set_is_trained_on_in_batches_of_one_size_under_all_charters():
     Aggregator.facing(owner(notes=notes)).contribute()
     other = charter(jobs=[agreed_job(name="more", batch_size=33)])
     here = Aggregator.facing(owner(notes=notes, agreed=other), instance="second", name="more")
-    assert "in steps of 32 rows before, and these are of 33" in refused(here)
-    named = owner(notes=notes, agreed=other, unsafe_other_batches=frozenset({"#mri"}))
+    assert "with steps of 32 rows, rows weights and clip_norm none before" in refused(here)
+    for numbers in [{"weights": "uniform"}, {"optimizer": SGD(0.1, clip_norm=1.0)}]:
+        there = charter(jobs=[agreed_job(name="more", **numbers)])
+        assert "counts otherwise" in refused(Aggregator.facing(owner(notes=notes, agreed=there), name="more"))
+    named = owner(notes=notes, agreed=other, unsafe_counted_otherwise=frozenset({"#mri"}))
     assert Aggregator.facing(named, instance="third", name="more").propose()
 
 

@@ -133,7 +133,7 @@ class Countersigner:
             raise RoundError(f"it has {len(members)} members, and at least {limits.floor} are asked for here")
         if any(share.weight > math.nextafter(limits.largest_share, math.inf) for share in cohort.shares):  # 8
             raise RoundError(f"a member counts for more than {limits.largest_share:g}")
-        for other in self._records.on_model(cohort.model):
+        for other in self._records.on_model(cohort.model, charter=self._digest):
             differing = len(members ^ other)
             if 0 < differing < limits.floor:  # 9
                 raise RoundError(

@@ -2,7 +2,8 @@
 
 A mark lies beside each file that studies train on: it names the memory (``cloister.node.study.journal``) that counts
 its releases. A second node on the same file that brings another memory is refused, since it would know nothing of what
-came out before. The content, by SHA-256, finds a file again under other tags, and shows that it has changed.
+came out before. The content, by SHA-256, finds a file again under other tags or in another place, and shows that it has
+changed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class DataMemory:
             self.content(each.name)
 
     def content(self, name: str) -> bytes:
-        """SHA-256 of the file as it is now; it is read anew only where its size or time has changed.
+        """SHA-256 of the file as it is now; it is read anew only where its size, its times, its inode or its place are
+        others. Nobody sets the time of the last change (ctime), as archives do that of the last writing.
 
         Raises:
             RecordsError: it cannot be read, or what was found cannot be written down.
@@ -51,15 +53,17 @@ class DataMemory:
         try:
             with open_regular(path) as file:
                 found = os.fstat(file.fileno())
+                place = str(path.resolve())
+                now = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, place)
                 known = self._records.content(name)
-                if known is not None and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns):
+                if known is not None and now == (known.size, known.mtime_ns, known.ctime_ns, known.inode, known.path):
                     return known.digest
                 digest = hashlib.sha256()
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
         except OSError as fault:
             raise RecordsError(f"the data set {name!r} cannot be read: {fault.strerror or fault}") from None
-        entry = Content(name, digest.digest(), found.st_size, found.st_mtime_ns)
+        entry = Content(name, digest.digest(), *now)
         self._records.see(entry)
         return entry.digest
 

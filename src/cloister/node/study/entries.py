@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from cloister.charter.jobs import Weights
 from cloister.wire.fields import Digest, Fingerprint, Message
 
 
@@ -21,6 +22,10 @@ class Content(Message, tag="content", frozen=True):
     """SHA-256 of the file."""
     size: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
+    path: str
+    """Where the file is, with no links in it."""
 
 
 class Named(Message, tag="named", frozen=True):
@@ -28,6 +33,25 @@ class Named(Message, tag="named", frozen=True):
 
     charter: Digest
     id: Fingerprint
+
+
+class Listed(Message, tag="listed", frozen=True):
+    """The key that a charter lists for the owner with an id, when the two were first seen together."""
+
+    charter: Digest
+    study: str
+    """The charter's name, which its successors have too."""
+    id: Fingerprint
+    key: Fingerprint
+
+
+class Sketched(Message, tag="sketched", frozen=True):
+    """What a model looked like (``cloister.node.study.sketches``) that a round of a charter started from."""
+
+    charter: Digest
+    model: Digest
+    elements: int
+    sketch: bytes
 
 
 class TookPart(Message, tag="took-part", frozen=True):
@@ -45,7 +69,9 @@ class TookPart(Message, tag="took-part", frozen=True):
     content: Digest
     """The data set's."""
     batch_size: int
-    """The rows of a step."""
+    """The rows of a step; with the next two, how this owner counts in the mean."""
+    weights: Weights
+    clip_norm: float | None
     commitment: Digest
     salt: Digest
 
@@ -97,5 +123,5 @@ class Kept(Message, tag="kept", frozen=True):
     rounds: int
 
 
-Entry: TypeAlias = Began | Content | Named | TookPart | Salted | Signed | Released | Kept
+Entry: TypeAlias = Began | Content | Named | Listed | Sketched | TookPart | Salted | Signed | Released | Kept
 """One of them."""

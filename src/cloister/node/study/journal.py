@@ -2,7 +2,7 @@
 
 The members' memory keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears of it.
 There is one for all charters that a node works under, side by side: what was released of a data set is counted under
-whatever charter and whatever name.
+whatever charter and whatever name (``cloister.node.study.remembered``).
 
 The entries are one list that only grows, in SQLite; each holds the hash of all before it, so that a damaged file is
 found when it is opened. The newest model lies in a file beside it, which an entry names. The model's digest shows that
@@ -22,14 +22,26 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from cloister.errors import RecordsError
-from cloister.node.study.entries import Began, Content, Entry, Kept, Named, Released, Salted, Signed, TookPart
+from cloister.node.study.entries import (
+    Began,
+    Content,
+    Entry,
+    Kept,
+    Listed,
+    Named,
+    Released,
+    Salted,
+    Signed,
+    Sketched,
+    TookPart,
+)
+from cloister.node.study.remembered import Remembered
 
 if TYPE_CHECKING:
     from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
@@ -41,21 +53,10 @@ _START: Final = hashlib.sha256(b"cloister node records 4\0").digest()
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(Began | Content | Named | TookPart | Salted | Signed | Released | Kept)
+_decoder: Final = msgspec.msgpack.Decoder(Entry)
 
 
-@dataclass
-class _Known:
-    """One charter's entries, by kind."""
-
-    chain: list[bytes] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-    took_part: dict[int, TookPart] = field(default_factory=dict)
-    signed: dict[int, Signed] = field(default_factory=dict)
-    kept: Kept | None = None
-
-
-class Records:
+class Records(Remembered):
     """One node's records, in ``folder``; None keeps them in memory, for rehearsals in one process.
 
     One process at a time writes; ``read_only`` looks on.
@@ -67,20 +68,10 @@ class Records:
 
     def __init__(self, folder: Path | None, *, read_only: bool = False) -> None:
         self._folder = folder
-        self._charters: dict[bytes, _Known] = {}
-        self._identity = b""
-        self._own: str | None = None
-        self._spent: dict[str, int] = {}
-        self._salts: dict[str, bytes] = {}
-        self._contents: dict[str, Content] = {}
-        self._first: dict[bytes, str] = {}
-        self._same: dict[str, str] = {}
-        self._batches: dict[str, int] = {}
-        self._trained: dict[bytes, list[TookPart]] = {}
+        super().__init__()
         self._users = 1
         self.together: Final = threading.RLock()
         """Held by whoever looks at the records and writes what follows from that, so that nobody does so in between."""
-        self._signed: dict[bytes, list[Signed]] = {}
         self._models: dict[bytes, ModelState] = {}
         self._count, self._hash = 0, _START
         with ExitStack() as opened, _sqlite("opened"):
@@ -103,77 +94,6 @@ class Records:
         self._users -= 1
         if self._users <= 0:
             self._opened.close()
-
-    # What is known
-
-    @property
-    def charters(self) -> tuple[bytes, ...]:
-        """The digests of the charters that have entries."""
-        return tuple(self._charters)
-
-    def chain(self, charter: bytes) -> tuple[bytes, ...]:
-        """The ledger's records, from the first on."""
-        return tuple(self._of(charter).chain)
-
-    def released(self, charter: bytes) -> tuple[int, ...]:
-        """The numbers of the rounds in the ledger."""
-        return tuple(self._of(charter).released)
-
-    def took_part(self, charter: bytes) -> dict[int, TookPart]:
-        """The contributions, by round."""
-        return dict(self._of(charter).took_part)
-
-    def signed(self, charter: bytes) -> dict[int, Signed]:
-        """The signatures, by round."""
-        return dict(self._of(charter).signed)
-
-    def highest(self, charter: bytes) -> int:
-        """The highest round that it took part in or signed; 0 before the first. Every later one has a higher number."""
-        known = self._of(charter)
-        return max((0, *known.took_part, *known.signed))
-
-    @property
-    def identity(self) -> bytes:
-        """The memory's own name, 32 bytes."""
-        return self._identity
-
-    @property
-    def own_id(self) -> str | None:
-        """The id under which charters list this organisation; None before the first."""
-        return self._own
-
-    def same(self, data: str) -> frozenset[str]:
-        """The names that a data set has had: its own, and all under which a file with the same content was seen."""
-        root = self._root(data)
-        return frozenset({data, *(name for name in self._same if self._root(name) == root)})
-
-    def spent(self, data: str) -> int:
-        """The number of cohorts that were signed, under any charter, with a contribution from this data set in them,
-        whatever it was called."""
-        return sum(self._spent.get(name, 0) for name in self.same(data))
-
-    def salt(self, data: str) -> bytes | None:
-        """The secret of a data set, 32 bytes; None before it was first trained on."""
-        names = self.same(data)
-        return next((salt for name, salt in self._salts.items() if name in names), None)
-
-    def content(self, data: str) -> Content | None:
-        """What the data set's file was when it was looked at last."""
-        return self._contents.get(data)
-
-    def batch_size(self, data: str) -> int | None:
-        """The rows of a step in all trainings on a data set; None before the first."""
-        return next((found for name in self.same(data) if (found := self._batches.get(name)) is not None), None)
-
-    def trained_on(self, model: bytes, data: str) -> tuple[TookPart, ...]:
-        """The contributions from a data set, under any charter, to rounds that started from this model."""
-        names = self.same(data)
-        return tuple(entry for entry in self._trained.get(model, ()) if entry.data in names)
-
-    def on_model(self, model: bytes) -> tuple[frozenset[str], ...]:
-        """The ids of the members of each cohort that was signed, under any charter, for a round that started from this
-        model."""
-        return tuple(frozenset(signed.members) for signed in self._signed.get(model, ()))
 
     def kept(self, charter: bytes) -> tuple[bytes, bytes | None] | None:
         """The digests of the newest model that was kept, and of the strategy's state beside it."""
@@ -206,6 +126,14 @@ class Records:
 
     def see(self, entry: Content) -> None:
         """Writes down what a data set's file is, as ``take_part``."""
+        self._append([entry])
+
+    def list_owners(self, entries: Sequence[Listed]) -> None:
+        """Writes down the keys that a charter lists for ids, as ``take_part``."""
+        self._append(entries)
+
+    def sketch(self, entry: Sketched) -> None:
+        """Writes down what a model looked like, as ``take_part``."""
         self._append([entry])
 
     def draw(self, entry: Salted) -> None:
@@ -271,7 +199,7 @@ class Records:
                 raise
         self._count, self._hash = count, chained
         for entry in entries:
-            self._learn(entry)
+            self.learn(entry)
 
     def _load(self, *, read_only: bool) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -289,48 +217,7 @@ class Records:
             self._count, self._hash = self._count + 1, _chained(self._hash, data)
             if (number, found) != (self._count, self._hash):
                 raise sqlite3.DatabaseError("entries are missing or changed")
-            self._learn(_decoder.decode(data))
-
-    def _learn(self, entry: Entry) -> None:
-        match entry:
-            case Began():
-                self._identity = entry.memory
-            case Content():
-                self._contents[entry.data] = entry
-                first = self._first.setdefault(entry.digest, entry.data)
-                self._same[self._root(entry.data)] = self._root(first)
-            case Named():
-                self._own = self._own or entry.id
-            case _:
-                self._learn_of(self._charters.setdefault(entry.charter, _Known()), entry)
-
-    def _root(self, data: str) -> str:
-        """One name for all that a data set has had."""
-        while (other := self._same.setdefault(data, data)) != data:
-            data = other
-        return data
-
-    def _learn_of(self, known: _Known, entry: TookPart | Salted | Signed | Released | Kept) -> None:
-        match entry:
-            case TookPart():
-                known.took_part[entry.round] = entry
-                self._trained.setdefault(entry.model, []).append(entry)
-                self._batches.setdefault(entry.data, entry.batch_size)
-            case Salted():
-                self._salts.setdefault(entry.data, entry.salt)
-            case Signed():
-                known.signed[entry.round] = entry
-                self._signed.setdefault(entry.model, []).append(entry)
-                if entry.data is not None:
-                    self._spent[entry.data] = self._spent.get(entry.data, 0) + 1
-            case Released():
-                known.chain.append(entry.record)
-                known.released += [entry.round] if entry.round else []
-            case Kept():
-                known.kept = entry
-
-    def _of(self, charter: bytes) -> _Known:
-        return self._charters.get(charter, _Known())
+            self.learn(_decoder.decode(data))
 
 
 def _encode(entry: Entry) -> bytes:

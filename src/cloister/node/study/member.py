@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
@@ -19,7 +21,6 @@ from cloister.charter.keys import PrivateKey
 from cloister.charter.owner_limits import Floors
 from cloister.errors import (
     AttestationError,
-    CharterError,
     CloisterError,
     JobError,
     LedgerError,
@@ -34,10 +35,13 @@ from cloister.ledger.records import commitment
 from cloister.ledger.sync import Values
 from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
-from cloister.node.study.entries import Named, Salted, TookPart
+from cloister.node.study.entries import Sketched, TookPart
+from cloister.node.study.identities import meet
 from cloister.node.study.journal import Records
 from cloister.node.study.plan_check import check_proven
 from cloister.node.study.replica import Replica
+from cloister.node.study.sketches import sketch
+from cloister.node.study.studied_data import StudiedData
 from cloister.wire import rounds as w
 from cloister.wire.limits import COHORTS, TEXT_CHARS
 from cloister.worker.data.salts import seeds_of
@@ -55,8 +59,8 @@ class _Work(NamedTuple):
 @dataclass
 class _Round:
     asked: w.Propose
+    agreed: AgreedJob
     data: str
-    batch_size: int
     content: bytes = b""
     training: bool = False
 
@@ -78,13 +82,13 @@ class Member:
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: gives 32 random bytes.
         content: the digest of a data set's file as it is now, by its name; raises ``RecordsError``.
-        unsafe_other_batches: the data sets that may be trained on in batches of another size than before.
+        unsafe_counted_otherwise: the data sets of which jobs may add up otherwise than those before.
         unsafe_salt: the salt of all its data sets, in a rehearsal that is to be the same each time; None: each has a
             secret one of its own.
 
     Raises:
         LedgerError: its records hold no chain of this charter.
-        CharterError: the charter lists this organisation under another id than one before it.
+        CharterError: the charter lists an owner under another id than one before it.
     """
 
     def __init__(
@@ -99,40 +103,33 @@ class Member:
         verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
         content: Callable[[str], bytes],
-        unsafe_other_batches: frozenset[str] = frozenset(),
+        unsafe_counted_otherwise: frozenset[str] = frozenset(),
         unsafe_salt: bytes | None = None,
     ) -> None:
         self.charter: Final = charter
         self.own: Final = own
         self._digest = charter.digest
         self._limits = OwnLimits(charter, floors=floors)
-        self._data = dict(data)
+        self._data = StudiedData(
+            charter.digest,
+            data,
+            records=records,
+            content=content,
+            new_salt=new_salt,
+            unsafe_counted_otherwise=unsafe_counted_otherwise,
+            unsafe_salt=unsafe_salt,
+        )
         self._records = records
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._new_salt = new_salt
-        self._content = content
-        self._other_batches = unsafe_other_batches
         self._keys = {member.id: member.key for member in charter.members}
-        self._check_id()
-        self._unsafe_salt = unsafe_salt
+        meet(charter, own=own, records=records)
         self._work: _Work | None = None
         self._round: _Round | None = None
         self._held: _Held | None = None
         self._drawn = b""  # what is known of the tensors of the job whose first model was found to be as drawn
         self._begin()
-
-    def _check_id(self) -> None:
-        """Makes sure that cohorts under all charters call this organisation by one id."""
-        own = next(member.id for member in self.charter.members if member.name == self.own)
-        known = self._records.own_id
-        if known is not None and known != own:
-            raise CharterError(
-                f"the charter {self.charter.name!r} lists this node's organisation under the id {own}, and an earlier"
-                f' one did so under {known}: write id = "{known}" beside its key, so that cohorts can be compared'
-            )
-        if known is None:
-            self._records.name(Named(self._digest, own))
 
     def _begin(self) -> None:
         self._proving: deque[int] = deque()
@@ -283,14 +280,13 @@ class Member:
     def _consider(self, asked: w.Propose) -> list[Effect]:
         effects = self._drop()
         try:
-            data = self._accept(asked)
+            self._round = self._accept(asked)
         except RoundError as fault:
             return effects + self._decline(asked.round, str(fault))
-        self._round = _Round(asked, *data)
         return [*effects, *self._challenge(asked.round)]
 
-    def _accept(self, asked: w.Propose) -> tuple[str, int]:
-        """Checks everything about a proposed round, and returns the data set to train on, and the rows of a step.
+    def _accept(self, asked: w.Propose) -> _Round:
+        """Checks everything about a proposed round.
 
         Raises:
             RoundError: a check fails.
@@ -316,22 +312,9 @@ class Member:
             raise RoundError("the round's digest is not that of its job, model and place")
         if self._replica.model is None:
             raise RoundError("the model was not handed over")
-        return self._data_set(work.agreed), work.agreed.batch_size
-
-    def _data_set(self, agreed: AgreedJob) -> str:
-        tag = agreed.data
-        found = [name for name, tags in self._data.items() if tag in tags]
-        if len(found) != 1:
-            raise RoundError(f"{len(found)} data sets for studies carry the tag {tag!r} here, and a round takes one")
-        self._countersigner.check_budget(found[0])
-        before = self._records.batch_size(found[0])
-        if before not in (None, agreed.batch_size) and found[0] not in self._other_batches:
-            raise RoundError(
-                f"the data set {found[0]!r} was trained on in steps of {before} rows before, and these are of"
-                f" {agreed.batch_size}: an owner with rows for one of them alone would be what two means differ by."
-                " Where its studies share no model, its owner can say unsafe_other_batches = true"
-            )
-        return found[0]
+        data = self._data.find(work.agreed)
+        self._countersigner.check_budget(data)
+        return _Round(asked, work.agreed, data)
 
     def _challenge(self, number: int) -> list[Effect]:
         if number in self._proving:
@@ -344,8 +327,9 @@ class Member:
         if not self._is_proved(number) or work is None or work.agreed is None or model is None:
             return self._decline(number, "the aggregator proved another ledger than it proposes the round on")
         try:
-            begun.content = self._unchanged(begun)
-            salt = self._salt(begun.data)
+            self._sketch(work.job)
+            begun.content = self._data.unchanged(begun.data, model=begun.asked.model)
+            salt = self._data.salt(begun.data)
         except (RecordsError, RoundError) as fault:
             return self._decline(number, str(fault))
         begun.training = True
@@ -364,30 +348,14 @@ class Member:
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
 
-    def _unchanged(self, begun: _Round) -> bytes:
-        """The content of the data set that is trained on; the same as in all contributions on this model.
-
-        Raises:
-            RoundError: it has changed: the difference of two contributions would be what has changed in it.
-        """
-        content = self._content(begun.data)
-        before = self._records.trained_on(begun.asked.model, begun.data)
-        if any(entry.content != content for entry in before):
-            raise RoundError(
-                f"the data set {begun.data!r} has changed since it contributed to a round on this model that came to"
-                " nothing, and the difference would be told; it takes part again once a round on it was released"
-            )
-        return content
-
-    def _salt(self, data: str) -> bytes:
-        """The data set's secret, which is on the disk before it is first used."""
-        if self._unsafe_salt is not None:
-            return self._unsafe_salt
-        known = self._records.salt(data)
-        if known is None:
-            known = self._new_salt()
-            self._records.draw(Salted(self._digest, data, known))
-        return known
+    def _sketch(self, job: Job | None) -> None:
+        """Remembers what the newest model looks like, before anything of a round on it is given away."""
+        model = self._replica.model
+        if job is None or model is None or self._records.is_sketched(model.digest, charter=self._digest):
+            return
+        vector = np.frombuffer(model.vector, job.layout.dtype)
+        found = sketch(vector, key=self._records.identity)
+        self._records.sketch(Sketched(self._digest, model.digest, len(vector), found))
 
     def _is_proved(self, number: int) -> bool:
         return self._proved is not None and self._proved == (number, self._ledger.signer)
@@ -403,29 +371,39 @@ class Member:
         number = begun.asked.round
         if examples < self._limits.min_examples:
             raise RoundError(f"a contribution here is of at least {self._limits.min_examples} examples")
-        if self._content(begun.data) != begun.content:
-            raise RoundError(f"the data set {begun.data!r} has changed while it was trained on")
         salt = self._new_salt()
-        committed = commitment(salt, memoryview(vector))
+        entry = self._entry(begun, salt, vector)
+        with self._records.together:  # of two charters under which it trains at once, the second sees the first
+            if number <= self._records.highest(self._digest):
+                raise RoundError(f"round {number} was contributed to already")
+            if self._data.unchanged(begun.data, model=begun.asked.model) != begun.content:
+                raise RoundError(f"the data set {begun.data!r} has changed while it was trained on")
+            self._records.take_part(entry)
+        self._round = None  # no later proof starts it a second time
+        self._held = _Held(number, vector, salt)
+        signed = sorted({self._by_keys(each) for each in self._records.on_model(entry.model, charter=self._digest)})[
+            :COHORTS
+        ]
+        told = self._limits.told(examples)
+        return [Say(w.Ready(number, told, *norms, metrics, entry.commitment, tuple(signed)))]
+
+    def _entry(self, begun: _Round, salt: bytes, vector: Values) -> TookPart:
+        """What is written down of a contribution."""
         asked = begun.asked
-        entry = TookPart(
+        return TookPart(
             charter=self._digest,
-            round=number,
+            round=asked.round,
             job=asked.job,
             data=begun.data,
             digest=asked.digest,
             model=asked.model,
             content=begun.content,
-            batch_size=begun.batch_size,
-            commitment=committed,
+            batch_size=begun.agreed.batch_size,
+            weights=begun.agreed.weights,
+            clip_norm=begun.agreed.optimizer.clip_norm,
+            commitment=commitment(salt, memoryview(vector)),
             salt=salt,
         )
-        self._records.take_part(entry)
-        self._round = None  # no later proof starts it a second time
-        self._held = _Held(number, vector, salt)
-        signed = sorted({self._by_keys(each) for each in self._records.on_model(asked.model)})[:COHORTS]
-        told = self._limits.told(examples)
-        return [Say(w.Ready(number, told, *norms, metrics, committed, tuple(signed)))]
 
     def _by_keys(self, ids: frozenset[str]) -> tuple[str, ...]:
         """Members as this charter calls them; those that it does not list stay what they are."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from cloister import __version__
 from cloister.charter import charter as charters
-from cloister.errors import CloisterError, LimitError, MessageError, NoAnswerError, RoundError
+from cloister.errors import CharterError, CloisterError, LimitError, MessageError, NoAnswerError, RoundError
 from cloister.ledger import audit
 from cloister.net.attested import AttestedConnection, Challenged, attest_peer
 from cloister.net.connection import Frame
@@ -49,14 +49,17 @@ def participations_of(
     all.
 
     Raises:
-        RecordsError: the node's records cannot be used, or a data set is in another memory. LedgerError: they hold no
-            chain of a charter.
+        CharterError: two are one. RecordsError: the node's records cannot be used, or a data set is in another memory.
+        LedgerError: they hold no chain of a charter.
     """
     found = [
         (use, policy, own)
         for use, policy in uses
         if (own := policy.charter.member(identity.fingerprint)) is not None and own.role == "owner"
     ]
+    digests = [policy.charter.digest for _, policy, _ in found]
+    if len(set(digests)) < len(digests):
+        raise CharterError("two of [[charters]] are one charter: take part in it once")
     memory = _Memory(configuration)
     return [partial(_begin, configuration, memory, use, policy, own, identity) for use, policy, own in found]
 
@@ -112,7 +115,9 @@ def _begin(
             verify_instance=verify_instance,
             new_salt=partial(secrets.token_bytes, SALT_BYTES),
             content=data.content,
-            unsafe_other_batches=frozenset(each.name for each in configuration.study_data if each.unsafe_other_batches),
+            unsafe_counted_otherwise=frozenset(
+                each.name for each in configuration.study_data if each.unsafe_counted_otherwise
+            ),
             unsafe_salt=use.unsafe_salt,
         )
     except BaseException:
