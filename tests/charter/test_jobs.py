@@ -132,7 +132,10 @@ def test_two_jobs_of_one_name() -> None:
 
 BOUNDS = [
     ({"optimizer": SGD(1.01)}, "lr is 1.01, and must be from 0.01 to 1 for SGD"),
-    ({"optimizer": SGD(9e-3)}, "lr is 0.009, and must be from 0.01 to 1 for SGD (the least one times 1 - momentum)"),
+    (
+        {"optimizer": SGD(9e-3)},
+        "lr is 0.009, and must be from 0.01 to 1 for SGD (the least with what momentum makes of it)",
+    ),
     ({"optimizer": SGD(9e-4, momentum=0.9)}, "lr is 0.0009, and must be from 0.01 to 1 for SGD"),
     ({"optimizer": Adam(0.11)}, "lr is 0.11, and must be from 1e-06 to 0.1 for Adam"),
     ({"optimizer": AdamW(0.11, weight_decay=0.0)}, "to 0.1 for AdamW"),
@@ -183,7 +186,9 @@ def test_a_charter_may_say_why_a_rate_is_above_its_bound() -> None:
 
 
 def test_with_momentum_the_least_rate_is_that_much_lower() -> None:
-    assert not [*job_bounds.faults(job(optimizer=SGD(1e-3, momentum=0.9)))]
+    assert not [*job_bounds.faults(job(optimizer=SGD(1.1e-3, momentum=0.9), steps=30))]
+    few = job(optimizer=SGD(1e-6, momentum=0.99999), steps=30)  # steps in which momentum makes nothing of it
+    assert ["lr is 1e-06, and must be"] == [text[:24] for _, text in job_bounds.faults(few)]
 
 
 rates = st.floats(1e-2, 1.0)

@@ -481,6 +481,12 @@ _JOBS: Final = (
             "a learning rate is within its bound, or a charter says why not",
         ),
         (
+            "rate-that-momentum-never-makes",
+            "pace *= (1 - optimizer.momentum**job.steps) / (1 - optimizer.momentum)",
+            "pace *= 1 / (1 - optimizer.momentum)",
+            "a round moves the model, within the steps that it has",
+        ),
+        (
             "decay-at-owners",
             "if optimizer.weight_decay:",
             "if False:",

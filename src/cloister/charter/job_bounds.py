@@ -17,14 +17,15 @@ from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
 """The greatest learning rate, unless a charter gives a reason for another one."""
 LEAST_LR: Final = {"SGD": 1e-2, "Adam": 1e-6, "AdamW": 1e-6}
-"""The least one, likewise; SGD's is that of ``lr`` / (1 - ``momentum``). With less, the model hardly moves, and two
-rounds can be subtracted as if on one model: with 1e-3, two rounds of one job differed, at some unit, by one row, which
-was on the other side of its ReLU."""
+"""The least one, likewise; SGD's is that of ``lr`` with what momentum makes of it by the last step, at most
+``lr`` / (1 - ``momentum``). With less, the model hardly moves, and two rounds can be subtracted as if on one model: with
+1e-3, two rounds of one job differed, at some unit, by one row, which was on the other side of its ReLU."""
 DAMPENING: Final = 0.9
 """With 1, no step after the first would count."""
 FADING: Final = 0.1
 """The least learning rate of a round is at least this part of its greatest: else few steps count for all."""
 COUNTED_STEPS: Final = 4096
+"""More need not be looked at: the last ones have 65,536 rows at least."""
 ADAM_STEPS: Final = 8
 """The least steps of a round with Adam at the owners: one step of it is a vector of signs, whatever the rows."""
 CLIP_NORM: Final = 1e-3
@@ -33,7 +34,8 @@ BETAS: Final = ((0.0, 0.99), (0.9, 0.9999))
 EPS: Final = (1e-10, 1e-2)
 SERVER_LR: Final = (0.5, 10.0)
 """Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted. An
-owner that is in one of them alone was then told to a seventh; at 1 the difference tells no more than the mean does."""
+owner that is in one of them alone was then told to a seventh. At 1 the models of two rounds differ by what a round does;
+how much that still tells, the threat model says ("What a mean still tells")."""
 ADAPTIVE_LR: Final = (1e-3, 10.0)
 """Of the adaptive ones, for the same reason; likewise their ``lr`` times 1 - ``beta1`` is at least ``tau``: else they
 are FedAvg with a rate of about the quotient."""
@@ -48,7 +50,7 @@ def faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
     if not job.data.strip() or not job.data.isprintable():
         yield "data", "is no tag of a data set"
     if job.unsafe_lr is not None and not (job.unsafe_lr.strip() and job.unsafe_lr.isprintable()):
-        yield "unsafe_lr", "is no reason: write in a sentence why the learning rate is above its bound"
+        yield "unsafe_lr", "is no reason: write in a sentence why the learning rate is out of its bounds"
     yield from (("optimizer", fault) for fault in _optimizer(job))
     yield from (("strategy", fault) for fault in _strategy(job))
 
@@ -63,9 +65,9 @@ def _optimizer(job: AgreedJob) -> Iterator[str]:
         yield "lr is 0: owners would contribute nothing"
     pace = optimizer.lr
     if isinstance(optimizer, SGD) and 0 < optimizer.momentum < 1:
-        pace /= 1 - optimizer.momentum
+        pace *= (1 - optimizer.momentum**job.steps) / (1 - optimizer.momentum)
     if not (LEAST_LR[kind] * (1 - _ROUNDING) <= pace and optimizer.lr <= LR[kind]) and job.unsafe_lr is None:
-        part = " (the least one times 1 - momentum)" if kind == "SGD" else ""
+        part = " (the least with what momentum makes of it)" if kind == "SGD" else ""
         yield (
             f"lr is {optimizer.lr:g}, and must be from {LEAST_LR[kind]:g} to {LR[kind]:g} for {kind}{part}; unsafe_lr"
             " gives a reason for another one"
