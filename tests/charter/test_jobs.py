@@ -188,7 +188,7 @@ def test_a_charter_may_say_why_a_rate_is_above_its_bound() -> None:
 def test_with_momentum_the_least_rate_is_that_much_lower() -> None:
     assert not [*job_bounds.faults(job(optimizer=SGD(1.1e-3, momentum=0.9), steps=30))]
     few = job(optimizer=SGD(1e-6, momentum=0.99999), steps=30)  # steps in which momentum makes nothing of it
-    assert ["lr is 1e-06, and must be"] == [text[:24] for _, text in job_bounds.faults(few)]
+    assert [text[:24] for _, text in job_bounds.faults(few)] == ["lr is 1e-06, and must be"]
 
 
 rates = st.floats(1e-2, 1.0)

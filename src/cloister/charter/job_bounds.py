@@ -18,8 +18,8 @@ LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
 """The greatest learning rate, unless a charter gives a reason for another one."""
 LEAST_LR: Final = {"SGD": 1e-2, "Adam": 1e-6, "AdamW": 1e-6}
 """The least one, likewise; SGD's is that of ``lr`` with what momentum makes of it by the last step, at most
-``lr`` / (1 - ``momentum``). With less, the model hardly moves, and two rounds can be subtracted as if on one model: with
-1e-3, two rounds of one job differed, at some unit, by one row, which was on the other side of its ReLU."""
+``lr`` / (1 - ``momentum``). With less, the model hardly moves, and two rounds can be subtracted as if on one model:
+with 1e-3, two rounds of one job differed, at some unit, by one row, which was on the other side of its ReLU."""
 DAMPENING: Final = 0.9
 """With 1, no step after the first would count."""
 FADING: Final = 0.1
@@ -34,8 +34,8 @@ BETAS: Final = ((0.0, 0.99), (0.9, 0.9999))
 EPS: Final = (1e-10, 1e-2)
 SERVER_LR: Final = (0.5, 10.0)
 """Of FedAvg and its like: with a lower one, two rounds start from almost the same model, and can be subtracted. An
-owner that is in one of them alone was then told to a seventh. At 1 the models of two rounds differ by what a round does;
-how much that still tells, the threat model says ("What a mean still tells")."""
+owner that is in one of them alone was then told to a seventh. At 1 the models of two rounds differ by what a round
+does; how much that still tells, the threat model says ("What a mean still tells")."""
 ADAPTIVE_LR: Final = (1e-3, 10.0)
 """Of the adaptive ones, for the same reason; likewise their ``lr`` times 1 - ``beta1`` is at least ``tau``: else they
 are FedAvg with a rate of about the quotient."""
