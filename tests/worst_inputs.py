@@ -425,10 +425,10 @@ def msgpack_part() -> bytes:
 
 
 def plans(_: Path) -> Iterator[bytes]:
-    head = b"\x9a\xafcloister plan 1"
+    head = b"\x9a\xafcloister plan 2"
     yield from msgpacks(encoding.PLAN_BYTES, head=head)
     line = b"\x94\xa0\x90\x80\x00"
-    yield head + b"\x90\x90\x91\x92\xa7float32\x90\x90\xdd" + (65536).to_bytes(4) + line * 65536
+    yield head + b"\x90\x90\x91\x93\xa1x\xa7float32\x90\x90\xdd" + (65536).to_bytes(4) + line * 65536
 
 
 def studies(_: Path) -> Iterator[bytes]:

@@ -84,7 +84,7 @@ def test_numbers_alone_are_not_computed_with() -> None:
 def test_nor_does_a_plan_run_while_it_is_checked() -> None:
     _, given = alignments([6, FAR], [3, 2])
     rows = [value for value in given if isinstance(value, torch.Tensor)]
-    inputs = tuple(Rows(str(value.dtype).removeprefix("torch."), tuple(value.shape)) for value in rows)
+    inputs = tuple(Rows("x", str(value.dtype).removeprefix("torch."), tuple(value.shape)) for value in rows)
     numbers = iter(range(len(rows)))
     args = tuple(
         next(numbers) if isinstance(value, torch.Tensor) else tuple(value) if isinstance(value, list) else value
@@ -235,7 +235,7 @@ def test_a_view_beyond_the_memory_is_refused_before_it_runs() -> None:
 
 
 def test_a_plan_reads_no_memory_that_nobody_wrote() -> None:
-    rows = (Rows("float32", (64,)),)
+    rows = (Rows("x", "float32", (64,)),)
     lines = (
         Line("aten::mse_loss", (0, 0, 1), {}, 1),
         Line("aten::as_strided", (1, (8,), (1,), 1), {}, 1),
@@ -246,7 +246,7 @@ def test_a_plan_reads_no_memory_that_nobody_wrote() -> None:
 
 
 def test_a_plans_results_are_held_to_what_its_shapes_promise(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = (Rows("float32", (64,)),)
+    rows = (Rows("x", "float32", (64,)),)
     lines = (Line("aten::mse_loss", (0, 0, 1), {}, 1), Line("aten::neg", (1,), {}, 1))
     data = encode(Program(FORMAT, (), (), rows, (), lines, 2, (), (), ()))
     seen: list[int] = []

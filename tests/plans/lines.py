@@ -20,7 +20,7 @@ def program(*lines: Line, **changes: Any) -> Program:
         format=FORMAT,
         parameters=(Parameter(("w",), "float32", (4, 4), True),),
         buffers=(Buffer(("count",), "int64", ()),),
-        batch=(Rows("float32", (4,)), Rows("int64", ())),
+        batch=(Rows("x", "float32", (4,)), Rows("y", "int64", ())),
         constants=(Constant("float32", (64,), b"\0" * 256),),
         lines=lines,
         loss=FIRST + made - 1,

@@ -30,7 +30,7 @@ def test_what_is_in_no_group_goes_by_its_name() -> None:
 
 def test_the_code_shows_what_is_known_of_shapes() -> None:
     text = code(program(op("slice.Tensor", TABLE, 0, 0, 3), op("as_strided", X, (4,), (1,))))
-    assert "    %2: float32[b, 4]\n" in text
+    assert "    %2: float32[b, 4]  x\n" in text
     assert "    %5: [3] = slice.Tensor(%4, 0, 0, 3)\n" in text
     assert "    %6: [?] = as_strided(%2, [4], [1])\n" in text
     assert text.endswith("loss: %6\n")

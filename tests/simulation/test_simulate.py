@@ -267,7 +267,7 @@ def test_the_order_in_which_owners_are_listed_does_not_matter() -> None:
 def test_a_misfit_is_found_before_the_first_step() -> None:
     data: dict[str, Any] = owners()
     data["bob"] = (data["bob"][0], data["bob"][1].double())
-    with pytest.raises(DataSetError, match=r"'bob'.*column 'y' holds float64 where 'batch\[1\]' \(int64\[\]\)"):
+    with pytest.raises(DataSetError, match=r"'bob'.*column 'y' holds float64 where 'y' \(int64\[\]\)"):
         ran(owners=data, on_round=lambda done: pytest.fail("a round was run"))
     data["bob"] = (torch.zeros(3, 6), torch.zeros(4, dtype=torch.long))
     with pytest.raises(DataSetError, match=r"owner 'bob'.*'x' has 3, 'y' has 4"):

@@ -44,7 +44,7 @@ def check_last(plan: Plan, *, rows: int, batch_size: int) -> None:
 
 def columns_of(plan: Plan) -> list[Column]:
     """The columns that a plan takes."""
-    return [Column(f"batch[{at}]", TensorSpec(each.dtype, each.row)) for at, each in enumerate(plan.program.batch)]
+    return [Column(each.name, TensorSpec(each.dtype, each.row)) for each in plan.program.batch]
 
 
 def prepare(plan: Plan, *, rows: int, batch_size: int, device: torch.device) -> int:

@@ -185,7 +185,7 @@ def test_the_digest_depends_on_what_is_done_and_on_nothing_else() -> None:
 def test_the_digest_is_the_same_everywhere() -> None:
     """A change here is a change of every plan's name: charters that list one must be signed anew."""
     plan = squares.capture(nn.Linear(3, 2), example=rows(3))
-    assert plan.digest.hex() == "620b04779ac0ed9e088b1e8fa85b7d2e9d6ae3ecd946e95e63a75276f885d8e3"
+    assert plan.digest.hex() == "b2f203d4f1026ca1b86fe0a9d6ccc9389cc458767f87d34f84777e0cd6ee8320"
 
 
 @pytest.mark.slow
@@ -332,3 +332,26 @@ def test_large_constants_belong_into_buffers() -> None:
 
     with pytest.raises(PlanError, match="register_buffer"):
         heavy.capture(nn.Linear(3, 2), example=rows(3))
+
+
+def test_the_columns_are_called_what_the_function_calls_them() -> None:
+    """An owner reads them, and can tell age from pressure where both are float32."""
+
+    @cloister.plan
+    def named(model: nn.Module, age: Tensor, pressure: Tensor) -> Tensor:
+        return model(torch.stack([age, pressure], -1)).square().mean()
+
+    @cloister.plan
+    def starred(model: nn.Module, age: Tensor, *rest: Tensor) -> Tensor:
+        return model(torch.stack([age, *rest], -1)).square().mean()
+
+    def columns(function: Any, count: int) -> list[str]:
+        found = function.capture(nn.Linear(count, 1), example=(torch.zeros(4),) * count)
+        return [each.name for each in found.program.batch]
+
+    assert columns(named, 2) == ["age", "pressure"]
+    assert columns(starred, 3) == ["age", "rest0", "rest1"]
+    assert (
+        named.capture(nn.Linear(2, 1), example=(torch.zeros(4),) * 2).digest
+        != starred.capture(nn.Linear(2, 1), example=(torch.zeros(4),) * 2).digest
+    )

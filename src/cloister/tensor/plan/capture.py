@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from cloister.tensor.plan.tracing import Recorder, plain_kernels
 from cloister.tensor.pointer import PointerTensor
 
 _LOSS: Final = "loss"
+_BY_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Outcome = Tensor | Mapping[str, Tensor]
 """What a loss function returns: the loss, or the loss and metrics by name, each a tensor without dimensions."""
@@ -55,11 +57,25 @@ class PlannedLoss:
             PlanError: the step reads values, makes Python numbers from the batch, or does what no plan can; with the
                 line of the script that does it.
         """
-        parameters, buffers, rows = _parameters(model), _buffers(model), _rows(example)
+        parameters, buffers, rows = _parameters(model), _buffers(model), self._rows(example)
         with plain_kernels(), torch.inference_mode(False):
             captured = [self._at(size, model, parameters, buffers, rows) for size in SIZES]
         program = lowering.lower(captured, parameters=parameters, buffers=buffers, rows=rows)
         return Plan.decode(encoding.encode(program))
+
+    def _rows(self, example: Sequence[Tensor]) -> tuple[Rows, ...]:
+        _check_example(example)
+        names = self._names(len(example))
+        return tuple(
+            Rows(name, _dtype(tensor), tuple(tensor.shape[1:])) for name, tensor in zip(names, example, strict=True)
+        )
+
+    def _names(self, count: int) -> list[str]:
+        """What the function calls the tensors of a batch; those behind a star are numbered."""
+        found = list(inspect.signature(self.function).parameters.values())[1:]
+        names = [each.name for each in found if each.kind in _BY_PLACE][:count]
+        starred = next((each.name for each in found if each.kind is inspect.Parameter.VAR_POSITIONAL), "column")
+        return [*names, *(f"{starred}{at}" for at in range(len(names), count))]
 
     def _at(
         self,
@@ -165,7 +181,7 @@ def _check_held(name: str, tensor: Tensor) -> None:
         raise PlanError(f"{name} is of a kind that plans do not take: {tensor.dtype}, {tensor.layout}")
 
 
-def _rows(example: Sequence[Tensor]) -> tuple[Rows, ...]:
+def _check_example(example: Sequence[Tensor]) -> None:
     if (
         not isinstance(example, (tuple, list))
         or not example
@@ -174,7 +190,6 @@ def _rows(example: Sequence[Tensor]) -> tuple[Rows, ...]:
         raise PlanError("example must be a tuple of tensors, one batch: example=(x, y)")
     if len({tensor.shape[:1] for tensor in example}) != 1 or not example[0].dim():
         raise PlanError("the tensors of the example must all have the batch as their first dimension, and be as long")
-    return tuple(Rows(_dtype(tensor), tuple(tensor.shape[1:])) for tensor in example)
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -20,7 +20,7 @@ def _lines(program: Program, shown: Sequence[str], digest: bytes) -> Iterator[st
     for title, inputs in (
         ("parameters", [(", ".join(each.names), "" if each.trained else "  fixed") for each in program.parameters]),
         ("buffers", [(", ".join(each.names), "") for each in program.buffers]),
-        ("batch of b", [("", "") for _ in program.batch]),
+        ("batch of b", [(each.name, "") for each in program.batch]),
         ("constants", [("", "") for _ in program.constants]),
     ):
         if inputs:

@@ -14,12 +14,13 @@ from msgspec import Meta, Struct
 from cloister.wire.limits import ARGUMENTS, INPUTS, LIST_ITEMS, METRICS, NAME_CHARS, SIZE
 from cloister.wire.tensors import DType, Shape
 
-FORMAT: Final = "cloister plan 1"
+FORMAT: Final = "cloister plan 2"
 LINES: Final = 1 << 16
 CONSTANT_BYTES: Final = 1 << 20
 """All constants of a plan together, in bytes. Larger tensors belong into buffers, which the model brings along."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=4 * NAME_CHARS)]
+Word = Annotated[str, Meta(max_length=NAME_CHARS, pattern=r"\A[^\W\d]\w*\Z")]
 Id = Annotated[int, Meta(ge=0, lt=1 << 24)]
 Integer = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Step = Annotated[int, Meta(ge=-SIZE, le=SIZE)]
@@ -62,8 +63,10 @@ class Buffer(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
 
 
 class Rows(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A tensor of the batch; ``row`` is its shape without the first dimension, which is the batch's."""
+    """A tensor of the batch: what the loss function calls it, so that an owner can tell which column is meant, and its
+    shape without the first dimension, which is the batch's."""
 
+    name: Word
     dtype: DType
     row: Shape
 
