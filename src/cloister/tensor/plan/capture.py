@@ -75,7 +75,7 @@ class PlannedLoss:
         found = list(inspect.signature(self.function).parameters.values())[1:]
         names = [each.name for each in found if each.kind in _BY_PLACE][:count]
         starred = next((each.name for each in found if each.kind is inspect.Parameter.VAR_POSITIONAL), "column")
-        return [*names, *(f"{starred}{at}" for at in range(len(names), count))]
+        return [*names, *(f"{starred}{at}" for at in range(count - len(names)))]
 
     def _at(
         self,
