@@ -458,6 +458,26 @@ def test_parts_that_do_not_belong_together_are_no_study(honest: Path, changed: d
         decode(contents(honest, **changed))
 
 
+class _Tied(nn.Module):
+    """Tied weights, statistics, a counter, and a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.ones(6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(x) * self.scale)).relu()  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_a_model_of_all_kinds_of_tensors_is_its_plans(tmp_path: Path) -> None:
+    found = page(read(written(tmp_path, _Tied(), clip_buffers=1.0)))
+    assert "    norm.running_var float32[6], buffer" in found
+    assert "    norm.num_batches_tracked int64[], stays as it is" in found
+
+
 @pytest.mark.slow
 def test_a_plan_that_cannot_be_read_is_no_plan(honest: Path) -> None:
     text = read(honest).charter_text
