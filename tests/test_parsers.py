@@ -127,6 +127,7 @@ PARSERS = {
     "testing/processes.py: log.open": WRITES,
     "testing/processes.py: self.log_file.read_text": "tests' own",
     "wire/messages.py: msgspec.msgpack.Decoder": "messages",
+    "wire/text.py: _UNSEEN.search": "looks for one of some characters, in a text that is bounded already",
     "worker/executor.py: self._data_sets.search": NOT_IT,
     "worker/data/archives.py: archive.open": "npz, npz, at a node",
     "worker/data/archives.py: zipfile.ZipFile": "npz, npz, at a node",

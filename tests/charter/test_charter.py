@@ -169,7 +169,25 @@ def test_a_damaged_charter_is_refused_or_read(data: st.DataObject) -> None:
 def test_names_that_look_alike_are_told_apart() -> None:
     assert is_name("Universit\u00e4tsklinikum (Nord)")
     assert shown("bob") == "bob"
+    assert shown("a\x1b[8m\nb") == "a\\x1b[8m\\nb"
+    assert shown("b\u3164b") == "b\\u3164b"
     assert shown("b\u043eb") == "b\u043eb (b\\u043eb)"  # the middle letter is Cyrillic
+
+
+@pytest.mark.parametrize(
+    "character", "\ufe0f\u034f\u115f\u1160\U000e0100\u3164\u200b\u00ad\u180b\u17b4\u2800\x1b\n\xa0", ids=ascii
+)
+def test_nothing_in_a_name_is_invisible(character: str) -> None:
+    assert not is_name(f"hill{character}")
+    assert not is_name(f"hi{character}ll")
+    assert any(
+        "is no name" in fault for fault in faults(text().replace("stroke-study", f"hi\\U{ord(character):08x}ll"))
+    )
+
+
+@pytest.mark.parametrize("name", ["\u5317\u4eac", "\u0928\u0940", "\u05d1\u05d9\u05ea", "Z\u00fcrich"])
+def test_names_may_be_of_any_script(name: str) -> None:
+    assert is_name(name)
 
 
 # --- the digest

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from cloister.charter.summary import limits, rules, software
+from cloister.charter.summary import heading, limits, member, rules, software
 from cloister.charter.template import template
 from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
@@ -89,6 +90,35 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
 def test_each_hole_is_explained(changed: dict[str, Any], hole: str) -> None:
     found = warnings_of(charter(**(TIGHT | changed)))
     assert any(hole in each for each in found)
+
+
+def test_a_member_known_by_an_older_key_is_told() -> None:
+    agreed = charter(**TIGHT)
+    bob = agreed.members[1]
+    older = replace(agreed, members=(agreed.members[0], replace(bob, id=f"sha256:{'0' * 64}"), *agreed.members[2:]))
+    assert any(f"bob is known by the id of an older key: sha256:{'0' * 64};" in each for each in warnings_of(older))
+    assert member(replace(bob, id="sha256:1")) == f"bob, {bob.key}, known by the id of an older key: sha256:1"
+    assert member(bob) == f"bob, {bob.key}"
+
+
+def test_nothing_that_warnings_quote_begins_a_line() -> None:
+    agreed = charter(**TIGHT)
+    forged = "x\x1b[8m\nwarnings    none"
+    job = replace(agreed.jobs[0], name=forged, weights="rows", unsafe_lr=forged)
+    entry = replace(agreed.reference[0], name=forged, platforms="any")
+    for told in warnings_of(replace(agreed, jobs=(job,), reference=(entry,))):
+        assert told.isprintable()
+
+
+def test_numbers_that_differ_look_different() -> None:
+    told = limits(charter(**(TIGHT | {"clip": "10.00004", "largest_share": "0.5000001"})).limits)
+    assert told["clip"].endswith("at most 10.00004")
+    assert told["largest_share"].startswith("at most 0.5000001 of")
+    agreed = charter()
+    assert dict(heading(agreed))["valid"] == "2026-01-01 00:00 to 2027-01-01 00:00 UTC"
+    later = replace(agreed, not_before=agreed.not_before + timedelta(microseconds=1), supersedes=bytes(32))
+    assert dict(heading(later))["valid"] == "2026-01-01 00:00:00.000001 to 2027-01-01 00:00 UTC"
+    assert dict(heading(later))["supersedes"] == "00" * 32
 
 
 def test_a_signer_alone_is_all_its_software() -> None:

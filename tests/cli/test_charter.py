@@ -170,6 +170,23 @@ def test_look_alikes_are_shown_with_their_code_points(run) -> None:
     assert "b\u043eb (b\\u043eb)" in run("check", "charter.toml")[1].splitlines()[-1]
 
 
+def test_a_member_known_by_an_older_key_is_shown(run) -> None:
+    written = agree()
+    rosa = Identity.read("rosa.key").fingerprint
+    Path("charter.toml").write_text(written.replace(f'key = "{rosa}"', f'key = "{rosa}"\nid = "sha256:{"0" * 64}"'))
+    for words in (("check",), ("show",), ("sign", "--yes", "--key", "bob.key")):
+        out = run(words[0], "charter.toml", *words[1:])[1]
+        assert f"rosa, {rosa}, known by the id of an older key: sha256:{'0' * 64}" in out
+    assert "warning     rosa is known by the id of an older key" in run("check", "charter.toml")[1]
+
+
+def test_what_is_signed_is_shown_before(run) -> None:
+    agree()
+    out = run("sign", "charter.toml", "--yes", "--key", "bob.key")[1]
+    for said in ("5a" * 48, "agg.example:7443", "at least 2 members", "researcher  rosa"):
+        assert said in out
+
+
 # Reading before signing
 
 

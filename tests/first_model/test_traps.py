@@ -73,6 +73,31 @@ def test_an_imprint_in_a_large_layer_is_found(monkeypatch: pytest.MonkeyPatch) -
         ({"draw": "uniform", "low": 0.09, "high": 0.1}, {"draw": "uniform", "low": -2.0, "high": 2.0}, "imprint"),
         ({"draw": "uniform", "low": -0.1, "high": 0.1}, {"draw": "constant", "value": -2.0}, "silent"),
         ({"draw": "uniform", "low": -0.1, "high": 0.1}, {"draw": "constant", "value": -100.0}, "bias"),
+        (
+            {"draw": "normal", "mean": -0.04, "std": 0.125, "low": -1.0, "high": 1.0},
+            {"draw": "uniform", "low": -0.1, "high": 0.1},
+            "leaning",
+        ),
+        (
+            {"draw": "normal", "mean": -0.02, "std": 0.1, "low": -1.0, "high": 1.0},
+            {"draw": "constant", "value": 0.0},
+            "leaning",
+        ),
+        (
+            {"draw": "normal", "mean": 0.0, "std": 0.1, "low": -1.0, "high": 1.0},
+            {"draw": "uniform", "low": -0.75, "high": -0.65},
+            "leaning",
+        ),
+        (
+            {"draw": "normal", "mean": -0.03, "std": 0.1, "low": -1.0, "high": 1.0},
+            {"draw": "uniform", "low": -0.4, "high": -0.3},
+            "leaning",
+        ),
+        (
+            {"draw": "normal", "mean": 0.0, "std": 0.1, "low": -1.0, "high": 1.0},
+            {"draw": "constant", "value": -0.25},
+            "leaning",
+        ),
     ],
 )
 def test_a_trap_that_a_recipe_draws_is_found(weight: dict[str, Any], bias: dict[str, Any], kind: str) -> None:
@@ -81,6 +106,28 @@ def test_a_trap_that_a_recipe_draws_is_found(weight: dict[str, Any], bias: dict[
         Drawn(tensor="0.weight", dtype="float32", shape=(64, 100), **weight),
     )
     assert kind in kinds(find(draw(recipe, digest=bytes(32))))
+
+
+def test_units_that_lean_are_told_with_what_they_do() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(-0.04, 0.125, size=(256, 64))
+    (trap,) = find({"0.weight": rows, "0.bias": generator.uniform(-0.1, 0.1, size=256)})
+    assert (trap.tensor, trap.kind, trap.severity) == ("0.weight", "leaning", "odd")
+    assert "columns from 0 to 1 seldom set them off" in trap.text
+    assert find({"0.weight": rows})[0].kind == "leaning"  # without biases too
+    assert find({"0.weight": -rows}) == []  # units that always fire hide rows
+    few = generator.normal(-0.04, 0.125, size=(256, 8))
+    assert find({"0.weight": few}) == []
+
+
+@pytest.mark.parametrize("units", [16, 64, 2048])
+@pytest.mark.parametrize("inputs", [16, 64, 1000])
+def test_honest_draws_do_not_lean(units: int, inputs: int) -> None:
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        bound = 1 / np.sqrt(inputs)
+        rows, biases = (generator.uniform(-bound, bound, size=shape) for shape in ((units, inputs), units))
+        assert find({"0.weight": rows, "0.bias": biases}) == []
 
 
 def test_a_text_names_the_layer_and_what_it_could_do() -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
+from cloister.errors import PlanError
 from cloister.plans.words import code, describe
-from cloister.tensor.plan.program import Line
+from cloister.tensor.plan import encoding
+from cloister.tensor.plan.program import Buffer, Line, Metric, Parameter
 from tests.plans.lines import TABLE, X, op, program
 from tests.plans.samples import captured
+
+FORGED = program(
+    op("relu (5)", X),
+    op("mean", 5),
+    parameters=(Parameter(("w float32[4, 4]  fixed",), "float32", (4, 4), True),),
+    buffers=(Buffer(("n  fixed",), "int64", ()),),
+    metrics=(Metric("a %1", 6),),
+)
 
 
 def test_it_names_what_goes_in_and_out() -> None:
@@ -19,6 +31,38 @@ def test_it_names_what_goes_in_and_out() -> None:
     assert "    constant 0: float32[64] 256 bytes" in said
     assert "    matrix product (1)\n    relu (1)\n    sum or mean (1)\n" in said
     assert said.endswith("hands out: the loss")
+
+
+@pytest.mark.parametrize("told", [str(describe(FORGED)), code(FORGED)])
+def test_a_name_looks_like_nothing_beside_it(told: str) -> None:
+    for name in ("'w float32[4, 4]  fixed'", "'n  fixed'", "'a %1'", "'relu (5)'"):
+        assert name in told or name == "'relu (5)'"
+    assert "relu (5)" not in told.replace("'relu (5)'", "")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"parameters": (Parameter(("w\x1b[8m",), "float32", (4, 4), True),)},
+        {"parameters": (Parameter(("w", "w\n"), "float32", (4, 4), True),)},
+        {"buffers": (Buffer(("n\u3164",), "int64", ()),)},
+        {"metrics": (Metric("a\x9b", 7),)},
+        {"lines": (op("relu\n", X), op("mean", 5))},
+        {"lines": (op("relu", X, **{"a\n": 1}), op("mean", 5))},
+        {"lines": (op("relu", X, "a\n"), op("mean", 5))},
+        {"lines": (op("relu", X, named="a\n"), op("mean", 5))},
+    ],
+    ids=str,
+)
+def test_a_plan_has_no_name_that_cannot_be_seen(changed: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match="a plan has no name such as"):
+        encoding.decode(encoding.encode(program(op("relu", X), op("mean", 5), **changed)))
+
+
+def test_a_plan_has_no_element_type_of_its_own() -> None:
+    made = program(op("relu", X), op("mean", 5), parameters=(Parameter(("w",), "f\x1b[8m", (4, 4), True),))
+    with pytest.raises(PlanError, match="no element type"):
+        encoding.decode(encoding.encode(made))
 
 
 def test_what_is_in_no_group_goes_by_its_name() -> None:

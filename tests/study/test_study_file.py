@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
+from cloister.charter import Metric, Noise
 from cloister.charter.toml import parse_charter
-from cloister.errors import CharterError, JobError
+from cloister.errors import CharterError, JobError, PlanError
+from cloister.ledger.job import Constant, Part
 from cloister.node.study.plan_check import check_proven
 from cloister.study import study_file
 from cloister.study.published import published_values
+from cloister.study.study_diff import diff
 from cloister.study.study_file import StudyFile, decode
-from cloister.study.study_page import diff, page
+from cloister.study.study_page import page
+from cloister.tensor.plan import encoding
+from cloister.tensor.plan.program import Constant as ProgramConstant
 from cloister.testing.charters import write_charter
-from tests.support.charters import fingerprint_of
+from cloister.wire.optimizers import SGD, CosineDecay
+from cloister.wire.strategies import FedAdam
+from cloister.wire.tensors import TensorSpec
+from cloister.wire.text import is_visible
+from tests.charter.test_encoding import TDX
+from tests.charter.test_warnings import SNP
+from tests.support.charters import SGX, SIMULATED, fingerprint_of, text
 
 EXAMPLE = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64))
 
@@ -48,6 +62,14 @@ def first_row(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def model(width: int = 16) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+PARTS = (
+    Part("0.bias", TensorSpec("float32", (16,)), False),
+    Part("0.weight", TensorSpec("float32", (16, 6)), False),
+    Part("2.bias", TensorSpec("float32", (3,)), False),
+    Part("2.weight", TensorSpec("float32", (3, 16)), False),
+)
 
 
 class _Named:
@@ -113,7 +135,7 @@ def test_the_page_says_what_is_computed_what_leaves_and_what_comes_out(honest: P
     told = "\n".join(found)
     assert found[1] == f"digest      {read(honest).charter.digest.hex()}"
     for line in (
-        "  Whether it was a stroke.",
+        "  | Whether it was a stroke.",
         "  data                data sets with the tag #mri",
         "  batch_size          32 rows of every owner in every step",
         "  steps               9 of every owner in every round",
@@ -142,11 +164,16 @@ def test_warnings_come_gravest_first(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_layer_wider_than_a_step_wants_more_rows(tmp_path: Path) -> None:
-    text = "a layer of 40 units is wider than a step's 32 rows"
-    assert text in " ".join(" ".join(page(read(written(tmp_path, model(40))))).split())
-    (tmp_path / "more").mkdir()
-    wider = written(tmp_path / "more", model(40), batch_size=64)
-    assert "is wider than a step's" not in " ".join(page(read(wider)))
+    """Of columns that are not centred rows were read whatever the batch was; of centred ones, from fewer than 64."""
+    for width, rows, told in ((40, 32, True), (100, 64, True), (200, 128, True), (40, 64, False), (64, 64, False)):
+        folder = tmp_path / f"{width}-{rows}"
+        folder.mkdir()
+        found = " ".join(" ".join(page(read(written(folder, model(width), batch_size=rows, min_examples=300)))).split())
+        assert (
+            f"a layer of {width} units is wider than a step's {rows} rows: rows of columns that are not" in found
+        ) == told
+        assert ("put BatchNorm before the layer" in found) == told
+        assert ("take 64 at least" in found) == (rows < 64)
 
 
 @pytest.mark.slow
@@ -177,7 +204,8 @@ def test_a_drawn_model_needs_no_values_and_is_drawn_again(tmp_path: Path) -> Non
     found = read(tmp_path / "s.study")
     told = "\n".join(page(found))
     assert "drawn by the charter's recipe" in told
-    assert "0.weight float32[16, 6], parameter, uniform low -0.408248 high 0.408248" in told
+    assert "drawn again here: it is the charter's" in told
+    assert "0.weight float32[16, 6], parameter, uniform low -0.40824829" in told
     assert "researcher's choice" not in told
     (tmp_path / "other.toml").write_text(text.replace("rounds = 20", "rounds = 19"))
     with pytest.raises(CharterError, match="not the charter's"):  # drawn under another charter
@@ -206,6 +234,193 @@ def test_what_has_changed_is_told_and_nothing_else(honest: Path, tmp_path: Path)
     assert not any("learning" in line or "optimizer" in line for line in changed)
 
 
+# What an attacker could have a page say
+
+FORGED = "a\x1b[8m\n\nwarnings    none\n\x1b[2J\u202e"
+
+
+class _Renamed(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.linear = name, nn.Linear(6, 3)
+        self.register_parameter(name, nn.Parameter(torch.zeros(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + getattr(self, self.name)  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_a_name_that_steers_a_terminal_is_none(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"no name such as 'a\\x1b\[8m"):
+        written(tmp_path, _Renamed(FORGED))
+
+
+@pytest.mark.slow
+def test_a_name_looks_like_nothing_else(tmp_path: Path) -> None:
+    named = "x float32[3], parameter    2 warnings"
+    found = page(read(written(tmp_path, _Renamed(named))), code=True)
+    lines = [line for line in found if named in line]
+    assert lines
+    assert all(f"'{named}'" in line for line in lines)
+
+
+def test_every_line_of_a_page_is_one_line(honest: Path) -> None:
+    """Whatever came past the file's checks."""
+    found = read(honest)
+    forged = tuple(msgspec.structs.replace(part, name=FORGED + part.name) for part in found.parts)
+    owner = replace(found.charter.members[0], name=FORGED)
+    limits = replace(found.charter.limits, metrics=(Metric(name=FORGED, low=0.0, high=1.0),))
+    job = replace(found.charter.jobs[0], name=FORGED, data=FORGED, unsafe_lr=FORGED)
+    agreed = replace(
+        found.charter, name=FORGED, members=(owner,), limits=limits, jobs=(job,), addresses=(FORGED,),
+        reference=(replace(found.charter.reference[0], name=FORGED),),
+    )  # fmt: skip
+    other = replace(found, charter=agreed, parts=forged, vector=None, text=FORGED)
+    for line in (*page(other, code=True), *diff(found, other)):
+        assert is_visible(line), ascii(line)
+    assert "warnings    none" not in page(other)
+
+
+@pytest.mark.slow
+def test_a_text_looks_like_nothing_of_the_page(honest: Path) -> None:
+    text = "harmless\n\nwarnings    none\n\u3164\nlimits\n  floor               at least 50 members in an aggregate"
+    found = page(decode(contents(honest, text=text)))
+    begin = found.index("in its researchers' words") + 1
+    told = found[begin : found.index("", begin)]
+    assert len(told) == 5
+    assert all(line.startswith("  | ") for line in told)
+    assert "  | \\u3164" in told
+
+
+@pytest.mark.slow
+def test_a_model_too_large_to_draw_is_not_said_to_be_checked(
+    tmp_path: Path, honest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = model()
+    text = read(honest).charter_text + cloister.recipe_toml(start)
+    monkeypatch.setattr(study_file, "VALUES_BYTES", 100)
+    told = "\n".join(page(decode(contents(honest, charter=text, vector=None))))
+    assert "too large to be drawn here, so not checked" in told
+    assert "drawn again here" not in told
+    other = text.replace("shape = [16]", "shape = [17]")
+    with pytest.raises(CharterError, match=r"other tensors than the charter's recipe, which differ in 0\.bias"):
+        decode(contents(honest, charter=other, vector=None))
+
+
+@pytest.mark.slow
+def test_the_page_says_whether_values_were_checked(honest: Path) -> None:
+    assert "  its values are known here: they are the charter's" in page(read(honest))
+    without = page(decode(contents(honest, vector=None)))
+    assert "  its values are not known here, so not checked: only its digest says what they are" in without
+
+
+# All that is signed
+
+
+def changes(value: Any) -> Iterator[Any]:  # noqa: C901  # a case for each type
+    """A value with one thing in it changed, as little as can be: for each thing in it."""
+    match value:
+        case bool():
+            yield not value
+        case str():
+            yield f"{value}x"
+        case bytes():
+            yield bytes([value[0] ^ 1]) + value[1:]
+        case int():
+            yield value + 1
+        case float():
+            yield math.nextafter(value, math.inf)
+        case datetime() | timedelta():
+            yield value + timedelta(microseconds=1)
+        case frozenset() if value:
+            first = min(value)
+            yield from (value - {first} | {other} for other in changes(first))
+            yield value | {*changes(first)}
+        case tuple():
+            yield value[1:]
+            yield from (
+                (*value[:at], other, *value[at + 1 :]) for at, each in enumerate(value) for other in changes(each)
+            )
+        case dict():
+            yield from ({**value, key: other} for key, each in value.items() for other in changes(each))
+        case msgspec.Struct():
+            for name in value.__struct_fields__:
+                yield from (msgspec.structs.replace(value, **{name: each}) for each in changes(getattr(value, name)))
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            for field in fields(value):
+                yield from (replace(value, **{field.name: each}) for each in changes(getattr(value, field.name)))
+
+
+def full(found: StudyFile) -> StudyFile:
+    """The study under a charter in which everything is there that can be."""
+    reference = tuple(parse_charter(text(software=software)).reference[0] for software in (SGX, SNP, TDX, SIMULATED))
+    limits = replace(
+        found.charter.limits,
+        clip_buffers=2.0,
+        noise=Noise(mechanism="gaussian", multiplier=1.5),
+        row_buckets=(200, 400),
+        first_model_file=bytes(32),
+    )
+    job = replace(
+        found.charter.jobs[0], unsafe_lr="why", strategy=FedAdam(0.1), optimizer=SGD(0.1, schedule=CosineDecay(3, 0.1))
+    )
+    agreed = replace(
+        found.charter, supersedes=bytes(32), reference=reference, limits=limits, jobs=(job,),
+        recipe=parse_charter(found.charter_text + cloister.recipe_toml(model())).recipe,
+    )  # fmt: skip
+    return replace(found, charter=agreed)
+
+
+@pytest.mark.slow
+def test_whatever_is_signed_is_on_the_page_and_in_the_difference(honest: Path) -> None:
+    """A new field of the charter, of an entry, of a limit, of a job cannot be forgotten."""
+    found = full(read(honest))
+    (plan,) = found.plans.values()
+    drawn = [(each.tensor, each.dtype, each.shape) for each in found.charter.recipe]
+    before, count = page(found), 0
+    for agreed in changes(found.charter):
+        other = replace(found, charter=agreed, plans={job.plan: plan for job in agreed.jobs})
+        others = page(other)
+        shown = [line for line in {*others} ^ {*before} if not line.startswith("digest")]
+        # What a recipe draws for is held against the model's tensors, which are on the page, when the file is read.
+        tensors = [(each.tensor, each.dtype, each.shape) for each in agreed.recipe]
+        assert shown or len(others) != len(before) or tensors != drawn, agreed
+        told = [line for line in diff(found, other) if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+        assert [line for line in told if line[1:].startswith("charter.")], agreed
+        count += 1
+    assert count > 100
+
+
+@pytest.mark.slow
+def test_whatever_else_is_in_the_file_is_in_the_difference(honest: Path, tmp_path: Path) -> None:
+    found = read(honest)
+    assert diff(found, replace(found, text="Other words."))
+    assert diff(found, replace(found, vector=None))
+    assert diff(found, replace(found, vector=bytes(652)))
+    assert diff(found, replace(found, parts=(msgspec.structs.replace(PARTS[0], buffer=True), *PARTS[1:])))
+    constants = tuple(Constant("n", TensorSpec("int64", ()), bytes([at]) * 8) for at in range(2))
+    one, other = (replace(found, constants=(each,)) for each in constants)
+    assert any("tensor n" in line for line in diff(one, other))
+    (digest, plan), *_ = found.plans.items()
+    program = encoding.decode(plan)
+    twice = [
+        replace(found, plans={digest: encoding.encode(msgspec.structs.replace(program, constants=(constant,)))})
+        for constant in (ProgramConstant("uint8", (1,), b"\0"), ProgramConstant("uint8", (1,), b"\1"))
+    ]
+    assert any("constant 0" in line for line in diff(*twice))
+
+
+@pytest.mark.slow
+def test_a_member_under_an_older_keys_id_is_told(honest: Path) -> None:
+    found = read(honest)
+    owner, *others = found.charter.members
+    older = replace(owner, id=fingerprint_of("bob"))
+    told = " ".join(" ".join(page(replace(found, charter=replace(found.charter, members=(older, *others))))).split())
+    assert f"{owner.name}, {owner.key}, known by the id of an older key: {older.id}" in told
+    assert f"warning {owner.name} is known by the id of an older key: {older.id}; it counts as the same" in told
+    assert "older key" not in "\n".join(page(found))
+
+
 # What does not belong together
 
 
@@ -223,7 +438,17 @@ def contents(honest: Path, **changed: Any) -> bytes:
         ({"plans": (b"another",)}, "the plans in the study file are not those"),
         ({"vector": bytes(652)}, "is not the charter's"),
         ({"vector": bytes(8)}, "not as many as its tensors have"),
-        ({"parts": ()}, "not as many as its tensors have"),
+        ({"parts": ()}, r"other tensors than a plan of it, which differ in 0\.bias"),
+        ({"parts": (*PARTS, Part("harmless", TensorSpec("float32", (2, 2)), False))}, "differ in harmless"),
+        ({"parts": (*PARTS[:3], Part("2.weight", TensorSpec("float32", (16, 3)), False))}, r"differ in 2\.weight"),
+        ({"parts": (*PARTS[:3], Part("2.weight", TensorSpec("float64", (3, 16)), False))}, r"differ in 2\.weight"),
+        ({"parts": (*PARTS[:3], Part("2.weight", TensorSpec("float32", (3, 16)), True))}, r"differ in 2\.weight"),
+        ({"parts": (Part("harmless", TensorSpec("float32", (2, 2)), False),), "vector": None}, "differ in"),
+        ({"parts": PARTS[::-1]}, "not each named once, in order"),
+        ({"parts": (*PARTS[:3], PARTS[2], PARTS[3])}, "not each named once, in order"),
+        ({"parts": (Part("a\x1b[8m", TensorSpec("float32", (1,)), False),)}, r"names a tensor 'a\\x1b\[8m'"),
+        ({"constants": (Constant("n\u3164", TensorSpec("int64", ()), bytes(8)),)}, r"names a tensor 'n\\u3164'"),
+        ({"constants": (Constant("n", TensorSpec("int64", ()), bytes(8)),)}, "differ in n"),
         ({"charter": "= 1"}, "not TOML"),
         ({"format": "cloister study 9"}, "no study file of this version"),
     ],
@@ -231,6 +456,26 @@ def contents(honest: Path, **changed: Any) -> bytes:
 def test_parts_that_do_not_belong_together_are_no_study(honest: Path, changed: dict[str, Any], why: str) -> None:
     with pytest.raises(CharterError, match=why):
         decode(contents(honest, **changed))
+
+
+class _Tied(nn.Module):
+    """Tied weights, statistics, a counter, and a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.ones(6), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(x) * self.scale)).relu()  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_a_model_of_all_kinds_of_tensors_is_its_plans(tmp_path: Path) -> None:
+    found = page(read(written(tmp_path, _Tied(), clip_buffers=1.0)))
+    assert "    norm.running_var float32[6], buffer" in found
+    assert "    norm.num_batches_tracked int64[], stays as it is" in found
 
 
 @pytest.mark.slow

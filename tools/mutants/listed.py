@@ -1894,6 +1894,146 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
+        "study/study_file.py",
+        "tests/study/test_study_file.py",
+        (
+            "tensors-of-no-plan",
+            "if held.get(name) != told.get(name))",
+            "if False)",
+            "a study file's tensors are its plans'",
+        ),
+        (
+            "tensors-of-no-recipe",
+            "if told.get(name) != drawn.get(name))",
+            "if False)",
+            "a study file's tensors are its recipe's",
+        ),
+        ("steering-tensor", "if not is_visible(name):", "if False:", "no tensor's name steers a terminal"),
+    ),
+    *_in(
+        "study/study_page.py",
+        "tests/study/test_study_file.py",
+        (
+            "lines-as-they-come",
+            "[visible(line) for line in _page(study, code=code)]",
+            "[line for line in _page(study, code=code)]",
+            "each line of a page is one, and steers no terminal",
+        ),
+        ("text-unmarked", 'f"  | {line}"', 'f"{line}"', "researchers' words look like nothing of the page"),
+        ("drawn-unchecked", "if study.drawn:", "if study.charter.recipe:", "a page says what was drawn, and what not"),
+    ),
+    *_in(
+        "study/study_diff.py",
+        "tests/study/test_study_file.py",
+        (
+            "fields-not-compared",
+            'yield from _values("charter", content(study.charter))',
+            "pass",
+            "two study files are compared over all that is signed",
+        ),
+    ),
+    *_in(
+        "study/study_warnings.py",
+        "tests/study/test_study_file.py",
+        (
+            "wide-in-small-steps-only",
+            "if job.batch_size < seen.widest:",
+            "if job.batch_size < min(64, seen.widest):",
+            "a layer wider than a step's rows is warned of whatever the batch is",
+        ),
+    ),
+    *_in(
+        "charter/summary.py",
+        "tests/charter/test_warnings.py tests/study/test_study_file.py",
+        (
+            "clip-in-few-digits",
+            "parameters is at most {exact(limits.clip)}",
+            "parameters is at most {limits.clip:g}",
+            "limits are told with all their digits",
+        ),
+        (
+            "older-id-unsaid",
+            'known = "" if member.id == member.key else',
+            'known = "" if True else',
+            "an id that is no key is told",
+        ),
+    ),
+    *_in(
+        "charter/warnings.py",
+        "tests/charter/test_warnings.py",
+        ("older-id-unwarned", "if member.id != member.key:", "if False:", "an id that is no key is warned of"),
+        ("entry-name-as-it-comes", "{shown(entry.name)}: {hole}", "{entry.name}: {hole}", "a warning is one line"),
+    ),
+    *_in(
+        "charter/names.py",
+        "tests/charter/test_charter.py",
+        ("invisible-in-a-name", "        and is_visible(text)\n", "", "nothing in a name is invisible"),
+        ("name-as-it-comes", "seen = visible(name)", "seen = name", "a name that is shown begins no line"),
+    ),
+    *_in(
+        "wire/text.py",
+        "tests/wire/test_text.py",
+        (
+            "unseen-is-visible",
+            "text.isprintable() and not _UNSEEN.search(text)",
+            "text.isprintable()",
+            "what is drawn as nothing is spelled out",
+        ),
+        (
+            "unprintable-is-visible",
+            "text.isprintable() and not _UNSEEN.search(text)",
+            "not _UNSEEN.search(text)",
+            "escape sequences are spelled out",
+        ),
+        (
+            "any-name-is-plain",
+            "name if _PLAIN.fullmatch(name) else ascii(name)",
+            "name",
+            "a name that can be any text looks like nothing else",
+        ),
+    ),
+    *_in(
+        "tensor/plan/encoding.py",
+        "tests/plans/test_words.py",
+        ("steering-plan", "if not is_visible(text):", "if False:", "no name in a plan steers a terminal"),
+    ),
+    *_in(
+        "plans/words.py",
+        "tests/plans/test_words.py",
+        (
+            "operation-unquoted",
+            'if "_backward" in name else quoted(name)',
+            'if "_backward" in name else name',
+            "an operation's name looks like nothing beside it",
+        ),
+    ),
+    *_in(
+        "net/log_lines.py",
+        "tests/net/test_log_lines.py",
+        (
+            "log-as-it-comes",
+            "return visible(super().formatMessage(record))",
+            "return super().formatMessage(record)",
+            "no peer writes a line of the log",
+        ),
+    ),
+    *_in(
+        "models/leaning.py",
+        "tests/first_model/test_traps.py",
+        ("leaning-on-average", "levels.mean() < MEAN - _CHANCE / count**0.5", "False", "units that lean are told"),
+        ("negative-biases", "(biases < 0.0).mean() >= NEGATIVE and", "False and", "biases all negative are told"),
+    ),
+    *_in(
+        "cli/node.py",
+        "tests/cli/test_node.py",
+        ("session-as-it-comes", 'visible(each.last or "-")', 'each.last or "-"', "an executor steers no terminal"),
+    ),
+    *_in(
+        "study/progress.py",
+        "tests/study/test_progress.py",
+        ("progress-as-it-comes", "visible(str(line))", "str(line)", "no peer writes a line on the researcher's screen"),
+    ),
+    *_in(
         "ledger/first_model.py",
         "tests/node/study/test_first_model.py",
         (

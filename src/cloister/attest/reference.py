@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from cloister.attest.evidence import Tee
 from cloister.attest.tcb import SnpTcb
+from cloister.wire.text import is_visible
 
 LIST_ITEMS: Final = 1024
 ENTRIES: Final = 64
@@ -166,7 +167,7 @@ def faults_among(entries: Sequence[Entry]) -> Iterator[tuple[int, str]]:
     """What is wrong with the names of entries, each fault with the number of the entry."""
     names: set[str] = set()
     for index, entry in enumerate(entries):
-        if not (entry.name.strip() and entry.name.isprintable()):
+        if not (entry.name.strip() and is_visible(entry.name)):
             yield index, "must be a text of printable characters"
         if entry.name in names:
             yield index, "another entry has this name"

@@ -25,6 +25,7 @@ from cloister.errors import (
     NotGenuineError,
     UnacceptableError,
 )
+from cloister.wire.text import visible
 
 _SHORT: Final = 12
 _LISTED: Final = 3
@@ -209,7 +210,7 @@ class Verdict:
 
 def plain(text: str) -> str:
     """Text from outside, fit for a terminal: what cannot be printed (escape sequences, say) is spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return visible(text)
 
 
 def _charter(rules: Rules) -> dict[str, Any]:

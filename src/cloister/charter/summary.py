@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -12,10 +12,12 @@ from msgspec.structs import asdict
 from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
-from cloister.charter.charter import Charter, Limits
+from cloister.charter.charter import Charter, Limits, Member, Metric
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
+from cloister.models.recipe import Drawn
+from cloister.wire.text import exact, quoted
 
 
 def rules(charter: Charter) -> verdict.Rules:
@@ -31,6 +33,21 @@ def rules(charter: Charter) -> verdict.Rules:
         limits=limits(charter.limits),
         warnings=tuple(warnings_of(charter)),
     )
+
+
+def heading(charter: Charter) -> Iterator[tuple[str, str]]:
+    """What a charter is called, what it follows, and how long it is valid, to the microsecond that is signed."""
+    yield "charter", f"{shown(charter.name)}, serial {charter.serial}"
+    yield "digest", charter.digest.hex()
+    yield "valid", f"{_moment(charter.not_before)} to {_moment(charter.not_after)} UTC"
+    if charter.supersedes is not None:
+        yield "supersedes", charter.supersedes.hex()
+
+
+def member(member: Member) -> str:
+    """A member by its name and key, and by its id where that is another."""
+    known = "" if member.id == member.key else f", known by the id of an older key: {member.id}"
+    return f"{shown(member.name)}, {member.key}{known}"
 
 
 def software(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -54,11 +71,18 @@ def _told(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case timedelta():
-            return f"{value / timedelta(days=1):g} d"
+            return f"{exact(value / timedelta(days=1))} d"
+        case str():
+            return shown(value)
         case None:
             return "none"
         case _:
             return str(value)
+
+
+def _moment(moment: datetime) -> str:
+    whole = moment.second == moment.microsecond == 0
+    return f"{moment:%Y-%m-%d %H:%M}" if whole else moment.replace(tzinfo=None).isoformat(sep=" ")
 
 
 def _components(floor: SnpTcb) -> str:
@@ -71,12 +95,12 @@ def limits(limits: Limits) -> Mapping[str, str]:
     noise = limits.noise
     return {
         "floor": f"at least {limits.floor} members in an aggregate",
-        "largest_share": f"at most {limits.largest_share:g} of an aggregate from one member",
-        "clip": f"the norm of a contribution's parameters is at most {limits.clip:g}",
+        "largest_share": f"at most {exact(limits.largest_share)} of an aggregate from one member",
+        "clip": f"the norm of a contribution's parameters is at most {exact(limits.clip)}",
         "clip_buffers": "no model with buffers"
         if limits.clip_buffers is None
-        else f"that of its buffers at most {limits.clip_buffers:g}",
-        "noise": "none" if noise is None else f"{noise.mechanism}, {noise.multiplier:g} times the clip",
+        else f"that of its buffers at most {exact(limits.clip_buffers)}",
+        "noise": "none" if noise is None else f"{noise.mechanism}, {exact(noise.multiplier)} times the clip",
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
         "min_batch": f"at least {limits.min_batch} rows behind each step",
@@ -85,8 +109,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "proven_plans": "only those proved to take all rows alike" if limits.proven_plans else "any that the jobs name",
         "first_model": "none" if limits.first_model is None else limits.first_model.hex(),
         "first_model_file": "none" if limits.first_model_file is None else limits.first_model_file.hex(),
-        "metrics": ", ".join(f"{shown(each.name)} in [{each.low:g}, {each.high:g}]" for each in limits.metrics)
-        or "none",
+        "metrics": ", ".join(map(_metric, limits.metrics)) or "none",
         "interactive": "yes: without clip and noise" if limits.interactive else "no",
     }
 
@@ -104,6 +127,22 @@ def job(agreed: AgreedJob) -> Mapping[str, str]:
         "weights": "every owner counts the same" if agreed.weights == "uniform" else "owners count by their rows",
         **({} if agreed.unsafe_lr is None else {"unsafe_lr": shown(agreed.unsafe_lr)}),
     }
+
+
+def _metric(metric: Metric) -> str:
+    return f"{shown(metric.name)} in [{exact(metric.low)}, {exact(metric.high)}]"
+
+
+def drawn(entry: Drawn) -> str:
+    """A tensor of the recipe, and the distribution of its values."""
+    shape = ", ".join(map(str, entry.shape))
+    return f"{quoted(entry.tensor)} {entry.dtype}[{shape}], {distribution(entry)}"
+
+
+def distribution(entry: Drawn) -> str:
+    """What the values of a tensor are drawn from: uniform low -1 high 1."""
+    numbers = {name: getattr(entry, name) for name in ("low", "high", "mean", "std", "value")}
+    return entry.draw + "".join(f" {name} {exact(each)}" for name, each in numbers.items() if each is not None)
 
 
 def declared(value: Struct) -> str:

@@ -8,6 +8,8 @@ from typing import Final
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.reference_toml import STATUSES
 from cloister.charter.charter import ENFORCED, MIN_BATCH, MIN_ROWS, Charter
+from cloister.charter.names import shown
+from cloister.wire.text import exact
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400
@@ -15,7 +17,8 @@ _LONG_DAYS: Final = 400
 
 def warnings_of(charter: Charter) -> list[str]:
     """What a charter leaves open, a sentence each; nothing where it is as tight as a charter can be."""
-    return [*_limits(charter), *(f"{entry.name}: {hole}" for entry in charter.reference for hole in _entry(entry))]
+    holes = [f"{shown(entry.name)}: {hole}" for entry in charter.reference for hole in _entry(entry)]
+    return [*_limits(charter), *holes]
 
 
 def _limits(charter: Charter) -> Iterator[str]:
@@ -29,6 +32,7 @@ def _limits(charter: Charter) -> Iterator[str]:
         yield "nobody is a researcher: no one can submit a job"
     if not charter.jobs and not limits.interactive:
         yield "no job is named: nothing can be computed under this charter"
+    yield from _ids(charter)
     yield from _jobs(charter)
     if limits.noise is None:
         yield "no noise: an aggregate is exact, also about an outlier among the contributions"
@@ -39,10 +43,19 @@ def _limits(charter: Charter) -> Iterator[str]:
     if owners == limits.floor:
         yield f"there are {owners} owners and the floor is {limits.floor}: one that is away stops every round"
     if limits.largest_share > 0.5:
-        yield f"largest_share = {limits.largest_share:g}: one member may be more than half of an aggregate"
+        yield f"largest_share = {exact(limits.largest_share)}: one member may be more than half of an aggregate"
     days = (charter.not_after - charter.not_before).days
     if days > _LONG_DAYS:
         yield f"it is valid for {days} days: software that turns out to be faulty stays acceptable as long"
+
+
+def _ids(charter: Charter) -> Iterator[str]:
+    for member in charter.members:
+        if member.id != member.key:
+            yield (
+                f"{shown(member.name)} is known by the id of an older key: {member.id}; it counts as the same member as"
+                " whoever had that key, so ask whether both are"
+            )
 
 
 def _jobs(charter: Charter) -> Iterator[str]:
@@ -71,11 +84,14 @@ def _jobs(charter: Charter) -> Iterator[str]:
     for job in charter.jobs:
         if job.weights == "rows":
             yield (
-                f"job {job.name}: weights by rows: an owner with many counts for more, up to"
-                f" {limits.largest_share:g}, and its rows are told in buckets"
+                f"job {shown(job.name)}: weights by rows: an owner with many counts for more, up to"
+                f" {exact(limits.largest_share)}, and its rows are told in buckets"
             )
         if job.unsafe_lr is not None:
-            yield f"job {job.name}: lr = {job.optimizer.lr:g} is out of its bounds, for this reason: {job.unsafe_lr}"
+            yield (
+                f"job {shown(job.name)}: lr = {exact(job.optimizer.lr)} is out of its bounds, for this reason:"
+                f" {shown(job.unsafe_lr)}"
+            )
 
 
 def _entry(entry: Entry) -> Iterator[str]:

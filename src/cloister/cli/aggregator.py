@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cloister.charter import Charter
-from cloister.enclave.setup import aggregator_of, instance_of, start_log, where
+from cloister.enclave.setup import aggregator_of, instance_of, where
 from cloister.net.files import read_charter
+from cloister.net.log_lines import start_log
 from cloister.net.signals import end_on_signals
 from cloister.wire.peers import Address
 

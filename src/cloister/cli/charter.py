@@ -15,7 +15,7 @@ from cloister.charter.names import shown
 from cloister.charter.signatures import Signature, verify
 from cloister.charter.signatures import encode as encode_signature
 from cloister.charter.signatures import sign as sign_charter
-from cloister.charter.summary import job, limits, software
+from cloister.charter.summary import drawn, heading, job, limits, member, software
 from cloister.charter.template import template
 from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
@@ -25,6 +25,7 @@ from cloister.net.identity import private_key
 from cloister.node.config import signatures_beside
 from cloister.node.setup import read_signatures
 from cloister.tables import TEXT_BYTES
+from cloister.wire.text import visible
 
 app: Final = typer.Typer(no_args_is_help=True)
 
@@ -54,7 +55,7 @@ def check(path: CharterFile) -> None:
     _echo(_members(charter, signed))
     _echo(_warnings(charter))
     _echo(refused)
-    missing = [member.name for member in charter.owners if member.key not in signed]
+    missing = [owner.name for owner in charter.owners if owner.key not in signed]
     if refused:
         raise CharterError(
             f"{signatures_beside(path)} holds signatures that do not stand: remove them, or have them made anew"
@@ -84,7 +85,7 @@ def sign(
         charter, shown_first = study.charter, iter(page(study))
     else:
         charter = _read(path)
-        shown_first = chain(_heading(charter), _jobs(charter), _warnings(charter))
+        shown_first = chain(_heading(charter), _terms(charter), _jobs(charter), _warnings(charter))
     signature = sign_charter(charter, key=private_key(key))
     signer = verify(signature, charter=charter)
     _echo(shown_first)
@@ -113,13 +114,7 @@ def show(path: CharterFile) -> None:
     """Print what a charter says."""
     charter = _read(path)
     _echo(_heading(charter))
-    _echo(_members(charter, None))
-    _echo(f"aggregator  {address}" for address in charter.addresses)
-    for entry in charter.reference:
-        typer.echo(f"\nsoftware    {shown(entry.name)}: {entry.tee}")
-        _echo(f"  {name:<20}{phrase}" for name, phrase in software(entry) if name != "name")
-    typer.echo("\nlimits")
-    _echo(f"  {name:<20}{phrase}" for name, phrase in limits(charter.limits).items())
+    _echo(_terms(charter))
     _echo(_jobs(charter))
 
 
@@ -162,23 +157,37 @@ def _signed(charter: Charter, folder: Path) -> tuple[set[str], list[str]]:
 
 
 def _heading(charter: Charter) -> Iterator[str]:
-    yield f"charter     {shown(charter.name)}, serial {charter.serial}"
-    yield f"digest      {charter.digest.hex()}"
-    yield f"valid       {charter.not_before:%Y-%m-%d %H:%M} to {charter.not_after:%Y-%m-%d %H:%M} UTC"
-    if charter.supersedes is not None:
-        yield f"supersedes  {charter.supersedes.hex()}"
+    yield from (f"{name:<12}{phrase}" for name, phrase in heading(charter))
 
 
 def _members(charter: Charter, signed: set[str] | None) -> Iterator[str]:
-    for member in charter.members:
-        state = "" if signed is None else ", signed" if member.key in signed else ", NOT SIGNED"
-        yield f"{member.role:<12}{shown(member.name)}, {member.key}{state}"
+    for each in charter.members:
+        state = "" if signed is None else ", signed" if each.key in signed else ", NOT SIGNED"
+        yield f"{each.role:<12}{member(each)}{state}"
+
+
+def _terms(charter: Charter) -> Iterator[str]:
+    """Who and which software there is, what may leave, and what the first model is drawn from."""
+    yield from _members(charter, None)
+    yield from (f"aggregator  {address}" for address in charter.addresses)
+    for entry in charter.reference:
+        yield ""
+        yield f"software    {shown(entry.name)}: {entry.tee}"
+        yield from (f"  {name:<20}{phrase}" for name, phrase in software(entry) if name != "name")
+    yield ""
+    yield "limits"
+    yield from (f"  {name:<20}{phrase}" for name, phrase in limits(charter.limits).items())
+    if charter.recipe:
+        yield ""
+        yield "first model, drawn from"
+        yield from (f"  {drawn(entry)}" for entry in charter.recipe)
 
 
 def _jobs(charter: Charter) -> Iterator[str]:
     """What owners' nodes will compute, number by number."""
     for agreed in charter.jobs:
-        yield f"\njob         {shown(agreed.name)}"
+        yield ""
+        yield f"job         {shown(agreed.name)}"
         yield from (f"  {name:<20}{phrase}" for name, phrase in job(agreed).items())
 
 
@@ -187,5 +196,6 @@ def _warnings(charter: Charter) -> Iterator[str]:
 
 
 def _echo(lines: Iterable[str]) -> None:
+    """Prints lines, none of which is more than one."""
     for line in lines:
-        typer.echo(line)
+        typer.echo(visible(line))

@@ -25,6 +25,7 @@ from cloister.ledger.chain import Receipt
 from cloister.ledger.jsonl import LINE_BYTES, describe, read_lines, written
 from cloister.net.collateral import source
 from cloister.net.files import read_charter
+from cloister.wire.text import visible
 
 app: Final = typer.Typer(cls=Noun, no_args_is_help=True)
 
@@ -74,7 +75,7 @@ def audit_file(
     )
     used = None if contribution is None else used_once(report.ledger, contribution)
     for line in told(report, used, now=now):
-        typer.echo(line)
+        typer.echo(visible(line))
 
 
 @app.command()

@@ -28,6 +28,7 @@ from cloister.errors import (
     NotGenuineError,
     UnacceptableError,
 )
+from cloister.wire.text import visible
 
 _CODES: Final[tuple[tuple[type[CloisterError], int], ...]] = (
     (NetworkError, UNREACHED),
@@ -199,5 +200,5 @@ def _unloaded() -> None:
 def _complain(text: str) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     # A message can hold words of a stranger's, and they must not steer the terminal.
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    shown = "\n".join(map(visible, text.split("\n")))
     console.print(Text.assemble(("cloister: ", "bold red"), shown))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cloister.charter import Charter
+from cloister.charter.names import shown
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
+from cloister.net.log_lines import start_log
 from cloister.net.signals import end_on_signals
 from cloister.node import config, control
 from cloister.node.config import MIB, NodeConfiguration
@@ -27,6 +27,7 @@ from cloister.node.setup import agreed, node_of
 from cloister.node.study.budgets import Budget, Line, budgets, lines
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
+from cloister.wire.text import visible
 
 app: Final = typer.Typer(help="Run a node beside the data.", no_args_is_help=True)
 ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="The node's configuration.")]
@@ -63,14 +64,14 @@ def check_(file: ConfigurationFile) -> None:
     except ConfigurationError as fault:
         raise _stop(str(fault)) from None
     for line in _overview(configuration, identity, charters):
-        typer.echo(line)
+        typer.echo(visible(line))
     typer.echo(f"{file} is in order")
 
 
 @app.command()
 def serve(file: ConfigurationFile) -> None:
     """Run the node until SIGTERM or Ctrl-C: it then finishes what it is at and ends. A second one ends it at once."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    start_log()
     try:
         node = node_of(file)
         end_on_signals(node.stop)
@@ -144,7 +145,12 @@ def _print_sessions(running: Sequence[Account]) -> None:
         numbers = (f"{each.objects}", f"{each.nbytes / MIB:.1f}", f"{each.cpu_s:.1f}", f"{each.idle_s:.0f}")
         key = each.fingerprint[: len("sha256:") + 12]
         table.add_row(
-            str(each.number), each.researcher, key, each.since.removesuffix("+00:00"), *numbers, each.last or "-"
+            str(each.number),
+            visible(each.researcher),
+            key,
+            each.since.removesuffix("+00:00"),
+            *numbers,
+            visible(each.last or "-"),
         )
     Console().print(table, markup=False)
 
@@ -153,16 +159,18 @@ def _print(rounds: Sequence[Line], left: Sequence[Budget]) -> None:
     table = Table("round", "charter", "data set", "contributed", "signed as", "released")
     for line in rounds:
         yes_no = ["yes" if flag else "no" for flag in (line.contributed, line.released)]
-        table.add_row(str(line.round), line.charter[:12], line.data or "-", yes_no[0], line.signed or "-", yes_no[1])
+        table.add_row(
+            str(line.round), line.charter[:12], visible(line.data or "-"), yes_no[0], line.signed or "-", yes_no[1]
+        )
     budget = Table("data set", "spent", "allowed", "left")
     for each in left:
-        budget.add_row(each.data, str(each.spent), str(each.most), str(each.left))
+        budget.add_row(visible(each.data), str(each.spent), str(each.most), str(each.left))
     console = Console()
     console.print(table, budget, sep="\n", markup=False)
 
 
 def _stop(text: str) -> typer.Exit:
-    typer.echo(text, err=True)
+    typer.echo("\n".join(map(visible, text.split("\n"))), err=True)
     return typer.Exit(2)
 
 
@@ -173,7 +181,7 @@ def _overview(
     yield f"key         {'made at each start, in the TEE' if identity is None else identity.fingerprint}"
     yield f"executors   confined by {means()}"
     for charter in charters:
-        yield f"charter     {charter.name} #{charter.serial}, {charter.digest.hex()}"
+        yield f"charter     {shown(charter.name)} #{charter.serial}, {charter.digest.hex()}"
     for researcher in configuration.researchers:
         yield f"researcher  {researcher.name}, {researcher.fingerprint}"
     for worker in configuration.workers:

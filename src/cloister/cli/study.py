@@ -14,8 +14,8 @@ from cloister.charter.jobs import FEWEST_BATCHES
 from cloister.errors import CharterError, ConfigurationError
 from cloister.study.epochs import MANY_PASSES, passes_of, steps_of
 from cloister.study.published import published_values
+from cloister.study.study_diff import diff as differing
 from cloister.study.study_file import FILE_BYTES, StudyFile, decode
-from cloister.study.study_page import diff as differing
 from cloister.study.study_page import page
 
 app: Final = typer.Typer(no_args_is_help=True)

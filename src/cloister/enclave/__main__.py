@@ -10,8 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloister.enclave.setup import aggregator_of, instance_of, read_charter, start_log
+from cloister.enclave.setup import aggregator_of, instance_of, read_charter
 from cloister.errors import CloisterError
+from cloister.net.log_lines import start_log
 from cloister.net.signals import end_on_signals
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -31,11 +29,6 @@ def read_charter(path: Path) -> Charter:
         raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
     except CharterError as fault:
         raise CharterError(f"{path}: {fault}") from None
-
-
-def start_log() -> None:
-    """Has what happens written to the error stream, a line each."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
 def instance_of(charter: Charter, *, tee: Literal["auto", "simulated"], name: str | None) -> Instance:

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 from msgspec import Meta
 
 from cloister.wire.limits import DIMENSIONS, INPUTS
+from cloister.wire.text import is_visible
 
 TENSORS: Final = INPUTS
 """The most tensors of one recipe."""
@@ -98,7 +99,7 @@ def faults(recipe: Recipe, *, place: str = "first_model") -> Faults:
 
 def entry_faults(entry: Drawn) -> Faults:
     """What is wrong with one entry by itself: the key, and a text."""
-    if not (entry.tensor.strip() and len(entry.tensor) <= NAME_CHARS and entry.tensor.isprintable()):
+    if not (entry.tensor.strip() and len(entry.tensor) <= NAME_CHARS and is_visible(entry.tensor)):
         yield "tensor", f"must be a name of 1 to {NAME_CHARS} printable characters"
     if entry.dtype not in DTYPES:
         yield "dtype", f"must be one of {', '.join(DTYPES)}"

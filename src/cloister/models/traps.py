@@ -9,13 +9,16 @@ split in two that follow each other. What it does not find, among other things:
 * units that single rows set off because the weights were *trained* for it on similar data, which look as any others,
   and rows that nearly cancel without two halves that mirror each other;
 * one direction in many rows whose layer has no biases, where nothing else in the model could hold their thresholds;
+* units that lean to the side that columns of another range than 0 to 1 leave silent, and those of which half lean to
+  either side;
 * what the training step does: a plan can do all of this without a value that is odd. Nothing here reads plans;
 * in layers of more than some thousand rows, what is in few of them: a sample is compared.
 
-What it does find may be honest: there are models with layers that copy, or start silent; and a last layer of many
-classes that began as zeros, some steps ago, on data with a large mean can look like bins in some columns. A model that
-is drawn by a recipe (``cloister.models.recipe``) leaves nobody room to set such a trap, except by its
-distributions: look into what was drawn as well.
+What it does find may be honest: there are models with layers that copy, or start silent; deep ones that were trained
+for long can have layers that lean, where few inputs are set off at a time; and a last layer of many classes that began
+as zeros, some steps ago, on data with a large mean can look like bins in some columns. A model that is drawn by a
+recipe (``cloister.models.recipe``) leaves nobody room to set such a trap, except by its distributions: look into what
+was drawn as well.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 
 from cloister.models.alike import columns, imprints, ranks
 from cloister.models.layers import Layer, Severity, Trap, layers_of, products_of
+from cloister.models.leaning import leaning
 from cloister.models.signs import trap_weights
 from cloister.models.units import biases, copies, dead, even, silent, strong, tiny
 
@@ -41,6 +45,7 @@ _LOOKS: Final[tuple[Callable[[Layer], Iterator[Trap]], ...]] = (
     strong,
     biases,
     silent,
+    leaning,
     even,
     copies,
     dead,
@@ -50,9 +55,11 @@ _LOOKS: Final[tuple[Callable[[Layer], Iterator[Trap]], ...]] = (
 _FOLLOWS: Final[Mapping[str, set[str]]] = {
     "columns": {"imprint", "alike"},
     "rank": {"imprint", "alike", "columns"},
+    "leaning": {"imprint", "alike", "bias", "silent"},
     "halves": {"imprint", "alike", "columns", "rank"},
 }
-"""What needs no telling where one of these kinds is told of the same layer: rows that are alike have equal signs."""
+"""What needs no telling where one of these kinds is told of the same layer: rows that are alike have equal signs, and
+units of large negative biases lean."""
 
 
 def find(tensors: Mapping[str, NDArray[Any]]) -> list[Trap]:

@@ -12,6 +12,7 @@ from cloister.plans.following import STATES, Followed
 from cloister.plans.results import Result, named
 from cloister.tensor.plan.program import Constant, Program
 from cloister.wire.tensors import ITEM_BYTES
+from cloister.wire.text import quoted
 
 _AS_DATA: Final = 8
 """A constant of so many rows' bytes is told on its own."""
@@ -34,7 +35,7 @@ def _buffers(program: Program, found: Followed, handed: list[Result]) -> Iterato
         ]
         if not readers:
             continue
-        where, update = f"buffer {buffer.names[0]}", updated.get(at)
+        where, update = f"buffer {quoted(buffer.names[0])}", updated.get(at)
         if update is None:
             if kind_of(buffer.dtype) in ("int", "bool"):
                 yield (

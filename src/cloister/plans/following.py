@@ -22,6 +22,7 @@ from cloister.plans.rules import RULES
 from cloister.tensor import optable, schemas
 from cloister.tensor.plan.program import Constant, Line, Program
 from cloister.wire.limits import DIMENSIONS
+from cloister.wire.text import quoted
 
 VALUES: Final = 1 << 20
 """More values than any plan makes."""
@@ -215,7 +216,7 @@ class _Run:
             return 0
         origins = self.found.origins
         if len(origins) < _ORIGINS:
-            origins.append(Origin(concern, at, op.removeprefix("aten::"), detail, columns))
+            origins.append(Origin(concern, at, quoted(op.removeprefix("aten::")), detail, columns))
         return 1 << len(origins) - 1
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from cloister.plans.concerns import Severity
 from cloister.plans.following import Followed
 from cloister.tensor.plan.program import Program
+from cloister.wire.text import quoted
 
 _REMARKS: Final = {
     "dropout": "it leaves out entries by chance, as is usual; whoever knows the seed knows which",
@@ -36,7 +37,7 @@ def _widest(program: Program, found: Followed) -> Iterator[Told]:
     if trained:
         at = max(trained, key=lambda place: trained[place])
         text = "units: of a step with fewer rows, single rows can be computed from its gradient"
-        yield "note", program.parameters[at].names[0], f"the widest layer has {trained[at]} {text}"
+        yield "note", quoted(program.parameters[at].names[0]), f"the widest layer has {trained[at]} {text}"
 
 
 def _labels(program: Program, found: Followed) -> Iterator[Told]:
@@ -50,4 +51,5 @@ def _labels(program: Program, found: Followed) -> Iterator[Told]:
         if gradient is not None and held.shape == (layers.get(held.names[0].removesuffix("bias") + "weight"),)
     ]
     if vectors:
-        yield "note", vectors[-1], "as a last layer's bias, its gradient shows how many rows of a step have each label"
+        text = "as a last layer's bias, its gradient shows how many rows of a step have each label"
+        yield "note", quoted(vectors[-1]), text

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from cloister.errors import PlanError
 from cloister.plans.following import Followed
 from cloister.tensor.plan.program import Program
+from cloister.wire.text import quoted
 
 What = Literal["loss", "metric", "gradient", "buffer"]
 _NAMED: Final = 4
@@ -65,7 +66,7 @@ def named(handed: Sequence[Result]) -> str:
         ("gradient", "the gradient of", "the gradients of"),
         ("buffer", "the new value of buffer", "the new values of buffers"),
     ):
-        names = [result.name for result in handed if result.what == what]
+        names = [quoted(result.name) for result in handed if result.what == what]
         if names:
             parts.append(f"{one if len(names) == 1 else many} {_few(names)}")
     return joined(parts)

@@ -12,6 +12,7 @@ from cloister.plans.results import joined
 from cloister.tensor.plan import encoding
 from cloister.tensor.plan.listing import listing
 from cloister.tensor.plan.program import Program
+from cloister.wire.text import quoted
 
 _GROUPS: Final = {
     "matrix product": "mm addmm bmm baddbmm mv addmv dot vdot",
@@ -88,22 +89,25 @@ def describe(program: Program) -> Description:
         digest=encoding.digest(encoding.encode(program)),
         columns=tuple(Tensor(f"column {at}:", each.dtype, each.row) for at, each in enumerate(program.batch)),
         parameters=tuple(
-            Tensor(each.names[0], each.dtype, each.shape, "" if each.trained else _FIXED) for each in program.parameters
+            Tensor(quoted(each.names[0]), each.dtype, each.shape, "" if each.trained else _FIXED)
+            for each in program.parameters
         ),
-        buffers=tuple(Tensor(each.names[0], each.dtype, each.shape) for each in program.buffers),
+        buffers=tuple(Tensor(quoted(each.names[0]), each.dtype, each.shape) for each in program.buffers),
         constants=tuple(
             Tensor(f"constant {at}:", each.dtype, each.shape, f"{len(each.data)} bytes")
             for at, each in enumerate(program.constants)
         ),
         operations=_counted(program),
-        metrics=tuple(metric.name for metric in program.metrics),
+        metrics=tuple(quoted(metric.name) for metric in program.metrics),
         gradients=tuple(
-            held.names[0]
+            quoted(held.names[0])
             for held, value in zip(program.parameters, program.gradients, strict=False)
             if value is not None
         ),
         updates=tuple(
-            held.names[0] for held, value in zip(program.buffers, program.updates, strict=False) if value is not None
+            quoted(held.names[0])
+            for held, value in zip(program.buffers, program.updates, strict=False)
+            if value is not None
         ),
     )
 
@@ -129,7 +133,7 @@ def _counted(program: Program) -> tuple[tuple[str, int], ...]:
     counts: dict[str, int] = dict.fromkeys(_GROUPS, 0)
     for line in program.lines:
         name = line.op.removeprefix("aten::").partition(".")[0].removesuffix("_")
-        group = _GROUP_OF.get(name, _BACKWARD if "_backward" in name else name)
+        group = _GROUP_OF.get(name, _BACKWARD if "_backward" in name else quoted(name))
         counts[group] = counts.get(group, 0) + 1
     return tuple((group, count) for group, count in counts.items() if count)
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 from rich.console import Console
 from torch import nn
 
+from cloister.wire.text import visible
+
 _log: Final = logging.getLogger(__name__)
 _SIGNALS: Final = 1024
 
@@ -36,11 +38,12 @@ class Screen:
         self._console = Console(stderr=True)
 
     def __call__(self, line: object) -> None:
-        """Shows a line."""
+        """Shows a line, whatever it quotes."""
+        text = visible(str(line))
         if self._console.is_terminal or self._console.is_jupyter:
-            self._console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
-            _log.info("%s", line)
+            _log.info("%s", text)
 
 
 class Interrupts:

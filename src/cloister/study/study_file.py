@@ -27,6 +27,8 @@ from cloister.tensor.plan.program import Program
 from cloister.wire.fields import Message
 from cloister.wire.layout import Layout, lay_out
 from cloister.wire.limits import INPUTS
+from cloister.wire.tensors import TensorSpec
+from cloister.wire.text import is_visible, quoted
 
 FORMAT: Final[Literal["cloister study 1"]] = "cloister study 1"
 FILE_BYTES: Final = 1 << 30
@@ -34,6 +36,8 @@ FILE_BYTES: Final = 1 << 30
 VALUES_BYTES: Final = FILE_BYTES // 2
 """The longest first model whose values are in a study file, or are drawn for one."""
 PLANS: Final = 64
+_NAMED: Final = 5
+"""So many tensors are named in an error."""
 
 
 class _Contents(Message, frozen=True):
@@ -62,6 +66,8 @@ class StudyFile:
     constants: tuple[Constant, ...]
     vector: bytes | None
     """The first model's values, if they are in the file, or are drawn and not too many; None otherwise."""
+    drawn: bool
+    """Whether they were drawn here, by the charter's recipe."""
 
     def program(self, plan: bytes) -> Program:
         """A plan as data, not checked."""
@@ -114,11 +120,13 @@ def decode(data: bytes) -> StudyFile:
     wanted = {job.plan for job in charter.jobs}
     if plans.keys() != wanted:
         raise CharterError("the plans in the study file are not those of the jobs in its charter")
+    _check_texts(found)
     for plan in found.plans:
         try:
-            encoding.decode(plan)
+            _check_tensors(found, encoding.decode(plan))
         except PlanError as fault:
             raise CharterError(f"a plan in the study file is none: {fault}") from None
+    vector, drawn = _first_model(found, charter)
     return StudyFile(
         text=found.text,
         charter_text=found.charter,
@@ -126,16 +134,73 @@ def decode(data: bytes) -> StudyFile:
         plans=plans,
         parts=found.parts,
         constants=found.constants,
-        vector=_first_model(found, charter),
+        vector=vector,
+        drawn=drawn,
     )
 
 
-def _first_model(found: _Contents, charter: Charter) -> bytes | None:
-    """The first model's values, if they are known: from the file, or drawn; held against the charter's digest."""
+def _check_texts(found: _Contents) -> None:
+    """Names are for people, too, who see none that steers a terminal."""
+    for name in [part.name for part in found.parts] + [constant.name for constant in found.constants]:
+        if not is_visible(name):
+            raise CharterError(
+                f"the study file names a tensor {name!a}: give it a name that can be printed and seen, and write the"
+                " file anew"
+            )
+
+
+def _check_tensors(found: _Contents, program: Program) -> None:
+    """Whether the model's tensors are those of a plan, which are the model's that it was captured from.
+
+    They are held against each other by name, kind, element type and shape, whether their values are there or not:
+    what a page says of the model is otherwise anybody's word.
+    """
+    held = {each.names[0]: (TensorSpec(each.dtype, each.shape), False) for each in program.parameters}
+    held |= {each.names[0]: (TensorSpec(each.dtype, each.shape), True) for each in program.buffers}
+    told = {part.name: (part.spec, part.buffer) for part in found.parts}
+    told |= {each.name: (each.spec, held.get(each.name, (None, True))[1]) for each in found.constants}
+    differing = sorted(name for name in held.keys() | told.keys() if held.get(name) != told.get(name))
+    if differing:
+        raise CharterError(
+            "the model in the study file has other tensors than a plan of it, which differ in"
+            f" {', '.join(map(quoted, differing[:_NAMED]))}: capture the plan from the model that is written"
+        )
+
+
+def _check_recipe(found: _Contents, charter: Charter) -> None:
+    """Whether the model's tensors are those that the recipe draws, also where they are too many to be drawn here."""
+    told = {part.name: part.spec for part in found.parts}
+    drawn = {entry.tensor: TensorSpec(entry.dtype, entry.shape) for entry in charter.recipe}
+    differing = sorted(name for name in told.keys() | drawn.keys() if told.get(name) != drawn.get(name))
+    if differing:
+        raise CharterError(
+            "it has other tensors than the charter's recipe, which differ in"
+            f" {', '.join(map(quoted, differing[:_NAMED]))}"
+        )
+
+
+def _check_listed(found: _Contents) -> None:
+    """Whether each tensor is listed once and in order, and each constant is as long as it says."""
+    for listed in (found.parts, found.constants):
+        names = [each.name for each in listed]
+        if names != sorted(set(names)):
+            raise CharterError("the tensors in the study file are not each named once, in order")
+    if {part.name for part in found.parts} & {constant.name for constant in found.constants}:
+        raise CharterError("a tensor in the study file is named twice")
+    for constant in found.constants:
+        if constant.spec.nbytes() != len(constant.data):
+            raise CharterError(f"the tensor {quoted(constant.name)} is longer or shorter than its shape")
+
+
+def _first_model(found: _Contents, charter: Charter) -> tuple[bytes | None, bool]:
+    """The first model's values, if they are known, and whether they were drawn; held against the charter's digest."""
     vector = found.vector
     try:
+        _check_listed(found)
         length = lay_out({part.name: part.spec for part in found.parts}).nbytes
-        if charter.recipe and length <= VALUES_BYTES:
+        if charter.recipe:
+            _check_recipe(found, charter)
+        if drawn := bool(charter.recipe) and length <= VALUES_BYTES:
             job = Job(JOB_FORMAT, charter.digest, "", b"", found.parts, found.constants, bytes(32))
             vector = drawn_vector(charter, job).tobytes()
         if vector is not None and len(vector) != length:
@@ -146,4 +211,4 @@ def _first_model(found: _Contents, charter: Charter) -> bytes | None:
         raise CharterError(
             "the first model in the study file is not the charter's: its values, or its tensors, are others"
         )
-    return vector
+    return vector, drawn

@@ -6,32 +6,20 @@ people behind the keys, no page shows.
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
-
-import numpy as np
+from typing import Final
 
 from cloister.charter import summary
 from cloister.charter.charter import Charter
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
 from cloister.charter.names import shown
-from cloister.charter.warnings import warnings_of
-from cloister.models import traps
 from cloister.plans import words
-from cloister.plans.look import look
 from cloister.study.study_file import StudyFile
+from cloister.study.study_warnings import warnings_about
+from cloister.wire.text import quoted, visible
 
-_WIDE_BATCH: Final = 64
-"""The least rows of a step where a layer is wider than a step's rows."""
 _WIDTH: Final = 100
-_ORDER: Final = ("danger", "warning", "note")
-
-
-class _Warning(NamedTuple):
-    severity: str
-    text: str
 
 
 def page(study: StudyFile, *, code: bool = False) -> list[str]:
@@ -40,22 +28,15 @@ def page(study: StudyFile, *, code: bool = False) -> list[str]:
     Raises:
         PlanError: a plan names what is not there.
     """
-    return [*_page(study, code=code)]
-
-
-def diff(old: StudyFile, new: StudyFile) -> list[str]:
-    """What another study file says otherwise, line by line, with some lines around; nothing where it says the same."""
-    before, after = page(old, code=True), page(new, code=True)
-    return list(difflib.unified_diff(before, after, "before", "after", lineterm=""))
+    # Whatever a line quotes, here it becomes one that steers no terminal.
+    return [visible(line) for line in _page(study, code=code)]
 
 
 def _page(study: StudyFile, *, code: bool) -> Iterator[str]:
     charter = study.charter
-    yield f"study       {shown(charter.name)}, serial {charter.serial}"
-    yield f"digest      {charter.digest.hex()}"
-    yield f"valid       {charter.not_before:%Y-%m-%d} to {charter.not_after:%Y-%m-%d}"
-    for line in study.text.splitlines():
-        yield from (f"  {each}" for each in textwrap.wrap(_printable(line), _WIDTH))
+    for name, phrase in summary.heading(charter):
+        yield f"{'study' if name == 'charter' else name:<12}{phrase}"
+    yield from _purpose(study.text)
     yield from _members(charter)
     for job in charter.jobs:
         yield from _job(study, job, code=code)
@@ -67,13 +48,24 @@ def _page(study: StudyFile, *, code: bool) -> Iterator[str]:
     yield from _warned(study)
 
 
+def _purpose(text: str) -> Iterator[str]:
+    """Each line behind a mark, so that nothing in it looks like one of the page's."""
+    lines = [each for line in text.splitlines() for each in textwrap.wrap(visible(line), _WIDTH)]
+    if lines:
+        yield "in its researchers' words"
+        yield from (f"  | {line}" for line in lines)
+
+
 def _members(charter: Charter) -> Iterator[str]:
     yield ""
     yield "who"
     for member in charter.members:
-        yield f"  {member.role:<12}{shown(member.name)}, {member.key}"
+        yield f"  {member.role:<12}{summary.member(member)}"
+    yield from (f"  {'aggregator':<12}{address}" for address in charter.addresses)
     for entry in charter.reference:
-        yield f"  {'software':<12}{shown(entry.name)}, {entry.tee}"
+        yield ""
+        yield f"software    {shown(entry.name)}: {entry.tee}"
+        yield from _items((name, phrase) for name, phrase in summary.software(entry) if name != "name")
 
 
 def _job(study: StudyFile, job: AgreedJob, *, code: bool) -> Iterator[str]:
@@ -103,24 +95,37 @@ def _model(study: StudyFile) -> Iterator[str]:
     charter, layout = study.charter, study.layout
     yield ""
     yield f"first model {'' if charter.limits.first_model is None else charter.limits.first_model.hex()}"
-    if charter.recipe:
-        yield "  drawn by the charter's recipe, which nobody can foresee; drawn again here, it is the charter's"
-    elif charter.limits.first_model_file is not None:
-        yield f"  published, in the file with the SHA-256 {charter.limits.first_model_file.hex()}"
-    else:
-        yield "  chosen by the researchers"
+    yield from _origin(study)
     yield f"  {layout.length:,} values in {len(study.parts)} tensors of {layout.dtype}:"
     drawn = {entry.tensor: entry for entry in charter.recipe}
     for part in study.parts:
         kind = "buffer" if part.buffer else "parameter"
         entry = drawn.get(part.name)
-        numbers = [] if entry is None else [f"{entry.draw}"]
-        for name in ("low", "high", "mean", "std", "value"):
-            number = None if entry is None else getattr(entry, name)
-            numbers += [] if number is None else [f"{name} {number:g}"]
-        yield f"    {shown(part.name)} {part.spec}, {kind}{', ' + ' '.join(numbers) if numbers else ''}"
+        from_ = "" if entry is None else f", {summary.distribution(entry)}"
+        yield f"    {quoted(part.name)} {part.spec}, {kind}{from_}"
     for constant in study.constants:
-        yield f"    {shown(constant.name)} {constant.spec}, stays as it is"
+        yield f"    {quoted(constant.name)} {constant.spec}, stays as it is"
+
+
+def _origin(study: StudyFile) -> Iterator[str]:
+    """Where the first model is from, and what of that was checked here."""
+    charter = study.charter
+    if charter.recipe:
+        yield "  drawn by the charter's recipe, which nobody can foresee"
+    elif charter.limits.first_model_file is not None:
+        yield f"  published, in the file with the SHA-256 {charter.limits.first_model_file.hex()}"
+    else:
+        yield "  chosen by the researchers"
+    if study.drawn:
+        yield "  drawn again here: it is the charter's"
+    elif study.vector is not None:
+        yield "  its values are known here: they are the charter's"
+    elif charter.recipe:
+        yield "  too large to be drawn here, so not checked; each owner's node draws it before it trains"
+    else:
+        yield "  its values are not known here, so not checked: only its digest says what they are"
+    if not study.plans:
+        yield "  its tensors are held against no plan, since there is none"
 
 
 def _leaves(study: StudyFile) -> Iterator[str]:
@@ -140,51 +145,14 @@ def _leaves(study: StudyFile) -> Iterator[str]:
 
 
 def _warned(study: StudyFile) -> Iterator[str]:
-    found = sorted(_warnings(study), key=lambda each: _ORDER.index(each.severity))
+    found = warnings_about(study)
     yield ""
     yield "warnings" if found else "warnings    none"
     for each in found:
-        lines = textwrap.wrap(_printable(each.text), _WIDTH)
+        lines = textwrap.wrap(visible(each.text), _WIDTH)
         yield f"  {each.severity:<10}{lines[0]}"
         yield from (f"  {'':<10}{line}" for line in lines[1:])
 
 
-def _warnings(study: StudyFile) -> Iterator[_Warning]:
-    charter = study.charter
-    for text in warnings_of(charter):
-        yield _Warning("warning", text)
-    for plan in study.plans:
-        named = ", ".join(shown(job.name) for job in charter.jobs if job.plan == plan)
-        seen = look(study.program(plan))
-        for finding in seen.findings:
-            if finding.severity != "fine":
-                yield _Warning(finding.severity, f"plan of {named}, {finding.where}: {finding.text}")
-        if not seen.averages:
-            yield _Warning("warning", f"plan of {named}: it is not proved that every result takes all rows alike")
-        for job in charter.jobs:
-            if job.plan == plan and job.batch_size < min(_WIDE_BATCH, seen.widest):
-                yield _Warning(
-                    "warning",
-                    f"job {shown(job.name)}: a layer of {seen.widest} units is wider than a step's {job.batch_size}"
-                    f" rows, and single rows have been computed from such a step; take {_WIDE_BATCH} rows at least",
-                )
-    yield from _traps(study)
-
-
-def _traps(study: StudyFile) -> Iterator[_Warning]:
-    if study.vector is None:
-        yield _Warning("warning", "first model: its values are not in this file, and were not looked at for traps")
-        return
-    values, layout = np.frombuffer(study.vector, study.layout.dtype), study.layout
-    tensors = {place.name: values[place.start : place.stop].reshape(place.spec.shape) for place in layout.places}
-    for trap in traps.find(tensors):
-        severity = "danger" if trap.severity == "grave" else "warning"
-        yield _Warning(severity, f"first model, {trap.tensor}: {trap.text}")
-
-
 def _items(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     yield from (f"  {name:<20}{phrase}" for name, phrase in pairs)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from cloister.errors import PlanError
 from cloister.tensor.plan.program import CONSTANT_BYTES, FORMAT, Program
+from cloister.wire.tensors import ITEM_BYTES
+from cloister.wire.text import is_visible
 
 PLAN_BYTES: Final = 1 << 24
 """An encoded plan, in bytes."""
@@ -40,7 +43,29 @@ def decode(data: bytes) -> Program:
         raise PlanError("the bytes are no plan: it is not in its one spelling")
     if sum(len(constant.data) for constant in program.constants) > CONSTANT_BYTES:
         raise PlanError(f"the plan's constants are over the limit of {CONSTANT_BYTES} bytes")
+    _check_texts(program)
     return program
+
+
+def _check_texts(program: Program) -> None:
+    """Names are for people, too: PyTorch allows any, but one that steers a terminal hides what a plan is."""
+    for text in _texts(program):
+        if not is_visible(text):
+            raise PlanError(f"a plan has no name such as {text!a}: give it one that can be printed and seen")
+    for each in (*program.held, *program.batch, *program.constants):
+        if each.dtype not in ITEM_BYTES:
+            raise PlanError(f"plans know no element type {each.dtype!a}")
+
+
+def _texts(program: Program) -> Iterator[str]:
+    for held in program.held:
+        yield from held.names
+    for metric in program.metrics:
+        yield metric.name
+    for line in program.lines:
+        yield line.op
+        yield from line.named
+        yield from (each for each in (*line.args, *line.named.values()) if isinstance(each, str))
 
 
 def digest(data: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cloister.tensor import schemas
 from cloister.tensor.plan.program import Buffer, Line, Parameter, Program
+from cloister.wire.text import quoted
 
 
 def listing(program: Program, shown: Sequence[str], digest: bytes) -> str:
@@ -18,8 +19,8 @@ def _lines(program: Program, shown: Sequence[str], digest: bytes) -> Iterator[st
     yield f"plan sha256:{digest.hex()}"
     number = 0
     for title, inputs in (
-        ("parameters", [(", ".join(each.names), "" if each.trained else "  fixed") for each in program.parameters]),
-        ("buffers", [(", ".join(each.names), "") for each in program.buffers]),
+        ("parameters", [(_called(each), "" if each.trained else "  fixed") for each in program.parameters]),
+        ("buffers", [(_called(each), "") for each in program.buffers]),
         ("batch of b", [(each.name, "") for each in program.batch]),
         ("constants", [("", "") for _ in program.constants]),
     ):
@@ -32,16 +33,23 @@ def _lines(program: Program, shown: Sequence[str], digest: bytes) -> Iterator[st
     for line in program.lines:
         made = range(number, number := number + line.makes)
         left = ", ".join(f"%{value}: {shown[value]}" for value in made)
-        yield f"    {left}{' = ' if left else ''}{line.op.removeprefix('aten::')}({', '.join(_arguments(line))})"
+        name = quoted(line.op.removeprefix("aten::"))
+        yield f"    {left}{' = ' if left else ''}{name}({', '.join(_arguments(line))})"
     yield f"loss: %{program.loss}"
     if program.metrics:
-        yield "metrics: " + ", ".join(f"{metric.name} %{metric.value}" for metric in program.metrics)
+        yield "metrics: " + ", ".join(f"{quoted(metric.name)} %{metric.value}" for metric in program.metrics)
     yield from _named("gradients", program.parameters, program.gradients)
     yield from _named("new buffers", program.buffers, program.updates)
 
 
+def _called(held: Parameter | Buffer) -> str:
+    return ", ".join(map(quoted, held.names))
+
+
 def _named(title: str, held: Sequence[Parameter | Buffer], values: Sequence[int | None]) -> Iterator[str]:
-    found = [f"    {each.names[0]}: %{value}" for each, value in zip(held, values, strict=True) if value is not None]
+    found = [
+        f"    {quoted(each.names[0])}: %{value}" for each, value in zip(held, values, strict=True) if value is not None
+    ]
     yield from [f"{title}:", *found] if found else []
 
 
@@ -52,7 +60,7 @@ def _arguments(line: Line) -> Iterator[str]:
     for at, value in enumerate(line.args):
         yield _argument(places[at].of if at < len(places) else "other", value)
     for name, value in line.named.items():
-        yield f"{name}={_argument(of.get(name, 'other'), value)}"
+        yield f"{quoted(name)}={_argument(of.get(name, 'other'), value)}"
 
 
 def _argument(of: schemas.Of, value: Any) -> str:
@@ -63,4 +71,4 @@ def _argument(of: schemas.Of, value: Any) -> str:
     if type(value) is tuple:
         sign = "%" if of == "tensors" else ""
         return f"[{', '.join('None' if item is None else f'{sign}{item}' for item in value)}]"
-    return str(value)
+    return quoted(value) if type(value) is str and value else str(value)

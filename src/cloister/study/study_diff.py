@@ -1,0 +1,61 @@
+"""What a study file says otherwise than another: its page, and below it each value that is signed, exactly.
+
+The second half is made of what the charter's digest is made of, so that no field of it can be forgotten.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from cloister.charter.charter import content
+from cloister.study.study_file import StudyFile
+from cloister.study.study_page import page
+from cloister.wire.text import quoted, visible
+
+
+def diff(old: StudyFile, new: StudyFile) -> list[str]:
+    """What another study file says otherwise, line by line, with some lines around; nothing where it says the same.
+
+    Raises:
+        PlanError: as ``page``.
+    """
+    before, after = ([*page(study, code=True), *map(visible, _exactly(study))] for study in (old, new))
+    return list(difflib.unified_diff(before, after, "before", "after", lineterm=""))
+
+
+def _exactly(study: StudyFile) -> Iterator[str]:
+    yield ""
+    yield "value by value"
+    yield from _values("charter", content(study.charter))
+    yield f"text = {_digest(study.text.encode())}"
+    for plan in sorted(study.plans):
+        for at, constant in enumerate(study.program(plan).constants):
+            yield f"plan {plan.hex()}, constant {at} = {_digest(constant.data)}"
+    for part in study.parts:
+        yield f"tensor {quoted(part.name)} = {part.spec}, {'buffer' if part.buffer else 'parameter'}"
+    for other in study.constants:
+        yield f"tensor {quoted(other.name)} = {other.spec}, {_digest(other.data)}"
+    yield f"first model's values = {'not known' if study.vector is None else _digest(study.vector)}"
+
+
+def _values(path: str, value: Any) -> Iterator[str]:
+    """A line for each value in plain CBOR. What has a name stands under it, and not under its place in a list."""
+    match value:
+        case dict() if value:
+            for key in sorted(value):
+                yield from _values(f"{path}.{quoted(key)}", value[key])
+        case list() if value:
+            for at, item in enumerate(value):
+                named = item.get("name", item.get("tensor", at)) if isinstance(item, dict) else at
+                yield from _values(f"{path}.{quoted(str(named))}", item)
+        case bytes():
+            yield f"{path} = {value.hex()}"
+        case _:
+            yield f"{path} = {value!a}"
+
+
+def _digest(data: bytes) -> str:
+    return f"SHA-256 {hashlib.sha256(data).hexdigest()}"

@@ -1,0 +1,80 @@
+"""What an owner should be wary of in a study file: its charter, its plans, its jobs, its first model's values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from cloister.charter.jobs import AgreedJob
+from cloister.charter.names import shown
+from cloister.charter.warnings import warnings_of
+from cloister.models import traps
+from cloister.plans.look import look
+from cloister.study.study_file import StudyFile
+from cloister.wire.text import quoted
+
+_MANY_ROWS: Final = 64
+"""Of a step with so many rows, none of centred columns was read, however wide the layer (docs/threat-model.md)."""
+_ORDER: Final = ("danger", "warning", "note")
+
+
+class Warned(NamedTuple):
+    """One warning: how grave it is, and a sentence."""
+
+    severity: str
+    text: str
+
+
+def warnings_about(study: StudyFile) -> list[Warned]:
+    """All warnings, the gravest first.
+
+    Raises:
+        PlanError: a plan names what is not there.
+    """
+    found = [Warned("warning", text) for text in warnings_of(study.charter)]
+    for plan in study.plans:
+        found += _plan(study, plan)
+    return sorted([*found, *_traps(study)], key=lambda each: _ORDER.index(each.severity))
+
+
+def _plan(study: StudyFile, plan: bytes) -> Iterator[Warned]:
+    jobs = [job for job in study.charter.jobs if job.plan == plan]
+    named = ", ".join(shown(job.name) for job in jobs)
+    seen = look(study.program(plan))
+    for finding in seen.findings:
+        if finding.severity != "fine":
+            yield Warned(finding.severity, f"plan of {named}, {finding.where}: {finding.text}")
+    if not seen.averages:
+        yield Warned("warning", f"plan of {named}: it is not proved that every result takes all rows alike")
+    for job in jobs:
+        if job.batch_size < seen.widest:
+            yield Warned("warning", _wide(job, seen.widest))
+
+
+def _wide(job: AgreedJob, units: int) -> str:
+    """Whatever the batch is: a unit that one row of a step sets off has that row as its gradient."""
+    more = ""
+    if job.batch_size < _MANY_ROWS:
+        more = (
+            f". With fewer than {_MANY_ROWS} rows in a step, rows of centred columns have been read too: take"
+            f" {_MANY_ROWS} at least"
+        )
+    return (
+        f"job {shown(job.name)}: a layer of {units} units is wider than a step's {job.batch_size} rows: rows of columns"
+        " that are not centred have been read out of such rounds; centre the columns, or put BatchNorm before the"
+        f" layer{more}"
+    )
+
+
+def _traps(study: StudyFile) -> Iterator[Warned]:
+    if study.vector is None:
+        yield Warned("warning", "first model: its values are not in this file, and were not looked at for traps")
+        return
+    values, layout = np.frombuffer(study.vector, study.layout.dtype), study.layout
+    tensors = {place.name: values[place.start : place.stop].reshape(place.spec.shape) for place in layout.places}
+    for trap in traps.find(tensors):
+        severity = "danger" if trap.severity == "grave" else "warning"
+        tensor = " after ".join(map(quoted, trap.tensor.split(" after ")))
+        yield Warned(severity, f"first model, {tensor}: {trap.text}")
