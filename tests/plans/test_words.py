@@ -26,7 +26,7 @@ FORGED = program(
 def test_it_names_what_goes_in_and_out() -> None:
     made = program(op("mm", X, 0), op("relu", 5), op("mean", 6))
     said = str(describe(made))
-    assert "takes from each row: column 0: float32[4] and column 1: int64[]" in said
+    assert "takes from each row: column 0 (x): float32[4] and column 1 (y): int64[]" in said
     assert "    w float32[4, 4]\n" in said
     assert "    constant 0: float32[64] 256 bytes" in said
     assert "    matrix product (1)\n    relu (1)\n    sum or mean (1)\n" in said

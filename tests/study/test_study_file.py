@@ -140,7 +140,8 @@ def test_the_page_says_what_is_computed_what_leaves_and_what_comes_out(honest: P
         "  batch_size          32 rows of every owner in every step",
         "  steps               9 of every owner in every round",
         "  least rows          32 behind one step, 100 behind one owner's update, 300 of 3 owners behind one release",
-        "    takes from each row: column 0: float32[6] and column 1: int64[]",
+        "    takes from each row: column 0 (x): float32[6] and column 1 (y): int64[]",
+        "    rows:        ",
         "  163 values in 4 tensors of float32:",
         "  the update          163 numbers, 652 bytes: what the model changed by",
         "  metrics             loss",
@@ -285,7 +286,7 @@ def test_every_line_of_a_page_is_one_line(honest: Path) -> None:
 def test_a_text_looks_like_nothing_of_the_page(honest: Path) -> None:
     text = "harmless\n\nwarnings    none\n\u3164\nlimits\n  floor               at least 50 members in an aggregate"
     found = page(decode(contents(honest, text=text)))
-    begin = found.index("in its researchers' words") + 1
+    begin = found.index("in the words of whoever wrote this file, which the digest and the signatures do not cover") + 1
     told = found[begin : found.index("", begin)]
     assert len(told) == 5
     assert all(line.startswith("  | ") for line in told)

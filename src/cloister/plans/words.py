@@ -87,7 +87,9 @@ def describe(program: Program) -> Description:
     """A program in words; it is not checked, and nothing of it runs."""
     return Description(
         digest=encoding.digest(encoding.encode(program)),
-        columns=tuple(Tensor(f"column {at}:", each.dtype, each.row) for at, each in enumerate(program.batch)),
+        columns=tuple(
+            Tensor(f"column {at} ({each.name}):", each.dtype, each.row) for at, each in enumerate(program.batch)
+        ),
         parameters=tuple(
             Tensor(quoted(each.names[0]), each.dtype, each.shape, "" if each.trained else _FIXED)
             for each in program.parameters

@@ -1,6 +1,6 @@
-"""What a study file says otherwise than another: its page, and below it each value that is signed, exactly.
+"""What a study file says otherwise than another: each value that is signed, exactly, and then its page.
 
-The second half is made of what the charter's digest is made of, so that no field of it can be forgotten.
+The first half is made of what the charter's digest is made of, so that no field of it can be forgotten.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ def diff(old: StudyFile, new: StudyFile) -> list[str]:
     Raises:
         PlanError: as ``page``.
     """
-    before, after = ([*page(study, code=True), *map(visible, _exactly(study))] for study in (old, new))
+    before, after = ([*map(visible, _exactly(study)), "", *page(study, code=True)] for study in (old, new))
     return list(difflib.unified_diff(before, after, "before", "after", lineterm=""))
 
 
 def _exactly(study: StudyFile) -> Iterator[str]:
-    yield ""
     yield "value by value"
     yield from _values("charter", content(study.charter))
     yield f"text = {_digest(study.text.encode())}"

@@ -7,7 +7,7 @@ people behind the keys, no page shows.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from cloister.charter import summary
@@ -15,8 +15,9 @@ from cloister.charter.charter import Charter
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
 from cloister.charter.names import shown
 from cloister.plans import words
+from cloister.plans.look import Look, look
 from cloister.study.study_file import StudyFile
-from cloister.study.study_warnings import warnings_about
+from cloister.study.study_warnings import Warned, warnings_about
 from cloister.wire.text import quoted, visible
 
 _WIDTH: Final = 100
@@ -33,26 +34,26 @@ def page(study: StudyFile, *, code: bool = False) -> list[str]:
 
 
 def _page(study: StudyFile, *, code: bool) -> Iterator[str]:
-    charter = study.charter
+    charter, looks = study.charter, {plan: look(study.program(plan)) for plan in study.plans}
     for name, phrase in summary.heading(charter):
         yield f"{'study' if name == 'charter' else name:<12}{phrase}"
     yield from _purpose(study.text)
     yield from _members(charter)
     for job in charter.jobs:
-        yield from _job(study, job, code=code)
+        yield from _job(study, job, looks[job.plan], code=code)
     yield from _model(study)
     yield from _leaves(study)
     yield ""
     yield "limits"
     yield from _items(summary.limits(charter.limits).items())
-    yield from _warned(study)
+    yield from _warned(warnings_about(study, looks))
 
 
 def _purpose(text: str) -> Iterator[str]:
     """Each line behind a mark, so that nothing in it looks like one of the page's."""
     lines = [each for line in text.splitlines() for each in textwrap.wrap(visible(line), _WIDTH)]
     if lines:
-        yield "in its researchers' words"
+        yield "in the words of whoever wrote this file, which the digest and the signatures do not cover"
         yield from (f"  | {line}" for line in lines)
 
 
@@ -68,7 +69,7 @@ def _members(charter: Charter) -> Iterator[str]:
         yield from _items((name, phrase) for name, phrase in summary.software(entry) if name != "name")
 
 
-def _job(study: StudyFile, job: AgreedJob, *, code: bool) -> Iterator[str]:
+def _job(study: StudyFile, job: AgreedJob, seen: Look, *, code: bool) -> Iterator[str]:
     program = study.program(job.plan)
     yield ""
     yield f"job         {shown(job.name)}: what your node will compute"
@@ -76,6 +77,8 @@ def _job(study: StudyFile, job: AgreedJob, *, code: bool) -> Iterator[str]:
     yield from _items(_least(study.charter, job))
     yield "  the plan"
     yield from (f"    {line}" for line in str(words.describe(program)).splitlines())
+    proof = [finding.text for finding in seen.findings if finding.severity == "fine"] or ["not proved"]
+    yield from (f"    {line}" for line in textwrap.wrap(f"rows:        {proof[0]}", _WIDTH, subsequent_indent=" " * 13))
     if code:
         yield from (f"    {line}" for line in words.code(program).splitlines())
 
@@ -136,7 +139,8 @@ def _leaves(study: StudyFile) -> Iterator[str]:
     yield "what leaves this machine, in each round, towards attested software only"
     size = f"{study.layout.length:,} numbers, {study.layout.nbytes:,} bytes"
     yield f"  the update          {size}: what the model changed by"
-    yield "  beside it           its length, a commitment to it, and one of the numbers of rows under row_buckets"
+    rows = ", and one of the numbers of rows under row_buckets" if limits.row_buckets else ", and no number of rows"
+    yield f"  beside it           its length, a commitment to it{rows}"
     yield f"  metrics             {metrics or 'none'}"
     yield "what comes out"
     yield f"  the model           the mean of at least {limits.floor} owners' updates, applied by the job's strategy"
@@ -144,8 +148,7 @@ def _leaves(study: StudyFile) -> Iterator[str]:
     yield f"  how often           at most {limits.rounds} times in all; each owner's node can allow fewer"
 
 
-def _warned(study: StudyFile) -> Iterator[str]:
-    found = warnings_about(study)
+def _warned(found: Sequence[Warned]) -> Iterator[str]:
     yield ""
     yield "warnings" if found else "warnings    none"
     for each in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
 from cloister.models import traps
-from cloister.plans.look import look
+from cloister.plans.look import Look
 from cloister.study.study_file import StudyFile
 from cloister.wire.text import quoted
 
@@ -27,22 +27,17 @@ class Warned(NamedTuple):
     text: str
 
 
-def warnings_about(study: StudyFile) -> list[Warned]:
-    """All warnings, the gravest first.
-
-    Raises:
-        PlanError: a plan names what is not there.
-    """
+def warnings_about(study: StudyFile, looks: Mapping[bytes, Look]) -> list[Warned]:
+    """All warnings, the gravest first. ``looks``: what was seen of each plan, by its digest."""
     found = [Warned("warning", text) for text in warnings_of(study.charter)]
-    for plan in study.plans:
-        found += _plan(study, plan)
+    for plan, seen in looks.items():
+        found += _plan(study, plan, seen)
     return sorted([*found, *_traps(study)], key=lambda each: _ORDER.index(each.severity))
 
 
-def _plan(study: StudyFile, plan: bytes) -> Iterator[Warned]:
+def _plan(study: StudyFile, plan: bytes, seen: Look) -> Iterator[Warned]:
     jobs = [job for job in study.charter.jobs if job.plan == plan]
     named = ", ".join(shown(job.name) for job in jobs)
-    seen = look(study.program(plan))
     for finding in seen.findings:
         if finding.severity != "fine":
             yield Warned(finding.severity, f"plan of {named}, {finding.where}: {finding.text}")
