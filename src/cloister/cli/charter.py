@@ -89,7 +89,7 @@ def sign(
     signature = sign_charter(charter, key=private_key(key))
     signer = verify(signature, charter=charter)
     _echo(shown_first)
-    if not yes and not _agrees(signer.name):
+    if not yes and not _agrees(signer.name, charter.digest):
         raise CharterError("it is not signed")
     file = signatures_beside(path) / f"{signer.name}.sig"
     try:
@@ -97,14 +97,16 @@ def sign(
         file.write_text(encode_signature(signature), encoding="utf-8")
     except OSError as fault:
         raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from None
-    typer.echo(f"\nsigned as {shown(signer.name)} ({signer.role}): {file}. Give that file to the other members;")
+    typer.echo(
+        f"\n{charter.digest.hex()} is signed as {shown(signer.name)} ({signer.role}): {file}. Give that file to the other members;"
+    )
     typer.echo("what they sign has to have the same digest.")
 
 
-def _agrees(name: str) -> bool:
+def _agrees(name: str, digest: bytes) -> bool:
     """Whether a person says yes."""
     try:
-        return typer.confirm(f"\nSign this as {shown(name)}?")
+        return typer.confirm(f"\nSign {digest.hex()} as {shown(name)}?")
     except typer.Abort:
         raise CharterError("it is not signed: nobody is there to say so; --yes is for whoever has read it") from None
 

@@ -7,6 +7,7 @@ people behind the keys, no page shows.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -155,6 +156,9 @@ def _warned(found: Sequence[Warned]) -> Iterator[str]:
         lines = textwrap.wrap(visible(each.text), _WIDTH)
         yield f"  {each.severity:<10}{lines[0]}"
         yield from (f"  {'':<10}{line}" for line in lines[1:])
+    if found:
+        counts = Counter(each.severity for each in found)
+        yield f"  in all    {', '.join(f'{kind}: {count}' for kind, count in counts.items())}"
 
 
 def _items(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
