@@ -279,3 +279,15 @@ def test_the_memory_survives_a_charter_with_other_line_ends(use: CharterUse) -> 
     use.file.write_bytes(text().replace("\n", "\r\n").encode())
     agreed = load_charter(use, own=BOB, now=NOW)
     assert load_charter(use, own=BOB, now=NOW) == agreed == charter()
+
+
+def test_where_there_are_no_signatures_it_says_where_it_looked(use: CharterUse) -> None:
+    publish(use)
+    for file in use.signatures.iterdir():
+        file.unlink()
+    with pytest.raises(CharterError, match=r"no signatures in .*charter\.sigs; `cloister charter sign NAME\.study`"):
+        load_charter(use, own=BOB, now=NOW)
+    publish(use, "bob")
+    with pytest.raises(CharterError, match="is not signed by alice") as caught:
+        load_charter(use, own=BOB, now=NOW)
+    assert "no signatures in" not in str(caught.value)

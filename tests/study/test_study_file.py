@@ -167,8 +167,13 @@ def test_a_drawn_model_needs_no_values_and_is_drawn_again(tmp_path: Path) -> Non
     start = model()
     plan = loss.capture(start, example=EXAMPLE)
     file = charter(tmp_path, plan)
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("first_model = ")]
+    unfinished = tmp_path / "unfinished.toml"
+    unfinished.write_text("\n".join([*lines, cloister.recipe_toml(start)]))
+    with pytest.raises(CharterError, match="first_model: is missing"):
+        cloister.write_study(tmp_path / "u.study", charter=unfinished, plans=[plan], model=start)
+    drawn = cloister.draw_first_model(start, unfinished)
     file.write_text(file.read_text() + cloister.recipe_toml(start))
-    drawn = cloister.draw_first_model(start, file)
     text = file.read_text().replace(cloister.model_digest(start).hex(), cloister.model_digest(drawn).hex())
     file.write_text(text)
     again = cloister.draw_first_model(start, file)  # which does not depend on the digest

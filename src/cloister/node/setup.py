@@ -68,15 +68,31 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
         )
     signatures = read_signatures(use.signatures)
     known = None if use.state is None else _recall(use.state, charter.name)
-    if known is None:
-        check_signed(charter, signatures=signatures, own=own)
-    else:
-        check_successor(known, new=charter, signatures=signatures, own=own)
+    _check_signatures(use, charter, known, signatures, own=own)
     if use.floors is not None:
         check_floors(charter, floors=use.floors)
     if remember and use.state is not None and (known is None or known.serial < charter.serial):
         _remember(use.state, charter, text)
     return charter
+
+
+def _check_signatures(
+    use: CharterUse, charter: Charter, known: Charter | None, signatures: tuple[Signature, ...], *, own: str | None
+) -> None:
+    """``known``: the newest charter of that name that was accepted before. Raises ``CharterError``."""
+    try:
+        if known is None:
+            check_signed(charter, signatures=signatures, own=own)
+        else:
+            check_successor(known, new=charter, signatures=signatures, own=own)
+    except CharterError as fault:
+        if signatures:
+            raise
+        raise CharterError(
+            f"{fault}. There are no signatures in {use.signatures}; `cloister charter sign NAME.study` writes them to"
+            " NAME.sigs beside the study file: where that is another folder, name it as `signatures` beside the"
+            " charter's `file`"
+        ) from None
 
 
 def read_signatures(folder: Path) -> tuple[Signature, ...]:
