@@ -124,6 +124,10 @@ def test_owners_count_for_as_much_in_all_jobs_on_one_data_set(changed: dict[str,
     read(job(**alike), job(name="z", **{**alike, "optimizer": Adam(0.001, clip_norm=1.0)}), row_buckets="[20]")
 
 
+def test_jobs_run_in_rounds_which_an_interactive_charter_has_not() -> None:
+    assert places(text(jobs=[job()], limits=MODEL, interactive="true")) == {"limits.interactive"}
+
+
 def test_two_jobs_of_one_name() -> None:
     assert "jobs[1].name" in places(text(jobs=[job(), job(steps=11)], limits=MODEL))
 

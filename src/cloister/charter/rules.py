@@ -121,6 +121,12 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
     """What may be computed in rounds."""
     if found and limits.first_model is None:
         yield "limits.first_model", "is missing; it is the SHA-256 of the model that the first round starts from"
+    if found and limits.interactive:
+        yield (
+            "limits.interactive",
+            "is true, and there are jobs: they run in rounds, of which there are none then, and what they promise is"
+            " not kept. Say interactive = false, or leave the jobs out",
+        )
     if len(found) > JOBS:
         yield "jobs", f"there may be at most {JOBS}"
     names: set[str] = set()

@@ -162,7 +162,7 @@ class Study:
             NetworkError: the aggregator was out of reach for longer than ``patience_s``.
             AttestationError: what answers in its place is not acceptable.
         """
-        screen = Screen()
+        screen = Screen(always=True)  # a study goes on for hours, and a void round is news
         trained = copy.deepcopy(model)
         plan = jobs.planned(loss, model=trained, example=example)
         described = jobs.describe(trained)
