@@ -53,6 +53,7 @@ def check(path: CharterFile) -> None:
     signed, refused = _signed(charter, signatures_beside(path))
     _echo(_members(charter, signed))
     _echo(_warnings(charter))
+    _echo(_hints(charter))
     _echo(refused)
     missing = [member.name for member in charter.owners if member.key not in signed]
     if refused:
@@ -184,6 +185,15 @@ def _jobs(charter: Charter) -> Iterator[str]:
 
 def _warnings(charter: Charter) -> Iterator[str]:
     yield from (f"warning     {each}" for each in warnings_of(charter))
+
+
+def _hints(charter: Charter) -> Iterator[str]:
+    if charter.recipe:
+        # Its NumPy is for those who draw models.
+        from cloister.study.redrawn import stale
+
+        hint = stale(charter)
+        yield from [] if hint is None else [f"hint        {hint}"]
 
 
 def _echo(lines: Iterable[str]) -> None:
