@@ -186,6 +186,11 @@ def test_a_charter_may_say_why_a_rate_is_above_its_bound() -> None:
     assert not [*job_bounds.faults(job(optimizer=SGD(3.0), unsafe_lr="losses here are of the order of 1e-4"))]
 
 
+def test_a_reason_for_a_rate_within_its_bounds_is_a_fault() -> None:
+    assert "jobs[0].unsafe_lr" in places(text(jobs=[job(unsafe_lr="just in case")], limits=MODEL))
+    read(job(unsafe_lr="it is slow", optimizer=SGD(1.5)))
+
+
 def test_with_momentum_the_least_rate_is_that_much_lower() -> None:
     assert not [*job_bounds.faults(job(optimizer=SGD(1e-3, momentum=0.9)))]
 

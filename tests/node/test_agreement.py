@@ -252,7 +252,10 @@ def test_several_charters_have_one_memory() -> None:
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        ('[charter]\nfile = "a.toml"\nstate = "mine"', "charter.state: there is no such key"),
+        (
+            '[charter]\nfile = "a.toml"\nstate = "mine"',
+            "charter.state: stands at the top of node.toml now",
+        ),
         ('[charter]\nfile = "a.toml"\n[[charters]]\nfile = "b.toml"', "name one charter as"),
         ('[[charters]]\nfile = "a.toml"\n[[charters]]\nfile = "./a.toml"', "one file twice"),
     ],

@@ -17,14 +17,12 @@ from cloister.charter.signatures import encode as encode_signature
 from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import job, limits, software
 from cloister.charter.template import template
-from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError, ConfigurationError
-from cloister.files import read_text
+from cloister.net.files import read_charter
 from cloister.net.identity import private_key
 from cloister.node.config import signatures_beside
 from cloister.node.setup import read_signatures
-from cloister.tables import TEXT_BYTES
 
 app: Final = typer.Typer(no_args_is_help=True)
 
@@ -146,7 +144,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path) -> Charter:
-    return parse_charter(read_text(path, limit=TEXT_BYTES, error=CharterError), source=str(path))
+    return read_charter(path, error=CharterError)
 
 
 def _signed(charter: Charter, folder: Path) -> tuple[set[str], list[str]]:

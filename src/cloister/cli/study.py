@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from cloister import files
+from cloister.charter.charter import FORMAT as CHARTER_FORMAT
 from cloister.charter.charter import MEMBERS
 from cloister.charter.jobs import FEWEST_BATCHES
 from cloister.charter.signatures import FILE_BYTES as SIGNATURE_BYTES
@@ -21,6 +22,10 @@ from cloister.study.published import published_values
 from cloister.study.study_file import FILE_BYTES, StudyFile, decode
 from cloister.study.study_page import diff as differing
 from cloister.study.study_page import page
+from cloister.tables import TEXT_BYTES
+
+_CHARTER: Final = f'"{CHARTER_FORMAT}"'.encode()
+"""What a charter's text holds, and only a charter's."""
 
 app: Final = typer.Typer(no_args_is_help=True)
 
@@ -130,10 +135,16 @@ def read_study(path: Path) -> StudyFile:
         CharterError: it cannot be read, or is none.
     """
     try:
-        return decode(files.read(path, limit=FILE_BYTES))
+        data = files.read(path, limit=FILE_BYTES)
+        return decode(data)
     except OSError as fault:
         raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
     except CharterError as fault:
+        if _CHARTER in data[:TEXT_BYTES]:
+            raise CharterError(
+                f"{path} is a charter, and a study file is wanted here: `cloister charter show {path}` prints it, and"
+                " cloister.write_study makes a study file of it"
+            ) from None
         raise CharterError(f"{path}: {fault}") from None
 
 

@@ -22,6 +22,7 @@ from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import matching, read_text
 from cloister.net.collateral import source
+from cloister.net.files import read_charter_text
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.polling import Wakeup
@@ -52,7 +53,7 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
             valid; the owner's floors do not fit it; a newer one, or another with its serial, was accepted before; or a
             file cannot be read or written.
     """
-    text = read_text(use.file, limit=TEXT_BYTES, error=CharterError)
+    text = read_charter_text(use.file, error=CharterError)
     charter = parse_charter(text, source=str(use.file))
     check_valid(charter, now=now)
     enforceable(charter)

@@ -9,10 +9,9 @@ from torch import nn
 
 from cloister.charter.toml import parse_charter
 from cloister.errors import ConfigurationError
-from cloister.files import read_text
 from cloister.models import recipe_toml as toml
 from cloister.models.drawing import draw
-from cloister.tables import TEXT_BYTES
+from cloister.net.files import read_charter_text
 from cloister.worker.initialising import load_drawn, recipe_of
 
 
@@ -34,7 +33,7 @@ def draw_first_model(model: nn.Module, charter: str | os.PathLike[str]) -> nn.Mo
         CharterError: the file has other faults than a missing digest. ConfigurationError: it has no recipe, or one for
             other tensors.
     """
-    agreed = parse_charter(read_text(charter, limit=TEXT_BYTES), source=str(charter), to_draw=True)
+    agreed = parse_charter(read_charter_text(charter), source=str(charter), to_draw=True)
     if not agreed.recipe:
         raise ConfigurationError("the charter has no recipe to draw a model from: write [[first_model]] tables")
     drawn = copy.deepcopy(model)

@@ -176,7 +176,7 @@ class Study:
             rounds=rounds,
             strategy=strategy,
             weights=weights,
-            unsafe_lr="the charter decides",
+            unsafe_lr=jobs.CHARTER_DECIDES,
         )
         job = jobs.make(described, plan, wanted, charter=self.charter)
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
