@@ -7,12 +7,15 @@ that are left out. An SVG that a page shows is one that its Python draws.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -131,6 +134,46 @@ def test_python_runs(page, tmp_path):
         # Sums come out differently in their last bits from one processor to another, and a run carries that on.
         assert shown == [pytest.approx(line, abs=20) for line in drawn], f"cp {tmp_path / file} {page.parent / file}"
         assert shown, f"{page.parent / file} shows no curves"
+
+
+def calls(blocks: list[Block]) -> Iterator[tuple[int, object, ast.Call]]:
+    """The line of each call of cloister's in the page's blocks that do not run, what is called, and the call."""
+    for block in blocks:
+        if block.language != "python" or block.runs:
+            continue
+        made: dict[str, object] = {}  # what the block's names are instances of
+        for node in ast.walk(ast.parse("\n".join(block.lines))):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+                made |= {target.id: called(node.value, {}) for target in node.targets if isinstance(target, ast.Name)}
+            elif isinstance(node, ast.Call) and (found := called(node, made)) is not None:
+                yield block.first + node.lineno - 1, found, node
+
+
+def called(call: ast.Call, made: dict[str, object]) -> object | None:
+    """What ``cloister.name(...)`` calls, or the method of a name that stands for an instance."""
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="cloister"), attr=attribute):
+            return getattr(cloister, attribute)  # AttributeError: there is none
+        case ast.Attribute(value=ast.Name(id=instance), attr=attribute) if isinstance(made.get(instance), type):
+            return partial(getattr(made[instance], attribute), None)  # whatever stands for self
+    return None
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(calls(split(page)[0]))], ids=name)
+def test_python_that_cannot_run_calls_what_is_there(page):
+    for number, function, call in calls(split(page)[0]):
+        try:
+            inspect.signature(function).bind(*call.args, **{each.arg: each.value for each in call.keywords})
+        except TypeError as fault:
+            pytest.fail(f"{page}:{number}: {ast.unparse(call)}: {fault}")
+
+
+def test_a_call_without_an_argument_is_found():
+    lines = ['study = cloister.Study("c.toml", identity="me.key")', "study.fit(model, loss)"]
+    found = [*calls([Block("python", 1, lines, runs=False)])]
+    assert [number for number, _, _ in found] == [1, 2]
+    with pytest.raises(TypeError, match="missing a required"):
+        inspect.signature(found[1][1]).bind(*found[1][2].args)
 
 
 @pytest.mark.slow

@@ -186,7 +186,8 @@ def test_a_simulated_tee_where_a_real_one_was_agreed(study: Study) -> None:
 def test_a_simulated_tee_that_nobody_asked_for(study: Study) -> None:
     """Also where the charter names one."""
     assert refusal(study, ATTESTER, accept_simulated=False) == (
-        "a simulated TEE proves nothing, and is not accepted here unless that is asked for",
+        "a simulated TEE proves nothing, and is not accepted here unless that is asked for (accept_simulated=True,"
+        " --accept-simulated, or accept_simulated = true beside the charter in node.toml)",
     )
 
 

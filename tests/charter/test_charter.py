@@ -54,7 +54,8 @@ def test_what_is_in_a_charter() -> None:
     assert (found.limits.min_batch, found.limits.clip_buffers, found.limits.row_buckets) == (32, None, ())
     assert found.limits.first_model == bytes.fromhex("cd" * 32)
     assert found.limits.metrics == (Metric(name="loss", low=0.0, high=10.0),)
-    assert found.interactive
+    assert not found.interactive
+    assert charter().interactive
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,6 @@ def test_no_two_contents_share_an_encoding(path: tuple[Any, ...], other: Any) ->
         ("multiplier = 2", "multiplier = 2.5"),
         ("rounds = 100", "rounds = 101"),
         ("min_examples = 10", "min_examples = 11"),
-        ("interactive = true", "interactive = false"),
         ('first_model = "cd', 'first_model = "ce'),
         ('plan = "ab', 'plan = "ac'),
         ('data = "#mri"\nrounds = 3\nbatch_size = 32', 'data = "#ct"\nrounds = 3\nbatch_size = 33'),
@@ -350,6 +350,10 @@ def test_no_two_contents_share_an_encoding(path: tuple[Any, ...], other: Any) ->
 def test_every_change_of_meaning_changes_the_digest(old: str, new: str) -> None:
     assert old in RICH
     assert parse_charter(RICH.replace(old, new, 1)).digest != parse_charter(RICH).digest
+
+
+def test_an_interactive_charter_has_another_digest() -> None:
+    assert charter(interactive="true").digest != charter(interactive="false").digest
 
 
 def test_a_successor_has_another_digest() -> None:

@@ -124,6 +124,10 @@ def test_owners_count_for_as_much_in_all_jobs_on_one_data_set(changed: dict[str,
     read(job(**alike), job(name="z", **{**alike, "optimizer": Adam(0.001, clip_norm=1.0)}), row_buckets="[20]")
 
 
+def test_jobs_run_in_rounds_which_an_interactive_charter_has_not() -> None:
+    assert places(text(jobs=[job()], limits=MODEL, interactive="true")) == {"limits.interactive"}
+
+
 def test_two_jobs_of_one_name() -> None:
     assert "jobs[1].name" in places(text(jobs=[job(), job(steps=11)], limits=MODEL))
 
@@ -183,6 +187,11 @@ def test_a_number_out_of_bounds_is_named_with_its_bound(changed: dict[str, Any],
 
 def test_a_charter_may_say_why_a_rate_is_above_its_bound() -> None:
     assert not [*job_bounds.faults(job(optimizer=SGD(3.0), unsafe_lr="losses here are of the order of 1e-4"))]
+
+
+def test_a_reason_for_a_rate_within_its_bounds_is_a_fault() -> None:
+    assert "jobs[0].unsafe_lr" in places(text(jobs=[job(unsafe_lr="just in case")], limits=MODEL))
+    read(job(unsafe_lr="it is slow", optimizer=SGD(1.5)))
 
 
 def test_with_momentum_the_least_rate_is_that_much_lower() -> None:

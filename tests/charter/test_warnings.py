@@ -60,7 +60,7 @@ def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
 @pytest.mark.parametrize(
     ("changed", "hole"),
     [
-        ({"interactive": "true"}, "interactive: "),
+        ({"interactive": "true", "jobs": ()}, "interactive: "),
         ({"noise": '"none"'}, "no noise: "),
         ({"jobs": [], "limits": ""}, "no job is named"),
         ({"proven_plans": "false"}, "proven_plans is false: nodes run"),

@@ -199,7 +199,8 @@ def study(run, tmp_path, monkeypatch):
     text = read_study(file).charter_text.replace(fingerprint_of("hill"), Identity.load("bob.key").fingerprint)
     Path("charter.toml").write_text(text)
     start = model()
-    cloister.write_study(file, charter="charter.toml", plans=[loss.capture(start, example=EXAMPLE)], model=start)
+    plans = [loss.capture(start, example=EXAMPLE)]
+    cloister.write_study(file, charter="charter.toml", plans=plans, model=start, overwrite=True)
     return file.name
 
 

@@ -85,6 +85,33 @@ def test_a_study_is_shown_compared_and_unpacked(studies: tuple[Path, Path], tmp_
 
 
 @pytest.mark.slow
+def test_the_signatures_of_a_study_lie_where_those_of_its_charter_are_looked_for(
+    studies: tuple[Path, Path], tmp_path: Path
+) -> None:
+    study = tmp_path / "stay.study"
+    study.write_bytes(studies[0].read_bytes())
+    signatures = tmp_path / "stay.sigs"
+    signatures.mkdir()
+    (signatures / "hill.sig").write_text("hill's")
+    code, said = ran("unpack", str(study))
+    assert code == 0
+    assert (tmp_path / "stay.toml").exists()
+    assert f"its signatures lie in {signatures}: 1 so far" in said
+    charter, copied = tmp_path / "charter.toml", tmp_path / "charter.sigs"
+    code, said = ran("unpack", str(study), str(charter))
+    assert code == 0
+    assert f"its signatures lie in {copied}: 1 so far" in said
+    assert (copied / "hill.sig").read_text() == "hill's"
+    charter.unlink()
+    assert ran("unpack", str(study), str(charter))[0] == 0  # the very same are there already
+    charter.unlink()
+    (copied / "hill.sig").write_text("another")
+    found = CliRunner().invoke(app, ["unpack", str(study), str(charter)])
+    assert "is another signature than" in str(found.exception)
+    assert not charter.exists()
+
+
+@pytest.mark.slow
 def test_what_is_no_study_or_is_there_already_is_said(
     studies: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -252,7 +252,10 @@ def test_several_charters_have_one_memory() -> None:
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        ('[charter]\nfile = "a.toml"\nstate = "mine"', "charter.state: there is no such key"),
+        (
+            '[charter]\nfile = "a.toml"\nstate = "mine"',
+            "charter.state: stands at the top of node.toml now",
+        ),
         ('[charter]\nfile = "a.toml"\n[[charters]]\nfile = "b.toml"', "name one charter as"),
         ('[[charters]]\nfile = "a.toml"\n[[charters]]\nfile = "./a.toml"', "one file twice"),
     ],
@@ -279,3 +282,15 @@ def test_the_memory_survives_a_charter_with_other_line_ends(use: CharterUse) -> 
     use.file.write_bytes(text().replace("\n", "\r\n").encode())
     agreed = load_charter(use, own=BOB, now=NOW)
     assert load_charter(use, own=BOB, now=NOW) == agreed == charter()
+
+
+def test_where_there_are_no_signatures_it_says_where_it_looked(use: CharterUse) -> None:
+    publish(use)
+    for file in use.signatures.iterdir():
+        file.unlink()
+    with pytest.raises(CharterError, match=r"no signatures in .*charter\.sigs; `cloister charter sign NAME\.study`"):
+        load_charter(use, own=BOB, now=NOW)
+    publish(use, "bob")
+    with pytest.raises(CharterError, match="is not signed by alice") as caught:
+        load_charter(use, own=BOB, now=NOW)
+    assert "no signatures in" not in str(caught.value)

@@ -189,11 +189,24 @@ def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
         ({"max_s": 0}, "max_s is 0"),
         ({"data": ""}, "no tag of a data set"),
         ({"optimizer": cloister.SGD(lr=2.0)}, "must be from 0.01 to 1 for SGD"),
+        ({"batch_size": 15}, "batch_size: is 15, and must be at least 16"),
+        ({"weights": "row"}, "weights: is 'row', and must be one of uniform, rows"),
+        ({"unsafe_lr": "a long story"}, "lr is within its bounds: leave out unsafe_lr"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, r"is torch.optim's; write cloister.SGD\(lr=...\)"),
+        ({"optimizer": torch.optim.Adagrad([torch.zeros(1)])}, r"write cloister.SGD\(lr=...\) or cloister.Adam\("),
+        ({"optimizer": "SGD"}, "the optimizer is a str"),
     ],
 )
 def test_numbers_that_nobody_may_agree_on(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         agreed(loss.capture(net(), example=EXAMPLE), **changes)
+
+
+def test_a_function_is_no_plan_of_a_job() -> None:
+    with pytest.raises(ConfigurationError, match=r"a function stands where .* give loss.capture\(model, example=...\)"):
+        agreed(loss)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="a str stands where a plan is wanted"):
+        agreed("loss")  # type: ignore[arg-type]
 
 
 def test_a_study_starts_where_the_chain_ends() -> None:
@@ -202,3 +215,8 @@ def test_a_study_starts_where_the_chain_ends() -> None:
     check_start(first, newest=other, own=True)
     with pytest.raises(JobError, match=other.hex()):
         check_start(other, newest=first, own=False)
+    with pytest.raises(JobError, match=r"torch\.manual_seed"):
+        check_start(other, newest=first, own=False)
+    with pytest.raises(JobError, match=r"start from cloister\.draw_first_model") as caught:
+        check_start(other, newest=first, own=False, drawn=True)
+    assert "manual_seed" not in str(caught.value)

@@ -128,6 +128,7 @@ def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
     assert [receipt.cohort.round for receipt in run.receipts] == [1, 2]
     run.save_chain(tmp_path / "copy.jsonl")
     assert (tmp_path / "copy.jsonl").read_bytes() == study.chain.read_bytes()
+    assert study.chain.parent.name == "charter.rounds"  # not charter.study, which a study file beside it may be called
     found = tuple(read_lines(study.chain.read_bytes().splitlines(keepends=True)))
     report = audit(found, charter=aggregator.charter, collateral=no_collateral, accept_simulated=True)
     assert report.ledger.released == 2

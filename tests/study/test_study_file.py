@@ -24,8 +24,10 @@ from torch.nn import functional as F
 import cloister
 from cloister.charter import Metric, Noise
 from cloister.charter.toml import parse_charter
-from cloister.errors import CharterError, JobError, PlanError
+from cloister.cli.study import read_study
+from cloister.errors import CharterError, ConfigurationError, JobError, PlanError
 from cloister.ledger.job import Constant, Part
+from cloister.net.files import read_charter
 from cloister.node.study.plan_check import check_proven
 from cloister.study import study_file
 from cloister.study.published import published_values
@@ -111,9 +113,8 @@ def written(folder: Path, start: nn.Module | None = None, step: Any = loss, **ch
     start = start or model()
     plan = step.capture(start, example=EXAMPLE)
     file = charter(folder, plan, start, **changed)
-    cloister.write_study(
-        folder / "stroke.study", charter=file, plans=[plan], model=start, text="Whether it was a stroke."
-    )
+    text = "Whether it was a stroke."
+    cloister.write_study(folder / "stroke.study", charter=file, plans=[plan], model=start, text=text, overwrite=True)
     return folder / "stroke.study"
 
 
@@ -157,7 +158,8 @@ def test_the_page_says_what_is_computed_what_leaves_and_what_comes_out(honest: P
 @pytest.mark.slow
 def test_warnings_come_gravest_first(tmp_path: Path) -> None:
     found = page(read(written(tmp_path, step=first_row, floor=4)))
-    severities = [line.split()[0] for line in found[found.index("warnings") + 1 :] if line[2] != " "]
+    severities = [line.split()[0] for line in found[found.index("warnings") + 1 : -1] if line[2] != " "]
+    assert found[-1].startswith(f"  in all    danger: {severities.count('danger')}, warning: ")
     assert severities[0] == "danger"
     assert severities == sorted(severities, key=["danger", "warning", "note"].index)
     assert "takes single rows out of the batch" in "\n".join(found)
@@ -195,8 +197,13 @@ def test_a_drawn_model_needs_no_values_and_is_drawn_again(tmp_path: Path) -> Non
     start = model()
     plan = loss.capture(start, example=EXAMPLE)
     file = charter(tmp_path, plan)
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("first_model = ")]
+    unfinished = tmp_path / "unfinished.toml"
+    unfinished.write_text("\n".join([*lines, cloister.recipe_toml(start)]))
+    with pytest.raises(CharterError, match="first_model: is missing"):
+        cloister.write_study(tmp_path / "u.study", charter=unfinished, plans=[plan], model=start)
+    drawn = cloister.draw_first_model(start, unfinished)
     file.write_text(file.read_text() + cloister.recipe_toml(start))
-    drawn = cloister.draw_first_model(start, file)
     text = file.read_text().replace(cloister.model_digest(start).hex(), cloister.model_digest(drawn).hex())
     file.write_text(text)
     again = cloister.draw_first_model(start, file)  # which does not depend on the digest
@@ -565,3 +572,37 @@ def test_a_charter_may_demand_proved_plans(tmp_path: Path) -> None:
                 check_proven(demanding, plan)
     with pytest.raises(JobError, match="cannot be looked at"):
         check_proven(demanding, b"nonsense")
+
+
+# What stands where something else is wanted
+
+
+def test_a_study_file_that_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    start = model()
+    plan = loss.capture(start, example=EXAMPLE)
+    given: dict[str, Any] = {"charter": charter(tmp_path, plan, start), "plans": [plan], "model": start}
+    file = tmp_path / "s.study"
+    cloister.write_study(file, **given)
+    before = file.read_bytes()
+    cloister.write_study(file, **given)  # a script that is run again
+    with pytest.raises(ConfigurationError, match="exists, with other content, and is not overwritten"):
+        cloister.write_study(file, **given, text="for something else")
+    assert file.read_bytes() == before
+    cloister.write_study(file, **given, text="for something else", overwrite=True)
+    assert read(file).text == "for something else"
+
+
+def test_a_function_is_no_plan_of_a_study_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"give loss\.capture\(model, example=\.\.\.\)"):
+        cloister.write_study(tmp_path / "s.study", charter="charter.toml", plans=[loss], model=model())  # type: ignore[list-item]
+
+
+def test_a_study_file_in_the_place_of_a_charter_is_called_one(honest: Path) -> None:
+    for reading in (read_charter, lambda path: cloister.draw_first_model(model(), path)):
+        with pytest.raises(ConfigurationError, match=r"stroke\.study is a study file, .*`cloister study unpack"):
+            reading(honest)
+
+
+def test_a_charter_in_the_place_of_a_study_file_is_called_one(honest: Path) -> None:
+    with pytest.raises(CharterError, match=r"is a charter, and a study file is wanted here: `cloister charter show"):
+        read_study(honest.parent / "charter.toml")

@@ -72,7 +72,9 @@ def text(
     jobs: Iterable[AgreedJob] = (),
     **changed: str,
 ) -> str:
-    """A charter of three owners, valid in 2026. ``changed``: limits, as they stand in the file."""
+    """A charter of three owners, valid in 2026, interactive where it has no jobs. ``changed``: limits, as they stand in
+    the file."""
+    jobs = tuple(jobs)
     values = {
         "floor": "2",
         "largest_share": "0.5",
@@ -80,7 +82,7 @@ def text(
         "noise": '"none"',
         "rounds": "100",
         "min_examples": "10",
-        "interactive": "true",
+        "interactive": "false" if jobs else "true",
     } | changed
     line = "" if supersedes is None else f'supersedes = "{supersedes.hex()}"\n'
     return (

@@ -7,6 +7,7 @@ of each as it is called in charter.toml.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeAlias
 
@@ -121,6 +122,12 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
     """What may be computed in rounds."""
     if found and limits.first_model is None:
         yield "limits.first_model", "is missing; it is the SHA-256 of the model that the first round starts from"
+    if found and limits.interactive:
+        yield (
+            "limits.interactive",
+            "is true, and there are jobs: they run in rounds, of which there are none then, and what they promise is"
+            " not kept. Say interactive = false, or leave the jobs out",
+        )
     if len(found) > JOBS:
         yield "jobs", f"there may be at most {JOBS}"
     names: set[str] = set()
@@ -131,7 +138,7 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
         if job.name in names:
             yield f"{place}.name", "another job has this name"
         names.add(job.name)
-        yield from ((f"{place}.{key}", text) for key, text in faults(job))
+        yield from ((f"{place}.{key}", text) for key, text in (*faults(job), *needless_reason(job)))
         if job.batch_size < limits.min_batch:
             yield f"{place}.batch_size", f"is {job.batch_size}, and must be at least min_batch, {limits.min_batch}"
         yield from ((f"{place}.steps", text) for text in _few_rows(job, limits.min_rows))
@@ -146,6 +153,12 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
             yield f"{place}.rounds", f"is {job.rounds}, and must be at most the charter's {limits.rounds} in all"
         if job.weights == "rows" and not limits.row_buckets:
             yield f"{place}.weights", "by rows need row_buckets in [limits]: exact numbers of rows are told to nobody"
+
+
+def needless_reason(job: AgreedJob) -> Faults:
+    """A reason for a learning rate that needs none would be a warning about nothing."""
+    if job.unsafe_lr is not None and [*faults(job)] == [*faults(replace(job, unsafe_lr=None))]:
+        yield "unsafe_lr", "gives a reason for another learning rate, and lr is within its bounds: leave out unsafe_lr"
 
 
 def _few_rows(job: AgreedJob, least: int) -> Iterator[str]:

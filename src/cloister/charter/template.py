@@ -138,7 +138,7 @@ largest_share = 0.5                     # the greatest weight of one member in i
 clip = 1.0                              # the greatest norm of one contribution's parameters
 # clip_buffers = 10.0                   # and of its buffers; needed where a model has some (BatchNorm)
 noise = "none"                          # or {{ mechanism = "gaussian", multiplier = 1.0 }}: deviation, in clips
-rounds = 100                            # aggregates in all
+rounds = 100                            # aggregates in all; a data set's earlier studies count among them
 min_examples = 100                      # behind one contribution
 min_batch = 32                          # rows behind each step of it; 16 at least
 min_rows = 96                           # rows that count in it, its steps weighed by what they do to the model

@@ -40,8 +40,10 @@ from cloister.wire.peers import check_fingerprint
 _NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-def parse_charter(text: str, *, source: str = "charter.toml") -> Charter:
+def parse_charter(text: str, *, source: str = "charter.toml", to_draw: bool = False) -> Charter:
     """The charter in a TOML text of at most 256 KiB; ``source`` is its name for messages.
+
+    ``to_draw``: it may lack the digest of its first model, which is to be drawn with it. A stand-in takes its place.
 
     Raises:
         CharterError: the text has faults; the message lists all of them, each with its place.
@@ -50,6 +52,8 @@ def parse_charter(text: str, *, source: str = "charter.toml") -> Charter:
         data = load(text, source=source)
     except ConfigurationError as fault:
         raise CharterError(str(fault)) from None
+    if to_draw and isinstance(data.get("limits"), dict):
+        data["limits"].setdefault("first_model", bytes(DIGEST_BYTES).hex())
     faults: list[str] = []
     charter = _charter(_CharterTable(data, faults=faults))
     if faults:

@@ -17,14 +17,12 @@ from cloister.charter.signatures import encode as encode_signature
 from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import drawn, heading, job, limits, member, software
 from cloister.charter.template import template
-from cloister.charter.toml import parse_charter
 from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError, ConfigurationError
-from cloister.files import read_text
+from cloister.net.files import read_charter
 from cloister.net.identity import private_key
 from cloister.node.config import signatures_beside
 from cloister.node.setup import read_signatures
-from cloister.tables import TEXT_BYTES
 from cloister.wire.text import visible
 
 app: Final = typer.Typer(no_args_is_help=True)
@@ -54,6 +52,7 @@ def check(path: CharterFile) -> None:
     signed, refused = _signed(charter, signatures_beside(path))
     _echo(_members(charter, signed))
     _echo(_warnings(charter))
+    _echo(_hints(charter))
     _echo(refused)
     missing = [owner.name for owner in charter.owners if owner.key not in signed]
     if refused:
@@ -98,9 +97,9 @@ def sign(
     except OSError as fault:
         raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from None
     typer.echo(
-        f"\n{charter.digest.hex()} is signed as {shown(signer.name)} ({signer.role}): {file}. Give that file to the other members;"
+        f"\n{charter.digest.hex()} is signed as {shown(signer.name)} ({signer.role}): {file}. Give that file to the"
+        " other members; what they sign has to have the same digest."
     )
-    typer.echo("what they sign has to have the same digest.")
 
 
 def _agrees(name: str, digest: bytes) -> bool:
@@ -142,7 +141,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path) -> Charter:
-    return parse_charter(read_text(path, limit=TEXT_BYTES, error=CharterError), source=str(path))
+    return read_charter(path, error=CharterError)
 
 
 def _signed(charter: Charter, folder: Path) -> tuple[set[str], list[str]]:
@@ -195,6 +194,15 @@ def _jobs(charter: Charter) -> Iterator[str]:
 
 def _warnings(charter: Charter) -> Iterator[str]:
     yield from (f"warning     {each}" for each in warnings_of(charter))
+
+
+def _hints(charter: Charter) -> Iterator[str]:
+    if charter.recipe:
+        # Its NumPy is for those who draw models.
+        from cloister.study.redrawn import stale
+
+        hint = stale(charter)
+        yield from [] if hint is None else [f"hint        {hint}"]
 
 
 def _echo(lines: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _VERDICT: Final = r"the aggregator at \S+ is (verified: .*)"
 _VERDICT_S: Final = 60.0
 _CHARTER: Final = "charter.toml"
-_CHAIN: Final = Path("charter.study", "chain.jsonl")
+_CHAIN: Final = Path("charter.rounds", "chain.jsonl")
 _PATIENCE_S: Final = 30.0
 
 

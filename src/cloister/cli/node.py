@@ -21,6 +21,7 @@ from cloister.net.signals import end_on_signals
 from cloister.node import config, control
 from cloister.node.config import MIB, NodeConfiguration
 from cloister.node.confinement import means
+from cloister.node.outlook import outlook
 from cloister.node.running import Account
 from cloister.node.server import check
 from cloister.node.setup import agreed, node_of
@@ -61,11 +62,16 @@ def check_(file: ConfigurationFile) -> None:
         configuration = config.read(file)
         identity, _ = check(configuration)
         charters = agreed(configuration, remember=False)
-    except ConfigurationError as fault:
+        found = outlook(configuration, charters, own=None if identity is None else identity.fingerprint)
+    except CloisterError as fault:
         raise _stop(str(fault)) from None
     for line in _overview(configuration, identity, charters):
         typer.echo(visible(line))
-    typer.echo(f"{file} is in order")
+    for charter, budget in found.left:
+        typer.echo(visible(f"rounds      {budget.left} of {budget.most} left for {budget.data} under {charter}"))
+    for each in found.faults:
+        typer.echo(visible(f"warning     {each}"))
+    typer.echo(f"{file} is in order" + (", but for the warnings above" if found.faults else ""))
 
 
 @app.command()

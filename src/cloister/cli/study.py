@@ -10,13 +10,22 @@ from typing import Annotated, Final
 import typer
 
 from cloister import files
+from cloister.charter.charter import FORMAT as CHARTER_FORMAT
+from cloister.charter.charter import MEMBERS
 from cloister.charter.jobs import FEWEST_BATCHES
+from cloister.charter.signatures import FILE_BYTES as SIGNATURE_BYTES
 from cloister.errors import CharterError, ConfigurationError
+from cloister.files import matching
+from cloister.node.config import signatures_beside
 from cloister.study.epochs import MANY_PASSES, passes_of, steps_of
 from cloister.study.published import published_values
 from cloister.study.study_diff import diff as differing
 from cloister.study.study_file import FILE_BYTES, StudyFile, decode
 from cloister.study.study_page import page
+from cloister.tables import TEXT_BYTES
+
+_CHARTER: Final = f'"{CHARTER_FORMAT}"'.encode()
+"""What a charter's text holds, and only a charter's."""
 
 app: Final = typer.Typer(no_args_is_help=True)
 
@@ -63,18 +72,60 @@ def diff(
 @app.command()
 def unpack(
     path: StudyPath,
-    charter: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")] = Path("charter.toml"),
+    charter: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The file to write; it must not exist. By default the study file's name, with .toml.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write the charter in a study file to a file of its own, for a node or an aggregator."""
+    """Write the charter in a study file to a file of its own, for a node or an aggregator, with the signatures so far.
+
+    `charter sign` keeps a study file's signatures where those of this file are looked for, unless it is called
+    otherwise: then they are copied.
+    """
     study = read_study(path)
+    file = path.with_suffix(".toml") if charter is None else charter
+    signatures = _signatures(path, file)
     try:
-        with charter.open("x", encoding="utf-8") as file:
-            file.write(study.charter_text)
+        with file.open("x", encoding="utf-8") as written:
+            written.write(study.charter_text)
     except FileExistsError:
-        raise ConfigurationError(f"{charter} exists and is not overwritten; name another file") from None
+        raise ConfigurationError(f"{file} exists and is not overwritten; name another file") from None
     except OSError as fault:
-        raise ConfigurationError(f"{charter} cannot be written: {fault.strerror}") from None
-    typer.echo(f"wrote {charter}, {study.charter.digest.hex()}")
+        raise ConfigurationError(f"{file} cannot be written: {fault.strerror}") from None
+    typer.echo(f"wrote {file}, {study.charter.digest.hex()}")
+    folder = signatures_beside(file)
+    _write_signatures(signatures)
+    found = len(matching(folder, "*.sig", limit=MEMBERS))
+    typer.echo(f"its signatures lie in {folder}: {found} so far; put there what other members send you")
+
+
+def _signatures(path: Path, file: Path) -> dict[Path, str]:
+    """The study file's signatures, and where they have to lie for the charter in ``file``; none that are there.
+
+    Raises:
+        ConfigurationError: another signature is there. CharterError: one cannot be read.
+    """
+    found: dict[Path, str] = {}
+    for source in matching(signatures_beside(path), "*.sig", limit=MEMBERS):
+        target = signatures_beside(file) / source.name
+        text = files.read_text(source, limit=SIGNATURE_BYTES, error=CharterError)
+        if not target.exists():
+            found[target] = text
+        elif files.read_text(target, limit=SIGNATURE_BYTES, error=CharterError) != text:
+            raise ConfigurationError(f"{target} is another signature than {source}; remove it, or name another file")
+    return found
+
+
+def _write_signatures(signatures: dict[Path, str]) -> None:
+    for target, text in signatures.items():
+        try:
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        except OSError as fault:
+            raise ConfigurationError(f"{target} cannot be written: {fault.strerror}") from None
 
 
 def read_study(path: Path) -> StudyFile:
@@ -84,10 +135,16 @@ def read_study(path: Path) -> StudyFile:
         CharterError: it cannot be read, or is none.
     """
     try:
-        return decode(files.read(path, limit=FILE_BYTES))
+        data = files.read(path, limit=FILE_BYTES)
+        return decode(data)
     except OSError as fault:
         raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
     except CharterError as fault:
+        if _CHARTER in data[:TEXT_BYTES]:
+            raise CharterError(
+                f"{path} is a charter, and a study file is wanted here: `cloister charter show {path}` prints it, and"
+                " cloister.write_study makes a study file of it"
+            ) from None
         raise CharterError(f"{path}: {fault}") from None
 
 

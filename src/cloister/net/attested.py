@@ -329,7 +329,10 @@ def _unmet(
     if policy.role == "aggregator" and name not in policy.charter.addresses:
         failures.append(f"the charter names no aggregator at {name}")
     if evidence.tee == "simulated" and not policy.accept_simulated:
-        failures.append("a simulated TEE proves nothing, and is not accepted here unless that is asked for")
+        failures.append(
+            "a simulated TEE proves nothing, and is not accepted here unless that is asked for (accept_simulated=True,"
+            " --accept-simulated, or accept_simulated = true beside the charter in node.toml)"
+        )
     if not policy.charter.not_before <= now <= policy.charter.not_after:
         failures.append("the charter is not valid at this time")
     sequence, head = policy.newest

@@ -370,6 +370,8 @@ def _charters(table: NodeTable, folder: Path) -> tuple[CharterUse, ...]:
 
 def _charter(table: NodeTable, folder: Path, state: Path) -> CharterUse:
     file = folder / table.text("file")
+    if table.holds("state"):
+        table.fault("state", "stands at the top of node.toml now, above all tables: move the line there")
     collateral = table.text("collateral") if table.holds("collateral") else None
     if collateral is not None and "://" not in collateral:
         collateral = str(folder / collateral)

@@ -22,6 +22,7 @@ from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import matching, read_text
 from cloister.net.collateral import source
+from cloister.net.files import read_charter_text
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.polling import Wakeup
@@ -52,7 +53,7 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
             valid; the owner's floors do not fit it; a newer one, or another with its serial, was accepted before; or a
             file cannot be read or written.
     """
-    text = read_text(use.file, limit=TEXT_BYTES, error=CharterError)
+    text = read_charter_text(use.file, error=CharterError)
     charter = parse_charter(text, source=str(use.file))
     check_valid(charter, now=now)
     enforceable(charter)
@@ -68,15 +69,31 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
         )
     signatures = read_signatures(use.signatures)
     known = None if use.state is None else _recall(use.state, charter.name)
-    if known is None:
-        check_signed(charter, signatures=signatures, own=own)
-    else:
-        check_successor(known, new=charter, signatures=signatures, own=own)
+    _check_signatures(use, charter, known, signatures, own=own)
     if use.floors is not None:
         check_floors(charter, floors=use.floors)
     if remember and use.state is not None and (known is None or known.serial < charter.serial):
         _remember(use.state, charter, text)
     return charter
+
+
+def _check_signatures(
+    use: CharterUse, charter: Charter, known: Charter | None, signatures: tuple[Signature, ...], *, own: str | None
+) -> None:
+    """``known``: the newest charter of that name that was accepted before. Raises ``CharterError``."""
+    try:
+        if known is None:
+            check_signed(charter, signatures=signatures, own=own)
+        else:
+            check_successor(known, new=charter, signatures=signatures, own=own)
+    except CharterError as fault:
+        if signatures:
+            raise
+        raise CharterError(
+            f"{fault}. There are no signatures in {use.signatures}; `cloister charter sign NAME.study` writes them to"
+            " NAME.sigs beside the study file: where that is another folder, name it as `signatures` beside the"
+            " charter's `file`"
+        ) from None
 
 
 def read_signatures(folder: Path) -> tuple[Signature, ...]:

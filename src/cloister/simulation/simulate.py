@@ -42,7 +42,7 @@ from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches, check_schema
 from cloister.worker.data.rows import Arrays
 from cloister.worker.fitting import check_last, check_numbers, check_whole, columns_of
-from cloister.worker.optimizers import Optimizer
+from cloister.worker.optimizers import Optimizer, check_optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 
 Owner: TypeAlias = Batches | Sequence[Tensor]
@@ -135,6 +135,7 @@ def simulate(
             which the plan cannot be trained (BatchNorm).
         TrainingError, AggregationError: training led to values that are not finite.
     """
+    check_optimizer(optimizer)
     data = _data_sets(owners, loss)
     if local_epochs is None and steps is None:
         local_epochs = 1

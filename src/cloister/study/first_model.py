@@ -7,10 +7,11 @@ import os
 
 from torch import nn
 
+from cloister.charter.toml import parse_charter
 from cloister.errors import ConfigurationError
 from cloister.models import recipe_toml as toml
 from cloister.models.drawing import draw
-from cloister.net.files import read_charter
+from cloister.net.files import read_charter_text
 from cloister.worker.initialising import load_drawn, recipe_of
 
 
@@ -25,13 +26,14 @@ def recipe_toml(model: nn.Module) -> str:
 
 def draw_first_model(model: nn.Module, charter: str | os.PathLike[str]) -> nn.Module:
     """A copy of the model with the values that the charter's recipe draws; ``cloister.model_digest`` of it is the
-    charter's ``first_model``. They depend on everything else in the charter: write the digest down last.
+    charter's ``first_model``. They depend on everything else in the charter: write the digest down last. Until then the
+    charter may lack it.
 
     Raises:
         CharterError: the file has other faults than a missing digest. ConfigurationError: it has no recipe, or one for
             other tensors.
     """
-    agreed = read_charter(charter)
+    agreed = parse_charter(read_charter_text(charter), source=str(charter), to_draw=True)
     if not agreed.recipe:
         raise ConfigurationError("the charter has no recipe to draw a model from: write [[first_model]] tables")
     drawn = copy.deepcopy(model)

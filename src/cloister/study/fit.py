@@ -139,7 +139,8 @@ class JobRun:
         """Submits the job once both ends have the same records. Before that, nobody knows which model is the newest."""
         if self._submitted:
             return
-        check_start(self.job.start, newest=self.ledger.model, own=bool(self.receipts))
+        drawn = bool(self.charter.recipe)
+        check_start(self.job.start, newest=self.ledger.model, own=bool(self.receipts), drawn=drawn)
         self._submitted = True
         conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 

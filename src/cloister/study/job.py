@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -11,20 +11,24 @@ from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.aggregation.vectors import Vector
-from cloister.charter import Charter, job_bounds
-from cloister.charter.jobs import AgreedJob, Weights
+from cloister.charter import Charter, job_bounds, rules
+from cloister.charter.charter import Batch
+from cloister.charter.jobs import WEIGHTS, AgreedJob, Weights
 from cloister.charter.names import shown
 from cloister.charter.summary import declared
 from cloister.errors import ConfigurationError, JobError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
 from cloister.ledger.sync import Values
+from cloister.tables import bounds
 from cloister.worker import flatten as deltas
 from cloister.worker.fitting import check_tensors
-from cloister.worker.optimizers import Optimizer
-from cloister.worker.plans import Plan, PlannedLoss
+from cloister.worker.optimizers import Optimizer, check_optimizer
+from cloister.worker.plans import Plan, PlannedLoss, check_plan
 from cloister.worker.values import as_bytes, sendable, spec_of
 
+CHARTER_DECIDES: Final = "the charter decides"
+"""The reason for any learning rate, in a job that is only held against those of a charter."""
 _FEDAVG: Final = FedAvg()
 
 
@@ -121,6 +125,8 @@ def job(
     Raises:
         ConfigurationError: a number that nobody may agree on; the message lists each with its bound.
     """
+    check_plan(plan)
+    check_optimizer(optimizer)
     for what, value in {"batch_size": batch_size, "steps": steps, "rounds": rounds, "max_s": max_s}.items():
         if type(value) is not int or value < 1:
             raise ConfigurationError(f"{what} is {value!r}; it is a whole number of at least 1")
@@ -137,10 +143,22 @@ def job(
         max_s=max_s,
         unsafe_lr=unsafe_lr,
     )
-    faults = [f"{key}: {fault}" for key, fault in job_bounds.faults(found)]
+    faults = [f"{key}: {fault}" for key, fault in _faults(found)]
     if faults:
         raise ConfigurationError("nobody may agree on such a job: " + "; ".join(faults))
     return found
+
+
+def _faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
+    """What no charter allows, whatever its own limits."""
+    yield from job_bounds.faults(job)
+    least = bounds(Batch)["least"]
+    if job.batch_size < least:
+        yield "batch_size", f"is {job.batch_size}, and must be at least {least}: the least min_batch of any charter"
+    if job.weights not in WEIGHTS:
+        yield "weights", f"is {job.weights!r}, and must be one of {', '.join(WEIGHTS)}"
+    if job.unsafe_lr != CHARTER_DECIDES:
+        yield from rules.needless_reason(job)
 
 
 def make(described: Described, plan: Plan, wanted: AgreedJob, *, charter: Charter) -> bytes:
@@ -173,8 +191,8 @@ def _agreed(wanted: AgreedJob, charter: Charter) -> AgreedJob:
         raise JobError(
             f"no job of the charter has this plan, so no owner would run it. Its digest is {wanted.plan.hex()}; the"
             f" charter names {named}. If it is the plan that was agreed on, it was captured from another model, other"
-            " shapes or another version of the function; if it is a new one, it belongs under [[jobs]] of a charter"
-            " that all owners sign"
+            " shapes or element types, or another version of the function; if it is a new one, it belongs under"
+            " [[jobs]] of a charter that all owners sign"
         )
     nearest = min(same_plan, key=lambda name: len(differing[name]))
     raise JobError(
@@ -195,20 +213,24 @@ def _differing(wanted: AgreedJob, job: AgreedJob) -> list[str]:
     return found
 
 
-def check_start(start: bytes, *, newest: bytes | None, own: bool) -> None:
+def check_start(start: bytes, *, newest: bytes | None, own: bool, drawn: bool = False) -> None:
     """Checks that a job may start from the model ``start``: the chain's newest, or the charter's first. A job that has
-    rounds of its ``own`` in the chain has started already.
+    rounds of its ``own`` in the chain has started already. ``drawn``: whether the charter has a recipe for the first.
 
     Raises:
         JobError: it may not; the message says what the charter would have to say.
     """
     if own or start == newest:
         return
+    hint = (
+        "which its recipe draws: start from cloister.draw_first_model(model, charter)"
+        if drawn
+        else "(cloister.model_digest prints it: are the model's first values the same, torch.manual_seed for instance?)"
+    )
     raise JobError(
         f"the study goes on from the model {'none' if newest is None else newest.hex()}, and this one is"
-        f" {start.hex()}. Before the first round that is first_model in [limits] of the charter (cloister.model_digest"
-        " prints it: are the model's first values the same, torch.manual_seed for instance?); afterwards it is what"
-        " the newest round released, as run.model has it"
+        f" {start.hex()}. Before the first round that is first_model in [limits] of the charter, {hint}; afterwards it"
+        " is what the newest round released, as run.model has it"
     )
 
 

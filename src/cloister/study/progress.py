@@ -32,15 +32,18 @@ def evaluated(model: nn.Module, evaluate: Callable[[nn.Module], Mapping[str, flo
 
 
 class Screen:
-    """Shows lines to a person: on the terminal or in the notebook if there is one, else in the log."""
+    """Shows lines to a person: on the terminal or in the notebook if there is one, else in the log. ``always``: on the
+    error stream where there is neither, and no log that takes them (INFO)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, always: bool = False) -> None:
         self._console = Console(stderr=True)
+        self._always = always
 
     def __call__(self, line: object) -> None:
         """Shows a line, whatever it quotes."""
         text = visible(str(line))
-        if self._console.is_terminal or self._console.is_jupyter:
+        unseen = self._always and not _log.isEnabledFor(logging.INFO)
+        if self._console.is_terminal or self._console.is_jupyter or unseen:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             _log.info("%s", text)

@@ -32,6 +32,8 @@ from cloister.ledger.sync import ModelState
 from cloister.worker.data.headers import check_safetensors
 from cloister.worker.values import as_bytes
 
+ROUNDS: Final = ".rounds"
+"""Ends the folder's name, unless another one is named: a study file, which may lie beside it, ends in .study."""
 CHAIN: Final = "chain.jsonl"
 NEWEST: Final = "newest.safetensors"
 _LOCK: Final = "lock"

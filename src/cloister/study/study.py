@@ -32,7 +32,7 @@ from cloister.study import job as jobs
 from cloister.study.fit import JobRun
 from cloister.study.history import History, Round
 from cloister.study.progress import Interrupts, Screen
-from cloister.study.state_dir import CHAIN, Folder, write_chain
+from cloister.study.state_dir import CHAIN, ROUNDS, Folder, write_chain
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 
@@ -71,7 +71,7 @@ class Study:
     Args:
         charter: the file that the members have signed.
         identity: the key file of ``cloister key new``, whose fingerprint the charter names as a researcher's.
-        state: the folder for the chain and the newest model; None: ``charter.study`` beside ``charter.toml``.
+        state: the folder for the chain and the newest model; None: ``charter.rounds`` beside ``charter.toml``.
         routes: for an address of the charter, where to dial instead: a tunnel, for instance.
         collateral: what SGX and TDX are judged by: a file, the URL of a service, or a function.
         accept_simulated: whether a simulated TEE will do, which proves nothing. The charter has to name it too.
@@ -104,7 +104,7 @@ class Study:
             raise CharterError(
                 f"the charter {self.charter.name!r} does not name {self._identity.fingerprint} as a researcher's key"
             )
-        self._folder = Folder(Path(state) if state is not None else Path(charter).with_suffix(".study"))
+        self._folder = Folder(Path(state) if state is not None else Path(charter).with_suffix(ROUNDS))
         self._routes = dict(routes or {})
         self._policy = AttestationPolicy(charter=self.charter, accept_simulated=accept_simulated, collateral=collateral)
         self._patience_s = patience_s
@@ -162,7 +162,7 @@ class Study:
             NetworkError: the aggregator was out of reach for longer than ``patience_s``.
             AttestationError: what answers in its place is not acceptable.
         """
-        screen = Screen()
+        screen = Screen(always=True)  # a study goes on for hours, and a void round is news
         trained = copy.deepcopy(model)
         plan = jobs.planned(loss, model=trained, example=example)
         described = jobs.describe(trained)
@@ -176,7 +176,7 @@ class Study:
             rounds=rounds,
             strategy=strategy,
             weights=weights,
-            unsafe_lr="the charter decides",
+            unsafe_lr=jobs.CHARTER_DECIDES,
         )
         job = jobs.make(described, plan, wanted, charter=self.charter)
         with self._folder.locked(), Interrupts(said=screen) as interrupts:

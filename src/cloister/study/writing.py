@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
+from cloister import files
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
-from cloister.files import read_text
+from cloister.net.files import read_charter_text
 from cloister.study.job import describe
 from cloister.study.study_file import VALUES_BYTES, encode
-from cloister.tables import TEXT_BYTES
-from cloister.worker.plans import Plan
+from cloister.worker.plans import Plan, check_plan
 
 
 def write_study(
@@ -24,17 +24,21 @@ def write_study(
     plans: Sequence[Plan],
     model: nn.Module,
     text: str = "",
+    overwrite: bool = False,
 ) -> None:
     """Writes all that owners sign into one file, for ``cloister study show`` and ``cloister charter sign``.
 
     Args:
         charter: charter.toml. plans: those of its jobs. model: its first model. text: what the study is for.
+        overwrite: whether a file that is there may go; what others have signed is then another study's.
 
     Raises:
         CharterError: the charter has faults, or the plans or the model are not those that it names.
-        ConfigurationError: a file cannot be read or written.
+        ConfigurationError: a file cannot be read or written, or is there already.
     """
-    written = read_text(charter, limit=TEXT_BYTES, error=CharterError)
+    for plan in plans:
+        check_plan(plan)
+    written = read_charter_text(charter, error=CharterError)
     parts, constants, vector = describe(model)
     known = parse_charter(written, source=str(charter))
     values = None if known.recipe or vector.nbytes > VALUES_BYTES else vector.tobytes()
@@ -47,6 +51,19 @@ def write_study(
         vector=values,
     )
     try:
-        Path(path).write_bytes(data)
+        with Path(path).open("wb" if overwrite or _holds(path, data) else "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise ConfigurationError(
+            f"{path} exists, with other content, and is not overwritten; name another file, or say overwrite=True"
+        ) from None
     except OSError as fault:
         raise ConfigurationError(f"{path} cannot be written: {fault.strerror}") from None
+
+
+def _holds(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Whether a script is run again that has written the very same."""
+    try:
+        return files.read(path, limit=len(data)) == data
+    except OSError:
+        return False

@@ -186,6 +186,23 @@ class AdamW(Adam):
 
 
 Optimizer: TypeAlias = SGD | Adam | AdamW
+_KINDS: Final = {kind.__name__: kind for kind in (SGD, Adam, AdamW)}
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuses what is no optimizer of these.
+
+    Raises:
+        ConfigurationError: the message says what to write.
+    """
+    if isinstance(optimizer, Optimizer):
+        return
+    name = type(optimizer).__name__
+    what = "torch.optim's" if isinstance(optimizer, torch.optim.Optimizer) else f"a {name}"
+    wanted = " or ".join(f"cloister.{each}(lr=...)" for each in ([name] if name in _KINDS else _KINDS))
+    raise ConfigurationError(f"the optimizer is {what}; write {wanted}")
+
+
 _READ: Final[dict[type, type]] = {
     wire.SGD: SGD,
     wire.Adam: Adam,

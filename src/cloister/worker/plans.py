@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cloister.errors import ConfigurationError
 from cloister.tensor.ops import Op
 from cloister.tensor.plan import safety
 from cloister.tensor.plan.capture import PlannedLoss, plan
@@ -17,6 +18,20 @@ from cloister.worker import call_checks, guards, uninitialised
 from cloister.worker.seeding import seeded
 
 __all__ = ["Outcome", "Plan", "PlannedLoss", "plan"]
+
+
+def check_plan(found: object) -> None:
+    """Refuses what is no plan.
+
+    Raises:
+        ConfigurationError: the message says what to give.
+    """
+    if isinstance(found, Plan):
+        return
+    what = "a function" if callable(found) else f"a {type(found).__name__}"
+    raise ConfigurationError(
+        f"{what} stands where a plan is wanted; give {getattr(found, '__name__', 'loss')}.capture(model, example=...)"
+    )
 
 
 class _Careful:

@@ -220,6 +220,20 @@ def test_check_shows_data_for_studies_and_the_faults_of_it(study):
     assert "'z'" in shown.output
 
 
+def test_check_tells_what_is_left_and_which_jobs_would_be_declined(study):
+    run = CliRunner().invoke
+    told = run(app, ["check", str(study.configuration("bob"))])
+    assert told.exit_code == 0, told.output
+    assert "rounds      100 of 100 left for #mri bob under" in told.output
+    assert told.output.endswith("is in order\n")
+    text = study.configuration("bob").read_text().replace('"#mri"', '"#mra"')
+    file = study.folder / "other.toml"
+    file.write_text(text)
+    told = run(app, ["check", str(file)])
+    assert "wants a data set with the tag '#mri', and none here has it; there is '#mra', 'bob'" in told.output
+    assert told.output.endswith("is in order, but for the warnings above\n")
+
+
 def test_a_charter_without_a_signature_and_a_node_without_an_address(study):
     (study.folder / "charter.sigs" / "alice.sig").unlink()
     with pytest.raises(CharterError, match="alice"):

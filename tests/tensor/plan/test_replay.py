@@ -190,7 +190,7 @@ def test_a_parameter_that_is_missing_or_misfits_is_named() -> None:
 @pytest.mark.slow
 def test_a_label_out_of_range_is_a_plan_error_without_its_value() -> None:
     plan = loss.capture(nn.Linear(3, 2), example=(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)))
-    with pytest.raises(PlanError, match="nll_loss_forward: PyTorch raised IndexError") as caught:
+    with pytest.raises(PlanError, match="IndexError: class labels count from 0 to the number of") as caught:
         step(plan, nn.Linear(3, 2), torch.zeros(4, 3), torch.tensor([0, 1, 987, 1]))
     assert "987" not in str(caught.value)
 

@@ -91,6 +91,13 @@ def test_an_order_is_a_permutation(rows: int, seed: int, step: int) -> None:
 X, Y = Column("pixels", TensorSpec("float32", (1, 28, 28))), Column("digit", TensorSpec("int64", ()))
 
 
+def test_doubles_are_to_be_saved_as_floats() -> None:
+    with pytest.raises(DataSetError, match=r"holds float64 where .* is expected: save it as float32"):
+        check_schema([Column("x", TensorSpec("float64", X.row.shape))], expected=[X])
+    with pytest.raises(DataSetError, match=r"is expected$"):
+        check_schema([Column("y", TensorSpec("float64", Y.row.shape))], expected=[Y])
+
+
 @pytest.mark.parametrize(
     ("schema", "texts"),
     [

@@ -7,7 +7,7 @@ from typing import Final
 
 from cloister.charter.jobs import AgreedJob
 from cloister.errors import RoundError
-from cloister.node.study.entries import Salted, TookPart
+from cloister.node.study.entries import Salted
 from cloister.node.study.journal import Records
 
 
@@ -55,24 +55,9 @@ class StudiedData:
             raise RoundError(
                 f"{len(found)} data sets for studies carry the tag {agreed.data!r} here, and a round takes one"
             )
-        before = self._records.first_training(found[0])
-        if before is not None and found[0] not in self._counted_otherwise:
-            self._check_counted(found[0], before, agreed)
+        if found[0] not in self._counted_otherwise:
+            check_counted(found[0], agreed, records=self._records)
         return found[0]
-
-    @staticmethod
-    def _check_counted(data: str, before: TookPart, agreed: AgreedJob) -> None:
-        """Of one data set all means are added up alike: else an owner that counts for more in one of two is what they
-        differ by. A charter has to see to it for its jobs of one tag; here it holds for all that was ever released."""
-        then = (before.batch_size, before.weights, before.clip_norm)
-        now = (agreed.batch_size, agreed.weights, agreed.optimizer.clip_norm)
-        if now != then:
-            raise RoundError(
-                f"the data set {data!r} was trained on with {_counted(*then)} before, and this job has"
-                f" {_counted(*now)}: an owner that counts otherwise in one of two means would be"
-                " what they differ by. Where its studies"
-                " share no model, its owner can say unsafe_counted_otherwise = true"
-            )
 
     def unchanged(self, data: str, *, model: bytes) -> bytes:
         """The content of a data set, which is the same as in all contributions to rounds on this model.
@@ -99,6 +84,26 @@ class StudiedData:
             known = self._new_salt()
             self._records.draw(Salted(self._charter, data, known))
         return known
+
+
+def check_counted(data: str, agreed: AgreedJob, *, records: Records) -> None:
+    """Checks that a job adds up as all before it on a data set: else an owner that counts for more in one of two means
+    is what they differ by. A charter sees to that for its jobs of one tag; here it holds for all that was ever released.
+
+    Raises:
+        RoundError: it does not.
+    """
+    before = records.first_training(data)
+    if before is None:
+        return
+    then = (before.batch_size, before.weights, before.clip_norm)
+    now = (agreed.batch_size, agreed.weights, agreed.optimizer.clip_norm)
+    if now != then:
+        raise RoundError(
+            f"the data set {data!r} was trained on with {_counted(*then)} before, and this job has {_counted(*now)}: an"
+            " owner that counts otherwise in one of two means would be what they differ by. Where its studies share no"
+            " model, its owner can say unsafe_counted_otherwise = true"
+        )
 
 
 def _counted(batch_size: int, weights: str, clip_norm: float | None) -> str:

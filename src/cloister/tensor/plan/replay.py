@@ -161,4 +161,6 @@ class Replay:
             if isinstance(fault, (HostileIndexError, OpRefusedError))
             else f"PyTorch raised {type(fault).__name__}"
         )
-        return PlanError(f"the plan could not be run: {where}{why}")
+        labels = "nll_loss" in where and isinstance(fault, IndexError)
+        hint = ": class labels count from 0 to the number of classes - 1" if labels else ""
+        return PlanError(f"the plan could not be run: {where}{why}{hint}")

@@ -169,7 +169,9 @@ def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> Non
         )
     for column, wanted in zip(schema, expected, strict=False):
         if column.row.dtype != wanted.row.dtype:
-            faults.append(f"column {column.name!r} holds {column.row.dtype} where {wanted} is expected")
+            wide = (column.row.dtype, wanted.row.dtype) == ("float64", "float32")
+            hint = ": save it as float32" if wide else ""
+            faults.append(f"column {column.name!r} holds {column.row.dtype} where {wanted} is expected{hint}")
         if column.row.shape != wanted.row.shape:
             faults.append(f"a row of column {column.name!r} is {column.row} where {wanted} is expected")
     if faults:

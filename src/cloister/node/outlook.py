@@ -1,0 +1,157 @@
+"""What a node's owner can know before the first round: which of its charters' jobs the node would take part in, and
+what is left of its data sets' budgets.
+
+Everything here is from files: node.toml, the charters, the headers of data sets, and the node's records.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cloister.charter import Charter
+from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
+from cloister.charter.names import shown
+from cloister.errors import ConfigurationError, JobError, RoundError
+from cloister.node.config import CharterUse, NodeConfiguration, StudyData
+from cloister.node.data_files import inspect_columns
+from cloister.node.study.budgets import Budget, budgets
+from cloister.node.study.countersigner import OwnLimits
+from cloister.node.study.data_memory import MARK
+from cloister.node.study.journal import FILE as RECORDS
+from cloister.node.study.journal import Records
+from cloister.node.study.studied_data import check_counted
+
+_LISTED: Final = 5
+"""Tags that a message repeats."""
+
+
+class Outlook(NamedTuple):
+    """``left``: of each data set's budget, under each charter, by the charter's name. ``faults``: a sentence for each
+    job that this node would decline, and for each data set that no job takes."""
+
+    left: Sequence[tuple[str, Budget]]
+    faults: Sequence[str]
+
+
+def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, own: str | None) -> Outlook:
+    """``charters``: the configuration's. ``own``: the fingerprint of the node's identity.
+
+    Raises:
+        ConfigurationError: the node could not mark a data set as its own, or not write down what it does.
+        RecordsError: its records are damaged.
+    """
+    pairs = zip(configuration.charters, charters, strict=True)
+    uses = [(use, charter) for use, charter in pairs if _is_owner(charter, own)]
+    if not uses:
+        return Outlook((), ())
+    state = uses[0][0].state
+    _check_writable(configuration.study_data, state)
+    # Without records, nothing was released; those of no folder are empty, and in memory.
+    known = state if state is not None and (state / RECORDS).exists() else None
+    left: list[tuple[str, Budget]] = []
+    faults: list[str] = []
+    with closing(Records(known, read_only=known is not None)) as records:
+        for use, charter in uses:
+            names = [data.name for data in configuration.study_data if _takes(charter, data)]
+            found = budgets(records, names=names, charters=[(charter, use.floors)])
+            left += [(charter.name, budget) for budget in found]
+            for job in charter.jobs:
+                faults += _job(job, charter, use, configuration.study_data, records)
+    faults += _untaken([charter for _, charter in uses], configuration.study_data)
+    return Outlook(left, faults)
+
+
+def _is_owner(charter: Charter, own: str | None) -> bool:
+    """Whether it has rounds in which the key's holder trains."""
+    member = None if own is None else charter.member(own)
+    return not charter.interactive and member is not None and member.role == "owner"
+
+
+def _takes(charter: Charter, data: StudyData) -> bool:
+    return any(job.data in data.tags for job in charter.jobs)
+
+
+def _job(
+    job: AgreedJob, charter: Charter, use: CharterUse, data: Sequence[StudyData], records: Records
+) -> Iterator[str]:
+    """Why the node would decline each round of a job."""
+    name = f"job {shown(job.name)} of {shown(charter.name)}"
+    limits = OwnLimits(charter, floors=use.floors)
+    try:
+        limits.check_job(job)
+    except JobError as fault:
+        yield f"{name}: {fault}"
+    found = [each for each in data if job.data in each.tags]
+    if len(found) != 1:
+        yield f"{name} wants a data set with the tag {job.data!a}, and {_instead(found, data)}"
+        return
+    yield from (f"{name}: {text}" for text in _rows(job, limits, found[0]))
+    yield from (f"{name}: {text}" for text in _budget(job, charter, limits, use, found[0], records))
+    try:
+        if not found[0].unsafe_counted_otherwise:
+            check_counted(found[0].name, job, records=records)
+    except RoundError as fault:
+        yield f"{name}: {fault}"
+
+
+def _instead(found: Sequence[StudyData], data: Sequence[StudyData]) -> str:
+    if found:
+        return f"{len(found)} have it here: a round takes one, so give the tag to one of them"
+    tags = sorted({tag for each in data for tag in each.tags})
+    there = ", ".join(f"{tag!a}" for tag in tags[:_LISTED]) if tags else "no data set with columns"
+    return f"none here has it; there is {there}"
+
+
+def _rows(job: AgreedJob, limits: OwnLimits, data: StudyData) -> Iterator[str]:
+    spec = inspect_columns(data)[0]
+    least = max(limits.min_examples, FEWEST_BATCHES * job.batch_size)
+    if spec is not None and spec.shape[0] < least:
+        why = (
+            f"min_examples is {limits.min_examples}"
+            if least == limits.min_examples
+            else f"{FEWEST_BATCHES} batches of {job.batch_size}"
+        )
+        yield f"the data set {data.name!a} has {spec.shape[0]} rows, and at least {least} are wanted: {why}"
+
+
+def _budget(
+    job: AgreedJob, charter: Charter, limits: OwnLimits, use: CharterUse, data: StudyData, records: Records
+) -> Iterator[str]:
+    """Whether what other charters' rounds have left is enough for those of a job."""
+    here = sum(signed.data == data.name for signed in records.signed(charter.digest).values())
+    before = max(0, records.spent(data.name) - here)
+    if before + job.rounds > limits.rounds:
+        own = use.floors is not None and use.floors.rounds == limits.rounds < charter.limits.rounds
+        whose = "this node's floors allow" if own else f"`rounds` of {shown(charter.name)} allows"
+        left = max(0, limits.rounds - before)
+        yield (
+            f"it has {job.rounds} rounds, and {data.name!a} has {left} left: it was in {before}"
+            f" releases of other studies, and {whose} {limits.rounds} in all, those of earlier studies included"
+        )
+
+
+def _untaken(charters: Sequence[Charter], data: Sequence[StudyData]) -> Iterator[str]:
+    names = ", ".join(shown(charter.name) for charter in charters)
+    for each in data:
+        if not any(_takes(charter, each) for charter in charters):
+            yield f"no job of {names} wants the data set {each.name!a}"
+
+
+def _check_writable(data: Sequence[StudyData], state: Path | None) -> None:
+    """The first start writes a mark beside each file, and the node's memory."""
+    for each in data:
+        path = each.path.resolve()
+        mark = path.with_name(path.name + MARK)
+        if not (each.unsafe_unmarked or mark.exists() or os.access(path.parent, os.W_OK)):
+            raise ConfigurationError(
+                f"the data set {each.name!r} cannot be marked as this node's: {mark} is not there, and {path.parent}"
+                " cannot be written. Let the node write there once, or say unsafe_unmarked = true"
+            )
+    if state is not None:
+        there = next(each for each in (state, *state.parents) if each.exists())
+        if not os.access(there, os.W_OK):
+            raise ConfigurationError(f"the node's memory, {state}, cannot be written: {there} belongs to somebody else")

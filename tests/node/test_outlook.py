@@ -1,0 +1,140 @@
+"""What ``node check`` finds before the first round: jobs that the node would decline, and what is left of budgets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloister.charter import Charter
+from cloister.charter.owner_limits import Floors
+from cloister.errors import ConfigurationError
+from cloister.node import config
+from cloister.node.config import NodeConfiguration
+from cloister.node.outlook import Outlook, outlook
+from cloister.node.study.entries import Signed
+from cloister.node.study.journal import Records
+from tests.support.charters import agreed_job, charter, fingerprint_of
+
+BOB = fingerprint_of("bob")
+PLAN = bytes(32)
+
+
+def agreed(*jobs: dict[str, Any], **changed: str) -> Charter:
+    return charter(
+        jobs=[agreed_job(PLAN, **each) for each in jobs or ({},)],
+        first_model=f'"{bytes(32).hex()}"',
+        interactive="false",
+        **changed,
+    )
+
+
+def configured(folder: Path, *, tags: str = '["#mri"]', rows: int = 100, more: str = "") -> NodeConfiguration:
+    np.savez(folder / "mri.npz", x=np.zeros((rows, 2), np.float32))
+    text = f"""
+name = "bob"
+identity = "bob.key"
+[charter]
+file = "charter.toml"
+[[data_sets]]
+tags = {tags}
+file = "mri.npz"
+columns = ["x"]
+{more}
+"""
+    return config.parse(text, folder=folder)
+
+
+def seen(folder: Path, known: Charter, **data: Any) -> Outlook:
+    return outlook(configured(folder, **data), [known], own=BOB)
+
+
+def spend(folder: Path, count: int, *, under: Charter) -> None:
+    records = Records(folder / "charter.state")
+    for number in range(1, count + 1):
+        records.sign(Signed(under.digest, number, bytes(32), (BOB,), b"", b"", "#mri"))
+    records.close()
+
+
+def test_a_node_that_takes_part_in_all_jobs_is_told_what_is_left(tmp_path: Path) -> None:
+    found = seen(tmp_path, agreed(rounds="3"))
+    assert found.faults == []
+    assert [(name, left.data, left.left, left.most) for name, left in found.left] == [("stroke-study", "#mri", 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"tags": '["#mra"]'}, "job train of stroke-study wants a data set with the tag '#mri', and none here has it;"),
+        ({"rows": 63}, "has 63 rows, and at least 64 are wanted: 2 batches of 32"),
+    ],
+)
+def test_a_job_that_would_be_declined_is_named(tmp_path: Path, data: dict[str, Any], text: str) -> None:
+    found = seen(tmp_path, agreed(), **data)
+    assert text in found.faults[0]
+
+
+def test_a_data_set_that_no_job_wants_and_tags_that_are_there(tmp_path: Path) -> None:
+    found = seen(tmp_path, agreed(), tags='["#mra", "#b"]')
+    assert "there is '#b', '#mra'" in found.faults[0]
+    assert found.faults[1:] == ["no job of stroke-study wants the data set '#b #mra'"]
+    assert found.left == []
+
+
+def test_two_data_sets_of_one_tag(tmp_path: Path) -> None:
+    np.save(tmp_path / "other.npy", np.zeros(100))
+    more = '[[data_sets]]\ntags = ["#mri", "#other"]\nfile = "other.npy"\ncolumns = ["x"]'
+    assert "2 have it here" in seen(tmp_path, agreed(), more=more).faults[0]
+
+
+def test_the_least_rows_are_the_charters_or_the_owners(tmp_path: Path) -> None:
+    known = agreed(min_examples="101")
+    assert "at least 101 are wanted: min_examples is 101" in seen(tmp_path, known).faults[0]
+    found = configured(tmp_path)
+    use = replace(found.charters[0], floors=Floors(min_examples=200, min_batch=64))
+    faults = outlook(replace(found, charters=(use,)), [agreed()], own=BOB).faults
+    assert "at least 64 are asked for here" in faults[0]
+    assert "min_examples is 200" in faults[1]
+
+
+def test_rounds_that_other_studies_have_used_up(tmp_path: Path) -> None:
+    known = agreed(rounds="3")
+    spend(tmp_path, 2, under=agreed(rounds="4"))
+    found = seen(tmp_path, known)
+    assert found.left[0][1].left == 1
+    assert "it has 3 rounds, and '#mri' has 1 left: it was in 2 releases of other studies" in found.faults[0]
+    assert "`rounds` of stroke-study allows 3 in all" in found.faults[0]
+    own = configured(tmp_path)
+    use = replace(own.charters[0], floors=Floors(rounds=3))
+    faults = outlook(replace(own, charters=(use,)), [agreed(rounds="100")], own=BOB).faults
+    assert "this node's floors allow 3 in all" in faults[0]
+
+
+def test_the_rounds_of_the_study_itself_are_no_fault(tmp_path: Path) -> None:
+    known = agreed(rounds="3")
+    spend(tmp_path, 3, under=known)
+    found = seen(tmp_path, known)
+    assert found.left[0][1].left == 0
+    assert found.faults == []
+
+
+def test_who_takes_part_in_no_study_is_told_nothing(tmp_path: Path) -> None:
+    assert outlook(configured(tmp_path), [agreed()], own=fingerprint_of("rosa")) == Outlook((), ())
+    assert outlook(configured(tmp_path), [charter()], own=BOB) == Outlook((), ())
+    assert outlook(configured(tmp_path), [agreed()], own=None) == Outlook((), ())
+
+
+def test_a_file_that_cannot_be_marked_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = {tmp_path}
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in denied)
+    with pytest.raises(ConfigurationError, match=r"mri\.npz\.memory is not there, and .* cannot be written"):
+        seen(tmp_path, agreed())
+    (tmp_path / "mri.npz.memory").write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"the node's memory, .*charter\.state, cannot be written"):
+        seen(tmp_path, agreed())
+    (tmp_path / "charter.state").mkdir()
+    assert seen(tmp_path, agreed()).faults == []
