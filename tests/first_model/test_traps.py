@@ -79,7 +79,7 @@ def test_an_imprint_in_a_large_layer_is_found(monkeypatch: pytest.MonkeyPatch) -
             "leaning",
         ),
         (
-            {"draw": "normal", "mean": -0.02, "std": 0.1, "low": -1.0, "high": 1.0},
+            {"draw": "normal", "mean": -0.012, "std": 0.1, "low": -1.0, "high": 1.0},
             {"draw": "constant", "value": 0.0},
             "leaning",
         ),
