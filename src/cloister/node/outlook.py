@@ -90,12 +90,6 @@ def _job(
         return
     yield from (f"{name}: {text}" for text in _rows(job, limits, found[0]))
     yield from (f"{name}: {text}" for text in _budget(job, charter, limits, use, found[0], records))
-    before = records.batch_size(found[0].name)
-    if before not in (None, job.batch_size) and not found[0].unsafe_other_batches:
-        yield (
-            f"{name}: its steps are of {job.batch_size} rows, and those of earlier jobs on {found[0].name!a} were of"
-            f" {before}; where its studies share no model, say unsafe_other_batches = true"
-        )
 
 
 def _instead(found: Sequence[StudyData], data: Sequence[StudyData]) -> str:
