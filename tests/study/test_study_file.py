@@ -24,10 +24,8 @@ from torch.nn import functional as F
 import cloister
 from cloister.charter import Metric, Noise
 from cloister.charter.toml import parse_charter
-from cloister.cli.study import read_study
-from cloister.errors import CharterError, ConfigurationError, JobError, PlanError
+from cloister.errors import CharterError, JobError, PlanError
 from cloister.ledger.job import Constant, Part
-from cloister.net.files import read_charter
 from cloister.node.study.plan_check import check_proven
 from cloister.study import study_file
 from cloister.study.published import published_values
@@ -572,37 +570,3 @@ def test_a_charter_may_demand_proved_plans(tmp_path: Path) -> None:
                 check_proven(demanding, plan)
     with pytest.raises(JobError, match="cannot be looked at"):
         check_proven(demanding, b"nonsense")
-
-
-# What stands where something else is wanted
-
-
-def test_a_study_file_that_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
-    start = model()
-    plan = loss.capture(start, example=EXAMPLE)
-    given: dict[str, Any] = {"charter": charter(tmp_path, plan, start), "plans": [plan], "model": start}
-    file = tmp_path / "s.study"
-    cloister.write_study(file, **given)
-    before = file.read_bytes()
-    cloister.write_study(file, **given)  # a script that is run again
-    with pytest.raises(ConfigurationError, match="exists, with other content, and is not overwritten"):
-        cloister.write_study(file, **given, text="for something else")
-    assert file.read_bytes() == before
-    cloister.write_study(file, **given, text="for something else", overwrite=True)
-    assert read(file).text == "for something else"
-
-
-def test_a_function_is_no_plan_of_a_study_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"give loss\.capture\(model, example=\.\.\.\)"):
-        cloister.write_study(tmp_path / "s.study", charter="charter.toml", plans=[loss], model=model())  # type: ignore[list-item]
-
-
-def test_a_study_file_in_the_place_of_a_charter_is_called_one(honest: Path) -> None:
-    for reading in (read_charter, lambda path: cloister.draw_first_model(model(), path)):
-        with pytest.raises(ConfigurationError, match=r"stroke\.study is a study file, .*`cloister study unpack"):
-            reading(honest)
-
-
-def test_a_charter_in_the_place_of_a_study_file_is_called_one(honest: Path) -> None:
-    with pytest.raises(CharterError, match=r"is a charter, and a study file is wanted here: `cloister charter show"):
-        read_study(honest.parent / "charter.toml")
