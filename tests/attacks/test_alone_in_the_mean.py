@@ -109,7 +109,7 @@ def test_a_data_tag_that_only_one_owner_has() -> None:
     study.run()
     assert not study.instance.ledger.released
     assert "0 data sets" in " ".join(study.nodes["alice"].notes)
-    assert "1 owners are left in the round" in study.told("rosa", w.Over)[0].text
+    assert "1 owner is left in the round" in study.told("rosa", w.Over)[0].text
 
 
 @pytest.mark.parametrize("why", ["fewer rows than 2 batches of 32", "values that are not finite", "too few rows"])

@@ -84,7 +84,7 @@ ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
 LIMIT = 2660
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5860, "sgx": 5770, "simulated": 5780}
+ALL = {"guest": 5890, "sgx": 5800, "simulated": 5810}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.dcap.collateral": "reads the file that --collateral names",

@@ -2030,7 +2030,7 @@ _MEMORY: Final = (
     ),
     *_in(
         "study/progress.py",
-        "tests/study/test_progress.py",
+        "tests/study/test_screen.py",
         ("progress-as-it-comes", "visible(str(line))", "str(line)", "no peer writes a line on the researcher's screen"),
     ),
     *_in(

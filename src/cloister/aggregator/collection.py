@@ -165,7 +165,8 @@ class Collection:
 
     def _weigh(self) -> None:
         if len(self.answers) < self._limits.floor:
-            raise RoundError(f"{len(self.answers)} owners are left in the round, and the floor is {self._limits.floor}")
+            left = "1 owner is" if len(self.answers) == 1 else f"{len(self.answers)} owners are"
+            raise RoundError(f"{left} left in the round, and the floor is {self._limits.floor}")
         try:
             examples = {name: answer.examples if self._by_rows else 1 for name, answer in self.answers.items()}
             self.weights = shares(examples, largest_share=self._limits.largest_share)

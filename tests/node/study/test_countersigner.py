@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[int, Callable[[Asked], Asking], str]] = {
     "a round without a contribution of ours": (11, no_contribution_of_ours, "contributed nothing"),
     "another contribution than ours": (11, another_contribution, "another contribution than ours"),
     "another job than we trained for": (11, another_job, "another job or another round"),
-    "more releases than the owner allows": (12, no_budget_left, "its owner allows 1"),
+    "more releases than the owner allows": (12, no_budget_left, "its owner's floors allow 1"),
 }
 FLOORS = {7: Floors(floor=3), 8: Floors(largest_share=0.4)}
 

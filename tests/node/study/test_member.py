@@ -12,7 +12,8 @@ from cloister.errors import NotGenuineError, RecordsError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import job_digest
 from cloister.ledger.records import cohort_to_be_signed, commitment, encode
-from cloister.node.study.effects import Abandon, Leave, Prove, Say, Train
+from cloister.node.study.countersigner import OwnLimits
+from cloister.node.study.effects import Abandon, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Salted
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
@@ -249,7 +250,7 @@ def test_more_rounds_than_the_charter_has():
 def test_a_budget_of_the_owner_that_is_spent():
     here = Aggregator.facing(owner(floors=Floors(rounds=1)))
     here.round()
-    assert "its owner allows 1" in refused(here, 2)
+    assert "its owner's floors allow 1" in refused(here, 2)
 
 
 def test_an_instance_that_proves_another_ledger():
@@ -387,13 +388,27 @@ def test_a_cohort_that_differs_by_less_than_the_floor_from_one_on_the_same_model
     here.sign(2)  # the very same members are no other cohort
 
 
+def test_a_budget_says_whose_number_it_is():
+    known = charters.charter(rounds="3")
+    assert OwnLimits(known, floors=None).rounds_by == "the charter's `rounds` allows"
+    assert OwnLimits(known, floors=Floors(rounds=3)).rounds_by == "the charter's `rounds` allows"
+    assert OwnLimits(known, floors=Floors(rounds=2)).rounds_by == "its owner's floors allow"
+
+
+def test_what_an_owner_may_have_to_see_to_is_a_warning():
+    here = Aggregator.facing(owner(floors=Floors(rounds=1)))
+    here.round()
+    notes = [effect for effect in here.member.handle(here.proposal(2)) if isinstance(effect, Note)]
+    assert [note.warns for note in notes] == [True]
+
+
 def test_a_budget_that_was_spent_since_it_trained():
     notes = Records(None)
     here = Aggregator.facing(owner(notes=notes, floors=Floors(rounds=1)))
     here.contribute()
     other = Aggregator.facing(owner(notes=notes, agreed=charter(serial=2, supersedes=bytes(32))))
     other.round()
-    assert "its owner allows 1" in unsigned(here)
+    assert "its owner's floors allow 1" in unsigned(here)
 
 
 def test_records_that_cannot_be_written(tmp_path):

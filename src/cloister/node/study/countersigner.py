@@ -37,6 +37,7 @@ class OwnLimits:
         self.clip_buffers = agreed.clip_buffers
         self._buckets = (agreed.min_examples, *agreed.row_buckets)
         self.rounds = agreed.rounds if floors.rounds is None else min(agreed.rounds, floors.rounds)
+        self.rounds_by = "the charter's `rounds` allows" if self.rounds == agreed.rounds else "its owner's floors allow"
         self._ranges = {metric.name: (metric.low, metric.high) for metric in agreed.metrics}
 
     def check_job(self, job: AgreedJob) -> None:
@@ -124,7 +125,8 @@ class Countersigner:
         spent = self._records.spent(data)
         if spent >= self._limits.rounds:
             raise RoundError(
-                f"the data set {data!r} was in {spent} releases, and its owner allows {self._limits.rounds}"
+                f"the data set {data!r} was in {spent} releases, those of earlier studies included, and"
+                f" {self._limits.rounds_by} {self._limits.rounds}"
             )
 
     def _check_members(self, cohort: Cohort, members: frozenset[str]) -> None:

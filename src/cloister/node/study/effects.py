@@ -54,9 +54,10 @@ class Leave(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A line for the owner's log."""
+    """A line for the owner's log; ``warns``: of what the owner may have to see to."""
 
     text: str
+    warns: bool = False
 
 
 Effect: TypeAlias = Say | Prove | Train | Abandon | Leave | Note

@@ -262,7 +262,7 @@ class Member:
             self._check_drawn(job)
         except JobError as refused:
             job, agreed, fault = None, None, str(refused)
-            effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}"))
+            effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}", warns=True))
         self._work = _Work(digest, data, job, agreed, fault)
         try:
             self._replica.prove(job)
@@ -429,7 +429,7 @@ class Member:
 
     def _decline(self, number: int, text: str) -> list[Effect]:
         self._drop()
-        return [Note(f"round {number} is declined: {text}"), Say(w.Declined(number, text[:TEXT_CHARS]))]
+        return [Note(f"round {number} is declined: {text}", warns=True), Say(w.Declined(number, text[:TEXT_CHARS]))]
 
     # Signing
 
@@ -448,7 +448,7 @@ class Member:
             )
         except CloisterError as fault:
             text = f"the cohort is not signed: {fault}"
-            return [Note(f"round {asked.round}: {text}"), Say(w.Declined(asked.round, text[:TEXT_CHARS]))]
+            return [Note(f"round {asked.round}: {text}", warns=True), Say(w.Declined(asked.round, text[:TEXT_CHARS]))]
         return [
             Note(f"round {asked.round}: signed a cohort of {len(signed.members)}"),
             Say(w.Signature(asked.round, self._countersigner.public_key, signed.signature)),

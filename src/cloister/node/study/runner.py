@@ -21,7 +21,15 @@ import numpy as np
 
 from cloister import __version__
 from cloister.charter import charter as charters
-from cloister.errors import CharterError, CloisterError, LimitError, MessageError, NoAnswerError, RoundError
+from cloister.errors import (
+    CharterError,
+    CloisterError,
+    LimitError,
+    MessageError,
+    NoAnswerError,
+    RoundError,
+    UnreachableError,
+)
 from cloister.ledger import audit
 from cloister.net.attested import AttestedConnection, Challenged, attest_peer
 from cloister.net.connection import Frame
@@ -227,7 +235,7 @@ class Participation:
                 self._converse(attested)
         except CloisterError as fault:
             if not self._closing.rung:
-                self._tell(address, f"cannot be taken part with: {fault}" if began is None else f"is left: {fault}")
+                self._tell(address, _unreached(fault) if began is None else f"is left: {fault}")
         return 0.0 if began is None else monotonic() - began
 
     def _converse(self, attested: AttestedConnection) -> None:
@@ -240,6 +248,12 @@ class Participation:
         if self._told.get(address) != text:
             self._told[address] = text
             _log.info("the aggregator at %s %s", address, text)
+
+
+def _unreached(fault: CloisterError) -> str:
+    if isinstance(fault, UnreachableError):
+        return f"cannot be reached; trying again, at least every {PAUSE_S[1]:g} s: {fault}"
+    return f"cannot be taken part with: {fault}"
 
 
 class AggregatorLink:
@@ -348,7 +362,7 @@ class AggregatorLink:
                     self._do(self._trained(self._trainer.train(effect)))
                 case Abandon():
                     self._trainer.abandon()
-                case Note(text=text):
-                    _log.info("%s", text)
+                case Note(text=text, warns=warns):
+                    _log.log(logging.WARNING if warns else logging.INFO, "%s", text)
                 case Leave(text=text):
                     raise RoundError(text)

@@ -88,7 +88,7 @@ class StudiedData:
 
 def check_counted(data: str, agreed: AgreedJob, *, records: Records) -> None:
     """Checks that a job adds up as all before it on a data set: else an owner that counts for more in one of two means
-    is what they differ by. A charter sees to that for its jobs of one tag; here it holds for all that was ever released.
+    is what they differ by. A charter sees to that for its jobs of one tag; here it holds for whatever was released.
 
     Raises:
         RoundError: it does not.
