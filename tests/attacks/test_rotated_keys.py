@@ -112,6 +112,14 @@ def test_another_study_gives_nobody_the_id_of_another() -> None:
             owner(notes=notes, agreed=parse_charter(found))
 
 
+def test_a_study_of_the_same_name_hands_an_id_to_the_same_name_alone() -> None:
+    """Whoever lists eve under chuck's id, and calls the study the same, is no successor's author."""
+    notes = Records(None)
+    owner(notes=notes, agreed=agreed())
+    with pytest.raises(CharterError, match="under an id that is here the id of another key"):
+        owner(notes=notes, agreed=swapped(serial=2, supersedes=agreed().digest))
+
+
 def test_a_key_has_the_id_that_it_had() -> None:
     notes = Records(None)
     owner(notes=notes, agreed=agreed())

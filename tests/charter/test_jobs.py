@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
 from cloister.wire.optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay
 from cloister.wire.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from cloister.worker import optimizers
 from tests.support.chains import PLAN
 from tests.support.charters import agreed_job, text
 
@@ -47,8 +49,14 @@ OPTIMIZERS: list[Optimizer] = [
 STRATEGIES = [FedAvg(), FedAvg(0.5, 0.1), FedProx(mu=0.05), FedAvgM(), FedAdagrad(), FedYogi(), FedAdam(1.0)]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("optimizer", "strategy"),
+    [
+        each
+        for each in itertools.product(OPTIMIZERS, STRATEGIES)
+        if isinstance(each[0], SGD) or not isinstance(each[1], FedProx)
+    ],
+)
 def test_what_is_written_is_read(optimizer: Optimizer, strategy: Any) -> None:
     written = job(optimizer=optimizer, strategy=strategy, data='#m"ri \u00e9\\')
     assert read(written, min_rows="32") == (written,)
@@ -237,7 +245,8 @@ def test_the_least_rate_is_that_of_the_steps_themselves(lr: float, schedule: Any
         ({"optimizer": SGD(1.0, momentum=0.5)}, 64 * 2.5**2 / (1.5**2 + 1)),
         ({"optimizer": SGD(1.0, momentum=0.01, dampening=0.9)}, 64 * 1.11**2 / (1.01**2 + 0.1**2)),
         ({"optimizer": SGD(0.1), "strategy": FedProx(mu=9.0)}, 64 * 1.1**2 / 1.01),
-        ({"optimizer": Adam(0.1, schedule=StepDecay(1, 0.5))}, 64 * 1.5**2 / 1.25),
+        ({"optimizer": Adam(0.1, betas=(0.0, 0.999), schedule=StepDecay(1, 0.5))}, 64 * 1.5**2 / 1.25),
+        ({"optimizer": Adam(0.1, betas=(0.5, 0.999))}, 64 * 2**2 / ((4 / 3) ** 2 + (2 / 3) ** 2)),
         ({"optimizer": SGD(0.1), "steps": 1 << 20}, 64 * job_bounds.COUNTED_STEPS),
         ({"optimizer": SGD(1e-9, schedule=StepDecay(1, 0.0)), "steps": 1}, 64),
         ({"optimizer": SGD(0.0)}, 0),
@@ -277,6 +286,45 @@ def test_they_are_what_a_training_makes_of_each_step(
     )
     rows = job_bounds.rows_that_count(job(optimizer=optimizer, strategy=FedProx(mu=mu), steps=steps, batch_size=16))
     assert rows == pytest.approx(16 * sum(weights) ** 2 / sum(each**2 for each in weights), rel=1e-6, abs=1e-6)
+
+
+@given(
+    beta=st.floats(0.0, 0.99),
+    schedule=st.one_of(st.none(), schedules),
+    steps=st.integers(1, 12),
+    decoupled=st.booleans(),
+)
+def test_with_adam_too(*, beta: float, schedule: Any, steps: int, decoupled: bool) -> None:
+    """PyTorch's own steps, with an eps beside which the second moments are nothing."""
+    weights = []
+    for counted in range(steps):
+        weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+        kind = optimizers.AdamW if decoupled else optimizers.Adam
+        declared = kind(
+            lr=0.1,
+            weight_decay=0.0,
+            betas=(beta, 0.99),
+            eps=1e12,
+            schedule=None if schedule is None else optimizers.read(SGD(0.1, schedule=schedule)).schedule,
+        )
+        update = declared.over({"w": weight})
+        for step in range(steps):
+            update.step({"w": torch.tensor(float(step == counted), dtype=torch.float64)})
+        weights.append(-weight.item() * 1e12)
+    found = job(
+        optimizer=Adam(0.1, betas=(beta, 0.99), schedule=schedule), strategy=FedAvg(), steps=steps, batch_size=16
+    )
+    squares = sum(each**2 for each in weights)
+    wanted = 16 * sum(weights) ** 2 / squares if squares else 0.0
+    assert job_bounds.rows_that_count(found) == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+def test_fedprox_is_for_sgd() -> None:
+    found = job(optimizer=Adam(0.1), strategy=FedProx(mu=0.1), steps=30)
+    assert [text for _, text in job_bounds.faults(found)] == [
+        "it is Adam, and the strategy FedProx: take SGD, with which it is known what each step counts for"
+    ]
+    assert not [*job_bounds.faults(job(optimizer=Adam(0.1), strategy=FedProx(mu=0.0), steps=30))]
 
 
 def test_a_charter_says_how_many_rows_have_to_count() -> None:

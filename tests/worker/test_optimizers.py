@@ -58,11 +58,19 @@ def test_half_a_cosine() -> None:
     weight = nn.Parameter(torch.zeros(()))
     update = cloister.SGD(lr=1.0, schedule=CosineDecay(steps=4, lowest=0.0)).over({"w": weight})
     seen = []
-    for _ in range(4):
+    for _ in range(7):
         before = weight.item()
         update.step({"w": torch.tensor(1.0)})
         seen.append(before - weight.item())
-    assert seen == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466], abs=1e-6)
+    assert seen == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466, 0.0, 0.0, 0.0], abs=1e-6)
+
+
+def test_half_a_cosine_from_nothing_is_nothing() -> None:
+    update = cloister.SGD(lr=0.0, schedule=CosineDecay(steps=2, lowest=0.0)).over(
+        {"w": (w := nn.Parameter(torch.zeros(())))}
+    )
+    update.step({"w": torch.tensor(1.0)})
+    assert w.item() == 0.0
 
 
 @pytest.mark.parametrize(

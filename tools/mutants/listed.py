@@ -369,7 +369,7 @@ _OWNER: Final = (
         ),
         (
             "writes-no-contribution",
-            "self._records.take_part(entry)",
+            "self._records.take_part(entry, begun.seen)",
             "pass",
             "a contribution is written down before it is offered",
         ),
@@ -1781,7 +1781,7 @@ _MEMORY: Final = (
         ),
         (
             "near-models-of-a-chain",
-            "any(each.charter != charter and",
+            "any(each.charter != own.charter and",
             "any(",
             "within a chain a model is itself alone",
         ),
@@ -1818,7 +1818,7 @@ _MEMORY: Final = (
         "tests/node/study/test_data_memory.py tests/node/study/test_member.py",
         (
             "changed-since-a-void-round",
-            "if any(entry.content != content for entry in before):",
+            "if any(entry.content != content for entry in self._records.trained_on(seen, data)):",
             "if False:",
             "data that has changed is not contributed from again on one model",
         ),
@@ -1846,7 +1846,7 @@ _MEMORY: Final = (
         "tests/node/study/test_data_memory.py tests/node/study/test_member.py",
         (
             "changed-on-the-way",
-            "if self._data.unchanged(begun.data, model=begun.asked.model) != begun.content:",
+            "if begun.seen is None or self._data.unchanged(begun.data, seen=begun.seen) != begun.content:",
             "if False:",
             "data that changes while it is trained on is not contributed from",
         ),

@@ -79,6 +79,8 @@ def _optimizer(job: AgreedJob) -> Iterator[str]:
         )
     if optimizer.clip_norm is not None and optimizer.clip_norm < CLIP_NORM:
         yield f"clip_norm is {optimizer.clip_norm:g}, and must be at least {CLIP_NORM:g}"
+    if job.proximal and not isinstance(optimizer, SGD):
+        yield f"it is {kind}, and the strategy FedProx: take SGD, with which it is known what each step counts for"
     if optimizer.lr * job.proximal >= 1:
         yield f"lr times the strategy's mu is {optimizer.lr * job.proximal:g}, and must be below 1"
     yield from _schedule(job)
@@ -103,7 +105,7 @@ def _rate(job: AgreedJob, step: int) -> float:
     schedule, lr = job.optimizer.schedule, job.optimizer.lr
     if schedule is None:
         return lr
-    if isinstance(schedule, CosineDecay):  # which would rise again after its steps
+    if isinstance(schedule, CosineDecay):
         done = min(step, schedule.steps) / schedule.steps
         return schedule.lowest + (lr - schedule.lowest) * (1 + math.cos(math.pi * done)) / 2
     return float(lr * schedule.factor ** (step // schedule.every))
@@ -112,13 +114,14 @@ def _rate(job: AgreedJob, step: int) -> float:
 def rows_that_count(job: AgreedJob) -> float:
     """How many of an owner's rows a round is an average of: (sum of w)^2 / (sum of w^2) times the batch, with w what a
     step's gradient is multiplied by on its way into the update; the effective sample size of L. Kish, "Survey Sampling"
-    (1965), section 11.7. With Adam every step is as long as its rate. The last ``COUNTED_STEPS`` steps stand for all.
+    (1965), section 11.7. With Adam, the second moments are taken as the same in all steps. The last ``COUNTED_STEPS``
+    steps stand for all.
     """
     steps = range(job.steps - 1, max(-1, job.steps - 1 - COUNTED_STEPS), -1)
     if isinstance(job.optimizer, SGD):
         weights = [*_weights(job, job.optimizer, steps)]
     else:
-        weights = [_rate(job, step) for step in steps]
+        weights = [*_first_moments(job, job.optimizer, steps)]
     squares = sum(weight * weight for weight in weights)
     return sum(weights) ** 2 / squares * job.batch_size if squares else 0.0
 
@@ -134,6 +137,15 @@ def _weights(job: AgreedJob, optimizer: SGD, steps: Sequence[int]) -> Iterator[f
         yield weight
         by_carried = optimizer.momentum * carried
         by_moved -= job.proximal * weight
+
+
+def _first_moments(job: AgreedJob, optimizer: Adam, steps: Sequence[int]) -> Iterator[float]:
+    """The same for Adam, whose steps are means of the gradients so far, the latest first, without the bias of their
+    beginning (Kingma and Ba 2015, section 3)."""
+    beta, by_carried = optimizer.betas[0], 0.0
+    for step in steps:
+        by_carried = beta * by_carried + _rate(job, step) / (1 - beta ** (step + 1))
+        yield (1 - beta) * by_carried
 
 
 def _sgd(optimizer: SGD) -> Iterator[str]:

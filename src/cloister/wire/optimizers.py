@@ -34,7 +34,7 @@ class StepDecay(_Declared, tag="step-decay", frozen=True):
 
 
 class CosineDecay(_Declared, tag="cosine-decay", frozen=True):
-    """The learning rate follows half a cosine down to ``lowest`` within ``steps``."""
+    """The learning rate follows half a cosine down to ``lowest`` within ``steps``, and stays there."""
 
     steps: Size
     lowest: float = 0.0

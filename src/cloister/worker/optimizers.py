@@ -6,6 +6,7 @@ values.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class StepDecay:
 
 @dataclass(frozen=True, kw_only=True)
 class CosineDecay:
-    """The learning rate follows half a cosine down to ``lowest`` within ``steps`` (Loshchilov and Hutter 2017)."""
+    """The learning rate follows half a cosine down to ``lowest`` within ``steps`` (Loshchilov and Hutter 2017), and
+    stays there."""
 
     steps: int
     lowest: float = 0.0
@@ -55,7 +57,15 @@ class CosineDecay:
         return wire.CosineDecay(self.steps, float(self.lowest))
 
     def over(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, self.lowest)
+        (first,) = {group["lr"] for group in optimizer.param_groups}
+
+        def part(step: int) -> float:
+            # PyTorch's CosineAnnealingLR would rise again after its steps.
+            done = min(step, self.steps) / self.steps
+            rate = self.lowest + (first - self.lowest) * (1 + math.cos(math.pi * done)) / 2
+            return float(rate / first) if first else 1.0
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, part)
 
 
 Schedule: TypeAlias = StepDecay | CosineDecay

@@ -98,6 +98,19 @@ def test_doubles_are_to_be_saved_as_floats() -> None:
         check_schema([Column("y", TensorSpec("float64", Y.row.shape))], expected=[Y])
 
 
+def test_columns_do_not_stand_in_each_others_place() -> None:
+    """Of one type and shape, nothing else would tell: the model would learn age as pressure."""
+    age, pressure = (Column(name, TensorSpec("float32", ())) for name in ("age", "pressure"))
+    check_schema([age, pressure], expected=[age, pressure])
+    check_schema([Column("a", age.row), Column("b", age.row)], expected=[age, pressure])
+    check_schema([age, Column("b", age.row)], expected=[age, pressure])
+    both = "'pressure' stands where 'age' .* which stands elsewhere; column 'age' stands where 'pressure' "
+    with pytest.raises(DataSetError, match=both):
+        check_schema([pressure, age], expected=[age, pressure])
+    with pytest.raises(DataSetError, match="column 'b' stands where 'age' "):
+        check_schema([Column("b", age.row), age], expected=[age, pressure])
+
+
 @pytest.mark.parametrize(
     ("schema", "texts"),
     [

@@ -41,6 +41,8 @@ class Listed(Message, tag="listed", frozen=True):
     charter: Digest
     study: str
     """The charter's name, which its successors have too."""
+    name: str
+    """The owner's, in that charter."""
     id: Fingerprint
     key: Fingerprint
 

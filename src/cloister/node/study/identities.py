@@ -6,6 +6,8 @@ had, the same ids would be other organisations, and the difference of two means 
 
 from __future__ import annotations
 
+import msgspec
+
 from cloister.charter import Charter
 from cloister.charter.names import shown
 from cloister.errors import CharterError
@@ -16,7 +18,7 @@ from cloister.node.study.journal import Records
 def meet(charter: Charter, *, own: str, records: Records) -> None:
     """Holds the ids of a charter's owners against those of all charters before it, and remembers them.
 
-    A charter's own line hands an id on to another key: all owners sign for that
+    A charter's own line hands an id on to another key of the same name: all owners sign for that
     (``cloister.charter.signatures.check_successor``). No other charter does.
 
     Args:
@@ -30,10 +32,10 @@ def meet(charter: Charter, *, own: str, records: Records) -> None:
         _check_own(charter, own, records)
         new = []
         for owner in charter.owners:
-            entry = Listed(charter.digest, charter.name, owner.id, owner.key)
+            entry = Listed(charter.digest, charter.name, owner.name, owner.id, owner.key)
             known = records.listed(id=owner.id, key=owner.key)
             pairs = {(each.id, each.key) for each in known}
-            in_line = any(each.study == charter.name and each.id == owner.id for each in known)
+            in_line = any((each.study, each.name, each.id) == (charter.name, owner.name, owner.id) for each in known)
             if any(key == owner.key and of != owner.id for of, key in pairs):
                 raise CharterError(
                     f"the charter {charter.name!r} lists the key of {shown(owner.name)} under another id than a charter"
@@ -42,10 +44,10 @@ def meet(charter: Charter, *, own: str, records: Records) -> None:
             if pairs and (owner.id, owner.key) not in pairs and not in_line:
                 raise CharterError(
                     f"the charter {charter.name!r} lists {shown(owner.name)} under an id that is here the id of another"
-                    " key: only the successor of a charter hands one on. If that is the same organisation, let this"
-                    " node first work under the successor by which it did; if not, take the id out"
+                    " key: only the successor of a charter hands one on, to the same name. If that is the same"
+                    " organisation, let this node first work under that successor; if not, take the id out"
                 )
-            if not any(each.study == charter.name for each in known if (each.id, each.key) == (owner.id, owner.key)):
+            if all(msgspec.structs.replace(each, charter=charter.digest) != entry for each in known):
                 new.append(entry)
         if new:
             records.list_owners(new)

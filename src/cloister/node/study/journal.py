@@ -116,9 +116,11 @@ class Records(Remembered):
 
     # What is written
 
-    def take_part(self, entry: TookPart) -> None:
-        """Writes down a contribution. When this returns, no crash undoes it."""
-        self._append([entry])
+    def take_part(self, entry: TookPart, seen: Sketched | None = None) -> None:
+        """Writes down a contribution, and with it what the model looked like that it starts from, once a charter. When
+        this returns, no crash undoes it."""
+        new = seen is not None and not self.is_sketched(seen.model, charter=seen.charter)
+        self._append([seen, entry] if seen is not None and new else [entry])
 
     def name(self, entry: Named) -> None:
         """Writes down the id under which a charter lists this organisation, as ``take_part``."""
@@ -131,10 +133,6 @@ class Records(Remembered):
     def list_owners(self, entries: Sequence[Listed]) -> None:
         """Writes down the keys that a charter lists for ids, as ``take_part``."""
         self._append(entries)
-
-    def sketch(self, entry: Sketched) -> None:
-        """Writes down what a model looked like, as ``take_part``."""
-        self._append([entry])
 
     def draw(self, entry: Salted) -> None:
         """Writes down the secret of a data set, as ``take_part``. It has one, for good."""

@@ -32,7 +32,7 @@ from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.first_model import check_drawn
 from cloister.ledger.job import Job, round_digest
 from cloister.ledger.records import commitment
-from cloister.ledger.sync import Values
+from cloister.ledger.sync import ModelState, Values
 from cloister.node.study.countersigner import Countersigner, OwnLimits
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Sketched, TookPart
@@ -61,6 +61,7 @@ class _Round:
     asked: w.Propose
     agreed: AgreedJob
     data: str
+    seen: Sketched | None = None
     content: bytes = b""
     training: bool = False
 
@@ -324,11 +325,11 @@ class Member:
 
     def _start(self, begun: _Round) -> list[Effect]:
         number, model, work = begun.asked.round, self._replica.model, self._work
-        if not self._is_proved(number) or work is None or work.agreed is None or model is None:
+        if not self._is_proved(number) or work is None or work.job is None or work.agreed is None or model is None:
             return self._decline(number, "the aggregator proved another ledger than it proposes the round on")
         try:
-            self._sketch(work.job)
-            begun.content = self._data.unchanged(begun.data, model=begun.asked.model)
+            begun.seen = self._seen(model, work.job)
+            begun.content = self._data.unchanged(begun.data, seen=begun.seen)
             salt = self._data.salt(begun.data)
         except (RecordsError, RoundError) as fault:
             return self._decline(number, str(fault))
@@ -348,14 +349,10 @@ class Member:
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
 
-    def _sketch(self, job: Job | None) -> None:
-        """Remembers what the newest model looks like, before anything of a round on it is given away."""
-        model = self._replica.model
-        if job is None or model is None or self._records.is_sketched(model.digest, charter=self._digest):
-            return
+    def _seen(self, model: ModelState, job: Job) -> Sketched:
+        """What the newest model looks like, which is written down with what is contributed to a round on it."""
         vector = np.frombuffer(model.vector, job.layout.dtype)
-        found = sketch(vector, key=self._records.identity)
-        self._records.sketch(Sketched(self._digest, model.digest, len(vector), found))
+        return Sketched(self._digest, model.digest, len(vector), sketch(vector, key=self._records.identity))
 
     def _is_proved(self, number: int) -> bool:
         return self._proved is not None and self._proved == (number, self._ledger.signer)
@@ -376,9 +373,9 @@ class Member:
         with self._records.together:  # of two charters under which it trains at once, the second sees the first
             if number <= self._records.highest(self._digest):
                 raise RoundError(f"round {number} was contributed to already")
-            if self._data.unchanged(begun.data, model=begun.asked.model) != begun.content:
+            if begun.seen is None or self._data.unchanged(begun.data, seen=begun.seen) != begun.content:
                 raise RoundError(f"the data set {begun.data!r} has changed while it was trained on")
-            self._records.take_part(entry)
+            self._records.take_part(entry, begun.seen)
         self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
         signed = sorted({self._by_keys(each) for each in self._records.on_model(entry.model, charter=self._digest)})[

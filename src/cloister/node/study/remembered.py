@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from cloister.node.study.entries import (
     Began,
     Content,
@@ -92,7 +94,7 @@ class Remembered:
         """The names that a data set has had: its own, and all under which a file with the same content, or in the same
         place, was seen."""
         root = self._root(data)
-        return frozenset({data, *(name for name in self._same if self._root(name) == root)})
+        return frozenset({data, *(name for name in list(self._same) if self._root(name) == root)})
 
     def spent(self, data: str) -> int:
         """The number of cohorts that were signed, under any charter, with a contribution from this data set in them,
@@ -112,16 +114,18 @@ class Remembered:
         """The first contribution from a data set; None before it."""
         return next((found for name in self.same(data) if (found := self._first_trainings.get(name))), None)
 
-    def trained_on(self, model: bytes, data: str, *, charter: bytes) -> tuple[TookPart, ...]:
-        """The contributions from a data set, under any charter, to rounds that started from this model; or, under
-        others than ``charter``, from one that is the same but for rounding."""
-        names, models = self.same(data), self._models_like(model, charter)
-        return tuple(entry for each in models for entry in self._trained.get(each, ()) if entry.data in names)
+    def trained_on(self, seen: Sketched, data: str) -> tuple[TookPart, ...]:
+        """The contributions from a data set, under any charter, to rounds that started from the model that was seen;
+        or, under others than that charter, from one that is the same but for rounding."""
+        names = self.same(data)
+        return tuple(entry for each in self._like(seen) for entry in self._trained.get(each, ()) if entry.data in names)
 
     def on_model(self, model: bytes, *, charter: bytes) -> tuple[frozenset[str], ...]:
-        """The ids of the members of each cohort that was signed for such a round, as ``trained_on``."""
-        models = self._models_like(model, charter)
-        return tuple(frozenset(signed.members) for each in models for signed in self._signed.get(each, ()))
+        """The ids of the members of each cohort that was signed for a round on a model, or on one that is the same but
+        for rounding, as ``trained_on``. Nothing is known of the looks of a model that nobody here trained on."""
+        seen = self._sketches.get(model)
+        like = [model] if seen is None else self._like(structs.replace(seen[0], charter=charter))
+        return tuple(frozenset(signed.members) for each in like for signed in self._signed.get(each, ()))
 
     def is_sketched(self, model: bytes, *, charter: bytes) -> bool:
         """Whether it is known what a model looked like that a round of a charter starts from."""
@@ -131,21 +135,18 @@ class Remembered:
         """What charters said of the owner with this id, or with this key."""
         return tuple(entry for entry in self._listed if id == entry.id or key == entry.key)
 
-    def _models_like(self, model: bytes, charter: bytes) -> list[bytes]:
+    def _like(self, own: Sketched) -> list[bytes]:
         """A model, and those under other charters that it is the same as but for rounding. Within a charter's chain all
         models are the one before and a little more, which is not meant here."""
         from cloister.node.study.sketches import near  # NumPy, for the thread that takes part
 
-        like = [model]
-        for own in self._sketches.get(model, ())[:1]:
-            like += [
-                other
-                for other, seen in self._sketches.items()
-                if other != model
-                and any(each.charter != charter and each.elements == own.elements for each in seen)
-                and near(own.sketch, seen[0].sketch)
-            ]
-        return like
+        return [own.model] + [
+            other
+            for other, seen in list(self._sketches.items())  # of several charters, one may learn meanwhile
+            if other != own.model
+            and any(each.charter != own.charter and each.elements == own.elements for each in seen)
+            and near(own.sketch, seen[0].sketch)
+        ]
 
     def learn(self, entry: Entry) -> None:
         match entry:

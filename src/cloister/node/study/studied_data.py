@@ -7,7 +7,7 @@ from typing import Final
 
 from cloister.charter.jobs import AgreedJob
 from cloister.errors import RoundError
-from cloister.node.study.entries import Salted
+from cloister.node.study.entries import Salted, Sketched
 from cloister.node.study.journal import Records
 
 
@@ -59,16 +59,15 @@ class StudiedData:
             check_counted(found[0], agreed, records=self._records)
         return found[0]
 
-    def unchanged(self, data: str, *, model: bytes) -> bytes:
-        """The content of a data set, which is the same as in all contributions to rounds on this model.
+    def unchanged(self, data: str, *, seen: Sketched) -> bytes:
+        """The content of a data set, which is the same as in all contributions to rounds on the model that was seen.
 
         Raises:
             RoundError: it has changed: the difference of two contributions would be what has changed in it.
             RecordsError: it cannot be read.
         """
         content = self._content(data)
-        before = self._records.trained_on(model, data, charter=self._charter)
-        if any(entry.content != content for entry in before):
+        if any(entry.content != content for entry in self._records.trained_on(seen, data)):
             raise RoundError(
                 f"the data set {data!r} has changed since it contributed to a round on this model that came to"
                 " nothing, and the difference would be told; it takes part again once a round on it was released"

@@ -154,13 +154,13 @@ def check_batch_size(batch_size: int) -> None:
 
 def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> None:
     """Whether a data set is what a training takes, before its first step. Columns are compared in their order; their
-    names are the owner's to choose, and those of ``expected`` are the arguments of the plan.
+    names are the owner's to choose, and those of ``expected`` are the arguments of the plan. Where both have a name,
+    it stands in the same place.
 
     Raises:
-        DataSetError: another number of columns, another element type or another shape of rows. All faults at once.
+        DataSetError: another number of columns, another element type or another shape of rows, or columns in each
+            other's place. All faults at once.
     """
-    if [column.row for column in schema] == [wanted.row for wanted in expected]:
-        return
     faults = []
     if len(schema) != len(expected):
         faults.append(
@@ -174,5 +174,7 @@ def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> Non
             faults.append(f"column {column.name!r} holds {column.row.dtype} where {wanted} is expected{hint}")
         if column.row.shape != wanted.row.shape:
             faults.append(f"a row of column {column.name!r} is {column.row} where {wanted} is expected")
+        if column.name != wanted.name and any(other.name == wanted.name for other in schema):
+            faults.append(f"column {column.name!r} stands where {wanted} is expected, which stands elsewhere")
     if faults:
         raise DataSetError("the data set does not fit the training: " + "; ".join(faults))
