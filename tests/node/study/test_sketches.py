@@ -48,6 +48,15 @@ def test_a_sketch_tells_how_far_two_models_are_apart(length: int, dtype: type) -
         assert 0.7 < apart < 1.3
 
 
+def test_also_where_the_difference_repeats_itself() -> None:
+    """From block to block, or is the same for all coordinates: no pattern makes a distance look like another."""
+    for pattern in (np.ones(1), drawn(BUCKETS), drawn(1 << 12), drawn(1 << 16)):
+        difference = np.tile(pattern, (30 << 16) // len(pattern)).astype(np.float32)
+        for key in (KEY, bytes(32), bytes(31) + b"1"):
+            apart = np.linalg.norm(np.frombuffer(sketch(difference, key=key))) / np.linalg.norm(difference)
+            assert 0.6 < apart < 1.4
+
+
 @given(st.integers(1, 2000), st.integers(0, 1 << 32))
 def test_a_rounded_model_is_near_and_another_is_not(length: int, seed: int) -> None:
     model = drawn(length, seed)

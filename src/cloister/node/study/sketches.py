@@ -4,7 +4,8 @@ A sketch is a random projection: coordinate i is added, with a random sign, to b
 sketch of M. Charikar, K. Chen and M. Farach-Colton, "Finding Frequent Items in Data Streams", 2002). The length of the
 difference of two sketches is that of the difference of the vectors, to some 10 %. The signs are the memory's own, so
 that no researcher can choose two models whose sketches differ more than they do. A sign is the product of one for the
-place in a block and one for the block: both are drawn once, and a model costs little more than to read it.
+place in a block and one for the block and a group of places, so that few are drawn, and a model costs little more than
+to read it.
 """
 
 from __future__ import annotations
@@ -22,24 +23,21 @@ NEAR: Final = 0.005
 """The distance, over the larger length, up to which models count as one. Rounding to bfloat16 is 0.001 of it; two first
 models that were drawn apart are 1.4 from each other."""
 _CONTEXT: Final = b"cloister sketch of a model 1\0"
-_ROWS: Final = 256
-_BLOCK: Final = _ROWS * BUCKETS
+_BLOCK: Final = 256 * BUCKETS
+_GROUPS: Final = 64
 
 
 def sketch(vector: NDArray[Any], *, key: bytes) -> bytes:
     """The sketch of a model's vector, 256 numbers of float64. ``key``: 32 bytes, of the memory."""
-    signs = _signs(key + b"places", _BLOCK)
-    found = np.zeros(BUCKETS)
-    starts = range(0, len(vector), _BLOCK)
+    count, left = divmod(len(vector), _BLOCK)
+    signs = _signs(key + b"groups", (count + 1) * _GROUPS).reshape(count + 1, _GROUPS).astype(vector.dtype)
+    blocks = vector[: len(vector) - left].reshape(count, _GROUPS, _BLOCK // _GROUPS)
     with np.errstate(over="ignore", invalid="ignore"):
-        for start, sign in zip(starts, _signs(key + b"blocks", len(starts)), strict=True):
-            block = vector[start : start + _BLOCK]
-            signed = block * signs[: len(block)]
-            whole = len(block) - len(block) % BUCKETS
-            sums = signed[:whole].reshape(-1, BUCKETS).sum(0).astype(np.float64)
-            sums[: len(block) - whole] += signed[whole:]
-            found += sign * sums
-    return found.tobytes()
+        found = np.matmul(signs[:count].T[:, None], blocks.transpose(1, 0, 2)).ravel()  # makes no copy of the model
+        found[:left] += np.repeat(signs[count], _BLOCK // _GROUPS)[:left] * vector[len(vector) - left :]
+        found *= _signs(key + b"places", _BLOCK)
+        buckets: NDArray[np.float64] = found.reshape(-1, BUCKETS).sum(0, dtype=np.float64)
+        return buckets.tobytes()
 
 
 @lru_cache(maxsize=8)
