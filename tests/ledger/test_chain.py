@@ -403,9 +403,12 @@ def test_metrics_that_the_charter_does_not_allow(metrics, why):
 
 
 def test_the_rounds_of_a_charter_are_counted():
-    ledger = begun(rounds="1", jobs=[chains.charters.agreed_job(chains.PLAN, rounds=1)])
+    """Whatever job they are of: the second of these has rounds left, and the charter none."""
+    jobs = [chains.charters.agreed_job(chains.PLAN, name=name, rounds=1) for name in ("train", "more")]
+    ledger = begun(rounds="1", jobs=jobs)
     ledger.append(round_record(ledger, instance=FIRST))
-    refuse(ledger, round_record(ledger, instance=FIRST), "all 1 rounds")
+    agreed = cohort(ledger, ["bob", "alice"], signer=FIRST.public, name="more")
+    refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed), "all 1 rounds of the charter")
 
 
 def test_a_charter_that_asks_for_noise_has_no_rounds_without():

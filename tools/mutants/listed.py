@@ -748,12 +748,6 @@ _AGGREGATOR: Final = (
             "an owner answers once",
         ),
         (
-            "examples-of-the-charter",
-            "if message.examples < self._limits.min_examples:",
-            "if False:",
-            "no contribution of fewer examples than the charter wants",
-        ),
-        (
             "declared-over-the-clip",
             "if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):",
             "if False:",
@@ -2050,7 +2044,7 @@ _MEMORY: Final = (
             "rows-exactly",
             "if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):",
             "if False:",
-            "rows are told in buckets",
+            "rows are told in buckets, of which the least is the fewest that the charter wants",
         ),
     ),
 )

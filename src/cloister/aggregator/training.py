@@ -48,8 +48,6 @@ class Training:
         if peer.name not in self._waiting:
             raise RoundError("this owner was not asked to train for the round, or has answered already")
         self._waiting.discard(peer.name)
-        if message.examples < self._limits.min_examples:
-            raise RoundError(f"the charter wants {self._limits.min_examples} examples behind a contribution")
         if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):
             raise RoundError("examples are told as one of the charter's min_examples and row_buckets")
         clips = (self._limits.clip, self._limits.clip_buffers or 0.0)
