@@ -81,7 +81,7 @@ def _hold_rounds(study: LocalStudy) -> list[threading.Thread]:
 
 def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
     policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
-    key, salt = private_key(identity.path), b""
+    key, salt, least = private_key(identity.path), b"", study.charter.limits.min_examples
     public = keys.public_bytes(key)
     attested = attest_peer(ADDRESS, policy=policy, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
     with attested, suppress(NetworkError):
@@ -94,7 +94,7 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
             match frame.message() if frame.kind is Kind.ROUND else None:
                 case w.Propose(round=number):
                     salt = secrets.token_bytes(32)  # a commitment counts once
-                    connection.send(Kind.ROUND, w.Ready(number, 100, 1e3, 0.0, {}, commitment(salt, update)))
+                    connection.send(Kind.ROUND, w.Ready(number, least, 1e3, 0.0, {}, commitment(salt, update)))
                 case w.Send(round=number):
                     connection.send(Kind.ROUND, w.Contribution(number, salt), [update])
                 case w.Sign(round=number, cohort=cohort):

@@ -152,7 +152,7 @@ def test_a_file_of_another_version(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("PRAGMA user_version = 1")
     database.close()
-    with pytest.raises(RecordsError, match="version 1, and not 4: go on with the version of cloister that wrote them"):
+    with pytest.raises(RecordsError, match="version 1, and not 5: go on with the version of cloister that wrote them"):
         Records(tmp_path)
 
 

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
-_FORMAT: Final = 4
+_FORMAT: Final = 5
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
-_START: Final = hashlib.sha256(b"cloister node records 4\0").digest()
+_START: Final = hashlib.sha256(b"cloister node records 5\0").digest()
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -22,7 +22,7 @@ BUCKETS: Final = 256
 NEAR: Final = 0.005
 """The distance, over the larger length, up to which models count as one. Rounding to bfloat16 is 0.001 of it; two first
 models that were drawn apart are 1.4 from each other."""
-_CONTEXT: Final = b"cloister sketch of a model 1\0"
+_CONTEXT: Final = b"cloister sketch of a model 2\0"
 _BLOCK: Final = 256 * BUCKETS
 _GROUPS: Final = 64
 
