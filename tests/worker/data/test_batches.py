@@ -104,7 +104,7 @@ def test_columns_do_not_stand_in_each_others_place() -> None:
     check_schema([age, pressure], expected=[age, pressure])
     check_schema([Column("a", age.row), Column("b", age.row)], expected=[age, pressure])
     check_schema([age, Column("b", age.row)], expected=[age, pressure])
-    both = "'pressure' stands where 'age' .* which stands elsewhere; column 'age' stands where 'pressure' "
+    both = "'pressure' stands where 'age' .* which has another place: swap them; column 'age' stands where 'pressure' "
     with pytest.raises(DataSetError, match=both):
         check_schema([pressure, age], expected=[age, pressure])
     with pytest.raises(DataSetError, match="column 'b' stands where 'age' "):

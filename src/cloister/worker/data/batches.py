@@ -175,6 +175,8 @@ def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> Non
         if column.row.shape != wanted.row.shape:
             faults.append(f"a row of column {column.name!r} is {column.row} where {wanted} is expected")
         if column.name != wanted.name and any(other.name == wanted.name for other in schema):
-            faults.append(f"column {column.name!r} stands where {wanted} is expected, which stands elsewhere")
+            faults.append(
+                f"column {column.name!r} stands where {wanted} is expected, which has another place: swap them"
+            )
     if faults:
         raise DataSetError("the data set does not fit the training: " + "; ".join(faults))
