@@ -115,7 +115,7 @@ def told(report: Report, used: Receipt | None = None, *, now: datetime | None = 
         told = {"first model": each.start.hex(), **job(each.agreed)}
         yield from (f"  {name:<20}{phrase}" for name, phrase in told.items())
     for name, count in report.contributed.items():
-        yield f"owner       {shown(name)}: contributed to {count}, signed {report.signed[name]}"
+        yield f"owner       {shown(name)}: contributed to {count}, committed {report.committed[name]}"
     yield f"model       {ledger.model.hex() if ledger.model is not None else 'none'}"
     if used is not None:
         yield f"used        once, in round {used.cohort.round} (record {used.cohort.sequence})"

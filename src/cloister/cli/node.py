@@ -162,11 +162,18 @@ def _print_sessions(running: Sequence[Account]) -> None:
 
 
 def _print(rounds: Sequence[Line], left: Sequence[Budget]) -> None:
-    table = Table("round", "charter", "data set", "contributed", "signed as", "released")
+    table = Table("round", "charter", "data set", "contributed", "committed as", "spent", "released")
     for line in rounds:
-        yes_no = ["yes" if flag else "no" for flag in (line.contributed, line.released)]
+        flags = ("yes" if flag else "no" for flag in (line.contributed, line.spent, line.released))
+        contributed, spent, released = flags
         table.add_row(
-            str(line.round), line.charter[:12], visible(line.data or "-"), yes_no[0], line.signed or "-", yes_no[1]
+            str(line.round),
+            line.charter[:12],
+            visible(line.data or "-"),
+            contributed,
+            line.committed or "-",
+            spent,
+            released,
         )
     budget = Table("data set", "spent", "allowed", "left")
     for each in left:

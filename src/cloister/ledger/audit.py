@@ -73,9 +73,9 @@ class Report:
         return {owner.name: counts[owner.key] for owner in self.ledger.charter.owners}
 
     @property
-    def signed(self) -> dict[str, int]:
-        """The number of rounds that each owner signed, in the cohort or as a witness."""
-        counts = Counter(each.member for receipt in self.ledger.receipts for each in receipt.record.signatures)
+    def committed(self) -> dict[str, int]:
+        """The number of rounds that each owner committed, in the cohort or as a witness."""
+        counts = Counter(each.member for receipt in self.ledger.receipts for each in receipt.record.commits)
         return {owner.name: counts[owner.key] for owner in self.ledger.charter.owners}
 
 

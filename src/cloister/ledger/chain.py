@@ -27,7 +27,9 @@ from cloister.ledger.records import (
     InstanceRecord,
     Record,
     RoundRecord,
-    cohort_to_be_signed,
+    cohort_digest,
+    commit_to_be_signed,
+    consent_to_be_signed,
     decode,
     decode_cohort,
     head_of,
@@ -36,18 +38,27 @@ from cloister.ledger.records import (
     to_be_signed,
 )
 from cloister.wire.peers import fingerprint
+from cloister.wire.rounds import MemberSignature
 
 ROUNDING: Final = 1e-9
 """The most by which the sum of a cohort's weights may differ from 1."""
 
 
 def quorum(charter: Charter) -> int:
-    """The number of owners that have to sign a round before it is released (docs/adr/0010).
+    """The number of owners that have to commit a round before it is released (docs/adr/0010).
 
     Any two quorums have at least ``floor - 1`` owners in common, so at least one honest owner where up to
     ``floor - 2`` are not. A quorum is more than half of the owners, and never less than the floor.
     """
     return (len(charter.owners) + charter.limits.floor) // 2
+
+
+def votes_to_void(charter: Charter) -> int:
+    """The number of owners whose answers make a cohort void that none of them lists (docs/adr/0016).
+
+    All others, with ``floor - 2`` that lie in their answers, are too few for a quorum.
+    """
+    return len(charter.owners) - quorum(charter) + charter.limits.floor - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +73,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A round that was released: its record, and what the members signed."""
+    """A round that was released: its record, and the cohort that its members consented to."""
 
     record: RoundRecord
     cohort: Cohort
@@ -82,6 +93,7 @@ class _Chain:
     instances: tuple[Instance, ...] = ()
     receipts: tuple[Receipt, ...] = ()
     commitments: frozenset[bytes] = frozenset()
+    cohorts: frozenset[bytes] = frozenset()
 
 
 class Ledger:
@@ -119,9 +131,10 @@ class Ledger:
     def upto(self, count: int) -> Ledger:
         """The ledger of its first ``count`` records."""
         receipts = tuple(each for each in self.receipts if each.cohort.sequence <= count)
-        used = self.commitments
+        used, cohorts = self.commitments, self.cohorts
         if len(receipts) < self.released:
             used = frozenset(share.commitment for each in receipts for share in each.cohort.shares)
+            cohorts = frozenset(cohort_digest(each.record.cohort) for each in receipts)
         return self._with(
             _Chain(
                 records=self.records[:count],
@@ -129,6 +142,7 @@ class Ledger:
                 instances=tuple(each for each in self.instances if each.record.sequence <= count),
                 receipts=receipts,
                 commitments=used,
+                cohorts=cohorts,
             )
         )
 
@@ -192,6 +206,11 @@ class Ledger:
         """The commitments to all contributions so far; each is in one round."""
         return self._chain.commitments
 
+    @property
+    def cohorts(self) -> frozenset[bytes]:
+        """The digests of the cohorts that were released (``cloister.ledger.records.cohort_digest``)."""
+        return self._chain.cohorts
+
     def done(self, job: bytes) -> int:
         """The number of released rounds of the job with this digest."""
         return sum(receipt.cohort.job == job for receipt in self.receipts)
@@ -225,7 +244,8 @@ class Ledger:
             else:
                 receipt = Receipt(record=record, cohort=self._check_round(record), head=head)
                 used = chain.commitments.union(share.commitment for share in receipt.cohort.shares)
-                chain = replace(chain, receipts=(*chain.receipts, receipt), commitments=used)
+                cohorts = chain.cohorts | {cohort_digest(record.cohort)}
+                chain = replace(chain, receipts=(*chain.receipts, receipt), commitments=used, cohorts=cohorts)
         except LedgerError as fault:
             raise LedgerError(f"record {self.sequence + 1} cannot stand: {fault}") from None
         self._chain = replace(chain, records=(*chain.records, bytes(data)), heads=(*chain.heads, head))
@@ -256,6 +276,22 @@ class Ledger:
         self._check_shares(cohort, self._check_begin(cohort))
         return self.signer
 
+    def check_consents(self, cohort: Cohort, consents: Sequence[MemberSignature], *, encoded: bytes) -> None:
+        """Checks that all members of a cohort, and nobody else, have consented to it. ``encoded``: the same cohort.
+
+        Raises:
+            LedgerError: one has not.
+        """
+        members = {share.member for share in cohort.shares}
+        signers = {each.member for each in consents}
+        if missing := sorted(members - signers):
+            raise LedgerError(
+                f"{self._owners.get(missing[0], missing[0])} is in its cohort and has not consented to it"
+            )
+        if signers - members:
+            raise LedgerError("somebody has consented to its cohort who is not in it")
+        self._check_signatures(consents, message=consent_to_be_signed(encoded), what="consents")
+
     def _with(self, chain: _Chain) -> Ledger:
         ledger = copy.copy(self)
         ledger._chain = chain
@@ -279,8 +315,9 @@ class Ledger:
     def _check_round(self, record: RoundRecord) -> Cohort:
         cohort = decode_cohort(record.cohort)
         signer = self.check_cohort(cohort)
-        self._check_outcome(record, cohort)
-        self._check_signatures(record, cohort)
+        self._check_outcome(record)
+        self.check_consents(cohort, record.consents, encoded=record.cohort)
+        self._check_commits(record)
         _check_signed(record, signer=signer)
         return cohort
 
@@ -331,35 +368,34 @@ class Ledger:
         if agreed.weights == "uniform" and len({share.weight for share in cohort.shares}) > 1:
             raise LedgerError("the weights in its cohort are not all alike, as its job's are")
 
-    def _check_outcome(self, record: RoundRecord, cohort: Cohort) -> None:
+    def _check_outcome(self, record: RoundRecord) -> None:
         for name, value in record.metrics.items():
             metric = self._metrics.get(name)
             if metric is None:
                 raise LedgerError("it releases a metric that the charter does not name")
             if not metric.low <= value <= metric.high:
                 raise LedgerError(f"its metric {shown(name)} is outside the charter's range")
-        outcome = outcome_digest(record.salt, model=record.model, state=record.state, metrics=record.metrics)
-        if cohort.outcome != outcome:
-            raise LedgerError("it releases something else than its cohort signed")
 
-    def _check_signatures(self, record: RoundRecord, cohort: Cohort) -> None:
-        signers = [each.member for each in record.signatures]
-        self._check_owners(signers, what="its list of signatures")
-        missing = sorted({share.member for share in cohort.shares} - set(signers))
-        if missing:
-            raise LedgerError(f"{self._owners[missing[0]]} is in its cohort and has not signed it")
-        if len(signers) < quorum(self.charter):
+    def _check_commits(self, record: RoundRecord) -> None:
+        if len(record.commits) < quorum(self.charter):
             raise LedgerError(
-                f"{len(signers)} of {len(self._owners)} owners have signed it, and {quorum(self.charter)} have to"
+                f"{len(record.commits)} of {len(self._owners)} owners have committed it, and {quorum(self.charter)}"
+                " have to"
             )
-        message = cohort_to_be_signed(record.cohort)
-        for each in record.signatures:
+        outcome = outcome_digest(record.salt, model=record.model, state=record.state, metrics=record.metrics)
+        self._check_signatures(record.commits, message=commit_to_be_signed(record.cohort, outcome), what="commits")
+
+    def _check_signatures(self, signatures: Sequence[MemberSignature], *, message: bytes, what: str) -> None:
+        self._check_owners([each.member for each in signatures], what=f"its list of {what}")
+        for each in signatures:
             if fingerprint(each.public_key) != each.member:
                 raise LedgerError(f"the signature of {self._owners[each.member]} comes with another's public key")
             try:
                 keys.verify(each.signature, message=message, public_key=each.public_key)
             except CharterError:
-                raise LedgerError(f"the signature of {self._owners[each.member]} is not one of its cohort") from None
+                raise LedgerError(
+                    f"the signature of {self._owners[each.member]} in its list of {what} is not one of what it releases"
+                ) from None
 
     def _check_owners(self, members: Sequence[str], *, what: str) -> None:
         if any(member not in self._owners for member in members):

@@ -1,8 +1,8 @@
-"""The choice of a cohort among the owners that have trained, after rounds that were signed and never released.
+"""The choice of a cohort among the owners that have trained, after rounds that were committed and never released.
 
-An owner refuses a cohort that differs by fewer than ``floor`` members from one that it has signed on the same model: it
-cannot know whether that one was released, and the difference of the two would be about too few. When an owner has
-trained, it says what it has signed. So any instance can find members who will all sign, and asks no others.
+An owner commits no cohort that differs by fewer than ``floor`` members from one that it has committed on the same model
+and that may still be released: the difference of the two would be about too few. It says so when it answers a round. So
+any instance can find a cohort that a quorum will commit, and asks for no other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations, islice
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from cloister.errors import RoundError
 
@@ -20,39 +20,54 @@ TRIED: Final = 1 << 12
 """The most cohorts that are looked at one by one: all that twelve owners can form."""
 
 
-def choose(trained: Members, *, signed: Mapping[str, frozenset[Members]], floor: int, quorum: int) -> Members:
+class Bound(NamedTuple):
+    """What binds an owner: the members of each cohort that it has committed and that may still be released, and of each
+    that it has agreed to under other charters. All are on the round's model."""
+
+    committed: frozenset[Members] = frozenset()
+    elsewhere: frozenset[Members] = frozenset()
+
+    def lets_commit(self, members: Members, floor: int) -> bool:
+        """Whether the owner would commit this cohort."""
+        return not any(_too_near(members, other, floor) for other in self.committed | self.elsewhere)
+
+    def lets_consent(self, members: Members, floor: int) -> bool:
+        """Whether it would be in it."""
+        return not any(_too_near(members, other, floor) for other in self.elsewhere)
+
+
+def choose(trained: Members, *, bound: Mapping[str, Bound], floor: int, quorum: int) -> Members:
     """Chooses the members of the next cohort.
 
     Args:
         trained: the owners that can be in it.
-        signed: for each owner that is there, the members of the cohorts that it says it has signed on this model.
-        floor, quorum: the least number of owners in a cohort, and of those who sign it.
+        bound: what binds each owner that is there and can still commit this round.
+        floor, quorum: the least number of owners in a cohort, and of those who commit it.
 
     Raises:
-        RoundError: no cohort would be signed by all of its members and by a quorum.
+        RoundError: no cohort would have the consent of all of its members and the commits of a quorum.
 
-    The first choice is all of ``trained``. Next come the cohorts that were signed before, and the owners that remain
+    The first choice is all of ``trained``. Next come the cohorts that were committed before, and the owners that remain
     without everybody unwilling, the largest first. The last are other groups, larger ones first.
     """
-    for members in _candidates(trained, signed, floor):
-        if len(members) >= floor and would_be_signed(members, signed=signed, floor=floor, quorum=quorum):
+    for members in _candidates(trained, bound, floor):
+        if len(members) >= floor and would_be_committed(members, bound=bound, floor=floor, quorum=quorum):
             return members
     raise RoundError(
-        f"no {floor} or more of the owners that have trained would all sign: some have signed another cohort on this"
-        f" model, and refuse one that differs from it by fewer than {floor} owners. Other owners have to come"
+        f"no {floor} or more of the owners that have trained make a cohort that {quorum} owners would commit: some have"
+        f" committed another one on this model, which may still be released, and refuse one that differs from it by fewer"
+        f" than {floor} owners. Other owners have to come"
     )
 
 
-def would_be_signed(members: Members, *, signed: Mapping[str, frozenset[Members]], floor: int, quorum: int) -> bool:
-    """Whether all ``members`` would sign a cohort of themselves, and a quorum of all owners that are there would."""
-    willing = signed.keys() - _unwilling(members, signed, floor)
-    return members <= willing and len(willing) >= quorum
+def would_be_committed(members: Members, *, bound: Mapping[str, Bound], floor: int, quorum: int) -> bool:
+    """Whether all ``members`` would consent to a cohort of themselves, and a quorum of owners that are there commit it."""
+    willing = sum(each.lets_commit(members, floor) for each in bound.values())
+    return willing >= quorum and all(bound.get(each, Bound()).lets_consent(members, floor) for each in members)
 
 
-def _unwilling(members: Members, signed: Mapping[str, frozenset[Members]], floor: int) -> Members:
-    return frozenset(
-        owner for owner, others in signed.items() if any(_too_near(members, other, floor) for other in others)
-    )
+def _unwilling(members: Members, bound: Mapping[str, Bound], floor: int) -> Members:
+    return frozenset(owner for owner, each in bound.items() if not each.lets_commit(members, floor))
 
 
 def _too_near(members: Members, other: Members, floor: int) -> bool:
@@ -64,12 +79,12 @@ def _believed(owners: int, *, floor: int) -> bool:
     return owners >= floor - 1
 
 
-def _candidates(trained: Members, signed: Mapping[str, frozenset[Members]], floor: int) -> Iterator[Members]:
+def _candidates(trained: Members, bound: Mapping[str, Bound], floor: int) -> Iterator[Members]:
     yield trained
-    told = Counter(frozenset(other) for others in signed.values() for other in others)
+    told = Counter(other for each in bound.values() for other in each.committed | each.elsewhere)
     before = [other for other, owners in told.items() if _believed(owners, floor=floor) and other <= trained]
     without = trained
-    while unwilling := without & _unwilling(without, signed, floor):
+    while unwilling := without & _unwilling(without, bound, floor):
         without = without - unwilling
     yield from sorted([*sorted(before, key=sorted), without], key=len, reverse=True)
     fewer_and_fewer = (each for size in range(len(trained), 0, -1) for each in combinations(sorted(trained), size))

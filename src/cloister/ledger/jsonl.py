@@ -84,7 +84,8 @@ def describe(record: bytes) -> dict[str, Any]:
         "released": decoded.model.hex(),
         "metrics": {name: _finite(value) for name, value in decoded.metrics.items()},
         "shares": {share.member: _finite(share.weight) for share in cohort.shares},
-        "signed_by": [signature.member for signature in decoded.signatures],
+        "consented": [signature.member for signature in decoded.consents],
+        "committed": [signature.member for signature in decoded.commits],
     }
 
 

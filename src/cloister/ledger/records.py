@@ -1,8 +1,9 @@
 """The records of a ledger: the proof of each instance when it began, and the release of each round.
 
 A record's hash, SHA-256 of its bytes, is the head of the ledger that ends with it, and every record holds the head
-before it. A round is signed twice. Members sign the ``Cohort``, what they agree to release, before they know the
-outcome; it holds a salted commitment to that. The instance signs the whole record.
+before it. A round is signed three times. Its members consent to the ``Cohort``: who is in the aggregate, with which
+weights. Owners, members or not, commit the cohort and a salted commitment to the outcome, before anybody outside knows
+it. The instance signs the whole record.
 """
 
 from __future__ import annotations
@@ -18,27 +19,30 @@ from cloister.errors import LedgerError
 from cloister.wire.fields import Digest, Fingerprint, Message, Name
 from cloister.wire.limits import (
     EVIDENCE_BYTES,
-    KEY_BYTES,
+    MEMBERS,
     RECORD_BYTES,
     ROUND_BODY_BYTES,
     SIGNATURE_BYTES,
     TRANSCRIPT_BYTES,
 )
-from cloister.wire.rounds import Head, Metrics, RoundNumber, Sequence
+from cloister.wire.rounds import Head, MemberSignature, Metrics, RoundNumber, Sequence
 
-COHORT: Final = b"cloister cohort signature 2\0"
-"""Before SHA-256 of the encoded cohort in what members sign."""
+CONSENT: Final = b"cloister consent signature 1\0"
+"""Before SHA-256 of the encoded cohort in what its members sign."""
+COMMIT: Final = b"cloister commit signature 1\0"
+"""Before SHA-256 of the encoded cohort, and the outcome's digest, in what a quorum of owners signs."""
 RECORD: Final = b"cloister record signature 1\0"
 """Before SHA-256 of the record, its signature left empty, in what the instance signs."""
 OUTCOME: Final = b"cloister outcome 1\0"
 STATE: Final = b"cloister rule state 1\0"
 
 COLLATERAL_BYTES: Final = 1 << 18
-MEMBERS: Final = 256
 AVERAGES: Final = 2
 """The most vectors that a strategy's state may have."""
 
 Signed = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
+MemberSignatures = Annotated[tuple[MemberSignature, ...], Meta(max_length=MEMBERS)]
+"""In the order of the members' fingerprints."""
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
@@ -51,9 +55,9 @@ class Share(Message, frozen=True):
 
 
 class Cohort(Message, frozen=True):
-    """The value that members sign before a release: who is in the aggregate, of which round, with which weights."""
+    """What members consent to before they send anything: who is in the aggregate, of which round, with which weights."""
 
-    format: Literal["cloister cohort 2"]
+    format: Literal["cloister cohort 3"]
     charter: Digest
     sequence: Sequence
     """The number of the record that this becomes, from 1."""
@@ -71,16 +75,6 @@ class Cohort(Message, frozen=True):
     """The model that the round started from."""
     shares: Annotated[tuple[Share, ...], Meta(max_length=MEMBERS)]
     """In the order of the members' fingerprints."""
-    outcome: Digest
-    """``outcome_digest`` of the release."""
-
-
-class MemberSignature(Message, frozen=True):
-    """A member's signature of ``COHORT`` and SHA-256 of the encoded cohort."""
-
-    member: Fingerprint
-    public_key: Annotated[bytes, Meta(max_length=KEY_BYTES)]
-    signature: Signed
 
 
 class RoundRecord(Message, tag="round", frozen=True):
@@ -93,7 +87,10 @@ class RoundRecord(Message, tag="round", frozen=True):
     state: Digest | None
     """``state_digest`` of the strategy's state; None where it has none."""
     metrics: Metrics
-    signatures: Annotated[tuple[MemberSignature, ...], Meta(max_length=MEMBERS)]
+    consents: MemberSignatures
+    """Of all members of the cohort."""
+    commits: MemberSignatures
+    """Of a quorum of owners."""
     time: Milliseconds
     """Since 1970-01-01 UTC, by the instance's clock, which nobody trusts."""
     signature: Signed
@@ -171,9 +168,19 @@ def to_be_signed(record: Record) -> bytes:
     return RECORD + hashlib.sha256(encode(msgspec.structs.replace(record, signature=b""))).digest()
 
 
-def cohort_to_be_signed(cohort: bytes) -> bytes:
+def cohort_digest(cohort: bytes) -> bytes:
+    """SHA-256 of an encoded cohort, which names it."""
+    return hashlib.sha256(cohort).digest()
+
+
+def consent_to_be_signed(cohort: bytes) -> bytes:
     """The bytes that members sign for an encoded cohort."""
-    return COHORT + hashlib.sha256(cohort).digest()
+    return CONSENT + cohort_digest(cohort)
+
+
+def commit_to_be_signed(cohort: bytes, outcome: bytes) -> bytes:
+    """The bytes that owners sign for an encoded cohort and the digest of its outcome."""
+    return COMMIT + cohort_digest(cohort) + outcome
 
 
 def commitment(salt: bytes, contribution: memoryview) -> bytes:

@@ -19,10 +19,10 @@ from cloister.errors import ConfigurationError, JobError, RoundError
 from cloister.node.config import CharterUse, NodeConfiguration, StudyData
 from cloister.node.data_files import inspect_columns
 from cloister.node.study.budgets import Budget, budgets
-from cloister.node.study.countersigner import OwnLimits
 from cloister.node.study.data_memory import MARK
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
+from cloister.node.study.own_limits import OwnLimits
 from cloister.node.study.studied_data import check_counted
 
 _LISTED: Final = 5
@@ -122,8 +122,8 @@ def _budget(
     job: AgreedJob, charter: Charter, limits: OwnLimits, use: CharterUse, data: StudyData, records: Records
 ) -> Iterator[str]:
     """Whether what other charters' rounds have left is enough for those of a job."""
-    here = sum(signed.data == data.name for signed in records.signed(charter.digest).values())
-    before = max(0, records.spent(data.name) - here)
+    here = {each.round for each in records.consents(charter.digest) if each.data == data.name}
+    before = max(0, records.spent(data.name) - len(here))
     if before + job.rounds > limits.rounds:
         own = use.floors is not None and use.floors.rounds == limits.rounds < charter.limits.rounds
         whose = "this node's floors allow" if own else f"`rounds` of {shown(charter.name)} allows"

@@ -75,8 +75,14 @@ KEY_BYTES: Final = 256
 SIGNATURE_BYTES: Final = 128
 """A member's signature."""
 
+MEMBERS: Final = 256
+"""Members of a cohort, and owners that sign something of one round."""
+
 COHORTS: Final = 16
-"""Cohorts on one model that an owner says it has signed."""
+"""Open cohorts that bind an owner when it answers a round."""
+
+ANSWER_BYTES: Final = 1 << 12
+"""An owner's answer to a round."""
 
 ROUND_BODY_BYTES: Final = 1 << 18
 """What members sign of a round."""

@@ -12,10 +12,12 @@ from msgspec import Meta
 
 from cloister.wire.fields import Digest, Fingerprint, Message, Name, Text
 from cloister.wire.limits import (
+    ANSWER_BYTES,
     COHORTS,
     JOB_BYTES,
     KEY_BYTES,
     LIST_ITEMS,
+    MEMBERS,
     METRICS,
     RECORD_BYTES,
     ROUND_BODY_BYTES,
@@ -33,6 +35,14 @@ Members = Annotated[tuple[Fingerprint, ...], Meta(max_length=LIST_ITEMS)]
 Metrics = Annotated[dict[Name, float], Meta(max_length=METRICS)]
 
 # Either way.
+
+
+class MemberSignature(Message, frozen=True):
+    """A member's signature of what the message or record that it stands in says."""
+
+    member: Fingerprint
+    public_key: Annotated[bytes, Meta(max_length=KEY_BYTES)]
+    signature: Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
 
 
 class Chain(Message, tag="chain", frozen=True):
@@ -65,13 +75,32 @@ class Join(Message, tag="join", frozen=True):
     holds: bool
 
 
+class SignedAnswer(Message, frozen=True):
+    """An owner's answer to a round (``cloister.ledger.answers.Answer``), encoded, and its signature of that."""
+
+    answer: Annotated[bytes, Meta(max_length=ANSWER_BYTES)]
+    signature: MemberSignature
+
+
+class Standing(Message, frozen=True):
+    """What binds an owner when it answers a round.
+
+    ``elsewhere``: the members of each cohort that it has agreed to under other charters on this model; it agrees to no
+    other that is too near to one of them. ``open``: whether it has agreed to cohorts that are neither released nor
+    void, so that it wants to see the others' answers.
+    """
+
+    answer: SignedAnswer
+    elsewhere: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()
+    open: bool = False
+
+
 class Ready(Message, tag="ready", frozen=True):
-    """An owner has trained for this round. Answered by ``Send``, or by ``Refused``.
+    """An owner has trained for this round. Answered by ``Draft``, or by ``Refused``.
 
     ``examples``: the rows behind it, rounded down to a bucket of the charter's. ``norm``, ``buffers``: the L2 norms of
     the contribution's parameters and buffers, which it may not exceed. ``commitment``: SHA-256 of a salt of 32 bytes,
-    which the owner keeps, and the contribution's bytes. ``signed``: the
-    members of each cohort that it has signed on this model; it signs no other that is too near to one of them.
+    which the owner keeps, and the contribution's bytes. With that it has answered the round.
     """
 
     round: RoundNumber
@@ -80,7 +109,7 @@ class Ready(Message, tag="ready", frozen=True):
     buffers: float
     metrics: Metrics
     commitment: Digest
-    signed: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()
+    standing: Standing
 
 
 class Contribution(Message, tag="contribution", frozen=True):
@@ -91,18 +120,29 @@ class Contribution(Message, tag="contribution", frozen=True):
 
 
 class Declined(Message, tag="declined", frozen=True):
-    """The owner does not take part in this round, or does not sign its cohort; why."""
+    """The owner does not take part in this round, or does not agree to its cohort; why.
+
+    ``standing`` comes where this is its answer to the round; it has none for a round that it answered before.
+    """
 
     round: RoundNumber
     text: Text
+    standing: Standing | None = None
 
 
-class Signature(Message, tag="signature", frozen=True):
-    """The member's signature of the cohort that it was asked to sign."""
+class Consent(Message, tag="consent", frozen=True):
+    """The member agrees to the cohort with this digest, of which it is part."""
 
     round: RoundNumber
-    public_key: Annotated[bytes, Meta(max_length=KEY_BYTES)]
-    signature: Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)]
+    cohort: Digest
+    signature: MemberSignature
+
+
+class Commit(Message, tag="commit", frozen=True):
+    """The owner commits the cohort and the outcome that it was asked to."""
+
+    round: RoundNumber
+    signature: MemberSignature
 
 
 class Submit(Message, tag="submit", frozen=True):
@@ -115,7 +155,10 @@ class Submit(Message, tag="submit", frozen=True):
 
 
 class Stop(Message, tag="stop", frozen=True):
-    """The researcher ends its job; the round that is under way is finished. Answered by ``Finished``."""
+    """The researcher ends its job, and the round that is under way, unless owners were asked to commit it already.
+
+    Answered by ``Finished``.
+    """
 
 
 # What the aggregator says.
@@ -149,19 +192,38 @@ class Propose(Message, tag="propose", frozen=True):
 
 
 class Send(Message, tag="send", frozen=True):
-    """Send the contribution to this round now. Answered by ``Contribution``. May come again for the same round."""
+    """Send the contribution to this round now, once all members have agreed to its cohort. Answered by ``Contribution``. May come again for the same round."""
 
     round: RoundNumber
 
 
-class Sign(Message, tag="sign", frozen=True):
-    """Sign this round's cohort (``cloister.ledger.records.Cohort``). Answered by ``Signature`` or ``Declined``.
+class Answers(Message, tag="answers", frozen=True):
+    """The answers of owners to this round, to each owner that wants to see them."""
+
+    round: RoundNumber
+    answers: Annotated[tuple[SignedAnswer, ...], Meta(max_length=MEMBERS)]
+
+
+class Draft(Message, tag="draft", frozen=True):
+    """Agree to this cohort (``cloister.ledger.records.Cohort``). Answered by ``Consent`` or ``Declined``.
+
+    It goes to the cohort's members. Another one may come in the same round, where one of them was lost.
+    """
+
+    round: RoundNumber
+    cohort: Annotated[bytes, Meta(max_length=ROUND_BODY_BYTES)]
+
+
+class Settle(Message, tag="settle", frozen=True):
+    """Commit this cohort, to which all members have agreed, and this outcome. Answered by ``Commit`` or ``Declined``.
 
     It goes to every owner that is there, also to those who are not in the cohort: they bear witness.
     """
 
     round: RoundNumber
     cohort: Annotated[bytes, Meta(max_length=ROUND_BODY_BYTES)]
+    outcome: Digest
+    consents: Annotated[tuple[MemberSignature, ...], Meta(max_length=MEMBERS)]
 
 
 class Over(Message, tag="over", frozen=True):
@@ -210,14 +272,17 @@ RoundMessage = (
     | Ready
     | Contribution
     | Declined
-    | Signature
+    | Consent
+    | Commit
     | Submit
     | Stop
     | HandOver
     | Work
     | Propose
     | Send
-    | Sign
+    | Answers
+    | Draft
+    | Settle
     | Over
     | Refused
     | Accepted

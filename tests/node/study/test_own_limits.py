@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.charter.owner_limits import Floors
-from cloister.node.study.countersigner import OwnLimits
+from cloister.node.study.own_limits import OwnLimits
 from tests.support.members import charter
 
 NAMES = ("floor", "min_examples", "largest_share", "clip", "rounds")

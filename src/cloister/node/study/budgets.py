@@ -20,8 +20,10 @@ class Line(NamedTuple):
     data: str
     """The data set that it trained on; empty where it did not."""
     contributed: bool
-    signed: str
+    committed: str
     """``member``: with its own contribution in the cohort; ``witness``: without; empty: not at all."""
+    spent: bool
+    """Whether it counts for the data set's budget: a cohort with the contribution was agreed to, and is not void."""
     released: bool
 
 
@@ -30,7 +32,7 @@ class Budget(NamedTuple):
 
     data: str
     spent: int
-    """The number of cohorts that were signed with its contribution in them, under any charter."""
+    """The number of rounds, under any charter, that were released with its contribution, or still may be."""
     most: int
     left: int
 
@@ -39,13 +41,15 @@ def lines(records: Records) -> list[Line]:
     """Every round that the node's records mention, by charter and number."""
     found = []
     for charter in records.charters:
-        took_part, signed = records.took_part(charter), records.signed(charter)
+        took_part, commits, consents = records.took_part(charter), records.commits(charter), records.consents(charter)
+        agreed = {each.cohort for each in consents}
+        spent = {each.round for each in consents if not records.is_void(charter, each.cohort)}
         released = set(records.released(charter))
-        for number in sorted({*took_part, *signed, *released}):
-            part, signature = took_part.get(number), signed.get(number)
-            how = "" if signature is None else "witness" if signature.data is None else "member"
+        for number in sorted({*took_part, *commits, *released}):
+            part, commit = took_part.get(number), commits.get(number)
+            how = "" if commit is None else "member" if commit.cohort in agreed else "witness"
             data = "" if part is None else part.data
-            found.append(Line(charter.hex(), number, data, part is not None, how, number in released))
+            found.append(Line(charter.hex(), number, data, part is not None, how, number in spent, number in released))
     return found
 
 

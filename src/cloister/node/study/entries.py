@@ -88,19 +88,45 @@ class Salted(Message, tag="salted", frozen=True):
     salt: Digest
 
 
-class Signed(Message, tag="signed", frozen=True):
-    """A cohort and the signature of it, before the signature was given away."""
+class Answered(Message, tag="answered", frozen=True):
+    """A round that was answered without a contribution, before the answer was given away."""
 
     charter: Digest
     round: int
+
+
+class Consented(Message, tag="consented", frozen=True):
+    """A cohort that the owner is in, before it agreed to it."""
+
+    charter: Digest
+    round: int
+    cohort: Digest
+    """SHA-256 of it, encoded."""
     model: Digest
     """What the round started from."""
     members: tuple[str, ...]
     """Their ids, which outlive their keys."""
-    cohort: bytes
-    signature: bytes
-    data: str | None
-    """The data set that was trained on; None for a witness, whose contribution is not in it."""
+    data: str
+    """The data set that was trained on."""
+
+
+class Committed(Message, tag="committed", frozen=True):
+    """A cohort, with the outcome, before the owner committed it as a member or a witness."""
+
+    charter: Digest
+    round: int
+    cohort: Digest
+    model: Digest
+    members: tuple[str, ...]
+    """Their ids."""
+    outcome: Digest
+
+
+class Voided(Message, tag="voided", frozen=True):
+    """A cohort that answers have shown to be void: it was not released, and never will be."""
+
+    charter: Digest
+    cohort: Digest
 
 
 class Released(Message, tag="released", frozen=True):
@@ -125,5 +151,7 @@ class Kept(Message, tag="kept", frozen=True):
     rounds: int
 
 
-Entry: TypeAlias = Began | Content | Named | Listed | Sketched | TookPart | Salted | Signed | Released | Kept
+OfCharter: TypeAlias = TookPart | Salted | Answered | Consented | Committed | Voided | Released | Kept
+"""Those that are about one charter alone."""
+Entry: TypeAlias = Began | Content | Named | Listed | Sketched | OfCharter
 """One of them."""

@@ -1,4 +1,4 @@
-"""A node's records: the rounds that it took part in, the cohorts that it signed, the ledger as far as it knows it.
+"""A node's records: the rounds that it answered, the cohorts that it agreed to, the ledger as far as it knows it.
 
 The members' memory keeps an aggregator from being rolled back, so an entry is on the disk before anybody hears of it.
 There is one for all charters that a node works under, side by side: what was released of a data set is counted under
@@ -29,7 +29,10 @@ import msgspec
 
 from cloister.errors import RecordsError
 from cloister.node.study.entries import (
+    Answered,
     Began,
+    Committed,
+    Consented,
     Content,
     Entry,
     Kept,
@@ -37,9 +40,9 @@ from cloister.node.study.entries import (
     Named,
     Released,
     Salted,
-    Signed,
     Sketched,
     TookPart,
+    Voided,
 )
 from cloister.node.study.remembered import Remembered
 
@@ -47,9 +50,9 @@ if TYPE_CHECKING:
     from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
-_FORMAT: Final = 5
+_FORMAT: Final = 6
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
-_START: Final = hashlib.sha256(b"cloister node records 5\0").digest()
+_START: Final = hashlib.sha256(b"cloister node records 6\0").digest()
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -138,9 +141,21 @@ class Records(Remembered):
         """Writes down the secret of a data set, as ``take_part``. It has one, for good."""
         self._append([entry])
 
-    def sign(self, entry: Signed) -> None:
-        """Writes down a signature, as ``take_part``."""
+    def answer(self, entry: Answered) -> None:
+        """Writes down that a round is answered, as ``take_part``."""
         self._append([entry])
+
+    def consent(self, entry: Consented) -> None:
+        """Writes down a cohort that is agreed to, as ``take_part``. Its round is spent from then on."""
+        self._append([entry])
+
+    def commit(self, entry: Committed) -> None:
+        """Writes down a cohort that is committed, as ``take_part``."""
+        self._append([entry])
+
+    def void(self, entries: Sequence[Voided]) -> None:
+        """Writes down that cohorts are void, as ``take_part``."""
+        self._append(entries)
 
     def release(
         self,
@@ -279,7 +294,7 @@ def _sqlite(what: str) -> Iterator[None]:
     except (sqlite3.Error, msgspec.MsgspecError, TypeError, OverflowError) as fault:
         raise RecordsError(
             f"the node's records are damaged ({fault}). Until they are restored from a backup that lacks no round, this"
-            " node signs and contributes nothing: a cohort that it forgot could be signed a second time"
+            " node signs and contributes nothing: it may have forgotten a cohort that it committed"
         ) from None
 
 

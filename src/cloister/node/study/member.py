@@ -8,7 +8,7 @@ studies", has the rules.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -31,19 +31,21 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.first_model import check_drawn
 from cloister.ledger.job import Job, round_digest
-from cloister.ledger.records import commitment
+from cloister.ledger.records import cohort_digest, commitment
 from cloister.ledger.sync import ModelState, Values
-from cloister.node.study.countersigner import Countersigner, OwnLimits
+from cloister.node.study.answering import Answering
+from cloister.node.study.countersigner import Asked, Countersigner
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Sketched, TookPart
 from cloister.node.study.identities import meet
 from cloister.node.study.journal import Records
+from cloister.node.study.own_limits import OwnLimits
 from cloister.node.study.plan_check import check_proven
 from cloister.node.study.replica import Replica
 from cloister.node.study.sketches import sketch
 from cloister.node.study.studied_data import StudiedData
 from cloister.wire import rounds as w
-from cloister.wire.limits import COHORTS, TEXT_CHARS
+from cloister.wire.limits import TEXT_CHARS
 from cloister.worker.data.salts import seeds_of
 
 
@@ -123,8 +125,8 @@ class Member:
         self._records = records
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
+        self._answering = Answering(charter, key=key, records=records)
         self._new_salt = new_salt
-        self._keys = {member.id: member.key for member in charter.members}
         meet(charter, own=own, records=records)
         self._work: _Work | None = None
         self._round: _Round | None = None
@@ -135,7 +137,7 @@ class Member:
     def _begin(self) -> None:
         self._proving: deque[int] = deque()
         self._proved: tuple[int, bytes] | None = None
-        self._to_sign: w.Sign | None = None
+        self._to_sign: w.Draft | w.Settle | None = None
 
     @property
     def newest(self) -> tuple[int, bytes]:
@@ -175,7 +177,7 @@ class Member:
             effects += self._start(self._round)
         if self._to_sign is not None and self._to_sign.round == number:
             asked, self._to_sign = self._to_sign, None
-            effects += self._sign(asked)
+            effects += self._countersign(asked)
         return effects
 
     def trained(
@@ -217,8 +219,10 @@ class Member:
                 return self._consider(message)
             case w.Send(round=number):
                 return self._send(number)
-            case w.Sign():
-                return self._witness(message)
+            case w.Answers(round=number, answers=answers):
+                return self._learn(number, answers)
+            case w.Draft() | w.Settle():
+                return self._asked_to_sign(message)
             case w.Over(round=number, text=text):
                 return self._end(number, f"round {number} is void: {text}")
             case w.Refused(round=0, text=text):
@@ -314,7 +318,8 @@ class Member:
         if self._replica.model is None:
             raise RoundError("the model was not handed over")
         data = self._data.find(work.agreed)
-        self._countersigner.check_budget(data)
+        self._countersigner.check_budget(data, number=asked.round)
+        self._answering.check_can(ledger)
         return _Round(asked, work.agreed, data)
 
     def _challenge(self, number: int) -> list[Effect]:
@@ -378,11 +383,8 @@ class Member:
             self._records.take_part(entry, begun.seen)
         self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
-        signed = sorted({self._by_keys(each) for each in self._records.on_model(entry.model, charter=self._digest)})[
-            :COHORTS
-        ]
-        told = self._limits.told(examples)
-        return [Say(w.Ready(number, told, *norms, metrics, entry.commitment, tuple(signed)))]
+        standing = self._answering.standing(number, model=entry.model, ledger=self._ledger)
+        return [Say(w.Ready(number, self._limits.told(examples), *norms, metrics, entry.commitment, standing))]
 
     def _entry(self, begun: _Round, salt: bytes, vector: Values) -> TookPart:
         """What is written down of a contribution."""
@@ -401,10 +403,6 @@ class Member:
             commitment=commitment(salt, memoryview(vector)),
             salt=salt,
         )
-
-    def _by_keys(self, ids: frozenset[str]) -> tuple[str, ...]:
-        """Members as this charter calls them; those that it does not list stay what they are."""
-        return tuple(sorted(self._keys.get(each, each) for each in ids))
 
     def _send(self, number: int) -> list[Effect]:
         if self._held is None or self._held.round != number:
@@ -425,28 +423,43 @@ class Member:
         return [Abandon(begun.asked.round)] if begun is not None and begun.training else []
 
     def _decline(self, number: int, text: str) -> list[Effect]:
+        """Takes no part in a round, which answers it."""
         self._drop()
-        return [Note(f"round {number} is declined: {text}", warns=True), Say(w.Declined(number, text[:TEXT_CHARS]))]
+        note = Note(f"round {number} is declined: {text}", warns=True)
+        try:
+            standing = self._answering.decline(number, ledger=self._ledger)
+        except RecordsError as fault:
+            return [note, Note(str(fault), warns=True), Say(w.Declined(number, text[:TEXT_CHARS]))]
+        return [note, Say(w.Declined(number, text[:TEXT_CHARS], standing))]
 
     # Signing
 
-    def _witness(self, asked: w.Sign) -> list[Effect]:
+    def _learn(self, number: int, answers: Sequence[w.SignedAnswer]) -> list[Effect]:
+        try:
+            found = self._answering.learn(answers, ledger=self._ledger)
+        except RecordsError as fault:
+            return [Leave(str(fault))]
+        return [Note(f"the answers to round {number} show that {found} cohorts are void")] if found else []
+
+    def _asked_to_sign(self, asked: w.Draft | w.Settle) -> list[Effect]:
         if self._is_proved(asked.round):
-            return self._sign(asked)
+            return self._countersign(asked)
         self._to_sign = asked
         return self._challenge(asked.round)
 
-    def _sign(self, asked: w.Sign) -> list[Effect]:
-        work = self._work
+    def _countersign(self, asked: w.Draft | w.Settle) -> list[Effect]:
+        """Consents to a cohort, or commits it, or says why not."""
+        number, work, sign = asked.round, self._work, self._countersigner
         shown = {} if work is None else {work.digest: "" if work.agreed is None else work.agreed.name}
+        cohort = Asked(asked.cohort, number, self._ledger, self._is_proved(number), shown)
+        message: w.Consent | w.Commit
         try:
-            signed = self._countersigner.sign(
-                asked.cohort, number=asked.round, ledger=self._ledger, proved=self._is_proved(asked.round), jobs=shown
-            )
+            if isinstance(asked, w.Draft):
+                what, message = "consented to", w.Consent(number, cohort_digest(asked.cohort), sign.consent(cohort))
+            else:
+                signature = sign.commit(cohort, outcome=asked.outcome, consents=asked.consents)
+                what, message = "committed", w.Commit(number, signature)
         except CloisterError as fault:
-            text = f"the cohort is not signed: {fault}"
-            return [Note(f"round {asked.round}: {text}", warns=True), Say(w.Declined(asked.round, text[:TEXT_CHARS]))]
-        return [
-            Note(f"round {asked.round}: signed a cohort of {len(signed.members)}"),
-            Say(w.Signature(asked.round, self._countersigner.public_key, signed.signature)),
-        ]
+            text = f"the cohort is not {'consented to' if isinstance(asked, w.Draft) else 'committed'}: {fault}"
+            return [Note(f"round {number}: {text}", warns=True), Say(w.Declined(number, text[:TEXT_CHARS]))]
+        return [Note(f"round {number}: {what} the cohort"), Say(message)]

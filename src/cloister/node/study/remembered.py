@@ -1,4 +1,5 @@
-"""What a node's entries come to: who was in which round, what was released of which data set, which names are one.
+"""What a node's entries come to: who was in which round, what may have been released of which data set, which names are
+one.
 
 ``cloister.node.study.journal`` keeps the entries and has them learnt, the oldest first.
 """
@@ -10,17 +11,21 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from cloister.node.study.entries import (
+    Answered,
     Began,
+    Committed,
+    Consented,
     Content,
     Entry,
     Kept,
     Listed,
     Named,
+    OfCharter,
     Released,
     Salted,
-    Signed,
     Sketched,
     TookPart,
+    Voided,
 )
 
 
@@ -31,7 +36,13 @@ class Known:
     chain: list[bytes] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     took_part: dict[int, TookPart] = field(default_factory=dict)
-    signed: dict[int, Signed] = field(default_factory=dict)
+    answered: int = 0
+    """The highest round that it answered without a contribution."""
+    consents: dict[bytes, Consented] = field(default_factory=dict)
+    """By the cohort's digest."""
+    commits: dict[int, Committed] = field(default_factory=dict)
+    """By round."""
+    void: set[bytes] = field(default_factory=set)
     kept: Kept | None = None
 
 
@@ -42,7 +53,7 @@ class Remembered:
         self._charters: dict[bytes, Known] = {}
         self._identity = b""
         self._own: str | None = None
-        self._spent: dict[str, int] = {}
+        self._spent: dict[str, set[tuple[bytes, int]]] = {}
         self._salts: dict[str, bytes] = {}
         self._contents: dict[str, Content] = {}
         self._first: dict[bytes, str] = {}
@@ -52,7 +63,8 @@ class Remembered:
         self._sketches: dict[bytes, list[Sketched]] = {}
         self._first_trainings: dict[str, TookPart] = {}
         self._trained: dict[bytes, list[TookPart]] = {}
-        self._signed: dict[bytes, list[Signed]] = {}
+        self._consented: dict[bytes, list[Consented]] = {}
+        self._committed: dict[bytes, list[Committed]] = {}
 
     @property
     def charters(self) -> tuple[bytes, ...]:
@@ -71,14 +83,22 @@ class Remembered:
         """The contributions, by round."""
         return dict(self._of(charter).took_part)
 
-    def signed(self, charter: bytes) -> dict[int, Signed]:
-        """The signatures, by round."""
-        return dict(self._of(charter).signed)
+    def consents(self, charter: bytes) -> tuple[Consented, ...]:
+        """The cohorts that it agreed to be in, the oldest first."""
+        return tuple(self._of(charter).consents.values())
+
+    def commits(self, charter: bytes) -> dict[int, Committed]:
+        """The cohorts that it committed, by round."""
+        return dict(self._of(charter).commits)
+
+    def is_void(self, charter: bytes, cohort: bytes) -> bool:
+        """Whether the cohort with this digest was shown to be void."""
+        return cohort in self._of(charter).void
 
     def highest(self, charter: bytes) -> int:
-        """The highest round that it took part in or signed; 0 before the first. Every later one has a higher number."""
+        """The highest round that it answered or committed; 0 before the first. It answers later ones alone."""
         known = self._of(charter)
-        return max((0, *known.took_part, *known.signed))
+        return max((known.answered, *known.took_part, *known.commits))
 
     @property
     def identity(self) -> bytes:
@@ -96,10 +116,12 @@ class Remembered:
         root = self._root(data)
         return frozenset({data, *(name for name in list(self._same) if self._root(name) == root)})
 
-    def spent(self, data: str) -> int:
-        """The number of cohorts that were signed, under any charter, with a contribution from this data set in them,
-        whatever it was called."""
-        return sum(self._spent.get(name, 0) for name in self.same(data))
+    def spent(self, data: str, *, besides: tuple[bytes, int] | None = None) -> int:
+        """The number of rounds, under any charter, in which it agreed to a cohort with a contribution from this data
+        set in it, whatever it was called, unless all those cohorts are void. ``besides``: a charter and a round that
+        do not count."""
+        rounds = set[tuple[bytes, int]]().union(*(self._spent.get(name, ()) for name in self.same(data)))
+        return len(rounds - {besides})
 
     def salt(self, data: str) -> bytes | None:
         """The secret of a data set, 32 bytes; None before it was first trained on."""
@@ -120,12 +142,23 @@ class Remembered:
         names = self.same(data)
         return tuple(entry for each in self._like(seen) for entry in self._trained.get(each, ()) if entry.data in names)
 
-    def on_model(self, model: bytes, *, charter: bytes) -> tuple[frozenset[str], ...]:
-        """The ids of the members of each cohort that was signed for a round on a model, or on one that is the same but
-        for rounding, as ``trained_on``. Nothing is known of the looks of a model that nobody here trained on."""
+    def committed_on(self, model: bytes, *, charter: bytes) -> tuple[Committed, ...]:
+        """The cohorts, not void, that it committed in rounds on a model, under any charter; or, under others, on a model
+        that is the same but for rounding, as ``trained_on``. Nothing is known of the looks of a model that nobody here
+        trained on."""
+        found = (entry for like in self._models_like(model, charter) for entry in self._committed.get(like, ()))
+        return tuple(entry for entry in found if not self.is_void(entry.charter, entry.cohort))
+
+    def consented_elsewhere(self, model: bytes, *, charter: bytes) -> tuple[Consented, ...]:
+        """The cohorts, not void, that it agreed to be in under other charters than this one, likewise."""
+        found = (entry for like in self._models_like(model, charter) for entry in self._consented.get(like, ()))
+        return tuple(
+            entry for entry in found if entry.charter != charter and not self.is_void(entry.charter, entry.cohort)
+        )
+
+    def _models_like(self, model: bytes, charter: bytes) -> list[bytes]:
         seen = self._sketches.get(model)
-        like = [model] if seen is None else self._like(structs.replace(seen[0], charter=charter))
-        return tuple(frozenset(signed.members) for each in like for signed in self._signed.get(each, ()))
+        return [model] if seen is None else self._like(structs.replace(seen[0], charter=charter))
 
     def is_sketched(self, model: bytes, *, charter: bytes) -> bool:
         """Whether it is known what a model looked like that a round of a charter starts from."""
@@ -174,7 +207,7 @@ class Remembered:
             data = other
         return data
 
-    def _learn_of(self, known: Known, entry: TookPart | Salted | Signed | Released | Kept) -> None:
+    def _learn_of(self, known: Known, entry: OfCharter) -> None:
         match entry:
             case TookPart():
                 known.took_part[entry.round] = entry
@@ -182,16 +215,32 @@ class Remembered:
                 self._first_trainings.setdefault(entry.data, entry)
             case Salted():
                 self._salts.setdefault(entry.data, entry.salt)
-            case Signed():
-                known.signed[entry.round] = entry
-                self._signed.setdefault(entry.model, []).append(entry)
-                if entry.data is not None:
-                    self._spent[entry.data] = self._spent.get(entry.data, 0) + 1
+            case Answered():
+                known.answered = max(known.answered, entry.round)
+            case Consented():
+                known.consents[entry.cohort] = entry
+                self._consented.setdefault(entry.model, []).append(entry)
+                self._spent.setdefault(entry.data, set()).add((entry.charter, entry.round))
+            case Committed():
+                known.commits[entry.round] = entry
+                self._committed.setdefault(entry.model, []).append(entry)
+            case Voided():
+                known.void.add(entry.cohort)
+                self._free(known, entry)
             case Released():
                 known.chain.append(entry.record)
                 known.released += [entry.round] if entry.round else []
             case Kept():
                 known.kept = entry
+
+    def _free(self, known: Known, voided: Voided) -> None:
+        """A round is not spent any more once all cohorts of it are void that were agreed to."""
+        agreed = known.consents.get(voided.cohort)
+        if agreed is None:
+            return
+        of_round = (each for each in known.consents.values() if each.round == agreed.round)
+        if all(each.cohort in known.void for each in of_round):
+            self._spent[agreed.data].discard((agreed.charter, agreed.round))
 
     def _of(self, charter: bytes) -> Known:
         return self._charters.get(charter, Known())
