@@ -88,6 +88,10 @@ class Collection:
         """Whether this owner was asked, and its contribution has not come yet."""
         return name in self._asked
 
+    def has(self, name: str) -> bool:
+        """Whether this owner's contribution is here."""
+        return name in self._arrived or name in self._added
+
     def buffer(self, name: str, *, salt: bytes) -> Update:
         """Makes room for the contribution of an owner that was asked."""
         self._add()

@@ -23,6 +23,8 @@ class ConnectedMember:
     """Whether it has said how far its records go."""
     ready: bool = False
     """Whether it has been given all records that there are. It takes part in nothing before."""
+    answered: int = 0
+    """The highest round that it had answered when it joined. It commits none before that."""
     sequence: int = 0
     head: bytes = b""
     """The number of its newest record."""

@@ -28,12 +28,13 @@ from cloister.wire.limits import JOB_BYTES, TEXT_CHARS
 from cloister.wire.rounds import (
     Accepted,
     Chain,
+    Commit,
+    Consent,
     Contribution,
     Declined,
     Finished,
     Join,
     Ready,
-    Signature,
     Stop,
     Submit,
 )
@@ -194,8 +195,10 @@ class AggregatorProtocol:
                 self._course.contribute(peer, message, body if owed else None)
             case Declined():
                 self._course.decline(peer, message)
-            case Signature():
-                self._course.sign(peer, message)
+            case Consent():
+                self._course.consent(peer, message)
+            case Commit():
+                self._course.commit(peer, message)
 
     def _crossed_the_release(self, peer: ConnectedMember, message: Message) -> bool:
         """Whether it is a witness's message about a round that was released without it."""
@@ -205,7 +208,8 @@ class AggregatorProtocol:
 
     def _join(self, peer: ConnectedMember, message: Join) -> None:
         known = max(self._course.highest, self.ledger.last_round)
-        self._course.highest = max(self._course.highest, min(message.round, known + LEAP))
+        peer.answered = min(message.round, known + LEAP)
+        self._course.highest = max(self._course.highest, peer.answered)
         self._chains.join(peer, message, now=self._now)
         self._peers.note(f"{peer.name} is there")
 

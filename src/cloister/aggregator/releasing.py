@@ -1,8 +1,8 @@
-"""The end of a round: the outcome, the cohort that members sign for it, and the record that releases it."""
+"""What a round comes to: its cohort, the outcome, and the record that releases it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -13,20 +13,18 @@ from cloister.aggregation.vectors import Vector
 from cloister.aggregator.collection import Answer
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
-from cloister.charter import keys
-from cloister.errors import CharterError, RoundError
+from cloister.errors import RoundError
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import model_digest
-from cloister.ledger.records import Cohort, MemberSignature, RoundRecord, Share
+from cloister.ledger.records import Cohort, RoundRecord, Share
 from cloister.ledger.sync import ModelState
-from cloister.wire.peers import fingerprint
-from cloister.wire.rounds import Signature
+from cloister.wire.rounds import MemberSignature
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The values that a round would release, and the salt that hides them from the members that sign."""
+    """The values that a round would release, and the salt that hides them from the owners that commit them."""
 
     model: ModelState
     metrics: dict[str, float]
@@ -34,7 +32,7 @@ class Outcome:
 
     @property
     def digest(self) -> bytes:
-        """The commitment to it, which members sign."""
+        """The commitment to it, which owners sign."""
         return records.outcome_digest(
             self.salt, model=self.model.digest, state=self.model.state_digest, metrics=self.metrics
         )
@@ -59,19 +57,16 @@ def shares_of(answers: Mapping[str, Answer], *, weights: Mapping[str, float]) ->
     return tuple(sorted(found, key=lambda share: share.member))
 
 
-def cohort_of(
-    training: Training,
-    *,
-    run: Run,
-    ledger: Ledger,
-    signer: bytes,
-    model: bytes,
-    shares: tuple[Share, ...],
-    outcome: bytes,
-) -> Cohort:
-    """Makes the cohort that the members of a round sign. Its place is after the ledger's newest record."""
+def cohort_of(training: Training, *, run: Run, ledger: Ledger, signer: bytes, shares: tuple[Share, ...]) -> Cohort:
+    """Makes the cohort that the members of a round consent to. Its place is after the ledger's newest record.
+
+    Raises:
+        RoundError: there is no model that the round could start from.
+    """
+    if ledger.model is None:
+        raise RoundError("there is no model to start from")
     return Cohort(
-        format="cloister cohort 2",
+        format="cloister cohort 3",
         charter=ledger.charter.digest,
         sequence=ledger.sequence + 1,
         previous=ledger.head,
@@ -80,75 +75,30 @@ def cohort_of(
         job=run.digest,
         name=run.job.name,
         digest=training.digest,
-        model=model,
+        model=ledger.model,
         shares=shares,
-        outcome=outcome,
     )
 
 
-class Signing:
-    """The signatures of one round's cohort.
-
-    Args:
-        cohort: encoded. members: the fingerprints of its members, all of whom have to sign.
-        asked: the fingerprints of all owners that were asked to sign. quorum: the least number that has to.
-    """
-
-    def __init__(
-        self, *, number: int, cohort: bytes, members: Collection[str], asked: Collection[str], quorum: int, until: float
-    ) -> None:
-        self.number = number
-        self.cohort = cohort
-        self.until = until
-        self.members = frozenset(members)
-        self._pending = set(asked)
-        self._quorum = quorum
-        self._signatures: dict[str, MemberSignature] = {}
-
-    @property
-    def complete(self) -> bool:
-        """Whether the round may be released."""
-        return self.members <= self._signatures.keys() and len(self._signatures) >= self._quorum
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether the round can never be released, whatever the outstanding answers are."""
-        possible = self._signatures.keys() | self._pending
-        return not self.members <= possible or len(possible) < self._quorum
-
-    def take(self, member: str, message: Signature) -> None:
-        """Takes a member's signature.
-
-        Raises:
-            RoundError: it was not asked for, came already, or is not valid. No other one of this member counts then.
-        """
-        if member not in self._pending:
-            raise RoundError("a signature that was not asked for, or that came already")
-        self._pending.discard(member)
-        if fingerprint(message.public_key) != member:
-            raise RoundError("the signature comes with another's public key")
-        try:
-            keys.verify(
-                message.signature, message=records.cohort_to_be_signed(self.cohort), public_key=message.public_key
-            )
-        except CharterError as fault:
-            raise RoundError(str(fault)) from None
-        self._signatures[member] = MemberSignature(member, message.public_key, message.signature)
-
-    def abandon(self, member: str) -> None:
-        """Notes that the member will not sign, or has left. A signature that it gave before stands."""
-        self._pending.discard(member)
-
-    def record(self, outcome: Outcome, *, time: int, sign: Callable[[bytes], bytes]) -> bytes:
-        """The record that releases the round. ``time``: milliseconds since 1970-01-01 UTC."""
-        record = RoundRecord(
-            cohort=self.cohort,
-            salt=outcome.salt,
-            model=outcome.model.digest,
-            state=outcome.model.state_digest,
-            metrics=outcome.metrics,
-            signatures=tuple(self._signatures[each] for each in sorted(self._signatures)),
-            time=time,
-            signature=b"",
-        )
-        return records.encode(msgspec.structs.replace(record, signature=sign(records.to_be_signed(record))))
+def record_of(
+    cohort: bytes,
+    outcome: Outcome,
+    *,
+    consents: tuple[MemberSignature, ...],
+    commits: tuple[MemberSignature, ...],
+    time: int,
+    sign: Callable[[bytes], bytes],
+) -> bytes:
+    """Makes the record that releases a round. ``time``: milliseconds since 1970-01-01 UTC."""
+    record = RoundRecord(
+        cohort=cohort,
+        salt=outcome.salt,
+        model=outcome.model.digest,
+        state=outcome.model.state_digest,
+        metrics=outcome.metrics,
+        consents=consents,
+        commits=commits,
+        time=time,
+        signature=b"",
+    )
+    return records.encode(msgspec.structs.replace(record, signature=sign(records.to_be_signed(record))))

@@ -1,7 +1,8 @@
-"""The phases of one round after another: propose, train, collect, sign, release; or void, in any of them."""
+"""The phases of one round after another: propose, train, collect, commit, release; or void, in any of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,49 +12,53 @@ from cloister.aggregator.collection import Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
-from cloister.aggregator.releasing import Outcome, Signing, cohort_of, compute, shares_of
+from cloister.aggregator.releasing import cohort_of, compute, record_of, shares_of
 from cloister.aggregator.runs import Run
+from cloister.aggregator.signing import Committing, Drafted
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
-from cloister.ledger import records
 from cloister.ledger.chain import quorum
-from cloister.ledger.cohorts import Members, choose, would_be_signed
+from cloister.ledger.cohorts import choose
 from cloister.ledger.job import round_digest
 from cloister.wire.rounds import (
+    Answers,
+    Commit,
+    Consent,
     Contribution,
     Declined,
+    Draft,
     Over,
     Propose,
     Ready,
     Send,
-    Sign,
-    Signature,
+    Settle,
     Waiting,
     Work,
 )
 
 _LEFT_OUT: Final = (
-    "this owner is not in the round's cohort. Some owners have signed another cohort on the same model, which was never"
-    " released, and refuse one that differs too little from it. The next round is of all owners again"
+    "this owner is not in the round's cohort. Some owners have committed another cohort on the same model, which may"
+    " still be released, and refuse one that differs too little from it. The next round is of all owners again"
 )
-SIGN_S: Final = 30.0
-"""The time that members have to sign."""
+CONSENT_S: Final = 30.0
+"""The time that members have to consent to a cohort. Those that have not are left out of the next one."""
 
 
 @dataclass
 class _Collecting:
     training: Training
     collection: Collection
+    drafted: Drafted | None = None
+    """The cohort of those that are in the collection; None where another one has to be drafted."""
     deadlines: dict[str, float] = field(default_factory=dict)
     """The deadline of each contribution that was asked for, by the owner's name."""
 
-
-@dataclass
-class _Signing:
-    signing: Signing
-    outcome: Outcome
+    def settled(self, peer: ConnectedMember) -> bool:
+        """Whether nothing more is wanted of a member: it has consented, and its contribution is here."""
+        drafted = self.drafted is not None and peer.key not in self.drafted.missing
+        return drafted and self.collection.has(peer.name)
 
 
 class RoundMachine:
@@ -71,7 +76,7 @@ class RoundMachine:
         self._own = own
         self._peers = peers
         self._chains = chains
-        self._phase: Training | _Collecting | _Signing | None = None
+        self._phase: Training | _Collecting | Committing | None = None
         self._pauses = Pauses()
 
     def start(self, run: Run) -> None:
@@ -84,10 +89,11 @@ class RoundMachine:
         match self._phase:
             case Training(until=until):
                 return until
-            case _Collecting(deadlines=deadlines):
-                return min(deadlines.values(), default=None)
-            case _Signing(signing=signing):
-                return signing.until
+            case _Collecting(drafted=drafted, deadlines=deadlines):
+                consents = [drafted.until] if drafted is not None and drafted.missing else []
+                return min([*consents, *deadlines.values()], default=None)
+            case Committing():
+                return None
         return self._pauses.until(self.now)
 
     # Messages of owners
@@ -120,32 +126,52 @@ class RoundMachine:
                 raise RoundError("a contribution without its values")
             collecting.collection.take(peer.name, body)
         except RoundError:
-            self._leave_out_of(collecting, peer)
+            self._leave_out_of(collecting, [peer.name])
             raise
 
     def decline(self, peer: ConnectedMember, message: Declined) -> None:
-        """Handles an owner's word that it leaves a round. Raises ``RoundError``: it is not this round."""
+        """Handles an owner's word that it leaves a round.
+
+        Raises:
+            RoundError: it is not this round, or what the owner says of its standing does not count.
+        """
         if message.round != self._number:
             raise MESSAGES[Declined].refusal(message)
         self._peers.note(f"{peer.name} declines round {message.round}")
-        self.leave_out(peer)
+        match self._phase:
+            case Training() as training:
+                training.decline(peer, message)
+            case _Collecting() as collecting:
+                self._leave_out_of(collecting, [peer.name])
+            case Committing() as committing:
+                committing.refused.add(peer.key)
 
-    def sign(self, peer: ConnectedMember, message: Signature) -> None:
-        """Handles an owner's signature of the cohort. Raises ``RoundError``: it does not count."""
+    def consent(self, peer: ConnectedMember, message: Consent) -> None:
+        """Handles a member's consent to a cohort. One to an earlier draft is passed over.
+
+        Raises:
+            RoundError: it does not count.
+        """
         phase = self._phase
-        if not isinstance(phase, _Signing) or phase.signing.number != message.round:
-            raise MESSAGES[Signature].refusal(message)
-        phase.signing.take(peer.key, message)
+        if not isinstance(phase, _Collecting) or phase.training.number != message.round:
+            raise MESSAGES[Consent].refusal(message)
+        if phase.drafted is not None and phase.drafted.digest == message.cohort:
+            phase.drafted.take(peer, message.signature)
+
+    def commit(self, peer: ConnectedMember, message: Commit) -> None:
+        """Handles an owner's commit of the cohort and its outcome. Raises ``RoundError``: it does not count."""
+        phase = self._phase
+        if not isinstance(phase, Committing) or phase.number != message.round:
+            raise MESSAGES[Commit].refusal(message)
+        phase.take(peer, message.signature)
 
     def leave_out(self, peer: ConnectedMember) -> None:
-        """Goes on with the round without this member, if that is possible."""
+        """Goes on with the round without a member that has left, if that is possible."""
         match self._phase:
             case Training() as training:
                 training.leave_out(peer.name)
-            case _Collecting() as collecting:
-                self._leave_out_of(collecting, peer)
-            case _Signing(signing=signing):
-                signing.abandon(peer.key)
+            case _Collecting() as collecting if not collecting.settled(peer):
+                self._leave_out_of(collecting, [peer.name])
 
     # Steps
 
@@ -154,10 +180,9 @@ class RoundMachine:
         match self._phase:
             case Training() as training if self.now >= training.until:
                 training.close()
-            case _Collecting(deadlines=deadlines):
+            case _Collecting(deadlines=deadlines) as collecting:
+                self._close_consents(collecting)
                 return [peer for peer in self._peers.owners() if self.now >= deadlines.get(peer.name, self.now + 1)]
-            case _Signing(signing=signing) if self.now >= signing.until:
-                self.void("not all have signed in time")
         return []
 
     def go_on(self) -> None:
@@ -166,14 +191,14 @@ class RoundMachine:
         while step:
             before = self._phase
             match before:
+                case Training() | _Collecting() if self.run is not None and self.run.stopping:
+                    self.void(self.run.stopping)
                 case Training() as training if training.over:
                     self._collect(training)
                 case _Collecting() as collecting:
                     self._pull(collecting)
-                case _Signing(signing=signing, outcome=outcome) if signing.complete:
-                    self._release(signing, outcome)
-                case _Signing(signing=signing) if signing.hopeless:
-                    self.void("not enough signatures can come", hopeless=True)
+                case Committing() as committing:
+                    self._go_on_committing(committing)
                 case None:
                     self._propose()
             step = self._phase is not before
@@ -201,11 +226,11 @@ class RoundMachine:
                 return Phase.TRAINING
             case _Collecting():
                 return Phase.COLLECTING
-            case _Signing():
-                return Phase.SIGNING
+            case Committing():
+                return Phase.COMMITTING
         return Phase.BETWEEN
 
-    def _enter(self, phase: Training | _Collecting | _Signing | None) -> None:
+    def _enter(self, phase: Training | _Collecting | Committing | None) -> None:
         """Enters a phase that may follow the present one."""
         before, self._phase = self.phase, phase
         if self.phase not in FOLLOWING[before]:
@@ -221,8 +246,8 @@ class RoundMachine:
         match self._phase:
             case Training(number=number) | _Collecting(training=Training(number=number)):
                 return number
-            case _Signing(signing=signing):
-                return signing.number
+            case Committing(number=number):
+                return number
         return 0
 
     def _owners(self) -> frozenset[str]:
@@ -272,9 +297,8 @@ class RoundMachine:
             number,
             digest=digest,
             owners={peer.name for peer in owners},
-            limits=self._limits,
+            ledger=ledger,
             until=self.now + seconds,
-            used=ledger.commitments,
         )
         self._enter(training)
         self._peers.note(f"round {number} is proposed to {len(owners)} owners")
@@ -296,13 +320,12 @@ class RoundMachine:
             self._chains.bring(peer)
 
     def _collect(self, training: Training) -> None:
+        """Shows the answers to those that they may free, and goes on with the owners that have trained."""
         if self.run is None:
             return
-        try:
-            self._leave_out_for_now(training)
-        except RoundError as fault:
-            self.void(str(fault), hopeless=True)
-            return
+        for peer in self._peers.owners():
+            if training.standings.wants_answers(peer):
+                self._peers.tell(peer, Answers(round=training.number, answers=training.standings.answers))
         try:
             collection = Collection(
                 training.answers,
@@ -316,24 +339,14 @@ class RoundMachine:
             return
         self._enter(_Collecting(training, collection))
 
-    def _leave_out_for_now(self, training: Training) -> None:
-        if not any(training.signed.values()):
-            return
-        trained = frozenset(each.member.key for each in training.answers.values())
-        chosen = choose(trained, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum)
-        for peer in [each for each in self._peers.owners() if each.key in trained - chosen]:
-            training.leave_out(peer.name)
-            self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
-
-    def _signed(self, training: Training) -> dict[str, frozenset[Members]]:
-        """The cohorts on the round's model that owners that are present say they have signed."""
-        return {peer.key: training.signed.get(peer.key, frozenset()) for peer in self._peers.owners()}
-
     def _pull(self, collecting: _Collecting) -> None:
-        if self.run is None:
+        """Takes the next step of a collection: a draft, contributions once all have consented to it, the outcome."""
+        if collecting.drafted is None:
+            self._draft(collecting)
+        if self._phase is not collecting or collecting.drafted is None or collecting.drafted.missing or not self.run:
             return
         if collecting.collection.complete:
-            self._ask_to_sign(collecting, self.run)
+            self._settle(collecting, collecting.drafted, self.run)
             return
         owners = {peer.name: peer for peer in self._peers.owners()}
         for name in collecting.collection.next():
@@ -341,23 +354,60 @@ class RoundMachine:
             owners[name].owes = True
             self._peers.tell(owners[name], Send(round=collecting.training.number))
 
-    def _leave_out_of(self, collecting: _Collecting, peer: ConnectedMember) -> None:
-        collecting.deadlines.pop(peer.name, None)
-        if peer.name in collecting.collection.answers:
-            try:
-                collecting.collection.leave_out(peer.name)
-            except RoundError as fault:
-                self.void(str(fault))
+    def _draft(self, collecting: _Collecting) -> None:
+        """Asks for the consents to a cohort of the owners that are left; nobody trains again for it."""
+        training, collection, owners = collecting.training, collecting.collection, self._peers.owners()
+        self._leave_out_of(collecting, collection.answers.keys() - {peer.name for peer in owners})
+        if self._phase is not collecting or self.run is None:
+            return
+        keys = {name: answer.member.key for name, answer in collection.answers.items()}
+        bound = training.standings.bound(owners)
+        try:
+            chosen = choose(frozenset(keys.values()), bound=bound, floor=self._limits.floor, quorum=self._quorum)
+        except RoundError as fault:
+            # The answers may have freed the budgets of owners that have not trained: they may bring the way out.
+            self.void(str(fault), hopeless=len(keys) == training.asked)
+            return
+        self._leave_out_for_now(collecting, {name for name, key in keys.items() if key not in chosen})
+        shares = shares_of(collection.answers, weights=collection.weights)
+        cohort = cohort_of(training, run=self.run, ledger=self._chains.ledger, signer=self._own.signer, shares=shares)
+        collecting.drafted = drafted = Drafted(cohort, until=self.now + CONSENT_S)
+        for peer in owners:
+            if peer.key in drafted.members:
+                self._peers.tell(peer, Draft(round=training.number, cohort=drafted.cohort))
 
-    def _ask_to_sign(self, collecting: _Collecting, run: Run) -> None:
+    def _leave_out_for_now(self, collecting: _Collecting, names: set[str]) -> None:
+        for peer in self._peers.owners():
+            if peer.name in names:
+                self._peers.tell(peer, refused(collecting.training.number, RoundError(_LEFT_OUT)))
+        self._leave_out_of(collecting, names)
+
+    def _close_consents(self, collecting: _Collecting) -> None:
+        """Leaves out the members that have not consented in time: all of them at once, for one more draft."""
+        drafted = collecting.drafted
+        if drafted is None or self.now < drafted.until or not drafted.missing:
+            return
+        late = sorted(
+            name for name, each in collecting.collection.answers.items() if each.member.key in drafted.missing
+        )
+        self._peers.note(f"round {collecting.training.number}: no consent in time from {', '.join(late)}")
+        self._leave_out_of(collecting, late)
+
+    def _leave_out_of(self, collecting: _Collecting, names: Iterable[str]) -> None:
+        """Goes on without these owners; the others have to consent to another cohort."""
+        for name in names:
+            collecting.deadlines.pop(name, None)
+            if self._phase is collecting and name in collecting.collection.answers:
+                collecting.drafted = None
+                try:
+                    collecting.collection.leave_out(name)
+                except RoundError as fault:
+                    self.void(str(fault))
+
+    def _settle(self, collecting: _Collecting, drafted: Drafted, run: Run) -> None:
+        """Computes the outcome, and begins to ask owners to commit it."""
         training, collection, before = collecting.training, collecting.collection, self._chains.newest
         if before is None:
-            return
-        members = frozenset(each.member.key for each in collection.answers.values())
-        if not would_be_signed(
-            members, signed=self._signed(training), floor=self._limits.floor, quorum=self._quorum
-        ):  # nobody is asked in vain: an owner that signs refuses cohorts too near to it from then on
-            self.void("not all who are left in it would sign, or too few who are there")
             return
         self._peers.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
         try:
@@ -367,35 +417,41 @@ class RoundMachine:
         except AggregationError as fault:
             self.void(str(fault))
             return
-        shares = shares_of(collection.answers, weights=collection.weights)
-        cohort = cohort_of(
-            training,
-            run=run,
-            ledger=self._chains.ledger,
-            signer=self._own.signer,
-            model=before.digest,
-            shares=shares,
-            outcome=outcome.digest,
-        )
-        owners = self._peers.owners()
-        signing = Signing(
-            number=training.number,
-            cohort=records.encode(cohort),
-            members=members,
-            asked=self._owners(),
-            quorum=self._quorum,
-            until=self.now + SIGN_S,
-        )
-        for peer in owners:
-            self._peers.tell(peer, Sign(round=signing.number, cohort=signing.cohort))
-        self._enter(_Signing(signing, outcome))
+        self._enter(Committing(training.number, drafted=drafted, outcome=outcome, ledger=self._chains.ledger))
 
-    def _release(self, signing: Signing, outcome: Outcome) -> None:
-        self._chains.ledger.append(signing.record(outcome, time=self._own.time(), sign=self._own.sign))
-        self._chains.held = outcome.model
+    def _go_on_committing(self, committing: Committing) -> None:
+        """Asks those that are there and those that come, until a quorum has committed, or too many never will."""
+        owners, drafted = self._peers.owners(), committing.drafted
+        for peer in committing.to_ask(owners):
+            asked = Settle(
+                round=committing.number,
+                cohort=drafted.cohort,
+                outcome=committing.outcome.digest,
+                consents=drafted.consents,
+            )
+            self._peers.tell(peer, asked)
+        if committing.complete:
+            self._release(committing)
+        elif committing.hopeless(owners):
+            self.void("too few owners are left that would commit it", hopeless=True)
+        elif self.run is not None and committing.short_of(owners):
+            text = f"round {committing.number} waits for {committing.short_of(owners)} more of its owners to commit it"
+            self._wait(self.run, text)
+
+    def _release(self, committing: Committing) -> None:
+        record = record_of(
+            committing.drafted.cohort,
+            committing.outcome,
+            consents=committing.drafted.consents,
+            commits=committing.commits,
+            time=self._own.time(),
+            sign=self._own.sign,
+        )
+        self._chains.ledger.append(record)
+        self._chains.held = committing.outcome.model
         self._enter(None)
         self._pauses = Pauses()
-        self._peers.note(f"round {signing.number} is released")
+        self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0
             self._chains.bring(peer)

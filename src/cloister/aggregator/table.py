@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from cloister.charter.charter import Role
 from cloister.errors import RoundError
 from cloister.wire.fields import Message
-from cloister.wire.rounds import Chain, Contribution, Declined, Join, Ready, Signature, Stop, Submit
+from cloister.wire.rounds import Chain, Commit, Consent, Contribution, Declined, Join, Ready, Stop, Submit
 
 
 class Standing(StrEnum):
@@ -33,7 +33,7 @@ class Phase(StrEnum):
     BETWEEN = "between rounds"
     TRAINING = "training"
     COLLECTING = "collecting"
-    SIGNING = "signing"
+    COMMITTING = "committing"
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 _ANYBODY: Final[tuple[Role, ...]] = ("owner", "researcher", "auditor")
 _CONNECTED, _JOINED, _UP_TO_DATE = Standing
 _AT_ANY_TIME: Final = tuple(Phase)
-_ROUND: Final = (Phase.TRAINING, Phase.COLLECTING, Phase.SIGNING)
+_ROUND: Final = (Phase.TRAINING, Phase.COLLECTING, Phase.COMMITTING)
 _FIRST: Final = "a member joins, and is given the newest records, before it says anything else"
 
 MESSAGES: Final[Mapping[type[Message], Row]] = {
@@ -76,11 +76,18 @@ MESSAGES: Final[Mapping[type[Message], Row]] = {
         "too late: nothing of it was used in round {round}",
     ),
     Declined: Row(("owner",), (_UP_TO_DATE,), _ROUND, "round {round} is not under way", passed_over=True),
-    Signature: Row(
+    Consent: Row(
         ("owner",),
         (_UP_TO_DATE,),
-        (Phase.SIGNING,),
-        "too late: nobody waits for signatures of round {round}",
+        (Phase.COLLECTING,),
+        "too late: nobody waits for consents in round {round}",
+        passed_over=True,
+    ),
+    Commit: Row(
+        ("owner",),
+        (_UP_TO_DATE,),
+        (Phase.COMMITTING,),
+        "too late: nobody waits for commits of round {round}",
         passed_over=True,
     ),
 }
@@ -88,10 +95,10 @@ MESSAGES: Final[Mapping[type[Message], Row]] = {
 FOLLOWING: Final[Mapping[Phase, tuple[Phase, ...]]] = {
     Phase.BETWEEN: (Phase.TRAINING,),
     Phase.TRAINING: (Phase.COLLECTING, Phase.BETWEEN),
-    Phase.COLLECTING: (Phase.SIGNING, Phase.BETWEEN),
-    Phase.SIGNING: (Phase.BETWEEN,),
+    Phase.COLLECTING: (Phase.COMMITTING, Phase.BETWEEN),
+    Phase.COMMITTING: (Phase.BETWEEN,),
 }
-"""The phases that may follow each phase. A void round ends; a round is released once it was signed."""
+"""The phases that may follow each phase. A void round ends; a round is released once it was committed."""
 
 
 def check(message: Message, *, role: Role, standing: Standing, phase: Phase) -> None:

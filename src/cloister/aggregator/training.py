@@ -6,33 +6,30 @@ import math
 
 from cloister.aggregator.collection import Answer
 from cloister.aggregator.peers import ConnectedMember
-from cloister.charter.charter import Limits
+from cloister.aggregator.standings import Standings
 from cloister.errors import RoundError
-from cloister.ledger.cohorts import Members
-from cloister.wire.rounds import Ready
+from cloister.ledger.chain import Ledger
+from cloister.wire.rounds import Declined, Ready
 
 
 class Training:
     """The owners of one round, by name. ``until``: the moment after which an answer is too late.
 
-    ``used``: commitments to contributions that are in earlier rounds.
+    ``ledger``: the one that the round goes on from.
     """
 
-    def __init__(
-        self, number: int, *, digest: bytes, owners: set[str], limits: Limits, until: float, used: frozenset[bytes]
-    ) -> None:
+    def __init__(self, number: int, *, digest: bytes, owners: set[str], ledger: Ledger, until: float) -> None:
         self.number = number
         self.digest = digest
         """The round's digest."""
         self.until = until
         self.answers: dict[str, Answer] = {}
-        self.signed: dict[str, frozenset[Members]] = {}
-        """The cohorts on the round's model that owners say they have signed, by their fingerprints."""
+        self.standings = Standings(number, ledger=ledger)
         self.asked = len(owners)
         """The number of owners that were asked."""
         self._waiting = set(owners)
-        self._limits = limits
-        self._used = used
+        self._limits = ledger.charter.limits
+        self._used = ledger.commitments
 
     @property
     def over(self) -> bool:
@@ -62,10 +59,20 @@ class Training:
                 if not math.isfinite(value):
                     raise RoundError("a metric is not finite")
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
+        self.standings.take(peer, message.standing)
         self._used |= {message.commitment}
-        self.signed[peer.key] = frozenset(map(frozenset, message.signed))
         norms = (message.norm, message.buffers)
         self.answers[peer.name] = Answer(peer.member, message.examples, norms, metrics, message.commitment)
+
+    def decline(self, peer: ConnectedMember, message: Declined) -> None:
+        """Takes an owner's word that it takes no part; it may have answered the round by that.
+
+        Raises:
+            RoundError: what it says of its standing does not count. It is left out all the same.
+        """
+        self.leave_out(peer.name)
+        if message.standing is not None:
+            self.standings.take(peer, message.standing)
 
     def leave_out(self, name: str) -> None:
         """Leaves out an owner that has declined, or left."""

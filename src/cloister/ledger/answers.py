@@ -2,7 +2,7 @@
 
 An owner that answers a round signs nothing of an earlier one from then on, and lists every cohort that it has committed
 and that may still be released. Once so many have answered later rounds without a cohort in their lists that too few are
-left for a quorum, that cohort is void (``cloister.ledger.chain.votes_to_void``; docs/ledger.md, "When a cohort is void").
+left for a quorum, that cohort is void (docs/ledger.md, "When a cohort is void").
 """
 
 from __future__ import annotations

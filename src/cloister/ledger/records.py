@@ -55,7 +55,7 @@ class Share(Message, frozen=True):
 
 
 class Cohort(Message, frozen=True):
-    """What members consent to before they send anything: who is in the aggregate, of which round, with which weights."""
+    """What members consent to before they contribute: who is in the aggregate, of which round, with which weights."""
 
     format: Literal["cloister cohort 3"]
     charter: Digest

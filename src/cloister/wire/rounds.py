@@ -192,7 +192,10 @@ class Propose(Message, tag="propose", frozen=True):
 
 
 class Send(Message, tag="send", frozen=True):
-    """Send the contribution to this round now, once all members have agreed to its cohort. Answered by ``Contribution``. May come again for the same round."""
+    """Send the contribution to this round now: all members have agreed to its cohort. Answered by ``Contribution``.
+
+    May come again for the same round.
+    """
 
     round: RoundNumber
 

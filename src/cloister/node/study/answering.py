@@ -1,4 +1,4 @@
-"""An owner's answers to rounds: what it tells of the cohorts that it has committed, and what others' answers tell it."""
+"""An owner's answers to rounds: what it tells of the cohorts that it has committed, and what others' tell it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Answering:
             )
 
     def decline(self, number: int, *, ledger: Ledger) -> Standing | None:
-        """The answer to a round that the owner takes no part in, once it is written down; None where it answers none."""
+        """The answer to a round that the owner takes no part in, once it is written down; None where it gives none."""
         with self._records.together:
             if number <= self._records.highest(self._digest) or len(self._committed(ledger)) > COHORTS:
                 return None
@@ -80,7 +80,8 @@ class Answering:
 
     def _open(self, ledger: Ledger) -> list[Committed]:
         """All cohorts that the owner agreed to, and that are neither released nor void to it."""
-        agreed = (*self._records.consents(self._digest), *self._records.commits(self._digest).values())
+        agreed: list[entries.Consented | entries.Committed] = []
+        agreed += [*self._records.consents(self._digest), *self._records.commits(self._digest).values()]
         found = {each.cohort: self._told(each) for each in agreed if self._is_open(each, ledger)}
         return list(found.values())
 

@@ -146,8 +146,8 @@ class Countersigner:
     def _check_elsewhere(self, cohort: Cohort, members: frozenset[str]) -> None:
         """Quorums of two charters need share nobody, so each member looks at what it agreed to under the other."""
         floor = self._limits.floor
-        for each in self._records.consented_elsewhere(cohort.model, charter=self._digest):  # 10
-            _check_far(members, each.members, floor=floor, what="agreed to under another charter")
+        for agreed in self._records.consented_elsewhere(cohort.model, charter=self._digest):  # 10
+            _check_far(members, agreed.members, floor=floor, what="agreed to under another charter")
         for each in self._records.committed_on(cohort.model, charter=self._digest):
             if (
                 len(members.symmetric_difference(each.members)) >= self._charter_floor
@@ -168,6 +168,6 @@ def _check_far(members: frozenset[str], other: Iterable[str], *, floor: int, wha
     differing = len(members.symmetric_difference(other))
     if 0 < differing < floor:
         raise RoundError(
-            f"a cohort that differs in {differing} members was {what} on the same model; the difference of the two would"
-            f" be theirs alone, and at least {floor} are asked for here"
+            f"a cohort that differs in {differing} members was {what} on the same model; the difference of the two"
+            f" would be theirs alone, and at least {floor} are asked for here"
         )

@@ -407,6 +407,8 @@ class Member:
     def _send(self, number: int) -> list[Effect]:
         if self._held is None or self._held.round != number:
             return [Say(w.Declined(number, "there is no contribution to this round any more"))]
+        if all(each.round != number for each in self._records.consents(self._digest)):
+            return [Say(w.Declined(number, "a contribution leaves this node once a cohort with it was agreed to"))]
         return [Say(w.Contribution(number, self._held.salt), (self._held.vector,))]
 
     def _end(self, number: int, text: str) -> list[Effect]:

@@ -1,0 +1,126 @@
+"""The two times that a round's owners sign: members consent to a draft, and a quorum commits what all consented to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cloister.aggregator.peers import ConnectedMember
+from cloister.aggregator.releasing import Outcome
+from cloister.charter import keys
+from cloister.errors import CharterError, RoundError
+from cloister.ledger.chain import Ledger, quorum
+from cloister.ledger.records import Cohort, cohort_digest, commit_to_be_signed, consent_to_be_signed, encode
+from cloister.wire.peers import fingerprint
+from cloister.wire.rounds import MemberSignature
+
+
+class Drafted:
+    """A cohort that its members are asked to consent to, by ``until``."""
+
+    def __init__(self, cohort: Cohort, *, until: float) -> None:
+        self.cohort = encode(cohort)
+        self.digest = cohort_digest(self.cohort)
+        self.until = until
+        self.members = frozenset(share.member for share in cohort.shares)
+        self._message = consent_to_be_signed(self.cohort)
+        self._consents: dict[str, MemberSignature] = {}
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """The members that have not consented yet, by their fingerprints."""
+        return self.members - self._consents.keys()
+
+    @property
+    def consents(self) -> tuple[MemberSignature, ...]:
+        """Those that are here, in the order of the fingerprints."""
+        return _in_order(self._consents)
+
+    def take(self, peer: ConnectedMember, signature: MemberSignature) -> None:
+        """Takes a member's consent.
+
+        Raises:
+            RoundError: it is not a member's, came already, or is not valid.
+        """
+        if peer.key not in self.missing:
+            raise RoundError("a consent that was not asked for, or that came already")
+        _check(signature, signer=peer.key, message=self._message)
+        self._consents[peer.key] = signature
+
+
+class Committing:
+    """The last phase of a round: owners commit the cohort, and its outcome. No clock ends it (docs/ledger.md)."""
+
+    def __init__(self, number: int, *, drafted: Drafted, outcome: Outcome, ledger: Ledger) -> None:
+        self.number = number
+        self.drafted = drafted
+        self.outcome = outcome
+        self.refused: set[str] = set()
+        """The owners that will never commit it."""
+        self._owners = {owner.key for owner in ledger.charter.owners}
+        self._quorum = quorum(ledger.charter)
+        self._message = commit_to_be_signed(drafted.cohort, outcome.digest)
+        self._asked: set[ConnectedMember] = set()
+        self._commits: dict[str, MemberSignature] = {}
+        self._overtaken = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round may be released."""
+        return len(self._commits) >= self._quorum
+
+    @property
+    def commits(self) -> tuple[MemberSignature, ...]:
+        """Those that are here, in the order of the fingerprints."""
+        return _in_order(self._commits)
+
+    def to_ask(self, present: Iterable[ConnectedMember]) -> list[ConnectedMember]:
+        """The owners to ask now: each once on a connection. They count as asked; one that has answered a later round
+        refuses."""
+        new = [peer for peer in present if peer not in self._asked and peer.key not in self._commits]
+        self._asked.update(new)
+        late = {peer.key for peer in new if peer.answered > self.number}
+        self.refused |= late
+        self._overtaken = self._overtaken or bool(late)
+        return [peer for peer in new if peer.key not in self.refused]
+
+    def take(self, peer: ConnectedMember, signature: MemberSignature) -> None:
+        """Takes an owner's commit.
+
+        Raises:
+            RoundError: it came already, or is not valid. The owner counts as one that refuses then.
+        """
+        if peer.key in self._commits or peer.key in self.refused:
+            raise RoundError("a commit that came already, or of an owner that has refused")
+        try:
+            _check(signature, signer=peer.key, message=self._message)
+        except RoundError:
+            self.refused.add(peer.key)
+            raise
+        self._commits[peer.key] = signature
+
+    def missing(self, present: Iterable[ConnectedMember]) -> frozenset[str]:
+        """The owners that are there and may still commit it."""
+        return frozenset(peer.key for peer in present) - self.refused - self._commits.keys()
+
+    def short_of(self, present: Iterable[ConnectedMember]) -> int:
+        """The number of owners that have to come, beside those that are there and may still commit it."""
+        return max(0, self._quorum - len(self._commits) - len(self.missing(present)))
+
+    def hopeless(self, present: Iterable[ConnectedMember]) -> bool:
+        """Whether nobody should wait for it any more: too many have refused; or it was overtaken, because an owner that
+        came has answered a later round, and those that are there are too few."""
+        too_many = len(self._owners) - len(self.refused) < self._quorum
+        return too_many or (self._overtaken and self.short_of(present) > 0)
+
+
+def _check(signature: MemberSignature, *, signer: str, message: bytes) -> None:
+    if signature.member != signer or fingerprint(signature.public_key) != signer:
+        raise RoundError("the signature comes with another's public key")
+    try:
+        keys.verify(signature.signature, message=message, public_key=signature.public_key)
+    except CharterError as fault:
+        raise RoundError(str(fault)) from None
+
+
+def _in_order(signatures: dict[str, MemberSignature]) -> tuple[MemberSignature, ...]:
+    return tuple(signatures[each] for each in sorted(signatures))

@@ -1,0 +1,66 @@
+"""The owners' answers to a round, and what they leave the aggregator to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cloister.aggregator.peers import ConnectedMember
+from cloister.errors import LedgerError, RoundError
+from cloister.ledger import answers
+from cloister.ledger.answers import Answer
+from cloister.ledger.chain import Ledger
+from cloister.ledger.cohorts import Bound
+from cloister.wire.rounds import SignedAnswer, Standing
+
+
+class Standings:
+    """What binds the owners in one round, by their fingerprints. ``ledger``: the one that the round goes on from."""
+
+    def __init__(self, number: int, *, ledger: Ledger) -> None:
+        self._number = number
+        self._ledger = ledger
+        self._told: dict[str, tuple[Standing, Answer]] = {}
+
+    def take(self, peer: ConnectedMember, standing: Standing) -> None:
+        """Takes an owner's answer.
+
+        Raises:
+            RoundError: it is not its own answer to this round, on records that are known here.
+        """
+        signed = standing.answer
+        try:
+            answer = answers.read(signed, charter=self._ledger.charter)
+        except LedgerError as fault:
+            raise RoundError(str(fault)) from None
+        if signed.signature.member != peer.key or answer.round != self._number:
+            raise RoundError("an answer of another owner's, or to another round")
+        if not self._ledger.passed(answer.sequence, answer.head):
+            raise RoundError("an answer that goes on from a record that is not known here")
+        self._told[peer.key] = standing, answer
+
+    @property
+    def answers(self) -> tuple[SignedAnswer, ...]:
+        """All of them, to be shown to owners."""
+        return tuple(standing.answer for standing, _ in self._told.values())
+
+    def wants_answers(self, peer: ConnectedMember) -> bool:
+        """Whether an owner has agreed to cohorts that answers may show to be void."""
+        told = self._told.get(peer.key)
+        return told is not None and told[0].open
+
+    def bound(self, owners: Iterable[ConnectedMember]) -> dict[str, Bound]:
+        """What binds each of these owners that can still commit the round. Those of whom nothing is known are free."""
+        listed = {each for _, answer in self._told.values() for each in answer.committed}
+        void = answers.void(listed, answers=self.answers, ledger=self._ledger)
+        return {peer.key: self._bound(peer.key, void) for peer in owners if peer.answered <= self._number}
+
+    def _bound(self, key: str, void: frozenset[bytes]) -> Bound:
+        if key not in self._told:
+            return Bound()
+        standing, answer = self._told[key]
+        charter, model = self._ledger.charter, self._ledger.model
+        on_model = (each for each in answer.committed if each.model == model and each.cohort not in void)
+        return Bound(
+            frozenset(answers.unmask(each.members, charter=charter) for each in on_model),
+            frozenset(map(frozenset, standing.elsewhere)),
+        )
