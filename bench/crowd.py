@@ -20,7 +20,9 @@ from rich.table import Table
 from bench import parties
 from cloister.charter import keys
 from cloister.errors import NetworkError
-from cloister.ledger.records import cohort_to_be_signed, commitment
+from cloister.ledger import answers
+from cloister.ledger.answers import Answer
+from cloister.ledger.records import cohort_digest, commit_to_be_signed, commitment, consent_to_be_signed
 from cloister.net.attested import attest_peer
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity, private_key
@@ -28,6 +30,7 @@ from cloister.net.policy import AttestationPolicy
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalStudy
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
+from cloister.wire.peers import fingerprint
 
 NBYTES, ROUNDS = 25_000_000, 3
 CROWDS = (2, 10, 100)
@@ -83,6 +86,10 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
     policy = AttestationPolicy(charter=study.charter, accept_simulated=True)
     key, salt, least = private_key(identity.path), b"", study.charter.limits.min_examples
     public = keys.public_bytes(key)
+
+    def sign(message: bytes) -> w.MemberSignature:
+        return w.MemberSignature(fingerprint(public), public, keys.sign(message, key=key))
+
     attested = attest_peer(ADDRESS, policy=policy, identity=identity, at=study.routes[ADDRESS], within_s=60.0)
     with attested, suppress(NetworkError):
         connection = attested.connection
@@ -94,11 +101,19 @@ def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:
             match frame.message() if frame.kind is Kind.ROUND else None:
                 case w.Propose(round=number):
                     salt = secrets.token_bytes(32)  # a commitment counts once
-                    connection.send(Kind.ROUND, w.Ready(number, least, 1e3, 0.0, {}, commitment(salt, update)))
+                    # What it has committed before was released, or is a matter of no owner's that keeps no records.
+                    answer = Answer("cloister answer 1", study.charter.digest, number, 0, b"", ())
+                    ready = w.Ready(
+                        number, least, 1e3, 0.0, {}, commitment(salt, update), w.Standing(answers.sign(answer, key=key))
+                    )
+                    connection.send(Kind.ROUND, ready)
                 case w.Send(round=number):
                     connection.send(Kind.ROUND, w.Contribution(number, salt), [update])
-                case w.Sign(round=number, cohort=cohort):
-                    signature = keys.sign(cohort_to_be_signed(cohort), key=key)
-                    connection.send(Kind.ROUND, w.Signature(number, public, signature))
+                case w.Draft(round=number, cohort=cohort):
+                    signature = sign(consent_to_be_signed(cohort))
+                    connection.send(Kind.ROUND, w.Consent(number, cohort_digest(cohort), signature))
+                case w.Settle(round=number, cohort=cohort, outcome=outcome):
+                    signature = sign(commit_to_be_signed(cohort, outcome))
+                    connection.send(Kind.ROUND, w.Commit(number, signature))
                 case None:
                     return

@@ -18,11 +18,12 @@ from cloister.ledger import job as jobs
 from cloister.ledger import records
 from cloister.ledger.audit import audit
 from cloister.ledger.chain import Ledger
-from cloister.ledger.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
+from cloister.ledger.records import Cohort, InstanceRecord, RoundRecord, Share
 from cloister.net.collateral import no_collateral
 from cloister.net.identity import private_key
 from cloister.net.proving import Instance
 from cloister.testing.studies import ADDRESS, LocalStudy
+from cloister.wire.rounds import MemberSignature
 
 ROUNDS, MEMBERS = 100, 71
 
@@ -71,7 +72,7 @@ def _round(ledger: Ledger, owners: dict[str, PrivateKey], instance: Instance) ->
     outcome = records.outcome_digest(bytes(32), model=model, state=None, metrics={})
     digest = jobs.round_digest(job, charter=charter.digest, number=number, model=before, head=ledger.head)
     cohort = Cohort(
-        format="cloister cohort 2",
+        format="cloister cohort 3",
         charter=charter.digest,
         sequence=ledger.sequence + 1,
         previous=ledger.head,
@@ -82,23 +83,25 @@ def _round(ledger: Ledger, owners: dict[str, PrivateKey], instance: Instance) ->
         digest=digest,
         model=before,
         shares=tuple(Share(member, 1 / len(owners), secrets.token_bytes(32)) for member in sorted(owners)),
-        outcome=outcome,
     )
     encoded = records.encode(cohort)
-    message = records.cohort_to_be_signed(encoded)
-    signatures = (
-        MemberSignature(member, keys.public_bytes(owners[member]), keys.sign(message, key=owners[member]))
-        for member in sorted(owners)
-    )
     return RoundRecord(
         cohort=encoded,
         salt=bytes(32),
         model=model,
         state=None,
         metrics={},
-        signatures=tuple(signatures),
+        consents=_signed(records.consent_to_be_signed(encoded), owners),
+        commits=_signed(records.commit_to_be_signed(encoded, outcome), owners),
         time=_now(),
         signature=b"",
+    )
+
+
+def _signed(message: bytes, owners: dict[str, PrivateKey]) -> tuple[MemberSignature, ...]:
+    return tuple(
+        MemberSignature(member, keys.public_bytes(owners[member]), keys.sign(message, key=owners[member]))
+        for member in sorted(owners)
     )
 
 

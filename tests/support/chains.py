@@ -18,7 +18,9 @@ from cloister.charter import Charter, keys
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import round_digest
-from cloister.ledger.records import Cohort, InstanceRecord, MemberSignature, RoundRecord, Share
+from cloister.ledger.records import Cohort, InstanceRecord, RoundRecord, Share
+from cloister.wire.peers import fingerprint
+from cloister.wire.rounds import MemberSignature
 from tests.support import charters
 
 MEASUREMENT: Final = bytes.fromhex("5a" * 48)
@@ -115,9 +117,9 @@ def share_list(ledger: Ledger, names: Sequence[str], weights: Mapping[str, float
 
 
 def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: Any) -> Cohort:
-    """What members would sign next. ``changed``: its fields; the round's digest and the outcome follow them."""
+    """What members would sign next. ``changed``: its fields; the round's digest follows them."""
     given: dict[str, Any] = {
-        "format": "cloister cohort 2",
+        "format": "cloister cohort 3",
         "charter": ledger.charter.digest,
         "sequence": ledger.sequence + 1,
         "previous": ledger.head,
@@ -128,7 +130,6 @@ def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: An
         "digest": b"",
         "model": ledger.model,
         "shares": share_list(ledger, names),
-        "outcome": b"",
     } | changed
     given["digest"] = given["digest"] or round_digest(
         given["job"],
@@ -137,7 +138,6 @@ def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: An
         model=given["model"],
         head=given["previous"],
     )
-    given["outcome"] = given["outcome"] or outcome(ledger)
     return Cohort(**given)
 
 
@@ -156,18 +156,26 @@ def outcome(ledger: Ledger, **changed: Any) -> bytes:
     return records.outcome_digest(released.pop("salt"), **released)
 
 
-def sign_cohort(encoded: bytes, names: Iterable[str]) -> tuple[MemberSignature, ...]:
-    """The signatures of an encoded cohort by these members, in order."""
-    message = records.cohort_to_be_signed(encoded)
-    signatures = (
-        MemberSignature(
-            charters.fingerprint_of(name),
-            keys.public_bytes(charters.key_of(name)),
-            keys.sign(message, key=charters.key_of(name)),
-        )
-        for name in names
-    )
+def sign_all(message: bytes, names: Iterable[str]) -> tuple[MemberSignature, ...]:
+    """The signatures of a message by these members, in order."""
+    signatures = (sign_one(message, charters.key_of(name)) for name in names)
     return tuple(sorted(signatures, key=lambda signature: signature.member))
+
+
+def sign_one(message: bytes, key: keys.PrivateKey) -> MemberSignature:
+    """The signature of a message by whoever has this key."""
+    public = keys.public_bytes(key)
+    return MemberSignature(fingerprint(public), public, keys.sign(message, key=key))
+
+
+def consents(encoded: bytes, names: Iterable[str]) -> tuple[MemberSignature, ...]:
+    """The consents of these members to an encoded cohort, in order."""
+    return sign_all(records.consent_to_be_signed(encoded), names)
+
+
+def commits(encoded: bytes, outcome: bytes, names: Iterable[str]) -> tuple[MemberSignature, ...]:
+    """The commits of an encoded cohort and an outcome by these members, in order."""
+    return sign_all(records.commit_to_be_signed(encoded, outcome), names)
 
 
 def round_record(
@@ -179,16 +187,21 @@ def round_record(
     agreed: Cohort | None = None,
     **changed: Any,
 ) -> bytes:
-    """The record of the next round: ``names`` contribute and sign, ``witnesses`` sign. ``changed``: its fields."""
+    """The record of the next round: ``names`` contribute, consent and commit, ``witnesses`` commit. ``changed``: its
+    fields."""
     encoded = records.encode(agreed or cohort(ledger, names, signer=instance.public))
     given: dict[str, Any] = {
         "cohort": encoded,
         **release(ledger),
-        "signatures": sign_cohort(encoded, [*names, *witnesses]),
+        "consents": consents(encoded, names),
         "time": TIME_MS,
         "signature": b"",
-    }
-    return instance.sign(RoundRecord(**given | changed))
+    } | changed
+    outcome = records.outcome_digest(
+        given["salt"], model=given["model"], state=given["state"], metrics=given["metrics"]
+    )
+    given = {"commits": commits(encoded, outcome, [*names, *witnesses]), **given}
+    return instance.sign(RoundRecord(**given))
 
 
 def chain(

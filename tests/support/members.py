@@ -13,8 +13,9 @@ import numpy as np
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.owner_limits import Floors
+from cloister.ledger import answers, records
 from cloister.ledger import job as jobs
-from cloister.ledger import records
+from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job, Part, describe, job_digest, round_digest
 from cloister.ledger.records import Cohort, Share, outcome_digest
@@ -203,19 +204,53 @@ class Aggregator:
             "job": job_digest(self.encoded),
             "name": self.job.name,
             "shares": tuple(sorted(shares, key=lambda share: share.member)),
-            "outcome": outcome_digest(bytes(32), model=self._next()[0], state=None, metrics={}),
             "signer": self.instance.public,
         }
         return chains.cohort(self.ledger, names, **given | changed)
 
-    def ask(self, cohort: Cohort) -> list[Effect]:
-        """Asks for the signature of a cohort, and proves itself if that is asked for."""
-        effects = self.member.handle(w.Sign(cohort.round, records.encode(cohort)))
+    @property
+    def outcome(self) -> bytes:
+        """The commitment to what the next round releases."""
+        return outcome_digest(bytes(32), model=self._next()[0], state=None, metrics={})
+
+    def answers(self, number: int, names: Sequence[str] = OWNERS, *, committed: Sequence[Committed] = ()) -> w.Answers:
+        """What these owners answer to a round."""
+        newest, told = self.ledger.settled(), []
+        for name in names:
+            answer = Answer(
+                format="cloister answer 1",
+                charter=self.ledger.charter.digest,
+                round=number,
+                sequence=newest.sequence,
+                head=newest.head,
+                committed=tuple(committed),
+            )
+            told.append(answers.sign(answer, key=charters.key_of(name)))
+        return w.Answers(number, tuple(told))
+
+    def draft(self, cohort: Cohort) -> list[Effect]:
+        """Asks for the consent to a cohort, and proves itself if that is asked for."""
+        return self._ask(w.Draft(cohort.round, records.encode(cohort)))
+
+    def ask(self, cohort: Cohort, *, consents: Sequence[w.MemberSignature] | None = None) -> list[Effect]:
+        """Asks for the commit of a cohort, to which all its members have consented, likewise."""
+        encoded = records.encode(cohort)
+        if consents is None:
+            names = {charters.fingerprint_of(each.name): each.name for each in self.ledger.charter.owners}
+            consents = chains.consents(encoded, [names[share.member] for share in cohort.shares])
+        return self._ask(w.Settle(cohort.round, encoded, self.outcome, tuple(consents)))
+
+    def _ask(self, message: w.Draft | w.Settle) -> list[Effect]:
+        effects = self.member.handle(message)
         return self.prove() if any(isinstance(each, Prove) for each in effects) else effects
 
-    def sign(self, number: int = 1, names: Sequence[str] = OWNERS, **changed: Any) -> w.Signature:
-        signature: w.Signature = only(self.ask(self.cohort(number, names, **changed)), w.Signature)
-        return signature
+    def consent(self, number: int = 1, names: Sequence[str] = OWNERS, **changed: Any) -> w.Consent:
+        consent: w.Consent = only(self.draft(self.cohort(number, names, **changed)), w.Consent)
+        return consent
+
+    def commit(self, number: int = 1, names: Sequence[str] = OWNERS, **changed: Any) -> w.Commit:
+        commit: w.Commit = only(self.ask(self.cohort(number, names, **changed)), w.Commit)
+        return commit
 
     def release(self, number: int = 1, names: Sequence[str] = OWNERS) -> list[Effect]:
         """Releases what was signed, and hands the record over with the new model."""
@@ -237,7 +272,9 @@ class Aggregator:
     def round(self, number: int = 1, names: Sequence[str] = OWNERS) -> None:
         """A whole round."""
         self.contribute(number)
-        self.sign(number, names)
+        if self.member.own in names:
+            self.consent(number, names)
+        self.commit(number, names)
         assert not leaves(self.release(number, names))
 
     def _next(self) -> tuple[bytes, bytes]:

@@ -15,14 +15,23 @@ from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, keys
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.toml import parse_charter
+from cloister.ledger import answers
 from cloister.ledger import job as jobs
+from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Constant, Job, Part
-from cloister.ledger.records import cohort_to_be_signed, commitment, decode_cohort
+from cloister.ledger.records import (
+    cohort_digest,
+    commit_to_be_signed,
+    commitment,
+    consent_to_be_signed,
+    decode_cohort,
+)
 from cloister.wire import rounds as w
 from cloister.wire.layout import Regions, lay_out, regions_of
 from cloister.wire.tensors import TensorSpec
 from tests.support import charters
+from tests.support.chains import sign_one
 
 OWNERS: Final = ("alice", "bob", "chuck")
 PLAN: Final = b"a plan that nobody here runs"
@@ -183,8 +192,11 @@ class Owner(Party):
         self.job = b""
         self.round = 0
         self.examples = examples_of(name)
-        self.signed: dict[bytes, set[tuple[str, ...]]] = {}
-        """By model: the members of each cohort that it has signed."""
+        self.consents: list[Committed] = []
+        """The cohorts that it has agreed to be in."""
+        self.commits: list[Committed] = []
+        """Those that it has committed."""
+        self.void: set[bytes] = set()
         self.spoil: Callable[[Any, bytes], list[tuple[Any, bytes]]] = lambda message, body: [(message, body)]
 
     @property
@@ -201,24 +213,52 @@ class Owner(Party):
         return update_of(self.name, self.round, self.length).tobytes()
 
     def answer(self, heard: Heard) -> list[tuple[Any, bytes]]:
-        answers = super().answer(heard)
+        said = super().answer(heard)
         match heard.message:
             case w.Work(job=digest):
                 assert jobs.job_digest(heard.body) == digest
                 self.job = digest
             case w.Propose() as asked:
-                answers.append((self._train(asked), b""))
+                said.append((self._train(asked), b""))
             case w.Send(round=number):
                 assert number == self.round
-                answers.append((w.Contribution(number, self.salt), self.update()))
-            case w.Sign(round=number, cohort=cohort):
-                signature = keys.sign(cohort_to_be_signed(cohort), key=self.key)
-                answers.append((w.Signature(number, keys.public_bytes(self.key), signature), b""))
-        said = [said for answer in answers for said in self.spoil(*answer)]
-        if any(isinstance(message, w.Signature) for message, _ in said):
-            signed = decode_cohort(heard.message.cohort)
-            self.signed.setdefault(signed.model, set()).add(tuple(share.member for share in signed.shares))
-        return said
+                said.append((w.Contribution(number, self.salt), self.update()))
+            case w.Answers(answers=shown):
+                self.void |= answers.void([*self.consents, *self.commits], answers=shown, ledger=self.ledger)
+            case w.Draft(round=number, cohort=cohort):
+                self.consents.append(self._entry(cohort))
+                signature = sign_one(consent_to_be_signed(cohort), self.key)
+                said.append((w.Consent(number, cohort_digest(cohort), signature), b""))
+            case w.Settle(round=number, cohort=cohort, outcome=outcome):
+                signature = sign_one(commit_to_be_signed(cohort, outcome), self.key)
+                said.append((w.Commit(number, signature), b""))
+        found = [each for answer in said for each in self.spoil(*answer)]
+        if any(isinstance(message, w.Commit) for message, _ in found):
+            self.commits.append(self._entry(heard.message.cohort))
+        return found
+
+    def standing(self, number: int) -> w.Standing:
+        """Its answer to a round."""
+        newest = self.ledger.settled()
+        open_ = [each for each in self.commits if self._is_open(each)]
+        answer = Answer(
+            format="cloister answer 1",
+            charter=self.charter.digest,
+            round=number,
+            sequence=newest.sequence,
+            head=newest.head,
+            committed=tuple(open_),
+        )
+        waits = any(map(self._is_open, (*self.consents, *self.commits)))
+        return w.Standing(answers.sign(answer, key=self.key), (), waits)
+
+    def _is_open(self, entry: Committed) -> bool:
+        return entry.cohort not in self.ledger.cohorts and entry.cohort not in self.void
+
+    def _entry(self, encoded: bytes) -> Committed:
+        cohort = decode_cohort(encoded)
+        members = answers.mask((share.member for share in cohort.shares), charter=self.charter)
+        return Committed(cohort.round, cohort_digest(encoded), cohort.model, members)
 
     def _train(self, asked: w.Propose) -> Any:
         assert asked.job == self.job
@@ -227,8 +267,7 @@ class Owner(Party):
         assert asked.round > self.round
         self.round = asked.round
         committed = commitment(self.salt, memoryview(self.update()))
-        signed = tuple(sorted(self.signed.get(asked.model, ())))
         norms = norms_of(np.frombuffer(self.update(), np.float32))
         limits = self.charter.limits
         told = max(each for each in (limits.min_examples, *limits.row_buckets) if each <= self.examples)
-        return w.Ready(asked.round, told, *norms, {"loss": 1.0 / asked.round}, committed, signed)
+        return w.Ready(asked.round, told, *norms, {"loss": 1.0 / asked.round}, committed, self.standing(asked.round))

@@ -54,14 +54,14 @@ def choose(trained: Members, *, bound: Mapping[str, Bound], floor: int, quorum: 
         if len(members) >= floor and would_be_committed(members, bound=bound, floor=floor, quorum=quorum):
             return members
     raise RoundError(
-        f"no {floor} or more of the owners that have trained make a cohort that {quorum} owners would commit: some"
-        f" have committed another one on this model, which may still be released, and refuse one that differs from it by"
-        f" fewer than {floor} owners. Other owners have to come"
+        f"no {floor} of those that have trained make a cohort that {quorum} owners would commit: some have committed"
+        f" another one on this model, which may still be released, and refuse one that differs from it by fewer than"
+        f" {floor} owners. Other owners have to come"
     )
 
 
 def would_be_committed(members: Members, *, bound: Mapping[str, Bound], floor: int, quorum: int) -> bool:
-    """Whether all ``members`` would consent to a cohort of themselves, and a quorum of those that are there commit it."""
+    """Whether all ``members`` would consent to a cohort of themselves, and a quorum of owners would commit it."""
     willing = sum(each.lets_commit(members, floor) for each in bound.values())
     return willing >= quorum and all(bound.get(each, Bound()).lets_consent(members, floor) for each in members)
 

@@ -12,10 +12,10 @@ from cloister.errors import NotGenuineError, RecordsError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import job_digest
 from cloister.ledger.records import cohort_to_be_signed, commitment, encode
-from cloister.node.study.own_limits import OwnLimits
 from cloister.node.study.effects import Abandon, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Salted
 from cloister.node.study.journal import Records
+from cloister.node.study.own_limits import OwnLimits
 from cloister.wire import rounds as w
 from cloister.wire.optimizers import SGD
 from cloister.worker.data.salts import seeds_of

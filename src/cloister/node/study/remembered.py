@@ -143,8 +143,8 @@ class Remembered:
         return tuple(entry for each in self._like(seen) for entry in self._trained.get(each, ()) if entry.data in names)
 
     def committed_on(self, model: bytes, *, charter: bytes) -> tuple[Committed, ...]:
-        """The cohorts, not void, that it committed in rounds on a model, under any charter; or, under others, on one that
-        is the same but for rounding, as ``trained_on``. Nothing is known of the looks of a model that nobody here
+        """The cohorts, not void, that it committed in rounds on a model, under any charter; or, under others, on one
+        that is the same but for rounding, as ``trained_on``. Nothing is known of the looks of a model that nobody here
         trained on."""
         found = (entry for like in self._models_like(model, charter) for entry in self._committed.get(like, ()))
         return tuple(entry for entry in found if not self.is_void(entry.charter, entry.cohort))
