@@ -8,7 +8,7 @@ from typing import Final
 
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.wire.fields import Message
-from cloister.wire.rounds import Chain, Contribution, Declined, Join, Ready, Signature, Stop, Submit
+from cloister.wire.rounds import Chain, Commit, Consent, Contribution, Declined, Join, Ready, Stop, Submit
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "protocol.md"
 
@@ -36,19 +36,30 @@ PHASES: Final[Mapping[Phase, tuple[str, str, str]]] = {
     Phase.TRAINING: (
         "The instance's own record stands in the ledger.",
         "`Propose` to each owner that is up to date, after `Work` where it does not know the job.",
-        "All have answered, or the job's time is up. Void where fewer than the floor are left, or would all sign.",
+        "All have answered, or the job's time is up. Void where fewer than the floor are left.",
     ),
     Phase.COLLECTING: (
-        "The members of the cohort are chosen among those that have trained.",
-        "`Send` to a few at a time, in the order of their names.",
-        "All contributions are added. Void where fewer than the floor are left, or the mean is not finite.",
-    ),
-    Phase.SIGNING: (
-        "The outcome is computed, and nobody outside knows it.",
-        "`Sign`, with the cohort and a commitment to the outcome, to each owner that is up to date.",
+        "The members of a cohort are chosen among those that have trained.",
         (
-            "All members of the cohort and a quorum of owners have signed: the round's record and model "
-            "are released as `Chain`. Void where not enough signatures can come, or the time is up."
+            "`Answers` to each owner that wants to see them; `Draft` to the members; once all have consented, `Send` "
+            "to a few at a time, in the order of their names. Where a member is lost on the way, another `Draft` to the "
+            "others."
+        ),
+        (
+            "All have consented to one draft, and their contributions are added. Void where fewer than the floor are "
+            "left, a quorum would commit no cohort of them, or the mean is not finite."
+        ),
+    ),
+    Phase.COMMITTING: (
+        "The outcome is computed, and nobody outside knows it.",
+        (
+            "`Settle`, with the cohort, all consents and a commitment to the outcome, to each owner that is up to "
+            "date, and to each that comes."
+        ),
+        (
+            "A quorum of owners has committed: the round's record and model are released as `Chain`. No clock ends it. "
+            "Void where too many have refused for a quorum; or where an owner has come that has answered a later "
+            "round, and those that are there are too few."
         ),
     ),
 }
@@ -61,13 +72,20 @@ EFFECTS: Final[Mapping[type[Message], str]] = {
         "ends the connection."
     ),
     Submit: "Once the member is up to date: the job begins, or its researcher joins the same job that runs.",
-    Stop: "The researcher's own job ends after the round that is under way.",
-    Ready: "The owner counts as trained, with its examples, metrics and commitment; at most once a round.",
+    Stop: (
+        "The researcher's own job ends. The round that is under way is void, unless owners were asked to commit it."
+    ),
+    Ready: (
+        "The owner counts as trained, with its examples, metrics and commitment, and has answered the round; once."
+    ),
     Contribution: (
         "If it was asked for: held against clip and commitment, and added. One that is refused leaves its owner out."
     ),
-    Declined: "The round goes on without the owner, if it can.",
-    Signature: "Verified against the cohort, and kept; at most once a round.",
+    Declined: (
+        "The round goes on without the owner, if it can. While owners train it may hold the owner's answer to it."
+    ),
+    Consent: "Verified against the draft, and kept. One to an earlier draft of the round is passed over.",
+    Commit: "Verified against cohort and outcome, and kept; at most once a round.",
 }
 
 

@@ -44,12 +44,13 @@ def contributing(owner: Owner, update: np.ndarray[Any, Any]) -> None:
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         match message:
-            case w.Ready(round=number, examples=examples, metrics=metrics):
+            case w.Ready():
                 committed = commitment(owner.salt, memoryview(update.tobytes()))
                 norms = (
                     min(norm, 10.0) for norm in norms_of(np.nan_to_num(update, nan=1.0))
                 )  # within the clip, as it says
-                return [(w.Ready(number, examples, *norms, metrics, committed), b"")]
+                parameters, buffers = norms
+                return [(replace(message, norm=parameters, buffers=buffers, commitment=committed), b"")]
             case w.Contribution():
                 return [(message, update.tobytes())]
         return [(message, body)]
@@ -98,7 +99,8 @@ def test_a_study_is_the_arithmetic_by_hand_to_the_last_bit(strategy: Strategy, g
         assert owner.ledger.records == study.instance.ledger.records
     receipt = study.instance.ledger.receipts[0]
     assert receipt.record.metrics == {"loss": pytest.approx(1.0)}
-    assert [len(receipt.record.signatures) for receipt in study.instance.ledger.receipts] == [3, 3, 3]
+    assert [len(receipt.record.consents) for receipt in study.instance.ledger.receipts] == [3, 3, 3]
+    assert all(len(receipt.record.commits) >= 2 for receipt in study.instance.ledger.receipts)
 
 
 def test_the_order_in_which_members_answer_changes_no_bit() -> None:
@@ -261,7 +263,7 @@ def test_a_straggler_is_told_that_it_is_too_late() -> None:
     study.settle()
     check(study, ("alice", "chuck"))
     study.owners["bob"].spoil = lambda message, body: [(message, body)]
-    study.instance.say("bob", w.Ready(1, 20, 1.0, 0.0, {}, bytes(32)))
+    study.instance.say("bob", w.Ready(1, 20, 1.0, 0.0, {}, bytes(32), study.owners["bob"].standing(1)))
     assert "too late" in study.instance.read("bob")[-1].text
 
 
@@ -280,14 +282,14 @@ def test_a_late_contribution_is_read_and_forgotten() -> None:
     study = Study(agree(floor="3", job={"rounds": 1}))
     study.owners["alice"].spoil = silent_on(w.Contribution)
     study.run()
-    study.instance.disconnect("bob")
+    study.instance.disconnect("chuck")
     study.settle()
     assert "floor is 3" in told(study, "alice", w.Over)[0].text
     study.owners["alice"].spoil = lambda message, body: [(message, body)]
     owner = study.owners["alice"]
     study.instance.say("alice", w.Contribution(1, owner.salt), owner.update())
     assert "too late" in study.instance.read("alice")[-1].text
-    study.join("bob")
+    study.join("chuck")
     study.settle()
     check(study, OWNERS)
     assert numbers(study) == [2]
@@ -339,7 +341,7 @@ def test_what_is_not_an_owners_to_say(message: Any) -> None:
 def test_what_is_not_a_researchers_to_say() -> None:
     study = Study()
     study.join("rosa")
-    study.instance.say("rosa", w.Ready(1, 10, 1.0, 0.0, {}, bytes(32)))
+    study.instance.say("rosa", w.Ready(1, 10, 1.0, 0.0, {}, bytes(32), study.owners["alice"].standing(1)))
     assert "not said by a member of its role" in study.instance.read("rosa")[-1].text
 
 
@@ -362,7 +364,7 @@ def test_no_room_is_made_for_an_owners_job_or_for_a_contribution_of_another_leng
 def test_nothing_is_said_before_a_member_has_joined() -> None:
     study = Study()
     study.instance.connect("alice")
-    study.instance.say("alice", w.Ready(1, 10, 1.0, 0.0, {}, bytes(32)))
+    study.instance.say("alice", w.Ready(1, 10, 1.0, 0.0, {}, bytes(32), study.owners["alice"].standing(1)))
     assert "joins" in study.instance.read("alice")[0].text
 
 
@@ -381,51 +383,210 @@ def test_no_member_can_use_up_the_numbers_of_rounds() -> None:
     assert numbers(study) == [LEAP + 1]
 
 
-# Signatures
+# Consents
 
 
-def test_a_cohort_that_one_of_its_members_does_not_sign_is_void() -> None:
+def refusing(kind: type) -> Any:
+    """An owner that answers this by a refusal."""
+    return lambda message, body: [
+        (w.Declined(message.round, "no"), b"") if isinstance(message, kind) else (message, body)
+    ]
+
+
+def honest(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+    return [(message, body)]
+
+
+def test_who_does_not_consent_is_left_out_and_nobody_trains_again() -> None:
     study = Study(agreed={"rounds": 1})
-    bob = study.owners["bob"]
-
-    def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
-        return [(w.Declined(message.round, "no"), b"") if isinstance(message, w.Signature) else (message, body)]
-
-    bob.spoil = spoil
+    study.owners["bob"].spoil = refusing(w.Consent)
     study.run()
-    assert not study.instance.ledger.released
+    check(study, ("alice", "chuck"))
+    assert numbers(study) == [1]
     assert len(told(study, "alice", w.Propose)) == 1
-    assert study.instance.rounds.due is None  # the same owners would not sign the next one either
-    study.instance.disconnect("bob")
-    study.settle()
-    assert not told(study, "alice", w.Sign)[1:]  # without bob it would be too near to what the others have signed
-    bob.spoil = lambda message, body: [(message, body)]
-    study.join("bob")
-    study.settle()
-    check(study, ("alice", "bob", "chuck"))
-    assert numbers(study) == [3]
+    assert len(told(study, "alice", w.Draft)) == 2
 
 
-def test_a_signature_of_something_else() -> None:
+def test_consents_that_do_not_come_are_not_waited_for() -> None:
+    """Several at once cost the others one more draft."""
+    study = Study(agree(owners=(*FOUR, "eve"), job={"rounds": 1}))
+    for name in ("bob", "eve"):
+        study.owners[name].spoil = silent_on(w.Consent)
+    study.run()
+    assert not cohorts(study)
+    study.instance.tick()
+    assert study.instance.now == 30.0
+    study.settle()
+    check(study, ("alice", "chuck", "dave"))
+    assert len(told(study, "alice", w.Draft)) == 2
+    assert "round 1: no consent in time from bob, eve" in study.instance.notes
+
+
+def test_a_consent_to_something_else() -> None:
     study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [
-        (
-            w.Signature(message.round, message.public_key, bytes(64)) if isinstance(message, w.Signature) else message,
-            body,
-        )
+        (replace(message, signature=replace(message.signature, signature=bytes(64))), body)
+        if isinstance(message, w.Consent)
+        else (message, body)
     ]
     study.run()
     assert "not valid" in told(study, "bob", w.Refused)[0].text
-    assert not study.instance.ledger.released
-
-
-def test_signatures_that_do_not_come() -> None:
-    study = Study(agreed={"rounds": 1})
-    study.owners["bob"].spoil = silent_on(w.Signature)
-    study.run()
     study.instance.tick()
-    assert study.instance.now == 30.0
-    assert "in time" in study.instance.heard[key_of("alice")][-1].message.text
+    study.settle()
+    check(study, ("alice", "chuck"))
+
+
+def test_a_consent_to_an_earlier_draft_is_passed_over() -> None:
+    study = Study(agreed={"rounds": 1})
+    kept: list[Any] = []
+
+    def late(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+        if isinstance(message, w.Consent) and not kept:
+            kept.append(message)
+            return []
+        return [*((each, b"") for each in kept if isinstance(message, w.Consent)), (message, body)]
+
+    study.owners["alice"].spoil = late
+    study.owners["bob"].spoil = refusing(w.Consent)
+    study.run()
+    check(study, ("alice", "chuck"))
+    assert not told(study, "alice", w.Refused)
+
+
+def test_no_contribution_is_asked_for_before_all_have_consented() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Consent)
+    study.run()
+    assert not any(told(study, name, w.Send) for name in OWNERS)
+
+
+def test_a_member_that_has_consented_and_contributed_may_go() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["chuck"].spoil = silent_on(w.Contribution)
+    study.run()
+    study.instance.disconnect("alice")
+    study.settle()
+    owner = study.owners["chuck"]
+    study.instance.say("chuck", w.Contribution(1, owner.salt), owner.update())
+    study.settle()
+    check(study, OWNERS)
+    assert len(told(study, "bob", w.Draft)) == 1
+
+
+def test_a_member_that_dies_before_it_contributes_costs_one_more_draft() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["chuck"].spoil = silent_on(w.Contribution)
+    study.run()
+    study.instance.disconnect("chuck")
+    study.settle()
+    check(study, ("alice", "bob"))
+    assert numbers(study) == [1]
+    assert len(told(study, "alice", w.Draft)) == 2
+
+
+# Commits
+
+
+def test_one_that_does_not_commit_holds_up_nobody() -> None:
+    for spoil in (refusing(w.Commit), silent_on(w.Commit)):
+        study = Study(agreed={"rounds": 2})
+        study.owners["bob"].spoil = spoil
+        study.run()
+        check(study, OWNERS, OWNERS)
+
+
+def test_a_commit_of_something_else() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = lambda message, body: [
+        (replace(message, signature=replace(message.signature, signature=bytes(64))), body)
+        if isinstance(message, w.Commit)
+        else (message, body)
+    ]
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    assert "not valid" in told(study, "bob", w.Refused)[0].text
+    assert not study.instance.ledger.released
+    study.join("chuck")
+    study.settle()
+    check(study, ("alice", "bob"))
+
+
+def test_no_clock_ends_what_owners_were_asked_to_commit() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Commit)
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    assert study.instance.rounds.due is None
+    study.instance.tick(seconds=1e9)
+    study.settle()
+    assert not study.instance.ledger.released
+    study.instance.disconnect("alice")  # what it has signed stands
+    study.instance.disconnect("bob")
+    study.settle()
+    assert told(study, "rosa", w.Waiting)[-1].text == "round 1 waits for 1 more of its owners to commit it"
+    study.owners["bob"].spoil = honest
+    study.join("bob")
+    study.settle()
+    check(study, ("alice", "bob"))
+
+
+def test_a_round_is_given_up_once_too_many_have_refused() -> None:
+    study = Study(agreed={"rounds": 1})
+    for name in ("bob", "chuck"):
+        study.owners[name].spoil = refusing(w.Commit)
+    study.run()
+    assert "too few owners are left that would commit it" in told(study, "alice", w.Over)[0].text
+    assert not study.instance.ledger.released
+    assert study.instance.rounds.due is None  # the same owners would not commit the next one either
+
+
+def test_a_round_that_was_overtaken_is_given_up_where_those_that_are_there_are_too_few() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Commit)
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    study.instance.disconnect("bob")
+    study.owners["chuck"].round = 4  # at another instance
+    study.join("chuck")
+    study.settle()
+    assert "too few owners are left" in told(study, "alice", w.Over)[0].text
+    check(study, ("alice", "chuck"))
+    assert numbers(study) == [5]
+
+
+def test_the_next_round_is_of_everybody_once_answers_have_shown_a_cohort_to_be_void() -> None:
+    """alice committed {alice, bob}, and the instance died; bob and chuck answer a later round without it."""
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Commit)
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    study.owners["bob"].spoil = honest
+    study.restart(seed=2)
+    study.join("alice", "bob", "rosa", "chuck")
+    study.submit()
+    study.settle()
+    check(study, OWNERS)
+    assert len(told(study, "alice", w.Answers)) == 1
+    assert study.owners["alice"].void
+    assert not told(study, "chuck", w.Answers)  # it has agreed to nothing that they could free
+
+
+def test_an_owner_that_is_gone_for_good_holds_up_nobody() -> None:
+    """It has consented, and perhaps committed, before it died; with those that are left the study goes on."""
+    for kind in (w.Contribution, w.Commit):
+        study = Study(agree(owners=FOUR, job={"rounds": 2}))
+        study.owners["dave"].spoil = silent_on(kind)
+        study.run()
+        study.instance.disconnect("dave")
+        study.settle()
+        while study.instance.rounds.due is not None:
+            study.instance.tick()
+            study.settle()
+        assert study.instance.ledger.released == 2
 
 
 def test_a_researcher_is_told_what_its_job_waits_for() -> None:
@@ -440,53 +601,24 @@ def test_a_researcher_is_told_what_its_job_waits_for() -> None:
     assert len(told(study, "rosa", w.Waiting)) == 1
 
 
-def test_what_some_have_signed_is_made_up_for_by_the_same_owners() -> None:
-    """They would sign no other cohort on that model: the two would tell of the one owner in whom they differ."""
-    study = Study(agreed={"rounds": 2})
-    study.owners["bob"].spoil = silent_on(w.Signature)
-    study.join("alice", "bob", "rosa")
-    study.submit()
-    study.settle()
-    study.join("chuck")
-    study.settle()
-    study.instance.tick()  # alice has signed, and bob has not in time; chuck has come, so the next round begins at once
-    study.owners["bob"].spoil = lambda message, body: [(message, body)]
-    study.settle()
-    check(study, ("alice", "bob"), ("alice", "bob", "chuck"))
-    assert numbers(study) == [2, 3]
-    assert "not in the round's cohort" in told(study, "chuck", w.Refused)[0].text
-
-
-def test_a_cohort_that_one_declines_is_made_up_for_too() -> None:
-    study = Study(agreed={"rounds": 1})
-    study.owners["bob"].spoil = lambda message, body: [
-        (w.Declined(message.round, "no"), b"") if isinstance(message, w.Signature) else (message, body)
-    ]
-    study.join("alice", "bob", "rosa")
-    study.submit()
-    study.settle()
-    study.owners["bob"].spoil = lambda message, body: [(message, body)]
-    study.join("chuck")
-    study.settle()
-    check(study, ("alice", "bob"))  # as alice has signed: of all three would be too near to that
-
-
-def test_a_new_instance_learns_what_was_signed_at_the_one_before() -> None:
-    """It knows nothing, and not all are back when it begins: it asks nobody to sign what the others would not."""
-    study = Study(agreed={"rounds": 1})
-    study.owners["chuck"].spoil = silent_on(w.Signature)
+def test_a_new_instance_learns_what_was_committed_at_the_one_before() -> None:
+    """It knows nothing, and not all are back when it begins: it asks nobody to commit what the others would not."""
+    study = Study(agree(owners=FOUR, floor="3", job={"rounds": 1}))
+    for name in ("chuck", "dave"):
+        study.owners[name].spoil = silent_on(w.Commit)
     study.run()
     study.restart(seed=2)
-    study.join("rosa", "alice", "bob")
+    study.join("rosa", "alice", "bob", "chuck")
     study.submit()
     study.settle()
     assert not study.instance.ledger.released
-    assert not [said for said in told(study, "alice", w.Sign) if said.round > 1]
+    assert not [said for said in told(study, "alice", w.Settle) if said.round > 1]
     assert "Other owners have to come" in told(study, "alice", w.Over)[-1].text
-    study.owners["chuck"].spoil = lambda message, body: [(message, body)]
-    study.join("chuck")
+    for name in ("chuck", "dave"):
+        study.owners[name].spoil = honest
+    study.join("dave")
     study.settle()
-    check(study, ("alice", "bob", "chuck"))
+    check(study, FOUR)
 
 
 def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
@@ -497,18 +629,18 @@ def test_those_who_are_not_in_a_cohort_bear_witness() -> None:
         ]
     study.run()
     check(study, ("alice", "bob"))
-    assert len(study.instance.ledger.receipts[0].record.signatures) == 3  # the quorum of four, with a floor of two
+    assert len(study.instance.ledger.receipts[0].record.commits) == 3  # the quorum of four, with a floor of two
 
 
 def test_without_witnesses_two_of_four_release_nothing() -> None:
     study = Study(agree(owners=FOUR, job={"rounds": 1}))
     for name in ("chuck", "dave"):
         study.owners[name].spoil = lambda message, body: [
-            (w.Declined(message.round, "no") if isinstance(message, w.Ready | w.Signature) else message, body)
+            (w.Declined(message.round, "no") if isinstance(message, w.Ready | w.Commit) else message, body)
         ]
     study.run()
     assert not study.instance.ledger.released
-    assert "enough signatures" in told(study, "rosa", w.Over)[0].text
+    assert "too few owners are left" in told(study, "rosa", w.Over)[0].text
 
 
 # Jobs
@@ -575,14 +707,14 @@ def test_the_researcher_goes_and_the_rounds_go_on() -> None:
     check(study, OWNERS, OWNERS, OWNERS)
 
 
-def test_a_job_is_stopped_after_the_round_that_is_under_way() -> None:
+def test_a_job_is_stopped_with_the_round_that_is_under_way() -> None:
     study = Study()
     study.join()
     study.submit()
     study.instance.say("rosa", w.Stop())
     study.settle()
     digest = jobs.job_digest(study.data)
-    assert told(study, "rosa", w.Finished) == [w.Finished(digest, 1, "stopped by the researcher")]
+    assert told(study, "rosa", w.Finished) == [w.Finished(digest, 0, "stopped by the researcher")]
     study.submit()  # and is gone on with
     study.settle()
     assert study.said["rosa"][-1] == w.Finished(digest, 3, "")

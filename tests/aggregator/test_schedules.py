@@ -14,18 +14,35 @@ from cloister.errors import CloisterError
 from cloister.ledger.chain import Ledger
 from cloister.wire import rounds as w
 from tests.laws import examples
-from tests.support.owners import LENGTH, OWNERS, Heard, agree, key_of
+from tests.support.owners import LENGTH, OWNERS, Heard, Owner, agree, key_of
 from tests.support.rounds import Study
 
 NAMES = (*OWNERS, "rosa")
 small = st.integers(1, 4)
 digests = st.sampled_from([bytes(32), b"\1" * 32])
+signatures = st.builds(
+    w.MemberSignature, st.sampled_from(list(map(key_of, OWNERS))), st.binary(max_size=40), st.binary(max_size=70)
+)
+standings = st.one_of(
+    st.builds(w.Standing, st.builds(w.SignedAnswer, st.binary(max_size=90), signatures)),
+    st.sampled_from([Owner(name, agree(floor="2", job={"rounds": 3})).standing(1) for name in OWNERS]),
+)
 messages = st.one_of(
     st.builds(w.Join, st.integers(0, 6), st.sampled_from([b"", bytes(32)]), st.integers(0, 9), st.booleans()),
-    st.builds(w.Ready, small, st.integers(1, 50), st.dictionaries(st.just("loss"), st.floats()), digests),
+    st.builds(
+        w.Ready,
+        small,
+        st.integers(1, 50),
+        st.floats(0, 10),
+        st.floats(0, 10),
+        st.dictionaries(st.just("loss"), st.floats()),
+        digests,
+        standings,
+    ),
     st.builds(w.Contribution, small, digests),
-    st.builds(w.Declined, small, st.just("no")),
-    st.builds(w.Signature, small, st.binary(max_size=40), st.binary(max_size=70)),
+    st.builds(w.Declined, small, st.just("no"), st.none() | standings),
+    st.builds(w.Consent, small, digests, signatures),
+    st.builds(w.Commit, small, signatures),
     st.builds(w.Chain, st.integers(0, 5), st.lists(st.integers(0, 30), max_size=2).map(tuple), st.integers(0, 60)),
     st.builds(w.Submit, st.integers(0, 20)),
     st.builds(w.Stop),
@@ -56,7 +73,7 @@ class World:
         self.study.submit()
         self.restarts = 0
         self.proposed: set[int] = set()
-        self.signed: dict[str, dict[int, bytes]] = {name: {} for name in OWNERS}
+        self.signed: dict[str, dict[int, tuple[bytes, bytes]]] = {name: {} for name in OWNERS}
         self.released: dict[int, set[bytes]] = {}
 
     def do(self, action: tuple[Any, ...]) -> None:
@@ -97,16 +114,16 @@ class World:
             instance.disconnect(name)
             return
         for message, body in answers:
-            if isinstance(message, w.Signature) and not self.promise(name, heard):
-                message = w.Declined(message.round, "another cohort was signed for this round")
+            if isinstance(message, w.Commit) and not self.promise(name, heard):
+                message = w.Declined(message.round, "another cohort was committed for this round")
             for _ in range(times):
                 instance.say(name, message, body)
 
     def promise(self, name: str, heard: Heard) -> bool:
-        """An owner signs one cohort a round, and none for an older one; it does not forget."""
+        """An owner commits one cohort a round, and none for one before it has answered; it does not forget."""
         signed = self.signed[name]
-        number, cohort = heard.message.round, heard.message.cohort
-        if number <= max(signed, default=0):
+        number, cohort = heard.message.round, (heard.message.cohort, heard.message.outcome)
+        if number < self.study.owners[name].round or number <= max(signed, default=0):
             return signed.get(number) == cohort
         signed[number] = cohort
         return True

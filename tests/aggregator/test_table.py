@@ -14,20 +14,25 @@ from cloister.errors import RoundError
 from cloister.wire import rounds as w
 from tools import protocol_page
 
+SIGNATURE = w.MemberSignature("sha256:" + "0" * 64, b"", b"")
+STANDING = w.Standing(w.SignedAnswer(b"", SIGNATURE))
 SENT = [
     w.Chain(1, ()),
     w.Join(0, b"", 0, False),
-    w.Ready(3, 8, 1.0, 0.0, {}, bytes(32)),
+    w.Ready(3, 8, 1.0, 0.0, {}, bytes(32), STANDING),
     w.Contribution(3, bytes(32)),
     w.Declined(3, ""),
-    w.Signature(3, b"", b""),
+    w.Consent(3, bytes(32), SIGNATURE),
+    w.Commit(3, SIGNATURE),
     w.Submit(1),
     w.Stop(),
     w.HandOver(0),
     w.Work(bytes(32)),
     w.Propose(3, bytes(32), bytes(32), 1, b"", bytes(32), 1.0),
     w.Send(3),
-    w.Sign(3, b""),
+    w.Answers(3, ()),
+    w.Draft(3, b""),
+    w.Settle(3, b"", bytes(32), ()),
     w.Over(3, ""),
     w.Refused(3, "round", ""),
     w.Accepted(bytes(32), 0),
@@ -58,14 +63,14 @@ def test_a_message_is_taken_where_the_table_has_it_and_nowhere_else(kind: type[A
 
 
 def test_nobody_but_owners_takes_part_in_a_round() -> None:
-    for kind in (w.Ready, w.Contribution, w.Declined, w.Signature):
+    for kind in (w.Ready, w.Contribution, w.Declined, w.Consent, w.Commit):
         assert MESSAGES[kind].roles == ("owner",)
         assert MESSAGES[kind].standings == (Standing.UP_TO_DATE,)
 
 
 def test_a_refusal_names_the_round() -> None:
     with pytest.raises(RoundError, match="too late: round 3 does not wait for owners to train"):
-        check(EXAMPLES[w.Ready], role="owner", standing=Standing.UP_TO_DATE, phase=Phase.SIGNING)
+        check(EXAMPLES[w.Ready], role="owner", standing=Standing.UP_TO_DATE, phase=Phase.COMMITTING)
 
 
 def test_every_phase_can_be_left_and_reached() -> None:
@@ -74,8 +79,8 @@ def test_every_phase_can_be_left_and_reached() -> None:
     assert all(phase not in following for phase, following in FOLLOWING.items())
 
 
-def test_a_round_that_is_signed_was_collected_and_one_that_is_collected_was_trained() -> None:
+def test_a_round_that_is_committed_was_collected_and_one_that_is_collected_was_trained() -> None:
     before = {phase: [each for each, following in FOLLOWING.items() if phase in following] for phase in Phase}
-    assert before[Phase.SIGNING] == [Phase.COLLECTING]
+    assert before[Phase.COMMITTING] == [Phase.COLLECTING]
     assert before[Phase.COLLECTING] == [Phase.TRAINING]
     assert before[Phase.TRAINING] == [Phase.BETWEEN]

@@ -7,22 +7,21 @@ import pytest
 from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.training import Training
 from cloister.errors import RoundError
+from cloister.ledger.chain import Ledger
 from cloister.wire.rounds import Ready
-from tests.support.owners import agree, key_of
-
-USED = bytes(32)
+from tests.support import chains
+from tests.support.owners import Owner, agree
 
 
 def begun() -> tuple[Training, dict[str, ConnectedMember]]:
     charter = agree()
     members = {member.name: ConnectedMember(member) for member in charter.members}
-    limits = charter.limits
-    training = Training(1, digest=bytes(32), owners={"alice", "bob"}, limits=limits, until=1.0, used=frozenset({USED}))
+    training = Training(1, digest=bytes(32), owners={"alice", "bob"}, ledger=Ledger(charter), until=1.0)
     return training, members
 
 
-def ready(number: int) -> Ready:
-    return Ready(1, 10, 1.0, 0.0, {}, bytes([number]) * 32)
+def ready(number: int, name: str = "bob") -> Ready:
+    return Ready(1, 10, 1.0, 0.0, {}, bytes([number]) * 32, Owner(name, agree()).standing(1))
 
 
 def test_an_owner_answers_once() -> None:
@@ -33,15 +32,21 @@ def test_an_owner_answers_once() -> None:
     with pytest.raises(RoundError, match="was not asked"):
         training.ready(members["chuck"], ready(3))
     assert training.answers["bob"].commitment == ready(1).commitment
-    assert training.signed.keys() == {key_of("bob")}
+    assert training.standings.answers == (ready(1).standing.answer,)
 
 
 def test_a_commitment_is_used_once() -> None:
     training, members = begun()
-    with pytest.raises(RoundError, match="used once"):
-        training.ready(members["bob"], ready(0))  # in an earlier round
-    training.ready(members["alice"], ready(1))
-    training, members = begun()
     training.ready(members["bob"], ready(1))
     with pytest.raises(RoundError, match="used once"):
-        training.ready(members["alice"], ready(1))  # in this one
+        training.ready(members["alice"], ready(1, "alice"))
+
+
+def test_a_commitment_of_an_earlier_round_is_used() -> None:
+    ledger = chains.chain(1)
+    used = ledger.receipts[0].cohort.shares[0].commitment
+    bob = next(each for each in ledger.charter.owners if each.name == "bob")
+    training = Training(2, digest=bytes(32), owners={"bob"}, ledger=ledger, until=1.0)
+    least = ledger.charter.limits.min_examples
+    with pytest.raises(RoundError, match="used once"):
+        training.ready(ConnectedMember(bob), Ready(2, least, 1.0, 0.0, {}, used, ready(1).standing))
