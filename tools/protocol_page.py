@@ -41,9 +41,9 @@ PHASES: Final[Mapping[Phase, tuple[str, str, str]]] = {
     Phase.COLLECTING: (
         "The members of a cohort are chosen among those that have trained.",
         (
-            "`Answers` to each owner that wants to see them; `Draft` to the members; once all have consented, `Send` "
-            "to a few at a time, in the order of their names. Where a member is lost on the way, another `Draft` to the "
-            "others."
+            "`Answers` to each owner that wants to see them; `Draft` to the members; once all have consented, "
+            "`Send` to a few at a time, in the order of their names. Where a member is lost on the way, another "
+            "`Draft` to the others."
         ),
         (
             "All have consented to one draft, and their contributions are added. Void where fewer than the floor are "

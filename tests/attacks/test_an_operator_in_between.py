@@ -215,10 +215,10 @@ def test_a_study_goes_on_once_the_operator_lets_it(tmp_path: Path) -> None:
             play(lines[name], table, name, until=w.Propose)
         relay.of_members = changed
         with suppress(NetworkError):
-            play(lines["alice"], table, "alice", until=w.Send)
+            play(lines["alice"], table, "alice", until=w.Draft)
         assert answers(lines["alice"]) == 0
         relay.of_members = passed
-        for kind in (w.Send, w.Sign):
+        for kind in (w.Draft, w.Draft, w.Send, w.Settle):
             for name in ("bob", "chuck"):
                 play(lines[name], table, name, until=kind)
         lines["alice"].close()

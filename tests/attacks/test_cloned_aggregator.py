@@ -1,6 +1,6 @@
 """Attack: run the aggregator twice and show each copy other owners, to have two releases for one round.
 
-Here the copies and the chains that they make; that a node signs once for a round is tested where nodes are.
+Here the copies and the chains that they make; that a node commits once a round is tested where nodes are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def copies() -> tuple[Ledger, Ledger, Instance]:
 def test_neither_half_of_the_owners_is_enough():
     one, other, instance = copies()
     for ledger, half in ((one, OWNERS[:2]), (other, OWNERS[2:])):
-        with pytest.raises(LedgerError, match="2 of 4 owners have signed it, and 3 have to"):
+        with pytest.raises(LedgerError, match="2 of 4 owners have committed it, and 3 have to"):
             ledger.append(round_record(ledger, half, instance=instance))
 
 
@@ -38,7 +38,7 @@ def test_a_majority_is_not_enough_where_an_owner_signs_for_both():
     agreed = chains.charter(owners=("alice", "bob", "chuck", "dave", "eve"), floor=3)
     for members in (["alice", "bob", "eve"], ["chuck", "dave", "eve"]):
         ledger, instance = chains.chain(0, agreed=agreed), Instance("first")
-        with pytest.raises(LedgerError, match="3 of 5 owners have signed it, and 4 have to"):
+        with pytest.raises(LedgerError, match="3 of 5 owners have committed it, and 4 have to"):
             ledger.append(round_record(ledger, members, instance=instance))
 
 
@@ -48,7 +48,7 @@ def test_two_releases_for_a_round_name_the_owner_who_signed_both():
     other.append(round_record(other, ["chuck", "dave"], instance=instance, witnesses=["bob"]))
     assert one.last_round == other.last_round
     assert one.head != other.head
-    signed = [{each.member for each in ledger.receipts[-1].record.signatures} for ledger in (one, other)]
+    signed = [{each.member for each in ledger.receipts[-1].record.commits} for ledger in (one, other)]
     assert all(len(signers) >= quorum(CHARTER) for signers in signed)
     assert signed[0] & signed[1] == {fingerprint_of("bob"), fingerprint_of("chuck")}
 
@@ -67,9 +67,13 @@ def test_signatures_for_one_copy_do_not_serve_the_other():
     one, other, instance = copies()
     other.append(Instance("second").begin(other))
     agreed: Cohort = cohort(one, ["alice", "bob"], signer=instance.public)
-    stolen = chains.sign_cohort(chains.records.encode(agreed), ["alice", "bob", "chuck"])
+    encoded = chains.records.encode(agreed)
+    consents = chains.consents(encoded, ["alice", "bob"])
+    commits = chains.commits(encoded, chains.outcome(one), ["alice", "bob", "chuck"])
     second = Instance("second")
     with pytest.raises(LedgerError, match="follows another record"):
         other.append(round_record(other, ["alice", "bob"], instance=second, agreed=agreed))
-    with pytest.raises(LedgerError, match="not one of its cohort"):
-        other.append(round_record(other, ["alice", "bob"], instance=second, signatures=stolen))
+    with pytest.raises(LedgerError, match="in its list of consents is not one of what it releases"):
+        other.append(round_record(other, ["alice", "bob"], instance=second, consents=consents))
+    with pytest.raises(LedgerError, match="in its list of commits is not one of what it releases"):
+        other.append(round_record(other, ["alice", "bob"], instance=second, commits=commits))

@@ -1,8 +1,8 @@
 """Attack: have one contribution count twice: for two members of a round, or in a later round.
 
 Each contribution is committed to, with a salt of its own, before anything of a round is added. The aggregator takes a
-commitment once, in a round and in all rounds of its ledger; owners sign no cohort that has one twice, and no chain that
-has one twice is a ledger. Whoever copies a commitment cannot open it.
+commitment once, in a round and in all rounds of its ledger; owners agree to no cohort that has one twice, and no chain
+that has one twice is a ledger. Whoever copies a commitment cannot open it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cloister.aggregator.events import Joined
 from cloister.aggregator.training import Training
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, LedgerError
-from cloister.ledger.records import Share, commitment
+from cloister.ledger.records import Share, cohort_digest, commitment, consent_to_be_signed
 from cloister.wire import rounds as w
 from tests.attacks.gathering import Gathering, NodeOwner
 from tests.support import chains, charters
@@ -33,7 +33,7 @@ def alike(*nodes: NodeOwner) -> None:
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         match message:
             case w.Ready():
-                return [(w.Ready(message.round, message.examples, *norms, {}, committed), b"")]
+                return [(w.Ready(message.round, message.examples, *norms, {}, committed, message.standing), b"")]
             case w.Contribution():
                 return [(w.Contribution(message.round, SALT), update)]
         return [(message, body)]
@@ -43,7 +43,7 @@ def alike(*nodes: NodeOwner) -> None:
 
 
 def test_without_the_check_one_contribution_makes_up_a_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The aggregator would ask for signatures of a mean of one, twice, and of chuck. Honest owners sign none of it."""
+    """The aggregator would ask for consents to a mean of one, twice, and of chuck. Honest owners give none."""
     take = Training.ready
 
     def forgetful(self: Training, *args: Any) -> None:
@@ -54,7 +54,7 @@ def test_without_the_check_one_contribution_makes_up_a_floor(monkeypatch: pytest
     study = Gathering(agree(floor="3", job={"rounds": 1}))
     alike(study.nodes["alice"], study.nodes["bob"])
     study.run()
-    assert study.told("chuck", w.Sign)
+    assert study.told("chuck", w.Draft)
     assert any("there twice" in note for note in study.nodes["chuck"].notes)
     assert not study.instance.ledger.released
 
@@ -65,7 +65,7 @@ def test_the_same_contribution_under_two_keys() -> None:
     study.run()
     assert "used once" in study.told("bob", w.Refused)[0].text
     assert "floor is 3" in study.told("chuck", w.Over)[0].text
-    assert not study.told("chuck", w.Sign)
+    assert not study.told("chuck", w.Draft)
 
 
 def test_a_copied_commitment_cannot_be_opened() -> None:
@@ -74,7 +74,16 @@ def test_a_copied_commitment_cannot_be_opened() -> None:
     foreign = commitment(b"\x07" * 32, memoryview(update_of("alice", 1).tobytes()))
 
     def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
-        return [(changed(message, commitment=foreign) if isinstance(message, w.Ready) else message, body)]
+        match message:
+            case w.Ready():
+                return [(changed(message, commitment=foreign), body)]
+            case w.Declined() if not study.told("bob", w.Send):  # its own node names another commitment
+                cohort = study.told("bob", w.Draft)[-1].cohort
+                signature = chains.sign_one(consent_to_be_signed(cohort), charters.key_of("bob"))
+                return [(w.Consent(message.round, cohort_digest(cohort), signature), b"")]
+            case w.Declined():
+                return [(w.Contribution(message.round, SALT), update_of("bob", 1).tobytes())]
+        return [(message, body)]
 
     study.nodes["bob"].spoil = spoil
     study.run()
@@ -174,4 +183,4 @@ def test_a_member_that_is_not_asked_and_sends_all_the_same() -> None:
     study.submit()
     study.settle()
     assert key_of("bob") not in study.instance.heard  # a body that nobody asked for ends the connection
-    assert not any("bob" in cohort for cohort in study.cohorts())
+    study.check(*[("alice", "bob", "chuck")] * study.instance.ledger.released)  # the first one counts, once

@@ -27,12 +27,15 @@ from tests.support.owners import agree, first_model, key_of, make_job
 from tests.support.rounds import ATTESTER, fill
 from tests.support.tls import SOON, hosting, make_identity
 
+SIGNATURE = w.MemberSignature("sha256:" + "0" * 64, bytes(256), bytes(128))
+STANDING = w.Standing(w.SignedAnswer(bytes(4096), SIGNATURE))
 FLOODS: dict[str, Any] = {
     "joins": w.Join(0, b"", 0, False),
     "other joins": w.Join(3, bytes(32), (1 << 53) - 1, True),
     "chains": w.Chain(1, ()),
-    "signatures": w.Signature(1, bytes(256), bytes(128)),
-    "promises": w.Ready(1, 1 << 52, 1.0, 0.0, {"loss": 1.0}, bytes(32)),
+    "consents": w.Consent(1, bytes(32), SIGNATURE),
+    "commits": w.Commit(1, SIGNATURE),
+    "promises": w.Ready(1, 1 << 52, 1.0, 0.0, {"loss": 1.0}, bytes(32), STANDING),
     "excuses": w.Declined(1, "x" * 500),
     "submissions without a job": w.Submit(8),
     "stops": w.Stop(),

@@ -39,13 +39,13 @@ def here() -> Aggregator:
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if name != "private"])
 def test_a_job_that_differs_between_owners(here: Aggregator, name: str) -> None:
-    """It trains for the job that it was shown, and signs for no other."""
+    """It trains for the job that it was shown, and agrees to no other."""
     shown = here.job
     here.job = job(here.ledger.charter, name=name)
     here.show()
     here.contribute(1)
     here.job = shown  # the others'
-    assert "another job" in declined(here.ask(here.cohort(1)))
+    assert "another job" in declined(here.draft(here.cohort(1)))
 
 
 def test_a_round_of_a_job_that_it_was_not_shown(here: Aggregator) -> None:
@@ -95,17 +95,18 @@ def test_the_digest_of_another_round(here: Aggregator) -> None:
         head=proposed.head,
     )
     assert "digest" in declined(here.member.handle(here.proposal(1, digest=digest)))
-    here.contribute(1)
-    assert "round digest" in declined(here.ask(here.cohort(1, digest=digest)))
+    here.contribute(2)  # what was declined is answered
+    assert "round digest" in declined(here.ask(here.cohort(2, digest=proposed.digest)))
 
 
 def test_a_contribution_asked_for_again_in_a_later_round(here: Aggregator) -> None:
     before = here.contribute(1)
-    here.sign(1)
+    here.consent(1)
+    here.commit(1)
     here.release(1)
     after = here.contribute(2)
     assert before.commitment != after.commitment  # of the same values: the salt is new
     assert declined(here.member.handle(w.Send(1)))
     shares = here.cohort(2).shares
-    own = only(here.ask(here.cohort(2, shares=shares)), w.Signature)
+    own = only(here.draft(here.cohort(2, shares=shares)), w.Consent)
     assert own.round == 2

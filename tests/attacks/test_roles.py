@@ -12,7 +12,7 @@ import pytest
 
 from cloister.charter import keys
 from cloister.errors import PeerRefusedError
-from cloister.ledger.records import cohort_to_be_signed
+from cloister.ledger.records import consent_to_be_signed
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.messages import encode
@@ -22,18 +22,22 @@ from tests.support.attested import goodbye
 from tests.support.lines import Table
 from tests.support.owners import Party, agree, first_model, key_of, update_of
 
+SIGNATURE = w.MemberSignature("sha256:" + "0" * 64, b"key", b"signature")
 OWNERS_ALONE: list[Any] = [
-    w.Ready(1, 20, 1.0, 0.0, {}, bytes(32)),
+    w.Ready(1, 20, 1.0, 0.0, {}, bytes(32), w.Standing(w.SignedAnswer(b"answer", SIGNATURE))),
     w.Contribution(1, bytes(32)),
     w.Declined(1, "no"),
-    w.Signature(1, b"key", b"signature"),
+    w.Consent(1, bytes(32), SIGNATURE),
+    w.Commit(1, SIGNATURE),
 ]
 RESEARCHERS_ALONE: list[Any] = [w.Submit(8), w.Stop()]
 NOBODYS: list[Any] = [
     w.Send(1),
     w.Work(bytes(32)),
     w.Over(1, ""),
-    w.Sign(1, b""),
+    w.Answers(1, ()),
+    w.Draft(1, b""),
+    w.Settle(1, b"", bytes(32), ()),
     w.Accepted(bytes(32), 0),
     w.Finished(bytes(32), 0, ""),
     w.HandOver(0),
@@ -88,21 +92,25 @@ def test_a_contribution_from_somebody_who_is_no_owner(name: str) -> None:
 
 
 @pytest.mark.parametrize(("shown", "why"), [("rosa", "another's public key"), ("bob", "not valid")])
-def test_a_signature_by_a_researchers_key_in_an_owners_name(shown: str, why: str) -> None:
+def test_a_consent_by_a_researchers_key_in_an_owners_name(shown: str, why: str) -> None:
     study = Gathering(agreed={"rounds": 1})
     rosa = charters.key_of("rosa")
 
     def forge(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
-        if not isinstance(message, w.Signature):
+        if not isinstance(message, w.Consent):
             return [(message, body)]
-        cohort = study.told("bob", w.Sign)[-1].cohort
-        signature = keys.sign(cohort_to_be_signed(cohort), key=rosa)
-        return [(w.Signature(1, keys.public_bytes(charters.key_of(shown)), signature), b"")]
+        signed = consent_to_be_signed(study.told("bob", w.Draft)[-1].cohort)
+        signature = w.MemberSignature(
+            charters.fingerprint_of("bob"), keys.public_bytes(charters.key_of(shown)), keys.sign(signed, key=rosa)
+        )
+        return [(w.Consent(1, message.cohort, signature), b"")]
 
     study.nodes["bob"].spoil = forge
     study.run()
     assert why in study.told("bob", w.Refused)[0].text
-    assert not study.instance.ledger.released
+    study.instance.tick()
+    study.settle()
+    study.check(("alice", "chuck"))
 
 
 def test_who_somebody_is_was_decided_by_the_handshake(tmp_path: Path) -> None:

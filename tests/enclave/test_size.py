@@ -82,9 +82,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 2660
+LIMIT = 2900
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 5890, "sgx": 5800, "simulated": 5810}
+ALL = {"guest": 6170, "sgx": 6080, "simulated": 6090}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.dcap.collateral": "reads the file that --collateral names",
