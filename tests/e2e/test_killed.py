@@ -18,6 +18,7 @@ import torch
 
 from cloister.ledger.chain import Ledger
 from cloister.ledger.jsonl import read_lines
+from cloister.ledger.records import cohort_digest
 from cloister.node.study.journal import Records
 from cloister.study.history import Round
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
@@ -89,16 +90,20 @@ def test_what_was_signed_and_released_outlasts_kill_9(local: LocalStudy) -> None
 def check_disks(local: LocalStudy, ledger: Ledger) -> None:
     """What owners remember fits the chain, and what each other remembers."""
     digest = local.charter.digest
-    released = {receipt.cohort.round: receipt.record.cohort for receipt in ledger.receipts}
-    signed: dict[int, bytes] = {}
+    released = {receipt.cohort.round: cohort_digest(receipt.record.cohort) for receipt in ledger.receipts}
+    committed: dict[int, bytes] = {}
     with ExitStack() as stack:
         for name in SIZES:
             records = stack.enter_context(closing(Records(local.folder / f"{name}.state", read_only=True)))
             chain = records.chain(digest)
             assert ledger.records[: len(chain)] == chain
             assert records.released(digest) == tuple(released)[: len(records.released(digest))]
-            assert {number: each.cohort for number, each in records.signed(digest).items()}.items() >= released.items()
-            assert set(records.took_part(digest)) >= set(records.signed(digest))
-            assert records.spent("#mri") == len(records.signed(digest)) >= len(released)
-            for number, each in records.signed(digest).items():
-                assert signed.setdefault(number, each.cohort) == each.cohort, "two cohorts of one round were signed"
+            agreed = records.consents(digest)
+            assert {each.cohort for each in agreed} >= set(released.values())
+            assert set(records.took_part(digest)) >= {each.round for each in agreed}
+            assert not any(records.is_void(digest, each) for each in released.values())
+            open_ = {each.round for each in agreed if not records.is_void(digest, each.cohort)}
+            assert records.spent("#mri") == len(open_) >= len(released)
+            for number, commit in records.commits(digest).items():
+                other = committed.setdefault(number, commit.cohort)
+                assert other == commit.cohort, "two cohorts of one round were committed"

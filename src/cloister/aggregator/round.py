@@ -43,7 +43,8 @@ _LEFT_OUT: Final = (
     " still be released, and refuse one that differs too little from it. The next round is of all owners again"
 )
 CONSENT_S: Final = 30.0
-"""The time that members have to consent to a cohort. Those that have not are left out of the next one."""
+"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have not
+are left out of the next one."""
 
 
 @dataclass
@@ -371,7 +372,7 @@ class RoundMachine:
         self._leave_out_for_now(collecting, {name for name, key in keys.items() if key not in chosen})
         shares = shares_of(collection.answers, weights=collection.weights)
         cohort = cohort_of(training, run=self.run, ledger=self._chains.ledger, signer=self._own.signer, shares=shares)
-        collecting.drafted = drafted = Drafted(cohort, until=self.now + CONSENT_S)
+        collecting.drafted = drafted = Drafted(cohort, until=self.now + max(CONSENT_S, self.run.agreed.max_s / 10))
         for peer in owners:
             if peer.key in drafted.members:
                 self._peers.tell(peer, Draft(round=training.number, cohort=drafted.cohort))
