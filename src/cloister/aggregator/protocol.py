@@ -34,7 +34,9 @@ from cloister.wire.rounds import (
     Declined,
     Finished,
     Join,
+    OwnerStatus,
     Ready,
+    Status,
     Stop,
     Submit,
 )
@@ -155,6 +157,42 @@ class AggregatorProtocol:
                 self._chains.ask_for_model(peer, job=run.job, vectors=run.averages, now=self._now)
                 return
 
+    # What anybody of the study may ask
+
+    def status(self) -> Status:
+        """How the study stands."""
+        course, ledger, run = self._course, self.ledger, self._course.run
+        running = None if run is None or run.over else run
+        owners = (
+            OwnerStatus(o.key, course.doing(o.key, o.name), course.out.get(o.key, "")) for o in self._charter.owners
+        )
+        return Status(
+            job="" if running is None else running.agreed.name,
+            done=0 if running is None else ledger.rounds_of(running.agreed.name),
+            rounds=0 if running is None else running.agreed.rounds,
+            round=course.number,
+            phase=course.phase,
+            text=course.waits,
+            left=self._charter.limits.rounds - ledger.released,
+            owners=tuple(owners),
+        )
+
+    def stop(self, member: str, *, now: float) -> list[Effect]:
+        """Ends the job that runs, for a researcher that asks from outside the study.
+
+        Raises:
+            JobError: there is none, or it is another researcher's, who is there.
+        """
+        self._now = self._course.now = max(now, self._now)
+        run, asking = self._course.run, self._charter.member(member)
+        if run is None or run.over or asking is None or asking.role != "researcher":
+            raise JobError("there is no job that this member could stop")
+        if run.researchers and member not in run.submitters:
+            raise JobError("the job is another researcher's, who is there: it is hers to stop")
+        run.stopping = f"stopped by {asking.name}"
+        self._go_on()
+        return self._peers.effects()
+
     # Messages of members
 
     def _hear(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
@@ -267,6 +305,7 @@ class AggregatorProtocol:
         elif run.digest != body.digest:
             raise JobError("another job is under way; there is one at a time")
         run.researchers.add(peer.key)
+        run.submitters.add(peer.key)
         done = self.ledger.done(run.digest)
         self._peers.tell(peer, Accepted(job=run.digest, done=done))
         self._peers.note(f"{peer.name}'s job of {run.agreed.rounds} rounds is taken; {done} are done")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cloister.aggregator.absences import Absences
 from cloister.aggregator.bodies import Body, Discarded, Update, views
 from cloister.aggregator.chain_exchange import Chains, seconds_for
 from cloister.aggregator.collection import Collection
@@ -28,6 +29,7 @@ from cloister.wire.rounds import (
     Consent,
     Contribution,
     Declined,
+    Doing,
     Draft,
     Over,
     Propose,
@@ -37,14 +39,16 @@ from cloister.wire.rounds import (
     Waiting,
     Work,
 )
+from cloister.wire.text import visible
 
 _LEFT_OUT: Final = (
     "this owner is not in the round's cohort. Some owners have committed another cohort on the same model, which may"
     " still be released, and refuse one that differs too little from it. The next round is of all owners again"
 )
+_LOST: Final = "its connection was lost"
 CONSENT_S: Final = 30.0
-"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have not
-are left out of the next one."""
+"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have
+not are left out of the next one."""
 
 
 @dataclass
@@ -71,6 +75,8 @@ class RoundMachine:
         """The highest number that a round is known to have had."""
         self.now = 0.0
         """The time, by the clock of the events."""
+        self.waits = ""
+        """What it waits for, where that was said; empty where it does not wait."""
         self._charter = charter
         self._limits = charter.limits
         self._quorum = quorum(charter)
@@ -79,6 +85,7 @@ class RoundMachine:
         self._chains = chains
         self._phase: Training | _Collecting | Committing | None = None
         self._pauses = Pauses()
+        self._absences = Absences(charter, peers=peers)
 
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
@@ -104,7 +111,12 @@ class RoundMachine:
         training = self._phase
         if not isinstance(training, Training) or training.number != message.round:
             raise MESSAGES[Ready].refusal(message)
-        training.ready(peer, message)
+        try:
+            training.ready(peer, message)
+        except RoundError as fault:
+            if peer.name not in training.answers:
+                self._absences.note(peer.key, f"what it said was refused: {fault}")
+            raise
 
     def room(self, peer: ConnectedMember, message: Contribution, *, body_bytes: int) -> Body:
         """Makes room for a contribution. Raises ``RoundError``: nobody asked for one of this length."""
@@ -126,8 +138,8 @@ class RoundMachine:
             if not isinstance(body, Update):
                 raise RoundError("a contribution without its values")
             collecting.collection.take(peer.name, body)
-        except RoundError:
-            self._leave_out_of(collecting, [peer.name])
+        except RoundError as fault:
+            self._leave_out_of(collecting, {peer.name: f"what it said was refused: {fault}"})
             raise
 
     def decline(self, peer: ConnectedMember, message: Declined) -> None:
@@ -138,13 +150,15 @@ class RoundMachine:
         """
         if message.round != self._number:
             raise MESSAGES[Declined].refusal(message)
-        self._peers.note(f"{peer.name} declines round {message.round}")
+        why = f"it declined: {message.text}"
         match self._phase:
             case Training() as training:
+                self._absences.note(peer.key, why)
                 training.decline(peer, message)
             case _Collecting() as collecting:
-                self._leave_out_of(collecting, [peer.name])
+                self._leave_out_of(collecting, {peer.name: why})
             case Committing() as committing:
+                self._peers.note(f"{peer.name} does not commit round {message.round}: {visible(message.text)}")
                 committing.refused.add(peer.key)
 
     def consent(self, peer: ConnectedMember, message: Consent) -> None:
@@ -168,11 +182,14 @@ class RoundMachine:
 
     def leave_out(self, peer: ConnectedMember) -> None:
         """Goes on with the round without a member that has left, if that is possible."""
+        if not peer.owner:
+            return
         match self._phase:
             case Training() as training:
                 training.leave_out(peer.name)
+                self._absences.note(peer.key, _LOST)
             case _Collecting() as collecting if not collecting.settled(peer):
-                self._leave_out_of(collecting, [peer.name])
+                self._leave_out_of(collecting, {peer.name: _LOST})
 
     # Steps
 
@@ -180,10 +197,15 @@ class RoundMachine:
         """Acts on deadlines that have passed, and returns the members that have stalled, which must be dropped."""
         match self._phase:
             case Training() as training if self.now >= training.until:
+                for peer in self._peers.owners():
+                    if training.waits_for(peer.name):
+                        self._absences.note(peer.key, "it had not trained in time")
                 training.close()
             case _Collecting(deadlines=deadlines) as collecting:
                 self._close_consents(collecting)
-                return [peer for peer in self._peers.owners() if self.now >= deadlines.get(peer.name, self.now + 1)]
+                late = [peer for peer in self._peers.owners() if self.now >= deadlines.get(peer.name, self.now + 1)]
+                self._leave_out_of(collecting, {peer.name: "its contribution did not come in time" for peer in late})
+                return late
         return []
 
     def go_on(self) -> None:
@@ -236,6 +258,34 @@ class RoundMachine:
         before, self._phase = self.phase, phase
         if self.phase not in FOLLOWING[before]:
             raise AssertionError(f"{self.phase} does not follow {before}")
+
+    def doing(self, key: str, name: str) -> Doing:
+        """What an owner is at, by its fingerprint and its name."""
+        there = {peer.key: peer for peer in self._peers.owners()}
+        match self._phase:
+            case Committing() as committing if key in committing.missing(there.values()):
+                return "awaited"
+            case Committing() as committing if committing.has(key):
+                return "done"
+            case Training() as training if training.waits_for(name):
+                return "awaited"
+            case Training(answers=answers) if name in answers:
+                return "done"
+            case _Collecting(collection=collection) as collecting if name in collection.answers:
+                return "done" if key in there and collecting.settled(there[key]) else "awaited"
+            case None:
+                return "there" if key in there else "away"
+        return "out" if key in self._absences.why else "there" if key in there else "away"
+
+    @property
+    def out(self) -> Mapping[str, str]:
+        """Why owners are out of the round that is under way, or of the last one, by fingerprint."""
+        return self._absences.why
+
+    @property
+    def number(self) -> int:
+        """The number of the round that is under way; 0 between rounds."""
+        return self._number
 
     @property
     def under_way(self) -> bool:
@@ -291,6 +341,7 @@ class RoundMachine:
                 seconds=seconds,
             )
             self._peers.tell(peer, proposed)
+        self.waits = ""
         for peer in self._peers.present():
             peer.waits = ""
         self._pauses.begin(self._owners())
@@ -303,9 +354,11 @@ class RoundMachine:
         )
         self._enter(training)
         self._peers.note(f"round {number} is proposed to {len(owners)} owners")
+        self._absences.begin(number, run=run)
 
     def _wait(self, run: Run, text: str) -> None:
         """Tells the job's researchers the reason for waiting, each of them once until it changes."""
+        self.waits = text
         for peer in self._peers.present():
             if peer.key in run.researchers and peer.waits != text:
                 peer.waits = text
@@ -358,7 +411,8 @@ class RoundMachine:
     def _draft(self, collecting: _Collecting) -> None:
         """Asks for the consents to a cohort of the owners that are left; nobody trains again for it."""
         training, collection, owners = collecting.training, collecting.collection, self._peers.owners()
-        self._leave_out_of(collecting, collection.answers.keys() - {peer.name for peer in owners})
+        gone = collection.answers.keys() - {peer.name for peer in owners}
+        self._leave_out_of(collecting, dict.fromkeys(gone, _LOST))
         if self._phase is not collecting or self.run is None:
             return
         keys = {name: answer.member.key for name, answer in collection.answers.items()}
@@ -381,7 +435,7 @@ class RoundMachine:
         for peer in self._peers.owners():
             if peer.name in names:
                 self._peers.tell(peer, refused(collecting.training.number, RoundError(_LEFT_OUT)))
-        self._leave_out_of(collecting, names)
+        self._leave_out_of(collecting, dict.fromkeys(names, _LEFT_OUT))
 
     def _close_consents(self, collecting: _Collecting) -> None:
         """Leaves out the members that have not consented in time: all of them at once, for one more draft."""
@@ -391,14 +445,14 @@ class RoundMachine:
         late = sorted(
             name for name, each in collecting.collection.answers.items() if each.member.key in drafted.missing
         )
-        self._peers.note(f"round {collecting.training.number}: no consent in time from {', '.join(late)}")
-        self._leave_out_of(collecting, late)
+        self._leave_out_of(collecting, dict.fromkeys(late, "it had not consented in time"))
 
-    def _leave_out_of(self, collecting: _Collecting, names: Iterable[str]) -> None:
-        """Goes on without these owners; the others have to consent to another cohort."""
-        for name in names:
+    def _leave_out_of(self, collecting: _Collecting, names: Mapping[str, str]) -> None:
+        """Goes on without these owners, for these reasons; the others have to consent to another cohort."""
+        for name, why in names.items():
             collecting.deadlines.pop(name, None)
             if self._phase is collecting and name in collecting.collection.answers:
+                self._absences.note(collecting.collection.answers[name].member.key, why)
                 collecting.drafted = None
                 try:
                     collecting.collection.leave_out(name)
@@ -451,7 +505,7 @@ class RoundMachine:
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
-        self._pauses = Pauses()
+        self._pauses, self.waits = Pauses(), ""
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0

@@ -24,6 +24,8 @@ class Run:
     rule: Strategy
     researchers: set[str] = field(default_factory=set)
     """The fingerprints of the connected researchers that submitted it."""
+    submitters: set[str] = field(default_factory=set)
+    """Those of all researchers that have submitted it, connected or not."""
     stopping: str = ""
     """The reason why it ends before its last round; empty while it goes on."""
     over: bool = False

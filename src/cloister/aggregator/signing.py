@@ -98,6 +98,10 @@ class Committing:
             raise
         self._commits[peer.key] = signature
 
+    def has(self, key: str) -> bool:
+        """Whether an owner has committed it."""
+        return key in self._commits
+
     def missing(self, present: Iterable[ConnectedMember]) -> frozenset[str]:
         """The owners that are there and may still commit it."""
         return frozenset(peer.key for peer in present) - self.refused - self._commits.keys()

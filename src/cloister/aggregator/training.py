@@ -74,6 +74,10 @@ class Training:
         if message.standing is not None:
             self.standings.take(peer, message.standing)
 
+    def waits_for(self, name: str) -> bool:
+        """Whether an owner was asked, and has not answered."""
+        return name in self._waiting
+
     def leave_out(self, name: str) -> None:
         """Leaves out an owner that has declined, or left."""
         self._waiting.discard(name)

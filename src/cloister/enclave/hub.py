@@ -6,12 +6,12 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, time_ns
 from typing import Final, NamedTuple
 
 from cloister.aggregator.bodies import Body
-from cloister.aggregator.events import Drop, Event, Joined, Left, Note, Said, Tell, Tick
+from cloister.aggregator.events import Drop, Effect, Event, Joined, Left, Note, Said, Tell, Tick
 from cloister.aggregator.own import InstanceIdentity
 from cloister.aggregator.protocol import AggregatorProtocol
 from cloister.charter import Charter
@@ -19,6 +19,7 @@ from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.net.proving import Instance
 from cloister.wire.fields import Message
 from cloister.wire.messages import Proof
+from cloister.wire.rounds import Status
 
 _log: Final = logging.getLogger(__name__)
 
@@ -137,6 +138,16 @@ class Hub:
             member_connection.outbox.clear()
             return waiting
 
+    def status(self) -> Status:
+        """How the study stands."""
+        with self._lock:
+            return self._rounds.status()
+
+    def stop(self, member: str) -> None:
+        """Ends the job that runs. Raises as ``AggregatorProtocol.stop``."""
+        with self._lock:
+            self._do(self._rounds.stop(member, now=monotonic()))
+
     def keep_time(self) -> None:
         """Tells the state machine of the moments that it asks for, until ``end``."""
         while not self._ended:
@@ -158,8 +169,11 @@ class Hub:
             return ledger.head, ledger.sequence
 
     def _happen(self, event: Event) -> None:
+        self._do(self._rounds.handle(event, now=monotonic()))
+
+    def _do(self, effects: Iterable[Effect]) -> None:
         crowded = []
-        for effect in self._rounds.handle(event, now=monotonic()):
+        for effect in effects:
             match effect:
                 case Tell(member=member, message=message, bodies=bodies):
                     member_connection = self._connections[member]

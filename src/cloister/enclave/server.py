@@ -16,6 +16,7 @@ from cloister.aggregator.own import UPLOAD_S
 from cloister.charter.charter import Charter
 from cloister.enclave.connection import MemberHandler
 from cloister.enclave.hub import Hub
+from cloister.enclave.status import answer_questions
 from cloister.net.connection import Connection
 from cloister.net.handshake_server import refuse
 from cloister.net.listener import Listener
@@ -117,11 +118,14 @@ class Aggregator:
         hello = prover.open()
         if hello is None:
             return
-        if hello.purpose != "study":
+        if hello.purpose not in ("study", "status"):
             refuse(connection, "peer", text=_CLOSED)
         elif connection.peer not in self._members:
             refuse(connection, "peer", text="only members of its charter take part in a study")
         else:
             name = self._instance.name[:NAME_CHARS]
             connection.send(Kind.WELCOME, Welcome(version=VERSION, name=name, memory_bytes=0, objects=0))
-            MemberHandler(connection, hub=self._hub, prover=prover).serve()
+            if hello.purpose == "status":
+                answer_questions(connection, hub=self._hub)
+            else:
+                MemberHandler(connection, hub=self._hub, prover=prover).serve()

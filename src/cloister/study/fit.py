@@ -32,6 +32,7 @@ from cloister.wire.rounds import (
     Finished,
     HandOver,
     Join,
+    Out,
     Over,
     Refused,
     RefusedCode,
@@ -40,9 +41,12 @@ from cloister.wire.rounds import (
     Submit,
     Waiting,
 )
+from cloister.wire.text import visible
 
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
+_VOID_ROUNDS: Final = 1000
+"""Rounds in a row that come to nothing, of which it is kept who was out."""
 _REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
 
 
@@ -74,6 +78,9 @@ class JobRun:
     held: ModelState | None = field(init=False)
     rounds: list[Round] = field(init=False)
     _highest: int = field(init=False, default=0)
+    _absent: dict[int, dict[str, str]] = field(init=False, default_factory=dict)
+    """Why owners are out of rounds that are not released yet, by round and name."""
+    _said: dict[str, str] = field(init=False, default_factory=dict)
     _submitted: bool = field(init=False, default=False)
     _accepted: bool = field(init=False, default=False)
     _since: float = field(init=False, default_factory=perf_counter)
@@ -84,7 +91,7 @@ class JobRun:
         self.digest = jobs.job_digest(self.data)
         kept = self.folder.model(self.job)
         self.held = kept if kept is not None and kept.is_newest(self.ledger) else None
-        self.rounds = [self._round(receipt, {}, 0.0) for receipt in self.receipts]
+        self.rounds = [self._round(receipt, {}, 0.0, {}) for receipt in self.receipts]
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -158,6 +165,8 @@ class JobRun:
             case Over(round=number, text=text):
                 self._highest = max(self._highest, number)
                 self.say(f"round {number}  void: {text}")
+            case Out():
+                self._hear_out(message)
             case Waiting(text=text):
                 self.say(f"waiting: {text}")
             case Refused():
@@ -169,6 +178,17 @@ class JobRun:
             case _:
                 raise MessageError(f"an aggregator sent a researcher what is for owners: {type(message).__name__}")
         return False
+
+    def _hear_out(self, out: Out) -> None:
+        """Keeps why an owner is out of a round, and says it unless that was said of the round before."""
+        names = {owner.key: owner.name for owner in self.charter.owners}
+        if out.owner not in names or (out.round not in self._absent and len(self._absent) >= _VOID_ROUNDS):
+            return
+        name, why = names[out.owner], visible(out.text)
+        self._absent.setdefault(out.round, {})[name] = why
+        if self._said.get(name) != why:
+            self._said[name] = why
+            self.say(f"round {out.round}  without {name}: {why}")
 
     def _extend(self, handed: Handed) -> None:
         ledger = advance(self.ledger, handed.first, handed.records)
@@ -200,17 +220,25 @@ class JobRun:
             load(self.held.vector, into=self.model)
             evaluation = {} if self.evaluate is None else evaluated(self.model, self.evaluate)
         now = perf_counter()
-        done = self._round(receipt, evaluation, now - self._since)
+        absent = self._absent.get(receipt.cohort.round, {})
+        self._absent.clear()
+        done = self._round(receipt, evaluation, now - self._since, absent)
+        for name in done.owners:
+            self._said.pop(name, None)
         self._since = now
         self.rounds.append(done)
         self.on_round(done)
 
-    def _round(self, receipt: Receipt, evaluation: Mapping[str, float], seconds: float) -> Round:
+    def _round(
+        self, receipt: Receipt, evaluation: Mapping[str, float], seconds: float, absent: Mapping[str, str]
+    ) -> Round:
         names = {owner.key: owner.name for owner in self.charter.owners}
         weights = {names[share.member]: share.weight for share in receipt.cohort.shares}
         owners = tuple(sorted(weights))
         weights = {name: weights[name] for name in owners}
-        return Round(receipt.cohort.round, owners, None, dict(receipt.record.metrics), evaluation, seconds, weights)
+        absent = {name: why for name, why in absent.items() if name not in weights}
+        metrics = dict(receipt.record.metrics)
+        return Round(receipt.cohort.round, owners, None, metrics, evaluation, seconds, weights, absent)
 
     def _refuse(self, refused: Refused) -> None:
         about = f" what was sent for round {refused.round}" if refused.round else ""

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any, Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 
 from cloister.errors import ConfigurationError, MissingDependencyError
@@ -81,7 +82,7 @@ class Round:
     rows, which only a simulation knows; ``metrics`` are means over the owners' training, weighted by examples, in a
     study by shares; ``evaluation`` is what ``evaluate`` returned for the new model. ``took_s`` is the round's time in
     seconds; two rounds may be equal with different times. ``weights`` are the owners' shares of the mean, where they
-    are known, as in a study.
+    are known, as in a study. ``absent`` says of owners that did not take part why not, as far as this run heard of it.
     """
 
     number: int
@@ -91,6 +92,7 @@ class Round:
     evaluation: Mapping[str, float]
     took_s: float = field(compare=False)
     weights: Mapping[str, float] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -101,7 +103,8 @@ class Round:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         some = "1 owner" if len(self.owners) == 1 else f"{len(self.owners)} owners"
         examples = "" if self.examples is None else f"{self.examples:,} examples  "
-        return f"round {self.number}  {some}  {examples}{numbers}  {self.took_s:.1f} s"
+        without = f"  without {', '.join(sorted(self.absent))}" if self.absent else ""
+        return f"round {self.number}  {some}  {examples}{numbers}  {self.took_s:.1f} s{without}"
 
 
 class History(Sequence[Round]):
@@ -176,14 +179,18 @@ class History(Sequence[Round]):
         names = self.names
         table = Table()
         counted = ["examples"] if any(each.examples is not None for each in self._rounds) else []
+        absent = any(each.absent for each in self._rounds)
         for column in ("round", "owners", *counted, *names, "s"):
             table.add_column(column, justify="right")
+        if absent:
+            table.add_column("absent", overflow="fold")
         for each in self._rounds:
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
             examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
             row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.took_s:.2f}")
-            table.add_row(*row)
+            why = "; ".join(f"{name}: {why}" for name, why in sorted(each.absent.items()))
+            table.add_row(*row, *([escape(why)] if absent else []))
         yield table
 
     def __str__(self) -> str:

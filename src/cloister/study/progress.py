@@ -93,4 +93,4 @@ class Interrupts:
         self._pressed += 1
         if self._pressed > 1:
             raise KeyboardInterrupt
-        self._said("stopping after the round that is under way; Ctrl-C again leaves it at once")
+        self._said("stopping the job; Ctrl-C again leaves it at once, and to itself")

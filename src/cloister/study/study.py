@@ -33,6 +33,8 @@ from cloister.study.fit import JobRun
 from cloister.study.history import History, Round
 from cloister.study.progress import Interrupts, Screen
 from cloister.study.state_dir import CHAIN, ROUNDS, Folder, write_chain
+from cloister.study.status import StudyStatus, ask
+from cloister.wire.rounds import Ask, Stop
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 
@@ -52,6 +54,15 @@ class StudyRun:
     plan: Plan
     finished: bool
     _records: tuple[bytes, ...]
+    _study: Study
+
+    def status(self) -> StudyStatus:
+        """How the study stands now, as ``Study.status``."""
+        return self._study.status()
+
+    def stop(self) -> StudyStatus:
+        """Stops the job that runs, as ``Study.stop``."""
+        return self._study.stop()
 
     def save_chain(self, path: str | os.PathLike[str]) -> None:
         """Writes all records of the charter so far, for ``cloister ledger audit``.
@@ -136,8 +147,8 @@ class Study:
         """Trains a copy of ``model`` in rounds on the data sets of the charter's owners: one of the charter's jobs.
 
         The aggregator goes on with the rounds when this script is gone. The same call in a new script, with the same
-        arguments, takes the job up where it is by then. A lost connection is made again. One Ctrl-C ends the job after
-        the round that is under way and returns the result so far; a second one leaves at once.
+        arguments, takes the job up where it is by then. A lost connection is made again. One Ctrl-C stops the job, as
+        ``stop``, and returns the result so far; a second one leaves at once.
 
         Args:
             model: what the study starts from: the charter's first model, or what the newest round released.
@@ -198,6 +209,31 @@ class Study:
             job_run.run()
         return self._run(job_run, plan)
 
+    def status(self) -> StudyStatus:
+        """How the study stands now: who is there, which round, what it waits for. It may be asked while a ``fit`` runs.
+
+        Raises:
+            NetworkError: the aggregator is out of reach. AttestationError: what it proves is not acceptable.
+        """
+        return self._ask(Ask())
+
+    def stop(self) -> StudyStatus:
+        """Stops the job that runs, and with it the round that is under way, unless owners were asked to commit it.
+
+        It is the job of this researcher, or one whose researcher is not there.
+
+        Raises:
+            JobError: there is no such job. NetworkError, AttestationError: as ``status``.
+        """
+        return self._ask(Stop())
+
+    def _ask(self, message: Ask | Stop) -> StudyStatus:
+        attested = self._dial()
+        try:
+            return ask(attested, message, charter=self.charter)
+        finally:
+            attested.close()
+
     def close(self) -> None:
         """Ends the connection, if there is one."""
         self.attested.close()
@@ -232,8 +268,7 @@ class Study:
                     accept_simulated=self._policy.accept_simulated,
                 )
 
-    @staticmethod
-    def _run(job_run: JobRun, plan: Plan) -> StudyRun:
+    def _run(self, job_run: JobRun, plan: Plan) -> StudyRun:
         receipts = job_run.receipts
         if receipts:
             newest = receipts[-1] is job_run.ledger.receipts[-1]
@@ -243,6 +278,5 @@ class Study:
                     + ("the aggregator did not send it" if newest else "rounds of another job came after it")
                 )
             jobs.load(job_run.held.vector, into=job_run.model)
-        return StudyRun(
-            job_run.model, History(job_run.rounds), receipts, plan, job_run.finished, job_run.ledger.records
-        )
+        history = History(job_run.rounds)
+        return StudyRun(job_run.model, history, receipts, plan, job_run.finished, job_run.ledger.records, self)

@@ -39,6 +39,9 @@ NAME_CHARS: Final = 128
 TEXT_CHARS: Final = 4096
 """An explanation for a person."""
 
+REASON_CHARS: Final = 512
+"""Why an owner is out of a round."""
+
 WAIT_S: Final = 3600
 """Seconds that a worker may have a caller wait, or stay away."""
 

@@ -34,7 +34,7 @@ class Hello(Message, frozen=True):
     """The first frame on a connection."""
 
     versions: Versions
-    purpose: Literal["session", "push", "study"]
+    purpose: Literal["session", "push", "study", "status"]
     software: Name
     table: Digest | None
 

@@ -19,6 +19,7 @@ from cloister.wire.limits import (
     LIST_ITEMS,
     MEMBERS,
     METRICS,
+    REASON_CHARS,
     RECORD_BYTES,
     ROUND_BODY_BYTES,
     SIGNATURE_BYTES,
@@ -29,6 +30,7 @@ Sequence = Annotated[int, Meta(ge=0, lt=1 << 53)]
 RoundNumber = Annotated[int, Meta(ge=1, lt=1 << 53)]
 Head = Annotated[bytes, Meta(max_length=32)]
 """A record's hash, or nothing before the first record."""
+Reason = Annotated[str, Meta(max_length=REASON_CHARS)]
 RecordSize = Annotated[int, Meta(ge=1, le=RECORD_BYTES)]
 JobSize = Annotated[int, Meta(ge=1, le=JOB_BYTES)]
 Members = Annotated[tuple[Fingerprint, ...], Meta(max_length=LIST_ITEMS)]
@@ -248,6 +250,14 @@ class Refused(Message, tag="refused", frozen=True):
     text: Text
 
 
+class Out(Message, tag="out", frozen=True):
+    """An owner is not in this round, and why. It goes to the researchers whose job the round is of."""
+
+    round: RoundNumber
+    owner: Fingerprint
+    text: Reason
+
+
 class Accepted(Message, tag="accepted", frozen=True):
     """The job is taken; ``done`` of its rounds are in the ledger already."""
 
@@ -267,6 +277,41 @@ class Finished(Message, tag="finished", frozen=True):
     job: Digest
     done: Sequence
     text: Text
+
+
+# How a study stands: what any member may ask on a connection whose hello has the purpose ``status``.
+
+
+class Ask(Message, tag="ask", frozen=True):
+    """How does the study stand? Answered by ``Status``. ``Stop`` may be said here too, and is answered likewise."""
+
+
+Doing = Literal["away", "there", "out", "awaited", "done"]
+"""What an owner is at: not connected; there, and no round concerns it; out of the round; the round waits for it; it has
+done what this phase asks of it."""
+
+
+class OwnerStatus(Message, frozen=True):
+    """One owner, and the reason why it is out of the round."""
+
+    owner: Fingerprint
+    doing: Doing
+    text: Reason
+
+
+class Status(Message, tag="status", frozen=True):
+    """How a study stands. ``job``: its name in the charter; empty where none runs; ``done`` and ``rounds`` are its
+    released rounds and all that it has. ``round``: 0 between rounds. ``text``: what it waits for, if it is said.
+    ``left``: the charter's rounds that are left."""
+
+    job: Name
+    done: Sequence
+    rounds: Sequence
+    round: Annotated[int, Meta(ge=0, lt=1 << 53)]
+    phase: Name
+    text: Text
+    left: Sequence
+    owners: Annotated[tuple[OwnerStatus, ...], Meta(max_length=MEMBERS)]
 
 
 RoundMessage = (
@@ -291,4 +336,7 @@ RoundMessage = (
     | Accepted
     | Waiting
     | Finished
+    | Out
+    | Ask
+    | Status
 )
