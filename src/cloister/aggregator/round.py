@@ -20,7 +20,7 @@ from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
-from cloister.ledger.cohorts import choose
+from cloister.ledger.cohorts import Members, choose
 from cloister.ledger.job import round_digest
 from cloister.wire.rounds import (
     Answers,
@@ -43,8 +43,8 @@ _LEFT_OUT: Final = (
     " still be released, and refuse one that differs too little from it. The next round is of all owners again"
 )
 CONSENT_S: Final = 30.0
-"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have not
-are left out of the next one."""
+"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have
+not are left out of the next one."""
 
 
 @dataclass
@@ -79,6 +79,8 @@ class RoundMachine:
         self._chains = chains
         self._phase: Training | _Collecting | Committing | None = None
         self._pauses = Pauses()
+        self._given_up: Members = frozenset()
+        """The owners that were there when the last round was given up because one of them refused to commit it."""
 
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
@@ -434,7 +436,9 @@ class RoundMachine:
         if committing.complete:
             self._release(committing)
         elif committing.hopeless(owners):
-            self.void("too few owners are left that would commit it", hopeless=True)
+            # What they answer to the next round may be the way out. Once: a liar must not spend others' budgets so.
+            again, self._given_up = self._owners() == self._given_up, self._owners()
+            self.void("too few of the owners that are there would commit it", hopeless=again)
         elif self.run is not None and committing.short_of(owners):
             text = f"round {committing.number} waits for {committing.short_of(owners)} more of its owners to commit it"
             self._wait(self.run, text)
@@ -451,7 +455,7 @@ class RoundMachine:
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
-        self._pauses = Pauses()
+        self._pauses, self._given_up = Pauses(), frozenset()
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0
