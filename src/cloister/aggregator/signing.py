@@ -103,8 +103,8 @@ class Committing:
         return max(0, self._quorum - len(self._commits) - len(self.missing(present)))
 
     def hopeless(self, present: Iterable[ConnectedMember]) -> bool:
-        """Whether nobody should wait for it any more: one that is there has refused, and the others are too few. With it
-        they may be enough for another round, in which its answer counts."""
+        """Whether nobody should wait for it any more: one that is there has refused, and the others are too few. With
+        it they may be enough for another round, in which its answer counts."""
         there = list(present)
         return self.short_of(there) > 0 and any(peer.key in self.refused for peer in there)
 
