@@ -58,8 +58,7 @@ PHASES: Final[Mapping[Phase, tuple[str, str, str]]] = {
         ),
         (
             "A quorum of owners has committed: the round's record and model are released as `Chain`. No clock ends it. "
-            "Void where too many have refused for a quorum; or where an owner has come that has answered a later "
-            "round, and those that are there are too few."
+            "Void where one that is there refuses, and the others that are there are no quorum."
         ),
     ),
 }

@@ -537,8 +537,11 @@ def test_a_round_is_given_up_once_too_many_have_refused() -> None:
     for name in ("bob", "chuck"):
         study.owners[name].spoil = refusing(w.Commit)
     study.run()
-    assert "too few owners are left that would commit it" in told(study, "alice", w.Over)[0].text
+    assert "too few of the owners that are there would commit it" in told(study, "alice", w.Over)[0].text
     assert not study.instance.ledger.released
+    study.instance.tick()  # once more: what they answer then might be the way out
+    study.settle()
+    assert len(told(study, "alice", w.Over)) == 2
     assert study.instance.rounds.due is None  # the same owners would not commit the next one either
 
 
@@ -552,7 +555,7 @@ def test_a_round_that_was_overtaken_is_given_up_where_those_that_are_there_are_t
     study.owners["chuck"].round = 4  # at another instance
     study.join("chuck")
     study.settle()
-    assert "too few owners are left" in told(study, "alice", w.Over)[0].text
+    assert "too few of the owners" in told(study, "alice", w.Over)[0].text
     check(study, ("alice", "chuck"))
     assert numbers(study) == [5]
 
@@ -640,7 +643,7 @@ def test_without_witnesses_two_of_four_release_nothing() -> None:
         ]
     study.run()
     assert not study.instance.ledger.released
-    assert "too few owners are left" in told(study, "rosa", w.Over)[0].text
+    assert "too few of the owners" in told(study, "rosa", w.Over)[0].text
 
 
 # Jobs

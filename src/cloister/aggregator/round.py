@@ -21,7 +21,7 @@ from cloister.aggregator.training import Training
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
-from cloister.ledger.cohorts import choose
+from cloister.ledger.cohorts import Members, choose
 from cloister.ledger.job import round_digest
 from cloister.wire.rounds import (
     Answers,
@@ -86,6 +86,8 @@ class RoundMachine:
         self._phase: Training | _Collecting | Committing | None = None
         self._pauses = Pauses()
         self._absences = Absences(charter, peers=peers)
+        self._given_up: Members = frozenset()
+        """The owners that were there when the last round was given up because one of them refused to commit it."""
 
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
@@ -488,7 +490,9 @@ class RoundMachine:
         if committing.complete:
             self._release(committing)
         elif committing.hopeless(owners):
-            self.void("too few owners are left that would commit it", hopeless=True)
+            # What they answer to the next round may be the way out. Once: a liar must not spend others' budgets so.
+            again, self._given_up = self._owners() == self._given_up, self._owners()
+            self.void("too few of the owners that are there would commit it", hopeless=again)
         elif self.run is not None and committing.short_of(owners):
             text = f"round {committing.number} waits for {committing.short_of(owners)} more of its owners to commit it"
             self._wait(self.run, text)
@@ -505,7 +509,7 @@ class RoundMachine:
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
-        self._pauses, self.waits = Pauses(), ""
+        self._pauses, self._given_up, self.waits = Pauses(), frozenset(), ""
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0

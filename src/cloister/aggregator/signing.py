@@ -56,12 +56,10 @@ class Committing:
         self.outcome = outcome
         self.refused: set[str] = set()
         """The owners that will never commit it."""
-        self._owners = {owner.key for owner in ledger.charter.owners}
         self._quorum = quorum(ledger.charter)
         self._message = commit_to_be_signed(drafted.cohort, outcome.digest)
         self._asked: set[ConnectedMember] = set()
         self._commits: dict[str, MemberSignature] = {}
-        self._overtaken = False
 
     @property
     def complete(self) -> bool:
@@ -78,9 +76,7 @@ class Committing:
         refuses."""
         new = [peer for peer in present if peer not in self._asked and peer.key not in self._commits]
         self._asked.update(new)
-        late = {peer.key for peer in new if peer.answered > self.number}
-        self.refused |= late
-        self._overtaken = self._overtaken or bool(late)
+        self.refused |= {peer.key for peer in new if peer.answered > self.number}
         return [peer for peer in new if peer.key not in self.refused]
 
     def take(self, peer: ConnectedMember, signature: MemberSignature) -> None:
@@ -111,10 +107,10 @@ class Committing:
         return max(0, self._quorum - len(self._commits) - len(self.missing(present)))
 
     def hopeless(self, present: Iterable[ConnectedMember]) -> bool:
-        """Whether nobody should wait for it any more: too many have refused; or it was overtaken, because an owner that
-        came has answered a later round, and those that are there are too few."""
-        too_many = len(self._owners) - len(self.refused) < self._quorum
-        return too_many or (self._overtaken and self.short_of(present) > 0)
+        """Whether nobody should wait for it any more: one that is there has refused, and the others are too few. With
+        it they may be enough for another round, in which its answer counts."""
+        there = list(present)
+        return self.short_of(there) > 0 and any(peer.key in self.refused for peer in there)
 
 
 def _check(signature: MemberSignature, *, signer: str, message: bytes) -> None:
