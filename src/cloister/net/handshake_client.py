@@ -11,7 +11,7 @@ from cloister.wire.frames import VERSION, Kind
 from cloister.wire.limits import NAME_CHARS
 from cloister.wire.messages import Hello, Refusal, Wait, Welcome
 
-Purpose = Literal["session", "push", "study"]
+Purpose = Literal["session", "push", "study", "status"]
 
 _ERRORS: dict[str, type[CloisterError]] = {
     "version": errors.VersionError,

@@ -1,4 +1,4 @@
-"""How a study stands, as its aggregator says: who is there, what it waits for, which rounds are left; and how to stop it.
+"""How a study stands, as its aggregator says: who is there, what it waits for, what is left; and how to stop its job.
 
 It is asked on a connection of its own, so that a script that runs with the same key is not disturbed.
 """
@@ -30,8 +30,8 @@ _DOING: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class OwnerState:
-    """One owner: its name in the charter, what it is at (``"away"``, ``"there"``, ``"awaited"``, ``"done"`` or ``"out"``
-    of the round), and why it is out."""
+    """One owner: its name in the charter; what it is at: ``"away"``, ``"there"``, ``"awaited"``, ``"done"``, or ``"out"``
+    of the round; and why it is out."""
 
     name: str
     doing: str
