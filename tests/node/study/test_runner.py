@@ -201,7 +201,8 @@ def test_node_log_shows_each_round_and_what_is_left(study):
             "round": 1,
             "data": "#mri bob",
             "contributed": True,
-            "signed": "member",
+            "committed": "member",
+            "spent": True,
             "released": True,
         }
     ]
