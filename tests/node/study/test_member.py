@@ -177,8 +177,8 @@ def test_what_waits_for_a_proof_is_gone_with_the_connection():
     here = Aggregator.facing(owner())
     here.member.handle(asking(here, "settle", names=("alice", "chuck")))
     here.member.disconnected()
-    here.connect()
-    here.chain(after=1, model=START)
+    joined = only(here.connect(), w.Join)
+    here.chain(after=joined.sequence, model=START)
     here.show()
     only(here.member.handle(here.proposal(1)), Prove)
     assert [type(each) for each in here.prove()] == [Note, Train]
