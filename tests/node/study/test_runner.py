@@ -71,7 +71,8 @@ def test_a_study_ends_in_the_bits_of_its_simulation_and_both_owners_remember_it(
     for line in (
         "is verified",
         "round 1: training on #mri bob",
-        "round 2: signed a cohort of 2",
+        "round 2: consented to the cohort",
+        "round 2: committed the cohort",
         "round 2 is released",
     ):
         assert line in told, told
