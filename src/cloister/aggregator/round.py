@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from cloister.aggregator.bodies import Body, Discarded, Update, views
 from cloister.aggregator.chain_exchange import Chains, seconds_for
-from cloister.aggregator.collection import Collection
+from cloister.aggregator.collection import Answer, Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
@@ -52,6 +52,8 @@ class _Collecting:
     collection: Collection
     drafted: Drafted | None = None
     """The cohort of those that are in the collection; None where another one has to be drafted."""
+    out: set[str] = field(default_factory=set)
+    """The owners that have trained and are not in any later draft: they left, or spoiled their part."""
     deadlines: dict[str, float] = field(default_factory=dict)
     """The deadline of each contribution that was asked for, by the owner's name."""
 
@@ -327,17 +329,16 @@ class RoundMachine:
             if training.standings.wants_answers(peer):
                 self._peers.tell(peer, Answers(round=training.number, answers=training.standings.answers))
         try:
-            collection = Collection(
-                training.answers,
-                limits=self._limits,
-                weights=self.run.agreed.weights,
-                layout=self.run.layout,
-                regions=self.run.regions,
-            )
+            collection = self._collection(training.answers, run=self.run)
         except RoundError as fault:
             self.void(str(fault))
             return
         self._enter(_Collecting(training, collection))
+
+    def _collection(self, answers: Mapping[str, Answer], *, run: Run) -> Collection:
+        return Collection(
+            answers, limits=self._limits, weights=run.agreed.weights, layout=run.layout, regions=run.regions
+        )
 
     def _pull(self, collecting: _Collecting) -> None:
         """Takes the next step of a collection: a draft, contributions once all have consented to it, the outcome."""
@@ -356,31 +357,42 @@ class RoundMachine:
 
     def _draft(self, collecting: _Collecting) -> None:
         """Asks for the consents to a cohort of the owners that are left; nobody trains again for it."""
-        training, collection, owners = collecting.training, collecting.collection, self._peers.owners()
-        self._leave_out_of(collecting, collection.answers.keys() - {peer.name for peer in owners})
-        if self._phase is not collecting or self.run is None:
+        training, owners = collecting.training, self._peers.owners()
+        if self.run is None:
             return
-        keys = {name: answer.member.key for name, answer in collection.answers.items()}
+        collecting.out |= training.answers.keys() - {peer.name for peer in owners}
+        keys = {name: each.member.key for name, each in training.answers.items() if name not in collecting.out}
         bound = training.standings.bound(owners)
         try:
-            chosen = choose(frozenset(keys.values()), bound=bound, floor=self._limits.floor, quorum=self._quorum)
+            chosen = frozenset(keys.values())
+            if len(chosen) >= self._limits.floor:
+                chosen = choose(chosen, bound=bound, floor=self._limits.floor, quorum=self._quorum)
         except RoundError as fault:
             # The answers may have freed the budgets of owners that have not trained: they may bring the way out.
             self.void(str(fault), hopeless=len(keys) == training.asked)
             return
-        self._leave_out_for_now(collecting, {name for name, key in keys.items() if key not in chosen})
-        shares = shares_of(collection.answers, weights=collection.weights)
+        self._collect_from(collecting, {name for name, key in keys.items() if key in chosen}, run=self.run)
+        if self._phase is not collecting:
+            return
+        shares = shares_of(collecting.collection.answers, weights=collecting.collection.weights)
         cohort = cohort_of(training, run=self.run, ledger=self._chains.ledger, signer=self._own.signer, shares=shares)
         collecting.drafted = drafted = Drafted(cohort, until=self.now + CONSENT_S)
         for peer in owners:
             if peer.key in drafted.members:
                 self._peers.tell(peer, Draft(round=training.number, cohort=drafted.cohort))
 
-    def _leave_out_for_now(self, collecting: _Collecting, names: set[str]) -> None:
-        for peer in self._peers.owners():
-            if peer.name in names:
-                self._peers.tell(peer, refused(collecting.training.number, RoundError(_LEFT_OUT)))
-        self._leave_out_of(collecting, names)
+    def _collect_from(self, collecting: _Collecting, names: set[str], *, run: Run) -> None:
+        """Collects from these owners. Contributions that are here stay if all that are new are those left out."""
+        try:
+            if not names <= collecting.collection.answers.keys():
+                answers = {name: collecting.training.answers[name] for name in names}
+                collecting.collection = self._collection(answers, run=run)
+                collecting.deadlines.clear()
+            for name in collecting.collection.answers.keys() - names:
+                collecting.deadlines.pop(name, None)
+                collecting.collection.leave_out(name)
+        except RoundError as fault:
+            self.void(str(fault))
 
     def _close_consents(self, collecting: _Collecting) -> None:
         """Leaves out the members that have not consented in time: all of them at once, for one more draft."""
@@ -394,15 +406,11 @@ class RoundMachine:
         self._leave_out_of(collecting, late)
 
     def _leave_out_of(self, collecting: _Collecting, names: Iterable[str]) -> None:
-        """Goes on without these owners; the others have to consent to another cohort."""
-        for name in names:
-            collecting.deadlines.pop(name, None)
-            if self._phase is collecting and name in collecting.collection.answers:
-                collecting.drafted = None
-                try:
-                    collecting.collection.leave_out(name)
-                except RoundError as fault:
-                    self.void(str(fault))
+        """Goes on without these owners; the others have to consent to another cohort, those that were left out of this
+        one among them."""
+        collecting.out.update(names)
+        if not collecting.out.isdisjoint(collecting.collection.answers):
+            collecting.drafted = None
 
     def _settle(self, collecting: _Collecting, drafted: Drafted, run: Run) -> None:
         """Computes the outcome, and begins to ask owners to commit it."""
@@ -417,6 +425,9 @@ class RoundMachine:
         except AggregationError as fault:
             self.void(str(fault))
             return
+        for peer in self._peers.owners():
+            if peer.name in training.answers.keys() - collection.answers.keys() - collecting.out:
+                self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
         self._enter(Committing(training.number, drafted=drafted, outcome=outcome, ledger=self._chains.ledger))
 
     def _go_on_committing(self, committing: Committing) -> None:
