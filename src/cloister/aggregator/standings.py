@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from cloister.aggregator.peers import ConnectedMember
 from cloister.errors import LedgerError, RoundError
 from cloister.ledger import answers
-from cloister.ledger.answers import Answer
+from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.cohorts import Bound
 from cloister.wire.rounds import SignedAnswer, Standing
@@ -51,15 +51,16 @@ class Standings:
     def bound(self, owners: Iterable[ConnectedMember]) -> dict[str, Bound]:
         """What binds each of these owners that can still commit the round. Those of whom nothing is known are free."""
         listed = {each for _, answer in self._told.values() for each in answer.committed}
-        void = answers.void(listed, answers=self.answers, ledger=self._ledger)
+        # By whole entries: one with another's digest and other members is void too, and says nothing of that other.
+        void = answers.void_entries(listed, answers=self.answers, ledger=self._ledger)
         return {peer.key: self._bound(peer.key, void) for peer in owners if peer.answered <= self._number}
 
-    def _bound(self, key: str, void: frozenset[bytes]) -> Bound:
+    def _bound(self, key: str, void: frozenset[Committed]) -> Bound:
         if key not in self._told:
             return Bound()
         standing, answer = self._told[key]
         charter, model = self._ledger.charter, self._ledger.model
-        on_model = (each for each in answer.committed if each.model == model and each.cohort not in void)
+        on_model = (each for each in answer.committed if each.model == model and each not in void)
         return Bound(
             frozenset(answers.unmask(each.members, charter=charter) for each in on_model),
             frozenset(map(frozenset, standing.elsewhere)),
