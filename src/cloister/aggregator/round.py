@@ -45,6 +45,9 @@ _LEFT_OUT: Final = (
 CONSENT_S: Final = 30.0
 """The time that members have to consent to a cohort. Those that have not are left out of the next one."""
 
+COMMIT_S: Final = 30.0
+"""The time after which an owner that was asked to commit and said nothing does not keep others from another round."""
+
 
 @dataclass
 class _Collecting:
@@ -94,8 +97,8 @@ class RoundMachine:
             case _Collecting(drafted=drafted, deadlines=deadlines):
                 consents = [drafted.until] if drafted is not None and drafted.missing else []
                 return min([*consents, *deadlines.values()], default=None)
-            case Committing():
-                return None
+            case Committing() as committing:
+                return committing.due(now=self.now)
         return self._pauses.until(self.now)
 
     # Messages of owners
@@ -431,9 +434,9 @@ class RoundMachine:
         self._enter(Committing(training.number, drafted=drafted, outcome=outcome, ledger=self._chains.ledger))
 
     def _go_on_committing(self, committing: Committing) -> None:
-        """Asks those that are there and those that come, until a quorum has committed, or too many never will."""
+        """Asks those that are there and those that come, until a quorum has committed, or nobody should wait."""
         owners, drafted = self._peers.owners(), committing.drafted
-        for peer in committing.to_ask(owners):
+        for peer in committing.to_ask(owners, until=self.now + COMMIT_S):
             asked = Settle(
                 round=committing.number,
                 cohort=drafted.cohort,
@@ -443,8 +446,8 @@ class RoundMachine:
             self._peers.tell(peer, asked)
         if committing.complete:
             self._release(committing)
-        elif committing.hopeless(owners):
-            self.void("too few owners are left that would commit it", hopeless=True)
+        elif committing.hopeless(owners, now=self.now):
+            self.void("too few owners are left that would commit it")
         elif self.run is not None and committing.short_of(owners):
             text = f"round {committing.number} waits for {committing.short_of(owners)} more of its owners to commit it"
             self._wait(self.run, text)

@@ -53,8 +53,8 @@ class Standings:
         return told is not None and told[0].open
 
     def bound(self, owners: Iterable[ConnectedMember]) -> dict[str, Bound]:
-        """What binds each of these owners that can still commit the round. Those that came since are free; nobody counts
-        on those that were asked and said nothing."""
+        """What binds each of these owners that can still commit the round. Those that came since are free; nobody
+        counts on those that were asked and said nothing."""
         listed = {each for _, answer in self._told.values() for each in answer.committed}
         # By whole entries: one with another's digest and other members is void too, and says nothing of that other.
         void = answers.void_entries(listed, answers=self.answers, ledger=self._ledger)
