@@ -122,7 +122,10 @@ class Adversary:
         self.world.say(link, item, whole=self.chance.random() < 0.8)
         if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
             self._strike(machine)
-        elif isinstance(item[0], w.Contribution | w.Consent | w.Commit) and self.chance.random() < self.world.setting.ambush / 5:
+        elif (
+            isinstance(item[0], w.Contribution | w.Consent | w.Commit)
+            and self.chance.random() < self.world.setting.ambush / 5
+        ):
             self.world.forget(self.chance.choice(list(machine.links.values()) or [link]))
 
     def _strike(self, machine: Machine) -> None:

@@ -314,9 +314,7 @@ def entry_of(encoded: bytes, study: Study, *, chance: random.Random | None = Non
     members = [share.member for share in cohort.shares]
     if chance is not None:
         members = chance.sample([owner.key for owner in study.charter.owners], len(members))
-    return Committed(
-        cohort.round, cohort_digest(encoded), cohort.model, answers.mask(members, charter=study.charter)
-    )
+    return Committed(cohort.round, cohort_digest(encoded), cohort.model, answers.mask(members, charter=study.charter))
 
 
 def spoiled(message: Any, chance: random.Random) -> Any:

@@ -16,7 +16,6 @@ from tests.explorer.watching import ViolationError
 from tests.explorer.world import Machine, World
 from tests.support.owners import first_model, key_of
 
-
 ROUNDS: Final = 16
 """After so many rounds without a release nothing will come of further ones."""
 
@@ -92,7 +91,9 @@ class Peace:
     def _is_held(self, group: Sequence[str], newest: Ledger) -> bool:
         disks = [self.world.owners[name].disk for name in group]
         model = newest.model, newest.state
-        return not newest.released or any(disk is not None and disk.kept(self.charter.digest) == model for disk in disks)
+        return not newest.released or any(
+            disk is not None and disk.kept(self.charter.digest) == model for disk in disks
+        )
 
     def _busy(self) -> bool:
         return any((link.up and link.there) or (link.down and link.here) for link in self.world.links)
@@ -141,9 +142,7 @@ class Halt:
         self.machine = machine
         self.ledger = machine.ledger
         self.disks = {key_of(name): world.owners[name].disk for name in stay}
-        self.able = frozenset(
-            each for each in self.disks if self._disk(each).spent(TAG) < self.charter.limits.rounds
-        )
+        self.able = frozenset(each for each in self.disks if self._disk(each).spent(TAG) < self.charter.limits.rounds)
         """Those with budget left."""
         self.listed = {each: self._listed(each) for each in self.disks}
         """What each of them lists when it answers: what it has committed and what may be released, by digest."""
@@ -167,7 +166,10 @@ class Halt:
         on_model = [entry for entry in held.values() if entry.model == self.ledger.model]
         if any(not self.able.issuperset(entry.members) for entry in on_model):
             return "a member of a cohort that may be released is gone"
-        if any(self._disk(each).consented_elsewhere(self.ledger.model or b"", charter=self.charter.digest) for each in self.disks):
+        if any(
+            self._disk(each).consented_elsewhere(self.ledger.model or b"", charter=self.charter.digest)
+            for each in self.disks
+        ):
             return "another charter"
         raise ViolationError(f"the study comes to a halt, and nobody is gone: {notes}")
 
@@ -192,7 +194,9 @@ class Halt:
         for cohort in agreed:
             against = sum(cohort not in listed for listed in self.listed.values())
             if self._is_open(disk, cohort) and against >= votes_to_void(self.charter):
-                raise ViolationError(f"the study comes to a halt, and an owner was not told what is void: {self.machine.notes[-3:]}")
+                raise ViolationError(
+                    f"the study comes to a halt, and an owner was not told what is void: {self.machine.notes[-3:]}"
+                )
 
     def _would_be_released(self, cohort: frozenset[str]) -> bool:
         """Whether all of a cohort would consent to it, and a quorum would commit it."""

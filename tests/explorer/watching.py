@@ -141,13 +141,9 @@ class Watch:
         if all(cohort.round != message.round for cohort in agreed):
             raise ViolationError(f"{name} contributes to round {message.round} and has not consented to a cohort of it")
 
-    def committed(
-        self, name: str, study: int, message: w.Commit, *, asked: Sequence[tuple[bytes, bytes]]
-    ) -> None:
+    def committed(self, name: str, study: int, message: w.Commit, *, asked: Sequence[tuple[bytes, bytes]]) -> None:
         """An owner gives its commit of a cohort and an outcome away."""
-        found = next(
-            (each for each in asked if _is_of(message.signature, records.commit_to_be_signed(*each))), None
-        )
+        found = next((each for each in asked if _is_of(message.signature, records.commit_to_be_signed(*each))), None)
         if found is None:
             raise ViolationError(f"{name} commits what nobody asked it to")
         data, outcome = found
@@ -193,9 +189,7 @@ class Watch:
         self.receipts[receipt.head] = receipt
         cohort, data = receipt.cohort, receipt.record.cohort
         members, record = self._members(cohort), receipt.record
-        outcome = records.outcome_digest(
-            record.salt, model=record.model, state=record.state, metrics=record.metrics
-        )
+        outcome = records.outcome_digest(record.salt, model=record.model, state=record.state, metrics=record.metrics)
         consents = frozenset(self.names.get(each.member, "?") for each in record.consents)
         commits = frozenset(self.names.get(each.member, "?") for each in record.commits)
         if len(members) < self.setting.floor:

@@ -22,7 +22,7 @@ from cloister.ledger.chain import Ledger
 from cloister.node.study import member as members
 from cloister.wire import rounds as w
 from tests.explorer.parties import Crash, Loot, Owner, Researcher, Traitor, no_stranger, spoiled
-from tests.explorer.setting import DIES, RESEARCHER, Setting, Study, studies
+from tests.explorer.setting import RESEARCHER, Setting, Study, studies
 from tests.explorer.watching import Watch
 from tests.support.owners import Heard, key_of
 from tests.support.rounds import Instance, fill
@@ -363,7 +363,9 @@ class World:
             link.up.extend(researcher.answer(heard))
         except (CloisterError, AssertionError) as fault:
             self.leave(link, f"what it hands over is not taken ({fault})")
-        self.loot[link.study].chains.add(researcher.ledger.records)  # the operator may well be a friend of the researcher's
+        self.loot[link.study].chains.add(
+            researcher.ledger.records
+        )  # the operator may well be a friend of the researcher's
 
     def _run(self, link: Link, event: Callable[[members.Member], list[members.Effect]]) -> None:
         owner = self.owners[link.name]
