@@ -40,6 +40,7 @@ WRITES = "writes"
 NOT_IT = "opens no file"
 PARSERS = {
     "ledger/job.py: msgspec.msgpack.Decoder": "job",
+    "ledger/answers.py: msgspec.msgpack.Decoder": "answer",
     "ledger/jsonl.py: json.loads": "chain",
     "ledger/records.py: msgspec.msgpack.Decoder 2": "record, cohort",
     "attest/attester/files.py: os.open": "the kernel's, within a TEE; every read has a limit (tests/attest/attester)",

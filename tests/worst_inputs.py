@@ -7,6 +7,7 @@ measured (getrusage(2)) and a parser that does not come back ends by itself (RLI
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -37,7 +38,7 @@ from cloister.charter.encoding import ENCODED_BYTES
 from cloister.charter.encoding import decode as decode_charter
 from cloister.charter.toml import parse_charter
 from cloister.errors import CloisterError
-from cloister.ledger import job, jsonl, records
+from cloister.ledger import answers, job, jsonl, records
 from cloister.net import certificates, identity, pccs
 from cloister.net.collateral import expiry
 from cloister.net.download import Document
@@ -48,11 +49,20 @@ from cloister.tables import TEXT_BYTES, load
 from cloister.tensor.plan import encoding
 from cloister.wire import messages, peers, sessions
 from cloister.wire.frames import Kind
-from cloister.wire.limits import EVIDENCE_BYTES, HEADER_BYTES, INPUTS, JOB_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
+from cloister.wire.limits import (
+    ANSWER_BYTES,
+    EVIDENCE_BYTES,
+    HEADER_BYTES,
+    INPUTS,
+    JOB_BYTES,
+    RECORD_BYTES,
+    TRANSCRIPT_BYTES,
+)
+from cloister.wire.rounds import SignedAnswer
 from cloister.worker.data import headers, pages
 from cloister.worker.data.errors import reading
 from cloister.worker.data.files import open_file
-from tests.support import charters
+from tests.support import chains, charters
 
 CPU_S: Final = 20
 """What every case may take, in seconds of CPU. What nothing bounds takes hours, and nothing here takes three seconds on
@@ -411,6 +421,12 @@ def read_messages(data: bytes) -> None:
                 continue
 
 
+def read_owners_answer(data: bytes) -> None:
+    """As an owner's answer to a round: it is signed, whatever it is."""
+    (signature,) = chains.sign_all(answers.ANSWER + hashlib.sha256(data).digest(), ["bob"])
+    answers.read(SignedAnswer(data, signature), charter=chains.charter())
+
+
 def jobs(_: Path) -> Iterator[bytes]:
     """A million tensors in a model, among others."""
     part = msgpack_part()
@@ -515,6 +531,7 @@ CASES: Final[dict[str, Case]] = {
     ),
     "record": Case(records.decode, of(msgpacks, RECORD_BYTES), over(RECORD_BYTES)),
     "cohort": Case(records.decode_cohort, of(msgpacks, records.ROUND_BODY_BYTES), None),
+    "answer": Case(read_owners_answer, of(msgpacks, ANSWER_BYTES), None),
     "job": Case(job.decode, jobs, over(JOB_BYTES), times=8),
     "study file": Case(study_file.decode, studies, over(study_file.FILE_BYTES), times=4),
     "plan": Case(encoding.decode, plans, over(encoding.PLAN_BYTES), times=40),

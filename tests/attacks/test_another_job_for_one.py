@@ -1,7 +1,7 @@
 """Attack: show one owner another job of the charter, model or round than the others, with real owners on all sides.
 
 An aggregator that is proved does not do it; this is what would come of one that did. Each owner computes the round's
-digest from what it runs, all sign the same one or nothing is released, and nobody's update is in a mean of other work.
+digest from what it runs, agrees to that one alone, and nobody's update is in a mean of other work.
 tests/attacks/test_other_work_than_agreed.py has what one owner answers.
 """
 
@@ -95,10 +95,13 @@ def test_what_does_not_fit_is_not_trained(change: Callable[[Gathering], Garble],
     assert not any("bob" in cohort for cohort in study.cohorts())
 
 
-def test_what_fits_in_itself_is_trained_and_never_signed() -> None:
+def test_what_fits_in_itself_is_trained_and_never_agreed_to() -> None:
+    """Bob refuses the cohort with his contribution, before it leaves him. The others go on without him."""
     study = study_with(other_job)
     bob = study.nodes["bob"]
     assert any("we trained for another job" in note for note in bob.notes)
-    assert study.told("alice", w.Sign)
-    assert not study.instance.ledger.released
-    assert not bob.records.signed(study.charter.digest)
+    assert study.told("alice", w.Draft)
+    assert not study.told("bob", w.Send)
+    assert not bob.records.consents(study.charter.digest)
+    assert study.cohorts()[:1] == [["alice", "chuck"]]
+    assert not any("bob" in cohort for cohort in study.cohorts())

@@ -15,8 +15,9 @@ from cloister.ledger.job import round_digest
 from cloister.ledger.records import decode_cohort, encode
 from cloister.wire import rounds as w
 from tests.attacks.gathering import Gathering, silent_on
+from tests.support import chains
 from tests.support.members import START, Aggregator, declined, leaves, only, owner
-from tests.support.owners import Heard, key_of
+from tests.support.owners import Heard, agree, agreed, key_of
 
 Said = list[tuple[Any, bytes]]
 
@@ -44,15 +45,19 @@ def of(said: Said, kind: type, number: int) -> tuple[Any, bytes]:
 def as_in_the_first_round(kind: type) -> Gathering:
     """Bob says what he said in round 1 instead of what he has to say in round 2."""
     study = Gathering(agreed={"rounds": 2})
+    says_as_in_the_first_round(study, "bob", kind)
+    study.run()
+    return study
+
+
+def says_as_in_the_first_round(study: Gathering, name: str, kind: type) -> None:
     said: Said = []
 
     def spoil(message: Any, body: bytes) -> Said:
         said.append((message, body))
         return [of(said, kind, 1) if isinstance(message, kind) else (message, body)]
 
-    study.nodes["bob"].spoil = spoil
-    study.run()
-    return study
+    study.nodes[name].spoil = spoil
 
 
 @pytest.mark.parametrize("kind", [w.Ready, w.Contribution], ids=lambda kind: kind.__name__)
@@ -64,32 +69,54 @@ def test_a_message_of_an_earlier_round_as_it_was(kind: type) -> None:
 
 
 def without_bob(study: Gathering) -> str:
-    """What alice, who has signed, says to a cohort of the other two."""
-    cohort = decode_cohort(study.told("alice", w.Sign)[-1].cohort)
+    """What alice, who has committed, says to one of the cohort without bob in a later round."""
+    asked = study.told("alice", w.Settle)[-1]
+    cohort = decode_cohort(asked.cohort)
     left = [share for share in cohort.shares if share.member != key_of("bob")]
-    halves = tuple(msgspec.structs.replace(share, weight=0.5) for share in left)
+    alike = tuple(msgspec.structs.replace(share, weight=1 / len(left)) for share in left)
     digest = round_digest(
         cohort.job, charter=cohort.charter, number=cohort.round + 1, model=cohort.model, head=cohort.previous
     )
-    other = encode(msgspec.structs.replace(cohort, round=cohort.round + 1, shares=halves, digest=digest))
-    said = study.nodes["alice"].answer(Heard(w.Sign(cohort.round + 1, other), b""))
+    other = encode(msgspec.structs.replace(cohort, round=cohort.round + 1, shares=alike, digest=digest))
+    consents = chains.consents(other, ("alice", "chuck", "dora"))
+    said = study.nodes["alice"].answer(Heard(w.Settle(cohort.round + 1, other, asked.outcome, consents), b""))
     return str(said[0][0].text)
 
 
-def test_a_signature_of_an_earlier_round_as_it_was() -> None:
-    """The cohort lacks one, and is void. The others have signed it: until bob signs the same they sign no other."""
-    study = as_in_the_first_round(w.Signature)
-    study.instance.disconnect("bob")
-    study.settle()
+def test_a_consent_of_an_earlier_round_as_it_was() -> None:
+    """It is to another cohort: bob has not consented, and is left out once it is too late."""
+    study = as_in_the_first_round(w.Consent)
     assert study.cohorts() == [["alice", "bob", "chuck"]]
-    assert "differs in 1 members" in without_bob(study)
-    study.nodes["bob"].spoil = lambda message, body: [(message, body)]
-    study.join("bob")
+    study.instance.tick()
+    study.settle()
+    study.check(("alice", "bob", "chuck"), ("alice", "chuck"))
+
+
+def test_a_commit_of_an_earlier_round_as_it_was() -> None:
+    """It is not counted. Of three owners two are a quorum, and release the round with bob's contribution."""
+    study = as_in_the_first_round(w.Commit)
     study.settle()
     study.check(*[("alice", "bob", "chuck")] * 2)
 
 
-@pytest.mark.parametrize("kind", [w.Ready, w.Signature], ids=lambda kind: kind.__name__)
+def test_a_commit_of_an_earlier_round_where_it_is_needed() -> None:
+    """Two of four, of whom three are a quorum. Nothing is released; the others commit nothing near until it is."""
+    four = ("alice", "bob", "chuck", "dora")
+    study = Gathering(agree(owners=four, floor="3", jobs=[agreed(rounds=2)]))
+    for name in ("bob", "dora"):
+        says_as_in_the_first_round(study, name, w.Commit)
+    study.run()
+    assert study.cohorts() == [list(four)]
+    assert "differs in 1 members" in without_bob(study)
+    for name in ("bob", "dora"):
+        study.nodes[name].spoil = lambda message, body: [(message, body)]
+    study.instance.disconnect("bob")
+    study.join("bob")
+    study.settle()
+    study.check(four, four)
+
+
+@pytest.mark.parametrize("kind", [w.Ready, w.Consent, w.Commit], ids=lambda kind: kind.__name__)
 def test_a_message_of_an_earlier_round_under_the_new_number(kind: type) -> None:
     study = Gathering(agreed={"rounds": 2})
     bob = study.nodes["bob"]
@@ -105,10 +132,16 @@ def test_a_message_of_an_earlier_round_under_the_new_number(kind: type) -> None:
 
     bob.spoil = spoil
     study.run()
-    why = {w.Ready: "used once", w.Signature: "not valid"}[kind]
-    assert why in study.told("bob", w.Refused)[0].text
+    if kind is w.Consent:  # it says to which cohort, and that is not this one: it is passed over, and waited for
+        study.instance.tick()
+        study.settle()
+        study.check(("alice", "bob", "chuck"), ("alice", "chuck"))
+        return
     assert study.cohorts()[:1] == [["alice", "bob", "chuck"]]
-    assert all("bob" not in cohort for cohort in study.cohorts()[1:])
+    why = {w.Ready: "used once", w.Commit: "not valid"}[kind]
+    assert why in study.told("bob", w.Refused)[0].text
+    with_bob = {w.Ready: False, w.Commit: True}[kind]  # the others' commits are enough
+    assert all(("bob" in cohort) == with_bob for cohort in study.cohorts()[1:])
 
 
 def test_a_whole_study_said_again_to_another_instance() -> None:
@@ -132,25 +165,30 @@ def test_a_whole_study_said_again_to_another_instance() -> None:
     assert study.instance.ledger.released == fresh == 1
 
 
-def test_signatures_of_one_instance_at_its_clone() -> None:
+@pytest.mark.parametrize("kind", [w.Consent, w.Commit], ids=lambda kind: kind.__name__)
+def test_signatures_of_one_instance_at_its_clone(kind: type) -> None:
     """Both are genuine, and began alike. The cohort that was signed names the other one's key."""
     study = Gathering(agreed={"rounds": 1})
     said = recording(study)
     study.run()
-    cohort = decode_cohort(study.told("bob", w.Sign)[0].cohort)
+    cohort = decode_cohort(study.told("bob", w.Draft)[0].cohort)
     assert cohort.signer == study.instance.signer
     clone = Gathering(agreed={"rounds": 1})
     clone.restart(seed=5)
     for name, each in clone.nodes.items():
-        old = of(said[name], w.Signature, 1)
+        old = of(said[name], kind, 1)
 
         def spoil(message: Any, body: bytes, old: tuple[Any, bytes] = old) -> Said:
-            return [old if isinstance(message, w.Signature) else (message, body)]
+            return [old if isinstance(message, kind) else (message, body)]
 
         each.spoil = spoil
     clone.run()
-    assert clone.told("bob", w.Sign)
-    assert {refused.text for name in clone.nodes for refused in clone.told(name, w.Refused)}
+    if kind is w.Consent:  # to another cohort, so that it is passed over, and waited for
+        clone.instance.tick()
+        clone.settle()
+    assert clone.told("bob", {w.Consent: w.Draft, w.Commit: w.Settle}[kind])
+    refused = {refused.text for name in clone.nodes for refused in clone.told(name, w.Refused)}
+    assert bool(refused) == (kind is w.Commit)
     assert not clone.instance.ledger.released
 
 
@@ -169,15 +207,39 @@ def test_a_proposal_a_send_and_an_old_chain_again() -> None:
     assert here.member.newest == newest
 
 
-def test_a_cohort_again_is_the_signature_again() -> None:
+def test_a_cohort_again_is_the_signature_again_and_costs_nothing() -> None:
     here = Aggregator.facing(owner())
     here.contribute(1)
     cohort = here.cohort(1)
-    first = only(here.ask(cohort), w.Signature)
-    here.release(1)
-    before = len(here.member._records.signed(here.ledger.charter.digest))
-    assert only(here.ask(cohort), w.Signature) == first
-    assert len(here.member._records.signed(here.ledger.charter.digest)) == before
+    consent, commit = only(here.draft(cohort), w.Consent), only(here.ask(cohort), w.Commit)
+    before = here.member._records._count
+    assert only(here.draft(cohort), w.Consent) == consent
+    assert only(here.ask(cohort), w.Commit) == commit
+    here.contribute(2)  # a commit stands, and is given again to whoever has lost it; a consent is over
+    before = here.member._records._count
+    assert only(here.ask(cohort), w.Commit) == commit
+    assert "round 2 was answered since" in declined(here.draft(cohort))
+    assert here.member._records._count == before
+
+
+def test_a_cohort_that_was_released_is_signed_no_more() -> None:
+    here = Aggregator.facing(owner())
+    here.round(1)
+    before = here.member._records._count
+    for ask in (here.draft, here.ask):
+        assert "follows another record" in declined(ask(here.cohort(1, previous=bytes(32))))
+    assert here.member._records._count == before
+
+
+def test_answers_of_an_earlier_round_show_nothing_of_a_later_one() -> None:
+    here = Aggregator.facing(owner())
+    here.contribute(1)
+    old = here.answers(1)
+    here.contribute(2)
+    here.consent(2)
+    assert here.member.handle(old) == []
+    assert here.member.handle(msgspec.structs.replace(old, round=3)) == []
+    assert here.member._records.spent("#mri") == 1
 
 
 def test_a_refusal_or_an_end_of_an_earlier_round_disturbs_no_later_one() -> None:
@@ -193,7 +255,9 @@ def test_a_refusal_or_an_end_of_an_earlier_round_disturbs_no_later_one() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [w.Work, w.Propose, w.Send, w.Sign, w.Chain, w.Over], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [w.Work, w.Propose, w.Send, w.Answers, w.Draft, w.Settle, w.Chain, w.Over], ids=lambda kind: kind.__name__
+)
 def test_what_an_owner_hears_twice_comes_to_the_same(kind: type) -> None:
     """TLS lets nobody do this but the aggregator itself."""
     study = Gathering()

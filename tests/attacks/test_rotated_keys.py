@@ -42,28 +42,28 @@ def agreed(*, rotated: bool = False, known: bool = True, **changed: object) -> C
     return charters.parse_charter(text)
 
 
-def signs_again(second: Charter) -> str:
-    """Whether bob, who has signed a cohort of three, signs one of all four under another charter; or why not."""
+def agrees_again(second: Charter) -> str:
+    """Whether bob, who has agreed to a cohort of three, agrees to one of four under another charter; or why not."""
     notes = Records(None)
     first = Aggregator.facing(owner(notes=notes, agreed=agreed()))
     first.contribute(1)
-    first.sign(1, THREE)
+    first.consent(1, THREE)
     again = Aggregator.facing(owner(notes=notes, agreed=second), instance="second")
     again.contribute(1)
     cohort = again.cohort(1, ("bob", "alice", "chuck, later", "dora"))
-    effects = again.ask(cohort)
+    effects = again.draft(cohort)
     assert not leaves(effects)
     return declined(effects) if "differs" in str(effects) else ""
 
 
 def test_a_cohort_with_the_same_owner_under_a_new_key_is_near() -> None:
     second = agreed(serial=2, supersedes=agreed().digest, rotated=True)
-    assert "differs in 1 members was signed on the same model" in signs_again(second)
+    assert "differs in 1 members was agreed to under another charter on the same model" in agrees_again(second)
 
 
 def test_without_ids_the_new_key_would_pass_for_another_owner() -> None:
     """What the attack is worth: three keys differ, as many as the floor asks for, and one organisation."""
-    assert signs_again(agreed(serial=2, supersedes=agreed().digest, rotated=True, known=False)) == ""
+    assert agrees_again(agreed(serial=2, supersedes=agreed().digest, rotated=True, known=False)) == ""
 
 
 def test_the_owner_itself_is_not_listed_anew() -> None:
@@ -96,7 +96,7 @@ def swapped(**changed: object) -> Charter:
 
 
 def test_another_study_gives_nobody_the_id_of_another() -> None:
-    """Bob would sign a cohort with eve as if it were the one with chuck, and the difference would be theirs."""
+    """Bob would agree to a cohort with eve as if it were the one with chuck, and the difference would be theirs."""
     notes = Records(None)
     owner(notes=notes, agreed=agreed())
     other = parse_charter(charters.text(owners=FOUR, interactive="true").replace("stroke-study", "another"))

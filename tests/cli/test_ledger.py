@@ -65,8 +65,8 @@ def test_an_audit_says_what_the_chain_shows(run, ledger):
     assert f"  first model         {chains.START.hex()}" in out
     assert "  steps               4 of every owner in every round" in out
     assert "  optimizer           SGD(lr=0.1, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)" in out
-    assert "owner       alice: contributed to 2, signed 2" in out
-    assert "owner       chuck: contributed to 1, signed 1" in out
+    assert "owner       alice: contributed to 2, committed 2" in out
+    assert "owner       chuck: contributed to 1, committed 1" in out
     assert f"model       {ledger.model.hex()}" in out
     assert "void" not in out
 

@@ -11,15 +11,17 @@ import pytest
 from cloister.charter import Charter
 from cloister.demo.rollback import Refusals, RolledBack, Scheme
 from cloister.errors import NoAnswerError, UnacceptableError
+from cloister.ledger import answers
+from cloister.ledger.answers import Answer
 from cloister.ledger.chain import Ledger
 from cloister.net.attested import attest_peer
 from cloister.net.handshake_client import greet
-from cloister.net.identity import Identity
+from cloister.net.identity import Identity, private_key
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.charters import write_charter
 from cloister.wire.fields import Message
 from cloister.wire.frames import Kind
-from cloister.wire.rounds import Declined, Join, Propose, Ready
+from cloister.wire.rounds import Declined, Join, Propose, Ready, Standing
 from tests.support.charters import agreed_job
 
 NAME = "aggregator.example:7443"
@@ -81,7 +83,11 @@ def test_it_reports_how_each_owner_refuses_both(members: Members) -> None:
 
 def test_an_owner_that_trains_is_no_refusal(members: Members) -> None:
     def train(asked: Propose) -> Message:
-        return Ready(asked.round, 10, 1.0, 0.0, {}, bytes(32)) if asked.round == 1 else Declined(asked.round, "no")
+        if asked.round != 1:
+            return Declined(asked.round, "no")
+        said = Answer("cloister answer 1", members.charter.digest, 1, 0, b"", ())
+        standing = Standing(answers.sign(said, key=private_key(members.identities["north"].path)))
+        return Ready(1, 10, 1.0, 0.0, {}, bytes(32), standing)
 
     members.attend("north", train)
     with pytest.raises(UnacceptableError, match="trained for round 1"):

@@ -82,9 +82,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 2900
+LIMIT = 2930
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 6170, "sgx": 6080, "simulated": 6090}
+ALL = {"guest": 6200, "sgx": 6110, "simulated": 6120}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "attest.dcap.collateral": "reads the file that --collateral names",

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cloister.ledger import records
+import msgspec
+
+from cloister.ledger import answers, records
+from cloister.ledger.answers import Answer
 from cloister.ledger.job import round_digest
 from cloister.ledger.records import Share
 from cloister.wire import rounds as w
 from tests.explorer.parties import Researcher
 from tests.explorer.peace import Peace, pacify
-from tests.explorer.setting import RESEARCHER, Setting
+from tests.explorer.setting import DIES, RESEARCHER, Setting
 from tests.explorer.watching import ViolationError
 from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
+from tests.support import charters
+from tests.support.chains import sign_one
 from tests.support.owners import Heard, key_of
 
 TMPFS: Final = Path("/dev/shm")  # noqa: S108 - folders of one's own in it; where there is none, the disk is slower
@@ -35,8 +41,10 @@ class Tally:
     """Schedules that ended with released rounds in two chains."""
     finished: int = 0
     """Studies that were finished once the adversary had stopped."""
-    stuck: int = 0
-    """Those of which too few owners were left that could go on together."""
+    voids: int = 0
+    """Schedules in which an owner found a cohort void."""
+    stuck: Counter[str] = field(default_factory=Counter)
+    """Those that were not, by what kept them."""
 
 
 class Adversary:
@@ -58,6 +66,8 @@ class Adversary:
             (self._tick, 2),
             (self._fail, 1),
             (self._forget, 1),
+            (self._bury, 1),
+            (self._clone, 1),
         ]
         if world.setting.unordered:
             self._acts += [(self._disorder, 12), (self._replay, 6)]
@@ -112,7 +122,10 @@ class Adversary:
         self.world.say(link, item, whole=self.chance.random() < 0.8)
         if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
             self._strike(machine)
-        elif isinstance(item[0], w.Contribution | w.Signature) and self.chance.random() < self.world.setting.ambush / 5:
+        elif (
+            isinstance(item[0], w.Contribution | w.Consent | w.Commit)
+            and self.chance.random() < self.world.setting.ambush / 5
+        ):
             self.world.forget(self.chance.choice(list(machine.links.values()) or [link]))
 
     def _strike(self, machine: Machine) -> None:
@@ -133,7 +146,7 @@ class Adversary:
     def _bring_back(self) -> bool:
         world = self.world
         for owner in world.owners.values():
-            if not owner.alive and self.chance.random() < 0.3:
+            if not owner.alive and owner.name not in world.buried and self.chance.random() < 0.3:
                 world.revive(owner)
                 return True
         for study in range(len(world.studies)):
@@ -175,6 +188,25 @@ class Adversary:
             return False
         self.world.kill(self.chance.choice(self.world.machines))
         return True
+
+    def _clone(self) -> bool:
+        """One more instance with the same keys: a machine is copied before it has heard anything."""
+        study = self.chance.randrange(len(self.world.studies))
+        running = [machine for machine in self.world.machines if machine.study == study]
+        if not 0 < len(running) < INSTANCES:
+            return False
+        self.world.start(study, clone=self.chance.choice(running))
+        return self._divide()
+
+    def _bury(self) -> bool:
+        """An owner that has agreed to something dies, and never comes back."""
+        world = self.world
+        for name in sorted(name for name, how in world.setting.lost.items() if how == DIES):
+            owner = world.owners[name]
+            if owner.disk is not None and any(owner.disk.consents(study.charter.digest) for study in world.studies):
+                world.bury(owner)
+                return True
+        return False
 
     def _divide(self) -> bool:
         """Leads each owner to one of the instances."""
@@ -265,7 +297,8 @@ class Adversary:
         return bool(links)
 
     def _lie(self) -> bool:
-        """An instance asks owners to sign what never was: other members, another number, another outcome."""
+        """An instance says what an honest one never would: it asks owners to sign what never was, or shows answers of
+        another time, or that nobody gave."""
         world = self.world
         machine = self.chance.choice(world.machines) if world.machines else None
         ledger = machine.ledger if machine is not None else None
@@ -274,12 +307,76 @@ class Adversary:
         links = [link for link in machine.links.values() if link.here and link.name in world.owners]
         numbers = [number for study, _, number in world.watch.offers if study == machine.study]
         number = self.chance.choice((ledger.last_round + 1, max(numbers, default=1), max(numbers, default=0) + 1))
-        size = self.chance.randint(world.setting.floor, len(world.setting.owners))
-        names = self.chance.sample(world.setting.owners, size)
-        sign = w.Sign(number, invented(world, machine, names, number=number, salt=self.chance.randbytes(32)))
-        for link in links:
-            link.down.append(Heard(sign, b""))
+        lies = (self._invent, self._invent, self._settle, self._settle, self._show, self._propose)
+        said = self.chance.choice(lies)(machine, number)
+        if said is not None and self.chance.random() < 0.3:
+            links = self.chance.sample(links, self.chance.randint(0, len(links)))
+        for link in links if said is not None else ():
+            link.down.append(Heard(said, b""))
         return bool(links)
+
+    def _invent(self, machine: Machine, number: int) -> w.Draft:
+        """A draft of any owners."""
+        size = self.chance.randint(self.world.setting.floor, len(self.world.setting.owners))
+        names = self.chance.sample(self.world.setting.owners, size)
+        return w.Draft(number, invented(self.world, machine, names, number=number, salt=self.chance.randbytes(32)))
+
+    def _settle(self, machine: Machine, number: int) -> w.Settle | None:
+        """A cohort to which honest owners have consented, with the consents of traitors, and any outcome."""
+        loot, traitors = self.world.loot[machine.study], self.world.setting.traitors
+        if not loot.cohorts:
+            return None
+        encoded = self.chance.choice(loot.cohorts[-3:])
+        consents = dict(loot.consents[records.cohort_digest(encoded)])
+        cohort = records.decode_cohort(encoded)
+        for name in sorted(traitors & {self.world.watch.names[share.member] for share in cohort.shares}):
+            consents[key_of(name)] = sign_one(records.consent_to_be_signed(encoded), charters.key_of(name))
+        if self.chance.random() < 0.05 and consents:
+            del consents[self.chance.choice(sorted(consents))]
+        outcome = self.chance.choice((bytes(32), bytes(32), self.chance.randbytes(32)))
+        return w.Settle(cohort.round, encoded, outcome, tuple(consents[each] for each in sorted(consents)))
+
+    def _show(self, machine: Machine, number: int) -> w.Answers:
+        """Answers of any time, traitors' that say what is wanted, and some that nobody has signed."""
+        world, study = self.world, self.world.studies[machine.study]
+        loot, shown = world.loot[machine.study], list[w.SignedAnswer]()
+        shown += self.chance.sample(loot.answers, min(len(loot.answers), self.chance.choice((4, 16, 64))))
+        settled = machine.ledger.settled()
+        for name in world.setting.owners:
+            forged = name not in world.setting.traitors
+            if forged and self.chance.random() < 0.5:
+                continue
+            answer = Answer(
+                format="cloister answer 1",
+                charter=study.charter.digest,
+                round=1 << 20,
+                sequence=settled.sequence,
+                head=settled.head,
+                committed=(),
+            )
+            signed = answers.sign(answer, key=charters.key_of(name))
+            if forged:
+                spoilt = bytes(len(signed.signature.signature))
+                signed = w.SignedAnswer(signed.answer, msgspec.structs.replace(signed.signature, signature=spoilt))
+            shown.append(signed)
+        self.chance.shuffle(shown)
+        return w.Answers(number, tuple(shown))
+
+    def _propose(self, machine: Machine, number: int) -> w.Propose:
+        """A round with any number, out of its turn."""
+        ledger, study = machine.ledger, self.world.studies[machine.study]
+        number, model = number + self.chance.choice((0, 1)), ledger.model or b""
+        return w.Propose(
+            round=number,
+            job=study.digest,
+            model=model,
+            sequence=ledger.sequence,
+            head=ledger.head,
+            digest=round_digest(
+                study.digest, charter=study.charter.digest, number=number, model=model, head=ledger.head
+            ),
+            seconds=60.0,
+        )
 
     def _hand_out(self) -> bool:
         """An instance hands out another chain than its own: an older one, or a fork."""
@@ -289,14 +386,15 @@ class Adversary:
             return False
         link = self.chance.choice(links)
         known = {machine.ledger.records for machine in world.machines if machine.study == link.study}
-        chain = self.chance.choice(sorted(known | world.chains[link.study]) or [()])
+        chain = self.chance.choice(sorted(known | world.loot[link.study].chains) or [()])
         chain = chain[: self.chance.choice((len(chain), self.chance.randint(0, len(chain))))]
         link.down.append(Heard(w.Chain(1, tuple(map(len, chain))), b"".join(chain)))
         return True
 
 
 def invented(world: World, machine: Machine, names: Sequence[str], *, number: int, salt: bytes) -> bytes:
-    """A cohort of these owners that stands in the right place of an instance's ledger; its outcome is nothing's."""
+    """A cohort of these owners that stands in the right place of an instance's ledger. ``salt``: what stands for the
+    commitments of those that have offered nothing."""
     ledger, study = machine.ledger, world.studies[machine.study]
     offers, model = world.watch.offers, ledger.model or b""
     shares = [
@@ -304,7 +402,7 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
     ]
     return records.encode(
         records.Cohort(
-            format="cloister cohort 2",
+            format="cloister cohort 3",
             charter=study.charter.digest,
             sequence=ledger.sequence + 1,
             previous=ledger.head,
@@ -317,7 +415,6 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
             name=study.job.name,
             model=model,
             shares=tuple(sorted(shares, key=lambda share: share.member)),
-            outcome=salt,
         )
     )
 
@@ -338,13 +435,14 @@ def explore(seed: int, tally: Tally, **bent: Any) -> None:
             pacify(world)
             for study in range(len(world.studies)):
                 done = Peace(world, study).finish()
-                tally.finished += done is True
-                tally.stuck += done is None
+                tally.finished += not done
+                tally.stuck.update([done] if done else [])
         except Exception as fault:
             raise ViolationError(f"{type(fault).__name__}: {fault}\n{setting}\n" + "\n".join(world.told)) from fault
         tally.schedules += 1
         tally.steps += len(world.told)
         tally.releases += len(world.watch.receipts)
+        tally.voids += any(world.watch.voids.values())
         tally.forks += any(_forked(world, study) for study in range(len(world.studies)))
 
 

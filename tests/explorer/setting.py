@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,6 +27,9 @@ LENGTH: Final = 3
 TAG: Final = "#mri"
 SHAPES: Final = ((3, 2), (4, 2), (4, 3), (5, 2), (5, 2), (5, 3), (5, 4), (6, 2), (6, 4), (7, 3), (7, 5))
 """Owners and floors."""
+DIES: Final = "dies"
+FATES: Final = (DIES, DIES, "Propose", "Draft", "Send", "Settle")
+"""What may become of owners that are lost."""
 BUCKETS: Final = (20, 30, 40)
 """What owners' rows are told as, beside the least number, 10, where they count by them."""
 
@@ -57,6 +60,9 @@ class Setting:
     steps: int
     weights: Weights
     """How much owners count."""
+    lost: Mapping[str, str]
+    """Honest owners that are lost for good, without traitors no more than a quorum can do without; how: some die, and
+    some never hear messages of this kind again, though they are there."""
 
     @classmethod
     def drawn(cls, seed: int, **bent: Any) -> Setting:
@@ -65,11 +71,12 @@ class Setting:
         count, floor = bent.pop("shape", None) or chance.choice(SHAPES)
         owners = NAMES[:count]
         rounds = chance.choice((2, 4, 8))
+        traitors = frozenset(chance.sample(owners, chance.randint(0, floor - 2)))
         found = cls(
             seed=seed,
             owners=owners,
             floor=floor,
-            traitors=frozenset(chance.sample(owners, chance.randint(0, floor - 2))),
+            traitors=traitors,
             studies=chance.choice((1, 1, 2)),
             rounds=rounds,
             wanted=chance.randint(1, min(rounds, 3)),
@@ -79,8 +86,14 @@ class Setting:
             lying=chance.random() < 0.25,
             steps=chance.choice((100, 200, 400)),
             weights=chance.choice(WEIGHTS),
+            lost=_lost(chance, sorted(set(owners) - traitors), quorum=(count + floor) // 2),
         )
         return replace(found, **bent)
+
+
+def _lost(chance: random.Random, honest: Sequence[str], *, quorum: int) -> Mapping[str, str]:
+    names = chance.sample(honest, chance.randint(0, max(0, len(honest) - quorum)))
+    return {name: chance.choice(FATES) for name in names}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cloister.errors import CloisterError
 from cloister.ledger.chain import Ledger
 from cloister.node.study import member as members
 from cloister.wire import rounds as w
-from tests.explorer.parties import Crash, Owner, Researcher, Traitor, no_stranger, spoiled
+from tests.explorer.parties import Crash, Loot, Owner, Researcher, Traitor, no_stranger, spoiled
 from tests.explorer.setting import RESEARCHER, Setting, Study, studies
 from tests.explorer.watching import Watch
 from tests.support.owners import Heard, key_of
@@ -66,12 +66,15 @@ class Link:
 class Machine(Instance):
     """One run of the aggregator, on links."""
 
-    def __init__(self, study: Study, *, number: int, index: int) -> None:
-        super().__init__(study.charter, seed=number)
+    def __init__(self, study: Study, *, number: int, index: int, clone: Machine | None = None) -> None:
+        self.key_number: int = number if clone is None else clone.key_number
+        super().__init__(study.charter, seed=self.key_number)
         self.number = number
         self.study = index
         self.links: dict[str, Link] = {}
         """By the members' fingerprints."""
+        self.proposed = 0
+        """The number of rounds since the newest release."""
         self._transcripts: dict[bytes, Transcript] = {}
 
     def welcome(self, link: Link) -> None:
@@ -103,6 +106,7 @@ class Machine(Instance):
                 self.links.pop(key).there = False
             case Note(text=text):
                 self.notes.append(text)
+                self.proposed = 0 if text.endswith("is released") else self.proposed + ("is proposed to" in text)
 
 
 class World:
@@ -117,7 +121,11 @@ class World:
         self.links: list[Link] = []
         self.told: list[str] = []
         self.signers: set[bytes] = set()
-        self.chains: list[set[tuple[bytes, ...]]] = [set() for _ in self.studies]
+        self.loot = [Loot() for _ in self.studies]
+        """What those who harm a study have of it."""
+        self.buried: set[str] = set()
+        """Owners whose nodes are never started again."""
+        self.peace = False
         verify_instance = no_stranger(self.signers)
         honest = [name for name in setting.owners if name not in setting.traitors]
         self.owners = {name: Owner(name, folder / name, self.studies, verify_instance) for name in honest}
@@ -125,6 +133,7 @@ class World:
         self.tapes: dict[tuple[str, int, bool], list[Any]] = {}
         self._started = 0
         self._looked: dict[tuple[str, int], Ledger] = {}
+        self._voids: dict[tuple[str, int], int] = {}
         for owner in self.owners.values():
             owner.start()
 
@@ -140,13 +149,14 @@ class World:
 
     # Instances
 
-    def start(self, study: int) -> Machine:
-        """An instance is started; it knows nothing."""
+    def start(self, study: int, *, clone: Machine | None = None) -> Machine:
+        """An instance is started; it knows nothing. ``clone``: one whose keys it has."""
         self._started += 1
-        machine = Machine(self.studies[study], number=self._started, index=study)
+        machine = Machine(self.studies[study], number=self._started, index=study, clone=clone)
         self.machines.append(machine)
         self.signers.add(machine.signer)
-        self.tell(f"instance {machine.number} is started under charter {study}")
+        keys = "" if clone is None else f" with the keys of instance {clone.number}"
+        self.tell(f"instance {machine.number} is started under charter {study}{keys}")
         return machine
 
     def kill(self, machine: Machine) -> None:
@@ -173,7 +183,7 @@ class World:
         """A member verifies an instance, and joins it. An honest one leaves the instance that it was at."""
         study = machine.study
         if name in self.setting.traitors:
-            traitor = Traitor(name, self.studies[study], chains=self.chains[study], chance=self.chance)
+            traitor = Traitor(name, self.studies[study], loot=self.loot[study], chance=self.chance)
             traitor.offered = self.watch.betrayals
             link = Link(name, study, machine, traitor)
             link.up.append((traitor.join(), b""))
@@ -267,16 +277,34 @@ class World:
         """A member hears this."""
         if not link.here:
             return
+        if self._is_lost_on(link.name, heard.message):
+            return
         self.tell(f"{link.name} hears instance {link.machine.number}'s {_told(heard.message)}")
         if link.traitor is not None:
             self._betray(link, heard)
         elif link.name == RESEARCHER:
             self._research(link, heard)
         else:
-            if isinstance(heard.message, w.Sign):
-                asked = self.owners[link.name].asked.setdefault((link.study, heard.message.round), [])
-                asked += [] if heard.message.cohort in asked else [heard.message.cohort]
+            self._ask(link, heard.message)
             self._run(link, lambda member: member.handle(heard.message, heard.body))
+
+    def _is_lost_on(self, name: str, message: Any) -> bool:
+        """Whether an owner that is lost is not told this."""
+        lost = self.setting.lost.get(name) == type(message).__name__ and (self.peace or self.chance.random() < 0.5)
+        if lost:
+            self.tell(f"{name} never hears of {_told(message)}")
+        return lost
+
+    def _ask(self, link: Link, message: Any) -> None:
+        """Keeps what an honest owner is asked to sign."""
+        owner, loot = self.owners[link.name], self.loot[link.study]
+        match message:
+            case w.Draft(round=number, cohort=cohort):
+                owner.drafts[link.study, number].append(cohort)
+                loot.see(cohort)
+            case w.Settle(round=number, cohort=cohort, outcome=outcome):
+                owner.settles[link.study, number].append((cohort, outcome))
+                loot.see(cohort)
 
     def train(self, owner: Owner, study: int, *, well: bool = True) -> None:
         """An owner's training ends."""
@@ -292,6 +320,13 @@ class World:
             if link.name == owner.name:
                 link.here = False
                 link.down.clear()
+
+    def bury(self, owner: Owner) -> None:
+        """And is never started again."""
+        if owner.alive:
+            self.die(owner)
+        self.tell(f"{owner.name} is lost for good")
+        self.buried.add(owner.name)
 
     def revive(self, owner: Owner) -> None:
         """And is started again."""
@@ -328,7 +363,9 @@ class World:
             link.up.extend(researcher.answer(heard))
         except (CloisterError, AssertionError) as fault:
             self.leave(link, f"what it hands over is not taken ({fault})")
-        self.chains[link.study].add(researcher.ledger.records)  # the operator may well be a friend of the researcher's
+        self.loot[link.study].chains.add(
+            researcher.ledger.records
+        )  # the operator may well be a friend of the researcher's
 
     def _run(self, link: Link, event: Callable[[members.Member], list[members.Effect]]) -> None:
         owner = self.owners[link.name]
@@ -346,6 +383,12 @@ class World:
             if self._looked.get((owner.name, study)) is not member._ledger:
                 self._looked[owner.name, study] = member._ledger
                 self.watch.knows(owner.name, study, member._ledger.settled().records)
+            void = member._records._of(member.charter.digest).void
+            if len(void) > self._voids.get((owner.name, study), 0):
+                self._voids[owner.name, study] = len(void)
+                self.tell(f"  {owner.name} finds {len(void)} cohorts void")
+                for digest in sorted(void):
+                    self.watch.voided(owner.name, study, digest)
 
     def _do(self, link: Link, effects: Sequence[members.Effect]) -> None:
         owner = self.owners[link.name]
@@ -365,12 +408,24 @@ class World:
                     self.leave(link, text)
 
     def _notice(self, owner: Owner, study: int, message: w.RoundMessage) -> None:
+        watch, name = self.watch, owner.name
+        self.loot[study].take(message)
         match message:
             case w.Ready():
-                self.watch.offered(owner.name, study, message)
-            case w.Signature(round=number):
-                self.tell(f"  {owner.name} signs for round {number}")
-                self.watch.signed(owner.name, study, message, asked=owner.asked.get((study, number), []))
+                watch.offered(name, study, message)
+            case w.Declined(round=number, standing=w.Standing() as standing):
+                self.tell(f"  {name} declines round {number}: {message.text}")
+                watch.answered(name, study, number, standing.answer)
+            case w.Declined(round=number, text=text):
+                self.tell(f"  {name} declines in round {number}: {text}")
+            case w.Contribution():
+                watch.contributed(name, study, message)
+            case w.Consent(round=number):
+                self.tell(f"  {name} consents in round {number}")
+                watch.consented(name, study, message, asked=owner.drafts[study, number])
+            case w.Commit(round=number):
+                self.tell(f"  {name} commits round {number}")
+                watch.committed(name, study, message, asked=owner.settles[study, number])
 
 
 def _told(message: Any) -> str:

@@ -50,7 +50,7 @@ def test_what_a_genuine_chain_shows():
     assert report.ledger.head == ledger.head
     assert [verified.entry.name for verified in report.verified] == ["rehearsal", "rehearsal"]
     assert report.contributed == {"alice": 2, "bob": 3, "chuck": 1}
-    assert report.signed == {"alice": 2, "bob": 3, "chuck": 1}
+    assert report.committed == {"alice": 2, "bob": 3, "chuck": 1}
     assert report.gaps == ()
 
 
@@ -62,7 +62,7 @@ def test_rounds_that_were_void():
     report = look(ledger)
     assert report.gaps == (range(1, 2), range(4, 7))
     assert report.contributed == {"alice": 3, "bob": 3, "chuck": 0}
-    assert report.signed == {"alice": 3, "bob": 3, "chuck": 3}
+    assert report.committed == {"alice": 3, "bob": 3, "chuck": 3}
 
 
 def test_records_that_are_no_chain():

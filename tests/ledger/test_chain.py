@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from cloister.charter.signatures import CONTEXT
 from cloister.errors import LedgerError
 from cloister.ledger import records
-from cloister.ledger.chain import Ledger
-from cloister.ledger.records import Share, decode, head_of
+from cloister.ledger.chain import Ledger, quorum, votes_to_void
+from cloister.ledger.records import Share, cohort_digest, decode, head_of
+from cloister.wire.rounds import MemberSignature
 from tests.support import chains
 from tests.support.chains import Instance, cohort, digest, round_record
 from tests.support.charters import fingerprint_of
@@ -142,7 +144,7 @@ def test_every_change_of_a_field_is_found(index):
 
 @pytest.mark.parametrize("index", [1, 4])
 def test_an_instance_cannot_change_what_members_signed(index):
-    """The instance signs anew what it changed. The time is its own to say, and which witnesses it shows."""
+    """The instance signs anew what it changed. The time is its own to say, and which commits over a quorum it shows."""
     whole = genuine()
     ledger = Ledger.from_records(whole.charter, whole.records[:index])
     signer = Instance("first" if index == 1 else "second")
@@ -153,12 +155,10 @@ def test_an_instance_cannot_change_what_members_signed(index):
         except LedgerError:
             continue
         survivors.add(where)
-    witness = [
-        f".signatures[{place}] dropped"
-        for place, each in enumerate(decode(whole.records[index]).signatures)
-        if each.member == fingerprint_of("chuck")
-    ]
-    assert survivors == {".time", ".signature", *witness}  # a signature is made anew, so changing it changes nothing
+    commits = len(decode(whole.records[index]).commits)
+    spare = [f".commits[{place}] dropped" for place in range(commits) if commits > quorum(whole.charter)]
+    assert len(spare) == (0 if index == 1 else 3)
+    assert survivors == {".time", ".signature", *spare}  # a signature is made anew, so changing it changes nothing
 
 
 def test_an_instance_cannot_begin_elsewhere():
@@ -250,46 +250,210 @@ def test_an_instance_that_was_replaced_signs_no_more():
     refuse(ledger, round_record(ledger, instance=FIRST), "another instance than the newest")
 
 
-def test_signatures_of_members_that_are_swapped():
+@pytest.mark.parametrize("which", ["consents", "commits"])
+def test_signatures_of_members_that_are_swapped(which):
     ledger = begun()
     record = decode(round_record(ledger, instance=FIRST))
-    one, other = record.signatures
+    one, other = getattr(record, which)
+
+    def changed(*signatures: MemberSignature) -> bytes:
+        return FIRST.sign(replace(record, **{which: signatures}))
+
     keys = (replace(one, public_key=other.public_key), replace(other, public_key=one.public_key))
-    refuse(ledger, FIRST.sign(replace(record, signatures=keys)), "another's public key")
+    refuse(ledger, changed(*keys), "another's public key")
     bodies = (replace(one, signature=other.signature), replace(other, signature=one.signature))
-    refuse(ledger, FIRST.sign(replace(record, signatures=bodies)), "not one of its cohort")
-    refuse(ledger, FIRST.sign(replace(record, signatures=(other, one))), "out of order")
-    refuse(ledger, FIRST.sign(replace(record, signatures=(one, one))), "twice")
+    refuse(ledger, changed(*bodies), f"list of {which} is not one of what it releases")
+    refuse(ledger, changed(other, one), f"list of {which} names a member twice, or is out of order")
+    refuse(ledger, changed(one, one, other), f"list of {which} names a member twice")
+    refuse(ledger, changed(one, other, other), f"list of {which} names a member twice")
 
 
-def test_all_of_the_cohort_sign():
+def of_bob_and_alice(ledger: Ledger, **changed: object) -> bytes:
+    """An encoded cohort of these two, the ledger's next."""
+    return records.encode(cohort(ledger, ["bob", "alice"], **({"signer": FIRST.public} | changed)))
+
+
+@pytest.mark.parametrize(
+    ("consented", "why"),
+    [
+        (["bob"], "alice is in its cohort and has not consented"),
+        ([], "in its cohort and has not consented"),
+        (["bob", "chuck"], "alice is in its cohort and has not consented"),
+        (["bob", "alice", "chuck"], "consented to its cohort who is not in it"),
+        (["bob", "alice", "mallory"], "consented to its cohort who is not in it"),
+    ],
+)
+def test_all_of_the_cohort_consent_and_nobody_else(consented, why):
+    """Whoever commits it: all owners do here."""
     ledger = begun()
-    agreed = cohort(ledger, ["bob", "alice"], signer=FIRST.public)
-    signed = chains.sign_cohort(records.encode(agreed), ["bob", "chuck"])
-    refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed, signatures=signed), "alice is in its cohort")
+    consents = chains.consents(of_bob_and_alice(ledger), consented)
+    refuse(ledger, round_record(ledger, instance=FIRST, witnesses=["chuck"], consents=consents), why)
 
 
-def test_more_than_half_of_the_owners_sign():
+@pytest.mark.parametrize(
+    "changed", [{"name": "other"}, {"round": 2}, {"previous": digest("other")}, {"signer": digest("other")}]
+)
+def test_a_consent_is_to_this_very_cohort(changed):
+    ledger = begun()
+    stolen = chains.consents(of_bob_and_alice(ledger, **changed), ["bob", "alice"])
+    refuse(ledger, round_record(ledger, instance=FIRST, consents=stolen), "list of consents is not one of what")
+
+
+def test_a_quorum_of_the_owners_commits():
+    """The cohort alone is too few here. With a witness, they are enough; a stranger is none."""
     ledger = begun(owners=["bob", "alice", "chuck", "dave"])
-    refuse(ledger, round_record(ledger, instance=FIRST), "2 of 4 owners have signed it, and 3 have to")
-    ledger.append(round_record(ledger, instance=FIRST, witnesses=["dave"]))
-    with pytest.raises(LedgerError, match="no owner's"):
-        ledger.append(round_record(ledger, instance=FIRST, witnesses=["rosa"]))
+    refuse(ledger, round_record(ledger, instance=FIRST), "2 of 4 owners have committed it, and 3 have to")
+    refuse(ledger, round_record(ledger, instance=FIRST, witnesses=["rosa"]), "no owner's")
+    ledger.copy().append(round_record(ledger, instance=FIRST, witnesses=["dave"]))
+    ledger.append(round_record(ledger, instance=FIRST, witnesses=["chuck", "dave"]))
+
+
+def test_a_member_need_not_commit():
+    """It has consented, and others make the quorum."""
+    ledger = begun(owners=["bob", "alice", "chuck", "dave"])
+    encoded = of_bob_and_alice(ledger)
+
+    def committed_by(*names: str) -> bytes:
+        return round_record(ledger, instance=FIRST, commits=chains.commits(encoded, chains.outcome(ledger), names))
+
+    refuse(ledger, committed_by(), "0 of 4 owners")
+    refuse(ledger, committed_by("chuck", "dave"), "2 of 4 owners have committed it, and 3 have to")
+    ledger.append(committed_by("bob", "chuck", "dave"))
+    assert ledger.receipts[0].members == frozenset(map(fingerprint_of, ("bob", "alice")))
+
+
+def test_one_commit_that_is_none_spoils_it_even_beyond_the_quorum():
+    ledger = begun()
+    record = decode(round_record(ledger, instance=FIRST, witnesses=["chuck"]))
+    assert len(record.commits) > quorum(ledger.charter)
+    for place, each in enumerate(record.commits):
+        others = chains.digest("nothing")
+        forged = replace(each, signature=others + others)
+        commits = (*record.commits[:place], forged, *record.commits[place + 1 :])
+        refuse(ledger, FIRST.sign(replace(record, commits=commits)), "list of commits is not one of what it releases")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"model": digest("other")}, {"state": digest("other")}, {"metrics": {"loss": 0.6}}]
+)
+def test_a_commit_is_to_this_very_outcome(changed):
+    ledger = begun()
+    stolen = chains.commits(of_bob_and_alice(ledger), chains.outcome(ledger, **changed), ["bob", "alice"])
+    refuse(ledger, round_record(ledger, instance=FIRST, commits=stolen), "list of commits is not one of what")
+    again = chains.commits(of_bob_and_alice(ledger), chains.outcome(ledger), ["bob", "alice"])
+    refuse(ledger, round_record(ledger, instance=FIRST, commits=again, **changed), "list of commits is not one of what")
+    salted = round_record(ledger, instance=FIRST, commits=again, salt=digest("other"))
+    refuse(ledger, salted, "list of commits is not one of what")
+    ledger.append(round_record(ledger, instance=FIRST, commits=again))
+
+
+def test_a_commit_is_to_this_very_cohort():
+    ledger = begun()
+    other = of_bob_and_alice(ledger, job=digest("other"))
+    stolen = chains.commits(other, chains.outcome(ledger), ["bob", "alice"])
+    refuse(ledger, round_record(ledger, instance=FIRST, commits=stolen), "list of commits is not one of what")
 
 
 def test_signatures_of_another_kind_do_not_count():
-    """A member's signature of a charter, or of another cohort, is none of this one."""
+    """A consent is no commit and a commit no consent, and neither is a signature of anything else."""
     ledger = begun()
-    other = records.encode(cohort(ledger, ["bob", "alice"], signer=FIRST.public, name="other"))
-    stolen = chains.sign_cohort(other, ["bob", "alice"])
-    refuse(ledger, round_record(ledger, instance=FIRST, signatures=stolen), "not one of its cohort")
+    encoded = of_bob_and_alice(ledger)
+    consents = chains.consents(encoded, ["bob", "alice"])
+    commits = chains.commits(encoded, chains.outcome(ledger), ["bob", "alice"])
+    refuse(ledger, round_record(ledger, instance=FIRST, commits=consents), "list of commits is not one of what")
+    refuse(ledger, round_record(ledger, instance=FIRST, consents=commits), "list of consents is not one of what")
+    for label in (b"", b"cloister cohort signature 2\0", b"cloister answer signature 1\0", CONTEXT):
+        bare = chains.sign_all(label + cohort_digest(encoded), ["bob", "alice"])
+        refuse(ledger, round_record(ledger, instance=FIRST, consents=bare), "list of consents is not one of what")
+        more = chains.sign_all(label + cohort_digest(encoded) + chains.outcome(ledger), ["bob", "alice"])
+        refuse(ledger, round_record(ledger, instance=FIRST, commits=more), "list of commits is not one of what")
+
+
+def test_the_consents_to_a_cohort_are_looked_at_before_it_is_in_a_record():
+    """As an owner does that is asked to commit it."""
+    ledger = begun()
+    agreed = cohort(ledger, ["bob", "alice"], signer=FIRST.public)
+    encoded = records.encode(agreed)
+    ledger.check_consents(agreed, chains.consents(encoded, ["bob", "alice"]), encoded=encoded)
+    for names in (["bob"], ["bob", "alice", "chuck"], []):
+        with pytest.raises(LedgerError, match="consented"):
+            ledger.check_consents(agreed, chains.consents(encoded, names), encoded=encoded)
+    with pytest.raises(LedgerError, match="list of consents"):
+        ledger.check_consents(agreed, chains.consents(encoded + b"\0", ["bob", "alice"]), encoded=encoded)
+    stranger = cohort(ledger, ["bob", "mallory"], signer=FIRST.public)
+    encoded = records.encode(stranger)
+    with pytest.raises(LedgerError, match="list of consents names a key that is no owner's"):
+        ledger.check_consents(stranger, chains.consents(encoded, ["bob", "mallory"]), encoded=encoded)
+    with pytest.raises(LedgerError, match="in its cohort and has not consented"):
+        ledger.check_consents(stranger, chains.consents(encoded, ["bob"]), encoded=encoded)
+
+
+# How many sign
+
+
+def test_what_makes_void_excludes_what_releases():
+    """Of those whose answers make a cohort void and those who released it, floor - 1 are the same; and those that
+    neither is found of, with the floor - 2 that may lie, are one too few."""
+    for owners in range(2, 10):
+        for floor in range(2, owners + 1):
+            names = [f"owner {each}" for each in range(owners)]
+            share = f"{1 / floor!r}"
+            agreed = chains.charter(owners=names, floor=str(floor), largest_share=share)
+            needed, votes = quorum(agreed), votes_to_void(agreed)
+            assert votes + needed - owners == floor - 1
+            assert 2 * needed - owners >= floor - 1
+            assert floor <= needed <= owners
+            assert 2 * needed > owners
+            assert owners - (votes - (floor - 2)) == needed - 1
+            assert 1 <= votes <= owners
+
+
+# The cohorts that were released
+
+
+def test_the_cohorts_that_were_released():
+    ledger = chains.chain(2)
+    both = [cohort_digest(each.record.cohort) for each in ledger.receipts]
+    assert ledger.cohorts == set(both)
+    assert len(both) == 2
+    assert Ledger(ledger.charter).cohorts == frozenset()
+    again = Ledger.from_records(ledger.charter, ledger.records)
+    assert again.cohorts == ledger.copy().cohorts == ledger.settled().cohorts == ledger.cohorts
+    grown = ledger.copy()
+    chains.extend(grown, 1)
+    assert len(grown.cohorts) == 3
+    assert ledger.cohorts == set(both)
+
+
+def test_a_cohort_that_was_refused_was_not_released():
+    ledger = chains.chain(1)
+    before = ledger.cohorts
+    refuse(ledger, round_record(ledger, instance=FIRST, commits=()), "committed")
+    refuse(ledger, Instance("other").sign(decode(round_record(ledger, instance=FIRST))), "has not signed it")
+    assert ledger.cohorts == before
+
+
+@pytest.mark.parametrize(("count", "rounds"), list(enumerate([0, 0, 1, 2, 2, 3, 3])))
+def test_the_ledger_of_its_first_records(count, rounds):
+    whole = genuine().copy()
+    whole.append(Instance("third").begin(whole))
+    earlier, again = whole.upto(count), Ledger.from_records(whole.charter, whole.records[:count])
+    assert earlier.released == rounds
+    for name in ("records", "heads", "head", "sequence", "instances", "signer", "receipts", "model", "last_round"):
+        assert getattr(earlier, name) == getattr(again, name), name
+    assert earlier.commitments == again.commitments
+    assert earlier.cohorts == again.cohorts
+    assert len(earlier.cohorts) == rounds
+    earlier.extend(whole.records[count:])
+    assert earlier.cohorts == whole.cohorts
+    assert earlier.head == whole.head
 
 
 # What members agree to, all of them with one accord
 
 
 def agree(ledger: Ledger, **changed: object) -> bytes:
-    """The next round as bob and alice, and the instance, would sign it."""
+    """The next round as bob and alice would consent to it and commit it, and the instance would sign it."""
     agreed = cohort(ledger, ["bob", "alice"], **({"signer": FIRST.public} | changed))
     return round_record(ledger, instance=FIRST, agreed=agreed)
 
@@ -306,7 +470,6 @@ def agree(ledger: Ledger, **changed: object) -> bytes:
         ({"digest": digest("other")}, "round digest"),
         ({"name": "other"}, "a job 'other'"),
         ({"name": ""}, "a job ''"),
-        ({"outcome": digest("other")}, "something else than its cohort signed"),
         ({"shares": ()}, "0 members"),
     ],
 )
@@ -398,8 +561,7 @@ def test_a_contribution_is_in_one_round():
 )
 def test_metrics_that_the_charter_does_not_allow(metrics, why):
     ledger = begun()
-    agreed = cohort(ledger, ["bob", "alice"], signer=FIRST.public, outcome=chains.outcome(ledger, metrics=metrics))
-    refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed, metrics=metrics), why)
+    refuse(ledger, round_record(ledger, instance=FIRST, metrics=metrics), why)
 
 
 def test_the_rounds_of_a_charter_are_counted():

@@ -12,19 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.aggregation.strategies import State
+from cloister.charter import keys
 from cloister.errors import LedgerError
 from cloister.ledger import records
-from cloister.ledger.records import (
-    Cohort,
-    InstanceRecord,
-    MemberSignature,
-    RoundRecord,
-    Share,
-    decode,
-    decode_cohort,
-    encode,
-)
-from cloister.wire.limits import RECORD_BYTES
+from cloister.ledger.records import Cohort, InstanceRecord, RoundRecord, Share, decode, decode_cohort, encode
+from cloister.wire.limits import MEMBERS, RECORD_BYTES
+from cloister.wire.rounds import MemberSignature
 from tests.support import chains
 
 DIGESTS = st.binary(min_size=32, max_size=32)
@@ -36,7 +29,7 @@ SHARES = st.builds(Share, PEERS, st.floats(), DIGESTS)
 SIGNATURES = st.builds(MemberSignature, PEERS, st.binary(max_size=256), st.binary(max_size=128))
 COHORTS = st.builds(
     Cohort,
-    format=st.just("cloister cohort 2"),
+    format=st.just("cloister cohort 3"),
     charter=DIGESTS,
     sequence=WHOLE,
     previous=HEADS,
@@ -47,7 +40,6 @@ COHORTS = st.builds(
     digest=DIGESTS,
     model=DIGESTS,
     shares=st.lists(SHARES, max_size=3).map(tuple),
-    outcome=DIGESTS,
 )
 RECORDS = st.one_of(
     st.builds(
@@ -57,7 +49,8 @@ RECORDS = st.one_of(
         model=DIGESTS,
         state=st.none() | DIGESTS,
         metrics=st.dictionaries(NAMES, st.floats(), max_size=3),
-        signatures=st.lists(SIGNATURES, max_size=3).map(tuple),
+        consents=st.lists(SIGNATURES, max_size=3).map(tuple),
+        commits=st.lists(SIGNATURES, max_size=3).map(tuple),
         time=WHOLE,
         signature=st.binary(max_size=128),
     ),
@@ -117,7 +110,7 @@ def test_other_spellings_are_refused():
     ledger = chains.chain(1)
     plain = msgspec.msgpack.decode(ledger.records[1])
     for changed in (
-        [*plain[:7], float(plain[7]), plain[8]],  # a time as a float
+        [*plain[:8], float(plain[8]), plain[9]],  # a time as a float
         {"type": "round"},
         [*plain, None],
         plain[:-1],
@@ -126,20 +119,35 @@ def test_other_spellings_are_refused():
         with pytest.raises(LedgerError):
             decode(msgspec.msgpack.encode(changed))
     head = ledger.records[1]
-    assert head[:1] == b"\x99"
+    assert head[:1] == b"\x9a"
     with pytest.raises(LedgerError, match="one spelling"):
-        decode(b"\xdc\x00\x09" + head[1:])  # an array of nine, its length in two bytes
+        decode(b"\xdc\x00\x0a" + head[1:])  # an array of ten, its length in two bytes
+    cohort = decode(head).cohort
+    assert cohort[:1] == b"\x9b"
     with pytest.raises(LedgerError, match="one spelling"):
-        decode_cohort(b"\xdc\x00\x0c" + decode(head).cohort[1:])
+        decode_cohort(b"\xdc\x00\x0b" + cohort[1:])
 
 
 def test_what_is_too_long():
     with pytest.raises(LedgerError, match="over the limit"):
         decode(bytes(RECORD_BYTES + 1))
-    many = tuple(MemberSignature("sha256:" + "0" * 64, b"", b"") for _ in range(records.MEMBERS + 1))
+    many = tuple(MemberSignature("sha256:" + "0" * 64, b"", b"") for _ in range(MEMBERS + 1))
     record = decode(chains.chain(1).records[1])
-    with pytest.raises(LedgerError):
-        decode(encode(msgspec.structs.replace(record, signatures=many)))
+    for which in ("consents", "commits"):
+        decode(encode(msgspec.structs.replace(record, **{which: many[:MEMBERS]})))
+        with pytest.raises(LedgerError):
+            decode(encode(msgspec.structs.replace(record, **{which: many})))
+
+
+def test_records_and_cohorts_of_an_earlier_version_are_refused():
+    """With one list of signatures, and the outcome in the cohort."""
+    plain = msgspec.msgpack.decode(chains.chain(1).records[1])
+    with pytest.raises(LedgerError, match="no record of this version"):
+        decode(msgspec.msgpack.encode([*plain[:6], *plain[7:]]))
+    cohort = msgspec.msgpack.decode(plain[1])
+    for earlier in (["cloister cohort 2", *cohort[1:]], ["cloister cohort 2", *cohort[1:], bytes(32)]):
+        with pytest.raises(LedgerError, match="no cohort of this version"):
+            decode_cohort(msgspec.msgpack.encode(earlier))
 
 
 def test_what_is_signed_begins_with_a_label_of_its_own():
@@ -149,8 +157,25 @@ def test_what_is_signed_begins_with_a_label_of_its_own():
     unsigned = msgspec.msgpack.encode([*plain[:-1], b""])
     label = b"cloister record signature 1\0"
     assert records.to_be_signed(record) == label + hashlib.sha256(unsigned).digest()
-    label = b"cloister cohort signature 2\0"
-    assert records.cohort_to_be_signed(record.cohort) == label + hashlib.sha256(record.cohort).digest()
+    cohort, outcome = hashlib.sha256(record.cohort).digest(), chains.digest("outcome")
+    assert records.cohort_digest(record.cohort) == cohort
+    assert records.consent_to_be_signed(record.cohort) == b"cloister consent signature 1\0" + cohort
+    assert records.commit_to_be_signed(record.cohort, outcome) == b"cloister commit signature 1\0" + cohort + outcome
+
+
+def test_what_a_genuine_round_is_signed_with():
+    """By hand: each consent, and each commit, verifies over the bytes that docs/ledger.md names."""
+    record = decode(chains.chain(1).records[1])
+    cohort = hashlib.sha256(record.cohort).digest()
+    released = msgspec.msgpack.encode([record.model, record.state, record.metrics], order="deterministic")
+    outcome = hashlib.sha256(b"cloister outcome 1\0" + record.salt + released).digest()
+    for each in record.consents:
+        message = b"cloister consent signature 1\0" + cohort
+        keys.verify(each.signature, message=message, public_key=each.public_key)
+    for each in record.commits:
+        message = b"cloister commit signature 1\0" + cohort + outcome
+        keys.verify(each.signature, message=message, public_key=each.public_key)
+    assert len(record.consents) == len(record.commits) == 2
 
 
 def test_digests():

@@ -16,7 +16,7 @@ from cloister.errors import ConfigurationError
 from cloister.node import config
 from cloister.node.config import NodeConfiguration
 from cloister.node.outlook import Outlook, outlook
-from cloister.node.study.entries import Signed
+from cloister.node.study.entries import Consented, Voided
 from cloister.node.study.journal import Records
 from tests.support.charters import agreed_job, charter, fingerprint_of
 
@@ -53,10 +53,12 @@ def seen(folder: Path, known: Charter, **data: Any) -> Outlook:
     return outlook(configured(folder, **data), [known], own=BOB)
 
 
-def spend(folder: Path, count: int, *, under: Charter) -> None:
+def spend(folder: Path, count: int, *, under: Charter, void: int = 0) -> None:
+    """So many rounds, of which the first ``void`` have become so."""
     records = Records(folder / "charter.state")
     for number in range(1, count + 1):
-        records.sign(Signed(under.digest, number, bytes(32), (BOB,), b"", b"", "#mri"))
+        records.consent(Consented(under.digest, number, bytes([number]) * 32, bytes(32), (BOB,), "#mri"))
+    records.void([Voided(under.digest, bytes([number]) * 32) for number in range(1, void + 1)])
     records.close()
 
 
@@ -120,6 +122,15 @@ def test_the_rounds_of_the_study_itself_are_no_fault(tmp_path: Path) -> None:
     found = seen(tmp_path, known)
     assert found.left[0][1].left == 0
     assert found.faults == []
+
+
+def test_rounds_that_are_void_are_nobody_s(tmp_path: Path) -> None:
+    """They are neither other studies' nor taken off what other studies have used up."""
+    known = agreed(rounds="3")
+    spend(tmp_path, 2, under=known, void=2)
+    assert seen(tmp_path, known).faults == []
+    spend(tmp_path, 1, under=agreed(rounds="4"))
+    assert "it was in 1 releases of other studies" in seen(tmp_path, known).faults[0]
 
 
 def test_who_takes_part_in_no_study_is_told_nothing(tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ class Talk:
             "state": None if state is None else records.state_digest(state.rounds, state.averages),
             "metrics": {"loss": 0.5},
         }
-        outcome = records.outcome_digest(released["salt"], **{k: v for k, v in released.items() if k != "salt"})
         shares = chains.share_list(self.ledger, ("bob", "alice"), {"bob": 0.5, "alice": 0.5})
         agreed = chains.cohort(
             self.ledger,
@@ -113,7 +112,6 @@ class Talk:
             job=self.digest,
             name=self.job.name,
             shares=shares,
-            outcome=outcome,
             **changed,
         )
         self.ledger.append(chains.round_record(self.ledger, instance=instance, agreed=agreed, **released))

@@ -95,13 +95,22 @@ ROUNDS = st.integers(1, (1 << 53) - 1)
 HEADS = DIGESTS | st.just(b"")
 METRICS = st.dictionaries(NAMES, FLOATS, max_size=3)
 RECORDS = st.lists(st.integers(1, limits.RECORD_BYTES), max_size=3).map(tuple)
+SIGNATURES = st.builds(rounds.MemberSignature, PEERS, st.binary(max_size=100), st.binary(max_size=100))
+SIGNED_ANSWERS = st.builds(rounds.SignedAnswer, st.binary(max_size=100), SIGNATURES)
+STANDINGS = st.builds(
+    rounds.Standing,
+    SIGNED_ANSWERS,
+    st.lists(st.lists(PEERS, max_size=3).map(tuple), max_size=3).map(tuple),
+    st.booleans(),
+)
 FROM_MEMBERS = st.one_of(
     st.builds(rounds.Chain, WHOLE, RECORDS, SIZES, WHOLE, st.lists(SIZES, max_size=2).map(tuple)),
     st.builds(rounds.Join, WHOLE, HEADS, WHOLE, st.booleans()),
-    st.builds(rounds.Ready, ROUNDS, ROUNDS, st.floats(), st.floats(), METRICS, DIGESTS),
+    st.builds(rounds.Ready, ROUNDS, ROUNDS, st.floats(), st.floats(), METRICS, DIGESTS, STANDINGS),
     st.builds(rounds.Contribution, ROUNDS, DIGESTS),
-    st.builds(rounds.Declined, ROUNDS, TEXTS),
-    st.builds(rounds.Signature, ROUNDS, st.binary(max_size=100), st.binary(max_size=100)),
+    st.builds(rounds.Declined, ROUNDS, TEXTS, st.none() | STANDINGS),
+    st.builds(rounds.Consent, ROUNDS, DIGESTS, SIGNATURES),
+    st.builds(rounds.Commit, ROUNDS, SIGNATURES),
     st.builds(rounds.Submit, st.integers(1, limits.JOB_BYTES)),
     st.builds(rounds.Stop),
 )
@@ -110,7 +119,9 @@ FROM_AGGREGATORS = st.one_of(
     st.builds(rounds.Work, DIGESTS),
     st.builds(rounds.Propose, ROUNDS, DIGESTS, DIGESTS, WHOLE, HEADS, DIGESTS, FLOATS),
     st.builds(rounds.Send, ROUNDS),
-    st.builds(rounds.Sign, ROUNDS, st.binary(max_size=100)),
+    st.builds(rounds.Answers, ROUNDS, st.lists(SIGNED_ANSWERS, max_size=3).map(tuple)),
+    st.builds(rounds.Draft, ROUNDS, st.binary(max_size=100)),
+    st.builds(rounds.Settle, ROUNDS, st.binary(max_size=100), DIGESTS, st.lists(SIGNATURES, max_size=3).map(tuple)),
     st.builds(rounds.Over, ROUNDS, TEXTS),
     st.builds(rounds.Refused, WHOLE, st.sampled_from(get_args(rounds.RefusedCode)), TEXTS),
     st.builds(rounds.Accepted, DIGESTS, WHOLE),
@@ -253,6 +264,23 @@ def call(**changed: object) -> list[object]:
     return [[["call", *fields.values()]]]
 
 
+def ready(**changed: object) -> list[object]:
+    given = {"metrics": {}, "commitment": bytes(32), "standing": standing()} | changed
+    return ["ready", 1, 1, 1.0, 0.0, *given.values()]
+
+
+def standing(**changed: object) -> list[object]:
+    return [*({"answer": answer(), "elsewhere": [], "open": False} | changed).values()]
+
+
+def answer(data: bytes = b"", **changed: object) -> list[object]:
+    return [data, signature(**changed)]
+
+
+def signature(**changed: object) -> list[object]:
+    return [*({"member": make.BOB, "key": b"", "signature": b""} | changed).values()]
+
+
 NAME, TEXT, PEER = "x" * limits.NAME_CHARS, "x" * limits.TEXT_CHARS, make.BOB
 ITEMS, ID = [1] * limits.LIST_ITEMS, (1 << 63) - 1
 SPEC = ["uint8", []]
@@ -317,13 +345,42 @@ AT_THE_LIMIT = {
     "a head": (Kind.ROUND, lambda over: ["join", 0, bytes(32 + over), 0, False]),
     "metrics": (
         Kind.ROUND,
-        lambda over: ["ready", 1, 1, 1.0, 0.0, {str(i): 0.5 for i in range(limits.METRICS + over)}, bytes(32)],
+        lambda over: ready(metrics={str(i): 0.5 for i in range(limits.METRICS + over)}),
     ),
-    "a metric's name": (Kind.ROUND, lambda over: ["ready", 1, 1, 1.0, 0.0, {NAME + "x" * over: 0.5}, bytes(32)]),
+    "a metric's name": (Kind.ROUND, lambda over: ready(metrics={NAME + "x" * over: 0.5})),
+    "a commitment": (Kind.ROUND, lambda over: ready(commitment=bytes(32 + over))),
+    "an answer": (Kind.ROUND, lambda over: ready(standing=standing(answer=answer(bytes(limits.ANSWER_BYTES + over))))),
+    "cohorts elsewhere": (Kind.ROUND, lambda over: ready(standing=standing(elsewhere=[[]] * (limits.COHORTS + over)))),
+    "a cohort elsewhere": (
+        Kind.ROUND,
+        lambda over: ready(standing=standing(elsewhere=[[PEER] * (limits.LIST_ITEMS + over)])),
+    ),
+    "an answer of who declines": (
+        Kind.ROUND,
+        lambda over: ["declined", 1, "", standing(answer=answer(bytes(limits.ANSWER_BYTES + over)))],
+    ),
+    "answers": (Kind.ROUND, lambda over: ["answers", 1, [answer()] * (limits.MEMBERS + over)]),
+    "an answer among them": (Kind.ROUND, lambda over: ["answers", 1, [answer(bytes(limits.ANSWER_BYTES + over))]]),
+    "the public key of an answer": (
+        Kind.ROUND,
+        lambda over: ["answers", 1, [answer(key=bytes(limits.KEY_BYTES + over))]],
+    ),
     "why a round is declined": (Kind.ROUND, lambda over: ["declined", 1, TEXT + "x" * over]),
-    "a public key": (Kind.ROUND, lambda over: ["signature", 1, bytes(limits.KEY_BYTES + over), b""]),
-    "a signature": (Kind.ROUND, lambda over: ["signature", 1, b"", bytes(limits.SIGNATURE_BYTES + over)]),
-    "a cohort": (Kind.ROUND, lambda over: ["sign", 1, bytes(limits.ROUND_BODY_BYTES + over)]),
+    "a public key": (Kind.ROUND, lambda over: ["commit", 1, signature(key=bytes(limits.KEY_BYTES + over))]),
+    "a signature": (Kind.ROUND, lambda over: ["commit", 1, signature(signature=bytes(limits.SIGNATURE_BYTES + over))]),
+    "whose signature it is": (Kind.ROUND, lambda over: ["commit", 1, signature(member=PEER + "0" * over)]),
+    "a consent's signature": (
+        Kind.ROUND,
+        lambda over: ["consent", 1, bytes(32), signature(signature=bytes(limits.SIGNATURE_BYTES + over))],
+    ),
+    "what is consented to": (Kind.ROUND, lambda over: ["consent", 1, bytes(32 + over), signature()]),
+    "a cohort": (Kind.ROUND, lambda over: ["draft", 1, bytes(limits.ROUND_BODY_BYTES + over)]),
+    "a cohort to commit": (
+        Kind.ROUND,
+        lambda over: ["settle", 1, bytes(limits.ROUND_BODY_BYTES + over), bytes(32), []],
+    ),
+    "an outcome": (Kind.ROUND, lambda over: ["settle", 1, b"", bytes(32 + over), []]),
+    "consents": (Kind.ROUND, lambda over: ["settle", 1, b"", bytes(32), [signature()] * (limits.MEMBERS + over)]),
     "a job": (Kind.ROUND, lambda over: ["submit", limits.JOB_BYTES + over]),
     "memory": (Kind.WELCOME, lambda over: [1, "", limits.SIZE + over, 0]),
     "a time to wait": (Kind.WAIT, lambda over: [limits.WAIT_S + over]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from cloister.aggregator.absences import Absences
 from cloister.aggregator.bodies import Body, Discarded, Update, views
 from cloister.aggregator.chain_exchange import Chains, seconds_for
-from cloister.aggregator.collection import Collection
+from cloister.aggregator.collection import Answer, Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
@@ -50,6 +51,11 @@ CONSENT_S: Final = 30.0
 """The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have
 not are left out of the next one."""
 
+COMMIT_S: Final = 30.0
+"""The time after which an owner that was asked to commit and said nothing does not keep others from another round."""
+AGAIN: Final = 3
+"""How often a round is begun again with owners of whom too few would commit the last one."""
+
 
 @dataclass
 class _Collecting:
@@ -57,6 +63,8 @@ class _Collecting:
     collection: Collection
     drafted: Drafted | None = None
     """The cohort of those that are in the collection; None where another one has to be drafted."""
+    out: set[str] = field(default_factory=set)
+    """The owners that have trained and are not in any later draft: they left, or spoiled their part."""
     deadlines: dict[str, float] = field(default_factory=dict)
     """The deadline of each contribution that was asked for, by the owner's name."""
 
@@ -86,8 +94,8 @@ class RoundMachine:
         self._phase: Training | _Collecting | Committing | None = None
         self._pauses = Pauses()
         self._absences = Absences(charter, peers=peers)
-        self._given_up: Members = frozenset()
-        """The owners that were there when the last round was given up because one of them refused to commit it."""
+        self._given_up: Counter[Members] = Counter()
+        """How often rounds were given up since the last release, by the owners that were there."""
 
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
@@ -102,8 +110,8 @@ class RoundMachine:
             case _Collecting(drafted=drafted, deadlines=deadlines):
                 consents = [drafted.until] if drafted is not None and drafted.missing else []
                 return min([*consents, *deadlines.values()], default=None)
-            case Committing():
-                return None
+            case Committing() as committing:
+                return committing.due(now=self.now)
         return self._pauses.until(self.now)
 
     # Messages of owners
@@ -383,17 +391,16 @@ class RoundMachine:
             if training.standings.wants_answers(peer):
                 self._peers.tell(peer, Answers(round=training.number, answers=training.standings.answers))
         try:
-            collection = Collection(
-                training.answers,
-                limits=self._limits,
-                weights=self.run.agreed.weights,
-                layout=self.run.layout,
-                regions=self.run.regions,
-            )
+            collection = self._collection(training.answers, run=self.run)
         except RoundError as fault:
             self.void(str(fault))
             return
         self._enter(_Collecting(training, collection))
+
+    def _collection(self, answers: Mapping[str, Answer], *, run: Run) -> Collection:
+        return Collection(
+            answers, limits=self._limits, weights=run.agreed.weights, layout=run.layout, regions=run.regions
+        )
 
     def _pull(self, collecting: _Collecting) -> None:
         """Takes the next step of a collection: a draft, contributions once all have consented to it, the outcome."""
@@ -412,32 +419,43 @@ class RoundMachine:
 
     def _draft(self, collecting: _Collecting) -> None:
         """Asks for the consents to a cohort of the owners that are left; nobody trains again for it."""
-        training, collection, owners = collecting.training, collecting.collection, self._peers.owners()
-        gone = collection.answers.keys() - {peer.name for peer in owners}
-        self._leave_out_of(collecting, dict.fromkeys(gone, _LOST))
-        if self._phase is not collecting or self.run is None:
+        training, owners = collecting.training, self._peers.owners()
+        gone = training.answers.keys() - {peer.name for peer in owners} - collecting.out
+        self._leave_out_of(collecting, dict.fromkeys(sorted(gone), _LOST))
+        if self.run is None:
             return
-        keys = {name: answer.member.key for name, answer in collection.answers.items()}
+        keys = {name: each.member.key for name, each in training.answers.items() if name not in collecting.out}
         bound = training.standings.bound(owners)
         try:
-            chosen = choose(frozenset(keys.values()), bound=bound, floor=self._limits.floor, quorum=self._quorum)
+            chosen = frozenset(keys.values())
+            if len(chosen) >= self._limits.floor:
+                chosen = choose(chosen, bound=bound, floor=self._limits.floor, quorum=self._quorum)
         except RoundError as fault:
             # The answers may have freed the budgets of owners that have not trained: they may bring the way out.
             self.void(str(fault), hopeless=len(keys) == training.asked)
             return
-        self._leave_out_for_now(collecting, {name for name, key in keys.items() if key not in chosen})
-        shares = shares_of(collection.answers, weights=collection.weights)
+        self._collect_from(collecting, {name for name, key in keys.items() if key in chosen}, run=self.run)
+        if self._phase is not collecting:
+            return
+        shares = shares_of(collecting.collection.answers, weights=collecting.collection.weights)
         cohort = cohort_of(training, run=self.run, ledger=self._chains.ledger, signer=self._own.signer, shares=shares)
         collecting.drafted = drafted = Drafted(cohort, until=self.now + max(CONSENT_S, self.run.agreed.max_s / 10))
         for peer in owners:
             if peer.key in drafted.members:
                 self._peers.tell(peer, Draft(round=training.number, cohort=drafted.cohort))
 
-    def _leave_out_for_now(self, collecting: _Collecting, names: set[str]) -> None:
-        for peer in self._peers.owners():
-            if peer.name in names:
-                self._peers.tell(peer, refused(collecting.training.number, RoundError(_LEFT_OUT)))
-        self._leave_out_of(collecting, dict.fromkeys(names, _LEFT_OUT))
+    def _collect_from(self, collecting: _Collecting, names: set[str], *, run: Run) -> None:
+        """Collects from these owners. Contributions that are here stay if all that are new are those left out."""
+        try:
+            if not names <= collecting.collection.answers.keys():
+                answers = {name: collecting.training.answers[name] for name in names}
+                before, collecting.collection = collecting.collection, self._collection(answers, run=run)
+                collecting.collection.take_over(before)
+            for name in collecting.collection.answers.keys() - names:
+                collecting.deadlines.pop(name, None)
+                collecting.collection.leave_out(name)
+        except RoundError as fault:
+            self.void(str(fault))
 
     def _close_consents(self, collecting: _Collecting) -> None:
         """Leaves out the members that have not consented in time: all of them at once, for one more draft."""
@@ -450,16 +468,13 @@ class RoundMachine:
         self._leave_out_of(collecting, dict.fromkeys(late, "it had not consented in time"))
 
     def _leave_out_of(self, collecting: _Collecting, names: Mapping[str, str]) -> None:
-        """Goes on without these owners, for these reasons; the others have to consent to another cohort."""
-        for name, why in names.items():
-            collecting.deadlines.pop(name, None)
-            if self._phase is collecting and name in collecting.collection.answers:
-                self._absences.note(collecting.collection.answers[name].member.key, why)
-                collecting.drafted = None
-                try:
-                    collecting.collection.leave_out(name)
-                except RoundError as fault:
-                    self.void(str(fault))
+        """Goes on without these owners, for these reasons; the others have to consent to another cohort, those that were
+        left out of this one among them."""
+        for name in names.keys() & collecting.training.answers.keys():
+            self._absences.note(collecting.training.answers[name].member.key, names[name])
+        collecting.out.update(names)
+        if not collecting.out.isdisjoint(collecting.collection.answers):
+            collecting.drafted = None
 
     def _settle(self, collecting: _Collecting, drafted: Drafted, run: Run) -> None:
         """Computes the outcome, and begins to ask owners to commit it."""
@@ -474,12 +489,16 @@ class RoundMachine:
         except AggregationError as fault:
             self.void(str(fault))
             return
+        for peer in self._peers.owners():
+            if peer.name in training.answers.keys() - collection.answers.keys() - collecting.out:
+                self._absences.note(peer.key, _LEFT_OUT)
+                self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
         self._enter(Committing(training.number, drafted=drafted, outcome=outcome, ledger=self._chains.ledger))
 
     def _go_on_committing(self, committing: Committing) -> None:
-        """Asks those that are there and those that come, until a quorum has committed, or too many never will."""
+        """Asks those that are there and those that come, until a quorum has committed, or nobody should wait."""
         owners, drafted = self._peers.owners(), committing.drafted
-        for peer in committing.to_ask(owners):
+        for peer in committing.to_ask(owners, until=self.now + COMMIT_S):
             asked = Settle(
                 round=committing.number,
                 cohort=drafted.cohort,
@@ -489,13 +508,18 @@ class RoundMachine:
             self._peers.tell(peer, asked)
         if committing.complete:
             self._release(committing)
-        elif committing.hopeless(owners):
-            # What they answer to the next round may be the way out. Once: a liar must not spend others' budgets so.
-            again, self._given_up = self._owners() == self._given_up, self._owners()
-            self.void("too few of the owners that are there would commit it", hopeless=again)
+        elif committing.hopeless(owners, now=self.now):
+            self._give_up(owners)
         elif self.run is not None and committing.short_of(owners):
             text = f"round {committing.number} waits for {committing.short_of(owners)} more of its owners to commit it"
             self._wait(self.run, text)
+
+    def _give_up(self, owners: list[ConnectedMember]) -> None:
+        """Ends a round that those who are there will not commit. What they answer to the next one may be the way out;
+        but with the same owners a few times only, so that a liar does not spend the others' budgets by refusing."""
+        there = frozenset(peer.key for peer in owners)
+        self._given_up[there] += 1
+        self.void("too few of the owners that are there would commit it", hopeless=self._given_up[there] > AGAIN)
 
     def _release(self, committing: Committing) -> None:
         record = record_of(
@@ -509,7 +533,7 @@ class RoundMachine:
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
-        self._pauses, self._given_up, self.waits = Pauses(), frozenset(), ""
+        self._pauses, self._given_up, self.waits = Pauses(), Counter(), ""
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0

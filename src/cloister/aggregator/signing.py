@@ -48,7 +48,8 @@ class Drafted:
 
 
 class Committing:
-    """The last phase of a round: owners commit the cohort, and its outcome. No clock ends it (docs/ledger.md)."""
+    """The last phase of a round: owners commit the cohort, and its outcome. No clock ends it (docs/ledger.md); but
+    nobody waits for ever for owners that are there and silent, while others could go on."""
 
     def __init__(self, number: int, *, drafted: Drafted, outcome: Outcome, ledger: Ledger) -> None:
         self.number = number
@@ -56,9 +57,11 @@ class Committing:
         self.outcome = outcome
         self.refused: set[str] = set()
         """The owners that will never commit it."""
+        self._owners = {owner.key for owner in ledger.charter.owners}
         self._quorum = quorum(ledger.charter)
         self._message = commit_to_be_signed(drafted.cohort, outcome.digest)
-        self._asked: set[ConnectedMember] = set()
+        self._asked: dict[ConnectedMember, float] = {}
+        """Until when each is waited for."""
         self._commits: dict[str, MemberSignature] = {}
 
     @property
@@ -71,13 +74,21 @@ class Committing:
         """Those that are here, in the order of the fingerprints."""
         return _in_order(self._commits)
 
-    def to_ask(self, present: Iterable[ConnectedMember]) -> list[ConnectedMember]:
-        """The owners to ask now: each once on a connection. They count as asked; one that has answered a later round
-        refuses."""
-        new = [peer for peer in present if peer not in self._asked and peer.key not in self._commits]
-        self._asked.update(new)
+    def to_ask(self, present: Iterable[ConnectedMember], *, until: float) -> list[ConnectedMember]:
+        """The owners to ask now: each once on a connection. They count as asked, and are waited for until then; one
+        that has answered a later round refuses."""
+        there = list(present)
+        new = [peer for peer in there if peer not in self._asked and peer.key not in self._commits]
+        known = {
+            peer: self._asked[peer] for peer in there if peer in self._asked
+        }  # of connections that are there alone
+        self._asked = known | dict.fromkeys(new, until)
         self.refused |= {peer.key for peer in new if peer.answered > self.number}
         return [peer for peer in new if peer.key not in self.refused]
+
+    def due(self, *, now: float) -> float | None:
+        """The moment after which one more owner counts as silent."""
+        return min((until for until in self._asked.values() if until > now), default=None)
 
     def take(self, peer: ConnectedMember, signature: MemberSignature) -> None:
         """Takes an owner's commit.
@@ -106,11 +117,17 @@ class Committing:
         """The number of owners that have to come, beside those that are there and may still commit it."""
         return max(0, self._quorum - len(self._commits) - len(self.missing(present)))
 
-    def hopeless(self, present: Iterable[ConnectedMember]) -> bool:
-        """Whether nobody should wait for it any more: one that is there has refused, and the others are too few. With
-        it they may be enough for another round, in which its answer counts."""
-        there = list(present)
-        return self.short_of(there) > 0 and any(peer.key in self.refused for peer in there)
+    def hopeless(self, present: Iterable[ConnectedMember], *, now: float) -> bool:
+        """Whether nobody should wait for it any more: too many have refused; or those that are there, and not silent,
+        are enough for another round, and too few of them can still commit this one."""
+        answering = {peer.key for peer in present if self._answers(peer, now)}
+        could = self._commits.keys() | (answering - self.refused)
+        too_many = len(self._owners) - len(self.refused) < self._quorum
+        return too_many or (len(answering) >= self._quorum > len(could))
+
+    def _answers(self, peer: ConnectedMember, now: float) -> bool:
+        """Whether an owner has answered, or still has time to."""
+        return peer.key in self._commits or peer.key in self.refused or self._asked.get(peer, now) > now
 
 
 def _check(signature: MemberSignature, *, signer: str, message: bytes) -> None:

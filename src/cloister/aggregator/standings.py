@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cloister.aggregator.peers import ConnectedMember
 from cloister.errors import LedgerError, RoundError
 from cloister.ledger import answers
-from cloister.ledger.answers import Answer
+from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.cohorts import Bound
 from cloister.wire.rounds import SignedAnswer, Standing
 
 
 class Standings:
-    """What binds the owners in one round, by their fingerprints. ``ledger``: the one that the round goes on from."""
+    """What binds the owners in one round, by their fingerprints. ``ledger``: the one that the round goes on from.
 
-    def __init__(self, number: int, *, ledger: Ledger) -> None:
+    ``asked``: the names of the owners that were asked to answer.
+    """
+
+    def __init__(self, number: int, *, ledger: Ledger, asked: Collection[str] = ()) -> None:
         self._number = number
         self._ledger = ledger
+        self._asked = frozenset(asked)
         self._told: dict[str, tuple[Standing, Answer]] = {}
 
     def take(self, peer: ConnectedMember, standing: Standing) -> None:
@@ -49,17 +53,23 @@ class Standings:
         return told is not None and told[0].open
 
     def bound(self, owners: Iterable[ConnectedMember]) -> dict[str, Bound]:
-        """What binds each of these owners that can still commit the round. Those of whom nothing is known are free."""
+        """What binds each of these owners that can still commit the round. Those that came since are free; nobody
+        counts on those that were asked and said nothing."""
         listed = {each for _, answer in self._told.values() for each in answer.committed}
-        void = answers.void(listed, answers=self.answers, ledger=self._ledger)
-        return {peer.key: self._bound(peer.key, void) for peer in owners if peer.answered <= self._number}
+        # By whole entries: one with another's digest and other members is void too, and says nothing of that other.
+        void = answers.void_entries(listed, answers=self.answers, ledger=self._ledger)
+        return {
+            peer.key: self._bound(peer.key, void)
+            for peer in owners
+            if peer.answered <= self._number and (peer.key in self._told or peer.name not in self._asked)
+        }
 
-    def _bound(self, key: str, void: frozenset[bytes]) -> Bound:
+    def _bound(self, key: str, void: frozenset[Committed]) -> Bound:
         if key not in self._told:
             return Bound()
         standing, answer = self._told[key]
         charter, model = self._ledger.charter, self._ledger.model
-        on_model = (each for each in answer.committed if each.model == model and each.cohort not in void)
+        on_model = (each for each in answer.committed if each.model == model and each not in void)
         return Bound(
             frozenset(answers.unmask(each.members, charter=charter) for each in on_model),
             frozenset(map(frozenset, standing.elsewhere)),

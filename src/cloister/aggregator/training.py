@@ -24,7 +24,7 @@ class Training:
         """The round's digest."""
         self.until = until
         self.answers: dict[str, Answer] = {}
-        self.standings = Standings(number, ledger=ledger)
+        self.standings = Standings(number, ledger=ledger, asked=owners)
         self.asked = len(owners)
         """The number of owners that were asked."""
         self._waiting = set(owners)

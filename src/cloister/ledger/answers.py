@@ -87,7 +87,15 @@ def read(signed: SignedAnswer, *, charter: Charter) -> Answer:
 
 
 def void(cohorts: Iterable[Committed], *, answers: Iterable[SignedAnswer], ledger: Ledger) -> frozenset[bytes]:
-    """The digests of those among ``cohorts`` that answers show to be void. Answers that show nothing are passed over.
+    """The digests of those among ``cohorts``, of which the caller knows that they are what they are, that answers show
+    to be void (``void_entries``)."""
+    return frozenset(each.cohort for each in void_entries(cohorts, answers=answers, ledger=ledger))
+
+
+def void_entries(
+    cohorts: Iterable[Committed], *, answers: Iterable[SignedAnswer], ledger: Ledger
+) -> frozenset[Committed]:
+    """Those among ``cohorts`` that answers show to be void. Answers that show nothing are passed over.
 
     An answer counts if the ledger has the record that it names: only then is a cohort that it does not list, because it
     was released, known here too. It lists a cohort if the whole entry is the same.
@@ -100,14 +108,14 @@ def void(cohorts: Iterable[Committed], *, answers: Iterable[SignedAnswer], ledge
             continue
         if ledger.passed(answer.sequence, answer.head):
             told.setdefault(signed.signature.member, []).append(answer)
-    needed, found = votes_to_void(ledger.charter), set[bytes]()
+    needed, found = votes_to_void(ledger.charter), set[Committed]()
     for cohort in cohorts:
         against = sum(
             any(each.round > cohort.round and cohort not in each.committed for each in all_of_one)
             for all_of_one in told.values()
         )
         if against >= needed and cohort.cohort not in ledger.cohorts:
-            found.add(cohort.cohort)
+            found.add(cohort)
     return frozenset(found)
 
 

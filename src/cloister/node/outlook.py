@@ -122,7 +122,8 @@ def _budget(
     job: AgreedJob, charter: Charter, limits: OwnLimits, use: CharterUse, data: StudyData, records: Records
 ) -> Iterator[str]:
     """Whether what other charters' rounds have left is enough for those of a job."""
-    here = {each.round for each in records.consents(charter.digest) if each.data == data.name}
+    agreed = (each for each in records.consents(charter.digest) if not records.is_void(charter.digest, each.cohort))
+    here = {each.round for each in agreed if each.data == data.name}
     before = max(0, records.spent(data.name) - len(here))
     if before + job.rounds > limits.rounds:
         own = use.floors is not None and use.floors.rounds == limits.rounds < charter.limits.rounds

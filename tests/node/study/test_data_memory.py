@@ -12,7 +12,7 @@ from cloister.errors import CharterError, RecordsError
 from cloister.node.config import StudyData
 from cloister.node.study.data_memory import MARK, DataMemory
 from cloister.node.study.effects import Prove
-from cloister.node.study.entries import Content, Salted, Signed
+from cloister.node.study.entries import Consented, Content, Salted
 from cloister.node.study.journal import Records
 from tests.support import charters
 from tests.support.members import NORMS, UPDATE, Aggregator, agreed_job, charter, declined, only, owner
@@ -24,8 +24,8 @@ def study_data(file: Path, *tags: str, unmarked: bool = False) -> StudyData:
     return StudyData(tags or ("#mri",), file, ("x",), unsafe_unmarked=unmarked)
 
 
-def signed(data: str, number: int = 1, under: bytes = CHARTER) -> Signed:
-    return Signed(under, number, b"m" * 32, ("a", "b"), b"cohort", b"signature", data)
+def consented(data: str, number: int = 1, under: bytes = CHARTER) -> Consented:
+    return Consented(under, number, b"c" * 32, b"m" * 32, ("a", "b"), data)
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def test_other_tags_are_the_same_data_set(tmp_path: Path, file: Path) -> None:
     copy.write_bytes(file.read_bytes())
     with closing(Records(tmp_path / "one")) as records:
         DataMemory([study_data(file)], records=records, folder=tmp_path)
-        records.sign(signed("#mri"))
+        records.consent(consented("#mri"))
         records.draw(Salted(CHARTER, "#mri", b"s" * 32))
         DataMemory([study_data(file), study_data(copy, "#scans")], records=records, folder=tmp_path)
-        records.sign(signed("#scans", 2, OTHER))
+        records.consent(consented("#scans", 2, OTHER))
         assert records.same("#scans") == {"#mri", "#scans"}
         assert (records.spent("#mri"), records.spent("#scans"), records.spent("#ct")) == (2, 2, 0)
         assert records.salt("#scans") == b"s" * 32
@@ -95,7 +95,7 @@ def test_a_new_year_s_file_under_more_tags_is_the_same_data_set(tmp_path: Path, 
     """One restart with one row more and a tag more; the place is what stayed."""
     with closing(Records(tmp_path / "one")) as records:
         DataMemory([study_data(file)], records=records, folder=tmp_path)
-        records.sign(signed("#mri"))
+        records.consent(consented("#mri"))
         file.write_bytes(b"the patients, and one more")
         link = tmp_path / "link.npz"
         link.symlink_to(file)
@@ -131,7 +131,7 @@ def test_records_close_with_their_last_user(tmp_path: Path) -> None:
     records = Records(tmp_path)
     records.hold()
     records.close()
-    records.sign(signed("#mri"))
+    records.consent(consented("#mri"))
     records.close()
     with closing(Records(tmp_path)) as again:
         assert again.spent("#mri") == 1
@@ -150,7 +150,7 @@ def test_data_that_has_changed_since_a_void_round_is_not_trained_on(tmp_path: Pa
     assert "has changed since it contributed to a round on this model" in declined(here.prove())
     content[0] = bytes(32)
     here.contribute(3)
-    here.sign(3)
+    here.commit(3)
     here.release(3)
     content[0] = b"\1" * 32
     here.contribute(4)  # on another model

@@ -15,7 +15,7 @@ import pytest
 from cloister.errors import RecordsError
 from cloister.ledger.job import name_of_values
 from cloister.ledger.sync import ModelState
-from cloister.node.study.entries import Signed, TookPart
+from cloister.node.study.entries import Answered, Committed, Consented, TookPart, Voided
 from cloister.node.study.journal import FILE, Records
 
 TENSORS = b"t" * 32
@@ -29,8 +29,17 @@ def part(number: int = 1, charter: bytes = CHARTER) -> TookPart:
     )
 
 
-def signed(number: int = 1, charter: bytes = CHARTER, data: str | None = "#mri") -> Signed:
-    return Signed(charter, number, b"m" * 32, ("a", "b"), b"cohort %d" % number, b"signature", data)
+def named(number: int) -> bytes:
+    """A cohort's digest."""
+    return b"cohort %d" % number + bytes(32 - len(b"cohort %d" % number))
+
+
+def consented(number: int = 1, charter: bytes = CHARTER, data: str = "#mri") -> Consented:
+    return Consented(charter, number, named(number), b"m" * 32, ("a", "b"), data)
+
+
+def committed(number: int = 1, charter: bytes = CHARTER) -> Committed:
+    return Committed(charter, number, named(number), b"m" * 32, ("a", "b"), b"o" * 32)
 
 
 def model(vector: bytes, *averages: bytes, rounds: int = 0) -> ModelState:
@@ -43,9 +52,14 @@ MODEL = model(b"vector", b"momentum", rounds=7)
 def filled(folder: Path | None) -> Records:
     records = Records(folder)
     records.take_part(part(1))
-    records.sign(signed(1))
-    records.sign(signed(3, data=None))
-    records.sign(signed(2, OTHER))
+    records.consent(consented(1))
+    records.commit(committed(1))
+    records.commit(committed(3))
+    records.consent(consented(2, OTHER))
+    records.commit(committed(2, OTHER))
+    records.answer(Answered(CHARTER, 5))
+    records.consent(consented(4, OTHER))
+    records.void([Voided(OTHER, named(4)), Voided(CHARTER, named(3))])
     records.release(CHARTER, [(0, b"instance"), (1, b"round")], model=MODEL, tensors=TENSORS)
     return records
 
@@ -58,10 +72,17 @@ def test_what_was_written_is_known(tmp_path, reopened):
         records = Records(tmp_path)
     assert set(records.charters) == {CHARTER, OTHER}
     assert records.took_part(CHARTER) == {1: part(1)}
-    assert records.signed(CHARTER) == {1: signed(1), 3: signed(3, data=None)}
-    assert (records.highest(CHARTER), records.highest(OTHER), records.highest(b"x" * 32)) == (3, 2, 0)
-    assert (records.spent("#mri"), records.spent("#ct")) == (2, 0)  # under both charters, and not as a witness
-    assert records.on_model(b"m" * 32, charter=b"c" * 32) == (frozenset("ab"),) * 3
+    assert records.consents(CHARTER) == (consented(1),)
+    assert records.consents(OTHER) == (consented(2, OTHER), consented(4, OTHER))
+    assert records.commits(CHARTER) == {1: committed(1), 3: committed(3)}
+    assert (records.highest(CHARTER), records.highest(OTHER), records.highest(b"x" * 32)) == (5, 2, 0)
+    # Under both charters, not as a witness, and not what is void.
+    assert (records.spent("#mri"), records.spent("#ct")) == (2, 0)
+    assert [records.is_void(OTHER, named(4)), records.is_void(CHARTER, named(4))] == [True, False]
+    assert records.committed_on(b"m" * 32, charter=b"c" * 32) == (committed(1), committed(2, OTHER))
+    assert records.consented_elsewhere(b"m" * 32, charter=b"c" * 32) == (consented(1), consented(2, OTHER))
+    assert records.consented_elsewhere(b"m" * 32, charter=OTHER) == (consented(1),)
+    assert records.committed_on(bytes(32), charter=CHARTER) == records.consented_elsewhere(bytes(32), charter=OTHER)
     assert records.chain(CHARTER) == (b"instance", b"round")
     assert records.released(CHARTER) == (1,)
     assert records.model(CHARTER) == MODEL
@@ -80,9 +101,9 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path):
     records = filled(tmp_path)
     with pytest.raises(RecordsError, match="could not be read back"):
         records.release(CHARTER, [], model=model(b"newer"), tensors=b"short")
-    records.sign(signed(4))
+    records.commit(committed(4))
     records.close()
-    assert sorted(Records(tmp_path).signed(CHARTER)) == [1, 3, 4]
+    assert sorted(Records(tmp_path).commits(CHARTER)) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("damage", [b"", b"vectormomentun", b"Vectormomentum", b"vectormomentum and more"])
@@ -100,11 +121,18 @@ def test_a_second_node_is_refused_and_an_onlooker_is_not(tmp_path):
     with pytest.raises(RecordsError, match="another node"):
         Records(tmp_path)
     looking = Records(tmp_path, read_only=True)
-    assert looking.highest(CHARTER) == 3
-    with pytest.raises(RecordsError):
-        looking.sign(signed(4))
+    assert looking.highest(CHARTER) == 5
+    for write in (
+        lambda: looking.commit(committed(6)),
+        lambda: looking.consent(consented(6)),
+        lambda: looking.answer(Answered(CHARTER, 6)),
+        lambda: looking.void([Voided(CHARTER, named(1))]),
+    ):
+        with pytest.raises(RecordsError):
+            write()
+    assert (looking.highest(CHARTER), looking.spent("#mri")) == (5, 2)
     looking.close()
-    records.sign(signed(4))
+    records.commit(committed(4))
     records.close()
     Records(tmp_path).close()
 
@@ -123,7 +151,7 @@ def test_every_byte_that_changes_is_found_or_of_no_account(tmp_path):
         except RecordsError:
             found += 1
             continue
-        assert records.signed(CHARTER) == {1: signed(1), 3: signed(3, data=None)}
+        assert records.commits(CHARTER) == {1: committed(1), 3: committed(3)}
         records.close()
     assert found > 200  # the rest is in parts of SQLite's header that say nothing of the entries
 
@@ -147,12 +175,15 @@ def test_a_file_that_is_something_else(tmp_path):
         Records(tmp_path)
 
 
-def test_a_file_of_another_version(tmp_path):
+@pytest.mark.parametrize("version", [1, 5, 7])
+def test_a_file_of_another_version(tmp_path, version):
     filled(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("PRAGMA user_version = 1")
+        database.execute(f"PRAGMA user_version = {version}")
     database.close()
-    with pytest.raises(RecordsError, match="version 1, and not 5: go on with the version of cloister that wrote them"):
+    with pytest.raises(
+        RecordsError, match=f"version {version}, and not 6: go on with the version of cloister that wrote them"
+    ):
         Records(tmp_path)
 
 
@@ -170,11 +201,11 @@ import os, sys
 from pathlib import Path
 from cloister.errors import RecordsError
 from cloister.ledger.sync import ModelState
-from cloister.node.study.entries import Signed, TookPart
+from cloister.node.study.entries import Committed
 from cloister.node.study.journal import Records
 folder = Path(sys.argv[1])
-def signed(number, size=10):
-    return Signed(bytes(32), number, b"m" * 32, ("a", "b"), bytes(size), b"signature", None)
+def committed(number, size=10):
+    return Committed(bytes(32), number, b"c" * 32, b"m" * 32, ("a" * size, "b"), b"o" * 32)
 """
 
 
@@ -206,17 +237,17 @@ def test_a_full_disk(tmp_path):
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 records = Records(folder)
-records.sign(signed(1))
+records.commit(committed(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-try: records.sign(signed(2, 60_000))
+try: records.commit(committed(2, 60_000))
 except RecordsError as fault: print("refused", fault)
 try: records.release(bytes(32), [], model=ModelState(b"m" * 32, bytes(60_000)), tensors=b"t" * 32)
 except RecordsError as fault: print("refused", fault)
-print(sorted(records.signed(bytes(32))), records.kept(bytes(32)))
+print(sorted(records.commits(bytes(32))), records.kept(bytes(32)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-records.sign(signed(3))
+records.commit(committed(3))
 records.close()
-print(sorted(Records(folder).signed(bytes(32))), len(list(folder.glob("*.model"))))
+print(sorted(Records(folder).commits(bytes(32))), len(list(folder.glob("*.model"))))
 """
     told = in_a_process(program, tmp_path).stdout
     lines = told.splitlines()
@@ -230,7 +261,7 @@ def test_a_process_that_is_killed_at_once_after_it_wrote(tmp_path):
 import signal
 records = Records(folder)
 for number in range(1, 20):
-    records.sign(signed(number))
+    records.commit(committed(number))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert in_a_process(program, tmp_path).returncode == -signal.SIGKILL

@@ -9,11 +9,12 @@ import pytest
 from cloister.charter import keys
 from cloister.charter.owner_limits import Floors
 from cloister.errors import NotGenuineError, RecordsError
+from cloister.ledger import answers
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import job_digest
-from cloister.ledger.records import cohort_to_be_signed, commitment, encode
+from cloister.ledger.records import cohort_digest, commit_to_be_signed, commitment, consent_to_be_signed, encode
 from cloister.node.study.effects import Abandon, Leave, Note, Prove, Say, Train
-from cloister.node.study.entries import Salted
+from cloister.node.study.entries import Answered, Salted
 from cloister.node.study.journal import Records
 from cloister.node.study.own_limits import OwnLimits
 from cloister.wire import rounds as w
@@ -37,6 +38,14 @@ from tests.support.members import (
 )
 
 
+def verify(signature: w.MemberSignature, message: bytes) -> None:
+    assert (signature.member, signature.public_key) == (
+        charters.fingerprint_of("bob"),
+        keys.public_bytes(charters.key_of("bob")),
+    )
+    keys.verify(signature.signature, message=message, public_key=signature.public_key)
+
+
 def test_a_round_from_the_proposal_to_the_release():
     notes = Records(None)
     here = Aggregator.facing(owner(notes=notes))
@@ -47,18 +56,19 @@ def test_a_round_from_the_proposal_to_the_release():
     assert ready.examples == 20  # the charter's bucket
     assert ready.metrics == {"loss": 10.0}  # what the charter names, within its range
     assert (ready.norm, ready.buffers) == NORMS
+    cohort = encode(here.cohort())
+    consent = only(here.member.handle(w.Draft(1, cohort)), w.Consent)
+    assert (consent.round, consent.cohort) == (1, cohort_digest(cohort))
+    verify(consent.signature, consent_to_be_signed(cohort))
     sent = next(each for each in here.member.handle(w.Send(1)) if isinstance(each, Say))
     assert isinstance(sent.message, w.Contribution)
     assert sent.bodies == (UPDATE,)
     assert commitment(sent.message.salt, memoryview(UPDATE)) == ready.commitment
     assert here.member.handle(w.Send(1)) == [sent]  # and again, if it must
-    cohort = encode(here.cohort())
-    signature = only(here.member.handle(w.Sign(1, cohort)), w.Signature)
-    keys.verify(
-        signature.signature,
-        message=cohort_to_be_signed(cohort),
-        public_key=keys.public_bytes(charters.key_of("bob")),
-    )
+    settle = w.Settle(1, cohort, here.outcome, chains.consents(cohort, OWNERS))
+    commit = only(here.member.handle(settle), w.Commit)
+    assert commit.round == 1
+    verify(commit.signature, commit_to_be_signed(cohort, here.outcome))
     here.release()
     agreed = here.ledger.charter.digest
     assert notes.chain(agreed) == here.ledger.records
@@ -119,7 +129,7 @@ def test_a_data_set_is_trained_on_in_batches_of_one_size_under_all_charters():
         there = charter(jobs=[agreed_job(name="more", **numbers)])
         assert "counts otherwise" in refused(Aggregator.facing(owner(notes=notes, agreed=there), name="more"))
     named = owner(notes=notes, agreed=other, unsafe_counted_otherwise=frozenset({"#mri"}))
-    assert Aggregator.facing(named, instance="third", name="more").propose()
+    assert Aggregator.facing(named, instance="third", name="more").propose(2)
 
 
 def test_a_batch_below_its_own_floor():
@@ -130,23 +140,203 @@ def test_a_batch_below_its_own_floor():
 def test_an_owner_that_is_not_in_the_cohort_bears_witness():
     notes = Records(None)
     here = Aggregator.facing(owner(notes=notes))
-    here.sign(names=("alice", "chuck"))
+    here.commit(names=("alice", "chuck"))
     assert notes.spent("#mri") == 0
 
 
-def test_a_signature_is_asked_for_only_once_the_instance_has_proved_itself_in_this_round():
+def asking(here: Aggregator, how: str, number: int = 1, names: tuple[str, ...] = OWNERS) -> w.Draft | w.Settle:
+    """What asks for a consent, or for a commit."""
+    cohort = encode(here.cohort(number, names))
+    if how == "draft":
+        return w.Draft(number, cohort)
+    return w.Settle(number, cohort, here.outcome, chains.consents(cohort, names))
+
+
+@pytest.mark.parametrize(("how", "kind"), [("draft", w.Consent), ("settle", w.Commit)])
+def test_nothing_is_signed_before_the_instance_has_proved_itself_in_this_round(how, kind):
     here = Aggregator.facing(owner())
-    cohort = here.cohort(names=("alice", "chuck"))
-    effects = here.member.handle(w.Sign(1, encode(cohort)))
-    assert [type(each) for each in effects] == [Prove]
-    assert only(here.prove(), w.Signature)
+    here.contribute(1)
+    assert declined(here.ask(here.cohort(7, ("alice", "chuck"), signer=bytes(32))))  # its proof was another round's
+    written = here.member._records._count
+    assert [type(each) for each in here.member.handle(asking(here, how))] == [Prove]
+    assert here.member._records._count == written
+    assert only(here.prove(), kind).round == 1
+    assert here.member._records._count == written + 1
+    assert only(here.member.handle(asking(here, how)), kind).round == 1  # for which it needs no other proof
 
 
+@pytest.mark.parametrize("how", ["draft", "settle"])
 @pytest.mark.parametrize("proved", [{"ledger_sequence": 9}, {"signing_key": bytes(32)}])
-def test_a_proof_of_another_ledger_or_key_is_followed_by_no_signature(proved):
+def test_a_proof_of_another_ledger_or_key_is_followed_by_no_signature(proved, how):
     here = Aggregator.facing(owner())
-    only(here.member.handle(w.Sign(1, encode(here.cohort(names=("alice", "chuck"))))), Prove)
+    only(here.member.handle(asking(here, how, names=("alice", "chuck"))), Prove)
     assert "has not proved" in declined(here.prove(**proved))
+
+
+def test_what_waits_for_a_proof_is_gone_with_the_connection():
+    here = Aggregator.facing(owner())
+    here.member.handle(asking(here, "settle", names=("alice", "chuck")))
+    here.member.disconnected()
+    joined = only(here.connect(), w.Join)
+    here.chain(after=joined.sequence, model=START)
+    here.show()
+    only(here.member.handle(here.proposal(1)), Prove)
+    assert [type(each) for each in here.prove()] == [Note, Train]
+
+
+@pytest.mark.parametrize("how", ["draft", "settle"])
+def test_why_it_does_not_sign_is_a_warning_and_no_answer_to_the_round(how):
+    here = Aggregator.facing(owner())
+    only(here.member.handle(asking(here, how, names=("alice", "chuck"))), Prove)
+    effects = here.prove(signing_key=bytes(32))
+    assert only(effects, w.Declined).standing is None
+    assert [each.warns for each in effects if isinstance(each, Note)] == [True]
+    assert here.member._records.highest(here.ledger.charter.digest) == 0
+
+
+# When it sends
+
+
+def test_a_contribution_leaves_it_once_a_cohort_with_it_was_consented_to():
+    here = Aggregator.facing(owner())
+    here.contribute()
+    assert "once a cohort with it was agreed to" in declined(here.member.handle(w.Send(1)))
+    here.commit()  # a commit is no consent
+    assert "once a cohort with it was agreed to" in declined(here.member.handle(w.Send(1)))
+    here.consent()
+    assert isinstance(only(here.member.handle(w.Send(1)), w.Contribution), w.Contribution)
+
+
+def test_a_consent_in_one_round_lets_no_contribution_of_another_go():
+    here = Aggregator.facing(owner())
+    here.contribute(1)
+    here.consent(1)
+    here.contribute(2)
+    assert "no contribution to this round any more" in declined(here.member.handle(w.Send(1)))
+    assert "once a cohort with it was agreed to" in declined(here.member.handle(w.Send(2)))
+
+
+def test_a_consent_under_another_charter_lets_no_contribution_go():
+    notes = Records(None)
+    other = Aggregator.facing(owner(notes=notes, agreed=charter(serial=2, supersedes=bytes(32))))
+    other.contribute(1)
+    here = Aggregator.facing(owner(notes=notes))
+    here.contribute(1)
+    other.consent(1)
+    assert "once a cohort with it was agreed to" in declined(here.member.handle(w.Send(1)))
+
+
+# What it answers
+
+
+def answer_of(here: Aggregator, standing: w.Standing | None) -> answers.Answer:
+    assert standing is not None
+    assert standing.answer.signature.member == charters.fingerprint_of("bob")
+    return answers.read(standing.answer, charter=here.ledger.charter)
+
+
+def test_ready_is_an_answer_with_all_that_was_committed():
+    here = Aggregator.facing(owner())
+    here.round(1)
+    here.contribute(2)
+    here.commit(2, ("alice", "chuck"))
+    ready = here.contribute(3)
+    answer = answer_of(here, ready.standing)
+    assert (answer.round, answer.sequence, answer.head) == (3, here.ledger.sequence, here.ledger.head)
+    assert [(each.round, each.model) for each in answer.committed] == [(2, here.ledger.model)]
+    assert ready.standing.open
+
+
+def test_a_round_that_is_declined_is_answered_with_all_that_was_committed():
+    here = Aggregator.facing(owner())
+    here.commit(2, ("alice", "chuck"))
+    effects = here.member.handle(here.proposal(3, head=bytes(32)))
+    said = only(effects, w.Declined)
+    answer = answer_of(here, said.standing)
+    assert (answer.round, [each.round for each in answer.committed]) == (3, [2])
+    assert here.member._records.highest(here.ledger.charter.digest) == 3
+    assert "comes after round 3" in refused(here, 3)
+
+
+@pytest.mark.parametrize("number", [2, 4, 5])
+def test_a_round_that_was_answered_before_is_declined_without_an_answer(number):
+    here = Aggregator.facing(owner())
+    here.contribute(4)
+    here.commit(5, ("alice", "chuck"))
+    said = only(here.member.handle(here.proposal(number)), w.Declined)
+    assert said.standing is None
+
+
+def test_a_training_that_fails_or_comes_to_too_little_answers_the_round():
+    here = Aggregator.facing(owner())
+    here.propose(1)
+    assert answer_of(here, only(here.member.failed(1, "no column"), w.Declined).standing).round == 1
+    here.propose(2)
+    effects = here.member.trained(2, UPDATE, examples=1, norms=NORMS, metrics={})
+    assert answer_of(here, only(effects, w.Declined).standing).round == 2
+
+
+def test_more_commits_than_an_answer_lists():
+    here = Aggregator.facing(owner())
+    for number in range(1, 18):
+        here.commit(number, ("alice", "chuck"))
+    said = only(here.member.handle(here.proposal(18)), w.Declined)
+    assert "17 cohorts that this node committed may still be released" in said.text
+    assert said.standing is None
+    here.member.handle(here.answers(18, ("alice", "chuck")))
+    assert answer_of(here, here.contribute(18).standing).committed == ()
+
+
+def test_more_commits_than_an_answer_lists_since_it_began_to_train():
+    here = Aggregator.facing(owner())
+    for number in range(1, 17):
+        here.commit(number, ("alice", "chuck"))
+    here.propose(18)
+    here.commit(17, ("alice", "chuck"))
+    effects = here.member.trained(18, UPDATE, examples=23, norms=NORMS, metrics={})
+    said = only(effects, w.Declined)
+    assert "17 cohorts that this node committed" in said.text
+    assert said.standing is None
+    assert here.member._records.took_part(here.ledger.charter.digest) == {}
+
+
+def test_answers_free_the_budget():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes, floors=Floors(rounds=1)))
+    here.contribute(1)
+    here.consent(1)
+    said = only(here.member.handle(here.proposal(2)), w.Declined)
+    assert "its owner's floors allow 1" in said.text
+    assert said.standing is not None
+    assert said.standing.open
+    assert here.member.handle(here.answers(2, ("alice",))) == []
+    assert notes.spent("#mri") == 1
+    effects = here.member.handle(here.answers(2, ("alice", "chuck")))
+    assert [each.text for each in effects if isinstance(each, Note)] == [
+        "the answers to round 2 show that 1 cohorts are void"
+    ]
+    assert notes.spent("#mri") == 0
+    assert not here.contribute(3).standing.open
+
+
+def test_answers_that_list_a_cohort_free_nothing():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes))
+    here.contribute(1)
+    here.consent(1)
+    here.commit(1)
+    (listed,) = answer_of(here, here.contribute(2).standing).committed
+    assert here.member.handle(here.answers(2, OWNERS, committed=[listed])) == []
+    assert notes.spent("#mri") == 1
+
+
+def test_answers_that_cannot_be_written_down(tmp_path):
+    notes = Records(tmp_path)
+    here = Aggregator.facing(owner(notes=notes))
+    here.contribute(1)
+    here.consent(1)
+    notes.close()
+    assert "records" in leaves(here.member.handle(here.answers(2)))
 
 
 # What it refuses to train for
@@ -211,7 +401,7 @@ def test_a_model_outside_the_chain():
 def test_a_round_on_another_record_than_the_newest():
     here = Aggregator.facing(owner())
     assert "another record" in refused(here, head=bytes(32))
-    assert "another record" in refused(here, sequence=2)
+    assert "another record" in refused(here, 2, sequence=2)
 
 
 def test_another_round_digest():
@@ -289,9 +479,26 @@ def test_training_that_fails():
 
 
 def unsigned(here: Aggregator, number: int = 1, names: tuple[str, ...] = OWNERS, **fields: object) -> str:
-    before = here.member._records.signed(here.ledger.charter.digest)
+    """Why it neither commits a cohort nor, if it is in it, consents to it: that is the same for both."""
+    cohort, before = here.cohort(number, names, **fields), here.member._records._count
+    why = declined(here.ask(cohort)).removeprefix("the cohort is not committed: ")
+    if "bob" in names:
+        assert declined(here.draft(cohort)).removeprefix("the cohort is not consented to: ") == why
+    assert here.member._records._count == before
+    return why
+
+
+def no_consent(here: Aggregator, number: int = 1, names: tuple[str, ...] = OWNERS, **fields: object) -> str:
+    before = here.member._records._count
+    why = declined(here.draft(here.cohort(number, names, **fields)))
+    assert here.member._records._count == before
+    return why
+
+
+def no_commit(here: Aggregator, number: int = 1, names: tuple[str, ...] = OWNERS, **fields: object) -> str:
+    before = here.member._records._count
     why = declined(here.ask(here.cohort(number, names, **fields)))
-    assert here.member._records.signed(here.ledger.charter.digest) == before
+    assert here.member._records._count == before
     return why
 
 
@@ -306,7 +513,7 @@ def unsigned(here: Aggregator, number: int = 1, names: tuple[str, ...] = OWNERS,
         ({"digest": bytes(32)}, "round digest"),
         ({"name": "another"}, "the charter has none of that name"),
         ({"name": "more"}, "calls the job otherwise"),
-        ({"job": bytes(32)}, "another job"),
+        ({"job": bytes(32), "digest": bytes(32)}, "round digest"),
     ],
 )
 def test_a_cohort_with_another(fields, why):
@@ -315,37 +522,59 @@ def test_a_cohort_with_another(fields, why):
     assert why in unsigned(here, **fields)
 
 
-def test_a_cohort_of_another_round_than_it_is_sent_for():
+def test_a_job_that_it_did_not_train_for():
     here = Aggregator.facing(owner())
     here.contribute()
-    here.member.handle(w.Sign(2, encode(here.cohort())))
+    assert "another job" in no_consent(here, job=bytes(32))
+
+
+@pytest.mark.parametrize("how", ["draft", "settle"])
+def test_a_cohort_of_another_round_than_it_is_sent_for(how):
+    here = Aggregator.facing(owner())
+    here.contribute()
+    here.member.handle(changed(asking(here, how), round=2))
     assert "another round" in declined(here.prove())
 
 
-def test_a_cohort_that_is_none():
+@pytest.mark.parametrize("how", ["draft", "settle"])
+def test_a_cohort_that_is_none(how):
     here = Aggregator.facing(owner())
     here.contribute()
-    assert "no cohort" in declined(here.member.handle(w.Sign(1, b"\xc1")))
+    assert "no cohort" in declined(here.member.handle(changed(asking(here, how), cohort=b"\xc1")))
 
 
-def test_a_round_that_it_signed_before_and_the_very_same_again():
+def test_a_round_that_it_committed_before_and_the_very_same_again():
     here = Aggregator.facing(owner())
     here.contribute(2)
     cohort = here.cohort(2)
-    first = only(here.ask(cohort), w.Signature)
-    assert only(here.ask(cohort), w.Signature) == first
-    assert "signed already" in unsigned(here, 2, outcome=bytes(32))
-    assert "signed already" in unsigned(here, 1, ("alice", "chuck"))
+    first = only(here.ask(cohort), w.Commit)
+    assert only(here.ask(cohort), w.Commit) == first
+    other = changed(asking(here, "settle", 2), outcome=bytes(32))
+    assert "another cohort or outcome" in declined(here.member.handle(other))
+    assert "another cohort or outcome" in no_commit(here, 2, ("alice", "chuck"))
+    assert "round 2 was answered since" in no_commit(here, 1, ("alice", "chuck"))
+
+
+def test_a_commit_without_the_consent_of_all():
+    here = Aggregator.facing(owner())
+    here.contribute()
+    cohort = here.cohort()
+    consents = chains.consents(encode(cohort), ("bob", "alice"))
+    assert "has not consented to it" in declined(here.ask(cohort, consents=consents))
 
 
 def test_a_cohort_below_a_floor():
     assert "floor is 2" in unsigned(Aggregator.facing(owner()), names=("alice",))
     here = Aggregator.facing(owner(floors=Floors(floor=3)))
-    assert "at least 3" in unsigned(here, names=("alice", "chuck"))
+    here.contribute()
+    assert "at least 3" in no_consent(here, names=("alice", "bob"))
+    here.commit(names=("alice", "chuck"))  # a witness holds to the charter
 
 
 def test_a_stranger_in_the_cohort():
-    assert "no owner" in unsigned(Aggregator.facing(owner()), names=("alice", "rosa"))
+    here = Aggregator.facing(owner())
+    assert "no owner" in declined(here.ask(here.cohort(names=("alice", "rosa")), consents=()))
+    assert "no owner" in declined(here.draft(here.cohort(names=("bob", "rosa"))))
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.4), (0.6, 0.4), (1.5, -0.5), (math.nan, 0.5)])
@@ -358,34 +587,35 @@ def test_weights_that_are_wrong(weights):
 
 def test_a_share_over_its_own_floor():
     here = Aggregator.facing(owner(floors=Floors(largest_share=0.4)))
-    assert "more than 0.4" in unsigned(here, names=("alice", "chuck"))
+    here.contribute()
+    assert "more than 0.4" in no_consent(here, names=("alice", "bob"))
 
 
 def test_a_cohort_with_it_to_which_it_contributed_nothing():
-    assert "contributed nothing" in unsigned(Aggregator.facing(owner()))
+    assert "contributed nothing" in no_consent(Aggregator.facing(owner()))
 
 
 def test_another_contribution_than_its_own():
     here = Aggregator.facing(owner())
     here.contribute()
     shares = tuple(changed(share, commitment=bytes([at]) * 32) for at, share in enumerate(here.cohort().shares))
-    assert "another contribution" in unsigned(here, shares=shares)
+    assert "another contribution" in no_consent(here, shares=shares)
 
 
 def test_a_round_that_is_over():
     here = Aggregator.facing(owner())
     here.contribute(1)
     here.contribute(2)
-    assert "round 2 has begun" in unsigned(here, 1)
+    assert "round 2 was answered since" in unsigned(here, 1)
 
 
 def test_a_cohort_that_differs_by_less_than_the_floor_from_one_on_the_same_model():
     here = Aggregator.facing(owner())
     here.contribute(1)
-    here.sign(1)
+    here.commit(1)
     here.contribute(2)
-    assert "differs in 1 member" in unsigned(here, 2, ("alice", "bob"))
-    here.sign(2)  # the very same members are no other cohort
+    assert "differs in 1 member" in no_commit(here, 2, ("alice", "bob"))
+    here.commit(2)  # the very same members are no other cohort
 
 
 def test_a_budget_says_whose_number_it_is():
@@ -408,7 +638,7 @@ def test_a_budget_that_was_spent_since_it_trained():
     here.contribute()
     other = Aggregator.facing(owner(notes=notes, agreed=charter(serial=2, supersedes=bytes(32))))
     other.round()
-    assert "its owner's floors allow 1" in unsigned(here)
+    assert "its owner's floors allow 1" in no_consent(here)
 
 
 def test_records_that_cannot_be_written(tmp_path):
@@ -416,12 +646,16 @@ def test_records_that_cannot_be_written(tmp_path):
     here = Aggregator.facing(owner(notes=notes))
     here.contribute()
     notes.close()
+    assert "records" in declined(here.draft(here.cohort()))
     assert "records" in declined(here.ask(here.cohort()))
+    assert declined(here.member.handle(w.Send(1)))
     here.propose(2)
-    assert "records" in declined(here.member.trained(2, UPDATE, examples=23, norms=NORMS, metrics={}))
+    effects = here.member.trained(2, UPDATE, examples=23, norms=NORMS, metrics={})
+    assert "records" in declined(effects)
+    assert only(effects, w.Declined).standing is None  # what is not written down is not answered
     assert declined(here.member.handle(w.Send(2)))
     with pytest.raises(RecordsError):
-        notes.sign(None)  # type: ignore[arg-type]
+        notes.answer(Answered(bytes(32), 1))
 
 
 # Chains
@@ -572,6 +806,7 @@ def test_training_for_a_void_round_is_abandoned():
 def test_a_refused_contribution_is_forgotten():
     here = Aggregator.facing(owner())
     here.contribute()
+    here.consent()
     here.member.handle(w.Refused(1, "round", "its norm"))
     assert declined(here.member.handle(w.Send(1)))
 
@@ -598,7 +833,7 @@ def test_an_answer_to_a_challenge_for_a_round_that_is_gone():
 def test_a_contribution_is_made_once_however_often_the_instance_proves_itself():
     here = Aggregator.facing(owner())
     here.contribute(1)
-    assert declined(here.ask(here.cohort(7)))  # the proof of another round comes in between
-    effects = here.ask(here.cohort(1))
-    assert only(effects, w.Signature).round == 1
+    assert declined(here.draft(here.cohort(7)))  # the proof of another round comes in between
+    effects = here.draft(here.cohort(1))
+    assert only(effects, w.Consent).round == 1
     assert not [each for each in effects if isinstance(each, Train)]

@@ -71,7 +71,8 @@ def test_a_study_ends_in_the_bits_of_its_simulation_and_both_owners_remember_it(
     for line in (
         "is verified",
         "round 1: training on #mri bob",
-        "round 2: signed a cohort of 2",
+        "round 2: consented to the cohort",
+        "round 2: committed the cohort",
         "round 2 is released",
     ):
         assert line in told, told
@@ -201,7 +202,8 @@ def test_node_log_shows_each_round_and_what_is_left(study):
             "round": 1,
             "data": "#mri bob",
             "contributed": True,
-            "signed": "member",
+            "committed": "member",
+            "spent": True,
             "released": True,
         }
     ]

@@ -25,6 +25,10 @@ BOB = "sha256:" + "b0" * 32
 TICKET = bytes(range(32))
 FLOATS = struct.pack("<4f", 1.0, -2.0, 0.5, 0.0)
 HEAD, JOB, MODEL, COMMITMENT, SALT = (bytes([value]) * 32 for value in (0x1E, 0x0B, 0x3D, 0xC0, 0x5A))
+COHORT, OUTCOME = bytes([0xC4]) * 32, bytes([0x07]) * 32
+SIGNATURE = [BOB, b"public key", b"signature"]
+SIGNED_ANSWER = [b"answer", SIGNATURE]
+STANDING = [SIGNED_ANSWER, [[BOB]], True]
 
 
 class Vector(NamedTuple):
@@ -137,12 +141,16 @@ GOOD: dict[str, Vector] = {
     "accepted": Vector(ROUND, ["accepted", JOB, 0]),
     "work": Vector(ROUND, ["work", JOB], b"job"),
     "propose": Vector(ROUND, ["propose", 3, JOB, MODEL, 2, HEAD, TICKET, 600.0]),
-    "ready": Vector(ROUND, ["ready", 3, 569, 0.75, 0.0, {"loss": 0.5}, COMMITMENT, [[BOB]]]),
-    "declined": Vector(ROUND, ["declined", 3, "the rounds of this data set are spent"]),
+    "ready": Vector(ROUND, ["ready", 3, 569, 0.75, 0.0, {"loss": 0.5}, COMMITMENT, STANDING]),
+    "declined": Vector(ROUND, ["declined", 3, "the rounds of this data set are spent", [SIGNED_ANSWER, [], False]]),
+    "declined, after it answered": Vector(ROUND, ["declined", 3, "a share in it is above my largest", None]),
+    "answers": Vector(ROUND, ["answers", 3, [SIGNED_ANSWER]]),
+    "draft": Vector(ROUND, ["draft", 3, b"cohort"]),
+    "consent": Vector(ROUND, ["consent", 3, COHORT, SIGNATURE]),
     "send": Vector(ROUND, ["send", 3]),
     "contribution": Vector(ROUND, ["contribution", 3, SALT], FLOATS),
-    "sign": Vector(ROUND, ["sign", 3, b"cohort"]),
-    "signature": Vector(ROUND, ["signature", 3, b"public key", b"signature"]),
+    "settle": Vector(ROUND, ["settle", 3, b"cohort", OUTCOME, [SIGNATURE]]),
+    "commit": Vector(ROUND, ["commit", 3, SIGNATURE]),
     "over": Vector(ROUND, ["over", 3, "1 of 2 owners contributed"]),
     "waiting": Vector(ROUND, ["waiting", "2 owners are there, and 3 have to be"]),
     "refused": Vector(ROUND, ["refused", 3, "round", "too late: round 3 is over"]),
@@ -197,12 +205,29 @@ BAD: dict[str, tuple[str, bytes]] = {
     "a ticket of 31 bytes": ("MessageError", frame(AWAIT, pack([BOB, TICKET[:31]]))),
     "a head of 33 bytes": ("MessageError", frame(ROUND, pack(["join", 1, bytes(33), 0, False]))),
     "round zero": ("MessageError", frame(ROUND, pack(["send", 0]))),
-    "no examples": ("MessageError", frame(ROUND, pack(["ready", 1, 0, 1.0, 0.0, {}, COMMITMENT]))),
-    "bytes for a metric": ("MessageError", frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {"loss": b"1"}, COMMITMENT]))),
-    "a cohort of anybody": ("MessageError", frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [["bob"]]]))),
+    "no examples": ("MessageError", frame(ROUND, pack(["ready", 1, 0, 1.0, 0.0, {}, COMMITMENT, STANDING]))),
+    "bytes for a metric": (
+        "MessageError",
+        frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {"loss": b"1"}, COMMITMENT, STANDING])),
+    ),
+    "training without an answer": ("MessageError", frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT]))),
+    "a cohort of anybody": (
+        "MessageError",
+        frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [SIGNED_ANSWER, [["bob"]], True]])),
+    ),
     "more cohorts than there can be": (
         "MessageError",
-        frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [[]] * 17])),
+        frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [SIGNED_ANSWER, [[]] * 17, True]])),
+    ),
+    "an answer over its limit": ("MessageError", frame(ROUND, pack(["answers", 1, [[bytes(4097), SIGNATURE]]]))),
+    "a consent to a cohort of 31 bytes": (
+        "MessageError",
+        frame(ROUND, pack(["consent", 1, COHORT[:31], SIGNATURE])),
+    ),
+    "a commit of anybody": ("MessageError", frame(ROUND, pack(["commit", 1, ["bob", b"public key", b"signature"]]))),
+    "an outcome of 33 bytes": (
+        "MessageError",
+        frame(ROUND, pack(["settle", 1, b"cohort", OUTCOME + b"\0", [SIGNATURE]])),
     ),
     "a salt of 31 bytes": ("MessageError", frame(ROUND, pack(["contribution", 1, SALT[:31]]))),
     "an empty record": ("MessageError", frame(ROUND, pack(["chain", 1, [0], 0, 0, []]))),

@@ -378,6 +378,7 @@ class Member:
         with self._records.together:  # of two charters under which it trains at once, the second sees the first
             if number <= self._records.highest(self._digest):
                 raise RoundError(f"round {number} was contributed to already")
+            self._answering.check_can(self._ledger)  # it may have committed more since it began
             if begun.seen is None or self._data.unchanged(begun.data, seen=begun.seen) != begun.content:
                 raise RoundError(f"the data set {begun.data!r} has changed while it was trained on")
             self._records.take_part(entry, begun.seen)
