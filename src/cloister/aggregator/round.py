@@ -395,8 +395,8 @@ class RoundMachine:
         try:
             if not names <= collecting.collection.answers.keys():
                 answers = {name: collecting.training.answers[name] for name in names}
-                collecting.collection = self._collection(answers, run=run)
-                collecting.deadlines.clear()
+                before, collecting.collection = collecting.collection, self._collection(answers, run=run)
+                collecting.collection.take_over(before)
             for name in collecting.collection.answers.keys() - names:
                 collecting.deadlines.pop(name, None)
                 collecting.collection.leave_out(name)
