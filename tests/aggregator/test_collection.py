@@ -165,3 +165,24 @@ def test_the_sum_begins_anew_where_one_that_leaves_changes_what_others_count_for
     values = {name: np.frombuffer(updates[name], np.float32).astype(np.float64) for name in "abcde"}
     values["e"] = values["d"]  # along the same direction, and as long
     assert collection.mean() == pytest.approx(np.mean(list(values.values()), axis=0))
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_what_is_on_its_way_when_another_draft_takes_others_in_is_used(large, monkeypatch):
+    before, updates = collecting("bc", large=large, monkeypatch=monkeypatch)
+    (first, *_) = before.next()
+    buffer = before.buffer(first, salt=SALT)
+    after, updates = collecting("abc", large=large, monkeypatch=monkeypatch)
+    after.take_over(before)
+    assert after.expects(first)
+    fill(buffer, updates[first])
+    after.take(first, buffer)
+    while pulled := after.next():
+        for name in pulled:
+            arrive(after, name, updates)
+    assert after.complete
+    alone, _ = collecting("abc", large=large, monkeypatch=monkeypatch)
+    while pulled := alone.next():
+        for name in pulled:
+            arrive(alone, name, updates)
+    assert after.mean().tobytes() == alone.mean().tobytes()

@@ -84,6 +84,10 @@ class Collection:
         self._asked.update(found)
         return found
 
+    def take_over(self, before: Collection) -> None:
+        """Goes on waiting for what was asked of owners for another draft of the same round."""
+        self._asked.update(before._asked & self.answers.keys())
+
     def expects(self, name: str) -> bool:
         """Whether this owner was asked, and its contribution has not come yet."""
         return name in self._asked
