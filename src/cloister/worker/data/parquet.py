@@ -31,9 +31,10 @@ from cloister.errors import DataSetError, MissingDependencyError
 from cloister.files import open_regular
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.batches import Column, RowNumbers, check_batch_size, generator
+from cloister.worker.data.batches import RowNumbers, check_batch_size, generator
 from cloister.worker.data.errors import reading
 from cloister.worker.data.pages import METADATA_BYTES, check_pages, read_metadata
+from cloister.worker.data.schema import Column
 from cloister.worker.data.thrift import ITEMS
 
 if TYPE_CHECKING:
