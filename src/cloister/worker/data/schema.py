@@ -6,8 +6,8 @@ is the only one:
 * A float becomes a float64 or a float32, rounded where the column's are longer. Data is measured with fewer digits than
   a float32 has, and most programs write float64. A finite number too large for a float32 is refused when it comes up.
 * An integer becomes a longer one, if that holds every value of the column's type: int32 becomes int64, uint8 int16.
-* Nothing else is converted. An integer may be a category or a measurement, and only its owner knows which; what is written
-  as a float is no label; half precision and shorter integers lose values.
+* Nothing else is converted. An integer may be a category or a measurement, and only its owner knows which; what is
+  written as a float is no label; half precision and shorter integers lose values.
 
 No PyTorch is imported here, so that a node can tell what its data sets are without it. ``converted`` does what is said
 here.
