@@ -150,7 +150,9 @@ def log(
         configuration = config.read(file)
         charters, uses = agreed(configuration, remember=False), configuration.charters
         if not uses:
-            raise ConfigurationError(f"{file} names no charter, and without one a node takes part in no study")
+            raise ConfigurationError(
+                f"{file} names no charter, and without one a node takes part in no study; name one with [charter]"
+            )
         state = uses[0].state
         if state is None or not (state / RECORDS).exists():
             raise ConfigurationError(f"{file}: there are no records yet; this node has taken part in no study")

@@ -138,7 +138,9 @@ def read_study(path: Path) -> StudyFile:
         data = files.read(path, limit=FILE_BYTES)
         return decode(data)
     except OSError as fault:
-        raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
+        raise CharterError(
+            f"{path} cannot be read: {fault.strerror}; name a study file, such as cloister.write_study makes"
+        ) from None
     except CharterError as fault:
         if _CHARTER in data[:TEXT_BYTES]:
             raise CharterError(
@@ -159,7 +161,7 @@ def plan(
 ) -> None:
     """Make steps of epochs: a job's steps are the same for all owners, and each of them is of whole batches."""
     if not epochs > 0 or min(rows) < 1:
-        raise ConfigurationError("epochs are more than 0, and each owner has at least one row")
+        raise ConfigurationError("epochs are more than 0, and each owner has at least one row; say other numbers")
     steps = steps_of(rows, batch_size=batch_size, epochs=epochs)
     typer.echo(f"batch_size = {batch_size}\nsteps = {steps}\n")
     typer.echo(f"{'rows':>9}{'batches':>9}{'used':>9}{'passes':>9}")

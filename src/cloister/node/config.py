@@ -225,7 +225,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
     if configuration.listen is None and (configuration.researchers or configuration.workers or configuration.data_sets):
         faults.append("listen: is missing; researchers, workers and data sets for sessions are served at an address")
     if faults:
-        raise faulty(source, faults)
+        raise faulty(source, list(dict.fromkeys(faults)))  # the identity is read for its own name and the socket's
     return configuration
 
 
