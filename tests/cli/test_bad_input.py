@@ -65,6 +65,7 @@ COMMANDS: Final = [
     "study diff stroke.study BAD",
     "study diff BAD stroke.study",
     "study unpack BAD",
+    "study model BAD --out newest.safetensors",
     "aggregator serve --charter BAD --tee simulated",
     "attest show BAD",
     "attest verify agg.example:7443 --charter BAD",

@@ -102,6 +102,31 @@ def unpack(
     typer.echo(f"its signatures lie in {folder}: {found} so far; put there what other members send you")
 
 
+@app.command()
+def model(
+    state: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="What the researcher's script keeps: charter.rounds beside charter.toml.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")] = Path("model.safetensors"),
+) -> None:
+    """Write the newest model that a study released, with the names of its state_dict, as safetensors.
+
+    Nothing is connected to. In Python, safetensors.torch.load_model(model, FILE) reads it.
+    """
+    from cloister.study.newest_model import write_newest  # its PyTorch is for those who have models
+
+    written = write_newest(state, out)
+    typer.echo(f"wrote {out}: {written.tensors} tensors, released by round {written.round}, {written.digest.hex()}")
+    typer.echo(
+        f"That its owners have signed for it: cloister ledger audit {state / 'chain.jsonl'} --charter CHARTER.TOML"
+    )
+
+
 def _signatures(path: Path, file: Path) -> dict[Path, str]:
     """The study file's signatures, and where they have to lie for the charter in ``file``; none that are there.
 
