@@ -316,6 +316,17 @@ def test_a_job_is_stopped_through_a_lost_connection_or_the_error_says_why_not(
     assert "the job goes on, since it could not be stopped" in caught.value.__notes__[0]
 
 
+def test_a_callback_that_raises_in_the_last_round_has_nothing_to_stop(aggregator: Aggregator) -> None:
+    """The other end would have to refuse to stop what is over, or be gone already."""
+
+    def last(done: Any) -> None:
+        if done.number == 2:
+            raise NoBetterError
+
+    with aggregator.saying(two_rounds) as options, pytest.raises(NoBetterError):
+        fit(aggregator.study(options), on_round=last, on_error="stop")
+
+
 def test_a_callbacks_own_network_error_is_no_lost_connection(aggregator: Aggregator) -> None:
     def elsewhere(done: object) -> None:
         raise UnreachableError("a worker of the script's own")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cloister.charter import Charter
 from cloister.charter.names import shown
+from cloister.cli.charter import STUDY
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.net.log_lines import start_log
@@ -34,9 +35,6 @@ from cloister.node.trainable import columns_of, misfits
 from cloister.wire.tensors import TensorSpec
 from cloister.wire.text import visible
 from cloister.worker.data.schema import Column
-
-STUDY: Final = ".study"
-"""The end of a study file's name."""
 
 app: Final = typer.Typer(help="Run a node beside the data.", no_args_is_help=True)
 ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="The node's configuration.")]

@@ -153,10 +153,9 @@ class JobRun:
         self._submitted = False
         stopped = False
         while True:
-            may_stop = self._accepted and not stopped
-            if may_stop and self._raised is not None:
-                heard = None
-            else:
+            may_stop = self._accepted and not stopped and not self.finished
+            heard = None
+            if self._raised is None or not may_stop:
                 heard = conversation.hear(unless=self.interrupts if may_stop else None)
             if heard is None:
                 conversation.say(Stop())
@@ -230,11 +229,11 @@ class JobRun:
         """Tells the researcher of a round, whose records are kept by now: whatever a callback does, they stand."""
         if self._raised is not None:
             return
+        newest = self.held is not None and receipt is self.ledger.receipts[-1]
+        if self.held is not None and newest:
+            load(self.held.vector, into=self.model)
         try:
-            evaluation: dict[str, float] = {}
-            if self.held is not None and receipt is self.ledger.receipts[-1]:
-                load(self.held.vector, into=self.model)
-                evaluation = {} if self.evaluate is None else evaluated(self.model, self.evaluate)
+            evaluation = evaluated(self.model, self.evaluate) if newest and self.evaluate is not None else {}
             now = perf_counter()
             done = self._round(receipt, evaluation, now - self._since)
             self._since = now
