@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -89,6 +90,7 @@ def test_values(text: str, reading: Callable[[Table], Any], value: Any) -> None:
         ("a = [1]", lambda t: t.tables("a"), "a[0]: must be a table"),
         ("b = 1", lambda t: t.holds("a"), "b: there is no such key; the keys here are: a"),
         ("[a]\nc = 1", lambda t: t.table("a").holds("b"), "a.c: there is no such key"),
+        ("clib = 1", lambda t: t.holds("clip"), "clib: there is no such key: did you mean 'clip'?"),
         ('"\\u202eb" = 1', lambda t: t.holds("a"), r"'\u202eb': there is no such key"),
     ],
 )
@@ -96,6 +98,19 @@ def test_faults(text: str, reading: Callable[[Table], Any], fault: str) -> None:
     _, faults = read(text, reading)
     assert len(faults) == 1
     assert fault in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "way_out"),
+    [
+        ("b = 1\na = 8a3d", 'a text stands in quotes: a = "..."'),
+        ("a = me.key", 'a text stands in quotes: a = "..."'),
+        ("[a", "correct that line, or name another file"),
+    ],
+)
+def test_what_is_not_toml_has_a_way_out(text: str, way_out: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"; {re.escape(way_out)}$"):
+        load(text, source="a file")
 
 
 def test_a_check_tells_its_fault() -> None:

@@ -63,9 +63,20 @@ Messages say what happened and what to do next, and carry no tensor's values: a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import ClassVar
+
+_NAME_CHARS = 256
+"""Of a name, so many characters are compared: it may be a stranger's."""
+
+
+def meant(name: str, among: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not there: which of those that are there it is nearly; or nothing."""
+    from difflib import get_close_matches  # for this alone, which is rare
+
+    found = get_close_matches(name[:_NAME_CHARS], [each for each in among if len(each) <= _NAME_CHARS], n=1)
+    return f": did you mean {found[0]!a}?" if found else ""
 
 
 class CloisterError(Exception):

@@ -65,20 +65,23 @@ def read(path: str | os.PathLike[str], *, limit: int) -> bytes:
 
 
 def read_text(
-    path: str | os.PathLike[str], *, limit: int, error: type[ConfigurationError] = ConfigurationError, hint: str = ""
+    path: str | os.PathLike[str],
+    *,
+    limit: int,
+    error: type[ConfigurationError] = ConfigurationError,
+    hint: str = "name another file",
 ) -> str:
     """A text file in UTF-8 of at most ``limit`` bytes; ``hint`` is what to do where there is none.
 
     Raises:
         error: it cannot be read, is no regular file, is too long, or is not UTF-8.
     """
-    rest = f"; {hint}" if hint else ""
     try:
         return read(path, limit=limit).decode()
     except OSError as fault:
-        raise error(f"{path} cannot be read: {fault.strerror}{rest}") from None
+        raise error(f"{path} cannot be read: {fault.strerror}; {hint}") from None
     except UnicodeDecodeError:
-        raise error(f"{path} is not UTF-8 text{rest}") from None
+        raise error(f"{path} is not UTF-8 text; {hint}") from None
 
 
 def lines(path: str | os.PathLike[str], *, limit: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self, TypeVar
 
-from cloister.errors import ConfigurationError
+from cloister.errors import ConfigurationError, meant
 
 TEXT_BYTES: Final = 1 << 18
 """The longest text that is read, in bytes: it has room for a charter of a thousand members."""
@@ -54,6 +54,9 @@ _TOKEN: Final = re.compile(
 """What a TOML text is made of, as far as its nesting goes. Whatever stands somewhere can be matched in one way only, so
 that the time is the text's length."""
 
+_LINE: Final = re.compile(r"at line ([0-9]{1,9})")
+_BARE: Final = re.compile(r"[ \t]*+([A-Za-z0-9_-]{1,64}+)[ \t]*+=[ \t]*+[A-Za-z0-9#:/_.\\-]")
+
 T = TypeVar("T")
 V = TypeVar("V")
 W = TypeVar("W", bound=str)
@@ -72,7 +75,16 @@ def load(text: str, *, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as fault:  # ValueError: also a number of thousands of digits
         reason = "it is nested too deeply" if isinstance(fault, RecursionError) else str(fault)
-        raise ConfigurationError(f"{source} is not TOML: {reason}") from None
+        raise ConfigurationError(f"{source} is not TOML: {reason}{_mended(text, reason)}") from None
+
+
+def _mended(text: str, reason: str) -> str:
+    """What to do about a line that is not TOML: a text without quotes, pasted say, is the fault that people make."""
+    at = _LINE.search(reason)
+    lines = text.split("\n")
+    if at is not None and int(at[1]) <= len(lines) and (bare := _BARE.match(lines[int(at[1]) - 1])):
+        return f'; a text stands in quotes: {bare[1]} = "..."'
+    return "; correct that line, or name another file"
 
 
 def _check_nesting(text: str, source: str) -> None:
@@ -128,7 +140,8 @@ class Table:
             if key not in self._read:
                 known = ", ".join(sorted(self._read)) or "none"
                 name = key if key.isprintable() else ascii(key)
-                self.fault(name, f"there is no such key; the keys here are: {known}")
+                likely = meant(key, sorted(self._read - set(self._data)))
+                self.fault(name, f"there is no such key{likely or f'; the keys here are: {known}'}")
         for child in self._children:
             child.finish()
 

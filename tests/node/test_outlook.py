@@ -82,7 +82,7 @@ def test_a_job_that_would_be_declined_is_named(tmp_path: Path, data: dict[str, A
 
 def test_a_data_set_that_no_job_wants_and_tags_that_are_there(tmp_path: Path) -> None:
     found = seen(tmp_path, agreed(), tags='["#mra", "#b"]')
-    assert "there is '#b', '#mra'" in found.faults[0]
+    assert found.faults[0].endswith("none here has it; there is '#b', '#mra': did you mean '#mra'?")
     assert found.faults[1:] == ["no job of stroke-study wants the data set '#b #mra'"]
     assert found.left == []
 

@@ -255,6 +255,97 @@ def test_a_study_in_a_thread_of_its_own(aggregator: Aggregator) -> None:
         assert threads.submit(fit, aggregator.study(options)).result().finished
 
 
+class NoBetterError(Exception):
+    """What a callback raises to stop early."""
+
+
+def enough(done: object) -> None:
+    raise NoBetterError
+
+
+def stopped(talk: Talk) -> None:
+    talk.hear(Stop)
+    talk.finish("stopped by the researcher")
+
+
+def test_a_job_goes_on_where_a_callback_raises_unless_it_is_to_be_stopped(aggregator: Aggregator) -> None:
+    """The records are kept either way, and the same call takes the job up."""
+    with aggregator.saying(lambda talk: one_round(talk, then=Talk.until_closed)) as options:
+        study = aggregator.study(options)
+        with pytest.raises(NoBetterError):
+            fit(study, on_round=enough)
+    assert len(list(read_lines(study.chain.read_bytes().splitlines(keepends=True)))) == 2
+
+
+def test_a_callback_that_raises_stops_the_job_first(aggregator: Aggregator) -> None:
+    told = []
+
+    def evaluate(found: nn.Module) -> dict[str, float]:
+        told.append(found)
+        raise NoBetterError
+
+    def another_round(talk: Talk) -> None:
+        talk.hear(Stop)
+        talk.release(vector(LENGTH, 2), instance=chains.Instance("first"))
+        talk.send(1, vector(LENGTH, 2))  # which was under way, and nobody is told of
+        talk.finish("stopped by the researcher")
+
+    with aggregator.saying(lambda talk: one_round(talk, then=another_round)) as options:
+        study = aggregator.study(options)
+        with pytest.raises(NoBetterError) as caught:
+            fit(study, evaluate=evaluate, on_error="stop")
+    assert not hasattr(caught.value, "__notes__")
+    assert len(told) == 1
+    assert len(list(read_lines(study.chain.read_bytes().splitlines(keepends=True)))) == 3
+
+
+def test_a_job_is_stopped_through_a_lost_connection_or_the_error_says_why_not(
+    aggregator: Aggregator, tmp_path: Path
+) -> None:
+    def on(talk: Talk) -> None:
+        talk.accept(after=2)
+        stopped(talk)
+
+    with aggregator.saying(lambda talk: one_round(talk, then=vanish), on) as options, pytest.raises(NoBetterError):
+        fit(aggregator.study(options), on_round=enough, on_error="stop")
+    with (
+        aggregator.saying(lambda talk: one_round(talk, then=vanish)) as options,
+        pytest.raises(NoBetterError) as caught,
+    ):
+        fit(aggregator.study(options, state=tmp_path / "other", patience_s=0.0), on_round=enough, on_error="stop")
+    assert "the job goes on, since it could not be stopped" in caught.value.__notes__[0]
+
+
+def test_a_callback_that_raises_in_the_last_round_has_nothing_to_stop(aggregator: Aggregator) -> None:
+    """The other end would have to refuse to stop what is over, or be gone already."""
+
+    def last(done: Any) -> None:
+        if done.number == 2:
+            raise NoBetterError
+
+    with aggregator.saying(two_rounds) as options, pytest.raises(NoBetterError):
+        fit(aggregator.study(options), on_round=last, on_error="stop")
+
+
+def test_a_callbacks_own_network_error_is_no_lost_connection(aggregator: Aggregator) -> None:
+    def elsewhere(done: object) -> None:
+        raise UnreachableError("a worker of the script's own")
+
+    with (
+        aggregator.saying(lambda talk: one_round(talk, then=Talk.until_closed)) as options,
+        pytest.raises(UnreachableError, match="of the script's own"),
+    ):
+        fit(aggregator.study(options), on_round=elsewhere)
+
+
+def test_what_becomes_of_a_job_is_one_of_two(aggregator: Aggregator) -> None:
+    with (
+        aggregator.saying() as options,
+        pytest.raises(cloister.errors.ConfigurationError, match="on_error is 'go on'; it is one of leave, stop"),
+    ):
+        fit(aggregator.study(options), on_error="go on")
+
+
 def test_a_second_ctrl_c_leaves_at_once(aggregator: Aggregator) -> None:
     def twice(done: object) -> None:
         signal.raise_signal(signal.SIGINT)

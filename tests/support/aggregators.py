@@ -132,7 +132,7 @@ class Talk:
 class Aggregator:
     """A charter's aggregator, and its researcher."""
 
-    def __init__(self, folder: Path, *, jobs: Sequence[AgreedJob], start: bytes) -> None:
+    def __init__(self, folder: Path, *, jobs: Sequence[AgreedJob], start: bytes, **limits: str) -> None:
         self.folder = folder
         self.researcher = Identity.create(folder / "rosa.key")
         text = charters.text(
@@ -140,6 +140,7 @@ class Aggregator:
             first_model=f'"{start.hex()}"',
             interactive="false",
             limits=chains.LOSS,
+            **limits,
         )
         text = text.replace(charters.fingerprint_of("rosa"), self.researcher.fingerprint)
         text = text.replace("not_after = 2027", "not_after = 2100")

@@ -199,8 +199,8 @@ def test_a_misfit_is_found_before_the_first_step() -> None:
             raise AssertionError("a step was begun")
 
     given: Any = {"optimizer": OPTIMIZERS["sgd"], "batch_size": 4, "local_epochs": 1, "seed": 0, "buffers": {}}
-    wrong = Unread({"scans": torch.zeros(5, 20, dtype=torch.float64), "labels": torch.zeros(5, 2)})
-    with pytest.raises(DataSetError, match=r"'scans' holds float64.*'labels' holds float32"):
+    wrong = Unread({"scans": torch.zeros(5, 20, dtype=torch.int64), "labels": torch.zeros(5, 2)})
+    with pytest.raises(DataSetError, match=r"'scans' holds int64.*'labels' holds float32"):
         train(plan, wrong, parameters=dict(model.named_parameters()), **given)
     parameters = dict(model.named_parameters())
     del parameters["layers.0.bias"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import chain
@@ -18,7 +19,7 @@ from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import drawn, heading, job, limits, member, software
 from cloister.charter.template import template
 from cloister.charter.warnings import warnings_of
-from cloister.errors import CharterError, ConfigurationError
+from cloister.errors import CharterError, ConfigurationError, meant
 from cloister.net.files import read_charter
 from cloister.net.identity import private_key
 from cloister.node.config import signatures_beside
@@ -29,6 +30,8 @@ app: Final = typer.Typer(no_args_is_help=True)
 
 STUDY: Final = ".study"
 """The end of a study file's name."""
+_DIGITS: Final = re.compile("[0-9]+")
+"""Tags that differ in these alone, in a year say, are meant to differ."""
 
 CharterFile = Annotated[Path, typer.Argument(metavar="CHARTER.TOML", help="The charter.", show_default=False)]
 
@@ -197,6 +200,11 @@ def _warnings(charter: Charter) -> Iterator[str]:
 
 
 def _hints(charter: Charter) -> Iterator[str]:
+    tags = sorted({job.data for job in charter.jobs})
+    for at, tag in enumerate(tags):
+        near = meant(tag, [other for other in tags[:at] if _DIGITS.sub("", other) != _DIGITS.sub("", tag)])
+        if near:
+            yield f"hint        one job is for the data {tag!a}, and another's tag is nearly that{near}"
     if charter.recipe:
         # Its NumPy is for those who draw models.
         from cloister.study.redrawn import stale

@@ -40,7 +40,7 @@ def seal(
             f"{target}: name it so that it ends in {file.suffix}{SEALED}, which tells what is in it"
         )
     if not file.is_file():
-        raise ConfigurationError(f"there is no file {file}")
+        raise ConfigurationError(f"there is no file {file}; name the data set's")
     if target.exists():
         raise ConfigurationError(f"{target} exists and is not overwritten; name another file with --out")
     made = not key_file.exists()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cloister import files
 from cloister.cli.ledger import told
+from cloister.errors import ConfigurationError
 from cloister.ledger.audit import audit
 from cloister.ledger.chain import Ledger
 from cloister.ledger.jsonl import LINE_BYTES, read_lines
@@ -41,7 +42,10 @@ def demo(
     """Three hospitals train one model, each in its own process, on data that stays there; then three attacks on it."""
     started = monotonic()
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise ConfigurationError(f"{keep} cannot be made: {fault.strerror}; name another folder") from None
         _run(keep.absolute(), rounds, left=keep.absolute(), started=started)
         return
     with tempfile.TemporaryDirectory(prefix="cloister-demo-") as folder:

@@ -39,7 +39,7 @@ def new(
 ) -> None:
     """Make a key and its certificate, in one file that only you may read."""
     if not path.absolute().parent.is_dir():
-        raise ConfigurationError(f"there is no folder {path.parent} to put {path.name} in")
+        raise ConfigurationError(f"there is no folder {path.parent} to put {path.name} in; make it, or name another")
     identity = Identity.create(path, days=days, algorithm=algorithm.value)
     _show(identity)
     typer.echo("\nGive the fingerprint to those you work with. The file stays here: it holds the private key.")

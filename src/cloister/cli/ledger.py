@@ -19,7 +19,7 @@ from cloister.attest.facts import facts
 from cloister.charter.names import shown
 from cloister.charter.summary import job
 from cloister.cli.attest import CollateralOption, Noun, NowOption
-from cloister.errors import ConfigurationError
+from cloister.errors import ConfigurationError, LedgerError
 from cloister.ledger.audit import Report, audit, used_once
 from cloister.ledger.chain import Receipt
 from cloister.ledger.jsonl import LINE_BYTES, describe, read_lines, written
@@ -67,7 +67,7 @@ def audit_file(
 ) -> None:
     """Verify every record of a chain, offline, and print what it shows. Evidence is judged as of its record's time."""
     report = audit(
-        read_lines(_lines(path)),
+        _records(path),
         charter=read_charter(charter),
         collateral=source(collateral),
         accept_simulated=accept_simulated,
@@ -81,16 +81,22 @@ def audit_file(
 @app.command()
 def show(path: ChainFile) -> None:
     """Print what the records of a chain say, one JSON object a line. Nothing of it is verified."""
-    for record in read_lines(_lines(path)):
+    for record in _records(path):
         typer.echo(json.dumps(describe(record)))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a regular file."""
+def _records(path: Path) -> Iterator[bytes]:
+    """The records in a regular file.
+
+    Raises:
+        ConfigurationError: it cannot be read. LedgerError: a line of it holds no record.
+    """
     try:
-        yield from files.lines(path, limit=LINE_BYTES)
+        yield from read_lines(files.lines(path, limit=LINE_BYTES))
     except OSError as fault:
         raise ConfigurationError(f"{path} cannot be read: {fault.strerror}; name a chain of receipts") from None
+    except LedgerError as fault:
+        raise LedgerError(f"{path}, {fault}; name a chain of receipts, such as a study's chain.jsonl") from None
 
 
 def told(report: Report, used: Receipt | None = None, *, now: datetime | None = None) -> Iterator[str]:

@@ -134,12 +134,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _application(words)(args=words, prog_name="cloister")
+        _run(words)
     except CloisterError as fault:
         _complain(str(fault))
         raise SystemExit(exit_code(fault)) from None
+    except OSError as fault:  # a full disk, say, wherever it shows
+        where = f": {fault.filename}" if fault.filename is not None else ""
+        _complain(f"the system refuses it: {fault.strerror or fault}{where}")
+        raise SystemExit(FAILED) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+
+
+def _run(words: Sequence[str]) -> None:
+    """Runs a command. What is not installed may turn out to be needed at any point of it.
+
+    Raises:
+        MissingDependencyError: it is.
+    """
+    try:
+        _application(words)(args=words, prog_name="cloister")
+    except ModuleNotFoundError as fault:
+        if fault.name is None or fault.name not in _TORCH:
+            raise
+        extra = "demo" if fault.name == "sklearn" else "torch"
+        noun = next((word for word in words if word in NOUNS), "")
+        raise MissingDependencyError(
+            f"`cloister {noun}` needs {fault.name}, which is not installed: pip install 'cloister[{extra}]'"
+        ) from fault
 
 
 def exit_code(fault: CloisterError) -> int:
@@ -170,23 +192,11 @@ def _application(words: Sequence[str]) -> typer.Typer:
     chosen = next((word for word in words if not word.startswith("-")), None)
     for name, noun in NOUNS.items():
         if name == chosen:
-            _load(noun, app, name)
+            noun.add(app, name, noun.about)
         else:
             app.command(name, help=noun.about)(_unloaded)
     app.callback()(_options)
     return app
-
-
-def _load(noun: Noun, app: typer.Typer, name: str) -> None:
-    try:
-        noun.add(app, name, noun.about)
-    except ModuleNotFoundError as fault:
-        if fault.name not in _TORCH:
-            raise
-        extra = "demo" if fault.name == "sklearn" else "torch"
-        raise MissingDependencyError(
-            f"`cloister {name}` needs {fault.name}, which is not installed: pip install 'cloister[{extra}]'"
-        ) from fault
 
 
 def _options() -> None:

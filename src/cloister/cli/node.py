@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,12 +15,13 @@ from rich.table import Table
 
 from cloister.charter import Charter
 from cloister.charter.names import shown
+from cloister.cli.charter import STUDY
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.net.log_lines import start_log
 from cloister.net.signals import end_on_signals
 from cloister.node import config, control
-from cloister.node.config import MIB, NodeConfiguration
+from cloister.node.config import MIB, NodeConfiguration, StudyData
 from cloister.node.confinement import means
 from cloister.node.outlook import outlook
 from cloister.node.running import Account
@@ -28,7 +30,11 @@ from cloister.node.setup import agreed, node_of
 from cloister.node.study.budgets import Budget, Line, budgets, lines
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
+from cloister.node.tags import trains_under
+from cloister.node.trainable import columns_of, misfits
+from cloister.wire.tensors import TensorSpec
 from cloister.wire.text import visible
+from cloister.worker.data.schema import Column
 
 app: Final = typer.Typer(help="Run a node beside the data.", no_args_is_help=True)
 ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="The node's configuration.")]
@@ -56,22 +62,66 @@ def new(path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to
 
 
 @app.command(name="check")
-def check_(file: ConfigurationFile) -> None:
-    """Look over a node.toml and the files that it names, and list every fault."""
+def check_(
+    file: ConfigurationFile,
+    *,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.STUDY",
+            help="A charter's study file: its plans say what they take of each column.",
+            show_default="beside the charter",
+        ),
+    ] = None,
+) -> None:
+    """Look over a node.toml and the files that it names, and list every fault. Parquet is read through, for nulls."""
     try:
         configuration = config.read(file)
-        identity, _ = check(configuration)
+        columns = cache(partial(columns_of, memory_bytes=configuration.training.memory_bytes))
+        identity, _ = check(configuration, look=columns)
         charters = agreed(configuration, remember=False)
-        found = outlook(configuration, charters, own=None if identity is None else identity.fingerprint)
+        own = None if identity is None else identity.fingerprint
+        found = outlook(configuration, charters, own=own)
+        plans = _plans(configuration, charters, study)
     except CloisterError as fault:
         raise _stop(str(fault)) from None
-    for line in _overview(configuration, identity, charters):
+    faults = list(found.faults)
+    for charter in charters:
+        if trains_under(charter, own):
+            faults += misfits(charter, configuration.study_data, plans=plans, columns=columns)
+    for line in _overview(configuration, identity, charters, columns):
         typer.echo(visible(line))
-    for charter, budget in found.left:
-        typer.echo(visible(f"rounds      {budget.left} of {budget.most} left for {budget.data} under {charter}"))
-    for each in found.faults:
+    for name, budget in found.left:
+        typer.echo(visible(f"rounds      {budget.left} of {budget.most} left for {budget.data} under {name}"))
+    for each in faults:
         typer.echo(visible(f"warning     {each}"))
-    typer.echo(f"{file} is in order" + (", but for the warnings above" if found.faults else ""))
+    typer.echo(f"{file} is in order" + (", but for the warnings above" if faults else ""))
+
+
+def _plans(
+    configuration: NodeConfiguration, charters: Sequence[Charter], study: Path | None
+) -> dict[bytes, list[Column]]:
+    """The columns that the plans of the charters' jobs take, by their digests, as far as study files are there.
+
+    Raises:
+        ConfigurationError: the study file that is named cannot be read, or is of another charter.
+    """
+    beside = [use.file.with_suffix(STUDY) for use in configuration.charters if use.file.name]
+    digests = {charter.digest for charter in charters}
+    found: dict[bytes, list[Column]] = {}
+    for file in [each for each in beside if each.is_file()] if study is None else [study]:
+        from cloister.cli.study import read_study  # its NumPy is for those who look into models
+
+        read = read_study(file)
+        if read.charter.digest in digests:
+            for plan in read.plans:
+                batch = read.program(plan).batch
+                found[plan] = [Column(each.name, TensorSpec(each.dtype, each.row)) for each in batch]
+        elif study is not None:  # one that only lies there may be of another version, which nobody has signed
+            raise ConfigurationError(
+                f"{file} is of another charter than those of {configuration.name}: name one of theirs"
+            )
+    return found
 
 
 @app.command()
@@ -98,7 +148,9 @@ def log(
         configuration = config.read(file)
         charters, uses = agreed(configuration, remember=False), configuration.charters
         if not uses:
-            raise ConfigurationError(f"{file} names no charter, and without one a node takes part in no study")
+            raise ConfigurationError(
+                f"{file} names no charter, and without one a node takes part in no study; name one with [charter]"
+            )
         state = uses[0].state
         if state is None or not (state / RECORDS).exists():
             raise ConfigurationError(f"{file}: there are no records yet; this node has taken part in no study")
@@ -188,7 +240,10 @@ def _stop(text: str) -> typer.Exit:
 
 
 def _overview(
-    configuration: NodeConfiguration, identity: Identity | None, charters: Sequence[Charter]
+    configuration: NodeConfiguration,
+    identity: Identity | None,
+    charters: Sequence[Charter],
+    columns: Callable[[StudyData], tuple[Column, ...]],
 ) -> Iterator[str]:
     yield f"node        {configuration.name} at {configuration.listen or 'no address: it dials out'}"
     yield f"key         {'made at each start, in the TEE' if identity is None else identity.fingerprint}"
@@ -203,8 +258,8 @@ def _overview(
         state = "OPEN to interactive use (unsafe)" if data_set.unsafe_interactive else "closed to interactive use"
         yield f"data set    {' '.join(data_set.tags)}: {data_set.tensor} in {data_set.path}, {state}"
     for data in configuration.study_data:
-        columns = ", ".join(data.columns)
-        yield f"data set    {' '.join(data.tags)}: {columns} in {data.path}, for studies; no session finds it"
+        named = ", ".join(f"{column.name} {column.row}" for column in columns(data))
+        yield f"data set    {' '.join(data.tags)}: {named} in {data.path}, for studies; no session finds it"
 
 
 TEMPLATE: Final = """\

@@ -36,7 +36,7 @@ def provision(
         charter=charter,
         role="node",
         reference=read_reference(software),
-        configuration=configuration_digest(files.read_text(configuration, limit=TEXT_BYTES)),
+        configuration=configuration_digest(files.read_text(configuration, limit=TEXT_BYTES), source=str(configuration)),
         accept_simulated=accept_simulated,
         collateral=collateral,
     )
@@ -55,5 +55,5 @@ def _read(file: Path) -> bytes:
             f"{file} cannot be read: {fault.strerror}; a secret is a file of 1 to {SECRET_BYTES} bytes"
         ) from None
     if not value:
-        raise ConfigurationError(f"{file} must hold 1 to {SECRET_BYTES} bytes to be a secret")
+        raise ConfigurationError(f"{file} must hold 1 to {SECRET_BYTES} bytes to be a secret; name another file")
     return value

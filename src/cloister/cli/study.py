@@ -102,6 +102,31 @@ def unpack(
     typer.echo(f"its signatures lie in {folder}: {found} so far; put there what other members send you")
 
 
+@app.command()
+def model(
+    state: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="What the researcher's script keeps: charter.rounds beside charter.toml.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")] = Path("model.safetensors"),
+) -> None:
+    """Write the newest model that a study released, with the names of its state_dict, as safetensors.
+
+    Nothing is connected to. In Python, safetensors.torch.load_model(model, FILE) reads it.
+    """
+    from cloister.study.newest_model import write_newest  # its PyTorch is for those who have models
+
+    written = write_newest(state, out)
+    typer.echo(f"wrote {out}: {written.tensors} tensors, released by round {written.round}, {written.digest.hex()}")
+    typer.echo(
+        f"That its owners have signed for it: cloister ledger audit {state / 'chain.jsonl'} --charter CHARTER.TOML"
+    )
+
+
 def _signatures(path: Path, file: Path) -> dict[Path, str]:
     """The study file's signatures, and where they have to lie for the charter in ``file``; none that are there.
 
@@ -138,7 +163,9 @@ def read_study(path: Path) -> StudyFile:
         data = files.read(path, limit=FILE_BYTES)
         return decode(data)
     except OSError as fault:
-        raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
+        raise CharterError(
+            f"{path} cannot be read: {fault.strerror}; name a study file, such as cloister.write_study makes"
+        ) from None
     except CharterError as fault:
         if _CHARTER in data[:TEXT_BYTES]:
             raise CharterError(
@@ -159,7 +186,7 @@ def plan(
 ) -> None:
     """Make steps of epochs: a job's steps are the same for all owners, and each of them is of whole batches."""
     if not epochs > 0 or min(rows) < 1:
-        raise ConfigurationError("epochs are more than 0, and each owner has at least one row")
+        raise ConfigurationError("epochs are more than 0, and each owner has at least one row; say other numbers")
     steps = steps_of(rows, batch_size=batch_size, epochs=epochs)
     typer.echo(f"batch_size = {batch_size}\nsteps = {steps}\n")
     typer.echo(f"{'rows':>9}{'batches':>9}{'used':>9}{'passes':>9}")

@@ -76,7 +76,8 @@ def _address(charter: Charter, name: str | None) -> str:
         return addresses[0]
     if name is None or name not in addresses:
         listed = ", ".join(addresses)
-        raise CharterError(f"say which address of the charter this aggregator has, with --name: {listed}")
+        wrong = "" if name is None else f"{name} is no address of the charter; "
+        raise CharterError(f"{wrong}say which address of the charter this aggregator has, with --name: {listed}")
     return name
 
 

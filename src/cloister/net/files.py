@@ -41,4 +41,5 @@ def read_charter_text(path: str | os.PathLike[str], *, error: type[Configuration
             f"{path} is a study file, and a charter is wanted here: `cloister study unpack {path}` writes the one that"
             f" is in it, and `cloister study show {path}` prints all of it"
         )
-    return read_text(path, limit=TEXT_BYTES, error=error)
+    hint = f"`cloister charter new {path} --name NAME` writes one to fill in"
+    return read_text(path, limit=TEXT_BYTES, error=error, hint=hint)

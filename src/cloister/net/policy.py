@@ -99,15 +99,16 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
     return reference
 
 
-def configuration_digest(text: str) -> bytes:
+def configuration_digest(text: str, *, source: str = "the configuration") -> bytes:
     """SHA-256 of what a node.toml says, 32 bytes.
 
     It is taken of the deterministic CBOR (RFC 8949, section 4.2.1) of its content: comments and layout do not matter.
+    ``source`` is its name for messages.
 
     Raises:
         ConfigurationError: not TOML.
     """
-    content = load(text, source="the configuration")
+    content = load(text, source=source)
     return hashlib.sha256(cbor2.dumps(["cloister node 1", _plain(content)], canonical=True)).digest()
 
 

@@ -31,6 +31,10 @@ ALL_CPU_S: Final = 24 * 3600.0
 """For each thread, unless node.toml says something else: what one call, and a session or a round in all, may take."""
 _MOST_CPU_S: Final = 10 * 366 * 24 * 3600.0
 _STUDIED: Final = (".npz", ".npy", ".safetensors", ".parquet")
+_TABLES_OF_TEXT: Final = (".csv", ".tsv")
+_TO_PARQUET: Final = (
+    '; write it as Parquet, with types that you choose: pandas.read_csv("{1}").to_parquet("{0}.parquet")'
+)
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
     if configuration.listen is None and (configuration.researchers or configuration.workers or configuration.data_sets):
         faults.append("listen: is missing; researchers, workers and data sets for sessions are served at an address")
     if faults:
-        raise faulty(source, faults)
+        raise faulty(source, list(dict.fromkeys(faults)))  # the identity is read for its own name and the socket's
     return configuration
 
 
@@ -280,8 +284,9 @@ def _training(table: NodeTable) -> TrainingLimits:
 
 def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
     path = folder / entry.text("file")
-    if path.suffix not in ("", *_STUDIED):
-        entry.fault("file", f"a data set for studies is a file of one of these kinds: {', '.join(_STUDIED)}")
+    if path != folder and path.suffix not in _STUDIED:
+        hint = _TO_PARQUET.format(path.stem, path.name) if path.suffix in _TABLES_OF_TEXT else ""
+        entry.fault("file", f"a data set for studies is a file of one of these kinds: {', '.join(_STUDIED)}{hint}")
     for key in ("tensor", "unsafe_interactive", "key", "key_from"):
         if entry.holds(key):
             entry.fault(key, "a data set with columns is for studies, and no session ever finds it; leave this out")
@@ -315,15 +320,20 @@ def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> No
 def _data_set(entry: NodeTable, folder: Path, index: int) -> DataSet:
     path = folder / entry.text("file")
     sealed = path.suffix == SEALED
-    if (Path(path.stem).suffix if sealed else path.suffix) not in (() if sealed else ("",)) + (".npz", ".safetensors"):
-        entry.fault("file", "a data set is an .npz or a .safetensors file")
+    wrong = path != folder and (Path(path.stem).suffix if sealed else path.suffix) not in (".npz", ".safetensors")
+    if wrong:
+        entry.fault(
+            "file",
+            "a data set for sessions is an .npz or a .safetensors file; one for studies names its columns, in place of"
+            " a tensor",
+        )
     keyed = entry.holds("key") | entry.holds("key_from")
     if path.suffix and keyed != sealed:
         entry.fault("file", f"a file that is sealed ends in {SEALED} and has a key and a key_from, and no other has")
     return DataSet(
         tags=entry.tags(),
         path=path,
-        tensor=entry.text("tensor"),
+        tensor="" if wrong and not entry.holds("tensor") else entry.text("tensor"),
         unsafe_interactive=entry.flag("unsafe_interactive", default=False),
         key=SecretName(entry.name("key"), entry.fingerprint("key_from")) if keyed else None,
         index=index,

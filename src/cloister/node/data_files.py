@@ -137,7 +137,9 @@ def _inspect(path: Path, tensor: str, *, key: bytes | None = None) -> TensorSpec
     except DAMAGED as fault:
         if isinstance(fault, ConfigurationError):
             raise
-        raise ConfigurationError(f"{path} is damaged or not a {format_of(path)} file: {fault}") from None
+        raise ConfigurationError(
+            f"{path} is damaged or not a {format_of(path)} file: {fault}; write it anew, or name another"
+        ) from None
     if len(spec.shape) > DIMENSIONS:
         raise ConfigurationError(f"{path}, tensor {tensor!r}: more than {DIMENSIONS} dimensions")
     return spec

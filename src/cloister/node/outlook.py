@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cloister.charter import Charter
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
@@ -24,9 +24,7 @@ from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
 from cloister.node.study.own_limits import OwnLimits
 from cloister.node.study.studied_data import check_counted
-
-_LISTED: Final = 5
-"""Tags that a message repeats."""
+from cloister.node.tags import data_set_of, trains_under
 
 
 class Outlook(NamedTuple):
@@ -45,7 +43,7 @@ def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, ow
         RecordsError: its records are damaged.
     """
     pairs = zip(configuration.charters, charters, strict=True)
-    uses = [(use, charter) for use, charter in pairs if _is_owner(charter, own)]
+    uses = [(use, charter) for use, charter in pairs if trains_under(charter, own)]
     if not uses:
         return Outlook((), ())
     state = uses[0][0].state
@@ -65,12 +63,6 @@ def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, ow
     return Outlook(left, faults)
 
 
-def _is_owner(charter: Charter, own: str | None) -> bool:
-    """Whether it has rounds in which the key's holder trains."""
-    member = None if own is None else charter.member(own)
-    return not charter.interactive and member is not None and member.role == "owner"
-
-
 def _takes(charter: Charter, data: StudyData) -> bool:
     return any(job.data in data.tags for job in charter.jobs)
 
@@ -85,25 +77,17 @@ def _job(
         limits.check_job(job)
     except JobError as fault:
         yield f"{name}: {fault}"
-    found = [each for each in data if job.data in each.tags]
-    if len(found) != 1:
-        yield f"{name} wants a data set with the tag {job.data!a}, and {_instead(found, data)}"
+    found = data_set_of(job, charter, data)
+    if isinstance(found, str):
+        yield found
         return
-    yield from (f"{name}: {text}" for text in _rows(job, limits, found[0]))
-    yield from (f"{name}: {text}" for text in _budget(job, charter, limits, use, found[0], records))
+    yield from (f"{name}: {text}" for text in _rows(job, limits, found))
+    yield from (f"{name}: {text}" for text in _budget(job, charter, limits, use, found, records))
     try:
-        if not found[0].unsafe_counted_otherwise:
-            check_counted(found[0].name, job, records=records)
+        if not found.unsafe_counted_otherwise:
+            check_counted(found.name, job, records=records)
     except RoundError as fault:
         yield f"{name}: {fault}"
-
-
-def _instead(found: Sequence[StudyData], data: Sequence[StudyData]) -> str:
-    if found:
-        return f"{len(found)} have it here: a round takes one, so give the tag to one of them"
-    tags = sorted({tag for each in data for tag in each.tags})
-    there = ", ".join(f"{tag!a}" for tag in tags[:_LISTED]) if tags else "no data set with columns"
-    return f"none here has it; there is {there}"
 
 
 def _rows(job: AgreedJob, limits: OwnLimits, data: StudyData) -> Iterator[str]:

@@ -221,7 +221,9 @@ def read_key(path: Path) -> bytes:
     if mode & 0o077:
         raise ConfigurationError(f"{path} holds a key and others may read it: run `chmod 600 {path}`")
     if len(key) != KEY_BYTES:
-        raise ConfigurationError(f"{path} is not the key of a sealed file, which has {KEY_BYTES} bytes")
+        raise ConfigurationError(
+            f"{path} is not the key of a sealed file, which has {KEY_BYTES} bytes; name one from `cloister data seal`"
+        )
     return key
 
 

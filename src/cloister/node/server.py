@@ -40,7 +40,7 @@ from cloister.net.proving import Instance, Prover
 from cloister.net.secrets import ProvisionedInstance, SecretReceiver, Secrets
 from cloister.net.shares import STRANGERS
 from cloister.node.aggregators import Aggregators
-from cloister.node.config import Neighbour, NodeConfiguration, Researcher
+from cloister.node.config import Neighbour, NodeConfiguration, Researcher, StudyData
 from cloister.node.confinement import means
 from cloister.node.control import Control
 from cloister.node.data_files import DataSetEntry, entry_of, inspect_columns, unlock
@@ -66,9 +66,11 @@ _END_S: Final = 2.0
 """Beyond the grace period, for threads to notice that it is over."""
 
 
-def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[DataSetEntry, ...]]:
+def check(
+    configuration: NodeConfiguration, *, look: Callable[[StudyData], object] = inspect_columns
+) -> tuple[Identity | None, tuple[DataSetEntry, ...]]:
     """Looks at the files that a configuration names: the identity, where there is one, and the data sets' headers. Data
-    sets for studies are not among those that it returns.
+    sets for studies are not among those that it returns; ``look`` raises what is wrong with one of them.
 
     Raises:
         ConfigurationError: files that cannot be used, all of them, each with its place in node.toml.
@@ -91,7 +93,7 @@ def check(configuration: NodeConfiguration) -> tuple[Identity | None, tuple[Data
             faults.append(f"data_sets[{data_set.index}]: {fault}")
     for data in configuration.study_data:
         try:
-            inspect_columns(data)
+            look(data)
         except ConfigurationError as fault:
             faults.append(f"data_sets[{data.index}]: {fault}")
     if faults:

@@ -7,6 +7,7 @@ show it one of two that share a serial.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,11 +33,13 @@ from cloister.node import config
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
 from cloister.node.server import Node
+from cloister.node.tags import trains_under, untagged
 from cloister.tables import TEXT_BYTES
 
 if TYPE_CHECKING:
     from cloister.node.study.runner import Participation
 
+_log: Final = logging.getLogger(__name__)
 _SIGNATURES: Final = 4 * MEMBERS
 """The most signature files that are read."""
 
@@ -204,6 +207,10 @@ def node_of(file: str | os.PathLike[str]) -> Node:
         from cloister.node.study.runner import participations_of
 
         participations = participations_of(configuration, uses=closed, identity=identity)
+        for charter in found:
+            if trains_under(charter, identity.fingerprint):
+                for fault in untagged(charter, configuration.study_data):
+                    _log.warning("%s", fault)
     use, policy = next((each for each in uses if each[1].charter.interactive), uses[0])
     aggregators = Aggregators(policy, identity=identity, routes=use.routes)
     return Node(configuration, instance=instance, aggregators=aggregators, participations=participations)

@@ -39,7 +39,8 @@ from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
-from cloister.worker.data.batches import Batches, check_schema
+from cloister.worker.data.batches import Batches
+from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
 from cloister.worker.fitting import check_last, check_numbers, check_whole, columns_of
 from cloister.worker.optimizers import Optimizer, check_optimizer
@@ -154,7 +155,7 @@ def simulate(
     expected = columns_of(plan)
     for name, each in data.items():
         try:
-            check_schema(each.schema, expected=expected)
+            data[name] = fitted(each, expected=expected)
             if steps is None:
                 check_last(plan, rows=len(each), batch_size=batch_size)
             else:

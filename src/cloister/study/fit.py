@@ -6,14 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from torch import nn
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
-from cloister.errors import JobError, LedgerError, MessageError, NetworkError, RoundError, StudyError
+from cloister.errors import (
+    CloisterError,
+    JobError,
+    LedgerError,
+    MessageError,
+    NetworkError,
+    RoundError,
+    StudyError,
+)
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.ledger.following import Handed, advance
@@ -47,6 +55,8 @@ _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
 _VOID_ROUNDS: Final = 1000
 """Rounds in a row that come to nothing, of which it is kept who was out."""
+OnError: TypeAlias = Literal["leave", "stop"]
+"""What becomes of a job whose researcher's callback raises: it goes on at the aggregator, or is ended there."""
 _REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
 
 
@@ -55,7 +65,8 @@ class JobRun:
     """A job and its progress.
 
     ``dial`` connects to an instance and has it prove itself; ``judge`` verifies the evidence of instances that are new
-    in a chain; ``say`` shows a line to a person.
+    in a chain; ``say`` shows a line to a person. Once ``evaluate`` or ``on_round`` has raised, neither is called again,
+    and ``on_error`` says what becomes of the job.
     """
 
     charter: Charter
@@ -68,6 +79,7 @@ class JobRun:
     judge: Callable[[Ledger, Ledger], None]
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None
     on_round: Callable[[Round], None]
+    on_error: OnError
     say: Callable[[object], None]
     interrupts: Interrupts
     patience_s: float
@@ -83,6 +95,7 @@ class JobRun:
     _said: dict[str, str] = field(init=False, default_factory=dict)
     _submitted: bool = field(init=False, default=False)
     _accepted: bool = field(init=False, default=False)
+    _raised: Exception | None = field(init=False, default=None)
     _since: float = field(init=False, default_factory=perf_counter)
 
     def __post_init__(self) -> None:
@@ -110,7 +123,19 @@ class JobRun:
             JobError: the aggregator does not take it. LedgerError: its chain is not valid.
             NetworkError: it could not be reached for ``patience_s`` seconds.
             AttestationError: what answers there is not acceptable.
+            Exception: what a callback raised, once the job is left or stopped; where it could not be stopped, a note of
+                it says why.
         """
+        try:
+            self._keep_following()
+        except CloisterError as fault:
+            if self._raised is None:
+                raise
+            self._raised.add_note(f"the job goes on, since it could not be stopped: {fault}")
+        if self._raised is not None:
+            raise self._raised
+
+    def _keep_following(self) -> None:
         delay, until = _FIRST_DELAY_S, 0.0
         while True:
             try:
@@ -135,7 +160,10 @@ class JobRun:
         self._submitted = False
         stopped = False
         while True:
-            heard = conversation.hear(unless=self.interrupts if self._accepted and not stopped else None)
+            may_stop = self._accepted and not stopped and not self.finished
+            heard = None
+            if self._raised is None or not may_stop:
+                heard = conversation.hear(unless=self.interrupts if may_stop else None)
             if heard is None:
                 conversation.say(Stop())
                 stopped = True
@@ -152,10 +180,12 @@ class JobRun:
         conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 
     def _take(self, conversation: StudyClient, message: RoundMessage, body_bytes: int) -> bool:
-        """Takes one message, and returns whether the job is over."""
+        """Takes one message, and returns whether there is nothing to wait for any more."""
         match message:
             case Chain():
                 self._extend(conversation.read_chain(message, body_bytes, job=self.job))
+                if self._raised is not None and self.on_error == "leave":
+                    return True
                 self._submit(conversation)
             case HandOver(after=after):
                 conversation.hand_over(self.ledger, after=after, model=self.held)
@@ -197,6 +227,7 @@ class JobRun:
         if held is None and self.held is not None and self.held.is_newest(ledger):
             held = self.held
         if held is not None and held is not self.held:
+            self.folder.keep_job(self.data)
             self.folder.keep(held, dtype=self.job.layout.dtype)
         self.folder.keep_records(ledger.records, before=self.ledger.records)
         known = len(self.receipts)
@@ -215,19 +246,27 @@ class JobRun:
         return None  # before the first round the strategy's state is in no record
 
     def _tell(self, receipt: Receipt) -> None:
-        evaluation: dict[str, float] = {}
-        if self.held is not None and receipt is self.ledger.receipts[-1]:
+        """Tells the researcher of a round, whose records are kept by now: whatever a callback does, they stand."""
+        if self._raised is not None:
+            return
+        newest = self.held is not None and receipt is self.ledger.receipts[-1]
+        if self.held is not None and newest:
             load(self.held.vector, into=self.model)
-            evaluation = {} if self.evaluate is None else evaluated(self.model, self.evaluate)
-        now = perf_counter()
         absent = self._absent.get(receipt.cohort.round, {})
         self._absent.clear()
-        done = self._round(receipt, evaluation, now - self._since, absent)
-        for name in done.owners:
-            self._said.pop(name, None)
-        self._since = now
-        self.rounds.append(done)
-        self.on_round(done)
+        try:
+            evaluation = evaluated(self.model, self.evaluate) if newest and self.evaluate is not None else {}
+            now = perf_counter()
+            done = self._round(receipt, evaluation, now - self._since, absent)
+            for name in done.owners:
+                self._said.pop(name, None)
+            self._since = now
+            self.rounds.append(done)
+            self.on_round(done)
+        except Exception as fault:  # noqa: BLE001 - the researcher's own, of any kind: also a NetworkError
+            self._raised = fault
+            if self.on_error == "stop":
+                self.say("stopping the job: a callback raised an error")
 
     def _round(
         self, receipt: Receipt, evaluation: Mapping[str, float], seconds: float, absent: Mapping[str, str]

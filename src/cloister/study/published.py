@@ -27,7 +27,10 @@ def published_values(study: StudyFile, path: Path) -> bytes:
     """
     wanted = study.charter.limits.first_model_file
     if wanted is None:
-        raise CharterError("the charter names no published file of the first model (first_model_file in [limits])")
+        raise CharterError(
+            "the charter names no published file of the first model (first_model_file in [limits]): look at the study"
+            " without one"
+        )
     try:
         with open_regular(path) as file:
             digest = hashlib.sha256()
@@ -42,7 +45,7 @@ def published_values(study: StudyFile, path: Path) -> bytes:
     except CharterError:
         raise
     except OSError as fault:
-        raise CharterError(f"{path} cannot be read: {fault.strerror}") from None
+        raise CharterError(f"{path} cannot be read: {fault.strerror}; name the published file") from None
     except (CloisterError, ValueError) as fault:
         raise CharterError(f"{path}: {fault}") from None
     if describe(study.parts, study.constants, values) != study.charter.limits.first_model:

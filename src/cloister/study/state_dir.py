@@ -2,6 +2,7 @@
 
     chain.jsonl           the records, for `cloister ledger audit`
     newest.safetensors    the model that the newest round released, and the strategy's state
+    job                   the job that it is of, which names the model's tensors
 
 The chain grows by a line for each record; an incomplete last line is no record yet. The model is written whole or not
 at all, and before its record: nobody could go on with a chain if its newest model were lost everywhere, but a model
@@ -23,12 +24,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cloister.charter import Charter
-from cloister.errors import ConfigurationError
-from cloister.files import lines
+from cloister.errors import ConfigurationError, JobError
+from cloister.files import lines, read
 from cloister.ledger.chain import Ledger
-from cloister.ledger.job import Job, model_digest
+from cloister.ledger.job import Job, decode, model_digest
 from cloister.ledger.jsonl import LINE_BYTES, read_lines, write_line
 from cloister.ledger.sync import ModelState
+from cloister.wire.limits import JOB_BYTES
 from cloister.worker.data.headers import check_safetensors
 from cloister.worker.values import as_bytes
 
@@ -36,6 +38,7 @@ ROUNDS: Final = ".rounds"
 """Ends the folder's name, unless another one is named: a study file, which may lie beside it, ends in .study."""
 CHAIN: Final = "chain.jsonl"
 NEWEST: Final = "newest.safetensors"
+JOB: Final = "job"
 _LOCK: Final = "lock"
 _ROUNDS: Final = "rounds"
 _MODEL: Final = "model"
@@ -48,6 +51,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._whole = False  # an incomplete last line would spoil the next one
+        self._job = b""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -74,7 +78,42 @@ class Folder:
             ConfigurationError: the file cannot be read.
             LedgerError: it holds no chain of this charter.
         """
-        return Ledger.from_records(charter, read_lines(_whole_lines(self.path / CHAIN)))
+        return Ledger.from_records(charter, self.records())
+
+    def records(self) -> Iterator[bytes]:
+        """Reads the records that are kept; whether they are a chain is not looked at.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+            LedgerError: a line of it holds no record.
+        """
+        return read_lines(_whole_lines(self.path / CHAIN))
+
+    def job(self) -> Job | None:
+        """Reads the job that is kept; None if there is none.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or is damaged.
+        """
+        file = self.path / JOB
+        try:
+            return decode(read(file, limit=JOB_BYTES))
+        except FileNotFoundError:
+            return None
+        except OSError as fault:
+            raise ConfigurationError(f"{file} cannot be read: {fault.strerror}; run the script again") from None
+        except JobError as fault:
+            raise ConfigurationError(f"{file} is damaged ({fault}); run the script again") from None
+
+    def keep_job(self, job: bytes) -> None:
+        """Writes the job that the models kept from now on are of.
+
+        Raises:
+            ConfigurationError: it cannot be written.
+        """
+        if job != self._job:
+            replace_file(self.path / JOB, lambda draft: draft.write_bytes(job))
+            self._job = job
 
     def keep_records(self, records: Sequence[bytes], *, before: Sequence[bytes]) -> None:
         """Writes the chain. ``before``: its records that were kept until now.
@@ -129,7 +168,7 @@ class Folder:
         tensors = {
             name: torch.frombuffer(bytearray(values), dtype=getattr(torch, kind)) for name, values, kind in vectors
         }
-        _write(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(model.rounds)}))
+        replace_file(self.path / NEWEST, lambda draft: save_file(tensors, draft, {_ROUNDS: str(model.rounds)}))
 
 
 def write_chain(file: Path, records: Sequence[bytes]) -> None:
@@ -143,7 +182,7 @@ def write_chain(file: Path, records: Sequence[bytes]) -> None:
         with draft.open("wb") as opened:
             opened.writelines(write_line(record).encode() for record in records)
 
-    _write(file, into)
+    replace_file(file, into)
 
 
 def _take(lock: int, path: Path) -> None:
@@ -167,7 +206,7 @@ def _whole_lines(file: Path) -> Iterator[bytes]:
         raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
 
 
-def _write(file: Path, into: Callable[[Path], object]) -> None:
+def replace_file(file: Path, into: Callable[[Path], object]) -> None:
     """Replaces a file by the draft that ``into`` writes: a reader finds all of the new file, or the one before.
 
     Raises:

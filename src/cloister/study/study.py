@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import check_valid, enforceable
 from cloister.charter.jobs import Weights
-from cloister.errors import CharterError, NetworkError, StudyError
+from cloister.errors import CharterError, ConfigurationError, NetworkError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.net.attested import AttestedConnection, attest_peer
@@ -29,7 +29,7 @@ from cloister.net.files import read_charter
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
 from cloister.study import job as jobs
-from cloister.study.fit import JobRun
+from cloister.study.fit import JobRun, OnError
 from cloister.study.history import History, Round
 from cloister.study.progress import Interrupts, Screen
 from cloister.study.state_dir import CHAIN, ROUNDS, Folder, write_chain
@@ -143,6 +143,7 @@ class Study:
         example: Sequence[Tensor] | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         on_round: Callable[[Round], None] | None = None,
+        on_error: OnError = "leave",
     ) -> StudyRun:
         """Trains a copy of ``model`` in rounds on the data sets of the charter's owners: one of the charter's jobs.
 
@@ -164,6 +165,9 @@ class Study:
             evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in
                 the history.
             on_round: called after each round, in place of the line that is shown.
+            on_error: what becomes of the job where ``evaluate`` or ``on_round`` raises, which ``fit`` then raises too.
+                ``"leave"``: its rounds go on at the aggregator, and the same call takes it up. ``"stop"``: it is ended
+                there first, after the round that is under way, which is how a script stops early.
 
         Raises:
             ConfigurationError: arguments out of range, or no example where one is needed.
@@ -173,6 +177,8 @@ class Study:
             NetworkError: the aggregator was out of reach for longer than ``patience_s``.
             AttestationError: what answers in its place is not acceptable.
         """
+        if on_error not in get_args(OnError):
+            raise ConfigurationError(f"on_error is {on_error!r}; it is one of {', '.join(get_args(OnError))}")
         screen = Screen(always=True)  # a study goes on for hours, and a void round is news
         trained = copy.deepcopy(model)
         plan = jobs.planned(loss, model=trained, example=example)
@@ -202,6 +208,7 @@ class Study:
                 judge=self._judge,
                 evaluate=evaluate,
                 on_round=screen if on_round is None else on_round,
+                on_error=on_error,
                 say=screen,
                 interrupts=interrupts,
                 patience_s=self._patience_s,

@@ -14,7 +14,8 @@ from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
-from cloister.worker.data.batches import Batches, Column, batches_in, check_batch_size, check_schema
+from cloister.worker.data.batches import Batches, batches_in, check_batch_size
+from cloister.worker.data.schema import Column, check_schema
 from cloister.worker.plans import Plan
 
 

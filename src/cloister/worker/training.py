@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from cloister.wire.layout import Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
-from cloister.worker.data.batches import Batches, RowNumbers, batches_in, check_schema, whole_batches
+from cloister.worker.data.batches import Batches, RowNumbers, batches_in, whole_batches
+from cloister.worker.data.converted import fitted
 from cloister.worker.fitting import check_numbers, check_tensors, check_whole, columns_of, prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
@@ -232,7 +233,7 @@ class Training:
 
     def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor]:
         """All steps, and the change that they made. What can be known not to fit is found before the first step."""
-        check_schema(data.schema, expected=self._expected)
+        data = fitted(data, expected=self._expected)
         model, seen = self._model, _Seen()
         chosen, rows = None, len(data)
         if self._steps is not None:

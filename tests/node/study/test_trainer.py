@@ -70,6 +70,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(5)
     x = generator.normal(size=(ROWS, 3)).astype(np.float32)
     np.savez(folder / "mri.npz", x=x, y=x.sum(1, keepdims=True), whole=np.arange(ROWS))
+    np.savez(folder / "doubles.npz", x=x.astype(np.float64), y=x.sum(1, keepdims=True).astype(np.float64))
     np.savez(folder / "few.npz", x=x[:5], y=x[:5, :1])
     save_file({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, :1].copy())}, folder / "mri.safetensors")
     np.save(folder / "mri.npy", x[:, :1])
@@ -127,6 +128,7 @@ def order(job: Job, number: int = 1, *, agreed: dict[str, Any] | None = None, **
 def a_trainer(file: Path, closing: Wakeup) -> Trainer:
     data = [
         StudyData(("#mri",), file, ("x", "y")),
+        StudyData(("#doubles",), file.with_name("doubles.npz"), ("x", "y")),
         StudyData(("#few",), file.with_name("few.npz"), ("x", "y")),
         StudyData(("#whole",), file, ("x", "whole")),
         StudyData(("#one",), file, ("x",)),
@@ -192,6 +194,16 @@ def test_it_trains_as_anybody_would(trainer: Trainer, file: Path) -> None:
     trainer.train(order(job, 2))
     assert heard(trainer) == found._replace(round=2)
     assert trainer.pid == pid
+
+
+@pytest.mark.slow
+def test_doubles_are_trained_on_as_the_floats_that_they_become(trainer: Trainer) -> None:
+    """Most programs write float64: an owner whose file has it contributes as every other."""
+    trainer.train(order(a_job()))
+    floats = heard(trainer)
+    trainer.train(order(a_job(), data="#doubles"))
+    assert isinstance(floats, Trained)
+    assert heard(trainer) == floats
 
 
 @pytest.mark.slow

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.errors import ConfigurationError, DataSetError
+from cloister.errors import ConfigurationError
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.batches import Batches, Column, batches_in, check_schema, order
+from cloister.worker.data.batches import Batches, batches_in, order
+from cloister.worker.data.schema import Column
 from tests.worker.data.files import FORMATS, numbered
 
 ROWS = 45
@@ -86,51 +86,3 @@ def test_formats_that_read_rows_in_any_order_agree_on_it(tmp_path: Path) -> None
 @settings(max_examples=30)
 def test_an_order_is_a_permutation(rows: int, seed: int, step: int) -> None:
     assert sorted(order(rows, seed=seed, step=step).tolist()) == list(range(rows))
-
-
-X, Y = Column("pixels", TensorSpec("float32", (1, 28, 28))), Column("digit", TensorSpec("int64", ()))
-
-
-def test_doubles_are_to_be_saved_as_floats() -> None:
-    with pytest.raises(DataSetError, match=r"holds float64 where .* is expected: save it as float32"):
-        check_schema([Column("x", TensorSpec("float64", X.row.shape))], expected=[X])
-    with pytest.raises(DataSetError, match=r"is expected$"):
-        check_schema([Column("y", TensorSpec("float64", Y.row.shape))], expected=[Y])
-
-
-def test_columns_do_not_stand_in_each_others_place() -> None:
-    """Of one type and shape, nothing else would tell: the model would learn age as pressure."""
-    age, pressure = (Column(name, TensorSpec("float32", ())) for name in ("age", "pressure"))
-    check_schema([age, pressure], expected=[age, pressure])
-    check_schema([Column("a", age.row), Column("b", age.row)], expected=[age, pressure])
-    check_schema([age, Column("b", age.row)], expected=[age, pressure])
-    both = "'pressure' stands where 'age' .* which has another place: swap them; column 'age' stands where 'pressure' "
-    with pytest.raises(DataSetError, match=both):
-        check_schema([pressure, age], expected=[age, pressure])
-    with pytest.raises(DataSetError, match="column 'b' stands where 'age' "):
-        check_schema([Column("b", age.row), age], expected=[age, pressure])
-
-
-@pytest.mark.parametrize(
-    ("schema", "texts"),
-    [
-        ([X], ["1 columns ('pixels' (float32[1, 28, 28]))", "2 are expected"]),
-        ([X, Y, Y], ["3 columns"]),
-        ([X, Column("digit", TensorSpec("int32", ()))], ["column 'digit' holds int32 where 'y' (int64[]) is expected"]),
-        (
-            [Column("pixels", TensorSpec("uint8", (28, 28))), Column("digit", TensorSpec("int64", (1,)))],
-            [
-                "column 'pixels' holds uint8 where 'x' (float32[1, 28, 28]) is expected",
-                "a row of column 'pixels' is uint8[28, 28] where",
-                "a row of column 'digit' is int64[1] where 'y' (int64[]) is expected",
-            ],
-        ),
-    ],
-)
-def test_a_schema_that_does_not_fit_is_told_with_all_its_faults(schema: list[Any], texts: list[str]) -> None:
-    expected = [Column("x", X.row), Column("y", Y.row)]
-    check_schema([X, Y], expected=expected)
-    with pytest.raises(DataSetError) as caught:
-        check_schema(schema, expected=expected)
-    for text in texts:
-        assert text in str(caught.value)

@@ -10,14 +10,14 @@ version of NumPy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloister.errors import ConfigurationError, DataSetError
-from cloister.wire.tensors import TensorSpec
+from cloister.errors import ConfigurationError
+from cloister.worker.data.schema import Column
 
 _SEEDS: Final = 1 << 64
 _GAMMA, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -27,16 +27,6 @@ _BLOCK: Final = 1 << 18
 
 
 RowNumbers: TypeAlias = NDArray[np.int64]
-
-
-class Column(NamedTuple):
-    """One column of a data set: its name, and what one row of it is: ``float32[28, 28]``, or ``int64[]``."""
-
-    name: str
-    row: TensorSpec
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.row})"
 
 
 class Batches(Protocol):
@@ -150,33 +140,3 @@ def check_batch_size(batch_size: int) -> None:
     """
     if batch_size < 1:
         raise ConfigurationError(f"the batch size is {batch_size}; it is at least 1")
-
-
-def check_schema(schema: Sequence[Column], *, expected: Sequence[Column]) -> None:
-    """Whether a data set is what a training takes, before its first step. Columns are compared in their order; their
-    names are the owner's to choose, and those of ``expected`` are the arguments of the plan. Where both have a name,
-    it stands in the same place.
-
-    Raises:
-        DataSetError: another number of columns, another element type or another shape of rows, or columns in each
-            other's place. All faults at once.
-    """
-    faults = []
-    if len(schema) != len(expected):
-        faults.append(
-            f"it has {len(schema)} columns ({', '.join(map(str, schema))}) "
-            f"where {len(expected)} are expected ({', '.join(map(str, expected))})"
-        )
-    for column, wanted in zip(schema, expected, strict=False):
-        if column.row.dtype != wanted.row.dtype:
-            wide = (column.row.dtype, wanted.row.dtype) == ("float64", "float32")
-            hint = ": save it as float32" if wide else ""
-            faults.append(f"column {column.name!r} holds {column.row.dtype} where {wanted} is expected{hint}")
-        if column.row.shape != wanted.row.shape:
-            faults.append(f"a row of column {column.name!r} is {column.row} where {wanted} is expected")
-        if column.name != wanted.name and any(other.name == wanted.name for other in schema):
-            faults.append(
-                f"column {column.name!r} stands where {wanted} is expected, which has another place: swap them"
-            )
-    if faults:
-        raise DataSetError("the data set does not fit the training: " + "; ".join(faults))

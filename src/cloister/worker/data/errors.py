@@ -36,4 +36,6 @@ def reading(path: Path, tensor: str = "") -> Iterator[None]:
     except MemoryError:
         raise DataSetError(f"{where}: there is not enough memory for it") from None
     except DAMAGED as fault:
-        raise DataSetError(f"{where}: the file is damaged or not what its name says: {fault}") from None
+        raise DataSetError(
+            f"{where}: the file is damaged or not what its name says: {fault}; write it anew, or name another"
+        ) from None

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from cloister.errors import DataSetError
+from cloister.errors import DataSetError, meant
 from cloister.files import opened
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
@@ -176,7 +176,8 @@ def check_safetensors(path: Path, *, limit: int = HEADER_BYTES) -> None:
 
 def missing(tensor: str, present: Sequence[str]) -> DataSetError:
     """What to raise where a file does not hold a tensor."""
-    return DataSetError(f"the file holds no tensor {tensor!r}; it holds {', '.join(sorted(present)[:20]) or 'nothing'}")
+    listed = ", ".join(sorted(present)[:20]) or "nothing"
+    return DataSetError(f"the file holds no tensor {tensor!r}; it holds {listed}{meant(tensor, present)}")
 
 
 def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:

@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloister.errors import DataSetError, MissingDependencyError
+from cloister.errors import DataSetError, MissingDependencyError, meant
 from cloister.files import open_regular
 from cloister.wire.limits import DIMENSIONS, SIZE
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.batches import Column, RowNumbers, check_batch_size, generator
+from cloister.worker.data.batches import RowNumbers, check_batch_size, generator
 from cloister.worker.data.errors import reading
 from cloister.worker.data.pages import METADATA_BYTES, check_pages, read_metadata
+from cloister.worker.data.schema import Column
 from cloister.worker.data.thrift import ITEMS
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def _row(name: str, fields: pyarrow.Schema) -> TensorSpec:
     found = fields.get_all_field_indices(name)
     if len(found) != 1:
         listed = ", ".join(sorted(fields.names)[:20]) or "nothing"
-        raise DataSetError(f"the file holds {len(found)} columns {name!r}; it holds {listed}")
+        count, likely = (f"{len(found)} columns", "") if found else ("no column", meant(name, fields.names))
+        raise DataSetError(f"the file holds {count} {name!r}; it holds {listed}{likely}")
     kind, shape = fields.field(found[0]).type, []
     while pyarrow.types.is_fixed_size_list(kind) or isinstance(kind, pyarrow.FixedShapeTensorType):
         if not isinstance(kind, pyarrow.FixedShapeTensorType):
@@ -217,8 +219,10 @@ def _row(name: str, fields: pyarrow.Schema) -> TensorSpec:
             break  # its dimensions are stored in another order than they are meant
         kind = kind.value_type
     if str(kind) not in _TYPES or len(shape) > DIMENSIONS:
-        hint = "; write it as a fixed-size list, pyarrow.list_(type, size)" if pyarrow.types.is_list(kind) else ""
-        raise DataSetError(f"column {name!r} holds {fields.field(found[0]).type}, which cannot be trained on{hint}")
+        hint = "write it as numbers, or leave it out"
+        if pyarrow.types.is_list(kind):
+            hint = "write it as a fixed-size list, pyarrow.list_(type, size)"
+        raise DataSetError(f"column {name!r} holds {fields.field(found[0]).type}, which cannot be trained on; {hint}")
     return TensorSpec(_TYPES[str(kind)], tuple(shape))
 
 

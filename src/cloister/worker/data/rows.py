@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cloister.errors import DataSetError
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES
 from cloister.wire.tensors import TensorSpec
-from cloister.worker.data.batches import Column, RowNumbers, check_batch_size, order
+from cloister.worker.data.batches import RowNumbers, check_batch_size, order
+from cloister.worker.data.schema import Column
 
 TWINS: Final = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Element types that PyTorch hardly computes with, each with one of its size that it selects rows of."""
