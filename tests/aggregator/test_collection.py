@@ -170,13 +170,13 @@ def test_the_sum_begins_anew_where_one_that_leaves_changes_what_others_count_for
 @pytest.mark.parametrize("large", [True, False])
 def test_what_is_on_its_way_when_another_draft_takes_others_in_is_used(large, monkeypatch):
     before, updates = collecting("bc", large=large, monkeypatch=monkeypatch)
-    (first, *_) = before.next()
-    buffer = before.buffer(first, salt=SALT)
+    on_their_way = {name: before.buffer(name, salt=SALT) for name in before.next()}
     after, updates = collecting("abc", large=large, monkeypatch=monkeypatch)
     after.take_over(before)
-    assert after.expects(first)
-    fill(buffer, updates[first])
-    after.take(first, buffer)
+    for name, buffer in on_their_way.items():
+        assert after.expects(name)
+        fill(buffer, updates[name])
+        after.take(name, buffer)
     while pulled := after.next():
         for name in pulled:
             arrive(after, name, updates)
