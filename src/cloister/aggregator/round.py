@@ -468,8 +468,8 @@ class RoundMachine:
         self._leave_out_of(collecting, dict.fromkeys(late, "it had not consented in time"))
 
     def _leave_out_of(self, collecting: _Collecting, names: Mapping[str, str]) -> None:
-        """Goes on without these owners, for these reasons; the others have to consent to another cohort, those that were
-        left out of this one among them."""
+        """Goes on without these owners, for these reasons; the others have to consent to another cohort, and so may
+        those that were left out of this one."""
         for name in names.keys() & collecting.training.answers.keys():
             self._absences.note(collecting.training.answers[name].member.key, names[name])
         collecting.out.update(names)

@@ -117,7 +117,7 @@ class JobRun:
         return self.ledger.rounds_of(self.agreed.name) >= self.agreed.rounds
 
     def run(self) -> None:
-        """Follows the job until it is over, or until Ctrl-C was pressed and the round under way is done.
+        """Follows the job until it is over, or until Ctrl-C was pressed and the job is stopped.
 
         Raises:
             JobError: the aggregator does not take it. LedgerError: its chain is not valid.

@@ -30,8 +30,8 @@ _DOING: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class OwnerState:
-    """One owner: its name in the charter; what it is at: ``"away"``, ``"there"``, ``"awaited"``, ``"done"``, or ``"out"``
-    of the round; and why it is out."""
+    """One owner: its name in the charter; ``doing``, which is ``"away"``, ``"there"``, ``"awaited"``, ``"done"``, or
+    ``"out"`` of the round; and why it is out."""
 
     name: str
     doing: str
