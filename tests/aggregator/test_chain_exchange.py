@@ -189,7 +189,7 @@ def test_instances_that_released_nothing_are_not_taken_over() -> None:
     check(study, 3)
 
 
-def test_a_member_that_hands_nothing_over_holds_up_the_others_for_a_minute() -> None:
+def test_a_member_that_hands_nothing_over_holds_up_nobody() -> None:
     study = begun()
     study.settle()
     study.restart(seed=1)
@@ -197,11 +197,31 @@ def test_a_member_that_hands_nothing_over_holds_up_the_others_for_a_minute() -> 
     study.instance.say("alice", study.owners["alice"].join())
     study.join("bob", "chuck", "rosa")
     study.submit()
-    assert not study.instance.ledger.released
-    study.instance.tick()
-    assert study.instance.now == 60.0
-    study.settle()
+    for name in ("bob", "chuck", "rosa"):
+        while told := study.instance.heard[key_of(name)]:
+            study.instance.say(name, *study.parties[name].answer(told.popleft())[0])
+            break
     assert study.instance.ledger.released == 2
+    assert study.instance.now == 0.0
+    study.settle()  # alice answers at last, with what nobody lacks any more
+    assert study.instance.dropped == []
+    assert "sequence" and study.instance.rounds._chains._asked == {}
+
+
+def test_members_that_hand_nothing_over_are_late_and_the_next_are_asked() -> None:
+    """Three are asked at once, owners first, and those who were late before are asked last."""
+    study = begun()
+    study.settle()
+    study.restart(seed=1)
+    claimed = w.Join(2, bytes(32), 0, False)
+    for name in ("rosa", "alice", "bob", "chuck"):
+        study.instance.connect(name)
+        study.instance.say(name, claimed)
+    assert [name for name in study.parties if study.instance.read(name)] == ["alice", "bob", "rosa"]
+    study.instance.tick()
+    assert study.instance.now == ANSWER_S
+    assert {key for key, _ in study.instance.dropped} == {key_of(name) for name in ("rosa", "alice", "bob")}
+    assert study.instance.read("chuck") == [w.HandOver(0)]
 
 
 def test_a_long_chain_is_handed_over_in_parts() -> None:

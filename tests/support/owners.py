@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from cloister.aggregation.vectors import Vector
@@ -25,7 +26,8 @@ from cloister.wire.tensors import TensorSpec
 from tests.support import charters
 
 OWNERS: Final = ("alice", "bob", "chuck")
-PLAN: Final = b"a plan that nobody here runs"
+PLAN: Final = msgspec.msgpack.encode(["cloister plan 2", [[["weight"], "float32", [1 << 40], True]], []])
+"""A plan that nobody here runs. It begins as all do, with the tensors of its model, which is as large as any here."""
 PARTS: Final = (
     Part("bias", TensorSpec("float32", (3,)), buffer=False),
     Part("mean", TensorSpec("float32", (2,)), buffer=True),
@@ -164,11 +166,10 @@ class Party:
 
     def _hand_over(self, after: int) -> tuple[w.Chain, bytes]:
         found = self.ledger.since(after)
-        sizes = tuple(map(len, found))
-        if self.last is None or self.model[0] != self.ledger.model:
-            return w.Chain(after + 1, sizes), b"".join(found)
+        if found or self.last is None or self.model[0] != self.ledger.model:
+            return w.Chain(after + 1, tuple(map(len, found))), b"".join(found)
         last = self.last
-        return w.Chain(after + 1, sizes, last.model, last.rounds, last.state), b"".join(found) + self.model[1]
+        return w.Chain(after + 1, (), last.model, last.rounds, last.state), self.model[1]
 
 
 class Owner(Party):

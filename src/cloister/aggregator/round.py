@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloister.aggregator.bodies import Body, Discarded, Update, views
-from cloister.aggregator.chain_exchange import Chains, seconds_for
+from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.collection import Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
@@ -47,7 +47,7 @@ class _Collecting:
     training: Training
     collection: Collection
     deadlines: dict[str, float] = field(default_factory=dict)
-    """The deadline of each contribution that was asked for, by the owner's name."""
+    """When each contribution that was asked for has to begin, by the owner's name."""
 
 
 @dataclass
@@ -106,7 +106,7 @@ class RoundMachine:
         collecting = self._expecting(peer, message)
         if collecting is None:
             return Discarded(body_bytes)
-        collecting.deadlines[peer.name] += self._own.upload_s  # it has begun, so that its own pace decides
+        collecting.deadlines.pop(peer.name, None)  # it has begun, so that its own pace decides, at its connection
         return collecting.collection.buffer(peer.name, salt=message.salt)
 
     def contribute(self, peer: ConnectedMember, message: Contribution, body: Body | None) -> None:
@@ -114,7 +114,7 @@ class RoundMachine:
         collecting = self._expecting(peer, message)
         if collecting is None:
             raise MESSAGES[Contribution].refusal(message)
-        del collecting.deadlines[peer.name]
+        collecting.deadlines.pop(peer.name, None)
         try:
             if not isinstance(body, Update):
                 raise RoundError("a contribution without its values")
@@ -337,7 +337,7 @@ class RoundMachine:
             return
         owners = {peer.name: peer for peer in self._peers.owners()}
         for name in collecting.collection.next():
-            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes, least=self._own.upload_s)
+            collecting.deadlines[name] = self.now + self._own.upload_s
             owners[name].owes = True
             self._peers.tell(owners[name], Send(round=collecting.training.number))
 
