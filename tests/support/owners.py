@@ -26,8 +26,6 @@ from cloister.wire.tensors import TensorSpec
 from tests.support import charters
 
 OWNERS: Final = ("alice", "bob", "chuck")
-PLAN: Final = msgspec.msgpack.encode(["cloister plan 2", [[["weight"], "float32", [1 << 40], True]], []])
-"""A plan that nobody here runs. It begins as all do, with the tensors of its model, which is as large as any here."""
 PARTS: Final = (
     Part("bias", TensorSpec("float32", (3,)), buffer=False),
     Part("mean", TensorSpec("float32", (2,)), buffer=True),
@@ -35,6 +33,15 @@ PARTS: Final = (
 )
 CONSTANTS: Final = (Constant("steps", TensorSpec("int64", (1,)), bytes(8)),)
 LENGTH: Final = 11
+
+
+def plan_of(length: int) -> bytes:
+    """A plan that nobody here runs. It begins as all do, with the tensors of its model, which has so many values."""
+    return msgspec.msgpack.encode(["cloister plan 2", [[["weight"], "float32", [length], True]], []])
+
+
+PLAN: Final = plan_of(1 << 40)
+"""That of a model as large as any here."""
 METRICS: Final = '[[limits.metrics]]\nname = "loss"\nlow = 0.0\nhigh = 10.0\n'
 
 
@@ -74,7 +81,7 @@ def charter_text(
 
 def agreed(**changed: Any) -> AgreedJob:
     """The job that they agree on, unless it is ``changed``."""
-    return charters.agreed_job(hashlib.sha256(PLAN).digest(), **changed)
+    return charters.agreed_job(**{"plan": hashlib.sha256(PLAN).digest(), **changed})
 
 
 def make_job(charter: Charter, /, **changed: Any) -> Job:
