@@ -212,18 +212,26 @@ def test_a_member_that_hands_nothing_over_holds_up_nobody() -> None:
 
 def test_members_that_hand_nothing_over_are_late_and_the_next_are_asked() -> None:
     """Three are asked at once, owners first, and those who were late before are asked last."""
-    study = begun()
-    study.settle()
-    study.restart(seed=1)
-    claimed = w.Join(2, bytes(32), 0, False)
-    for name in ("rosa", "alice", "bob", "chuck"):
-        study.instance.connect(name)
-        study.instance.say(name, claimed)
-    assert [name for name in study.parties if study.instance.read(name)] == ["alice", "bob", "rosa"]
+    study = Study(agree(owners=("alice", "bob", "chuck", "dave"), floor="3"))
+
+    def come(*names: str) -> None:
+        for name in names:
+            study.instance.connect(name)
+            study.instance.say(name, w.Join(2, bytes(32), 0, False))
+
+    def asked() -> list[str]:
+        return [name for name in study.parties if study.instance.read(name) == [w.HandOver(0)]]
+
+    come("rosa", "alice", "bob", "chuck")
+    assert asked() == ["alice", "bob", "rosa"]
     study.instance.tick()
     assert study.instance.now == ANSWER_S
     assert {key for key, _ in study.instance.dropped} == {key_of(name) for name in ("rosa", "alice", "bob")}
-    assert study.instance.read("chuck") == [w.HandOver(0)]
+    assert asked() == ["chuck"]
+    come("rosa", "alice", "bob", "dave")
+    assert asked() == ["alice", "rosa"]  # there was room
+    study.instance.disconnect("chuck")
+    assert asked() == ["dave"]  # bob had his turn
 
 
 def test_a_long_chain_is_handed_over_in_parts() -> None:
