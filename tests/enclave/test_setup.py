@@ -52,7 +52,7 @@ def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> None:
 def test_software_that_the_charter_does_not_list(tmp_path: Path) -> None:
     """Told at the start, and not by each member later."""
     charter = Study(tmp_path).agree(interactive=False)  # lists a measurement of the tests' own
-    why = refused("--charter", encoded(charter, tmp_path))
+    why = refused("--charter", encoded(charter, tmp_path), "--listen", "nowhere")
     assert "does not list this software, so every member would refuse it: as a simulated TEE it is measurement" in why
     assert measure("aggregator").hex() in why
     assert "Start the version that the charter lists" in why

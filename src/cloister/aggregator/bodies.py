@@ -13,10 +13,11 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
@@ -27,9 +28,9 @@ from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.ledger.sync import ModelState
 from cloister.wire.layout import FLOATS, Regions, lay_out
-from cloister.wire.limits import CHUNK_BYTES
+from cloister.wire.limits import CHUNK_BYTES, INPUTS
 from cloister.wire.rounds import Chain
-from cloister.wire.tensors import Shape, TensorSpec
+from cloister.wire.tensors import DType, Shape, TensorSpec
 
 
 class Body(Protocol):
@@ -213,8 +214,8 @@ class HandedOver(_Plain):
 
 
 class _Held(msgspec.Struct, array_like=True, frozen=True):
-    names: tuple[str, ...]
-    dtype: str
+    names: msgspec.Raw
+    dtype: DType
     shape: Shape
 
 
@@ -222,8 +223,8 @@ class _Plan(msgspec.Struct, array_like=True, frozen=True):
     """How an encoded plan begins: with the tensors of its model. What follows is for those who run it."""
 
     format: str
-    parameters: tuple[_Held, ...]
-    buffers: tuple[_Held, ...]
+    parameters: Annotated[tuple[_Held, ...], Meta(max_length=INPUTS)]
+    buffers: Annotated[tuple[_Held, ...], Meta(max_length=INPUTS)]
 
 
 _plan: Final = msgspec.msgpack.Decoder(_Plan)
