@@ -150,10 +150,10 @@ class Submission(_Plain):
 
     def _read(self) -> None:
         try:
-            if self._running is not None:
-                raise JobError("another job is under way; there is one at a time")
             job = jobs.decode(bytes(self.data))
             self.agreed = jobs.agreed(job, charter=self._charter)
+            if self._running is not None:
+                raise JobError("another job is under way; there is one at a time")
             layout = job.layout
             if layout.nbytes > bytes_of_plan(job.plan):
                 raise JobError("the job is refused: its model is larger than the one that its plan is for")
