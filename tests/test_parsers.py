@@ -39,6 +39,7 @@ OWN = "this process's own, or its parent's"
 WRITES = "writes"
 NOT_IT = "opens no file"
 PARSERS = {
+    "aggregator/bodies.py: msgspec.msgpack.Decoder": "the beginning of a plan that members have signed, by its digest",
     "ledger/job.py: msgspec.msgpack.Decoder": "job",
     "ledger/answers.py: msgspec.msgpack.Decoder": "answer",
     "ledger/jsonl.py: json.loads": "chain",

@@ -7,14 +7,17 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from cloister.aggregator.bodies import HandedOver
+from cloister.aggregator.chain_exchange import ANSWER_S
+from cloister.aggregator.events import Said
 from cloister.ledger import job as jobs
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import InstanceRecord
 from cloister.wire import rounds as w
 from cloister.wire.strategies import FedAdam
-from tests.support.owners import OWNERS, Party, agree, key_of
-from tests.support.rounds import Instance, Study
+from tests.support.owners import OWNERS, Heard, Party, agree, key_of
+from tests.support.rounds import Instance, Study, fill
 
 ADAM = {"strategy": FedAdam(0.1)}
 
@@ -189,7 +192,7 @@ def test_instances_that_released_nothing_are_not_taken_over() -> None:
     check(study, 3)
 
 
-def test_a_member_that_hands_nothing_over_holds_up_the_others_for_a_minute() -> None:
+def test_a_member_that_hands_nothing_over_holds_up_nobody() -> None:
     study = begun()
     study.settle()
     study.restart(seed=1)
@@ -197,11 +200,38 @@ def test_a_member_that_hands_nothing_over_holds_up_the_others_for_a_minute() -> 
     study.instance.say("alice", study.owners["alice"].join())
     study.join("bob", "chuck", "rosa")
     study.submit()
-    assert not study.instance.ledger.released
-    study.instance.tick()
-    assert study.instance.now == 60.0
-    study.settle()
+    for name in ("bob", "chuck", "rosa"):
+        told = study.instance.heard[key_of(name)]
+        for message, body in study.parties[name].answer(told.popleft()):
+            study.instance.say(name, message, body)
     assert study.instance.ledger.released == 2
+    assert study.instance.now == 0.0
+    study.settle()  # alice answers at last, with what nobody lacks any more
+    assert study.instance.dropped == []
+
+
+def test_members_that_hand_nothing_over_are_late_and_the_next_are_asked() -> None:
+    """Three are asked at once, owners first, and those who were late before are asked last."""
+    study = Study(agree(owners=("alice", "bob", "chuck", "dave"), floor="3"))
+
+    def come(*names: str) -> None:
+        for name in names:
+            study.instance.connect(name)
+            study.instance.say(name, w.Join(2, bytes(32), 0, False))
+
+    def asked() -> list[str]:
+        return [name for name in study.parties if study.instance.read(name) == [w.HandOver(0)]]
+
+    come("rosa", "alice", "bob", "chuck")
+    assert asked() == ["alice", "bob", "rosa"]
+    study.instance.tick()
+    assert study.instance.now == ANSWER_S
+    assert {key for key, _ in study.instance.dropped} == {key_of(name) for name in ("rosa", "alice", "bob")}
+    assert asked() == ["chuck"]
+    come("rosa", "alice", "bob", "dave")
+    assert asked() == ["alice", "rosa"]  # there was room
+    study.instance.disconnect("chuck")
+    assert asked() == ["dave"]  # bob had his turn
 
 
 def test_a_long_chain_is_handed_over_in_parts() -> None:
@@ -247,3 +277,137 @@ def test_an_instance_leaves_its_own_record_for_a_chain_with_more_rounds() -> Non
     assert behind.ledger.receipts[0].head == ahead.ledger.receipts[0].head
     assert [each.transcript.signing_key for each in behind.ledger.instances] == [ahead.signer, behind.signer]
     assert behind.ledger.released == 2
+
+
+# What members claim
+
+
+def ahead(*names: str) -> Study:
+    """A new instance, which has asked these members for the records that they have."""
+    study = begun()
+    study.settle()
+    study.restart(seed=1)
+    for name in names:
+        study.instance.connect(name)
+        study.instance.say(name, study.parties[name].join())
+        assert study.instance.read(name) == [w.HandOver(0)]
+    return study
+
+
+def handed(study: Study, name: str) -> tuple[w.Chain, bytes]:
+    """All records that a member has, as it hands them over."""
+    ((message, body),) = study.parties[name].answer(Heard(w.HandOver(0), b""))
+    return message, body
+
+
+def test_with_records_comes_no_model() -> None:
+    """Whatever a member says of its length: nobody has asked for one."""
+    study = ahead("alice")
+    message, body = handed(study, "alice")
+    for more in ({"model": 1 << 40}, {"model": 44}, {"state": (88,)}):
+        claimed = msgspec.structs.replace(message, **more)
+        nbytes = len(body) + claimed.model + sum(claimed.state)
+        assert study.instance.begin("alice", claimed, nbytes) is None
+    assert study.instance.begin("alice", message, len(body)) is not None
+
+
+def test_no_more_records_come_than_a_member_said_that_it_had() -> None:
+    study = ahead("alice")
+    message, body = handed(study, "alice")
+    claimed = msgspec.structs.replace(message, records=(*message.records, 1))
+    assert study.instance.begin("alice", claimed, len(body) + 1) is None
+
+
+def test_records_that_cannot_stand_are_read_and_forgotten() -> None:
+    """After the first of them there is no memory for others."""
+    study = ahead("alice")
+    alice = study.parties["alice"]
+    message = w.Chain(1, (1 << 20,) * alice.ledger.sequence)
+    body = study.instance.begin("alice", message, sum(message.records))
+    assert isinstance(body, HandedOver)
+    rooms = {id(buffer.obj) for buffer in held(body)}
+    assert len(rooms) == 2  # the first record's, and that of all others together
+    study.instance.happen(Said(key_of("alice"), message, body))
+    assert study.instance.dropped == [(key_of("alice"), "its records cannot be gone on with")]
+
+
+def held(body: HandedOver) -> list[memoryview]:
+    """Its buffers, all of them kept, so that no two are of the same memory by chance."""
+    return list(body.buffers())
+
+
+def test_instances_that_released_nothing_do_not_follow_each_other() -> None:
+    """Anyone signs records of instances, each of them as long as a record may be."""
+    study = Study()
+    ledger = Ledger(study.charter)
+    for seed in (7, 8):
+        forged = Instance(study.charter, seed=seed)
+        forged.rounds._chains.ledger = ledger
+        forged.rounds._course._enrol()
+    found = ledger.records
+    study.instance.connect("alice")
+    study.instance.say("alice", w.Join(5, bytes(32), 0, False))
+    study.instance.say("alice", w.Chain(1, tuple(map(len, found))), b"".join(found))
+    assert "an instance that released nothing" in study.instance.notes[-2]
+    assert study.instance.dropped == [(key_of("alice"), "its records cannot be gone on with")]
+
+
+def test_the_first_chain_is_gone_on_with_and_the_others_are_read_and_forgotten() -> None:
+    study = ahead("alice", "bob")
+    message, body = handed(study, "alice")
+    arriving = study.instance.begin("alice", message, len(body))
+    assert isinstance(arriving, HandedOver)
+    study.instance.say("bob", *handed(study, "bob"))
+    assert study.instance.ledger.released == 2
+    assert [type(each) for each in study.instance.read("alice")] == [w.Chain]  # it is up to date, as it knows by now
+    assert arriving.discarded
+    fill(arriving, body)
+    study.instance.happen(Said(key_of("alice"), message, arriving))
+    assert study.instance.dropped == []
+    assert study.instance.rounds._chains._asked == {}
+
+
+def test_of_two_that_hold_the_model_the_first_right_one_counts() -> None:
+    study = begun()
+    while study.instance.ledger.released < 1:
+        study.step()
+    for name in OWNERS:
+        while told := study.instance.heard[key_of(name)]:
+            study.owners[name].answer(told.popleft())
+    study.restart(seed=1)
+    study.join(*OWNERS)
+    study.settle()
+    study.join("rosa")
+    study.settle()
+    study.submit()
+    asked = [name for name in study.parties if w.HandOver in map(type, study.instance.read(name))]
+    assert asked == ["alice", "bob"]
+    alice = study.owners["alice"]
+    at = study.instance.ledger.sequence
+    ((message, model),) = alice.answer(Heard(w.HandOver(at), b""))
+    for other in ({"model": message.model + 4}, {"state": ()}, {"model": 1 << 40}):
+        claimed = msgspec.structs.replace(message, **other)
+        assert study.instance.begin("alice", claimed, claimed.model + sum(claimed.state)) is None
+    arriving = study.instance.begin("alice", message, len(model))
+    assert isinstance(arriving, HandedOver)
+    study.instance.say("bob", message, bytes(len(model)))
+    assert study.instance.dropped == [(key_of("bob"), "its records cannot be gone on with")]
+    assert study.instance.read("chuck") == [w.HandOver(at)]
+    study.instance.say("chuck", message, model)
+    newest = study.instance.rounds._chains.newest
+    assert newest is not None
+    fill(arriving, bytes(len(model)))  # which would be wrong, and is not looked at
+    study.instance.happen(Said(key_of("alice"), message, arriving))
+    assert arriving.model is None
+    assert study.instance.rounds._chains.newest is newest
+    assert len(study.instance.dropped) == 1
+
+
+def test_each_part_of_a_chain_earns_the_time_for_the_next() -> None:
+    study = ahead("alice")
+    message, body = handed(study, "alice")
+    first = message.records[0]
+    study.instance.say("alice", msgspec.structs.replace(message, records=(first,)), body[:first])
+    assert study.instance.rounds.due == pytest.approx(first / (1 << 20))
+    study.instance.tick()
+    assert study.instance.dropped == [(key_of("alice"), "it did not hand over what it was asked for in time")]

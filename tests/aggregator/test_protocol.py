@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from cloister.aggregator.bodies import Discarded
+from cloister.aggregator.own import UPLOAD_S
 from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.protocol import LEAP, REFUSALS
 from cloister.aggregator.round import AGAIN
@@ -20,7 +21,20 @@ from cloister.ledger.chain import Ledger
 from cloister.ledger.records import commitment
 from cloister.wire import rounds as w
 from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, Strategy
-from tests.support.owners import LENGTH, OWNERS, Owner, agree, agreed, first_model, key_of, make_job, norms_of
+from tests.support import charters
+from tests.support.owners import (
+    LENGTH,
+    METRICS,
+    OWNERS,
+    Owner,
+    Party,
+    agree,
+    agreed,
+    first_model,
+    key_of,
+    make_job,
+    norms_of,
+)
 from tests.support.rounds import Study
 
 FOUR = ("alice", "bob", "chuck", "dave")
@@ -762,3 +776,75 @@ def test_a_job_has_its_rounds_once_from_whatever_model() -> None:
     data = jobs.encode(following)
     study.instance.say("rosa", w.Submit(len(data)), data + study.rosa.model[1][: LENGTH * 4])
     assert "all 2 rounds of the job 'train' are released" in study.instance.read("rosa")[-1].text
+
+
+# Researchers who take turns
+
+
+def two_researchers() -> Study:
+    """A study of two researchers, both of whom have joined."""
+    study = Study(agree(limits=METRICS + charters.member("rick", "researcher")))
+    study.parties["rick"] = Party("rick", study.charter)
+    study.said["rick"] = []
+    study.join()
+    study.settle()
+    return study
+
+
+def begins(study: Study, name: str) -> Any:
+    """A researcher begins to submit the job; None: it is refused."""
+    return study.instance.begin(name, w.Submit(len(study.data)), len(study.data) + 4 * LENGTH)
+
+
+def test_whose_submissions_come_to_nothing_gives_way() -> None:
+    """It may take its time once, and cannot keep others from their turn by beginning again and again."""
+    study = two_researchers()
+    assert begins(study, "rick") is not None
+    assert begins(study, "rosa") is None  # the first of two goes first
+    study.instance.disconnect("rick")
+    study.join("rick")
+    study.settle()
+    assert begins(study, "rick") is not None
+    assert begins(study, "rosa") is not None
+    study.instance.tick(seconds=0.0)
+    assert study.instance.dropped == [
+        (key_of("rick"), "another researcher submits a job, and its own ones came to nothing")
+    ]
+    study.join("rick")
+    study.settle()
+    assert begins(study, "rick") is None  # and does not take it away from them
+
+
+def test_a_job_that_was_taken_makes_good_what_came_to_nothing() -> None:
+    study = two_researchers()
+    begins(study, "rick")
+    study.instance.disconnect("rick")
+    study.join("rick")
+    study.instance.say("rick", w.Submit(len(study.data)), study.data + first_model().tobytes())
+    assert study.instance.rounds._in_vain == {}
+
+
+def test_a_job_that_is_refused_holds_up_nobody_while_the_rest_of_it_arrives() -> None:
+    study = two_researchers()
+    refused = begins(study, "rick")
+    parts = refused.buffers()
+    next(parts)[:] = bytes(len(study.data))
+    next(parts)  # of what nobody wants to have
+    assert refused.fault is not None
+    assert begins(study, "rosa") is not None
+    assert study.instance.dropped == []
+
+
+def test_a_contribution_that_has_begun_has_the_time_of_its_pace() -> None:
+    """Until then it has so many seconds, however long it is; from then on its connection sees to it."""
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Contribution)
+    study.join()
+    study.submit()
+    while not told(study, "bob", w.Send):
+        study.step()
+    study.settle()  # but for bob
+    assert study.instance.rounds.due == UPLOAD_S
+    bob = study.owners["bob"]
+    assert study.instance.begin("bob", w.Contribution(1, bob.salt), LENGTH * 4) is not None
+    assert study.instance.rounds.due is None

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 from cloister.enclave.server import Aggregator
-from cloister.errors import ConfigurationError, ConnectionLostError, PeerRefusedError, UnreachableError
+from cloister.errors import ConfigurationError, ConnectionLostError, NetworkError, PeerRefusedError, UnreachableError
 from cloister.ledger.job import job_digest
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
@@ -235,6 +236,31 @@ def test_a_body_that_nobody_asked_for_is_not_read(tmp_path: Path) -> None:
         line.connection.send_raw(Kind.ROUND, encode(w.Submit(1 << 20)), 8)
         assert "longer" in line.until(w.Refused).text
         line.close()
+
+
+@pytest.mark.slow
+def test_what_has_arrived_decides_the_time_and_not_what_was_claimed(tmp_path: Path) -> None:
+    """A member says that 200 MiB of records follow, and sends a few bytes of them, then and now."""
+    table = Table(tmp_path, rounds="300", floor="2")
+    with table.serving(upload_s=0.2):
+        line = table.dial("bob")
+        line.say(w.Join(200, bytes(32), 0, False))
+        line.until(w.HandOver)
+        line.connection.send_raw(Kind.ROUND, encode(w.Chain(1, (1 << 20,) * 200)), 200 << 20)
+        assert ends_while_it_trickles(line)
+        line.close()
+
+
+def ends_while_it_trickles(line: Line) -> bool:
+    """Whether the other side ends a connection soon, on which a body arrives byte by byte."""
+    until = monotonic() + SOON
+    try:
+        while monotonic() < until:
+            line.connection.send_body(memoryview(bytes(100)))
+            sleep(0.05)
+    except NetworkError:
+        return True
+    return False
 
 
 @pytest.mark.slow

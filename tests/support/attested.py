@@ -39,7 +39,7 @@ from cloister.net.secrets import ProvisionedInstance
 from cloister.net.tls import instance_context, wrap
 from cloister.node import config
 from cloister.node.server import Node
-from cloister.testing.charters import write_charter
+from cloister.testing.charters import sign_charter, write_charter
 from cloister.wire.frames import VERSION, Kind, pack_prefix
 from cloister.wire.messages import Challenge, Proof, Refusal, encode
 from cloister.wire.peers import Address, parse_address
@@ -88,7 +88,9 @@ class Study:
             "carol": ("researcher", self.carol),
         }
         options = {"addresses": [ADDRESS], "measurements": [MEASUREMENT], **options}
-        return write_charter(self.folder / "charter.toml", members=members, **options)
+        charter = write_charter(self.folder / "charter.toml", members=members, **options)
+        sign_charter(charter, self.folder / "charter.sigs", signers={"alice": self.alice, "bob": self.bob})
+        return charter
 
     @property
     def known(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from cloister.aggregation.vectors import Vector
@@ -34,7 +35,6 @@ from tests.support import charters
 from tests.support.chains import sign_one
 
 OWNERS: Final = ("alice", "bob", "chuck")
-PLAN: Final = b"a plan that nobody here runs"
 PARTS: Final = (
     Part("bias", TensorSpec("float32", (3,)), buffer=False),
     Part("mean", TensorSpec("float32", (2,)), buffer=True),
@@ -42,6 +42,15 @@ PARTS: Final = (
 )
 CONSTANTS: Final = (Constant("steps", TensorSpec("int64", (1,)), bytes(8)),)
 LENGTH: Final = 11
+
+
+def plan_of(length: int) -> bytes:
+    """A plan that nobody here runs. It begins as all do, with the tensors of its model, which has so many values."""
+    return msgspec.msgpack.encode(["cloister plan 2", [[["weight"], "float32", [length], True]], []])
+
+
+PLAN: Final = plan_of(1 << 40)
+"""That of a model as large as any here."""
 METRICS: Final = '[[limits.metrics]]\nname = "loss"\nlow = 0.0\nhigh = 10.0\n'
 
 
@@ -81,7 +90,7 @@ def charter_text(
 
 def agreed(**changed: Any) -> AgreedJob:
     """The job that they agree on, unless it is ``changed``."""
-    return charters.agreed_job(hashlib.sha256(PLAN).digest(), **changed)
+    return charters.agreed_job(**{"plan": hashlib.sha256(PLAN).digest(), **changed})
 
 
 def make_job(charter: Charter, /, **changed: Any) -> Job:
@@ -173,11 +182,10 @@ class Party:
 
     def _hand_over(self, after: int) -> tuple[w.Chain, bytes]:
         found = self.ledger.since(after)
-        sizes = tuple(map(len, found))
-        if self.last is None or self.model[0] != self.ledger.model:
-            return w.Chain(after + 1, sizes), b"".join(found)
+        if found or self.last is None or self.model[0] != self.ledger.model:
+            return w.Chain(after + 1, tuple(map(len, found))), b"".join(found)
         last = self.last
-        return w.Chain(after + 1, sizes, last.model, last.rounds, last.state), b"".join(found) + self.model[1]
+        return w.Chain(after + 1, (), last.model, last.rounds, last.state), self.model[1]
 
 
 class Owner(Party):

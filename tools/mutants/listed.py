@@ -1119,6 +1119,98 @@ _AGGREGATOR: Final = (
             "pass",
             "a job starts from a model that is finite",
         ),
+        (
+            "model-beyond-its-plan",
+            "if layout.nbytes > bytes_of_plan(job.plan):",
+            "if False:",
+            "no model has more memory than the charter's plan is for",
+        ),
+        (
+            "job-beside-the-one-that-runs",
+            "if self._running is not None:",
+            "if False:",
+            "beside a job that runs no other has memory",
+        ),
+        (
+            "refused-job-keeps-its-place",
+            "            self.data = bytearray()\n",
+            "            pass\n",
+            "a job that is refused holds up no other while the rest of it arrives",
+        ),
+    ),
+    *_in(
+        "aggregator/bodies.py",
+        "tests/aggregator/test_chain_exchange.py tests/aggregator/test_bodies.py",
+        (
+            "records-kept-unchecked",
+            "if self.discarded or self.fault is not None:",
+            "if self.discarded:",
+            "after a record that cannot stand no other has memory",
+        ),
+        (
+            "instances-without-end",
+            "if chain.sequence > settled + 1:",
+            "if False:",
+            "no chain grows by records that anyone can sign",
+        ),
+        (
+            "needless-model-kept",
+            "            if self.discarded:\n                return\n            self._left -= len(chunk)",
+            "            self._left -= len(chunk)",
+            "of several that hand over the model one has memory in the end",
+        ),
+    ),
+    *_in(
+        "aggregator/chain_exchange.py",
+        "tests/aggregator/test_chain_exchange.py",
+        (
+            "model-of-any-size",
+            "if sizes != asked.sizes:",
+            "if False:",
+            "no model is read but one that was asked for, of its size",
+        ),
+        (
+            "more-records-than-it-said",
+            "if size > CHAIN_BYTES or len(message.records) > asked.last - asked.after:",
+            "if size > CHAIN_BYTES:",
+            "nobody hands over more records than it said that it has",
+        ),
+        (
+            "one-source-at-a-time",
+            "< SOURCES:",
+            "< 1:",
+            "one member that is slow holds up nobody",
+        ),
+        (
+            "sources-without-end",
+            "< SOURCES:",
+            "< 1 << 16:",
+            "a few members hand over records at once, and no more",
+        ),
+        (
+            "holders-without-end",
+            "== HOLDERS:",
+            "== 1 << 16:",
+            "two members hand over the model at once, and no more",
+        ),
+        (
+            "late-ones-are-asked-again",
+            "key=lambda peer: (peer.key in self._owing, not peer.owner)",
+            "key=lambda peer: not peer.owner",
+            "whoever was late is asked after the others",
+        ),
+        (
+            "parts-without-a-pace",
+            "now + min(ANSWER_S, seconds_for(sum(message.records)))",
+            "now + ANSWER_S",
+            "nobody has a new time for each record",
+        ),
+        (
+            "silent-sources-kept",
+            "if each.until is not None and now >= each.until",
+            "if False",
+            "whoever does not begin to hand over is dropped",
+        ),
     ),
     *_in(
         "aggregator/training.py",
@@ -1213,6 +1305,12 @@ _AGGREGATOR: Final = (
             "if False:",
             "a job asks for no more rounds than the charter has left",
         ),
+        (
+            "turns-without-end",
+            "if other is peer or self._in_vain[other.key] <= self._in_vain[peer.key] + 1:",
+            "if True:",
+            "no researcher keeps others from submitting by beginning again and again",
+        ),
     ),
     *_in(
         "aggregator/round.py",
@@ -1229,10 +1327,42 @@ _AGGREGATOR: Final = (
             "",
             "no body is read of another length than the model",
         ),
+        (
+            "silent-for-as-long-as-it-takes",
+            "collecting.deadlines[name] = self.now + self._own.upload_s",
+            "collecting.deadlines[name] = self.now + 3600.0",
+            "an owner that does not begin to contribute is dropped soon",
+        ),
     ),
 )
 
 _DOOR: Final = (
+    *_in(
+        "attest/listed.py",
+        "tests/attest/test_listed.py",
+        (
+            "listed-or-not",
+            "if listed < 1:",
+            "if False:",
+            "an aggregator of software that the charter does not list says so",
+        ),
+    ),
+    *_in(
+        "enclave/setup.py",
+        "tests/enclave/test_setup.py",
+        (
+            "starts-unlisted",
+            "check_listed(attester.evidence(bytes(REPORT_DATA_BYTES)), reference=charter.reference)",
+            "pass",
+            "an aggregator that all members would refuse does not start",
+        ),
+        (
+            "starts-unsigned",
+            "check_signed(charter, signatures=read_signatures(folder))",
+            "pass",
+            "an aggregator whose charter lacks signatures says so",
+        ),
+    ),
     *_in(
         "enclave/server.py",
         "tests/enclave/test_server.py",
@@ -1285,6 +1415,12 @@ _DOOR: Final = (
             "self._challenges -= 1",
             "pass",
             "nobody has an instance prove itself without end",
+        ),
+        (
+            "time-for-what-was-claimed",
+            "seconds_for(arrived, least=self._hub.upload_s)",
+            "seconds_for(1 << 40, least=self._hub.upload_s)",
+            "whoever claims much and sends little is dropped soon",
         ),
     ),
     *_in(

@@ -9,23 +9,28 @@ Nothing here raises: an error is kept as ``fault``, and reported when the messag
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Annotated, Final, Protocol
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
 from cloister.charter.jobs import AgreedJob
-from cloister.errors import CloisterError, JobError
+from cloister.errors import CloisterError, JobError, LedgerError
 from cloister.ledger import job as jobs
+from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.ledger.sync import ModelState
-from cloister.wire.layout import Layout, Regions
-from cloister.wire.limits import CHUNK_BYTES
+from cloister.wire.layout import FLOATS, Regions, lay_out
+from cloister.wire.limits import CHUNK_BYTES, INPUTS
 from cloister.wire.rounds import Chain
+from cloister.wire.tensors import DType, Shape, TensorSpec
 
 
 class Body(Protocol):
@@ -119,13 +124,19 @@ class Submission(_Plain):
         self._charter = charter
         self._running = running
 
+    @property
+    def holds(self) -> bool:
+        """Whether it has memory, of which there is enough for one. What is refused, or known, is read and forgotten."""
+        return bool(self.data)
+
     def buffers(self) -> Iterator[memoryview]:
         """The job, which is read and checked before memory is allocated for its model."""
-        yield memoryview(self.data)
+        yield from _chunks(memoryview(self.data))
         self.digest = jobs.job_digest(bytes(self.data))
         if self.digest != self._running:
             self._read()
         if self.vector is None:
+            self.data = bytearray()
             yield from _scratch(self._rest)
             return
         yield from _chunks(_bytes(self.vector))
@@ -141,7 +152,11 @@ class Submission(_Plain):
         try:
             job = jobs.decode(bytes(self.data))
             self.agreed = jobs.agreed(job, charter=self._charter)
+            if self._running is not None:
+                raise JobError("another job is under way; there is one at a time")
             layout = job.layout
+            if layout.nbytes > bytes_of_plan(job.plan):
+                raise JobError("the job is refused: its model is larger than the one that its plan is for")
             if self._rest != layout.nbytes:
                 raise JobError(f"the job's model has {layout.length} values, and another number of them came with it")
             self.job, self.vector = job, np.empty(layout.length, layout.dtype)
@@ -150,34 +165,83 @@ class Submission(_Plain):
 
 
 class HandedOver(_Plain):
-    """Records that a member hands over; or the newest model, of ``job``, and ``vectors`` of its strategy's state."""
+    """Records that a member hands over, which go on from ``chain``; or the newest model, of ``job``.
 
-    def __init__(self, message: Chain, *, job: Job | None, vectors: int = 0) -> None:
-        self.records: list[bytearray] = []
+    ``chain`` grows by each record before there is memory for the next one. What nobody wants any more is discarded.
+    """
+
+    def __init__(self, message: Chain, *, chain: Ledger, job: Job | None) -> None:
         self.model: ModelState | None = None
+        self.fault: CloisterError | None = None
+        self.discarded = False
+        self._chain = chain
+        self._job = job
         self._rounds = message.rounds
         self._lengths = message.records
         self._sizes = (message.model, *message.state)
-        self._job = job
-        self._vectors = vectors
+        self._left = sum(self._lengths) + sum(self._sizes)
 
     def buffers(self) -> Iterator[memoryview]:
-        """The records, then the model and the state, which are discarded unless they are those that are wanted."""
+        """The records, or the model and its state; what is left of them when they are refused or discarded."""
+        yield from self._records() if self._job is None else self._parts(self._job)
+        yield from _scratch(self._left)
+
+    def _records(self) -> Iterator[memoryview]:
+        chain = self._chain
         for length in self._lengths:
-            self.records.append(bytearray(length))
-            yield memoryview(self.records[-1])
-        job = self._job
-        if job is None or not self._wanted(job.layout):
-            yield from _scratch(sum(self._sizes))
-            return
-        vector, *averages = (memoryview(bytearray(size)) for size in self._sizes)
-        for each in (vector, *averages):
-            yield from _chunks(each)
+            if self.discarded or self.fault is not None:
+                return
+            self._left -= length
+            record = bytearray(length)
+            yield memoryview(record)
+            try:
+                chain.append(bytes(record))
+                settled = chain.receipts[-1].cohort.sequence if chain.receipts else 0
+                if chain.sequence > settled + 1:  # anyone can sign records of instances, as many as one likes
+                    raise LedgerError("it goes on from an instance that released nothing")
+            except LedgerError as fault:
+                self.fault = fault
+
+    def _parts(self, job: Job) -> Iterator[memoryview]:
+        parts = [memoryview(bytearray(size)) for size in self._sizes]
+        for chunk in itertools.chain.from_iterable(map(_chunks, parts)):
+            if self.discarded:
+                return
+            self._left -= len(chunk)
+            yield chunk
+        vector, *averages = parts
         self.model = ModelState(jobs.model_digest(job, vector), vector, tuple(averages), self._rounds)
 
-    def _wanted(self, layout: Layout) -> bool:
-        sizes = (layout.nbytes, *[layout.length * 8] * self._vectors)
-        return self._sizes == sizes
+
+class _Held(msgspec.Struct, array_like=True, frozen=True):
+    names: msgspec.Raw
+    dtype: DType
+    shape: Shape
+
+
+class _Plan(msgspec.Struct, array_like=True, frozen=True):
+    """How an encoded plan begins: with the tensors of its model. What follows is for those who run it."""
+
+    format: str
+    parameters: Annotated[tuple[_Held, ...], Meta(max_length=INPUTS)]
+    buffers: Annotated[tuple[_Held, ...], Meta(max_length=INPUTS)]
+
+
+_plan: Final = msgspec.msgpack.Decoder(_Plan)
+
+
+def bytes_of_plan(data: bytes) -> int:
+    """The length of a model's vector, in bytes, as the plan has it: so the charter, which names plans, bounds models.
+
+    Raises:
+        JobError: it is no plan.
+    """
+    try:
+        plan = _plan.decode(data)
+        held = [each for each in (*plan.parameters, *plan.buffers) if each.dtype in FLOATS]
+        return lay_out({str(at): TensorSpec(each.dtype, each.shape) for at, each in enumerate(held)}).nbytes
+    except (msgspec.MsgspecError, CloisterError):
+        raise JobError("the job is refused: its plan does not begin with the tensors of a model") from None
 
 
 def _start(region: tuple[slice, list[float]]) -> int:

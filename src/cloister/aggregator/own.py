@@ -13,6 +13,8 @@ from cloister.ledger.records import InstanceRecord
 from cloister.wire.messages import Proof
 
 UPLOAD_S: Final = 10.0
+PACE: Final = 1 << 20
+"""The bytes that arrive in a second, at least."""
 
 
 class InstanceIdentity(NamedTuple):
@@ -21,7 +23,7 @@ class InstanceIdentity(NamedTuple):
     ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
     nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
     since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
-    ``upload_s``: the time that any upload may take, beside 1 s for each MiB.
+    ``upload_s``: the time that any upload may take, beside 1 s for each MiB of it that has arrived.
     """
 
     signer: bytes
@@ -31,6 +33,14 @@ class InstanceIdentity(NamedTuple):
     time: Callable[[], int]
     collateral: bytes | None = None
     upload_s: float = UPLOAD_S
+
+
+def seconds_for(nbytes: int, *, least: float = 0.0) -> float:
+    """The time that so many bytes may take to arrive: ``least``, and 1 s for each MiB.
+
+    ``nbytes``: what has arrived, not what was claimed.
+    """
+    return least + nbytes / PACE
 
 
 def begin(ledger: Ledger, *, own: InstanceIdentity) -> bytes:

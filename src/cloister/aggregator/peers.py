@@ -36,10 +36,10 @@ class ConnectedMember:
     """The job that it has been told of."""
     owes: bool = False
     """Whether it was asked for a contribution that has not come yet, even if that is not wanted any more."""
-    submitting: bool = False
-    """Whether it is sending a job now."""
+    submitting: Submission | None = None
+    """The job that it is sending, or has sent, until that is looked at."""
     submitted: tuple[Submit, Submission] | None = None
-    """The job that it has sent, until it is looked at."""
+    """The same, once all of it has come."""
     waits: str = ""
     """The reason for waiting that it was told about its job."""
     refused: int = 0
@@ -49,6 +49,11 @@ class ConnectedMember:
     def standing(self) -> Standing:
         """Its standing (``cloister.aggregator.table``)."""
         return Standing.UP_TO_DATE if self.ready else Standing.JOINED if self.joined else Standing.CONNECTED
+
+    @property
+    def submits(self) -> bool:
+        """Whether a job of its own has memory."""
+        return self.submitting is not None and self.submitting.holds
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ part in it.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from cloister.aggregation import strategies
@@ -58,9 +59,11 @@ class AggregatorProtocol:
     def __init__(self, charter: Charter, *, own: InstanceIdentity) -> None:
         self._charter = charter
         self._peers = ConnectedMembers()
-        self._chains = Chains(charter, peers=self._peers, upload_s=own.upload_s)
+        self._chains = Chains(charter, peers=self._peers)
         self._course = RoundMachine(charter, own=own, peers=self._peers, chains=self._chains)
         self._now = 0.0
+        self._in_vain: Counter[str] = Counter()
+        """The submissions of each researcher since its newest that was taken."""
 
     @property
     def ledger(self) -> Ledger:
@@ -88,7 +91,7 @@ class AggregatorProtocol:
             case Contribution():
                 return self._course.room(peer, message, body_bytes=body_bytes)
             case Chain():
-                return self._chains.expect(peer, message, body_bytes=body_bytes, now=self._now)
+                return self._chains.expect(peer, message, body_bytes=body_bytes)
             case Submit() if peer.joined and peer.member.role == "researcher":
                 return self._room_for_job(peer, message, body_bytes=body_bytes)
         raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
@@ -126,9 +129,8 @@ class AggregatorProtocol:
         self._forget(peer)
 
     def _keep_time(self) -> None:
-        late = self._chains.late(now=self._now)
-        if late is not None:
-            self._drop(late, "it did not hand over what it was asked for in time")
+        for peer in self._chains.late(now=self._now):
+            self._drop(peer, "it did not hand over what it was asked for in time")
         for peer in self._course.late():
             self._drop(peer, "its contribution did not come in time")
 
@@ -152,10 +154,9 @@ class AggregatorProtocol:
             self._end(run, run.stopping)
 
     def _find_model(self, run: Run) -> None:
-        for peer in self._peers.present():
-            if peer.model is not None and peer.model == self.ledger.model:
-                self._chains.ask_for_model(peer, job=run.job, vectors=run.averages, now=self._now)
-                return
+        model = self.ledger.model
+        holders = [peer for peer in self._peers.present() if model is not None and peer.model == model]
+        self._chains.ask_for_model(holders, job=run.job, vectors=run.averages, now=self._now)
 
     # What anybody of the study may ask
 
@@ -253,10 +254,10 @@ class AggregatorProtocol:
 
     def _take_chain(self, peer: ConnectedMember, message: Chain, body: Body | None) -> None:
         if body is None:
-            body = self._chains.expect(peer, message, body_bytes=0, now=self._now)
+            body = self._chains.expect(peer, message, body_bytes=0)
         if not isinstance(body, HandedOver):
             return
-        if self._chains.take(peer, body, now=self._now):
+        if self._chains.take(peer, message, body, now=self._now):
             self._peers.note(f"{peer.name} has handed over a chain with {self.ledger.released} rounds")
             self._course.begin_again("there are newer records than those it began with")
             run = self._course.run
@@ -273,24 +274,28 @@ class AggregatorProtocol:
     def _keep_submitted(self, peer: ConnectedMember, message: Submit, body: Body | None) -> None:
         if not isinstance(body, Submission) or peer.submitted is not None:
             raise JobError("one job and its model come in the body of the message that submits it")
-        peer.submitting, peer.submitted = False, (message, body)
+        peer.submitted = (message, body)
 
     def _room_for_job(self, peer: ConnectedMember, message: Submit, *, body_bytes: int) -> Submission:
         if message.job > min(JOB_BYTES, body_bytes):
             raise JobError("the job is longer than what came with it, or than a job may be")
-        if any(each.submitting or each.submitted for each in self._peers.all.values()):
-            raise JobError("another job is arriving at the moment; try again later")
-        peer.submitting = True
+        for other in [each for each in self._peers.all.values() if each.submits]:
+            # The one under way counts already. Whoever had its turn, and made nothing of it, gives way.
+            if other is peer or self._in_vain[other.key] <= self._in_vain[peer.key] + 1:
+                raise JobError("another job is arriving at the moment; try again later")
+            self._drop(other, "another researcher submits a job, and its own ones came to nothing")
+        self._in_vain[peer.key] += 1
         run = self._course.run
         running = None if run is None or run.over else run.digest
-        return Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
+        peer.submitting = Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
+        return peer.submitting
 
     def _take_jobs(self) -> None:
         """Looks at jobs, once the researchers that submitted them have handed over their records."""
         for peer in self._peers.present():
             if peer.submitted is not None:
                 message, body = peer.submitted
-                peer.submitted = None
+                peer.submitting = peer.submitted = None
                 try:
                     self._submit(peer, body)
                 except CloisterError as fault:
@@ -306,6 +311,7 @@ class AggregatorProtocol:
             raise JobError("another job is under way; there is one at a time")
         run.researchers.add(peer.key)
         run.submitters.add(peer.key)
+        del self._in_vain[peer.key]
         done = self.ledger.done(run.digest)
         self._peers.tell(peer, Accepted(job=run.digest, done=done))
         self._peers.note(f"{peer.name}'s job of {run.agreed.rounds} rounds is taken; {done} are done")

@@ -9,7 +9,7 @@ from typing import Final
 
 from cloister.aggregator.absences import Absences
 from cloister.aggregator.bodies import Body, Discarded, Update, views
-from cloister.aggregator.chain_exchange import Chains, seconds_for
+from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.collection import Answer, Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
@@ -66,7 +66,7 @@ class _Collecting:
     out: set[str] = field(default_factory=set)
     """The owners that have trained and are not in any later draft: they left, or spoiled their part."""
     deadlines: dict[str, float] = field(default_factory=dict)
-    """The deadline of each contribution that was asked for, by the owner's name."""
+    """When each contribution that was asked for has to begin, by the owner's name."""
 
     def settled(self, peer: ConnectedMember) -> bool:
         """Whether nothing more is wanted of a member: it has consented, and its contribution is here."""
@@ -135,7 +135,7 @@ class RoundMachine:
         collecting = self._expecting(peer, message)
         if collecting is None:
             return Discarded(body_bytes)
-        collecting.deadlines[peer.name] += self._own.upload_s  # it has begun, so that its own pace decides
+        collecting.deadlines.pop(peer.name, None)  # it has begun, so that its own pace decides, at its connection
         return collecting.collection.buffer(peer.name, salt=message.salt)
 
     def contribute(self, peer: ConnectedMember, message: Contribution, body: Body | None) -> None:
@@ -143,7 +143,7 @@ class RoundMachine:
         collecting = self._expecting(peer, message)
         if collecting is None:
             raise MESSAGES[Contribution].refusal(message)
-        del collecting.deadlines[peer.name]
+        collecting.deadlines.pop(peer.name, None)
         try:
             if not isinstance(body, Update):
                 raise RoundError("a contribution without its values")
@@ -413,7 +413,7 @@ class RoundMachine:
             return
         owners = {peer.name: peer for peer in self._peers.owners()}
         for name in collecting.collection.next():
-            collecting.deadlines[name] = self.now + seconds_for(self.run.nbytes, least=self._own.upload_s)
+            collecting.deadlines[name] = self.now + self._own.upload_s
             owners[name].owes = True
             self._peers.tell(owners[name], Send(round=collecting.training.number))
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cloister.charter import Charter
-from cloister.enclave.setup import aggregator_of, instance_of, where
+from cloister.enclave.setup import aggregator_of, check_signatures, instance_of, where
 from cloister.net.files import read_charter
 from cloister.net.log_lines import start_log
 from cloister.net.signals import end_on_signals
+from cloister.net.signatures import signatures_beside
 from cloister.wire.peers import Address
 
 if TYPE_CHECKING:
@@ -51,15 +52,22 @@ def serve(
         Path | None,
         typer.Option(help="Collateral for this machine, for the ledger: auditors then need no other source."),
     ] = None,
+    signatures: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the owners' signatures; by default charter.sigs beside charter.toml."),
+    ] = None,
     memory: Annotated[str, typer.Option(help="What a session may hold, where the charter is interactive.")] = "2 GiB",
 ) -> None:
     """Run the aggregator of a charter until SIGTERM or Ctrl-C. It refuses to start without a TEE.
+
+    It also refuses where all members would: under a charter that lacks an owner's signature, or does not list it.
 
     `python -m cloister.enclave` does the same for a closed charter without this command line: less to review in a TEE.
     """
     start_log()
     agreed = read_charter(charter)
     instance = instance_of(agreed, tee=tee.value, name=name)
+    check_signatures(agreed, folder=signatures or signatures_beside(charter))
     service: Node | Aggregator
     if agreed.interactive:
         from cloister.node.server import Node  # a closed charter's aggregator holds nothing of it

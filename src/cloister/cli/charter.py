@@ -22,8 +22,7 @@ from cloister.charter.warnings import warnings_of
 from cloister.errors import CharterError, ConfigurationError, meant
 from cloister.net.files import read_charter
 from cloister.net.identity import private_key
-from cloister.node.config import signatures_beside
-from cloister.node.setup import read_signatures
+from cloister.net.signatures import read_signatures, signatures_beside
 from cloister.wire.text import visible
 
 app: Final = typer.Typer(no_args_is_help=True)

@@ -16,7 +16,7 @@ from cloister.charter.jobs import FEWEST_BATCHES
 from cloister.charter.signatures import FILE_BYTES as SIGNATURE_BYTES
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import matching
-from cloister.node.config import signatures_beside
+from cloister.net.signatures import signatures_beside
 from cloister.study.epochs import MANY_PASSES, passes_of, steps_of
 from cloister.study.published import published_values
 from cloister.study.study_diff import diff as differing

@@ -12,8 +12,9 @@ from cloister.testing.studies import AGGREGATOR, LocalStudy
 
 _DIALLED_S: Final = 60.0
 _REFUSED: Final = r"the aggregator at \S+ cannot be taken part with: (genuine, but not acceptable: .*)"
-CHANGED: Final = Path("net", "shares.py")
-_BEFORE, _AFTER = b"STRANGERS: Final = 16\n", b"STRANGERS: Final = 17\n"
+CHANGED: Final = Path("attest", "listed.py")
+"""Where an aggregator looks whether the charter lists it, which no tampered one does."""
+_BEFORE, _AFTER = b"if listed < 1:\n", b"if listed < 0:\n"
 
 
 def tampered_copy(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloister.enclave.setup import aggregator_of, instance_of, read_charter
+from cloister.enclave.setup import aggregator_of, check_signatures, instance_of, read_charter
 from cloister.errors import CloisterError
 from cloister.net.log_lines import start_log
 from cloister.net.signals import end_on_signals
@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         charter = read_charter(options.charter)
         instance = instance_of(charter, tee=options.tee, name=options.name)
+        if options.signatures is not None:
+            check_signatures(charter, folder=options.signatures)
         service = aggregator_of(charter, instance=instance, listen=options.listen, collateral=options.collateral)
         end_on_signals(service.stop)
         service.serve(
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cloister.enclave", description="Run an aggregator in a TEE.")
     parser.add_argument("--charter", type=Path, required=True, help="charter.cbor, from: cloister charter encode")
+    parser.add_argument(
+        "--signatures", type=Path, help="a folder of the owners' signatures, *.sig, to be checked first"
+    )
     parser.add_argument("--tee", choices=("auto", "simulated"), default="auto", help="simulated proves nothing")
     parser.add_argument("--name", help="which of the charter's addresses this is, where there are several")
     parser.add_argument("--listen", help="where to listen, host:port; by default everywhere, at its address's port")

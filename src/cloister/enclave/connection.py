@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final
 
 from cloister.aggregator.bodies import Body
-from cloister.aggregator.chain_exchange import seconds_for
+from cloister.aggregator.own import seconds_for
 from cloister.aggregator.peers import refused
 from cloister.enclave.hub import Hub, MemberConnection
 from cloister.errors import CloisterError, MessageError, NetworkError, WireError
@@ -98,19 +98,26 @@ class MemberHandler:
         return True
 
     def _read(self, body: Body, *, body_bytes: int) -> None:
-        until = monotonic() + seconds_for(body_bytes, least=self._hub.upload_s)
         if body_bytes <= CHUNK_BYTES:
-            for buffer in body.buffers():
-                self._connection.read_into(buffer, until=until)
+            for buffer in self._filled(body):
                 body.update(buffer)
             return
         looked = None
         with ThreadPoolExecutor(1) as beside:  # what has arrived is looked at while the next part arrives
-            for buffer in body.buffers():
-                self._connection.read_into(buffer, until=until)
+            for buffer in self._filled(body):
                 looked = beside.submit(body.update, buffer)  # the last one tells: one thread looks at all, in order
         if looked is not None:
             looked.result()
+
+    def _filled(self, body: Body) -> Iterator[memoryview]:
+        """A body's buffers, each once it is filled. Of the time that is waited, what has arrived has a second a MiB."""
+        arrived, waited = 0, 0.0
+        for buffer in body.buffers():
+            arrived, began = arrived + len(buffer), monotonic()
+            until = began - waited + seconds_for(arrived, least=self._hub.upload_s)
+            self._connection.read_into(buffer, until=until)
+            waited += monotonic() - began
+            yield buffer
 
 
 @contextmanager

@@ -122,7 +122,9 @@ class Hub:
         """Where the body of a member's message goes. Raises as ``AggregatorProtocol.expect``."""
         with self._lock:
             if self._connections.get(member_connection.member) is member_connection:
-                return self._rounds.expect(member_connection.member, message, body_bytes=body_bytes)
+                body = self._rounds.expect(member_connection.member, message, body_bytes=body_bytes)
+                self._happen(Tick())  # it may have to give way to others
+                return body
             return None
 
     def say(self, member_connection: MemberConnection, message: Message, body: Body | None) -> None:

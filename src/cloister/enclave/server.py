@@ -55,7 +55,7 @@ class Aggregator:
     Args:
         charter: that the instance is bound to; it has no faults, and this software can enforce it.
         collateral: encoded, for the record of this instance, so that auditors need no other source; or None.
-        upload_s: how long a member's upload may take, in seconds, beside 1 s for each MiB.
+        upload_s: how long a member's upload may take, in seconds, beside 1 s for each MiB that has arrived.
 
     Raises:
         ConfigurationError: its address cannot be bound.

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from cloister.attest.attester import find
+from cloister.attest.evidence import REPORT_DATA_BYTES
+from cloister.attest.listed import check_listed
 from cloister.charter.charter import Charter, check_valid, enforceable
 from cloister.charter.encoding import ENCODED_BYTES, decode
 from cloister.enclave.server import Aggregator
@@ -37,13 +39,31 @@ def instance_of(charter: Charter, *, tee: Literal["auto", "simulated"], name: st
     ``name``: which of the charter's addresses it has; None where there is one.
 
     Raises:
-        CharterError: the charter is not valid now, or this software cannot enforce it, or it has no such address.
-        NoTeeError: there is no TEE, or it is not set up.
+        CharterError: the charter is not valid now, or this software cannot enforce it, or it has no such address, or
+            does not list this software.
+        NoTeeError: there is no TEE, or it is not set up, or gives no evidence.
     """
     check_valid(charter, now=datetime.now(UTC))
     enforceable(charter)
     address = _address(charter, name)
-    return Instance(role="aggregator", attester=find(tee, role="aggregator"), charter=charter.digest, name=address)
+    attester = find(tee, role="aggregator")
+    check_listed(attester.evidence(bytes(REPORT_DATA_BYTES)), reference=charter.reference)
+    return Instance(role="aggregator", attester=attester, charter=charter.digest, name=address)
+
+
+def check_signatures(charter: Charter, *, folder: Path) -> None:
+    """Checks that all owners have signed a charter. ``folder``: where their signatures are, ``*.sig``.
+
+    Raises:
+        CharterError: one is missing, or cannot stand.
+    """
+    from cloister.charter.signatures import check_signed
+    from cloister.net.signatures import read_signatures
+
+    try:
+        check_signed(charter, signatures=read_signatures(folder))
+    except CharterError as fault:
+        raise CharterError(f"{fault}; members refuse it before. Their signatures are looked for in {folder}") from None
 
 
 def where(instance: Instance, listen: str | None) -> Address:

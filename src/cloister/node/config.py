@@ -18,6 +18,7 @@ from cloister.charter.charter import COUNT
 from cloister.charter.owner_limits import Floors
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
+from cloister.net.signatures import signatures_beside
 from cloister.node.node_table import NodeTable
 from cloister.tables import TEXT_BYTES, faulty, load
 from cloister.wire.peers import Address, parse_address
@@ -421,11 +422,6 @@ def _floors(table: NodeTable) -> Floors:
         min_batch=whole("min_batch", least=1),
         max_collateral_age=table.age("max_collateral_age", most=MAX_AGE) if table.holds("max_collateral_age") else None,
     )
-
-
-def signatures_beside(file: Path) -> Path:
-    """Where the signatures of a charter are kept, unless another folder is named: ``charter.sigs`` for charter.toml."""
-    return file.with_suffix(".sigs") if file.name else file
 
 
 def _check_peers(configuration: NodeConfiguration, faults: list[str]) -> None:

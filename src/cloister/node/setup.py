@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cloister.attest.attester import find
-from cloister.charter.charter import MEMBERS, Charter, check_valid, enforceable
+from cloister.charter.charter import Charter, check_valid, enforceable
 from cloister.charter.owner_limits import check_floors, reference_under
-from cloister.charter.signatures import FILE_BYTES, Signature, check_signed, check_successor, decode
+from cloister.charter.signatures import Signature, check_signed, check_successor
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
-from cloister.files import matching, read_text
+from cloister.files import read_text
 from cloister.net.collateral import source
 from cloister.net.files import read_charter_text
 from cloister.net.identity import Identity
@@ -29,6 +29,7 @@ from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.polling import Wakeup
 from cloister.net.proving import Instance
 from cloister.net.secrets import ProvisionedInstance
+from cloister.net.signatures import read_signatures
 from cloister.node import config
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from cloister.node.study.runner import Participation
 
 _log: Final = logging.getLogger(__name__)
-_SIGNATURES: Final = 4 * MEMBERS
-"""The most signature files that are read."""
 
 
 def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: bool = True) -> Charter:
@@ -97,18 +96,6 @@ def _check_signatures(
             " NAME.sigs beside the study file: where that is another folder, name it as `signatures` beside the"
             " charter's `file`"
         ) from None
-
-
-def read_signatures(folder: Path) -> tuple[Signature, ...]:
-    """The signatures in a folder's ``*.sig`` files, unchecked; none where there is no folder.
-
-    Raises:
-        CharterError: a file is no signature or cannot be read, or there are too many.
-    """
-    files = matching(folder, "*.sig", limit=_SIGNATURES)
-    if len(files) > _SIGNATURES:
-        raise CharterError(f"{folder} holds more than {_SIGNATURES} signatures; keep those of this charter's members")
-    return tuple(decode(read_text(file, limit=FILE_BYTES, error=CharterError), source=str(file)) for file in files)
 
 
 def _recall(state: Path, name: str) -> Charter | None:
