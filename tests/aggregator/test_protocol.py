@@ -434,7 +434,8 @@ def test_consents_that_do_not_come_are_not_waited_for() -> None:
     study.settle()
     check(study, ("alice", "chuck", "dave"))
     assert len(told(study, "alice", w.Draft)) == 2
-    assert "round 1: no consent in time from bob, eve" in study.instance.notes
+    for name in ("bob", "eve"):
+        assert f"round 1 is without {name}: it had not consented in time" in study.instance.notes
 
 
 def test_a_consent_to_something_else() -> None:

@@ -38,6 +38,9 @@ SENT = [
     w.Accepted(bytes(32), 0),
     w.Waiting(""),
     w.Finished(bytes(32), 0, ""),
+    w.Out(3, {}),
+    w.Ask(),
+    w.Status("", 0, 0, 0, "", "", 0, ()),
 ]
 EXAMPLES: dict[type[Any], Any] = {type(each): each for each in SENT}
 

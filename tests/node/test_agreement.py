@@ -211,6 +211,7 @@ def test_all_that_the_table_can_say() -> None:
         signatures = "sigs"
         accept_simulated = true
         collateral = "https://pccs.example/"
+        publish_budget = true
         [charter.floors]
         floor = 5
         largest_share = 0.3
@@ -226,6 +227,7 @@ def test_all_that_the_table_can_say() -> None:
         state=Path("/var/lib/node"),
         accept_simulated=True,
         collateral="https://pccs.example/",
+        publish_budget=True,
         floors=Floors(
             floor=5,
             largest_share=0.3,

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 import cloister
 from cloister.cli.study import app
 from cloister.errors import ConfigurationError, LedgerError
+from cloister.study.log import CHAIN
 from cloister.study.newest_model import write_newest
-from cloister.study.state_dir import CHAIN, JOB, NEWEST
+from cloister.study.state_dir import JOB, NEWEST
 from tests.support.aggregators import Aggregator, Talk, vector
 
 NUMBERS: dict[str, Any] = {

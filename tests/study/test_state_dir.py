@@ -12,7 +12,8 @@ from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Part, model_digest
 from cloister.ledger.jsonl import read_lines
 from cloister.ledger.sync import ModelState
-from cloister.study.state_dir import CHAIN, NEWEST, Folder, write_chain
+from cloister.study.log import CHAIN
+from cloister.study.state_dir import NEWEST, Folder, write_chain
 from cloister.wire.tensors import TensorSpec
 from tests.support import chains
 from tests.support.owners import make_job

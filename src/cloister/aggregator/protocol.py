@@ -165,7 +165,8 @@ class AggregatorProtocol:
         course, ledger, run = self._course, self.ledger, self._course.run
         running = None if run is None or run.over else run
         owners = (
-            OwnerStatus(o.key, course.doing(o.key, o.name), course.out.get(o.key, "")) for o in self._charter.owners
+            OwnerStatus(key, doing, course.out.get(key, ""), course.budgets.get(key))
+            for key, doing in course.doing().items()
         )
         return Status(
             job="" if running is None else running.agreed.name,
@@ -173,7 +174,7 @@ class AggregatorProtocol:
             rounds=0 if running is None else running.agreed.rounds,
             round=course.number,
             phase=course.phase,
-            text=course.waits,
+            text="" if running is None else course.waits,
             left=self._charter.limits.rounds - ledger.released,
             owners=tuple(owners),
         )
@@ -189,8 +190,8 @@ class AggregatorProtocol:
         if run is None or run.over or asking is None or asking.role != "researcher":
             raise JobError("there is no job that this member could stop")
         if run.researchers and member not in run.submitters:
-            raise JobError("the job is another researcher's, who is there: it is hers to stop")
-        run.stopping = f"stopped by {asking.name}"
+            raise JobError("the job is another researcher's, who is there: nobody else stops it")
+        run.stopping = run.stopping or f"stopped by {asking.name}"
         self._go_on()
         return self._peers.effects()
 
@@ -315,6 +316,7 @@ class AggregatorProtocol:
         done = self.ledger.done(run.digest)
         self._peers.tell(peer, Accepted(job=run.digest, done=done))
         self._peers.note(f"{peer.name}'s job of {run.agreed.rounds} rounds is taken; {done} are done")
+        self._course.tell_absences(peer)
 
     def _begin(self, body: Submission) -> Run:
         job, agreed, vector, ledger = body.job, body.agreed, body.vector, self.ledger
@@ -355,7 +357,7 @@ class AggregatorProtocol:
         run = self._course.run
         if run is None or run.over or peer.key not in run.researchers:
             raise JobError("there is no job of this researcher's to stop")
-        run.stopping = "stopped by the researcher"
+        run.stopping = run.stopping or "stopped by the researcher"
 
     def _end(self, run: Run, text: str) -> None:
         run.over = True

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloister.aggregator.absences import Absences
+from cloister.aggregator.absences import Absences, reason
 from cloister.aggregator.bodies import Body, Discarded, Update, views
 from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.collection import Answer, Collection
@@ -24,6 +24,7 @@ from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
 from cloister.ledger.cohorts import Members, choose
 from cloister.ledger.job import round_digest
+from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.rounds import (
     Answers,
     Commit,
@@ -37,10 +38,10 @@ from cloister.wire.rounds import (
     Ready,
     Send,
     Settle,
+    Standing,
     Waiting,
     Work,
 )
-from cloister.wire.text import visible
 
 _LEFT_OUT: Final = (
     "this owner is not in the round's cohort. Some owners have committed another cohort on the same model, which may"
@@ -73,6 +74,12 @@ class _Collecting:
         drafted = self.drafted is not None and peer.key not in self.drafted.missing
         return drafted and self.collection.has(peer.name)
 
+    def awaits(self, key: str, name: str) -> bool:
+        """Whether this owner, of the collection, holds up the others: with its consent, or with its contribution."""
+        if self.drafted is not None and self.drafted.missing:
+            return key in self.drafted.missing
+        return self.collection.expects(name)
+
 
 class RoundMachine:
     """The rounds of a run, with the members that are present; one is under way at a time."""
@@ -84,7 +91,7 @@ class RoundMachine:
         self.now = 0.0
         """The time, by the clock of the events."""
         self.waits = ""
-        """What it waits for, where that was said; empty where it does not wait."""
+        """What it waits for, or why the last round came to nothing; empty where all is well."""
         self._charter = charter
         self._limits = charter.limits
         self._quorum = quorum(charter)
@@ -94,12 +101,16 @@ class RoundMachine:
         self._phase: Training | _Collecting | Committing | None = None
         self._pauses = Pauses()
         self._absences = Absences(charter, peers=peers)
+        self.budgets: dict[str, int] = {}
+        """The rounds that owners said that their data sets have left for this run, by fingerprint."""
         self._given_up: Counter[Members] = Counter()
         """How often rounds were given up since the last release, by the owners that were there."""
 
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
-        self.run, self._pauses = run, Pauses()
+        self.run, self._pauses, self.waits = run, Pauses(), ""
+        self.budgets.clear()
+        self._absences.clear()
 
     @property
     def due(self) -> float | None:
@@ -123,9 +134,10 @@ class RoundMachine:
             raise MESSAGES[Ready].refusal(message)
         try:
             training.ready(peer, message)
+            self._keep_budget(peer, message.standing)
         except RoundError as fault:
             if peer.name not in training.answers:
-                self._absences.note(peer.key, f"what it said was refused: {fault}")
+                self._absences.note({peer.key: f"what it said was refused: {fault}"})
             raise
 
     def room(self, peer: ConnectedMember, message: Contribution, *, body_bytes: int) -> Body:
@@ -163,13 +175,21 @@ class RoundMachine:
         why = f"it declined: {message.text}"
         match self._phase:
             case Training() as training:
-                self._absences.note(peer.key, why)
+                self._absences.note({peer.key: why})
                 training.decline(peer, message)
+                self._keep_budget(peer, message.standing)
             case _Collecting() as collecting:
                 self._leave_out_of(collecting, {peer.name: why})
             case Committing() as committing:
-                self._peers.note(f"{peer.name} does not commit round {message.round}: {visible(message.text)}")
+                self._peers.note(f"{peer.name} does not commit round {message.round}: {reason(message.text)}")
                 committing.refused.add(peer.key)
+
+    def _keep_budget(self, peer: ConnectedMember, standing: Standing | None) -> None:
+        """Keeps what an owner publishes of its budget, or forgets it where it does not any more."""
+        if standing is not None and standing.left is not None:
+            self.budgets[peer.key] = standing.left
+        else:
+            self.budgets.pop(peer.key, None)
 
     def consent(self, peer: ConnectedMember, message: Consent) -> None:
         """Handles a member's consent to a cohort. One to an earlier draft is passed over.
@@ -197,7 +217,7 @@ class RoundMachine:
         match self._phase:
             case Training() as training:
                 training.leave_out(peer.name)
-                self._absences.note(peer.key, _LOST)
+                self._absences.note({peer.key: _LOST})
             case _Collecting() as collecting if not collecting.settled(peer):
                 self._leave_out_of(collecting, {peer.name: _LOST})
 
@@ -207,9 +227,8 @@ class RoundMachine:
         """Acts on deadlines that have passed, and returns the members that have stalled, which must be dropped."""
         match self._phase:
             case Training() as training if self.now >= training.until:
-                for peer in self._peers.owners():
-                    if training.waits_for(peer.name):
-                        self._absences.note(peer.key, "it had not trained in time")
+                silent = [peer.key for peer in self._peers.owners() if training.waits_for(peer.name)]
+                self._absences.note(dict.fromkeys(silent, "it had not trained in time"))
                 training.close()
             case _Collecting(deadlines=deadlines) as collecting:
                 self._close_consents(collecting)
@@ -244,6 +263,7 @@ class RoundMachine:
         self._enter(None)
         self._peers.tell_all(Over(round=number, text=why))
         self._peers.note(f"round {number} is void: {why}")
+        self.waits = f"round {number} was void: {why}"[:TEXT_CHARS]
         self._pauses.fail(self._owners(), now=self.now, hopeless=hopeless)
 
     def begin_again(self, why: str) -> None:
@@ -269,23 +289,34 @@ class RoundMachine:
         if self.phase not in FOLLOWING[before]:
             raise AssertionError(f"{self.phase} does not follow {before}")
 
-    def doing(self, key: str, name: str) -> Doing:
-        """What an owner is at, by its fingerprint and its name."""
-        there = {peer.key: peer for peer in self._peers.owners()}
+    def doing(self) -> dict[str, Doing]:
+        """What each owner is at, by its fingerprint."""
+        there = {peer.key for peer in self._peers.owners()}
+        return {owner.key: self._doing(owner.key, owner.name, there) for owner in self._charter.owners}
+
+    def _doing(self, key: str, name: str, there: Container[str]) -> Doing:
+        out = key in self._absences.why
         match self._phase:
-            case Committing() as committing if key in committing.missing(there.values()):
-                return "awaited"
-            case Committing() as committing if committing.has(key):
-                return "done"
             case Training() as training if training.waits_for(name):
                 return "awaited"
             case Training(answers=answers) if name in answers:
                 return "done"
             case _Collecting(collection=collection) as collecting if name in collection.answers:
-                return "done" if key in there and collecting.settled(there[key]) else "awaited"
+                return "awaited" if collecting.awaits(key, name) else "done"
+            case Committing() as committing if committing.has(key):
+                return "done"
+            case Committing() as committing if key in there and key not in committing.refused:
+                return "awaited"
+            case Committing() as committing:
+                out |= key in committing.refused
             case None:
-                return "there" if key in there else "away"
-        return "out" if key in self._absences.why else "there" if key in there else "away"
+                out = False
+        return "out" if out else "there" if key in there else "away"
+
+    def tell_absences(self, peer: ConnectedMember) -> None:
+        """Tells a researcher that comes while a round is under way who is out of it."""
+        if self.under_way:
+            self._absences.tell(peer)
 
     @property
     def out(self) -> Mapping[str, str]:
@@ -364,7 +395,7 @@ class RoundMachine:
         )
         self._enter(training)
         self._peers.note(f"round {number} is proposed to {len(owners)} owners")
-        self._absences.begin(number, run=run)
+        self._absences.begin(number, researchers=run.researchers)
 
     def _wait(self, run: Run, text: str) -> None:
         """Tells the job's researchers the reason for waiting, each of them once until it changes."""
@@ -470,8 +501,8 @@ class RoundMachine:
     def _leave_out_of(self, collecting: _Collecting, names: Mapping[str, str]) -> None:
         """Goes on without these owners, for these reasons; the others have to consent to another cohort, and so may
         those that were left out of this one."""
-        for name in names.keys() & collecting.training.answers.keys():
-            self._absences.note(collecting.training.answers[name].member.key, names[name])
+        answers = collecting.training.answers
+        self._absences.note({answers[name].member.key: why for name, why in names.items() if name in answers})
         collecting.out.update(names)
         if not collecting.out.isdisjoint(collecting.collection.answers):
             collecting.drafted = None
@@ -489,10 +520,11 @@ class RoundMachine:
         except AggregationError as fault:
             self.void(str(fault))
             return
-        for peer in self._peers.owners():
-            if peer.name in training.answers.keys() - collection.answers.keys() - collecting.out:
-                self._absences.note(peer.key, _LEFT_OUT)
-                self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
+        passed_over = training.answers.keys() - collection.answers.keys() - collecting.out
+        left_out = [peer for peer in self._peers.owners() if peer.name in passed_over]
+        self._absences.note(dict.fromkeys((peer.key for peer in left_out), _LEFT_OUT))
+        for peer in left_out:
+            self._peers.tell(peer, refused(training.number, RoundError(_LEFT_OUT)))
         self._enter(Committing(training.number, drafted=drafted, outcome=outcome, ledger=self._chains.ledger))
 
     def _go_on_committing(self, committing: Committing) -> None:

@@ -331,6 +331,7 @@ device = "cpu"                # or "cuda", "cuda:1"
 # file = "charter.toml"       # signatures lie in charter.sigs beside it
 # collateral = "https://pccs.example:8081"   # what TEEs are judged by: a file, or a service's URL
 # accept_simulated = true     # for rehearsals: a simulated TEE will do, which proves nothing
+# publish_budget = true       # the charter's members are told how many rounds a data set has left
 # [charter.floors]            # this owner's own limits; they can only be stricter
 # min_examples = 100
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,18 +13,25 @@ import typer
 
 from cloister import files
 from cloister.charter.charter import FORMAT as CHARTER_FORMAT
-from cloister.charter.charter import MEMBERS
+from cloister.charter.charter import MEMBERS, check_valid
 from cloister.charter.jobs import FEWEST_BATCHES
 from cloister.charter.signatures import FILE_BYTES as SIGNATURE_BYTES
+from cloister.cli.attest import CollateralOption
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import matching
+from cloister.net.files import read_charter
+from cloister.net.identity import Identity
+from cloister.net.policy import AttestationPolicy
 from cloister.net.signatures import signatures_beside
 from cloister.study.epochs import MANY_PASSES, passes_of, steps_of
+from cloister.study.log import ROUNDS, rounds_of
 from cloister.study.published import published_values
+from cloister.study.status import StudyStatus, ask, dial
 from cloister.study.study_diff import diff as differing
 from cloister.study.study_file import FILE_BYTES, StudyFile, decode
 from cloister.study.study_page import page
 from cloister.tables import TEXT_BYTES
+from cloister.wire.rounds import Ask, Stop
 
 _CHARTER: Final = f'"{CHARTER_FORMAT}"'.encode()
 """What a charter's text holds, and only a charter's."""
@@ -35,7 +44,7 @@ StudyPath = Annotated[Path, typer.Argument(metavar="FILE.STUDY", help="The study
 
 @app.callback()
 def _study() -> None:
-    """Plan a study, and read what one would do."""
+    """Plan a study, read what one would do, and see how one stands."""
 
 
 @app.command()
@@ -125,6 +134,97 @@ def model(
     typer.echo(
         f"That its owners have signed for it: cloister ledger audit {state / 'chain.jsonl'} --charter CHARTER.TOML"
     )
+
+
+CharterPath = Annotated[Path, typer.Argument(metavar="CHARTER.TOML", help="The charter.", show_default=False)]
+IdentityOption = Annotated[Path, typer.Option(help="Your identity file, whose key the charter names.")]
+AtOption = Annotated[str | None, typer.Option(help="Where to dial, if the way there is another (a tunnel): host:port.")]
+SimulatedOption = Annotated[
+    bool, typer.Option("--accept-simulated", help="Let a simulated TEE pass. It proves nothing.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+@app.command()
+def status(
+    charter: CharterPath,
+    *,
+    identity: IdentityOption,
+    at: AtOption = None,
+    collateral: CollateralOption = None,
+    accept_simulated: SimulatedOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the aggregator how a study stands: which round, what it waits for, who is out of it and why.
+
+    Any member may ask, also while a script of its runs. The aggregator proves itself first.
+    """
+    found = _asked(Ask(), charter, identity, at=at, collateral=collateral, accept_simulated=accept_simulated)
+    typer.echo(json.dumps(found.describe()) if as_json else str(found))
+
+
+@app.command()
+def stop(
+    charter: CharterPath,
+    *,
+    identity: IdentityOption,
+    at: AtOption = None,
+    collateral: CollateralOption = None,
+    accept_simulated: SimulatedOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop the job that runs, and the round that is under way unless owners were asked to commit it.
+
+    For the researcher whose job it is; for another one, while that one is not there.
+    """
+    found = _asked(Stop(), charter, identity, at=at, collateral=collateral, accept_simulated=accept_simulated)
+    typer.echo(json.dumps(found.describe()) if as_json else str(found))
+
+
+@app.command()
+def log(
+    charter: CharterPath,
+    chain: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A chain of receipts, or a folder with one; by default the charter's name, with .rounds.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print the rounds that were released, from a researcher's folder or a chain: owners, metrics, who committed.
+
+    Nothing is connected to. Records are verified, and instances are not: `cloister ledger audit` does both.
+    """
+    agreed = read_charter(charter)
+    for line in rounds_of(charter.with_suffix(ROUNDS) if chain is None else chain, charter=agreed):
+        typer.echo(line)
+
+
+def _asked(
+    message: Ask | Stop,
+    charter: Path,
+    identity: Path,
+    *,
+    at: str | None,
+    collateral: str | None,
+    accept_simulated: bool,
+) -> StudyStatus:
+    """What the charter's aggregator answers.
+
+    Raises:
+        CharterError: the charter has faults, is not valid now, or does not name the identity.
+    """
+    agreed, own = read_charter(charter), Identity.load(identity)
+    check_valid(agreed, now=datetime.now(UTC))
+    if agreed.member(own.fingerprint) is None:
+        raise CharterError(
+            f"the charter {agreed.name!r} does not name {own.fingerprint}: name a member's identity file"
+        )
+    policy = AttestationPolicy(charter=agreed, accept_simulated=accept_simulated, collateral=collateral)
+    routes = {} if at is None else dict.fromkeys(agreed.addresses, at)
+    with dial(policy, identity=own, routes=routes) as attested:
+        return ask(attested, message, charter=agreed)
 
 
 def _signatures(path: Path, file: Path) -> dict[Path, str]:

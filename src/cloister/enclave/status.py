@@ -12,8 +12,10 @@ from cloister.net.handshake_server import refuse, refuse_for
 from cloister.wire.frames import Kind
 from cloister.wire.rounds import Ask, Stop
 
-_IDLE_S: Final = 60.0
-_QUESTIONS: Final = 1000
+_IDLE_S: Final = 10.0
+"""A connection on which nothing is asked for so long is one of the member's few that it lacks elsewhere."""
+_QUESTIONS: Final = 16
+"""The questions on one connection. Another connection costs more than an answer does."""
 
 
 def answer_questions(connection: Connection, *, hub: Hub) -> None:
@@ -35,8 +37,8 @@ def answer_questions(connection: Connection, *, hub: Hub) -> None:
                 connection.send(Kind.ROUND, refused(0, fault))
             else:
                 connection.send(Kind.ROUND, hub.status())
-        refuse(connection, "closing", text="these were many questions; connect again for more")
+        refuse(connection, "closing", text=f"these were {_QUESTIONS} questions; connect again for more")
     except NoAnswerError:
-        refuse(connection, "closing", text="nothing was asked for a minute")
+        refuse(connection, "closing", text=f"nothing was asked for {_IDLE_S:g} s")
     except WireError as fault:
         refuse_for(connection, fault)

@@ -134,6 +134,8 @@ class CharterUse:
     floors: Floors | None
     routes: Mapping[str, str] = field(default_factory=dict)
     """For an aggregator's address in the charter, where to dial instead: a tunnel, for instance."""
+    publish_budget: bool = False
+    """Whether the charter's members are told how many rounds a data set has left."""
     unsafe_salt: bytes | None = None
     """What chooses and orders rows in a rehearsal, in place of a secret of each data set; 32 bytes."""
 
@@ -394,6 +396,7 @@ def _charter(table: NodeTable, folder: Path, state: Path) -> CharterUse:
         collateral=collateral,
         floors=_floors(table.table("floors")) if table.holds("floors") else None,
         routes=_routes(table),
+        publish_budget=table.flag("publish_budget", default=False),
         unsafe_salt=table.hexadecimal("unsafe_salt", size=SALT_BYTES) if table.holds("unsafe_salt") else None,
     )
 

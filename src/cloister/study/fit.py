@@ -53,8 +53,8 @@ from cloister.wire.text import visible
 
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
-_VOID_ROUNDS: Final = 1000
-"""Rounds in a row that come to nothing, of which it is kept who was out."""
+_OPEN_ROUNDS: Final = 4
+"""Rounds that are neither released nor void, of which it is kept who is out. An aggregator has one at a time."""
 OnError: TypeAlias = Literal["leave", "stop"]
 """What becomes of a job whose researcher's callback raises: it goes on at the aggregator, or is ended there."""
 _REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
@@ -194,6 +194,7 @@ class JobRun:
                 self._accepted, self._since = True, perf_counter()
             case Over(round=number, text=text):
                 self._highest = max(self._highest, number)
+                self._absent.pop(number, None)
                 self.say(f"round {number}  void: {text}")
             case Out():
                 self._hear_out(message)
@@ -210,15 +211,16 @@ class JobRun:
         return False
 
     def _hear_out(self, out: Out) -> None:
-        """Keeps why an owner is out of a round, and says it unless that was said of the round before."""
-        names = {owner.key: owner.name for owner in self.charter.owners}
-        if out.owner not in names or (out.round not in self._absent and len(self._absent) >= _VOID_ROUNDS):
+        """Keeps why owners are out of a round, and says it unless that was said of the round before."""
+        if out.round not in self._absent and len(self._absent) >= _OPEN_ROUNDS:
             return
-        name, why = names[out.owner], visible(out.text)
-        self._absent.setdefault(out.round, {})[name] = why
-        if self._said.get(name) != why:
-            self._said[name] = why
-            self.say(f"round {out.round}  without {name}: {why}")
+        absent = self._absent.setdefault(out.round, {})
+        for owner in self.charter.owners:
+            if owner.key in out.why:
+                why = absent[owner.name] = visible(out.why[owner.key])
+                if self._said.get(owner.name) != why:
+                    self._said[owner.name] = why
+                    self.say(f"round {out.round}  without {owner.name}: {why}")
 
     def _extend(self, handed: Handed) -> None:
         ledger = advance(self.ledger, handed.first, handed.records)

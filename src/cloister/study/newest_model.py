@@ -12,7 +12,8 @@ from cloister.errors import ConfigurationError, LedgerError
 from cloister.ledger.job import Job
 from cloister.ledger.jsonl import describe
 from cloister.ledger.sync import ModelState
-from cloister.study.state_dir import CHAIN, NEWEST, Folder, replace_file
+from cloister.study.log import CHAIN
+from cloister.study.state_dir import NEWEST, Folder, replace_file
 from cloister.tensor.geometry import DTYPES
 from cloister.worker import flatten as deltas
 from cloister.worker.values import as_bytes

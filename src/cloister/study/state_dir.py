@@ -25,18 +25,16 @@ from safetensors.torch import save_file
 
 from cloister.charter import Charter
 from cloister.errors import ConfigurationError, JobError
-from cloister.files import lines, read
+from cloister.files import read
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job, decode, model_digest
-from cloister.ledger.jsonl import LINE_BYTES, read_lines, write_line
+from cloister.ledger.jsonl import write_line
 from cloister.ledger.sync import ModelState
+from cloister.study.log import CHAIN, read_records
 from cloister.wire.limits import JOB_BYTES
 from cloister.worker.data.headers import check_safetensors
 from cloister.worker.values import as_bytes
 
-ROUNDS: Final = ".rounds"
-"""Ends the folder's name, unless another one is named: a study file, which may lie beside it, ends in .study."""
-CHAIN: Final = "chain.jsonl"
 NEWEST: Final = "newest.safetensors"
 JOB: Final = "job"
 _LOCK: Final = "lock"
@@ -87,7 +85,7 @@ class Folder:
             ConfigurationError: the file cannot be read.
             LedgerError: a line of it holds no record.
         """
-        return read_lines(_whole_lines(self.path / CHAIN))
+        return read_records(self.path / CHAIN)
 
     def job(self) -> Job | None:
         """Reads the job that is kept; None if there is none.
@@ -192,18 +190,6 @@ def _take(lock: int, path: Path) -> None:
         raise ConfigurationError(
             f"{path} is in use by another script; end that one, or name another folder with state="
         ) from None
-
-
-def _whole_lines(file: Path) -> Iterator[bytes]:
-    try:
-        for line in lines(file, limit=LINE_BYTES):
-            if not line.endswith(b"\n") and len(line) <= LINE_BYTES:
-                return  # it was being written
-            yield line
-    except FileNotFoundError:
-        return
-    except OSError as fault:
-        raise ConfigurationError(f"{file} cannot be read: {fault.strerror}") from None
 
 
 def replace_file(file: Path, into: Callable[[Path], object]) -> None:

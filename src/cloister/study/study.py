@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import check_valid, enforceable
 from cloister.charter.jobs import Weights
-from cloister.errors import CharterError, ConfigurationError, NetworkError, StudyError
+from cloister.errors import CharterError, ConfigurationError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
-from cloister.net.attested import AttestedConnection, attest_peer
+from cloister.net.attested import AttestedConnection
 from cloister.net.collateral import CollateralSource
 from cloister.net.files import read_charter
 from cloister.net.identity import Identity
@@ -31,9 +31,10 @@ from cloister.net.policy import AttestationPolicy
 from cloister.study import job as jobs
 from cloister.study.fit import JobRun, OnError
 from cloister.study.history import History, Round
+from cloister.study.log import CHAIN, ROUNDS
 from cloister.study.progress import Interrupts, Screen
-from cloister.study.state_dir import CHAIN, ROUNDS, Folder, write_chain
-from cloister.study.status import StudyStatus, ask
+from cloister.study.state_dir import Folder, write_chain
+from cloister.study.status import StudyStatus, ask, dial
 from cloister.wire.rounds import Ask, Stop
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
@@ -45,7 +46,7 @@ _FEDAVG: Final = FedAvg()
 class StudyRun:
     """The result of ``Study.fit``: the trained model, the history round by round, the receipts, and the plan.
 
-    ``finished`` is False where Ctrl-C ended it before its last round.
+    ``finished`` is False where it was stopped before its last round.
     """
 
     model: nn.Module
@@ -167,7 +168,7 @@ class Study:
             on_round: called after each round, in place of the line that is shown.
             on_error: what becomes of the job where ``evaluate`` or ``on_round`` raises, which ``fit`` then raises too.
                 ``"leave"``: its rounds go on at the aggregator, and the same call takes it up. ``"stop"``: it is ended
-                there first, after the round that is under way, which is how a script stops early.
+                there first, with the round that is under way, which is how a script stops early.
 
         Raises:
             ConfigurationError: arguments out of range, or no example where one is needed.
@@ -235,11 +236,8 @@ class Study:
         return self._ask(Stop())
 
     def _ask(self, message: Ask | Stop) -> StudyStatus:
-        attested = self._dial()
-        try:
+        with dial(self._policy, identity=self._identity, routes=self._routes) as attested:  # not that of a fit
             return ask(attested, message, charter=self.charter)
-        finally:
-            attested.close()
 
     def close(self) -> None:
         """Ends the connection, if there is one."""
@@ -252,16 +250,8 @@ class Study:
         self.close()
 
     def _dial(self) -> AttestedConnection:
-        faults: list[NetworkError] = []
-        for address in self.charter.addresses:
-            try:
-                self.attested = attest_peer(
-                    address, policy=self._policy, identity=self._identity, at=self._routes.get(address)
-                )
-                return self.attested
-            except NetworkError as fault:
-                faults.append(fault)
-        raise faults[-1]
+        self.attested = dial(self._policy, identity=self._identity, routes=self._routes)
+        return self.attested
 
     def _judge(self, known: Ledger, ledger: Ledger) -> None:
         """Verifies the evidence of the instances that are new in ``ledger``."""

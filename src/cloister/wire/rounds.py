@@ -31,6 +31,7 @@ RoundNumber = Annotated[int, Meta(ge=1, lt=1 << 53)]
 Head = Annotated[bytes, Meta(max_length=32)]
 """A record's hash, or nothing before the first record."""
 Reason = Annotated[str, Meta(max_length=REASON_CHARS)]
+Reasons = Annotated[dict[Fingerprint, Reason], Meta(max_length=MEMBERS)]
 RecordSize = Annotated[int, Meta(ge=1, le=RECORD_BYTES)]
 JobSize = Annotated[int, Meta(ge=1, le=JOB_BYTES)]
 Members = Annotated[tuple[Fingerprint, ...], Meta(max_length=LIST_ITEMS)]
@@ -89,12 +90,14 @@ class Standing(Message, frozen=True):
 
     ``elsewhere``: the members of each cohort that it has agreed to under other charters on this model; it agrees to no
     other that is too near to one of them. ``open``: whether it has agreed to cohorts that are neither released nor
-    void, so that it wants to see the others' answers.
+    void, so that it wants to see the others' answers. ``left``: the rounds that its data set has left, before this one,
+    where its owner publishes that.
     """
 
     answer: SignedAnswer
     elsewhere: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()
     open: bool = False
+    left: Sequence | None = None
 
 
 class Ready(Message, tag="ready", frozen=True):
@@ -251,11 +254,10 @@ class Refused(Message, tag="refused", frozen=True):
 
 
 class Out(Message, tag="out", frozen=True):
-    """An owner is not in this round, and why. It goes to the researchers whose job the round is of."""
+    """Owners that are not in this round, and why. It goes to the researchers whose job the round is of."""
 
     round: RoundNumber
-    owner: Fingerprint
-    text: Reason
+    why: Reasons
 
 
 class Accepted(Message, tag="accepted", frozen=True):
@@ -288,20 +290,23 @@ class Ask(Message, tag="ask", frozen=True):
 
 Doing = Literal["away", "there", "out", "awaited", "done"]
 """What an owner is at: not connected; there, and no round concerns it; out of the round; the round waits for it; it has
-done what this phase asks of it."""
+done all that it was asked for in this phase so far."""
 
 
 class OwnerStatus(Message, frozen=True):
-    """One owner, and the reason why it is out of the round."""
+    """One owner, and why it is out of the round, or was of the last one. ``left``: the rounds that its data set had
+    left when it last answered, where its owner publishes that."""
 
     owner: Fingerprint
     doing: Doing
     text: Reason
+    left: Sequence | None = None
 
 
 class Status(Message, tag="status", frozen=True):
     """How a study stands. ``job``: its name in the charter; empty where none runs; ``done`` and ``rounds`` are its
-    released rounds and all that it has. ``round``: 0 between rounds. ``text``: what it waits for, if it is said.
+    released rounds and all that it has. ``round``: 0 between rounds. ``text``: what it waits for, or why the last round
+    was void; it may be empty.
     ``left``: the charter's rounds that are left."""
 
     job: Name

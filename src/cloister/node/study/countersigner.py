@@ -107,6 +107,10 @@ class Countersigner:
                 f" studies included, and {self._limits.rounds_by} {self._limits.rounds}"
             )
 
+    def left(self, data: str, *, number: int) -> int:
+        """The rounds that a data set has left before this one."""
+        return max(0, self._limits.rounds - self._records.spent(data, besides=(self._digest, number)))
+
     def _check(self, asked: Asked) -> tuple[Cohort, frozenset[str]]:
         """What holds of a cohort that is consented to or committed. Returns it, and its members' ids."""
         cohort = decode_cohort(asked.cohort)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from cloister.attest.transcript import Transcript
@@ -85,6 +86,7 @@ class Member:
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: gives 32 random bytes.
         content: the digest of a data set's file as it is now, by its name; raises ``RecordsError``.
+        publish_budget: whether the aggregator's members are told how many rounds a data set has left.
         unsafe_counted_otherwise: the data sets of which jobs may add up otherwise than those before.
         unsafe_salt: the salt of all its data sets, in a rehearsal that is to be the same each time; None: each has a
             secret one of its own.
@@ -106,6 +108,7 @@ class Member:
         verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
         content: Callable[[str], bytes],
+        publish_budget: bool = False,
         unsafe_counted_otherwise: frozenset[str] = frozenset(),
         unsafe_salt: bytes | None = None,
     ) -> None:
@@ -127,6 +130,7 @@ class Member:
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._answering = Answering(charter, key=key, records=records)
         self._new_salt = new_salt
+        self._publishes_budget = publish_budget
         meet(charter, own=own, records=records)
         self._work: _Work | None = None
         self._round: _Round | None = None
@@ -385,6 +389,7 @@ class Member:
         self._round = None  # no later proof starts it a second time
         self._held = _Held(number, vector, salt)
         standing = self._answering.standing(number, model=entry.model, ledger=self._ledger)
+        standing = self._with_budget(standing, number)
         return [Say(w.Ready(number, self._limits.told(examples), *norms, metrics, entry.commitment, standing))]
 
     def _entry(self, begun: _Round, salt: bytes, vector: Values) -> TookPart:
@@ -433,7 +438,19 @@ class Member:
             standing = self._answering.decline(number, ledger=self._ledger)
         except RecordsError as fault:
             return [note, Note(str(fault), warns=True), Say(w.Declined(number, text[:TEXT_CHARS]))]
+        if standing is not None:
+            standing = self._with_budget(standing, number)
         return [note, Say(w.Declined(number, text[:TEXT_CHARS], standing))]
+
+    def _with_budget(self, standing: w.Standing, number: int) -> w.Standing:
+        """With the rounds that the job's data set has left before this one, if its owner publishes that."""
+        if not self._publishes_budget or self._work is None or self._work.agreed is None:
+            return standing
+        try:
+            data = self._data.find(self._work.agreed)
+        except RoundError:
+            return standing
+        return msgspec.structs.replace(standing, left=self._countersigner.left(data, number=number))
 
     # Signing
 

@@ -123,6 +123,7 @@ def _begin(
             verify_instance=verify_instance,
             new_salt=partial(secrets.token_bytes, SALT_BYTES),
             content=data.content,
+            publish_budget=use.publish_budget,
             unsafe_counted_otherwise=frozenset(
                 each.name for each in configuration.study_data if each.unsafe_counted_otherwise
             ),
