@@ -16,14 +16,14 @@ from tests.explorer.watching import ViolationError
 from tests.explorer.world import Machine, World
 from tests.support.owners import first_model, key_of
 
-
 ROUNDS: Final = 16
 """After so many rounds without a release nothing will come of further ones."""
 
 
 class Peace:
     """What is left once the adversary has stopped: one instance, and honest owners that stay. Others are gone for good,
-    or are there and silent (``Setting.lost``)."""
+    or are there and silent (``Setting.lost``); and some traitors still lie when they answer, but otherwise keep to the
+    rules."""
 
     def __init__(self, world: World, study: int) -> None:
         self.world = world
@@ -45,6 +45,8 @@ class Peace:
         machine = self.world.start(self.study)
         self.world.connect(RESEARCHER, machine)
         for name in group:
+            self.world.connect(name, machine)
+        for name in sorted(self.world.setting.liars):
             self.world.connect(name, machine)
         if self._go_on(machine):
             self._check(machine.ledger)
@@ -92,7 +94,9 @@ class Peace:
     def _is_held(self, group: Sequence[str], newest: Ledger) -> bool:
         disks = [self.world.owners[name].disk for name in group]
         model = newest.model, newest.state
-        return not newest.released or any(disk is not None and disk.kept(self.charter.digest) == model for disk in disks)
+        return not newest.released or any(
+            disk is not None and disk.kept(self.charter.digest) == model for disk in disks
+        )
 
     def _busy(self) -> bool:
         return any((link.up and link.there) or (link.down and link.here) for link in self.world.links)
@@ -141,9 +145,7 @@ class Halt:
         self.machine = machine
         self.ledger = machine.ledger
         self.disks = {key_of(name): world.owners[name].disk for name in stay}
-        self.able = frozenset(
-            each for each in self.disks if self._disk(each).spent(TAG) < self.charter.limits.rounds
-        )
+        self.able = frozenset(each for each in self.disks if self._disk(each).spent(TAG) < self.charter.limits.rounds)
         """Those with budget left."""
         self.listed = {each: self._listed(each) for each in self.disks}
         """What each of them lists when it answers: what it has committed and what may be released, by digest."""
@@ -167,7 +169,10 @@ class Halt:
         on_model = [entry for entry in held.values() if entry.model == self.ledger.model]
         if any(not self.able.issuperset(entry.members) for entry in on_model):
             return "a member of a cohort that may be released is gone"
-        if any(self._disk(each).consented_elsewhere(self.ledger.model or b"", charter=self.charter.digest) for each in self.disks):
+        if any(
+            self._disk(each).consented_elsewhere(self.ledger.model or b"", charter=self.charter.digest)
+            for each in self.disks
+        ):
             return "another charter"
         raise ViolationError(f"the study comes to a halt, and nobody is gone: {notes}")
 
@@ -192,19 +197,25 @@ class Halt:
         for cohort in agreed:
             against = sum(cohort not in listed for listed in self.listed.values())
             if self._is_open(disk, cohort) and against >= votes_to_void(self.charter):
-                raise ViolationError(f"the study comes to a halt, and an owner was not told what is void: {self.machine.notes[-3:]}")
+                raise ViolationError(
+                    f"the study comes to a halt, and an owner was not told what is void: {self.machine.notes[-3:]}"
+                )
 
     def _would_be_released(self, cohort: frozenset[str]) -> bool:
-        """Whether all of a cohort would consent to it, and a quorum would commit it."""
+        """Whether all of a cohort would consent to it, and a quorum would commit it.
+
+        An owner that has agreed to a cohort under another charter commits any other, unless it has committed that one
+        too. The aggregator is not told the difference, and does not count on it.
+        """
         model, charter = self.ledger.model or b"", self.charter.digest
-        elsewhere = (each for name in cohort for each in self._disk(name).consented_elsewhere(model, charter=charter))
-        if not all(self._is_far(cohort, each.members) for each in elsewhere):
-            return False
-        willing = 0
+        willing, consenting = 0, True
         for name in self.disks:
-            committed = self._disk(name).committed_on(model, charter=charter)
-            willing += all(self._is_far(cohort, each.members) for each in committed)
-        return willing >= quorum(self.charter)
+            disk = self._disk(name)
+            elsewhere = [each.members for each in disk.consented_elsewhere(model, charter=charter)]
+            committed = [each.members for each in disk.committed_on(model, charter=charter)]
+            willing += all(self._is_far(cohort, each) for each in (*elsewhere, *committed))
+            consenting &= name not in cohort or all(self._is_far(cohort, each) for each in elsewhere)
+        return consenting and willing >= quorum(self.charter)
 
     def _is_far(self, cohort: frozenset[str], other: Iterable[str]) -> bool:
         return not 0 < len(cohort.symmetric_difference(other)) < self.floor

@@ -107,12 +107,12 @@ class Watch:
         if (answer.sequence, answer.head) != (len(chain), records.head_of(chain[-1]) if chain else b""):
             raise ViolationError(f"{name}'s answer to round {number} names another record than its newest")
         known, listed = {_released_by(record) for record in chain}, set(answer.committed)
-        for round, (data, _) in self._committed[name, study].items():
+        for earlier, (data, _) in self._committed[name, study].items():
             cohort, digest = decode_cohort(data), cohort_digest(data)
             members = answers.mask((share.member for share in cohort.shares), charter=self.studies[study].charter)
-            entry = answers.Committed(round, digest, cohort.model, members)
+            entry = answers.Committed(earlier, digest, cohort.model, members)
             if entry not in listed and digest not in known and name not in self.voids[study, digest]:
-                raise ViolationError(f"{name} answers round {number} and keeps quiet about its commit of round {round}")
+                raise ViolationError(f"{name} answers round {number} and keeps quiet of its commit of round {earlier}")
 
     def consented(self, name: str, study: int, message: w.Consent, *, asked: Sequence[bytes]) -> None:
         """An owner gives its consent to a cohort away."""
@@ -141,13 +141,9 @@ class Watch:
         if all(cohort.round != message.round for cohort in agreed):
             raise ViolationError(f"{name} contributes to round {message.round} and has not consented to a cohort of it")
 
-    def committed(
-        self, name: str, study: int, message: w.Commit, *, asked: Sequence[tuple[bytes, bytes]]
-    ) -> None:
+    def committed(self, name: str, study: int, message: w.Commit, *, asked: Sequence[tuple[bytes, bytes]]) -> None:
         """An owner gives its commit of a cohort and an outcome away."""
-        found = next(
-            (each for each in asked if _is_of(message.signature, records.commit_to_be_signed(*each))), None
-        )
+        found = next((each for each in asked if _is_of(message.signature, records.commit_to_be_signed(*each))), None)
         if found is None:
             raise ViolationError(f"{name} commits what nobody asked it to")
         data, outcome = found
@@ -193,9 +189,7 @@ class Watch:
         self.receipts[receipt.head] = receipt
         cohort, data = receipt.cohort, receipt.record.cohort
         members, record = self._members(cohort), receipt.record
-        outcome = records.outcome_digest(
-            record.salt, model=record.model, state=record.state, metrics=record.metrics
-        )
+        outcome = records.outcome_digest(record.salt, model=record.model, state=record.state, metrics=record.metrics)
         consents = frozenset(self.names.get(each.member, "?") for each in record.consents)
         commits = frozenset(self.names.get(each.member, "?") for each in record.commits)
         if len(members) < self.setting.floor:
