@@ -122,6 +122,11 @@ class Adversary:
         self.world.say(link, item, whole=self.chance.random() < 0.8)
         if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
             self._strike(machine)
+        elif isinstance(item[0], w.Commit) and self.chance.random() < self.world.setting.ambush / 2:
+            if self.chance.random() < 0.5:  # some have committed a cohort that nobody releases, for now
+                self._strike(machine)
+            elif machine in self.world.machines:
+                self.world.kill(machine)
         elif (
             isinstance(item[0], w.Contribution | w.Consent | w.Commit)
             and self.chance.random() < self.world.setting.ambush / 5
@@ -306,8 +311,18 @@ class Adversary:
             return False
         links = [link for link in machine.links.values() if link.here and link.name in world.owners]
         numbers = [number for study, _, number in world.watch.offers if study == machine.study]
-        number = self.chance.choice((ledger.last_round + 1, max(numbers, default=1), max(numbers, default=0) + 1))
-        lies = (self._invent, self._invent, self._settle, self._settle, self._show, self._propose)
+        last = max(numbers, default=ledger.last_round + 1)
+        number = self.chance.choice((last, last, last, ledger.last_round + 1, last + 1))
+        lies = (
+            self._invent,
+            self._invent,
+            self._settle,
+            self._settle,
+            self._settle,
+            self._show,
+            self._propose,
+            self._pull,
+        )
         said = self.chance.choice(lies)(machine, number)
         if said is not None and self.chance.random() < 0.3:
             links = self.chance.sample(links, self.chance.randint(0, len(links)))
@@ -316,24 +331,32 @@ class Adversary:
         return bool(links)
 
     def _invent(self, machine: Machine, number: int) -> w.Draft:
-        """A draft of any owners."""
-        size = self.chance.randint(self.world.setting.floor, len(self.world.setting.owners))
-        names = self.chance.sample(self.world.setting.owners, size)
+        """A draft of any owners, or of any that have trained for this round."""
+        setting, offers = self.world.setting, self.world.watch.offers
+        trained = [
+            name for name in setting.owners if (machine.study, name, number) in offers or name in setting.traitors
+        ]
+        some = trained if len(trained) >= setting.floor and self.chance.random() < 0.8 else setting.owners
+        names = self.chance.sample(some, self.chance.randint(setting.floor, len(some)))
         return w.Draft(number, invented(self.world, machine, names, number=number, salt=self.chance.randbytes(32)))
 
     def _settle(self, machine: Machine, number: int) -> w.Settle | None:
         """A cohort to which honest owners have consented, with the consents of traitors, and any outcome."""
-        loot, traitors = self.world.loot[machine.study], self.world.setting.traitors
-        if not loot.cohorts:
+        world, loot, head = self.world, self.world.loot[machine.study], machine.ledger.head
+        found = [
+            (encoded, cohort)
+            for encoded in loot.cohorts
+            if (cohort := records.decode_cohort(encoded)).signer == machine.signer and cohort.previous == head
+        ]
+        if not found:
             return None
-        encoded = self.chance.choice(loot.cohorts[-3:])
+        encoded, cohort = self.chance.choice(found)
         consents = dict(loot.consents[records.cohort_digest(encoded)])
-        cohort = records.decode_cohort(encoded)
-        for name in sorted(traitors & {self.world.watch.names[share.member] for share in cohort.shares}):
+        for name in sorted(world.setting.traitors & {world.watch.names[share.member] for share in cohort.shares}):
             consents[key_of(name)] = sign_one(records.consent_to_be_signed(encoded), charters.key_of(name))
         if self.chance.random() < 0.05 and consents:
             del consents[self.chance.choice(sorted(consents))]
-        outcome = self.chance.choice((bytes(32), bytes(32), self.chance.randbytes(32)))
+        outcome = self.chance.choice((bytes(32), bytes(32), bytes(32), self.chance.randbytes(32)))
         return w.Settle(cohort.round, encoded, outcome, tuple(consents[each] for each in sorted(consents)))
 
     def _show(self, machine: Machine, number: int) -> w.Answers:
@@ -361,6 +384,10 @@ class Adversary:
             shown.append(signed)
         self.chance.shuffle(shown)
         return w.Answers(number, tuple(shown))
+
+    def _pull(self, machine: Machine, number: int) -> w.Send:
+        """A contribution is wanted, whoever has agreed to what."""
+        return w.Send(number)
 
     def _propose(self, machine: Machine, number: int) -> w.Propose:
         """A round with any number, out of its turn."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -188,12 +188,11 @@ class Loot:
 class Traitor:
     """An owner on one connection who has given its key to the operator."""
 
-    FAITHFUL: Final = 0.8
-    """How often it says what an honest owner might say: else most rounds would end at once."""
-
     def __init__(self, name: str, study: Study, *, loot: Loot, chance: random.Random) -> None:
         self.name = name
         self.study = study
+        self.faithful = 0.8
+        """How often it says what an honest owner might say: else most rounds would end at once."""
         self.offered: dict[bytes, np.ndarray[Any, Any]] = {}
         """What it contributed, by the commitments."""
         self._loot = loot
@@ -204,14 +203,14 @@ class Traitor:
 
     def join(self) -> w.Join:
         """It claims to know some older chain, or none."""
-        known = self._some_chain()
+        known = self._some_chain() if self.faithful < 1 else ()
         ledger = Ledger.from_records(self.study.charter, known)
         self._chain = known
         return w.Join(ledger.sequence, ledger.head, self._chance.choice((0, 0, 1, 2, 7)), self._chance.random() < 0.3)
 
     def answer(self, message: Any, body: bytes) -> list[tuple[Any, bytes]]:
         """What it says to a message; anything at all, and often nothing."""
-        faithful = self._chance.random() < self.FAITHFUL
+        faithful = self._chance.random() < self.faithful
         match message:
             case w.Chain():
                 self._learn(message, body)
@@ -239,6 +238,8 @@ class Traitor:
             for each in (entry_of(cohort, self.study), entry_of(cohort, self.study, chance=chance))
         ]
         listed = chance.choice(([], [], self._loot.commits[self.name][-4:], chance.sample(known, min(len(known), 2))))
+        if self.faithful == 1:
+            listed = known[1::2]  # the worst that it can say while it keeps to the rules otherwise
         newest = Ledger.from_records(self.study.charter, self._chain).settled()
         heads = (newest.sequence, newest.head), (0, b""), (chance.randint(0, 9), chance.randbytes(32))
         sequence, head = heads[chance.choices(range(3), (8, 1, 1))[0]]

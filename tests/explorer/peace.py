@@ -22,7 +22,8 @@ ROUNDS: Final = 16
 
 class Peace:
     """What is left once the adversary has stopped: one instance, and honest owners that stay. Others are gone for good,
-    or are there and silent (``Setting.lost``)."""
+    or are there and silent (``Setting.lost``); and some traitors still lie when they answer, but otherwise keep to the
+    rules."""
 
     def __init__(self, world: World, study: int) -> None:
         self.world = world
@@ -44,6 +45,8 @@ class Peace:
         machine = self.world.start(self.study)
         self.world.connect(RESEARCHER, machine)
         for name in group:
+            self.world.connect(name, machine)
+        for name in sorted(self.world.setting.liars):
             self.world.connect(name, machine)
         if self._go_on(machine):
             self._check(machine.ledger)
@@ -199,16 +202,20 @@ class Halt:
                 )
 
     def _would_be_released(self, cohort: frozenset[str]) -> bool:
-        """Whether all of a cohort would consent to it, and a quorum would commit it."""
+        """Whether all of a cohort would consent to it, and a quorum would commit it.
+
+        An owner that has agreed to a cohort under another charter commits any other, unless it has committed that one
+        too. The aggregator is not told the difference, and does not count on it.
+        """
         model, charter = self.ledger.model or b"", self.charter.digest
-        elsewhere = (each for name in cohort for each in self._disk(name).consented_elsewhere(model, charter=charter))
-        if not all(self._is_far(cohort, each.members) for each in elsewhere):
-            return False
-        willing = 0
+        willing, consenting = 0, True
         for name in self.disks:
-            committed = self._disk(name).committed_on(model, charter=charter)
-            willing += all(self._is_far(cohort, each.members) for each in committed)
-        return willing >= quorum(self.charter)
+            disk = self._disk(name)
+            elsewhere = [each.members for each in disk.consented_elsewhere(model, charter=charter)]
+            committed = [each.members for each in disk.committed_on(model, charter=charter)]
+            willing += all(self._is_far(cohort, each) for each in (*elsewhere, *committed))
+            consenting &= name not in cohort or all(self._is_far(cohort, each) for each in elsewhere)
+        return consenting and willing >= quorum(self.charter)
 
     def _is_far(self, cohort: frozenset[str], other: Iterable[str]) -> bool:
         return not 0 < len(cohort.symmetric_difference(other)) < self.floor

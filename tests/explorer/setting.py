@@ -60,6 +60,8 @@ class Setting:
     steps: int
     weights: Weights
     """How much owners count."""
+    liars: frozenset[str]
+    """Traitors that are still there once the adversary has stopped."""
     lost: Mapping[str, str]
     """Honest owners that are lost for good, without traitors no more than a quorum can do without; how: some die, and
     some never hear messages of this kind again, though they are there."""
@@ -86,6 +88,7 @@ class Setting:
             lying=chance.random() < 0.25,
             steps=chance.choice((100, 200, 400)),
             weights=chance.choice(WEIGHTS),
+            liars=frozenset(chance.sample(sorted(traitors), chance.randint(0, len(traitors)))),
             lost=_lost(chance, sorted(set(owners) - traitors), quorum=(count + floor) // 2),
         )
         return replace(found, **bent)

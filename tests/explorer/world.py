@@ -185,6 +185,8 @@ class World:
         if name in self.setting.traitors:
             traitor = Traitor(name, self.studies[study], loot=self.loot[study], chance=self.chance)
             traitor.offered = self.watch.betrayals
+            if self.peace:
+                traitor.faithful = 1.0
             link = Link(name, study, machine, traitor)
             link.up.append((traitor.join(), b""))
         else:
@@ -351,7 +353,7 @@ class World:
     def _betray(self, link: Link, heard: Heard) -> None:
         assert link.traitor is not None
         for message, body in link.traitor.answer(heard.message, heard.body):
-            if self.chance.random() < 0.05:
+            if not self.peace and self.chance.random() < 0.05:
                 message = spoiled(message, self.chance)
             if isinstance(message, w.Ready):
                 self.watch.claims.setdefault(message.commitment, message)
@@ -363,9 +365,8 @@ class World:
             link.up.extend(researcher.answer(heard))
         except (CloisterError, AssertionError) as fault:
             self.leave(link, f"what it hands over is not taken ({fault})")
-        self.loot[link.study].chains.add(
-            researcher.ledger.records
-        )  # the operator may well be a friend of the researcher's
+        # The operator may well be a friend of the researcher's.
+        self.loot[link.study].chains.add(researcher.ledger.records)
 
     def _run(self, link: Link, event: Callable[[members.Member], list[members.Effect]]) -> None:
         owner = self.owners[link.name]
