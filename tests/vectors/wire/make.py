@@ -21,14 +21,14 @@ import msgspec
 
 FILE = Path(__file__).with_name("frames.json")
 
-BOB = "sha256:" + "b0" * 32
+ALICE, BOB = "sha256:" + "a1" * 32, "sha256:" + "b0" * 32
 TICKET = bytes(range(32))
 FLOATS = struct.pack("<4f", 1.0, -2.0, 0.5, 0.0)
 HEAD, JOB, MODEL, COMMITMENT, SALT = (bytes([value]) * 32 for value in (0x1E, 0x0B, 0x3D, 0xC0, 0x5A))
 COHORT, OUTCOME = bytes([0xC4]) * 32, bytes([0x07]) * 32
 SIGNATURE = [BOB, b"public key", b"signature"]
 SIGNED_ANSWER = [b"answer", SIGNATURE]
-STANDING = [SIGNED_ANSWER, [[BOB]], True]
+STANDING = [SIGNED_ANSWER, [[BOB]], True, None]
 
 
 class Vector(NamedTuple):
@@ -142,7 +142,7 @@ GOOD: dict[str, Vector] = {
     "work": Vector(ROUND, ["work", JOB], b"job"),
     "propose": Vector(ROUND, ["propose", 3, JOB, MODEL, 2, HEAD, TICKET, 600.0]),
     "ready": Vector(ROUND, ["ready", 3, 569, 0.75, 0.0, {"loss": 0.5}, COMMITMENT, STANDING]),
-    "declined": Vector(ROUND, ["declined", 3, "the rounds of this data set are spent", [SIGNED_ANSWER, [], False]]),
+    "declined": Vector(ROUND, ["declined", 3, "the rounds of this data set are spent", [SIGNED_ANSWER, [], False, 0]]),
     "declined, after it answered": Vector(ROUND, ["declined", 3, "a share in it is above my largest", None]),
     "answers": Vector(ROUND, ["answers", 3, [SIGNED_ANSWER]]),
     "draft": Vector(ROUND, ["draft", 3, b"cohort"]),
@@ -155,6 +155,13 @@ GOOD: dict[str, Vector] = {
     "waiting": Vector(ROUND, ["waiting", "2 owners are there, and 3 have to be"]),
     "refused": Vector(ROUND, ["refused", 3, "round", "too late: round 3 is over"]),
     "stop": Vector(ROUND, ["stop"]),
+    "out": Vector(ROUND, ["out", 3, {BOB: "it declined: the column 'age' holds text"}]),
+    "hello of one that asks": Vector(HELLO, [[1], "status", "cloister 0.1.0", None]),
+    "ask": Vector(ROUND, ["ask"]),
+    "status": Vector(
+        ROUND,
+        ["status", "train", 2, 30, 3, "training", "", 28, [[BOB, "out", "it declined: the rounds are spent", 0], [ALICE, "awaited", "", None]]],
+    ),
     "finished": Vector(ROUND, ["finished", JOB, 3, "stopped by the researcher"]),
     "dial": Vector(DIAL, [BOB]),
     "await": Vector(AWAIT, [BOB, TICKET]),
@@ -230,6 +237,17 @@ BAD: dict[str, tuple[str, bytes]] = {
         frame(ROUND, pack(["settle", 1, b"cohort", OUTCOME + b"\0", [SIGNATURE]])),
     ),
     "a salt of 31 bytes": ("MessageError", frame(ROUND, pack(["contribution", 1, SALT[:31]]))),
+    "an owner that is out under a name": ("MessageError", frame(ROUND, pack(["out", 3, {"bob": "no"}]))),
+    "a reason over its limit": ("MessageError", frame(ROUND, pack(["out", 3, {BOB: "x" * 513}]))),
+    "a status of other words": (
+        "MessageError",
+        frame(ROUND, pack(["status", "", 0, 0, 0, "", "", 0, [[BOB, "asleep", "", None]]])),
+    ),
+    "a budget below nothing": (
+        "MessageError",
+        frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [SIGNED_ANSWER, [], True, -1]])),
+    ),
+    "a question with a body": ("MessageError", frame(ROUND, pack(["ask"]), b"x")),
     "an empty record": ("MessageError", frame(ROUND, pack(["chain", 1, [0], 0, 0, []]))),
     "a record over its limit": ("MessageError", frame(ROUND, pack(["chain", 1, [(1 << 20) + 1], 0, 0, []]))),
     "a chain whose body is too short": ("MessageError", frame(ROUND, pack(["chain", 1, [6], 8, 0, []]), b"record")),
