@@ -55,3 +55,28 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"matplotlib.*pip install 'cloister\[plots\]'"):
         HISTORY.plot()
+
+
+def test_who_was_absent_stands_in_the_lines_and_in_the_table() -> None:
+    why = {"carol": "it declined: column 'y' holds text", "bob": "its connection was lost"}
+    rounds = [
+        Round(1, ("alice",), None, {"loss": 1.0}, {}, 0.1),
+        Round(2, ("alice",), None, {"loss": 1.0}, {}, 0.1, absent=why),
+    ]
+    assert str(rounds[0]) == "round 1  1 owner  loss 1  0.1 s"
+    assert str(rounds[1]) == "round 2  1 owner  loss 1  0.1 s  without bob, carol"
+    shown = str(History(rounds))
+    assert "absent" in shown
+    assert "bob: its connection was lost; carol: it declined: column 'y' holds text" in shown
+    assert "absent" not in str(History(rounds[:1]))
+    assert rounds[1] == Round(2, ("alice",), None, {"loss": 1.0}, {}, 9.0)  # as the seconds, they are this run's alone
+
+
+def test_a_reason_does_not_style_the_table() -> None:
+    shown = str(History([Round(1, ("a",), None, {}, {}, 0.1, absent={"b": "[bold red]no[/] [/nothing]"})]))
+    assert "[bold red]no[/] [/nothing]" in shown
+
+
+def test_a_long_reason_is_folded_and_not_cut() -> None:
+    shown = str(History([Round(1, ("a",), None, {}, {}, 0.1, absent={"b": "x" * 512})]))
+    assert shown.count("x") == 512

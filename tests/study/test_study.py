@@ -32,8 +32,21 @@ from cloister.net.collateral import no_collateral
 from cloister.net.identity import Identity
 from cloister.study import fit as fit_module
 from cloister.study.study import StudyRun
-from cloister.wire.rounds import Accepted, Chain, Finished, HandOver, Join, Over, Propose, Refused, Stop
-from tests.support import chains
+from cloister.wire.rounds import (
+    Accepted,
+    Ask,
+    Chain,
+    Finished,
+    HandOver,
+    Join,
+    Out,
+    Over,
+    Propose,
+    Refused,
+    Status,
+    Stop,
+)
+from tests.support import chains, charters
 from tests.support.aggregators import Aggregator, Script, Talk, vector
 
 LENGTH = 21
@@ -545,3 +558,118 @@ def test_two_scripts_do_not_share_a_folder(aggregator: Aggregator) -> None:
     with aggregator.saying(two_rounds) as options:
         study = aggregator.study(options)
         fit(study, on_round=second)
+
+
+# Who is out of a round
+
+
+def test_who_is_out_and_why_is_said_once_and_stands_in_the_history(
+    aggregator: Aggregator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chuck, bob = charters.fingerprint_of("chuck"), charters.fingerprint_of("bob")
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        talk.say(Out(1, {chuck: "it declined: no", "sha256:" + "0" * 64: "nobody"}))
+        talk.say(Out(1, {bob: "its connection was lost"}))
+        talk.say(Over(1, "too few"))
+        talk.say(Out(2, {chuck: "it declined: no"}))
+        talk.release(vector(LENGTH, 1), instance=instance, round=2)
+        talk.send(0, vector(LENGTH, 1))
+        talk.say(Out(3, {chuck: "it declined: no"}))
+        talk.say(Out(3, {chuck: "its\x1b[2J\nround 3  3 owners", bob: "it is in the mean all the same"}))
+        before = talk.ledger.sequence
+        talk.release(vector(LENGTH, 2), instance=instance, round=3)
+        talk.send(before, vector(LENGTH, 2))
+        talk.finish()
+
+    with aggregator.saying(script) as options:
+        run = fit(aggregator.study(options))
+    assert [dict(done.absent) for done in run.history] == [
+        {"chuck": "it declined: no"},
+        {"chuck": r"its\x1b[2J\nround 3  3 owners"},
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "without" in line] == [
+        "round 1  without chuck: it declined: no",
+        "round 1  without bob: its connection was lost",
+        "round 3  without bob: it is in the mean all the same",
+        r"round 3  without chuck: its\x1b[2J\nround 3  3 owners",
+    ]
+
+
+def test_an_owner_that_was_back_is_said_to_be_out_again(
+    aggregator: Aggregator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bob = charters.fingerprint_of("bob")
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        talk.say(Out(1, {bob: "no"}))
+        talk.say(Over(1, "too few"))
+        talk.release(vector(LENGTH, 1), instance=instance, round=2)
+        talk.send(0, vector(LENGTH, 1))
+        talk.say(Out(3, {bob: "no"}))
+        before = talk.ledger.sequence
+        talk.release(vector(LENGTH, 2), instance=instance, round=4)
+        talk.send(before, vector(LENGTH, 2))
+        talk.finish()
+
+    with aggregator.saying(script) as options:
+        run = fit(aggregator.study(options))
+    assert [dict(done.absent) for done in run.history] == [{}, {}]
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "without" in line] == ["round 1  without bob: no", "round 3  without bob: no"]
+
+
+def test_reasons_of_rounds_that_never_end_take_no_memory(
+    aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    hear = fit_module.JobRun._hear_out
+
+    def counted(run: fit_module.JobRun, out: Out) -> None:
+        hear(run, out)
+        kept.append(len(run._absent))
+
+    monkeypatch.setattr(fit_module.JobRun, "_hear_out", counted)
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        for number in range(1, 40):
+            talk.say(Out(number, {charters.fingerprint_of("bob"): "no"}))
+        for seed in (1, 2):
+            before = talk.ledger.sequence - (seed == 1)
+            talk.release(vector(LENGTH, seed), instance=instance)
+            talk.send(before, vector(LENGTH, seed))
+        talk.finish()
+
+    with aggregator.saying(script) as options:
+        assert fit(aggregator.study(options)).finished
+    assert max(kept) == fit_module._OPEN_ROUNDS
+
+
+def test_the_status_of_a_study_is_asked_beside_a_fit_and_leaves_its_connection(aggregator: Aggregator) -> None:
+    """From a callback, as from another thread."""
+    found: list[str] = []
+
+    def status(talk: Talk) -> None:
+        talk.hear(Ask)
+        talk.say(Status("train", 1, 2, 2, "training", "", 99, ()))
+        talk.until_closed()
+
+    def watch(done: Any) -> None:
+        before = study.attested
+        found.append(study.status().phase)
+        assert study.attested is before
+
+    with aggregator.saying(two_rounds, status, status, status, status) as options:
+        study = aggregator.study(options)
+        run = fit(study, on_round=watch)
+        assert run.finished
+        assert run.status().job == "train"
+        assert study.status().rounds == 2
+    assert found == ["training", "training"]

@@ -168,7 +168,7 @@ class Aggregator:
         except NetworkError:
             return  # it was only looked at
         assert hello is not None
-        assert hello.purpose == "study"
+        assert hello.purpose in ("study", "status")
         connection.send(Kind.WELCOME, WELCOME)
         try:
             self._scripts.pop(0)(Talk(connection, self.ledger))

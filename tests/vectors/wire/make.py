@@ -160,7 +160,11 @@ GOOD: dict[str, Vector] = {
     "ask": Vector(ROUND, ["ask"]),
     "status": Vector(
         ROUND,
-        ["status", "train", 2, 30, 3, "training", "", 28, [[BOB, "out", "it declined: the rounds are spent", 0], [ALICE, "awaited", "", None]]],
+        [
+            "status",
+            *("train", 2, 30, 3, "training", "", 28),
+            [[BOB, "out", "it declined: the rounds are spent", 0], [ALICE, "awaited", "", None]],
+        ],
     ),
     "finished": Vector(ROUND, ["finished", JOB, 3, "stopped by the researcher"]),
     "dial": Vector(DIAL, [BOB]),
