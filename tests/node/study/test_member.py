@@ -443,6 +443,27 @@ def test_a_budget_of_the_owner_that_is_spent():
     assert "its owner's floors allow 1" in refused(here, 2)
 
 
+def test_a_budget_is_told_to_nobody_unless_its_owner_publishes_it():
+    for publish in (False, True):
+        here = Aggregator.facing(owner(floors=Floors(rounds=2), publish_budget=publish))
+        told = []
+        for number in (1, 2):
+            told.append(here.contribute(number).standing.left)
+            here.consent(number)
+            here.commit(number)
+            here.release(number)
+        found = only(here.member.handle(here.proposal(3)), w.Declined)
+        told.append(found.standing.left)
+        assert told == ([2, 1, 0] if publish else [None] * 3)
+
+
+def test_a_budget_of_no_data_set_is_not_published():
+    here = Aggregator.facing(owner(publish_budget=True, data={}))
+    assert only(here.member.handle(here.proposal()), w.Declined).standing.left is None
+    here.member.handle(w.Work(bytes(32)), b"no job")
+    assert only(here.member.handle(here.proposal(2)), w.Declined).standing.left is None
+
+
 def test_an_instance_that_proves_another_ledger():
     here = Aggregator.facing(owner())
     only(here.member.handle(here.proposal()), Prove)
