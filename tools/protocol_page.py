@@ -114,6 +114,12 @@ def _messages() -> str:
         "A message at another standing, in another phase, about another round or from another role is refused. A member"
         " with 16",
         "refusals and no release in between is dropped; one whose `Join` or `Chain` is refused at once.",
+        "",
+        "On a connection of its own a member of any role may ask how a study stands (`Ask`), and a researcher may say"
+        " `Stop`",
+        "there: it stops the job if it has submitted it, or if no researcher is connected who has. The researchers of a"
+        " job are",
+        "told by `Out` which owners are not in a round, and why.",
     ]
     return "\n".join(lines) + "\n"
 

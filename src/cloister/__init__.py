@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cloister.study.first_model import draw_first_model, recipe_toml
     from cloister.study.history import History, Round
     from cloister.study.job import job, model_digest
+    from cloister.study.status import StudyStatus
     from cloister.study.study import Study, StudyRun
     from cloister.study.writing import write_study
     from cloister.tensor.hook import TorchHook
@@ -85,6 +86,7 @@ __all__ = [
     "StepDecay",
     "Study",
     "StudyRun",
+    "StudyStatus",
     "TorchHook",
     "TrainingReport",
     "Verdict",
@@ -123,6 +125,7 @@ _NAMES_IN = {
     "study.first_model": "draw_first_model recipe_toml",
     "study.history": "History Round",
     "study.job": "job model_digest",
+    "study.status": "StudyStatus",
     "study.study": "Study StudyRun",
     "study.writing": "write_study",
     "tensor.hook": "TorchHook",

@@ -648,6 +648,12 @@ _OWNER: Final = (
         "node/study/member.py",
         "tests/node/study/test_member.py",
         (
+            "budgets-told",
+            "if not self._publishes_budget or",
+            "if",
+            "nobody is told an owner's budget that did not choose so",
+        ),
+        (
             "trains-before-the-proof",
             "if not self._is_proved(number) or work is None",
             "if work is None",
@@ -1313,6 +1319,72 @@ _AGGREGATOR: Final = (
         ),
     ),
     *_in(
+        "aggregator/protocol.py",
+        "tests/aggregator/test_status.py",
+        (
+            "stopped-by-any-role",
+            'or asking is None or asking.role != "researcher"',
+            "or asking is None",
+            "nobody but researchers stops a job",
+        ),
+        (
+            "stopped-by-any-researcher",
+            "if run.researchers and member not in run.submitters:",
+            "if False:",
+            "no researcher stops the job of another who is there",
+        ),
+        (
+            "submitters-forgotten",
+            "run.submitters.add(peer.key)",
+            "pass",
+            "whoever has submitted a job may stop it from elsewhere",
+        ),
+    ),
+    *_in(
+        "aggregator/absences.py",
+        "tests/aggregator/test_absences.py",
+        (
+            "words-that-steer",
+            "return visible(text)[:REASON_CHARS]",
+            "return text[:REASON_CHARS]",
+            "an owner's words steer no terminal and begin no line",
+        ),
+        (
+            "words-without-end",
+            "return visible(text)[:REASON_CHARS]",
+            "return visible(text)",
+            "an owner's words are as long as a message may hold",
+        ),
+        (
+            "reasons-to-everybody",
+            "if peer.key in self._researchers:",
+            "if True:",
+            "only the researchers whose job it is are told by themselves who is out",
+        ),
+        (
+            "later-reasons-count",
+            "for key, text in why.items() if key not in self._why}",
+            "for key, text in why.items()}",
+            "no owner changes why it is out",
+        ),
+    ),
+    *_in(
+        "aggregator/round.py",
+        "tests/aggregator/test_status.py",
+        (
+            "refusal-in-full",
+            "{reason(message.text)}",
+            "{message.text}",
+            "words of an owner that does not commit begin no line of the log",
+        ),
+        (
+            "stop-after-settling",
+            "case Training() | _Collecting() if self.run is not None and self.run.stopping:",
+            "case Training() | _Collecting() | Committing() if self.run is not None and self.run.stopping:",
+            "a stop takes back nothing that owners were asked to commit",
+        ),
+    ),
+    *_in(
         "aggregator/round.py",
         "tests/aggregator/test_protocol.py",
         (
@@ -1361,6 +1433,28 @@ _DOOR: Final = (
             "check_signed(charter, signatures=read_signatures(folder))",
             "pass",
             "an aggregator whose charter lacks signatures says so",
+        ),
+    ),
+    *_in(
+        "enclave/status.py",
+        "tests/enclave/test_status.py",
+        (
+            "questions-without-end",
+            "for _ in range(_QUESTIONS):",
+            "while True:",
+            "a connection for the status has an end",
+        ),
+        (
+            "anything-beside-questions",
+            "if not isinstance(message, Ask | Stop):",
+            "if message is None:",
+            "on a connection for the status nothing else is said",
+        ),
+        (
+            "question-with-a-body",
+            "and not frame.body_bytes",
+            "",
+            "no body is read on a connection for the status",
         ),
     ),
     *_in(
@@ -2563,6 +2657,44 @@ _MEMORY: Final = (
         "cli/node.py",
         "tests/cli/test_node.py",
         ("session-as-it-comes", 'visible(each.last or "-")', 'each.last or "-"', "an executor steers no terminal"),
+    ),
+    *_in(
+        "study/fit.py",
+        "tests/study/test_study.py",
+        (
+            "words-of-owners-as-they-come",
+            "absent[owner.name] = visible(out.why[owner.key])",
+            "absent[owner.name] = out.why[owner.key]",
+            "why an owner was absent can be printed",
+        ),
+        (
+            "reasons-without-end",
+            "len(self._absent) >= _OPEN_ROUNDS",
+            "False",
+            "an aggregator fills no memory with the reasons of rounds that never end",
+        ),
+    ),
+    *_in(
+        "study/status.py",
+        "tests/study/test_status.py",
+        (
+            "status-as-it-comes",
+            "visible(each.text), each.left)",
+            "each.text, each.left)",
+            "why an owner is out can be printed",
+        ),
+        (
+            "refusal-as-it-comes",
+            "raise JobError(visible(text))",
+            "raise JobError(text)",
+            "a refusal can be printed",
+        ),
+        (
+            "phase-as-it-comes",
+            "visible(status.phase)",
+            "status.phase",
+            "a phase can be printed",
+        ),
     ),
     *_in(
         "study/progress.py",
