@@ -42,6 +42,9 @@ NOBODYS: list[Any] = [
     w.Finished(bytes(32), 0, ""),
     w.HandOver(0),
     w.Propose(1, bytes(32), bytes(32), 0, b"", bytes(32), 1.0),
+    w.Out(1, {}),
+    w.Ask(),
+    w.Status("", 0, 0, 0, "", "", 0, ()),
 ]
 
 

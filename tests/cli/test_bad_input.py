@@ -66,6 +66,11 @@ COMMANDS: Final = [
     "study diff BAD stroke.study",
     "study unpack BAD",
     "study model BAD --out newest.safetensors",
+    "study status BAD --identity me.key",
+    "study status charter.toml --identity BAD",
+    "study stop BAD --identity me.key",
+    "study log BAD",
+    "study log charter.toml BAD",
     "aggregator serve --charter BAD --tee simulated",
     "attest show BAD",
     "attest verify agg.example:7443 --charter BAD",
@@ -83,6 +88,7 @@ COMMANDS: Final = [
 """Each file that a command reads."""
 
 FINE: Final = {
+    ("study log charter.toml BAD", "empty"),
     ("ledger show BAD", "empty"),  # no record is a chain too
     ("ledger audit BAD --charter charter.toml", "empty"),
     ("data seal mri.npz --key BAD", "missing"),  # it makes one

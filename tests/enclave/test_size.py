@@ -83,9 +83,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3300
+LIMIT = 3230
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 6600, "sgx": 6510, "simulated": 6520}
+ALL = {"guest": 6550, "sgx": 6460, "simulated": 6470}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "charter.signatures": "looks at the signatures that --signatures names",
