@@ -247,6 +247,7 @@ ROLLING: Final = {**LYING, "shape": (3, 2), "rounds": 8, "wanted": 3}
 LEAVING: Final = {"shape": (7, 3), "ambush": 0.8, "chaos": 0.01, "steps": 300, "lying": False, "unordered": False}
 TWO: Final = {**LYING, "studies": 2}
 CAMPS: Final = {"shape": (7, 3), "chaos": 0.08, "ambush": 0.6, "steps": 400}
+LONG: Final = {**ROLLING, "chaos": 0.15, "ambush": 0.6, "studies": 1, "unordered": False, "steps": 1200}
 SILENT: Final = {"shape": (3, 2), "lost": {"anna": "Settle"}, "studies": 1, "steps": 400}
 FALSE: Final = {**CAMPS, "traitors": frozenset({"gina"}), "liars": frozenset({"gina"}), "lost": {}}
 MUTANTS: Final[dict[str, Mutant]] = {
@@ -258,7 +259,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "an owner commits a round twice": Mutant(_commits_a_round_twice, "commits two cohorts or outcomes", LYING),
     "an owner commits a round before one that it answered": Mutant(_ignores_later_answers, "commits a cohort", LYING),
     "an owner answers earlier rounds": Mutant(_answers_earlier_rounds, "answers round"),
-    "an owner ignores differences of cohorts": Mutant(_ignores_differences, "differ in", LYING),
+    "an owner ignores differences of cohorts": Mutant(_ignores_differences, "differ in", LONG),
     "an owner ignores other charters": Mutant(_ignores_other_charters, "differ in", TWO),
     "an owner commits what members did not consent to": Mutant(_asks_for_no_consents, "without the consents", LYING),
     "an owner ignores its budget": Mutant(_ignores_its_budget, "it allows"),
@@ -268,7 +269,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "one answer fewer makes a cohort void": Mutant(_needs_one_answer_fewer, "is void to", LYING),
     "a cohort is void whatever its members": Mutant(_takes_digests_for_cohorts, "comes to a halt", FALSE),
     "answers need no signature": Mutant(_takes_unsigned_answers, "is void to", LYING),
-    "answers are of any chain": Mutant(_takes_answers_from_elsewhere, "is void to", LYING),
+    "answers are of any chain": Mutant(_takes_answers_from_elsewhere, "is void to", LONG),
     "a void draft frees the round": Mutant(_frees_a_round_by_one_draft, "it allows", LYING),
     "an owner follows a fork": Mutant(_follows_a_fork, "over to a fork", ROLLING),
     "a quorum is one commit fewer": Mutant(_needs_one_commit_fewer, "commits of"),
