@@ -249,7 +249,14 @@ TWO: Final = {**LYING, "studies": 2}
 CAMPS: Final = {"shape": (7, 3), "chaos": 0.08, "ambush": 0.6, "steps": 400}
 LONG: Final = {**ROLLING, "chaos": 0.15, "ambush": 0.6, "studies": 1, "unordered": False, "steps": 1200}
 SILENT: Final = {"shape": (3, 2), "lost": {"anna": "Settle"}, "studies": 1, "steps": 400}
-FALSE: Final = {**CAMPS, "traitors": frozenset({"gina"}), "liars": frozenset({"gina"}), "lost": {}}
+FALSE: Final = {
+    **CAMPS,
+    "shape": (4, 3),
+    "traitors": frozenset({"dora"}),
+    "liars": frozenset({"dora"}),
+    "lost": {},
+    "lying": False,
+}
 MUTANTS: Final[dict[str, Mutant]] = {
     "an owner commits before it writes that down": Mutant(_commits_before_it_writes, "commits|keeps quiet"),
     "an owner consents before it writes that down": Mutant(_consents_before_it_writes, "it allows|contributes", LYING),
