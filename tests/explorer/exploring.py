@@ -56,6 +56,7 @@ class Adversary:
         self.chance = world.chance
         self._side: dict[str, int] = {}
         """Which of the instances it leads each member to, as a number."""
+        self._over = False
         self._acts: list[tuple[Callable[[], bool], int]] = [
             (self._start, 2),
             (self._kill, 2),
@@ -78,7 +79,8 @@ class Adversary:
     def play(self) -> None:
         """The whole schedule."""
         for _ in range(self.world.setting.steps):
-            self.step()
+            if not self._over:
+                self.step()
 
     def step(self) -> None:
         """One thing happens."""
@@ -124,10 +126,12 @@ class Adversary:
         if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
             self._strike(machine)
         elif isinstance(item[0], w.Commit) and self.chance.random() < self.world.setting.ambush / 2:
-            if self.chance.random() < 0.5:  # some have committed a cohort that nobody releases, for now
+            what = self.chance.choice(("strike", "kill", "stop"))  # some have committed a cohort that nobody releases
+            if what == "strike":
                 self._strike(machine)
-            elif machine in self.world.machines:
+            elif what == "kill" and machine in self.world.machines:
                 self.world.kill(machine)
+            self._over = what == "stop"
         elif (
             isinstance(item[0], w.Contribution | w.Consent | w.Commit)
             and self.chance.random() < self.world.setting.ambush / 5
@@ -139,7 +143,8 @@ class Adversary:
         world = self.world
         links = list(machine.links.values())
         self._side = dict.fromkeys(world.setting.owners, 0)
-        for link in self.chance.sample(links, self.chance.randint(len(links) // 2, len(links))):
+        least = max(0, len(links) - self.chance.choice((1, 1, len(links))))
+        for link in self.chance.sample(links, self.chance.randint(least, len(links))):
             self._side[link.name] = 1
             if link.here:
                 world.leave(link, "it is cut")

@@ -144,16 +144,6 @@ def _needs_one_answer_fewer(patch: Patch) -> None:
     _takes_answers_of(patch, lambda cohort, each: each.round > cohort.round and cohort not in each.committed, votes=1)
 
 
-def _takes_digests_for_cohorts(patch: Patch) -> None:
-    def void_entries(cohorts: Any, *, answers: Any, ledger: Ledger) -> frozenset[Committed]:
-        told = tuple(cohorts)
-        void = {each.cohort for each in found(told, answers=answers, ledger=ledger)}
-        return frozenset(each for each in told if each.cohort in void)
-
-    found = answers.void_entries
-    patch.setattr(answers, "void_entries", void_entries)
-
-
 def _takes_unsigned_answers(patch: Patch) -> None:
     decoder = msgspec.msgpack.Decoder(Answer)
     patch.setattr(answers, "read", lambda signed, *, charter: decoder.decode(signed.answer))
@@ -249,14 +239,6 @@ TWO: Final = {**LYING, "studies": 2}
 CAMPS: Final = {"shape": (7, 3), "chaos": 0.08, "ambush": 0.6, "steps": 400}
 LONG: Final = {**ROLLING, "chaos": 0.15, "ambush": 0.6, "studies": 1, "unordered": False, "steps": 1200}
 SILENT: Final = {"shape": (3, 2), "lost": {"anna": "Settle"}, "studies": 1, "steps": 400}
-FALSE: Final = {
-    **CAMPS,
-    "shape": (4, 3),
-    "traitors": frozenset({"dora"}),
-    "liars": frozenset({"dora"}),
-    "lost": {},
-    "lying": False,
-}
 MUTANTS: Final[dict[str, Mutant]] = {
     "an owner commits before it writes that down": Mutant(_commits_before_it_writes, "commits|keeps quiet"),
     "an owner consents before it writes that down": Mutant(_consents_before_it_writes, "it allows|contributes", LYING),
@@ -274,7 +256,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "an owner lists nothing": Mutant(_lists_nothing, "keeps quiet"),
     "answers to a round make its own cohorts void": Mutant(_takes_answers_to_the_same_round, "is void to", LYING),
     "one answer fewer makes a cohort void": Mutant(_needs_one_answer_fewer, "is void to", LYING),
-    "a cohort is void whatever its members": Mutant(_takes_digests_for_cohorts, "comes to a halt", FALSE),
     "answers need no signature": Mutant(_takes_unsigned_answers, "is void to", LYING),
     "answers are of any chain": Mutant(_takes_answers_from_elsewhere, "is void to", LONG),
     "a void draft frees the round": Mutant(_frees_a_round_by_one_draft, "it allows", LYING),
