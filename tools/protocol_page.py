@@ -58,7 +58,7 @@ PHASES: Final[Mapping[Phase, tuple[str, str, str]]] = {
         ),
         (
             "A quorum of owners has committed: the round's record and model are released as `Chain`. No clock ends it. "
-            "Void where one that is there refuses, and the others that are there are no quorum."
+            "Void where too many have refused, or where those that answer could hold another round and not this one."
         ),
     ),
 }

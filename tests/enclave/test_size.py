@@ -85,7 +85,7 @@ ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
 LIMIT = 3230
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 6550, "sgx": 6460, "simulated": 6470}
+ALL = {"guest": 6550, "sgx": 6460, "simulated": 6480}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "charter.signatures": "looks at the signatures that --signatures names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from tests.explorer.parties import Researcher
 from tests.explorer.peace import Peace, pacify
 from tests.explorer.setting import DIES, RESEARCHER, Setting
 from tests.explorer.watching import ViolationError
-from tests.explorer.world import INSTANCES, Challenge, Link, Machine, Proof, World
+from tests.explorer.world import INSTANCES, Challenge, Lie, Link, Machine, Proof, World
 from tests.support import charters
 from tests.support.chains import sign_one
 from tests.support.owners import Heard, key_of
@@ -55,6 +56,7 @@ class Adversary:
         self.chance = world.chance
         self._side: dict[str, int] = {}
         """Which of the instances it leads each member to, as a number."""
+        self._over = False
         self._acts: list[tuple[Callable[[], bool], int]] = [
             (self._start, 2),
             (self._kill, 2),
@@ -72,12 +74,13 @@ class Adversary:
         if world.setting.unordered:
             self._acts += [(self._disorder, 12), (self._replay, 6)]
         if world.setting.lying:
-            self._acts += [(self._lie, 20), (self._hand_out, 10)]
+            self._acts += [(self._lie, 20), (self._hand_out, 2)]
 
     def play(self) -> None:
         """The whole schedule."""
         for _ in range(self.world.setting.steps):
-            self.step()
+            if not self._over:
+                self.step()
 
     def step(self) -> None:
         """One thing happens."""
@@ -123,10 +126,12 @@ class Adversary:
         if machine.ledger.released > released and self.chance.random() < self.world.setting.ambush:
             self._strike(machine)
         elif isinstance(item[0], w.Commit) and self.chance.random() < self.world.setting.ambush / 2:
-            if self.chance.random() < 0.5:  # some have committed a cohort that nobody releases, for now
+            what = self.chance.choice(("strike", "kill", "stop"))  # some have committed a cohort that nobody releases
+            if what == "strike":
                 self._strike(machine)
-            elif machine in self.world.machines:
+            elif what == "kill" and machine in self.world.machines:
                 self.world.kill(machine)
+            self._over = what == "stop"
         elif (
             isinstance(item[0], w.Contribution | w.Consent | w.Commit)
             and self.chance.random() < self.world.setting.ambush / 5
@@ -138,7 +143,8 @@ class Adversary:
         world = self.world
         links = list(machine.links.values())
         self._side = dict.fromkeys(world.setting.owners, 0)
-        for link in self.chance.sample(links, self.chance.randint(len(links) // 2, len(links))):
+        least = max(0, len(links) - self.chance.choice((1, 1, len(links))))
+        for link in self.chance.sample(links, self.chance.randint(least, len(links))):
             self._side[link.name] = 1
             if link.here:
                 world.leave(link, "it is cut")
@@ -313,21 +319,12 @@ class Adversary:
         numbers = [number for study, _, number in world.watch.offers if study == machine.study]
         last = max(numbers, default=ledger.last_round + 1)
         number = self.chance.choice((last, last, last, ledger.last_round + 1, last + 1))
-        lies = (
-            self._invent,
-            self._invent,
-            self._settle,
-            self._settle,
-            self._settle,
-            self._show,
-            self._propose,
-            self._pull,
-        )
-        said = self.chance.choice(lies)(machine, number)
+        lies = (self._invent, self._settle, self._show, self._pull, self._propose)
+        said = self.chance.choices(lies, (4, 6, 2, 1, 1))[0](machine, number)
         if said is not None and self.chance.random() < 0.3:
             links = self.chance.sample(links, self.chance.randint(0, len(links)))
         for link in links if said is not None else ():
-            link.down.append(Heard(said, b""))
+            link.down.append(Lie(said, b""))
         return bool(links)
 
     def _invent(self, machine: Machine, number: int) -> w.Draft:
@@ -343,21 +340,23 @@ class Adversary:
     def _settle(self, machine: Machine, number: int) -> w.Settle | None:
         """A cohort to which honest owners have consented, with the consents of traitors, and any outcome."""
         world, loot, head = self.world, self.world.loot[machine.study], machine.ledger.head
-        found = [
-            (encoded, cohort)
-            for encoded in loot.cohorts
-            if (cohort := records.decode_cohort(encoded)).signer == machine.signer and cohort.previous == head
-        ]
+        traitors = {key_of(name) for name in world.setting.traitors}
+        found = []
+        for encoded in loot.cohorts:
+            cohort, consents = records.decode_cohort(encoded), loot.consents[records.cohort_digest(encoded)]
+            members = {share.member for share in cohort.shares}
+            if (cohort.signer, cohort.previous) == (machine.signer, head) and len(
+                members - traitors - set(consents)
+            ) < 2:
+                found.append((encoded, cohort.round, members & traitors, consents))
         if not found:
             return None
-        encoded, cohort = self.chance.choice(found)
-        consents = dict(loot.consents[records.cohort_digest(encoded)])
-        for name in sorted(world.setting.traitors & {world.watch.names[share.member] for share in cohort.shares}):
-            consents[key_of(name)] = sign_one(records.consent_to_be_signed(encoded), charters.key_of(name))
-        if self.chance.random() < 0.05 and consents:
-            del consents[self.chance.choice(sorted(consents))]
+        encoded, number, betrayed, consents = self.chance.choice(found)
+        for key in sorted(betrayed):
+            signer = charters.key_of(world.watch.names[key])
+            consents[key] = sign_one(records.consent_to_be_signed(encoded), signer)
         outcome = self.chance.choice((bytes(32), bytes(32), bytes(32), self.chance.randbytes(32)))
-        return w.Settle(cohort.round, encoded, outcome, tuple(consents[each] for each in sorted(consents)))
+        return w.Settle(number, encoded, outcome, tuple(consents[each] for each in sorted(consents)))
 
     def _show(self, machine: Machine, number: int) -> w.Answers:
         """Answers of any time, traitors' that say what is wanted, and some that nobody has signed."""
@@ -425,7 +424,12 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
     ledger, study = machine.ledger, world.studies[machine.study]
     offers, model = world.watch.offers, ledger.model or b""
     shares = [
-        Share(key_of(name), 1 / len(names), offers.get((machine.study, name, number), salt)) for name in sorted(names)
+        Share(
+            key_of(name),
+            1 / len(names),
+            offers.get((machine.study, name, number), hashlib.sha256(salt + name.encode()).digest()),
+        )
+        for name in sorted(names)
     ]
     return records.encode(
         records.Cohort(

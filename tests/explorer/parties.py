@@ -30,7 +30,7 @@ from cloister.node.study.entries import Entry
 from cloister.node.study.journal import FILE, Records
 from cloister.node.study.member import Effect, Member, Train
 from cloister.wire import rounds as w
-from tests.explorer.setting import LENGTH, RESEARCHER, TAG, Study, update_of
+from tests.explorer.setting import BUCKETS, LENGTH, RESEARCHER, TAG, Study, update_of
 from tests.support import charters
 from tests.support.chains import sign_one
 from tests.support.owners import Heard, Party, examples_of, first_model, norms_of
@@ -299,8 +299,8 @@ class Traitor:
         committed = commitment(self._salt(number), memoryview(self._update(number).tobytes()))
         self.offered[committed] = self._update(number)
         norm = norms_of(self._update(number))[0] * self._chance.choice((1.0, 1.0, 1.5))  # more than it is, perhaps
-        told = self.standing(number)
-        return w.Ready(number, examples_of(self.name), norm, 0.0, {"loss": 2.0}, committed, told)
+        told, rows = self.standing(number), self._chance.choice(BUCKETS)  # likewise
+        return w.Ready(number, rows, norm, 0.0, {"loss": 2.0}, committed, told)
 
     def _update(self, number: int) -> np.ndarray[Any, Any]:
         return -update_of(self.name, number)

@@ -86,7 +86,7 @@ class Setting:
             ambush=chance.choice((0.0, 0.2, 0.6)),
             unordered=chance.random() < 0.25,
             lying=chance.random() < 0.25,
-            steps=chance.choice((100, 200, 400)),
+            steps=chance.choice((100, 200, 600)),
             weights=chance.choice(WEIGHTS),
             liars=frozenset(chance.sample(sorted(traitors), chance.randint(0, len(traitors)))),
             lost=_lost(chance, sorted(set(owners) - traitors), quorum=(count + floor) // 2),

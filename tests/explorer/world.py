@@ -37,6 +37,10 @@ class Challenge(NamedTuple):
     newest: tuple[int, bytes]
 
 
+class Lie(Heard):
+    """What an instance says that lies. What is answered does not confuse its rounds, unless a challenge is between."""
+
+
 class Proof(NamedTuple):
     """On the way back."""
 
@@ -288,7 +292,8 @@ class World:
             self._research(link, heard)
         else:
             self._ask(link, heard.message)
-            self._run(link, lambda member: member.handle(heard.message, heard.body))
+            lie = isinstance(heard, Lie)
+            self._run(link, lambda member: member.handle(heard.message, heard.body), quiet=lie)
 
     def _is_lost_on(self, name: str, message: Any) -> bool:
         """Whether an owner that is lost is not told this."""
@@ -368,7 +373,7 @@ class World:
         # The operator may well be a friend of the researcher's.
         self.loot[link.study].chains.add(researcher.ledger.records)
 
-    def _run(self, link: Link, event: Callable[[members.Member], list[members.Effect]]) -> None:
+    def _run(self, link: Link, event: Callable[[members.Member], list[members.Effect]], *, quiet: bool = False) -> None:
         owner = self.owners[link.name]
         try:
             effects = event(owner.members[link.study])
@@ -377,7 +382,7 @@ class World:
             return
         finally:
             self._look_at(owner)
-        self._do(link, effects)
+        self._do(link, effects, quiet=quiet)
 
     def _look_at(self, owner: Owner) -> None:
         for study, member in enumerate(owner.members):
@@ -391,13 +396,14 @@ class World:
                 for digest in sorted(void):
                     self.watch.voided(owner.name, study, digest)
 
-    def _do(self, link: Link, effects: Sequence[members.Effect]) -> None:
+    def _do(self, link: Link, effects: Sequence[members.Effect], *, quiet: bool = False) -> None:
         owner = self.owners[link.name]
         for effect in effects:
             match effect:
                 case members.Say(message=message, bodies=bodies):
                     self._notice(owner, link.study, message)
-                    link.up.append((message, b"".join(bodies)))
+                    if not quiet:
+                        link.up.append((message, b"".join(bodies)))
                 case members.Prove(newest=newest):
                     link.challenges += 1
                     link.up.append(Challenge(newest))

@@ -1242,13 +1242,7 @@ _AGGREGATOR: Final = (
     ),
     *_in(
         "aggregator/signing.py",
-        "tests/aggregator/test_protocol.py",
-        (
-            "released-without-a-member",
-            "return self.members - self._consents.keys()",
-            "return frozenset()",
-            "no contribution is asked for before all of the cohort have consented",
-        ),
+        "tests/aggregator/test_signing.py tests/aggregator/test_protocol.py",
         (
             "released-without-a-quorum",
             "return len(self._commits) >= self._quorum",
@@ -1256,10 +1250,62 @@ _AGGREGATOR: Final = (
             "nothing is released without a quorum",
         ),
         (
-            "signature-of-something-else",
-            "keys.verify(signature.signature, message=message, public_key=signature.public_key)",
+            "consent-of-nobody-asked",
+            "if peer.key not in self.missing:",
+            "if False:",
+            "members consent, each once",
+        ),
+        (
+            "consent-to-something-else",
+            "        _check(signature, signer=peer.key, message=self._message)\n        self._consents",
+            "        self._consents",
+            "consents are verified before they count",
+        ),
+        (
+            "commit-of-something-else",
+            "            _check(signature, signer=peer.key, message=self._message)\n        except",
+            "            pass\n        except",
+            "commits are verified before they count",
+        ),
+        (
+            "signature-of-somebody-else",
+            "if signature.member != signer or fingerprint(signature.public_key) != signer:",
+            "if False:",
+            "a signature is by whoever sends it",
+        ),
+        (
+            "commits-after-a-later-answer",
+            "self.refused |= {peer.key for peer in new if peer.answered > self.number}",
             "pass",
-            "signatures are verified before they count",
+            "an owner that has answered a later round is not asked to commit",
+        ),
+    ),
+    *_in(
+        "aggregator/standings.py",
+        "tests/aggregator/test_standings.py",
+        (
+            "answer-of-somebody-else",
+            "if signed.signature.member != peer.key or answer.round != self._number:",
+            "if answer.round != self._number:",
+            "an owner answers for itself",
+        ),
+        (
+            "answer-to-another-round",
+            "if signed.signature.member != peer.key or answer.round != self._number:",
+            "if signed.signature.member != peer.key:",
+            "an answer is to the round that is under way",
+        ),
+        (
+            "answer-on-an-unknown-record",
+            "if not self._ledger.passed(answer.sequence, answer.head):",
+            "if False:",
+            "an answer goes on from a record that is known",
+        ),
+        (
+            "silent-owners-are-willing",
+            "and (peer.key in self._told or peer.name not in self._asked)",
+            "",
+            "nobody counts on an owner that was asked and said nothing",
         ),
     ),
     *_in(
@@ -1392,6 +1438,18 @@ _AGGREGATOR: Final = (
             "        if len(owners) < self._quorum or held is None:",
             "        if held is None:",
             "no round begins that could not be signed",
+        ),
+        (
+            "contributions-before-consents",
+            "or collecting.drafted.missing or not self.run:",
+            "or not self.run:",
+            "no contribution is asked for before all have consented",
+        ),
+        (
+            "refusals-spend-budgets",
+            "hopeless=self._given_up[there] > AGAIN",
+            "hopeless=False",
+            "a liar does not spend the others' budgets by refusing again and again",
         ),
         (
             "contribution-of-another-length",

@@ -79,9 +79,7 @@ class Committing:
         that has answered a later round refuses."""
         there = list(present)
         new = [peer for peer in there if peer not in self._asked and peer.key not in self._commits]
-        known = {
-            peer: self._asked[peer] for peer in there if peer in self._asked
-        }  # of connections that are there alone
+        known = {peer: self._asked[peer] for peer in there if peer in self._asked}  # of nobody who has left
         self._asked = known | dict.fromkeys(new, until)
         self.refused |= {peer.key for peer in new if peer.answered > self.number}
         return [peer for peer in new if peer.key not in self.refused]
