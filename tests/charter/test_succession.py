@@ -157,6 +157,12 @@ def test_an_owner_that_is_gone_is_waited_for() -> None:
     assert asked_to_wait(WAITING, gone, "bob", "alice") == ["chuck"]
 
 
+def test_a_key_that_the_successor_lists_is_not_lost() -> None:
+    leaving = charter(serial=2, supersedes=WAITING.digest, owners=("bob", "alice"), auditors=("chuck",))
+    with pytest.raises(CharterError, match="lists that key as one that can sign"):
+        asked_to_wait(WAITING, leaving, "bob", "alice")
+
+
 def test_the_old_charter_says_whether_there_is_a_wait() -> None:
     with pytest.raises(CharterError, match="names no lost_key_days"):
         asked_to_wait(FIRST, rotated(FIRST, lost_key_days="30"), "bob", "alice", "chuck, later")

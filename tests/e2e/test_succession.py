@@ -23,13 +23,15 @@ from cloister.ledger.jsonl import read_lines
 from cloister.net.collateral import no_collateral
 from cloister.net.files import read_charter
 from cloister.net.identity import Identity
+from cloister.study.history import Round
+from cloister.study.state_dir import Folder
 from cloister.study.study import StudyRun
 from cloister.testing.studies import LocalColumns, LocalStudy
 
 pytestmark = pytest.mark.e2e
 
 OWNERS = ("alice", "bob", "carol")
-ROUNDS = 2
+ROUNDS, MORE = 4, 2
 EXAMPLE = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64))
 NUMBERS: dict[str, Any] = {
     "data": "#mri",
@@ -75,10 +77,11 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
         yield running
 
 
-def fit(local: LocalStudy, *, rounds: int = ROUNDS) -> StudyRun:
+def fit(local: LocalStudy, *, rounds: int = ROUNDS, **changed: Any) -> StudyRun:
     """The researcher's script: always the same, but for a number of rounds that the owners have agreed on anew."""
+    given = {"on_round": lambda done: None, "example": EXAMPLE, **NUMBERS, **changed}
     with local.study(patience_s=60.0) as study:
-        return study.fit(model(), loss, rounds=rounds, on_round=lambda done: None, example=EXAMPLE, **NUMBERS)
+        return study.fit(model(), loss, rounds=rounds, **given)
 
 
 def run(*command: str) -> None:
@@ -97,23 +100,24 @@ def sign(file: Path, *signers: Identity) -> None:
         run("charter", "sign", str(file), "--key", str(identity.path), "--yes")
 
 
-def goes_on(local: LocalStudy, done: StudyRun, file: Path, *, rounds: int = ROUNDS) -> StudyRun:
+def goes_on(local: LocalStudy, file: Path, *, rounds: int = MORE) -> StudyRun:
     """Starts aggregator and nodes under the successor, and runs the researcher's script once more."""
-    last = done.receipts[-1].record.model
+    first = read_charter(local.folder / "charter.toml")
+    ledger = Folder(local.folder / "charter.rounds").ledger(first)
     local.start_aggregator()
     local.start()
     again = fit(local, rounds=rounds)
     assert again.finished
     assert len(again.receipts) == rounds
-    assert again.receipts[0].cohort.model == last == read_charter(file).limits.first_model
-    before = local.folder / "charter.rounds" / done.receipts[0].cohort.charter.hex()
+    assert again.receipts[0].cohort.model == ledger.model == read_charter(file).limits.first_model
+    before = local.folder / "charter.rounds" / first.digest.hex()
     found = audit(  # what was there lies aside, whole
         read_lines((before / "chain.jsonl").read_bytes().splitlines(keepends=True)),
-        charter=read_charter(local.folder / "charter.toml"),
+        charter=first,
         collateral=no_collateral,
         accept_simulated=True,
     )
-    assert found.ledger.records == done._records
+    assert found.ledger.records == ledger.records
     run("study", "model", str(before), "--out", str(local.folder / "before.safetensors"))
     return again
 
@@ -134,27 +138,33 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str) -> str:
 
 
 def test_a_hospital_joins(local: LocalStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    first = fit(local)
+    fit(local)
     dave = Identity.create(local.folder / "dave.key")
-    file = succeed(local, "--add-owner", f"dave={dave.fingerprint}", "--rounds", "2")
+    file = succeed(local, "--add-owner", f"dave={dave.fingerprint}", "--rounds", str(MORE))
     told = capsys.readouterr().out
     assert "dave joins as owner" in told
     assert "by a way that you know" in told
     sign(file, *local.identities.values(), dave)
     local.adopt(file, identities={"dave": dave}, owners={"dave": columns(local.folder, "dave")})
     capsys.readouterr()
-    second = goes_on(local, first, file)
+    second = goes_on(local, file)
     told = "".join(capsys.readouterr())
     assert "the averages of FedAvgM begin anew" in told
     assert "goes on under serial 2" in told
     assert all(done.owners == ("alice", "bob", "carol", "dave") for done in second.history)
-    assert spent(local, "alice", capsys) == 4
-    assert spent(local, "dave", capsys) == 2
+    assert spent(local, "alice", capsys) == ROUNDS + MORE
+    assert spent(local, "dave", capsys) == MORE
 
 
-def test_a_hospital_leaves(local: LocalStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    first = fit(local)
-    file = succeed(local, "--remove", "carol", "--rounds", "2")
+def test_a_hospital_leaves_half_way(local: LocalStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    def leave(done: Round) -> None:
+        raise InterruptedError("carol wants to leave")
+
+    with pytest.raises(InterruptedError):
+        fit(local, on_round=leave, on_error="stop")
+    file = succeed(local, "--remove", "carol")
+    (left,) = (job.rounds for job in read_charter(file).jobs)
+    assert 0 < left < ROUNDS
     assert "carol is an auditor, and was an owner" in capsys.readouterr().out
     sign(file, local.identities["alice"], local.identities["bob"])
     alice = local.write_configuration("alice")
@@ -163,14 +173,14 @@ def test_a_hospital_leaves(local: LocalStudy, capsys: pytest.CaptureFixture[str]
     assert "lacks the signature of carol" in refused(capsys, "node", "check", str(alice))
     sign(file, local.identities["carol"])
     local.adopt(file)
-    second = goes_on(local, first, file)
+    second = goes_on(local, file, rounds=left)
     assert all(done.owners == ("alice", "bob") for done in second.history)
 
 
 def test_a_key_is_rotated(local: LocalStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    first = fit(local)
+    fit(local)
     former, later = local.identities["carol"], Identity.create(local.folder / "carol-2.key")
-    file = succeed(local, "--rotate", f"carol={later.fingerprint}", "--rounds", "2")
+    file = succeed(local, "--rotate", f"carol={later.fingerprint}", "--rounds", str(MORE))
     assert "its id stays" in capsys.readouterr().out
     sign(file, local.identities["alice"], local.identities["bob"], later)
     old = str(local.folder / "charter.toml")
@@ -179,15 +189,15 @@ def test_a_key_is_rotated(local: LocalStudy, capsys: pytest.CaptureFixture[str])
     told = refused(capsys, "node", "check", str(local.write_configuration("carol")))
     assert "is no member's" in told  # the former key
     local.adopt(file, identities={"carol": later})
-    second = goes_on(local, first, file)
+    second = goes_on(local, file)
     assert all(done.owners == OWNERS for done in second.history)
-    assert spent(local, "carol", capsys) == 4  # it is the same owner
+    assert spent(local, "carol", capsys) == ROUNDS + MORE  # it is the same owner
 
 
 def test_a_lost_key_is_replaced_after_a_wait(local: LocalStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    first = fit(local)
+    fit(local)
     later = Identity.create(local.folder / "carol-2.key")
-    file = succeed(local, "--rotate", f"carol={later.fingerprint}", "--rounds", "2")
+    file = succeed(local, "--rotate", f"carol={later.fingerprint}", "--rounds", str(MORE))
     sign(file, local.identities["alice"], local.identities["bob"], later)
     for name in ("alice", "bob"):  # their nodes run meanwhile
         configuration = str(local.folder / f"{name}.toml")
@@ -201,22 +211,22 @@ def test_a_lost_key_is_replaced_after_a_wait(local: LocalStudy, capsys: pytest.C
         seen = local.folder / f"{name}.state" / "study.seen"  # 30 days pass
         digest, _, known = seen.read_text().split()
         seen.write_text(f"{digest} 2026-01-01T00:00:00+00:00 {known}\n")
-    second = goes_on(local, first, file)
+    second = goes_on(local, file)
     assert all(done.owners == OWNERS for done in second.history)
 
 
 def test_rounds_are_added(local: LocalStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    first = fit(local)
+    fit(local)
     assert "say how many more" in refused(
         capsys, "charter", "succeed", str(local.folder / "charter.toml"), "--out", str(local.folder / "none.toml")
     )
     file = succeed(local, "--rounds", "3")
-    assert "limits.rounds is 5, and was 2" in capsys.readouterr().out
+    assert "limits.rounds is 7, and was 4" in capsys.readouterr().out
     sign(file, *local.identities.values())
     configuration = local.write_configuration("alice").read_text()
     local.adopt(file)
-    goes_on(local, first, file, rounds=3)
-    assert spent(local, "alice", capsys) == 5
+    goes_on(local, file, rounds=3)
+    assert spent(local, "alice", capsys) == 7
     local.kill("alice")
     (local.folder / "alice.toml").write_text(configuration)  # which names serial 1 still
     told = refused(capsys, "node", "serve", str(local.folder / "alice.toml"))

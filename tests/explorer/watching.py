@@ -107,12 +107,14 @@ class Watch:
         if (answer.sequence, answer.head) != (len(chain), records.head_of(chain[-1]) if chain else b""):
             raise ViolationError(f"{name}'s answer to round {number} names another record than its newest")
         known, listed = {_released_by(record) for record in chain}, set(answer.committed)
-        for round, (data, _) in self._committed[name, study].items():
+        for earlier, (data, _) in self._committed[name, study].items():
             cohort, digest = decode_cohort(data), cohort_digest(data)
             members = answers.mask((share.member for share in cohort.shares), charter=self.studies[study].charter)
-            entry = answers.Committed(round, digest, cohort.model, members)
+            entry = answers.Committed(earlier, digest, cohort.model, members)
             if entry not in listed and digest not in known and name not in self.voids[study, digest]:
-                raise ViolationError(f"{name} answers round {number} and keeps quiet about its commit of round {round}")
+                raise ViolationError(
+                    f"{name} answers round {number} and keeps quiet about its commit of round {earlier}"
+                )
 
     def consented(self, name: str, study: int, message: w.Consent, *, asked: Sequence[bytes]) -> None:
         """An owner gives its consent to a cohort away."""

@@ -134,6 +134,8 @@ def _check_silent(old: Charter, new: Charter, silent: Sequence[Member], wait: Wa
         f" {old.serial}: a successor needs all owners of both. One that leaves signs as an auditor, and one with"
         " another key hands over with the one before it (`cloister charter hand-over`)."
     )
+    if any(new.member(owner.key) is not None for owner in silent):
+        raise CharterError(f"{lacks} The successor lists that key as one that can sign")
     if not old.limits.lost_key_days:
         raise CharterError(f"{lacks} Serial {old.serial} names no lost_key_days, so nothing else will do")
     if len(old.owners) - len(silent) < old.quorum:

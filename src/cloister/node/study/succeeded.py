@@ -19,8 +19,8 @@ def remarks(charter: Charter, *, records: Records) -> Iterator[str]:
     if released and released[-1].model != charter.limits.first_model:
         yield (
             f"serial {charter.serial} of {charter.name!r} starts from another model than the charter before it released"
-            f" last, as far as that is known here, {released[-1].model.hex()}: what came after that model is lost to the"
-            " study, and stays spent"
+            f" last, as far as that is known here, {released[-1].model.hex()}: what came after that model is lost to"
+            " the study, and stays spent"
         )
     numbers = set(records.released(old))
     unfinished = {
