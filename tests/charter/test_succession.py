@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloister.charter import Charter, Member
+from cloister.charter import Charter, Member, keys
 from cloister.charter.signatures import decode, encode
 from cloister.charter.succession import CONTEXT, FORMAT, check_successor, hand_over
 from cloister.charter.toml import parse_charter
@@ -118,6 +118,13 @@ def test_a_hand_over_counts_where_its_key_was_an_owners() -> None:
 def test_a_hand_over_that_is_none(faulty) -> None:
     with pytest.raises(CharterError, match="chuck's hand-over is"):
         check_successor(FIRST, new=OTHER, signatures=SIGNED, hand_overs=[faulty])
+
+
+def test_nobody_hands_over_in_anothers_name() -> None:
+    key = key_of("mallory")
+    forged = replace(HANDED, public_key=keys.public_bytes(key), signature=keys.sign(CONTEXT + OTHER.digest, key=key))
+    with pytest.raises(CharterError, match="comes with another public key"):
+        check_successor(FIRST, new=OTHER, signatures=SIGNED, hand_overs=[forged])
 
 
 def test_no_other_signature_hands_over() -> None:
