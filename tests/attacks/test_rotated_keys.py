@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from cloister.charter.charter import Charter
-from cloister.charter.signatures import check_successor
+from cloister.charter.succession import check_successor, hand_over
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
 from cloister.ledger.job import describe
 from cloister.node.study.journal import Records
 from tests.support import charters, members
-from tests.support.charters import fingerprint_of, signatures
+from tests.support.charters import fingerprint_of, key_of, signatures
 from tests.support.members import PARTS, START, Aggregator, agreed_job, declined, leaves, owner
 
 THREE, FOUR = ("bob", "alice", "chuck"), ("bob", "alice", "chuck", "dora")
@@ -163,13 +163,16 @@ def test_an_id_is_not_handed_on_to_another_name() -> None:
 # The succession
 
 
-def test_a_key_is_rotated_by_all_owners_signatures_and_nothing_less() -> None:
+def test_a_key_is_rotated_by_itself_and_all_owners_and_nothing_less() -> None:
     old, new = agreed(), agreed(serial=2, supersedes=agreed().digest, rotated=True)
-    keys = ("bob", "alice", "chuck, later", "dora")
-    check_successor(old, new=new, signatures=signatures(new, *keys))
+    keys, handed = ("bob", "alice", "chuck, later", "dora"), [hand_over(old, new=new, key=key_of("chuck"))]
+    check_successor(old, new=new, signatures=signatures(new, *keys), hand_overs=handed)
     for missing in keys:
+        some = signatures(new, *(each for each in keys if each != missing))
         with pytest.raises(CharterError, match="is not signed by"):
-            check_successor(old, new=new, signatures=signatures(new, *(each for each in keys if each != missing)))
+            check_successor(old, new=new, signatures=some, hand_overs=handed)
+    with pytest.raises(CharterError, match="lacks the signature of chuck"):
+        check_successor(old, new=new, signatures=signatures(new, *keys))
 
 
 def test_an_owner_that_is_dropped_has_to_sign_for_that() -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 import cloister
+from cloister.charter.succession import check_successor
 from cloister.cli import main
 from cloister.cli.study import read_study
+from cloister.net.files import read_charter
 from cloister.net.identity import Identity
+from cloister.net.signatures import read_hand_overs, read_signatures
 from tests.study.test_study_file import EXAMPLE, loss, model, written
-from tests.support.charters import fingerprint_of, text
+from tests.support.charters import agreed_job, fingerprint_of, text
 
 
 @pytest.fixture(autouse=True)
@@ -217,3 +220,58 @@ def test_a_charter_is_signed_by_whoever_has_read_it_and_says_yes(run, study, mon
     assert signature.exists() == (code == 0)
     if code:
         assert "it is not signed" in err
+
+
+# From one charter to the next
+
+
+def test_succeed_writes_the_next_charter_and_says_what_to_check(run, folder) -> None:
+    agree()
+    Identity.create("dora.key")
+    key = Identity.read("dora.key").fingerprint
+    code, out, err = run("succeed", "charter.toml", "--out", "next.toml", "--add-owner", f"dora={key}")
+    assert (code, err) == (0, "")
+    assert f"changed     dora joins as owner, with the key {key}" in out
+    assert "check       dora says, by a way that you know, that this is its key" in out
+    assert "cloister charter diff charter.toml next.toml" in out
+    code, same, _ = run("diff", "charter.toml", "next.toml")
+    assert code == 0
+    assert same in out
+    assert run("check", "next.toml")[0] == 0
+    code, _, err = run("succeed", "charter.toml", "--out", "next.toml")
+    assert (code, "is not overwritten" in err) == (1, True)
+    code, _, err = run("succeed", "charter.toml", "--out", "other.toml", "--rotate", "chuck")
+    assert (code, "is no NAME=KEY" in err) == (1, True)
+    code, _, err = run("succeed", "charter.toml", "--out", "other.toml", "--gone", "mallory")
+    assert (code, "mallory is no member of it" in err) == (1, True)
+    assert not (folder / "other.toml").exists()
+
+
+def test_a_recipe_draws_another_model_for_the_next_charter(run) -> None:
+    recipe = '[[first_model]]\ntensor = "w"\ndtype = "float32"\nshape = [2]\ndraw = "uniform"\nlow = 0.0\nhigh = 1.0\n'
+    written = agree(jobs=[agreed_job(bytes(32))], first_model=f'"{"11" * 32}"', limits=recipe)  # type: ignore[arg-type]
+    assert "[[first_model]]" in written
+    code, out, _ = run("succeed", "charter.toml", "--out", "next.toml")
+    assert code == 0
+    assert "no round was released that is known here" in out
+    assert "the recipe now draws" in out
+
+
+def test_hand_over_signs_with_the_key_of_before(run, folder) -> None:
+    agree()
+    Identity.create("later.key")
+    later = Identity.read("later.key").fingerprint
+    assert run("succeed", "charter.toml", "--out", "next.toml", "--rotate", f"chuck={later}")[0] == 0
+    code, out, err = run("hand-over", "next.toml", "--old", "charter.toml", "--key", "chuck.key")
+    assert (code, err) == (0, "")
+    assert "chuck hands over to" in out
+    assert (folder / "next.sigs" / "chuck.handover").exists()
+    for name in ("bob", "alice", "later"):
+        assert run("sign", "next.toml", "--key", f"{name}.key", "--yes")[0] == 0
+    code, out, _ = run("check", "next.toml")
+    assert (code, "all owners have signed it" in out) == (0, True)
+    old, new = (read_charter(folder / name) for name in ("charter.toml", "next.toml"))
+    signed, handed = read_signatures(folder / "next.sigs"), read_hand_overs(folder / "next.sigs")
+    check_successor(old, new=new, signatures=signed, hand_overs=handed)
+    code, _, err = run("hand-over", "next.toml", "--old", "charter.toml", "--key", "bob.key")
+    assert (code, "is still bob's" in err) == (1, True)

@@ -133,6 +133,13 @@ def test_rounds_that_are_void_are_nobody_s(tmp_path: Path) -> None:
     assert "it was in 1 releases of other studies" in seen(tmp_path, known).faults[0]
 
 
+def test_what_the_charter_before_left_open_is_told(tmp_path: Path) -> None:
+    first = agreed()
+    spend(tmp_path, 2, under=first, void=1)
+    (told,) = seen(tmp_path, agreed(serial=2, supersedes=first.digest)).faults  # type: ignore[arg-type]
+    assert "1 round(s) were agreed to here and did not come out (2)" in told
+
+
 def test_who_takes_part_in_no_study_is_told_nothing(tmp_path: Path) -> None:
     assert outlook(configured(tmp_path), [agreed()], own=fingerprint_of("rosa")) == Outlook((), ())
     assert outlook(configured(tmp_path), [charter()], own=BOB) == Outlook((), ())

@@ -13,7 +13,8 @@ from cloister.ledger.job import Part, model_digest
 from cloister.ledger.jsonl import read_lines
 from cloister.ledger.sync import ModelState
 from cloister.study.log import CHAIN
-from cloister.study.state_dir import NEWEST, Folder, write_chain
+from cloister.study.reached import reached
+from cloister.study.state_dir import JOB, NEWEST, Folder, folder_of, write_chain
 from cloister.wire.tensors import TensorSpec
 from tests.support import chains
 from tests.support.owners import make_job
@@ -105,3 +106,76 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError), Folder(tmp_path / "file" / "study").locked():
         pass
+
+
+# From one charter to the next
+
+OLD = chains.charter()
+NEXT = chains.charter(serial=2, supersedes=OLD.digest)
+
+
+def test_a_folder_follows_its_charter(tmp_path: Path) -> None:
+    folder, ledger = kept(tmp_path)
+    (tmp_path / JOB).write_bytes(b"a job")
+    (tmp_path / NEWEST).write_bytes(b"a model")
+    assert not folder.follow(OLD)
+    assert folder.before(NEXT) is None
+    assert folder.follow(NEXT)
+    aside = tmp_path / OLD.digest.hex()
+    assert sorted(each.name for each in aside.iterdir()) == sorted((CHAIN, JOB, NEWEST))
+    assert folder.ledger(NEXT).records == ()
+    before = folder.before(NEXT)
+    assert before is not None
+    assert before.ledger(OLD).records == ledger.records
+    assert (folder.released_before(), folder.starts_before()) == (2, {chains.START})
+    assert not folder.follow(NEXT)
+    begun = chains.chain(1, agreed=NEXT)
+    folder.keep_records(begun.records, before=())  # the chain of the new charter, from its first record on
+    assert Folder(tmp_path).ledger(NEXT).records == begun.records
+
+
+def test_a_script_that_ended_on_the_way_follows_again(tmp_path: Path) -> None:
+    folder, ledger = kept(tmp_path)
+    (tmp_path / NEWEST).write_bytes(b"a model")
+    aside = tmp_path / OLD.digest.hex()
+    aside.mkdir()
+    (tmp_path / NEWEST).rename(aside / NEWEST)
+    assert folder.follow(NEXT)
+    assert (aside / NEWEST).read_bytes() == b"a model"
+    assert Folder(aside).ledger(OLD).records == ledger.records
+
+
+def test_another_study_lays_nothing_aside(tmp_path: Path) -> None:
+    folder, ledger = kept(tmp_path)
+    third = chains.charter(serial=3, supersedes=NEXT.digest)
+    for other in (third, chains.charter(rounds="200")):
+        with pytest.raises(LedgerError, match="holds the chain of another charter"):
+            folder.follow(other)
+    assert folder.ledger(OLD).records == ledger.records
+
+
+def test_the_folder_of_the_charter_before_is_found(tmp_path: Path) -> None:
+    new = tmp_path / "charter-2.toml"
+    assert folder_of(NEXT, file=new) == tmp_path / "charter-2.rounds"
+    (tmp_path / "other.rounds").mkdir()
+    kept(tmp_path / "charter.rounds")
+    assert folder_of(OLD, file=tmp_path / "charter.toml") == tmp_path / "charter.rounds"
+    assert folder_of(NEXT, file=new) == tmp_path / "charter.rounds"
+    Folder(tmp_path / "charter.rounds").follow(NEXT)
+    assert folder_of(NEXT, file=new) == tmp_path / "charter.rounds"  # before its first record, too
+    assert folder_of(chains.charter(serial=2, supersedes=bytes(32)), file=new) == tmp_path / "charter-2.rounds"
+    (tmp_path / "charter-2.rounds").mkdir()
+    assert folder_of(NEXT, file=new) == tmp_path / "charter-2.rounds"
+
+
+def test_how_far_a_study_is(tmp_path: Path) -> None:
+    file = tmp_path / "charter.toml"
+    assert reached(OLD, state=None, charter_file=file).model is None
+    folder, ledger = kept(tmp_path / "charter.rounds")
+    found = reached(OLD, state=None, charter_file=file)
+    assert (found.model, found.done, found.spent) == (ledger.model, {"train": 2}, 2)
+    folder.follow(NEXT)
+    found = reached(NEXT, state=None, charter_file=tmp_path / "charter-2.toml")
+    assert (found.model, found.spent) == (None, 2)
+    folder.keep_records(chains.chain(3, agreed=NEXT).records, before=())
+    assert reached(NEXT, state=tmp_path / "charter.rounds", charter_file=file).spent == 5

@@ -78,6 +78,7 @@ Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 Batch: TypeAlias = Annotated[int, Meta(ge=16, le=COUNT)]
 Rows: TypeAlias = Annotated[int, Meta(ge=32, le=COUNT)]
+Days: TypeAlias = Annotated[int, Meta(ge=0, le=3650)]
 Buckets: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=64)]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,6 +146,8 @@ class Limits:
     metrics: tuple[Metric, ...]
     interactive: bool
     """Whether researchers may compute with contributions one operation after another, without clip and noise."""
+    lost_key_days: Days
+    """How long nodes wait before they follow a successor that an owner's key did not sign; 0: they do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,15 @@ class Charter:
     def interactive(self) -> bool:
         """Whether the aggregator takes a researcher's operations one by one."""
         return self.limits.interactive
+
+    @property
+    def quorum(self) -> int:
+        """How many owners decide where not all can be asked (docs/adr/0010): more than half, never less than the floor.
+
+        Any two quorums have at least ``floor - 1`` owners in common, so at least one honest owner where up to
+        ``floor - 2`` are not.
+        """
+        return (len(self.owners) + self.limits.floor) // 2
 
     @property
     def owners(self) -> tuple[Member, ...]:

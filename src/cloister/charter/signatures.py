@@ -1,6 +1,6 @@
-"""Members' signatures of a charter, and its successor of the same name: forward only, and with all owners of both.
+"""Members' signatures of a charter. They are detached: a charter stays the same file however many have signed it.
 
-Signatures are detached: a charter stays the same file however many have signed it.
+``cloister.charter.succession`` says whose signatures a successor needs.
 """
 
 from __future__ import annotations
@@ -18,54 +18,6 @@ from cloister.charter.names import shown
 from cloister.errors import CharterError, ConfigurationError
 from cloister.tables import Table, faulty, load
 from cloister.wire.peers import check_fingerprint, fingerprint
-
-
-def check_successor(old: Charter, *, new: Charter, signatures: Iterable[Signature], own: str | None = None) -> None:
-    """Checks that ``new`` may take the place of ``old``, accepted before; ``signatures`` are those of ``new``.
-
-    The very same charter may. Another one needs a higher serial and the signatures of all owners of both; the next
-    serial has to name the old charter's digest. Where serials in between were never seen here, the owners' signatures
-    decide alone. An owner that leaves is an auditor in the charter by which it leaves, so that it can sign. One that
-    remains, by its id and its name, may have another key: all owners sign for that.
-
-    Raises:
-        CharterError: it may not; the message says why.
-    """
-    if new.name != old.name:
-        raise CharterError(f"the charter {new.name!r} does not succeed {old.name!r}: a successor has the same name")
-    if new.serial < old.serial:
-        raise CharterError(
-            f"serial {new.serial} of the charter {new.name!r} is older than serial {old.serial}, which was accepted"
-            " before: an older charter does not come back"
-        )
-    if new.serial == old.serial and new.digest != old.digest:
-        raise CharterError(
-            f"another charter {new.name!r} with serial {new.serial} was accepted before, {old.digest.hex()}: this"
-            f" one is {new.digest.hex()}; a change needs the next serial"
-        )
-    if new.serial == old.serial + 1 and new.supersedes != old.digest:
-        raise CharterError(
-            f"serial {new.serial} of the charter {new.name!r} supersedes another charter than the serial {old.serial}"
-            f" that was accepted before, {old.digest.hex()}"
-        )
-    signatures = tuple(signatures)
-    check_signed(new, signatures=signatures, own=own)
-    names = {owner.id: owner.name for owner in old.owners}
-    for owner in new.owners:
-        if names.get(owner.id, owner.name) != owner.name:
-            raise CharterError(
-                f"serial {new.serial} of the charter {new.name!r} gives {shown(owner.name)} the id of"
-                f" {shown(names[owner.id])}: an owner with another key keeps its name too"
-            )
-    signed = {signature.key for signature in signatures}  # all of them verified
-    remain = {owner.id for owner in new.owners}  # with another key, for which all owners have signed
-    missing = sorted(shown(owner.name) for owner in old.owners if owner.key not in signed and owner.id not in remain)
-    if missing:
-        raise CharterError(
-            f"serial {new.serial} of the charter {new.name!r} lacks the signature of {', '.join(missing)}, who owned"
-            f" data under serial {old.serial}: a successor needs all owners of both, one that leaves as an auditor"
-        )
-
 
 CONTEXT: Final = b"cloister charter signature 1\0"
 """Before the digest in what is signed, so that no signature made for something else can be one of a charter."""
@@ -105,10 +57,10 @@ def sign(charter: Charter, *, key: PrivateKey) -> Signature:
     return Signature(charter=charter.digest, key=signer, public_key=public_key, signature=signature)
 
 
-def encode(signature: Signature) -> str:
-    """A signature as the TOML text of its file."""
+def encode(signature: Signature, *, form: str = FORMAT) -> str:
+    """A signature as the TOML text of its file; ``form``: the kind of signature that it is."""
     return (
-        f'format = "{FORMAT}"\n'
+        f'format = "{form}"\n'
         f'charter = "{signature.charter.hex()}"\n'
         f'key = "{signature.key}"\n'
         f'public_key = "{base64.b64encode(signature.public_key).decode()}"\n'
@@ -116,8 +68,8 @@ def encode(signature: Signature) -> str:
     )
 
 
-def decode(text: str, *, source: str = "the signature") -> Signature:
-    """The signature in a TOML text; ``source`` is its name for messages.
+def decode(text: str, *, source: str = "the signature", form: str = FORMAT) -> Signature:
+    """The signature in a TOML text; ``source`` is its name for messages, ``form`` the kind of signature.
 
     Raises:
         CharterError: it is none.
@@ -129,8 +81,8 @@ def decode(text: str, *, source: str = "the signature") -> Signature:
         table = Table(load(text, source=source), faults=faults)
     except ConfigurationError as fault:
         raise CharterError(str(fault)) from None
-    if table.text("format") not in ("", FORMAT):
-        table.fault("format", f'must be "{FORMAT}"')
+    if table.text("format") not in ("", form):
+        table.fault("format", f'must be "{form}"')
     signature = Signature(
         charter=table.hexadecimal("charter", size=DIGEST_BYTES) or bytes(DIGEST_BYTES),
         key=table.checked("key", what="a fingerprint", check=check_fingerprint) or "",

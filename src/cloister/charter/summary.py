@@ -111,6 +111,9 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "first_model_file": "none" if limits.first_model_file is None else limits.first_model_file.hex(),
         "metrics": ", ".join(map(_metric, limits.metrics)) or "none",
         "interactive": "yes: without clip and noise" if limits.interactive else "no",
+        "lost_key_days": f"a quorum replaces a lost key, {limits.lost_key_days} days after each node has seen it"
+        if limits.lost_key_days
+        else "none: no lost key is replaced",
     }
 
 

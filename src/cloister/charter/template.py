@@ -148,6 +148,8 @@ proven_plans = true                     # only plans of which it is proved that 
 # first_model = "..."                   # SHA-256 of the model of the first round; needed with jobs
 #                                       # (first_model_file: that of the published safetensors file that it is in)
 interactive = false                     # true: operations one by one, without clip and noise, for trusted researchers
+# lost_key_days = 30                    # a quorum may replace an owner's lost key, so long after each node has seen it;
+#                                       # without, a lost key ends that owner's part for good
 
 # What owners' nodes may compute, number by number; `cloister.job` writes such a table. All else is refused.
 # [[jobs]]

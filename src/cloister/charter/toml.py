@@ -21,6 +21,7 @@ from cloister.charter.charter import (
     Batch,
     Charter,
     Count,
+    Days,
     Floor,
     Limits,
     Member,
@@ -171,6 +172,7 @@ def _limits(table: _CharterTable) -> Limits:
         else None,
         metrics=_metrics(table.tables("metrics")),
         interactive=table.flag("interactive"),
+        lost_key_days=table.whole("lost_key_days", **bounds(Days), default=0),
     )
 
 

@@ -13,6 +13,8 @@ from cloister.wire.text import exact
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
 _LONG_DAYS: Final = 400
+_FEW_DAYS: Final = 14
+"""To notice that somebody calls one's key lost, holidays included."""
 
 
 def warnings_of(charter: Charter) -> list[str]:
@@ -44,6 +46,11 @@ def _limits(charter: Charter) -> Iterator[str]:
         yield f"there are {owners} owners and the floor is {limits.floor}: one that is away stops every round"
     if limits.largest_share > 0.5:
         yield f"largest_share = {exact(limits.largest_share)}: one member may be more than half of an aggregate"
+    if 0 < limits.lost_key_days < _FEW_DAYS:
+        yield (
+            f"lost_key_days = {limits.lost_key_days}: an owner whose key is called lost, and is not, has that time to"
+            " notice"
+        )
     days = (charter.not_after - charter.not_before).days
     if days > _LONG_DAYS:
         yield f"it is valid for {days} days: software that turns out to be faulty stays acceptable as long"

@@ -19,6 +19,7 @@ from cloister.charter.signatures import sign as sign_charter
 from cloister.charter.summary import drawn, heading, job, limits, member, software
 from cloister.charter.template import template
 from cloister.charter.warnings import warnings_of
+from cloister.cli import succession
 from cloister.errors import CharterError, ConfigurationError, meant
 from cloister.net.files import read_charter
 from cloister.net.identity import private_key
@@ -26,6 +27,9 @@ from cloister.net.signatures import read_signatures, signatures_beside
 from cloister.wire.text import visible
 
 app: Final = typer.Typer(no_args_is_help=True)
+app.command("succeed")(succession.succeed_)
+app.command("diff")(succession.diff)
+app.command("hand-over")(succession.hand_over_)
 
 STUDY: Final = ".study"
 """The end of a study file's name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -26,7 +27,7 @@ from cloister.node.confinement import means
 from cloister.node.outlook import outlook
 from cloister.node.running import Account
 from cloister.node.server import check
-from cloister.node.setup import agreed, node_of
+from cloister.node.setup import agreed, node_of, note_successor
 from cloister.node.study.budgets import Budget, Line, budgets, lines
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
@@ -43,7 +44,7 @@ ConfigurationFile = Annotated[Path, typer.Argument(metavar="NODE.TOML", help="Th
 @app.callback()
 def _node() -> None:
     """Run a node beside the data: `new` writes its configuration, `check` looks it over, `serve` runs it,
-    `sessions` shows and ends sessions, `log` shows its part in studies."""
+    `sessions` shows and ends sessions, `log` shows its part in studies, `note` has it see a charter's successor."""
 
 
 @app.command()
@@ -134,6 +135,25 @@ def serve(file: ConfigurationFile) -> None:
         node.serve(ready=lambda: typer.echo(f"ready {node.name} at {node.address or '-'} {node.fingerprint}"))
     except CloisterError as fault:
         raise _stop(str(fault)) from None
+
+
+@app.command()
+def note(
+    file: ConfigurationFile,
+    charter: Annotated[Path, typer.Argument(metavar="CHARTER.TOML", help="The successor.", show_default=False)],
+) -> None:
+    """Note that this node has seen a successor, which it may have to wait for: an owner's key is said to be lost.
+
+    The node may be running meanwhile, and works on under the charter that it has.
+    """
+    try:
+        found = note_successor(config.read(file), charter, now=datetime.now(UTC))
+    except CloisterError as fault:
+        raise _stop(str(fault)) from None
+    typer.echo(
+        f"{shown(found.name)} #{found.serial}, {found.digest.hex()}, may be followed: name {charter} in {file}, and"
+        " start the node again"
+    )
 
 
 @app.command()

@@ -45,12 +45,8 @@ ROUNDING: Final = 1e-9
 
 
 def quorum(charter: Charter) -> int:
-    """The number of owners that have to commit a round before it is released (docs/adr/0010).
-
-    Any two quorums have at least ``floor - 1`` owners in common, so at least one honest owner where up to
-    ``floor - 2`` are not. A quorum is more than half of the owners, and never less than the floor.
-    """
-    return (len(charter.owners) + charter.limits.floor) // 2
+    """The number of owners that have to commit a round before it is released (docs/adr/0010)."""
+    return charter.quorum
 
 
 def votes_to_void(charter: Charter) -> int:

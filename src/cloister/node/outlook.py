@@ -24,12 +24,13 @@ from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
 from cloister.node.study.own_limits import OwnLimits
 from cloister.node.study.studied_data import check_counted
+from cloister.node.study.succeeded import remarks
 from cloister.node.tags import data_set_of, trains_under
 
 
 class Outlook(NamedTuple):
     """``left``: of each data set's budget, under each charter, by the charter's name. ``faults``: a sentence for each
-    job that this node would decline, and for each data set that no job takes."""
+    job that this node would decline, for each data set that no job takes, and for what a charter before left open."""
 
     left: Sequence[tuple[str, Budget]]
     faults: Sequence[str]
@@ -57,6 +58,7 @@ def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, ow
             names = [data.name for data in configuration.study_data if _takes(charter, data)]
             found = budgets(records, names=names, charters=[(charter, use.floors)])
             left += [(charter.name, budget) for budget in found]
+            faults += remarks(charter, records=records)
             for job in charter.jobs:
                 faults += _job(job, charter, use, configuration.study_data, records)
     faults += _untaken([charter for _, charter in uses], configuration.study_data)

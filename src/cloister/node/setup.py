@@ -6,31 +6,33 @@ show it one of two that share a serial.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cloister.attest.attester import find
-from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.charter.charter import Charter, Member, check_valid, enforceable
+from cloister.charter.names import shown
 from cloister.charter.owner_limits import check_floors, reference_under
-from cloister.charter.signatures import Signature, check_signed, check_successor
+from cloister.charter.signatures import Signature, check_signed
+from cloister.charter.succession import Wait, check_successor
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
 from cloister.files import read_text
 from cloister.net.collateral import source
-from cloister.net.files import read_charter_text
+from cloister.net.files import read_charter, read_charter_text
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy, configuration_digest
 from cloister.net.polling import Wakeup
 from cloister.net.proving import Instance
 from cloister.net.secrets import ProvisionedInstance
-from cloister.net.signatures import read_signatures
-from cloister.node import config
+from cloister.net.signatures import read_hand_overs, read_signatures, signatures_beside
+from cloister.node import config, lasting
 from cloister.node.aggregators import Aggregators
 from cloister.node.config import CharterUse, NodeConfiguration, TeeUse
 from cloister.node.server import Node
@@ -43,8 +45,11 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 
-def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: bool = True) -> Charter:
+def load_charter(
+    use: CharterUse, *, own: str | None, now: datetime, remember: bool = True, note: bool = False
+) -> Charter:
     """The charter that a node's configuration names, which is remembered from then on, unless it is only looked at.
+    ``note``: it is written down even then that it was seen, where it has to wait.
 
     ``own``: the fingerprint of the node's identity; None in a TEE, where it is new at each start. ``now``: the time
     with its offset, by the owner's clock.
@@ -52,8 +57,9 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
     Raises:
         CharterError: the charter has faults; it is not valid now; this software cannot enforce it; it names a
             simulated TEE and the configuration does not accept one; ``own`` is no member; a signature is missing or not
-            valid; the owner's floors do not fit it; a newer one, or another with its serial, was accepted before; or a
-            file cannot be read or written.
+            valid; the owner's floors do not fit it; a newer one, or another with its serial, was accepted before; an
+            owner's key is said to be lost, and the time to wait for it is not over; or a file cannot be read or
+            written.
     """
     text = read_charter_text(use.file, error=CharterError)
     charter = parse_charter(text, source=str(use.file))
@@ -71,23 +77,67 @@ def load_charter(use: CharterUse, *, own: str | None, now: datetime, remember: b
         )
     signatures = read_signatures(use.signatures)
     known = None if use.state is None else _recall(use.state, charter.name)
-    _check_signatures(use, charter, known, signatures, own=own)
     if use.floors is not None:
         check_floors(charter, floors=use.floors)
+    wait = partial(_wait, use.state, known, charter, now, remember or note)
+    _check_signatures(use, charter, known, signatures, own=own, wait=wait)
     if remember and use.state is not None and (known is None or known.serial < charter.serial):
         _remember(use.state, charter, text)
     return charter
 
 
+def _wait(
+    state: Path | None, known: Charter | None, charter: Charter, now: datetime, note: bool, silent: Sequence[Member]
+) -> None:
+    """Checks that the owners ``silent``, whose keys are said to be lost, had the time that ``known`` names.
+
+    Raises:
+        CharterError: they had not.
+    """
+    # It reads the node's records, which few who start a node need for this.
+    from cloister.node.waiting import check_waited
+
+    if state is None or known is None:
+        raise CharterError(f"nobody here has waited for {', '.join(shown(owner.name) for owner in silent)}")
+    check_waited(state, old=known, new=charter, silent=silent, now=now, note=note)
+
+
+def note_successor(configuration: NodeConfiguration, file: Path, *, now: datetime) -> Charter:
+    """Looks at a successor of one of the charters of a node as its next start would, and writes down that the node has
+    seen it; the node may be running.
+
+    Raises:
+        CharterError: as ``load_charter``; until when the node waits, where it does.
+    """
+    own = None if configuration.identity is None else Identity.load(configuration.identity).fingerprint
+    name = read_charter(file, error=CharterError).name
+    use = next((use for use in configuration.charters if _is_of(use, name)), None)
+    if use is None:
+        raise CharterError(f"{configuration.name} works under no charter {name!a}: {file} is no successor of any here")
+    use = replace(use, file=file, signatures=signatures_beside(file))
+    return load_charter(use, own=own, now=now, remember=False, note=True)
+
+
+def _is_of(use: CharterUse, name: str) -> bool:
+    return read_charter(use.file, error=CharterError).name == name
+
+
 def _check_signatures(
-    use: CharterUse, charter: Charter, known: Charter | None, signatures: tuple[Signature, ...], *, own: str | None
+    use: CharterUse,
+    charter: Charter,
+    known: Charter | None,
+    signatures: tuple[Signature, ...],
+    *,
+    own: str | None,
+    wait: Wait,
 ) -> None:
     """``known``: the newest charter of that name that was accepted before. Raises ``CharterError``."""
     try:
         if known is None:
             check_signed(charter, signatures=signatures, own=own)
         else:
-            check_successor(known, new=charter, signatures=signatures, own=own)
+            hand_overs = read_hand_overs(use.signatures)
+            check_successor(known, new=charter, signatures=signatures, hand_overs=hand_overs, own=own, wait=wait)
     except CharterError as fault:
         if signatures:
             raise
@@ -125,12 +175,7 @@ def _remember(state: Path, charter: Charter, text: str) -> None:
     """Writes down the charter, for good: when this returns, no crash or loss of power undoes it."""
     file = _memory(state, charter.name)
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _draft(file) as draft:
-            draft.write_text(f"{_seal(charter)}\n{text}", encoding="utf-8", newline="")
-            _sync(draft)
-            draft.replace(file)
-        _sync(state)
+        lasting.write(file, f"{_seal(charter)}\n{text}")
     except OSError as fault:
         raise CharterError(
             f"{file} cannot be written, so that the charter would be forgotten: {fault.strerror}"
@@ -143,25 +188,6 @@ def _memory(state: Path, name: str) -> Path:
 
 def _seal(charter: Charter) -> str:
     return f"# accepted {charter.digest.hex()}"
-
-
-@contextlib.contextmanager
-def _draft(file: Path) -> Iterator[Path]:
-    """A file of one's own beside ``file``, gone at the end unless it took its place."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".charter.")
-    os.close(descriptor)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _SEALED: Final = "a sealed data set is opened by a node in a TEE only, which can be given its key: see [tee]"

@@ -12,6 +12,7 @@ from torch import nn
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter
+from cloister.charter.difference import begins_anew
 from cloister.charter.jobs import AgreedJob
 from cloister.errors import (
     CloisterError,
@@ -177,6 +178,8 @@ class JobRun:
         drawn = bool(self.charter.recipe)
         check_start(self.job.start, newest=self.ledger.model, own=bool(self.receipts), drawn=drawn)
         self._submitted = True
+        if self.charter.supersedes is not None and not self.ledger.receipts and (anew := begins_anew(self.agreed)):
+            self.say(f"{anew} begin anew: nothing of the charter before is carried over but the model")
         conversation.say(Submit(len(self.data)), [memoryview(self.data), bytes_of(self.start)])
 
     def _take(self, conversation: StudyClient, message: RoundMessage, body_bytes: int) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import check_valid, enforceable
 from cloister.charter.jobs import Weights
+from cloister.charter.names import shown
 from cloister.errors import CharterError, ConfigurationError, StudyError
 from cloister.ledger.audit import verify_instance
 from cloister.ledger.chain import Ledger, Receipt
@@ -31,9 +32,9 @@ from cloister.net.policy import AttestationPolicy
 from cloister.study import job as jobs
 from cloister.study.fit import JobRun, OnError
 from cloister.study.history import History, Round
-from cloister.study.log import CHAIN, ROUNDS
+from cloister.study.log import CHAIN
 from cloister.study.progress import Interrupts, Screen
-from cloister.study.state_dir import Folder, write_chain
+from cloister.study.state_dir import Folder, folder_of, write_chain
 from cloister.study.status import StudyStatus, ask, dial
 from cloister.wire.rounds import Ask, Stop
 from cloister.worker.optimizers import Optimizer
@@ -83,7 +84,8 @@ class Study:
     Args:
         charter: the file that the members have signed.
         identity: the key file of ``cloister key new``, whose fingerprint the charter names as a researcher's.
-        state: the folder for the chain and the newest model; None: ``charter.rounds`` beside ``charter.toml``.
+        state: the folder for the chain and the newest model; None: ``charter.rounds`` beside ``charter.toml``, or the
+            folder there that was begun under the charter which this one supersedes.
         routes: for an address of the charter, where to dial instead: a tunnel, for instance.
         collateral: what SGX and TDX are judged by: a file, the URL of a service, or a function.
         accept_simulated: whether a simulated TEE will do, which proves nothing. The charter has to name it too.
@@ -116,7 +118,7 @@ class Study:
             raise CharterError(
                 f"the charter {self.charter.name!r} does not name {self._identity.fingerprint} as a researcher's key"
             )
-        self._folder = Folder(Path(state) if state is not None else Path(charter).with_suffix(ROUNDS))
+        self._folder = Folder(Path(state) if state is not None else folder_of(self.charter, file=Path(charter)))
         self._routes = dict(routes or {})
         self._policy = AttestationPolicy(charter=self.charter, accept_simulated=accept_simulated, collateral=collateral)
         self._patience_s = patience_s
@@ -153,7 +155,8 @@ class Study:
         ``stop``, and returns the result so far; a second one leaves at once.
 
         Args:
-            model: what the study starts from: the charter's first model, or what the newest round released.
+            model: what the study starts from: the charter's first model, or what the newest round released. Under a
+                successor also what the charter before started from: the values that it released last are loaded.
             loss: a function marked with ``@cloister.plan``, or a plan that it was captured as.
             data: the tag of the data sets that owners train on, such as ``"#mri"``.
             optimizer: what each owner trains with; it begins anew in each round.
@@ -196,8 +199,15 @@ class Study:
             weights=weights,
             unsafe_lr=jobs.CHARTER_DECIDES,
         )
-        job = jobs.make(described, plan, wanted, charter=self.charter)
+        jobs.make(described, plan, wanted, charter=self.charter)  # what it refuses costs nobody anything yet
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
+            if self._folder.follow(self.charter):
+                screen(
+                    f"{self._folder.path} goes on under serial {self.charter.serial} of {shown(self.charter.name)};"
+                    " what it held of the charter before lies in a folder in it"
+                )
+            described = self._handed_on(described, trained, screen)
+            job = jobs.make(described, plan, wanted, charter=self.charter)
             job_run = JobRun(
                 self.charter,
                 self._folder,
@@ -216,6 +226,23 @@ class Study:
             )
             job_run.run()
         return self._run(job_run, plan)
+
+    def _handed_on(
+        self, described: jobs.Described, trained: nn.Module, say: Callable[[object], None]
+    ) -> jobs.Described:
+        """What a job starts from: what was given; or, where that is what the study began with under a charter before,
+        the model that the charter before released last and this one starts from, which ``trained`` then is."""
+        before = self._folder.before(self.charter)
+        agreed = self.charter.limits.first_model
+        if before is None or described.digest == agreed or described.digest not in self._folder.starts_before():
+            return described
+        job = before.job()
+        kept = None if job is None else before.model(job)
+        if job is None or kept is None or kept.digest != agreed or job.parts != described.parts:
+            return described
+        jobs.load(kept.vector, into=trained)
+        say("the model starts from the values that the charter before released last")
+        return jobs.describe(trained)
 
     def status(self) -> StudyStatus:
         """How the study stands now: who is there, which round, what it waits for. It may be asked while a ``fit`` runs.

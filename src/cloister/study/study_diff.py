@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 from cloister.charter.charter import content
+from cloister.charter.difference import values
 from cloister.study.study_file import StudyFile
 from cloister.study.study_page import page
 from cloister.wire.text import quoted, visible
@@ -28,7 +28,7 @@ def diff(old: StudyFile, new: StudyFile) -> list[str]:
 
 def _exactly(study: StudyFile) -> Iterator[str]:
     yield "value by value"
-    yield from _values("charter", content(study.charter))
+    yield from (f"{path} = {value}" for path, value in values("charter", content(study.charter)))
     yield f"text = {_digest(study.text.encode())}"
     for plan in sorted(study.plans):
         for at, constant in enumerate(study.program(plan).constants):
@@ -38,22 +38,6 @@ def _exactly(study: StudyFile) -> Iterator[str]:
     for other in study.constants:
         yield f"tensor {quoted(other.name)} = {other.spec}, {_digest(other.data)}"
     yield f"first model's values = {'not known' if study.vector is None else _digest(study.vector)}"
-
-
-def _values(path: str, value: Any) -> Iterator[str]:
-    """A line for each value in plain CBOR. What has a name stands under it, and not under its place in a list."""
-    match value:
-        case dict() if value:
-            for key in sorted(value):
-                yield from _values(f"{path}.{quoted(key)}", value[key])
-        case list() if value:
-            for at, item in enumerate(value):
-                named = item.get("name", item.get("tensor", at)) if isinstance(item, dict) else at
-                yield from _values(f"{path}.{quoted(str(named))}", item)
-        case bytes():
-            yield f"{path} = {value.hex()}"
-        case _:
-            yield f"{path} = {value!a}"
 
 
 def _digest(data: bytes) -> str:

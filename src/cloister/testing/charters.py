@@ -37,6 +37,7 @@ def write_charter(
     jobs: Sequence[AgreedJob] = (),
     first_model: bytes | None = None,
     metrics: Mapping[str, tuple[float, float]] | None = None,
+    lost_key_days: int = 0,
     now: datetime | None = None,
 ) -> Charter:
     """Writes a charter for a simulated aggregator, and returns it.
@@ -72,6 +73,7 @@ def write_charter(
     lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
     lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
     lines += [f"interactive = {json.dumps(interactive)}"]
+    lines += [f"lost_key_days = {lost_key_days}"]
     for metric, (low, high) in (metrics or {}).items():
         lines += ["[[limits.metrics]]", f"name = {json.dumps(metric)}", f"low = {float(low)}", f"high = {float(high)}"]
     text = "\n".join([*lines, *map(jobs_toml.job_toml, jobs), ""])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cloister.charter.jobs import AgreedJob
 from cloister.errors import ConfigurationError, NoAnswerError
+from cloister.net.files import read_charter
 from cloister.net.identity import Identity
 from cloister.testing.charters import sign_charter, write_charter
 from cloister.testing.processes import PROGRAM, Service, end_all
@@ -67,6 +68,7 @@ class LocalStudy:
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.folder = folder
+        self._file = folder / "charter.toml"
         self._program = program
         self.researcher = Identity.create(folder / f"{RESEARCHER}.key")
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in owners}
@@ -84,7 +86,7 @@ class LocalStudy:
         )
         signers = {**self.identities, RESEARCHER: self.researcher}
         sign_charter(self.charter, folder / "charter.sigs", signers=signers)
-        self._owners = owners
+        self._owners = dict(owners)
         self._floors = floors or {}
         self._rehearsal = rehearsal
         self._services: dict[str, list[Service]] = {}
@@ -98,7 +100,7 @@ class LocalStudy:
         Raises:
             UnreachableError: it did not start; the message holds the end of its log.
         """
-        arguments = ["aggregator", "serve", "--charter", str(self.folder / "charter.toml"), "--tee", "simulated"]
+        arguments = ["aggregator", "serve", "--charter", str(self._file), "--tee", "simulated"]
         self._route, _ = self._launch(AGGREGATOR, [*arguments, "--listen", self._route], environment).ready()
 
     def start(self, *names: str) -> None:
@@ -118,6 +120,25 @@ class LocalStudy:
         file = self.folder / f"{name}.toml"
         file.write_text(self._configuration(name), encoding="utf-8")
         return file
+
+    def adopt(
+        self,
+        file: Path,
+        *,
+        identities: Mapping[str, Identity] | None = None,
+        owners: Mapping[str, Sequence[LocalColumns]] | None = None,
+    ) -> None:
+        """Ends all processes; those that are started from now on work under the charter in ``file``, signed as it is.
+
+        ``identities``: owners' keys that are other ones now; ``owners``: data sets of owners that join.
+        """
+        self.close()
+        self.charter = read_charter(file)
+        self.identities |= identities or {}
+        self._owners |= owners or {}
+        names = {owner.name for owner in self.charter.owners}
+        self._owners = {name: each for name, each in self._owners.items() if name in names}
+        self._file = file
 
     def kill(self, name: str) -> None:
         """Kills an owner's node, or the aggregator, as a power cut would."""
@@ -139,7 +160,7 @@ class LocalStudy:
         from cloister.study.study import Study
 
         given: dict[str, Any] = {"identity": self.researcher, "routes": self.routes, "accept_simulated": True}
-        return Study(self.folder / "charter.toml", **{**given, **options})
+        return Study(self._file, **{**given, **options})
 
     @property
     def routes(self) -> dict[str, str]:
@@ -190,8 +211,7 @@ class LocalStudy:
             "[training]",
             "threads = 1",
             "[charter]",
-            'file = "charter.toml"',
-            'signatures = "charter.sigs"',
+            f"file = {json.dumps(str(self._file))}",
             "accept_simulated = true",
             *([] if self._rehearsal is None else [f'unsafe_salt = "{rehearsal_salt(self._rehearsal, name).hex()}"']),
             "[charter.routes]",

@@ -42,6 +42,7 @@ from cloister.node.study.data_memory import DataMemory
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
+from cloister.node.study.succeeded import remarks
 from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
@@ -132,6 +133,8 @@ def _begin(
     except BaseException:
         records.close()
         raise
+    for remark in remarks(policy.charter, records=records):
+        _log.warning("%s", remark)
     limits = configuration.training
     return Participation(
         member,
