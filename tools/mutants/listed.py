@@ -638,6 +638,12 @@ _OWNER: Final = (
             "no owner trains in steps of fewer rows than it allows",
         ),
         (
+            "own-longest-round",
+            "if job.max_s > self.max_s:",
+            "if False:",
+            "no owner trains for longer than it allows",
+        ),
+        (
             "rows-told-exactly",
             "return max(bucket for bucket in self._buckets if bucket <= examples)",
             "return examples",
@@ -1315,6 +1321,12 @@ _AGGREGATOR: Final = (
     *_in(
         "aggregator/round.py",
         "tests/aggregator/test_protocol.py",
+        (
+            "gives-up-late-and-counts-as-refusing",
+            "case Committing() as committing if message.standing is None:",
+            "case Committing() as committing:",
+            "an owner whose training ends too late still commits what the others trained",
+        ),
         (
             "rounds-below-the-quorum",
             "        if len(owners) < self._quorum or held is None:",

@@ -15,7 +15,7 @@ from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
 from cloister.aggregator.releasing import cohort_of, compute, record_of, shares_of
-from cloister.aggregator.runs import Run
+from cloister.aggregator.runs import SIGNING_S, Run
 from cloister.aggregator.signing import Committing, Drafted
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.aggregator.training import Training
@@ -47,12 +47,6 @@ _LEFT_OUT: Final = (
     " still be released, and refuse one that differs too little from it. The next round is of all owners again"
 )
 _LOST: Final = "its connection was lost"
-CONSENT_S: Final = 30.0
-"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have
-not are left out of the next one."""
-
-COMMIT_S: Final = 30.0
-"""The time after which an owner that was asked to commit and said nothing does not keep others from another round."""
 AGAIN: Final = 3
 """How often a round is begun again with owners of whom too few would commit the last one."""
 
@@ -167,7 +161,7 @@ class RoundMachine:
                 training.decline(peer, message)
             case _Collecting() as collecting:
                 self._leave_out_of(collecting, {peer.name: why})
-            case Committing() as committing:
+            case Committing() as committing if message.standing is None:  # with one it is about training, and late
                 self._peers.note(f"{peer.name} does not commit round {message.round}: {visible(message.text)}")
                 committing.refused.add(peer.key)
 
@@ -439,7 +433,7 @@ class RoundMachine:
             return
         shares = shares_of(collecting.collection.answers, weights=collecting.collection.weights)
         cohort = cohort_of(training, run=self.run, ledger=self._chains.ledger, signer=self._own.signer, shares=shares)
-        collecting.drafted = drafted = Drafted(cohort, until=self.now + max(CONSENT_S, self.run.agreed.max_s / 10))
+        collecting.drafted = drafted = Drafted(cohort, until=self.now + self.run.signing_s)
         for peer in owners:
             if peer.key in drafted.members:
                 self._peers.tell(peer, Draft(round=training.number, cohort=drafted.cohort))
@@ -498,7 +492,8 @@ class RoundMachine:
     def _go_on_committing(self, committing: Committing) -> None:
         """Asks those that are there and those that come, until a quorum has committed, or nobody should wait."""
         owners, drafted = self._peers.owners(), committing.drafted
-        for peer in committing.to_ask(owners, until=self.now + COMMIT_S):
+        signing_s = SIGNING_S if self.run is None else self.run.signing_s
+        for peer in committing.to_ask(owners, until=self.now + signing_s):
             asked = Settle(
                 round=committing.number,
                 cohort=drafted.cohort,

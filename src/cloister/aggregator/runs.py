@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from cloister.aggregation.strategies import Strategy
 from cloister.charter.jobs import AgreedJob
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.wire.layout import Layout, Regions
+
+
+SIGNING_S: Final = 30.0
+"""The least time that owners have to sign something of a round. Members that have not consented by then are left out of
+the next draft; an owner that was asked to commit, and said nothing, does not keep others from another round."""
 
 
 @dataclass(eq=False)
@@ -29,6 +35,12 @@ class Run:
     stopping: str = ""
     """The reason why it ends before its last round; empty while it goes on."""
     over: bool = False
+
+    @property
+    def signing_s(self) -> float:
+        """The time that owners have to sign something of one of its rounds: a tenth of what they have to train, where
+        that is longer."""
+        return max(SIGNING_S, self.agreed.max_s / 10)
 
     @property
     def nbytes(self) -> int:
