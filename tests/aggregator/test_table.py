@@ -25,8 +25,10 @@ SENT = [
     w.Consent(3, bytes(32), SIGNATURE),
     w.Commit(3, SIGNATURE),
     w.Submit(1),
+    w.Resubmitted(),
     w.Stop(),
     w.HandOver(0),
+    w.Resubmit(bytes(32)),
     w.Work(bytes(32)),
     w.Propose(3, bytes(32), bytes(32), 1, b"", bytes(32), 1.0),
     w.Send(3),
@@ -38,6 +40,9 @@ SENT = [
     w.Accepted(bytes(32), 0),
     w.Waiting(""),
     w.Finished(bytes(32), 0, ""),
+    w.Out(3, "sha256:" + "0" * 64, ""),
+    w.Ask(),
+    w.Status("", 0, 0, 0, "", "", 0, ()),
 ]
 EXAMPLES: dict[type[Any], Any] = {type(each): each for each in SENT}
 

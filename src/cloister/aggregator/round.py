@@ -24,6 +24,7 @@ from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
 from cloister.ledger.cohorts import Members, choose
 from cloister.ledger.job import round_digest
+from cloister.ledger.sync import ModelState
 from cloister.wire.rounds import (
     Answers,
     Commit,
@@ -94,6 +95,7 @@ class RoundMachine:
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
         self.run, self._pauses = run, Pauses()
+        run.moved = self.now
 
     @property
     def due(self) -> float | None:
@@ -475,6 +477,8 @@ class RoundMachine:
         training, collection, before = collecting.training, collecting.collection, self._chains.newest
         if before is None:
             return
+        if not self._chains.ledger.done(run.digest):  # what another job's strategy remembers is not for this one
+            before = ModelState(before.digest, before.vector)
         self._peers.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
         try:
             outcome = compute(
@@ -528,6 +532,8 @@ class RoundMachine:
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
+        if self.run is not None:
+            self.run.moved = self.now
         self._pauses, self._given_up, self.waits = Pauses(), Counter(), ""
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():

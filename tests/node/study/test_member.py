@@ -817,7 +817,7 @@ def test_a_refused_contribution_is_forgotten():
 
 
 @pytest.mark.parametrize(
-    "message", [w.Refused(0, "ledger", "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Finished(bytes(32), 1, "")]
+    "message", [w.Refused(0, "ledger", "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Resubmit(bytes(32))]
 )
 def test_messages_after_which_it_leaves(message):
     assert leaves(Aggregator.facing(owner()).member.handle(message))

@@ -164,7 +164,9 @@ class Trainer:
         if monotonic() >= self._until:
             max_s = self._order.agreed.max_s
             self.close()
-            return self._fail(f"the training took longer than the {max_s} s that the job gives owners for a round (max_s)")
+            return self._fail(
+                f"the training took longer than the {max_s} s that the job gives owners for a round (max_s)"
+            )
         if not self._sent or self._clock is None or self._meter is None:
             return None
         link, reading_s = self._process.links[0], self._clock.read()
