@@ -83,7 +83,7 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3300
+LIMIT = 3355
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
 ALL = {"guest": 6600, "sgx": 6510, "simulated": 6520}
 LATER = {
