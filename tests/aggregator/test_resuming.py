@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from cloister.aggregator.chain_exchange import ANSWER_S
-from cloister.aggregator.peers import ConnectedMembers
+from cloister.aggregator.peers import ConnectedMember, ConnectedMembers
 from cloister.aggregator.resuming import ENDED, Resuming
+from cloister.errors import JobError
 from cloister.ledger import job as jobs
 from cloister.wire import rounds as w
 from cloister.wire.strategies import FedAdam, FedAvgM
 from tests.aggregator.test_protocol import FOUR, check, honest, silent_on, told
 from tests.support import charters
 from tests.support.owners import LENGTH, METRICS, OWNERS, Party, agree, agreed, first_model, make_job
-from tests.support.rounds import Study
+from tests.support.rounds import Study, fill
 
 
 def interrupted(study: Study, *, after: int = 1) -> None:
@@ -177,6 +178,75 @@ def test_only_so_many_ends_are_remembered() -> None:
     assert (2 * ENDED - 1).to_bytes(32, "big") in resuming._ended
 
 
+def three(*names: bytes | None) -> tuple[Resuming, list[ConnectedMember]]:
+    """Owners that are up to date, and the jobs that they name."""
+    charter, peers = agree(), ConnectedMembers()
+    for owner, job in zip(charter.owners, names, strict=True):
+        peers.all[owner.key] = ConnectedMember(owner, joined=True, ready=True, names=job)
+    return Resuming(charter, peers=peers), peers.owners()
+
+
+def arrived(body: Any, data: bytes) -> Any:
+    fill(body, data)
+    return body
+
+
+DATA = b"the job that two of three name"
+NAMED = jobs.job_digest(DATA)
+
+
+def test_what_was_asked_for_is_taken_once_from_who_was_asked() -> None:
+    resuming, (alice, bob, _) = three(NAMED, NAMED, None)
+    with pytest.raises(JobError, match="nobody asked"):
+        resuming.expect(alice, body_bytes=1)
+    resuming.ask(now=0.0)
+    with pytest.raises(JobError, match="nobody asked"):
+        resuming.expect(bob, body_bytes=1)
+    with pytest.raises(JobError, match="over the limit"):
+        resuming.expect(alice, body_bytes=JOB_BYTES + 1)
+    body = arrived(resuming.expect(alice, body_bytes=len(DATA)), DATA)
+    with pytest.raises(JobError, match="nobody asked"):
+        resuming.expect(alice, body_bytes=1)
+    for peer, other in ((bob, body), (alice, None)):
+        with pytest.raises(JobError, match="nobody asked"):
+            resuming.take(peer, other)
+    assert resuming.take(alice, body) is body
+    assert isinstance(body.fault, JobError)  # it is no job, which is for others to see
+    with pytest.raises(JobError, match="nobody asked"):
+        resuming.take(alice, body)
+
+
+def test_another_job_than_was_named_and_the_next_owner_is_asked() -> None:
+    resuming, (alice, bob, _) = three(NAMED, NAMED, None)
+    resuming.ask(now=0.0)
+    body = arrived(resuming.expect(alice, body_bytes=len(DATA)), DATA[::-1])
+    with pytest.raises(JobError, match="another job than the one that was named"):
+        resuming.take(alice, body)
+    resuming.ask(now=0.0)
+    assert arrived(resuming.expect(bob, body_bytes=len(DATA)), DATA)
+
+
+def test_different_names_are_no_quorum_and_a_job_that_was_refused_is_not_asked_for() -> None:
+    resuming, _ = three(NAMED, bytes(32), None)
+    resuming.ask(now=0.0)
+    assert resuming.due is None
+    resuming, _ = three(NAMED, NAMED, NAMED)
+    resuming.refuse(NAMED)
+    resuming.ask(now=0.0)
+    assert resuming.due is None
+
+
+def test_what_a_researcher_calls_under_way_does_not_count() -> None:
+    study = Study()
+    study.owners["alice"].current = study.data
+    study.restart(seed=2)
+    study.instance.connect("rosa")
+    study.instance.say("rosa", w.Join(0, b"", 0, False, jobs.job_digest(study.data)))
+    study.join(*OWNERS)
+    study.settle()
+    assert study.instance.rounds._peers.all[study.charter.researchers[0].key].names is None
+
+
 # Turns of researchers
 
 
@@ -203,7 +273,7 @@ def test_a_job_of_which_nothing_comes_is_anybodys_to_stop() -> None:
     rick, rosa = (each.key for each in study.charter.researchers)
     if study.charter.member(rick).name != "rick":  # type: ignore[union-attr]
         rick, rosa = rosa, rick
-    with pytest.raises(Exception, match="not yours to stop"):
+    with pytest.raises(JobError, match="not yours to stop"):
         study.instance.rounds.stop(rick, now=study.instance.now + 3599.0)
     study.instance.rounds.stop(rick, now=study.instance.now + 3600.0)
     assert study.instance.rounds.status().job == ""
