@@ -12,6 +12,7 @@ from cloister.aggregator.resuming import ENDED, Resuming
 from cloister.errors import JobError
 from cloister.ledger import job as jobs
 from cloister.wire import rounds as w
+from cloister.wire.limits import JOB_BYTES
 from cloister.wire.strategies import FedAdam, FedAvgM
 from tests.aggregator.test_protocol import FOUR, check, honest, silent_on, told
 from tests.support import charters
