@@ -63,6 +63,9 @@ def test_a_second_job_that_had_released_nothing_starts_with_a_strategy_of_its_ow
     study.join(*OWNERS)
     study.settle()
     assert study.instance.ledger.released == 2
+    last = study.owners["alice"].last
+    assert last is not None
+    assert last.rounds == 1
     assert len(study.owners["alice"].model[1]) == LENGTH * (4 + 8)  # FedAvgM keeps one vector, and FedAdam two
 
 
