@@ -125,10 +125,10 @@ def test_a_job_that_was_stopped_and_is_submitted_again_goes_on_after_a_restart()
     assert study.instance.ledger.released == 3
 
 
-def asked_in_vain() -> tuple[Study, str]:
+def asked_in_vain(*, after: int = 1, **changed: Any) -> tuple[Study, str]:
     """A study in which one owner was asked for the job, and says nothing; its name."""
-    study = Study()
-    interrupted(study)
+    study = Study(agree(**changed))
+    interrupted(study, after=after)
     for owner in study.owners.values():
         owner.spoil = silent_on(w.Resubmitted)
     study.join(*OWNERS)
@@ -159,6 +159,18 @@ def test_a_researcher_that_submits_meanwhile_goes_first() -> None:
     study.instance.say(asked, w.Resubmitted(), study.data)  # too late: nothing comes of it
     study.settle()
     check(study, OWNERS, OWNERS, OWNERS)
+
+
+def test_another_job_that_was_submitted_meanwhile_is_not_replaced() -> None:
+    study, asked = asked_in_vain(after=0, jobs=[agreed(), agreed(name="more", rounds=1)])
+    study.join("rosa")
+    study.settle()
+    more = jobs.encode(make_job(study.charter, name="more"))
+    study.instance.say("rosa", w.Submit(len(more)), more + first_model().tobytes())
+    study.instance.say(asked, w.Resubmitted(), study.data)
+    assert study.instance.rounds.status().job == "more"
+    study.settle()
+    assert told(study, "rosa", w.Finished)[-1] == w.Finished(jobs.job_digest(more), 1, "")
 
 
 def test_an_instance_that_has_had_a_job_asks_no_owner() -> None:
