@@ -515,12 +515,19 @@ def test_an_owner_that_gives_up_its_training_late_may_still_commit() -> None:
     """Its node ends a training that takes too long, when the others have gone on without it."""
     study = Study(agreed={"rounds": 1})
     study.owners["alice"].spoil = silent_on(w.Commit)
-    study.owners["chuck"].spoil = silent_on(w.Ready)
+    chuck, late = study.owners["chuck"], "the training took longer than a round may"
+
+    def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+        match message:
+            case w.Ready():
+                return []
+            case w.Commit():
+                return [(w.Declined(1, late, chuck.standing(1)), b""), (message, body)]
+        return [(message, body)]
+
+    chuck.spoil = spoil
     study.run()
     study.instance.tick()  # chuck's time is up
-    study.settle()
-    late = w.Declined(1, "the training took longer than a round may", study.owners["chuck"].standing(1))
-    study.instance.say("chuck", late)
     study.settle()
     check(study, ("alice", "bob"))  # alice is silent: bob and chuck commit it
 
