@@ -103,6 +103,8 @@ PARSERS = {
     "node/study/journal.py: sqlite3.connect 2": "the node's own disk; SQLite refuses pipes, and trusts no schema",
     "node/study/data_memory.py: json.loads": "a mark of at most 8 KiB, which is read within that bound",
     "node/study/data_memory.py: os.fdopen": WRITES,
+    "node/study/job_file.py: os.fdopen": WRITES,
+    "node/study/job_file.py: os.open": "a folder, to have it on the disk; nothing is read",
     "node/study/data_memory.py: os.open": WRITES,
     "node/study/runner.py: memory.open": NOT_IT,
     "node/sealed_file.py: open": WRITES,

@@ -8,7 +8,7 @@ from typing import Final
 
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.wire.fields import Message
-from cloister.wire.rounds import Chain, Commit, Consent, Contribution, Declined, Join, Ready, Stop, Submit
+from cloister.wire.rounds import Chain, Commit, Consent, Contribution, Declined, Join, Ready, Resubmitted, Stop, Submit
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "protocol.md"
 
@@ -71,6 +71,10 @@ EFFECTS: Final[Mapping[type[Message], str]] = {
         "ends the connection."
     ),
     Submit: "Once the member is up to date: the job begins, or its researcher joins the same job that runs.",
+    Resubmitted: (
+        "If it was asked for, is the job that a quorum of owners named, and no other has begun meanwhile: the "
+        "job goes on. Another one ends the connection."
+    ),
     Stop: (
         "The researcher's own job ends. The round that is under way is void, unless owners were asked to commit it."
     ),
@@ -113,7 +117,7 @@ def _messages() -> str:
         "",
         "A message at another standing, in another phase, about another round or from another role is refused. A member"
         " with 16",
-        "refusals and no release in between is dropped; one whose `Join` or `Chain` is refused at once.",
+        "refusals and no release in between is dropped; one whose `Join`, `Chain` or `Resubmitted` is refused at once.",
         "",
         "On a connection of its own a member of any role may ask how a study stands (`Ask`), and a researcher may say"
         " `Stop`",

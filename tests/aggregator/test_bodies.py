@@ -121,7 +121,7 @@ def test_of_a_plan_the_floating_point_tensors_are_the_models_vector() -> None:
 
 def test_beside_a_job_that_runs_another_gets_no_memory() -> None:
     body, data = submission(length=4)
-    body._running = bytes(32)
+    body._running, body._occupied = bytes(32), "another job is under way: train of rosa"
     arrived(body, data)
     assert "another job is under way" in str(body.fault)
     assert not body.holds

@@ -511,6 +511,38 @@ def test_one_that_does_not_commit_holds_up_nobody() -> None:
         check(study, OWNERS, OWNERS)
 
 
+def test_an_owner_that_gives_up_its_training_late_may_still_commit() -> None:
+    """Its node ends a training that takes too long, when the others have gone on without it."""
+    study = Study(agreed={"rounds": 1})
+    study.owners["alice"].spoil = silent_on(w.Commit)
+    chuck, late = study.owners["chuck"], "the training took longer than a round may"
+
+    def spoil(message: Any, body: bytes) -> list[tuple[Any, bytes]]:
+        match message:
+            case w.Ready():
+                return []
+            case w.Commit():
+                return [(w.Declined(1, late, chuck.standing(1)), b""), (message, body)]
+        return [(message, body)]
+
+    chuck.spoil = spoil
+    study.run()
+    study.instance.tick()  # chuck's time is up
+    study.settle()
+    check(study, ("alice", "bob"))  # alice is silent: bob and chuck commit it
+
+
+def test_owners_have_a_tenth_of_a_rounds_time_to_sign() -> None:
+    for max_s, signing_s in ((60, 30.0), (6000, 600.0)):
+        for silent_in, committed in ((w.Consent, 0), (w.Commit, 1)):
+            study = Study(agreed={"rounds": 1, "max_s": max_s})
+            for name in ("alice", "bob"):
+                study.owners[name].spoil = silent_on(silent_in)
+            study.run()
+            assert study.instance.rounds.due == signing_s
+            assert len(told(study, "chuck", w.Settle)) == committed
+
+
 def test_a_commit_of_something_else() -> None:
     study = Study(agreed={"rounds": 1})
     study.owners["bob"].spoil = lambda message, body: [

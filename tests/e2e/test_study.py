@@ -227,6 +227,30 @@ def test_an_aggregator_that_is_killed_is_gone_on_with(local: LocalStudy) -> None
 
 
 @pytest.mark.slow
+def test_a_restart_of_the_aggregator_needs_no_researcher(local: LocalStudy) -> None:
+    def leave(done: Round) -> None:
+        if done.number == 2:
+            local.kill(AGGREGATOR)
+            raise _GoneError
+
+    with pytest.raises(_GoneError):
+        fit(local.study(), rounds=6, on_round=leave)
+    local.start_aggregator()
+    assert local.found(AGGREGATOR, r"(\w+) has handed over the job that was under way", within_s=60.0) in SIZES
+    local.found(AGGREGATOR, r"(the job is over after 6 rounds)", within_s=60.0)
+    told: list[Round] = []
+    run = fit(local.study(), rounds=6, on_round=told.append)
+    assert run.finished
+    assert len(run.history) == 6
+    assert same(run.model, replayed(run, strategy=cloister.FedAvg()))
+    assert all("is over: all its rounds are released" in local.log(name) for name in SIZES)
+    local.kill(AGGREGATOR)
+    local.start_aggregator()
+    assert fit(local.study(patience_s=60.0), rounds=6).finished  # nothing is gone on with that is over
+    assert local.log(AGGREGATOR).count("has handed over the job") == 1
+
+
+@pytest.mark.slow
 def test_an_owner_that_is_killed_takes_part_again_once_it_is_back(local: LocalStudy) -> None:
     seen: list[tuple[str, ...]] = []
     back: list[int] = []

@@ -83,7 +83,7 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3230
+LIMIT = 3500
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
 ALL = {"guest": 6550, "sgx": 6460, "simulated": 6480}
 LATER = {

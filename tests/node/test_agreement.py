@@ -219,6 +219,7 @@ def test_all_that_the_table_can_say() -> None:
         rounds = 10
         min_examples = 100
         min_batch = 64
+        max_s = 3600
         max_collateral_age = "7 d"
     """)
     assert found == CharterUse(
@@ -235,6 +236,7 @@ def test_all_that_the_table_can_say() -> None:
             rounds=10,
             min_examples=100,
             min_batch=64,
+            max_s=3600,
             max_collateral_age=timedelta(days=7),
         ),
     )

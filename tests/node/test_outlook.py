@@ -98,9 +98,12 @@ def test_the_least_rows_are_the_charters_or_the_owners(tmp_path: Path) -> None:
     assert "at least 101 are wanted: min_examples is 101" in seen(tmp_path, known).faults[0]
     found = configured(tmp_path)
     use = replace(found.charters[0], floors=Floors(min_examples=200, min_batch=64))
+    longer = replace(found.charters[0], floors=Floors(max_s=59))
     faults = outlook(replace(found, charters=(use,)), [agreed()], own=BOB).faults
     assert "at least 64 are asked for here" in faults[0]
     assert "min_examples is 200" in faults[1]
+    faults = outlook(replace(found, charters=(longer,)), [agreed()], own=BOB).faults
+    assert "at most 59 s are allowed here" in faults[0]
 
 
 def test_rounds_that_other_studies_have_used_up(tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ class Owner(Party):
         self.key = charters.key_of(name) if key is None else key
         self.length = length
         self.job = b""
+        self.current = b""
+        """The job that it holds to be under way, encoded."""
         self.round = 0
         self.examples = examples_of(name)
         self.consents: list[Committed] = []
@@ -214,7 +216,8 @@ class Owner(Party):
 
     def join(self) -> w.Join:
         said = super().join()
-        return w.Join(said.sequence, said.head, self.round, said.holds)
+        named = jobs.job_digest(self.current) if self.current else None
+        return w.Join(said.sequence, said.head, self.round, said.holds, named)
 
     def update(self) -> bytes:
         """The bytes that it contributes in this round."""
@@ -225,7 +228,13 @@ class Owner(Party):
         match heard.message:
             case w.Work(job=digest):
                 assert jobs.job_digest(heard.body) == digest
-                self.job = digest
+                self.job, self.current = digest, heard.body
+            case w.Resubmit(job=digest):
+                assert jobs.job_digest(self.current) == digest
+                said.append((w.Resubmitted(), self.current))
+            case w.Finished(job=digest):
+                assert jobs.job_digest(self.current) == digest
+                self.current = b""
             case w.Propose() as asked:
                 said.append((self._train(asked), b""))
             case w.Send(round=number):

@@ -642,6 +642,12 @@ _OWNER: Final = (
             "no owner trains in steps of fewer rows than it allows",
         ),
         (
+            "own-longest-round",
+            "if job.max_s > self.max_s:",
+            "if False:",
+            "no owner trains for longer than it allows",
+        ),
+        (
             "rows-told-exactly",
             "return max(bucket for bucket in self._buckets if bucket <= examples)",
             "return examples",
@@ -1119,8 +1125,8 @@ _AGGREGATOR: Final = (
         ),
         (
             "job-unchecked",
-            "self.agreed = jobs.agreed(job, charter=self._charter)",
-            "self.agreed = self._charter.jobs[0]",
+            "agreed = jobs.agreed(job, charter=charter)",
+            "agreed = charter.jobs[0]",
             "a job that is none of the charter's is refused before its model is read",
         ),
         (
@@ -1131,7 +1137,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "model-beyond-its-plan",
-            "if layout.nbytes > bytes_of_plan(job.plan):",
+            "if job.layout.nbytes > bytes_of_plan(job.plan):",
             "if False:",
             "no model has more memory than the charter's plan is for",
         ),
@@ -1379,7 +1385,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "stopped-by-any-researcher",
-            "if run.researchers and member not in run.submitters:",
+            "if not run.may_stop(member, now=self._now):",
             "if False:",
             "no researcher stops the job of another who is there",
         ),
@@ -1419,6 +1425,96 @@ _AGGREGATOR: Final = (
         ),
     ),
     *_in(
+        "aggregator/resuming.py",
+        "tests/aggregator/test_resuming.py",
+        (
+            "resumes-below-the-quorum",
+            "if count >= self._quorum), None)",
+            "if count >= self._quorum - 1), None)",
+            "owners have no job go on that no researcher submitted, and none that was stopped",
+        ),
+        (
+            "resumes-another-job",
+            "if asked.body.digest != asked.job:",
+            "if False:",
+            "the job that goes on is the one that a quorum named",
+        ),
+        (
+            "resubmitted-unasked",
+            "if asked is None or asked.peer is not peer or asked.body is not None:",
+            "if asked is None or asked.body is not None:",
+            "there is room for the job of one owner, which was asked for it",
+        ),
+        (
+            "resubmitted-twice",
+            "if asked is None or asked.peer is not peer or asked.body is not None:",
+            "if asked is None or asked.peer is not peer:",
+            "there is room for one job that owners hand over",
+        ),
+        (
+            "resubmitted-without-a-limit",
+            "if body_bytes > JOB_BYTES:",
+            "if False:",
+            "no job is longer than the limit",
+        ),
+        (
+            "asks-the-same-owner-again",
+            "self._tries[peer.key] += 1",
+            "pass",
+            "an owner that hands over nothing keeps nobody waiting for long",
+        ),
+        (
+            "ends-remembered-without-end",
+            "if len(self._ended) > ENDED:",
+            "if False:",
+            "what is remembered of jobs that are over is bounded",
+        ),
+    ),
+    *_in(
+        "aggregator/protocol.py",
+        "tests/aggregator/test_resuming.py",
+        (
+            "anybody-names-a-job",
+            "peer.names = message.job if peer.owner else None",
+            "peer.names = message.job",
+            "owners alone say which job is under way",
+        ),
+        (
+            "resumes-after-its-own-job",
+            "        if self._course.run is None:\n            self._resuming.ask(now=self._now)",
+            "        if not self._course.run or self._course.run.over:\n            self._resuming.ask(now=self._now)",
+            "an instance that has ended a job does not have owners begin another",
+        ),
+        (
+            "resumes-over-a-researchers-job",
+            "        if self._course.run is not None:\n            return\n        try:\n            if found.read",
+            "        try:\n            if found.read",
+            "a job that a researcher submitted is not replaced by what owners hand over",
+        ),
+        (
+            "owners-are-not-told-the-end",
+            "        if everywhere:\n            self._resuming.end(finished)",
+            "        if False:\n            self._resuming.end(finished)",
+            "a job that was stopped does not go on after a restart",
+        ),
+    ),
+    *_in(
+        "aggregator/runs.py",
+        "tests/aggregator/test_resuming.py",
+        (
+            "holds-a-study-for-ever",
+            " or now - self.moved >= self.idle_s",
+            "",
+            "a researcher whose job comes to nothing does not hold the study for others",
+        ),
+        (
+            "anybody-stops-a-job-that-goes-on",
+            "member in self.submitters or now - self.moved >= self.idle_s",
+            "True",
+            "a job that goes on is its researchers' to stop",
+        ),
+    ),
+    *_in(
         "aggregator/round.py",
         "tests/aggregator/test_status.py",
         (
@@ -1436,7 +1532,55 @@ _AGGREGATOR: Final = (
     ),
     *_in(
         "aggregator/round.py",
+        "tests/aggregator/test_resuming.py",
+        (
+            "another-jobs-averages",
+            "        if not self._chains.ledger.done(run.digest):",
+            "        if False:",
+            "a job's strategy begins anew",
+        ),
+    ),
+    *_in(
+        "node/study/current_job.py",
+        "tests/node/study/test_current_job.py",
+        (
+            "names-what-is-over",
+            "        if job == self._digest:\n            self._records",
+            "        if False:\n            self._records",
+            "an owner that heard the end of a job does not have it go on",
+        ),
+        (
+            "forgets-by-any-digest",
+            "        if job == self._digest:\n            self._records",
+            "        if True:\n            self._records",
+            "the end of another job is not the end of this one",
+        ),
+        (
+            "names-a-job-without-rounds",
+            "return self._digest if ledger.rounds_of(agreed.name) < agreed.rounds else None",
+            "return self._digest",
+            "a job whose rounds are released is not named",
+        ),
+    ),
+    *_in(
+        "node/study/trainer.py",
+        "tests/node/study/test_trainer.py",
+        (
+            "trains-for-ever",
+            "if monotonic() >= self._until:",
+            "if False:",
+            "a training is ended after a round's time, also where it uses no CPU time",
+        ),
+    ),
+    *_in(
+        "aggregator/round.py",
         "tests/aggregator/test_protocol.py",
+        (
+            "gives-up-late-and-counts-as-refusing",
+            "case Committing() as committing if message.standing is None:",
+            "case Committing() as committing:",
+            "an owner whose training ends too late still commits what the others trained",
+        ),
         (
             "rounds-below-the-quorum",
             "        if len(owners) < self._quorum or held is None:",

@@ -110,9 +110,12 @@ class Update:
 
 
 class Submission(_Plain):
-    """A job and its first model. ``running``: the job that runs already, which may come without its model."""
+    """A job and its first model. ``running``: the job that runs already, which may come without its model.
+    ``occupied``: why no other can begin then."""
 
-    def __init__(self, job_bytes: int, *, body_bytes: int, charter: Charter, running: bytes | None) -> None:
+    def __init__(
+        self, job_bytes: int, *, body_bytes: int, charter: Charter, running: bytes | None, occupied: str = ""
+    ) -> None:
         self.data = bytearray(job_bytes)
         self.job: Job | None = None
         self.agreed: AgreedJob | None = None
@@ -123,6 +126,7 @@ class Submission(_Plain):
         self._rest = body_bytes - job_bytes
         self._charter = charter
         self._running = running
+        self._occupied = occupied
 
     @property
     def holds(self) -> bool:
@@ -150,16 +154,34 @@ class Submission(_Plain):
 
     def _read(self) -> None:
         try:
-            job = jobs.decode(bytes(self.data))
-            self.agreed = jobs.agreed(job, charter=self._charter)
+            job, self.agreed = _checked(bytes(self.data), charter=self._charter)
             if self._running is not None:
-                raise JobError("another job is under way; there is one at a time")
+                raise JobError(self._occupied)
             layout = job.layout
-            if layout.nbytes > bytes_of_plan(job.plan):
-                raise JobError("the job is refused: its model is larger than the one that its plan is for")
             if self._rest != layout.nbytes:
                 raise JobError(f"the job's model has {layout.length} values, and another number of them came with it")
             self.job, self.vector = job, np.empty(layout.length, layout.dtype)
+        except CloisterError as fault:
+            self.fault = fault
+
+
+class Resubmission(_Plain):
+    """A job that an owner hands over, without a model."""
+
+    def __init__(self, job_bytes: int, *, charter: Charter) -> None:
+        self.data = bytearray(job_bytes)
+        self.digest = b""
+        self.read: tuple[Job, AgreedJob] | None = None
+        """The job, and the charter's, if it is one of the charter's."""
+        self.fault: CloisterError | None = None
+        self._charter = charter
+
+    def buffers(self) -> Iterator[memoryview]:
+        """The job."""
+        yield from _chunks(memoryview(self.data))
+        self.digest = jobs.job_digest(bytes(self.data))
+        try:
+            self.read = _checked(bytes(self.data), charter=self._charter)
         except CloisterError as fault:
             self.fault = fault
 
@@ -242,6 +264,15 @@ def bytes_of_plan(data: bytes) -> int:
         return lay_out({str(at): TensorSpec(each.dtype, each.shape) for at, each in enumerate(held)}).nbytes
     except (msgspec.MsgspecError, CloisterError):
         raise JobError("the job is refused: its plan does not begin with the tensors of a model") from None
+
+
+def _checked(data: bytes, *, charter: Charter) -> tuple[Job, AgreedJob]:
+    """A job, and the one of the charter that it is. Raises ``JobError``: there is none, or its model is too large."""
+    job = jobs.decode(data)
+    agreed = jobs.agreed(job, charter=charter)
+    if job.layout.nbytes > bytes_of_plan(job.plan):
+        raise JobError("the job is refused: its model is larger than the one that its plan is for")
+    return job, agreed
 
 
 def _start(region: tuple[slice, list[float]]) -> int:

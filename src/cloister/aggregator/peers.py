@@ -34,6 +34,8 @@ class ConnectedMember:
     """The digest of the newest model that it holds."""
     job: bytes | None = None
     """The job that it has been told of."""
+    names: bytes | None = None
+    """The job that it said is under way, as far as it knows; of owners alone."""
     owes: bool = False
     """Whether it was asked for a contribution that has not come yet, even if that is not wanted any more."""
     submitting: Submission | None = None

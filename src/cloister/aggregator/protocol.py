@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from cloister.aggregation import strategies
 from cloister.aggregator import table
 from cloister.aggregator.bodies import Body, HandedOver, Submission
 from cloister.aggregator.chain_exchange import Chains
 from cloister.aggregator.events import Effect, Event, Joined, Left, Said, Tick
 from cloister.aggregator.own import InstanceIdentity
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
+from cloister.aggregator.resuming import Resuming
 from cloister.aggregator.round import RoundMachine
-from cloister.aggregator.runs import Run
+from cloister.aggregator.runs import Run, averages_of, begin
 from cloister.aggregator.table import Standing
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError, RoundError
@@ -37,6 +37,7 @@ from cloister.wire.rounds import (
     Join,
     OwnerStatus,
     Ready,
+    Resubmitted,
     Status,
     Stop,
     Submit,
@@ -61,6 +62,7 @@ class AggregatorProtocol:
         self._peers = ConnectedMembers()
         self._chains = Chains(charter, peers=self._peers)
         self._course = RoundMachine(charter, own=own, peers=self._peers, chains=self._chains)
+        self._resuming = Resuming(charter, peers=self._peers)
         self._now = 0.0
         self._in_vain: Counter[str] = Counter()
         """The submissions of each researcher since its newest that was taken."""
@@ -73,7 +75,7 @@ class AggregatorProtocol:
     @property
     def due(self) -> float | None:
         """The moment at which a ``Tick`` is wanted, by the clock of ``handle``; None: at none."""
-        times = [time for time in (self._chains.due, self._course.due) if time is not None]
+        times = [time for time in (self._chains.due, self._course.due, self._resuming.due) if time is not None]
         return min(times, default=None)
 
     def expect(self, member: str, message: Message, *, body_bytes: int) -> Body | None:
@@ -92,6 +94,8 @@ class AggregatorProtocol:
                 return self._course.room(peer, message, body_bytes=body_bytes)
             case Chain():
                 return self._chains.expect(peer, message, body_bytes=body_bytes)
+            case Resubmitted():
+                return self._resuming.expect(peer, body_bytes=body_bytes)
             case Submit() if peer.joined and peer.member.role == "researcher":
                 return self._room_for_job(peer, message, body_bytes=body_bytes)
         raise RoundError(f"{type(message).__name__} came with a body that nobody asked for")
@@ -111,6 +115,9 @@ class AggregatorProtocol:
         self._keep_time()
         self._take_jobs()
         self._go_on()
+        self._resuming.tell()
+        if self._course.run is None:
+            self._resuming.ask(now=self._now)
         return self._peers.effects()
 
     def _enter(self, key: str) -> None:
@@ -122,6 +129,7 @@ class AggregatorProtocol:
         self._chains.forget(peer, now=self._now)
         if self._course.run is not None:
             self._course.run.researchers.discard(peer.key)
+        self._resuming.forget(peer)
         self._course.leave_out(peer)
 
     def _drop(self, peer: ConnectedMember, why: str) -> None:
@@ -129,7 +137,7 @@ class AggregatorProtocol:
         self._forget(peer)
 
     def _keep_time(self) -> None:
-        for peer in self._chains.late(now=self._now):
+        for peer in (*self._chains.late(now=self._now), *self._resuming.late(now=self._now)):
             self._drop(peer, "it did not hand over what it was asked for in time")
         for peer in self._course.late():
             self._drop(peer, "its contribution did not come in time")
@@ -142,7 +150,7 @@ class AggregatorProtocol:
             except CloisterError as fault:  # the TEE gives no evidence
                 self._course.void("this instance cannot go on")
                 if run is not None:
-                    self._end(run, f"this instance cannot go on: {fault}"[:TEXT_CHARS])
+                    self._end(run, f"this instance cannot go on: {fault}"[:TEXT_CHARS], everywhere=False)
                 return
             if run is None or run.over or self._course.under_way:
                 return
@@ -154,9 +162,11 @@ class AggregatorProtocol:
             self._end(run, run.stopping)
 
     def _find_model(self, run: Run) -> None:
-        model = self.ledger.model
+        model, before = self.ledger.model, self.ledger.receipts[-1:]
+        last = self._charter.job(before[0].cohort.name) if before else None
+        vectors = 0 if last is None else averages_of(last)
         holders = [peer for peer in self._peers.present() if model is not None and peer.model == model]
-        self._chains.ask_for_model(holders, job=run.job, vectors=run.averages, now=self._now)
+        self._chains.ask_for_model(holders, job=run.job, vectors=vectors, now=self._now)
 
     # What anybody of the study may ask
 
@@ -183,14 +193,14 @@ class AggregatorProtocol:
         """Ends the job that runs, for a researcher that asks from outside the study.
 
         Raises:
-            JobError: there is none, or it is another researcher's, who is there.
+            JobError: there is none, or it is another researcher's, who is there, and it goes on.
         """
         self._now = self._course.now = max(now, self._now)
         run, asking = self._course.run, self._charter.member(member)
         if run is None or run.over or asking is None or asking.role != "researcher":
             raise JobError("there is no job that this member could stop")
-        if run.researchers and member not in run.submitters:
-            raise JobError("the job is another researcher's, who is there: nobody else stops it")
+        if not run.may_stop(member, now=self._now):
+            raise JobError(f"it is not yours to stop: {run.occupies(self.ledger)}")
         run.stopping = run.stopping or f"stopped by {asking.name}"
         self._go_on()
         return self._peers.effects()
@@ -210,6 +220,8 @@ class AggregatorProtocol:
         self._peers.tell(peer, refused(number, fault))
         if isinstance(message, Chain | Join):
             self._drop(peer, "its records cannot be gone on with")
+        elif isinstance(message, Resubmitted):
+            self._drop(peer, "it handed over no job that it was asked for")
         elif peer.refused >= REFUSALS:
             self._drop(peer, "too much of what it says is refused")
 
@@ -227,12 +239,19 @@ class AggregatorProtocol:
                 self._take_chain(peer, message, body)
             case Submit():
                 self._keep_submitted(peer, message, body)
+            case Resubmitted():
+                self._take_up(peer, body)
             case Stop():
                 self._stop(peer)
+            case _:
+                self._take_of_round(peer, message, body if owed else None)
+
+    def _take_of_round(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
+        match message:
             case Ready():
                 self._course.ready(peer, message)
             case Contribution():
-                self._course.contribute(peer, message, body if owed else None)
+                self._course.contribute(peer, message, body)
             case Declined():
                 self._course.decline(peer, message)
             case Consent():
@@ -250,6 +269,7 @@ class AggregatorProtocol:
         known = max(self._course.highest, self.ledger.last_round)
         peer.answered = min(message.round, known + LEAP)
         self._course.highest = max(self._course.highest, peer.answered)
+        peer.names = message.job if peer.owner else None
         self._chains.join(peer, message, now=self._now)
         self._peers.note(f"{peer.name} is there")
 
@@ -287,8 +307,10 @@ class AggregatorProtocol:
             self._drop(other, "another researcher submits a job, and its own ones came to nothing")
         self._in_vain[peer.key] += 1
         run = self._course.run
-        running = None if run is None or run.over else run.digest
-        peer.submitting = Submission(message.job, body_bytes=body_bytes, charter=self._charter, running=running)
+        running, occupied = (None, "") if run is None or run.over else (run.digest, run.occupies(self.ledger))
+        peer.submitting = Submission(
+            message.job, body_bytes=body_bytes, charter=self._charter, running=running, occupied=occupied
+        )
         return peer.submitting
 
     def _take_jobs(self) -> None:
@@ -309,7 +331,7 @@ class AggregatorProtocol:
         if run is None or run.over:
             run = self._begin(body)
         elif run.digest != body.digest:
-            raise JobError("another job is under way; there is one at a time")
+            raise JobError(run.occupies(self.ledger))
         run.researchers.add(peer.key)
         run.submitters.add(peer.key)
         del self._in_vain[peer.key]
@@ -324,20 +346,34 @@ class AggregatorProtocol:
             raise JobError("the job that this one joins has just ended; submit it again")
         if body.model != job.start:
             raise JobError("the model that came with the job is not the one that it says it starts from")
-        run = Run(
-            job,
-            agreed,
-            bytes(body.data),
-            body.digest,
-            job.layout,
-            job.regions,
-            strategies.read(agreed.strategy),
-        )
+        run = begin(job, agreed, data=bytes(body.data), digest=body.digest)
         self._check_place(run)
         if job.start == ledger.model:
             self._chains.held = ModelState(job.start, vector.data.cast("B"))
-        self._course.start(run)
+        self._start(run)
         return run
+
+    def _start(self, run: Run) -> None:
+        self._course.start(run)
+        self._resuming.begin(run.digest)
+
+    def _take_up(self, peer: ConnectedMember, body: Body | None) -> None:
+        """Goes on with a job that owners were told is under way, when this instance has had none."""
+        found = self._resuming.take(peer, body)
+        if self._course.run is not None:
+            return
+        try:
+            if found.read is None:
+                raise found.fault or JobError("there is no job in it")
+            run = begin(*found.read, data=bytes(found.data), digest=found.digest)
+            self._check_place(run)
+        except CloisterError as fault:
+            self._resuming.refuse(found.digest)
+            self._peers.note(f"the job that owners call under way is not gone on with: {fault}")
+            return
+        self._start(run)
+        done = self.ledger.done(run.digest)
+        self._peers.note(f"{peer.name} has handed over the job that was under way; {done} of its rounds are done")
 
     def _check_place(self, run: Run) -> None:
         """Checks that a job can go on from the newest record. Raises ``JobError``."""
@@ -359,10 +395,14 @@ class AggregatorProtocol:
             raise JobError("there is no job of this researcher's to stop")
         run.stopping = run.stopping or "stopped by the researcher"
 
-    def _end(self, run: Run, text: str) -> None:
+    def _end(self, run: Run, text: str, *, everywhere: bool = True) -> None:
+        """Ends a job. ``everywhere``: at whatever instance, so that owners are told too."""
         run.over = True
         done = self.ledger.done(run.digest)
+        finished = Finished(job=run.digest, done=done, text=text)
         for key in sorted(run.researchers):
-            self._peers.tell(self._peers.all[key], Finished(job=run.digest, done=done, text=text))
+            self._peers.tell(self._peers.all[key], finished)
         run.researchers.clear()
+        if everywhere:
+            self._resuming.end(finished)
         self._peers.note(f"the job is over after {done} rounds" + (f": {text}" if text else ""))

@@ -15,7 +15,7 @@ from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
 from cloister.aggregator.releasing import cohort_of, compute, record_of, shares_of
-from cloister.aggregator.runs import Run
+from cloister.aggregator.runs import SIGNING_S, Run
 from cloister.aggregator.signing import Committing, Drafted
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.aggregator.training import Training
@@ -24,6 +24,7 @@ from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
 from cloister.ledger.cohorts import Members, choose
 from cloister.ledger.job import round_digest
+from cloister.ledger.sync import ModelState
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.rounds import (
     Answers,
@@ -48,12 +49,6 @@ _LEFT_OUT: Final = (
     " still be released, and refuse one that differs too little from it. The next round is of all owners again"
 )
 _LOST: Final = "its connection was lost"
-CONSENT_S: Final = 30.0
-"""The least time that members have to consent to a cohort, beside a tenth of what they have to train. Those that have
-not are left out of the next one."""
-
-COMMIT_S: Final = 30.0
-"""The time after which an owner that was asked to commit and said nothing does not keep others from another round."""
 AGAIN: Final = 3
 """How often a round is begun again with owners of whom too few would commit the last one."""
 
@@ -109,6 +104,7 @@ class RoundMachine:
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
         self.run, self._pauses, self.waits = run, Pauses(), ""
+        run.moved = self.now
         self.budgets.clear()
         self._absences.clear()
 
@@ -180,7 +176,7 @@ class RoundMachine:
                 self._keep_budget(peer, message.standing)
             case _Collecting() as collecting:
                 self._leave_out_of(collecting, {peer.name: why})
-            case Committing() as committing:
+            case Committing() as committing if message.standing is None:  # with one it is about training, and late
                 self._peers.note(f"{peer.name} does not commit round {message.round}: {reason(message.text)}")
                 committing.refused.add(peer.key)
 
@@ -470,7 +466,7 @@ class RoundMachine:
             return
         shares = shares_of(collecting.collection.answers, weights=collecting.collection.weights)
         cohort = cohort_of(training, run=self.run, ledger=self._chains.ledger, signer=self._own.signer, shares=shares)
-        collecting.drafted = drafted = Drafted(cohort, until=self.now + max(CONSENT_S, self.run.agreed.max_s / 10))
+        collecting.drafted = drafted = Drafted(cohort, until=self.now + self.run.signing_s)
         for peer in owners:
             if peer.key in drafted.members:
                 self._peers.tell(peer, Draft(round=training.number, cohort=drafted.cohort))
@@ -512,6 +508,8 @@ class RoundMachine:
         training, collection, before = collecting.training, collecting.collection, self._chains.newest
         if before is None:
             return
+        if not self._chains.ledger.done(run.digest):  # what another job's strategy remembers is not for this one
+            before = ModelState(before.digest, before.vector)
         self._peers.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
         try:
             outcome = compute(
@@ -530,7 +528,8 @@ class RoundMachine:
     def _go_on_committing(self, committing: Committing) -> None:
         """Asks those that are there and those that come, until a quorum has committed, or nobody should wait."""
         owners, drafted = self._peers.owners(), committing.drafted
-        for peer in committing.to_ask(owners, until=self.now + COMMIT_S):
+        signing_s = SIGNING_S if self.run is None else self.run.signing_s
+        for peer in committing.to_ask(owners, until=self.now + signing_s):
             asked = Settle(
                 round=committing.number,
                 cohort=drafted.cohort,
@@ -565,6 +564,8 @@ class RoundMachine:
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
+        if self.run is not None:
+            self.run.moved = self.now
         self._pauses, self._given_up, self.waits = Pauses(), Counter(), ""
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():

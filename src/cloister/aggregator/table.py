@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from cloister.charter.charter import Role
 from cloister.errors import RoundError
 from cloister.wire.fields import Message
-from cloister.wire.rounds import Chain, Commit, Consent, Contribution, Declined, Join, Ready, Stop, Submit
+from cloister.wire.rounds import Chain, Commit, Consent, Contribution, Declined, Join, Ready, Resubmitted, Stop, Submit
 
 
 class Standing(StrEnum):
@@ -62,6 +62,7 @@ MESSAGES: Final[Mapping[type[Message], Row]] = {
     Join: Row(_ANYBODY, (_CONNECTED,), _AT_ANY_TIME, "a member joins once on a connection"),
     Chain: Row(_ANYBODY, (_JOINED, _UP_TO_DATE), _AT_ANY_TIME, _FIRST),
     Submit: Row(("researcher",), (_JOINED, _UP_TO_DATE), _AT_ANY_TIME, _FIRST),
+    Resubmitted: Row(("owner",), (_UP_TO_DATE,), _AT_ANY_TIME, _FIRST),
     Stop: Row(("researcher",), (_UP_TO_DATE,), _AT_ANY_TIME, _FIRST),
     Ready: Row(
         ("owner",),

@@ -21,6 +21,8 @@ class Floors:
     rounds: int | None = None
     min_examples: int | None = None
     min_batch: int | None = None
+    max_s: int | None = None
+    """The longest time that a job may give owners for a round, in seconds; a charter has one for each job."""
     max_collateral_age: timedelta | None = None
     """Of what TEEs are judged by; stricter than that of every entry in the charter that has a longer one."""
 

@@ -354,6 +354,7 @@ device = "cpu"                # or "cuda", "cuda:1"
 # publish_budget = true       # the charter's members are told how many rounds a data set has left
 # [charter.floors]            # this owner's own limits; they can only be stricter
 # min_examples = 100
+# max_s = 3600                # the longest training for one round, in seconds
 
 # For a node inside a TEE on somebody else's machine; it has no identity then, and proves what it is.
 # [tee]

@@ -423,6 +423,7 @@ def _floors(table: NodeTable) -> Floors:
         rounds=whole("rounds", least=0),
         min_examples=whole("min_examples", least=1),
         min_batch=whole("min_batch", least=1),
+        max_s=whole("max_s", least=1),
         max_collateral_age=table.age("max_collateral_age", most=MAX_AGE) if table.holds("max_collateral_age") else None,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from cloister.errors import LimitError, MessageError
 from cloister.wire.limits import JOB_BYTES
-from cloister.wire.rounds import Chain, Contribution, RoundMessage, Submit, Work
+from cloister.wire.rounds import Chain, Contribution, Resubmitted, RoundMessage, Submit, Work
 
 
 def check_body(message: RoundMessage, body_bytes: int) -> None:
@@ -23,7 +23,7 @@ def check_body(message: RoundMessage, body_bytes: int) -> None:
             return
         case Submit(job=job):
             expected = max(job, body_bytes)
-        case Work():
+        case Work() | Resubmitted():
             if body_bytes > JOB_BYTES:
                 raise LimitError(f"a job of {body_bytes} bytes is over the limit of {JOB_BYTES}")
             expected = max(1, body_bytes)

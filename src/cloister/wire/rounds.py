@@ -68,7 +68,8 @@ class Chain(Message, tag="chain", frozen=True):
 class Join(Message, tag="join", frozen=True):
     """The first message: how far the member's copy of the ledger goes, and the highest round that it took part in.
 
-    ``holds``: whether it has the model that the newest record released. Answered by ``HandOver`` where the member has
+    ``holds``: whether it has the model that the newest record released. ``job``: for an owner, the job that it was told
+    to be under way, and of which it has not heard that it is over. Answered by ``HandOver`` where the member has
     other records than the aggregator, and by ``Chain``, which may be empty, once both have the same.
     """
 
@@ -76,6 +77,7 @@ class Join(Message, tag="join", frozen=True):
     head: Head
     round: Annotated[int, Meta(ge=0, lt=1 << 53)]
     holds: bool
+    job: Digest | None = None
 
 
 class SignedAnswer(Message, frozen=True):
@@ -159,6 +161,10 @@ class Submit(Message, tag="submit", frozen=True):
     job: JobSize
 
 
+class Resubmitted(Message, tag="resubmitted", frozen=True):
+    """The job that the owner was asked for, in the frame's body."""
+
+
 class Stop(Message, tag="stop", frozen=True):
     """The researcher ends its job, and the round that is under way, unless owners were asked to commit it already.
 
@@ -173,6 +179,12 @@ class HandOver(Message, tag="hand-over", frozen=True):
     """Give me the records after the first ``after``, and the model if you have it. Answered by ``Chain``."""
 
     after: Sequence
+
+
+class Resubmit(Message, tag="resubmit", frozen=True):
+    """Give me this job, which you called under way: rounds go on with it. Answered by ``Resubmitted``."""
+
+    job: Digest
 
 
 class Work(Message, tag="work", frozen=True):
@@ -274,7 +286,10 @@ class Waiting(Message, tag="waiting", frozen=True):
 
 
 class Finished(Message, tag="finished", frozen=True):
-    """The job is over; ``text`` says why, and is empty where all its rounds are done."""
+    """The job is over; ``text`` says why, and is empty where all its rounds are done.
+
+    It goes to its researchers, and to the owners that hold it to be under way: they do not name it again.
+    """
 
     job: Digest
     done: Sequence
@@ -328,8 +343,10 @@ RoundMessage = (
     | Consent
     | Commit
     | Submit
+    | Resubmitted
     | Stop
     | HandOver
+    | Resubmit
     | Work
     | Propose
     | Send

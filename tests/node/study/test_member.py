@@ -137,6 +137,11 @@ def test_a_batch_below_its_own_floor():
     assert "steps are of 32 rows, and at least 64 are asked for here" in refused(here)
 
 
+def test_a_round_that_may_take_longer_than_its_own_limit():
+    here = Aggregator.facing(owner(floors=Floors(max_s=59)))
+    assert "gives owners 60 s for a round, and at most 59 s are allowed here" in refused(here)
+
+
 def test_an_owner_that_is_not_in_the_cohort_bears_witness():
     notes = Records(None)
     here = Aggregator.facing(owner(notes=notes))
@@ -833,7 +838,7 @@ def test_a_refused_contribution_is_forgotten():
 
 
 @pytest.mark.parametrize(
-    "message", [w.Refused(0, "ledger", "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Finished(bytes(32), 1, "")]
+    "message", [w.Refused(0, "ledger", "a fork"), w.Join(0, b"", 0, False), w.Stop(), w.Resubmit(bytes(32))]
 )
 def test_messages_after_which_it_leaves(message):
     assert leaves(Aggregator.facing(owner()).member.handle(message))

@@ -9,6 +9,7 @@ import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -229,6 +230,29 @@ def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float],
         assert gone(pid)
         assert trainer.due is None
         assert trainer.train(order(a_job(), 2)) is None  # another child
+    finally:
+        trainer.close()
+
+
+@pytest.mark.slow
+def test_a_training_that_takes_longer_than_a_round_is_ended(file: Path) -> None:
+    """Whatever its process does meanwhile: it may wait, and use no CPU time, or never have begun."""
+    limits = TrainingLimits(1 << 30, "cpu", 1)
+    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Wakeup())
+    try:
+        assert trainer.train(order(a_job(), agreed={"steps": 1 << 20, "max_s": 1})) is None
+        pid = trainer.pid
+        assert trainer.look() is None
+        os.kill(pid or 0, signal.SIGSTOP)
+        assert trainer.due is not None
+        assert trainer.due <= monotonic() + 1
+        wait({trainer.fileno(): READABLE}, until=trainer.due)  # type: ignore[dict-item]
+        found = trainer.look()
+        assert isinstance(found, Failed)
+        assert "longer than the 1 s that the job gives owners" in found.text
+        assert trainer.pid is None
+        assert trainer.due is None
+        assert gone(pid or 0)
     finally:
         trainer.close()
 

@@ -130,14 +130,16 @@ GOOD: dict[str, Vector] = {
     "proof": Vector(PROOF, [b"\x80", msgspec.msgpack.encode(["simulated", b"report", []])]),
     "provision": Vector(PROVISION, ["mri", b"sealed"]),
     "hello of a member": Vector(HELLO, [[1], "study", "cloister 0.1.0", None]),
-    "join": Vector(ROUND, ["join", 2, HEAD, 1, True]),
-    "join without records": Vector(ROUND, ["join", 0, b"", 0, False]),
+    "join": Vector(ROUND, ["join", 2, HEAD, 1, True, JOB]),
+    "join without records": Vector(ROUND, ["join", 0, b"", 0, False, None]),
     "hand-over": Vector(ROUND, ["hand-over", 1]),
     "chain": Vector(ROUND, ["chain", 2, [6, 5], 0, 0, []], b"recordanewr"),
     "chain with a model and a rule's state": Vector(
         ROUND, ["chain", 3, [6], 8, 2, [16]], b"record" + FLOATS + FLOATS[:8]
     ),
     "submit": Vector(ROUND, ["submit", 3], b"job" + FLOATS),
+    "resubmit": Vector(ROUND, ["resubmit", JOB]),
+    "resubmitted": Vector(ROUND, ["resubmitted"], b"job"),
     "accepted": Vector(ROUND, ["accepted", JOB, 0]),
     "work": Vector(ROUND, ["work", JOB], b"job"),
     "propose": Vector(ROUND, ["propose", 3, JOB, MODEL, 2, HEAD, TICKET, 600.0]),
@@ -214,7 +216,7 @@ BAD: dict[str, tuple[str, bytes]] = {
     "a transcript over its limit": ("MessageError", frame(PROOF, pack([bytes(4097), b"x"]))),
     "a secret over its limit": ("MessageError", frame(PROVISION, pack(["mri", bytes(5377)]))),
     "a ticket of 31 bytes": ("MessageError", frame(AWAIT, pack([BOB, TICKET[:31]]))),
-    "a head of 33 bytes": ("MessageError", frame(ROUND, pack(["join", 1, bytes(33), 0, False]))),
+    "a head of 33 bytes": ("MessageError", frame(ROUND, pack(["join", 1, bytes(33), 0, False, None]))),
     "round zero": ("MessageError", frame(ROUND, pack(["send", 0]))),
     "no examples": ("MessageError", frame(ROUND, pack(["ready", 1, 0, 1.0, 0.0, {}, COMMITMENT, STANDING]))),
     "bytes for a metric": (

@@ -76,6 +76,7 @@ class Records(Remembered):
         self.together: Final = threading.RLock()
         """Held by whoever looks at the records and writes what follows from that, so that nobody does so in between."""
         self._models: dict[bytes, ModelState] = {}
+        self._jobs: dict[bytes, bytes] = {}
         self._count, self._hash = 0, _START
         with ExitStack() as opened, _sqlite("opened"):
             if folder is not None and not read_only:
@@ -117,7 +118,30 @@ class Records(Remembered):
             self._of(charter).kept = None
         return found
 
+    def job(self, charter: bytes) -> bytes | None:
+        """The job that was kept as the one that is under way, encoded; None if there is none. It may be damaged."""
+        if self._folder is None:
+            return self._jobs.get(charter)
+        from cloister.node.study import job_file
+
+        return job_file.read(_job_file(self._folder, charter))
+
     # What is written
+
+    def keep_job(self, charter: bytes, data: bytes) -> None:
+        """Keeps a job, encoded, as the one that is under way; nothing: none is. It is no entry: nobody's safety hangs
+        on it, and what is lost of it others have.
+
+        Raises:
+            RecordsError: it cannot be written.
+        """
+        if self._folder is None:
+            self._jobs[charter] = data
+            return
+        from cloister.node.study import job_file
+
+        with _sqlite("written"):
+            job_file.write(_job_file(self._folder, charter), data)
 
     def take_part(self, entry: TookPart, seen: Sketched | None = None) -> None:
         """Writes down a contribution, and with it what the model looked like that it starts from, once a charter. When
@@ -300,3 +324,7 @@ def _sqlite(what: str) -> Iterator[None]:
 
 def _model_file(folder: Path, kept: Kept) -> Path:
     return folder / f"{kept.charter.hex()[:16]}.{kept.model.hex()[:32]}.model"
+
+
+def _job_file(folder: Path, charter: bytes) -> Path:
+    return folder / f"{charter.hex()[:16]}.job"

@@ -36,6 +36,7 @@ from cloister.ledger.records import cohort_digest, commitment
 from cloister.ledger.sync import ModelState, Values
 from cloister.node.study.answering import Answering
 from cloister.node.study.countersigner import Asked, Countersigner
+from cloister.node.study.current_job import CurrentJob
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Sketched, TookPart
 from cloister.node.study.identities import meet
@@ -129,6 +130,7 @@ class Member:
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
         self._answering = Answering(charter, key=key, records=records)
+        self._current = CurrentJob(charter, records=records)
         self._new_salt = new_salt
         self._publishes_budget = publish_budget
         meet(charter, own=own, records=records)
@@ -163,8 +165,8 @@ class Member:
         """Handles a new connection, on which an instance has proved this and has welcomed us."""
         self._begin()
         self._replica.begin(transcript.signing_key)
-        holds = self._replica.whole is not None
-        return [Say(w.Join(*self.newest, self._records.highest(self._digest), holds))]
+        holds, named = self._replica.whole is not None, self._current.named(self._ledger)
+        return [Say(w.Join(*self.newest, self._records.highest(self._digest), holds, named))]
 
     def disconnected(self) -> list[Effect]:
         """Handles the loss of the connection: the round goes on without us."""
@@ -219,6 +221,16 @@ class Member:
                 return [Leave(f"the aggregator sent {type(message).__name__} with a body")]
             case w.HandOver(after=after):
                 return self._hand_over(after)
+            case w.Resubmit(job=digest):
+                return self._resubmit(digest)
+            case w.Finished(job=digest, text=text):
+                return self._finish(digest, text)
+            case w.Refused(round=0, text=text):
+                return [Leave(f"the aggregator refuses: {text}")]
+        return self._handle_of_round(message)
+
+    def _handle_of_round(self, message: w.RoundMessage) -> list[Effect]:
+        match message:
             case w.Propose():
                 return self._consider(message)
             case w.Send(round=number):
@@ -229,8 +241,6 @@ class Member:
                 return self._asked_to_sign(message)
             case w.Over(round=number, text=text):
                 return self._end(number, f"round {number} is void: {text}")
-            case w.Refused(round=0, text=text):
-                return [Leave(f"the aggregator refuses: {text}")]
             case w.Refused(round=number, text=text):
                 return self._end(number, f"round {number}: the aggregator refuses our contribution: {text}")
         return [Leave(f"the aggregator sent {type(message).__name__}, which is not for an owner")]
@@ -256,6 +266,21 @@ class Member:
         except LedgerError as fault:
             return [Leave(str(fault))]
 
+    # The job
+
+    def _resubmit(self, job: bytes) -> list[Effect]:
+        try:
+            return [self._current.hand_over(job), Note(f"job {job.hex()[:12]} is handed over: it goes on")]
+        except RoundError as fault:
+            return [Leave(str(fault))]
+
+    def _finish(self, job: bytes, text: str) -> list[Effect]:
+        try:
+            self._current.forget(job)
+        except RecordsError as fault:
+            return [Note(str(fault), warns=True)]
+        return [Note(f"job {job.hex()[:12]} is over: {text or 'all its rounds are released'}")]
+
     # A round
 
     def _study(self, digest: bytes, data: bytes) -> list[Effect]:
@@ -269,7 +294,8 @@ class Member:
             self._limits.check_job(agreed)
             check_proven(self.charter, job.plan)
             self._check_drawn(job)
-        except JobError as refused:
+            self._current.keep(data)
+        except (JobError, RecordsError) as refused:
             job, agreed, fault = None, None, str(refused)
             effects.append(Note(f"job {digest.hex()[:12]} is refused: {fault}", warns=True))
         self._work = _Work(digest, data, job, agreed, fault)

@@ -20,6 +20,7 @@ class OwnLimits:
         self.min_examples = max(agreed.min_examples, floors.min_examples or 0)
         self.largest_share = min(agreed.largest_share, _or_any(floors.largest_share))
         self.min_batch = max(agreed.min_batch, floors.min_batch or 0)
+        self.max_s = _or_any(floors.max_s)
         self.clip = min(agreed.clip, _or_any(floors.clip))
         self.clip_buffers = agreed.clip_buffers
         self._buckets = (agreed.min_examples, *agreed.row_buckets)
@@ -36,6 +37,11 @@ class OwnLimits:
         if job.batch_size < self.min_batch:
             raise JobError(
                 f"the job's steps are of {job.batch_size} rows, and at least {self.min_batch} are asked for here"
+            )
+        if job.max_s > self.max_s:
+            raise JobError(
+                f"the job gives owners {job.max_s} s for a round, and at most {self.max_s:g} s are allowed here: its"
+                " owner's floors (max_s) say so"
             )
 
     def told(self, examples: int) -> int:

@@ -113,6 +113,7 @@ class Trainer:
         self._order: Train | None = None
         self._sent = False
         self._due = 0.0
+        self._until = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -135,7 +136,7 @@ class Trainer:
     def train(self, order: Train) -> Failed | None:
         """Begins the training of a round; ``receive`` gives its result, once ``fileno`` is readable."""
         self.abandon()
-        self._order, self._sent = order, False
+        self._order, self._sent, self._until = order, False, monotonic() + order.agreed.max_s
         return self.start() or self._send()
 
     def abandon(self) -> None:
@@ -152,11 +153,21 @@ class Trainer:
     @property
     def due(self) -> float | None:
         """The moment (``time.monotonic``) at which ``look`` has to be called; None where nothing is trained."""
-        return self._due if self._sent and self._order is not None else None
+        if self._order is None or self._process is None:
+            return None
+        return min(self._due, self._until) if self._sent else self._until
 
     def look(self) -> Failed | None:
-        """Ends a training that has used more CPU time than it may."""
-        if self.due is None or self._process is None or self._clock is None or self._meter is None:
+        """Ends a training that has taken longer than the job's ``max_s``, or used more CPU time than it may."""
+        if self._order is None or self._process is None:
+            return None
+        if monotonic() >= self._until:
+            max_s = self._order.agreed.max_s
+            self.close()
+            return self._fail(
+                f"the training took longer than the {max_s} s that the job gives owners for a round (max_s)"
+            )
+        if not self._sent or self._clock is None or self._meter is None:
             return None
         link, reading_s = self._process.links[0], self._clock.read()
         over = None if reading_s is None else self._meter.look(reading_s, call=link.slate.read().turn)
