@@ -83,9 +83,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3500
+LIMIT = 3390
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 6550, "sgx": 6460, "simulated": 6480}
+ALL = {"guest": 6730, "sgx": 6640, "simulated": 6650}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "charter.signatures": "looks at the signatures that --signatures names",
