@@ -266,9 +266,7 @@ class _Soak:
 
     def _kill(self, name: str, *, gently: bool) -> None:
         if name == RESEARCHER:
-            assert self._researcher is not None
-            self._researcher.kill()
-            self._researcher.wait()
+            self._end_researcher()
         elif gently:
             self.study.end(name)
         else:
@@ -330,15 +328,17 @@ class _Soak:
             last = max(self._folder.glob(f"{RESEARCHER}.*.log"), key=lambda file: file.stat().st_mtime)
             end = last.read_text(encoding="utf-8")[-2000:]
             self.outcome.faults.append(f"the researcher's script ended with {code} after {self.outcome.rounds}: {end}")
+            self._end_researcher()
             self._start_researcher()
 
     def _end_researcher(self) -> None:
-        if self._researcher is not None:
-            self._researcher.kill()
-            self._researcher.wait()
-            if self._researcher.stdin is not None:
-                with suppress(OSError):
-                    self._researcher.stdin.close()
+        if self._researcher is None:
+            return
+        self._researcher.kill()
+        self._researcher.wait()
+        if self._researcher.stdin is not None:
+            with suppress(OSError):
+                self._researcher.stdin.close()
 
     # Samples
 
