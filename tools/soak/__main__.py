@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--owners", type=int, default=5, choices=(3, 4, 5))
     parser.add_argument("--floor", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=0.25, help="the part of rounds after which something happens")
+    parser.add_argument("--rate", type=float, default=0.16, help="the part of rounds after which something happens")
     parser.add_argument("--silence", type=float, default=5.0, help="the longest stop of an owner, in seconds")
     parser.add_argument("--folder", type=Path, help="where logs and records go; it is kept (default: a temporary one)")
     asked = parser.parse_args(arguments)

@@ -48,7 +48,7 @@ class Settings:
     seed: int
     owners: int = 5
     floor: int = 2
-    rate: float = 0.25
+    rate: float = 0.16
     silence_s: tuple[float, float] = (0.2, 5.0)
     every: int = 5
     """Samples are taken after so many rounds."""
