@@ -13,6 +13,8 @@ WARM_UP: Final = 20
 GROWTH: Final = 1.05
 SLACK_KIB: Final = 8 << 10
 SLACK_COUNT: Final = 2
+HISTORY_KIB: Final = 8
+"""What a round of five owners may leave in memory: its record, who was in it, what was signed (measurements.md)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Trend:
     role: str
     samples: int
     lives: int
+    rounds: tuple[float, float]
     rss_kib: tuple[float, float]
     threads: tuple[float, float]
     descriptors: tuple[float, float]
@@ -45,9 +48,10 @@ class Trend:
 
     @property
     def flat(self) -> bool:
-        """Whether neither grew: memory by 5 % and 8 MiB at most, threads and descriptors by two."""
+        """Whether neither grew: memory by 5 %, 8 MiB and the history at most, threads and descriptors by two."""
+        history = HISTORY_KIB * (self.rounds[1] - self.rounds[0])
         counts = (self.threads, self.descriptors)
-        return self.rss_kib[1] <= self.rss_kib[0] * GROWTH + SLACK_KIB and all(
+        return self.rss_kib[1] <= self.rss_kib[0] * GROWTH + SLACK_KIB + history and all(
             last <= first + SLACK_COUNT for first, last in counts
         )
 
@@ -98,6 +102,7 @@ def _trend(role: str, samples: Sequence[Sample]) -> Trend:
         role,
         len(samples),
         len(lives),
+        medians("round"),
         medians("rss_kib"),
         medians("threads"),
         medians("descriptors"),
