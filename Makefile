@@ -11,6 +11,8 @@ MAKEFLAGS   += --no-builtin-rules --no-print-directory
 
 PYTHON   ?=
 ARGS     ?=
+ROUNDS   ?= 1000
+SEED     ?= 0
 PYTHONS  := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 BIN      := .venv/bin
 READY    := .venv/.ready
@@ -18,7 +20,7 @@ PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK     := requirements/lock.txt
 PIP_TOOLS := pip-tools==7.6.2
 
-.PHONY: help setup demo unit test mutants sweep check fix bench docs lock clean
+.PHONY: help setup demo unit test mutants sweep soak check fix bench docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ mutants: $(READY)  ## break each line that security rests on, and see that a uni
 
 sweep: $(READY)  ## look among jobs and pairs of them for a mean that is one row's or one owner's
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.sweep $(ARGS)
+
+soak: $(READY)  ## run a study whose processes are killed and cut off: ROUNDS=1000 SEED=0
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.soak --rounds $(ROUNDS) --seed $(SEED) $(ARGS)
 
 check: $(READY)  ## formatting, lint and types
 	@$(BIN)/ruff format --check --quiet . || { echo "some files are not formatted: run 'make fix'" >&2; exit 1; }

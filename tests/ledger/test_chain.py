@@ -13,7 +13,7 @@ from cloister.charter.signatures import CONTEXT
 from cloister.errors import LedgerError
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger, quorum, votes_to_void
-from cloister.ledger.records import Share, cohort_digest, decode, head_of
+from cloister.ledger.records import Share, cohort_digest, decode, encode, head_of
 from cloister.wire.rounds import MemberSignature
 from tests.support import chains
 from tests.support.chains import Instance, cohort, digest, round_record
@@ -72,6 +72,14 @@ def test_what_a_chain_says():
     assert ledger.receipts[0].members == both
     assert ledger.since(3) == ledger.records[3:]
     assert ledger.since(99) == ()
+
+
+def test_a_receipt_holds_the_bytes_of_its_record_and_no_copy():
+    ledger = genuine()
+    receipt = ledger.receipts[-1]
+    assert any(receipt.data is each for each in ledger.records)
+    assert encode(receipt.record) == receipt.data
+    assert (receipt.record.model, receipt.record.state) == (receipt.model, receipt.state)
 
 
 def test_the_heads_that_it_passed():

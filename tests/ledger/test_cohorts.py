@@ -191,6 +191,13 @@ def test_nobody_is_asked_where_it_would_not_be_committed(trained, committed, flo
         chosen(trained, committed, floor=floor, quorum=quorum)
 
 
+def test_where_too_few_are_there_nobody_is_said_to_refuse():
+    with pytest.raises(RoundError, match="3 owners have to commit a round, and of those that are there 2 can"):
+        chosen("ab", {}, floor=2, quorum=3)
+    with pytest.raises(RoundError, match="some have committed another one"):
+        chosen("ab", {"a": ("abc",), "b": ("abc",)}, floor=2, quorum=3, there="c")
+
+
 def test_one_who_agreed_elsewhere_may_stop_all_that_it_is_needed_for():
     with pytest.raises(RoundError, match="have to come"):
         chosen("ab", {}, {"a": ("abc",)}, floor=2, there="cdefg")

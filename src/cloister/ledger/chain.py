@@ -69,12 +69,24 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A round that was released: its record, and the cohort that its members consented to."""
+    """A round that was released: its record, as it travels, and the cohort that its members consented to."""
 
-    record: RoundRecord
+    data: bytes
     cohort: Cohort
+    model: bytes
+    """The new model's digest."""
+    state: bytes | None
+    """That of its strategy's state; None where it has none."""
     head: bytes
     """The record's hash."""
+
+    @property
+    def record(self) -> RoundRecord:
+        """The record, decoded each time: kept beside its bytes it would be most of what a long study weighs."""
+        record = decode(self.data)
+        if not isinstance(record, RoundRecord):
+            raise AssertionError("a receipt is a round's")
+        return record
 
     @property
     def members(self) -> frozenset[str]:
@@ -190,12 +202,12 @@ class Ledger:
     @property
     def model(self) -> bytes | None:
         """The digest of the model that the next round starts from: the newest result, or the charter's first model."""
-        return self.receipts[-1].record.model if self.receipts else self.charter.limits.first_model
+        return self.receipts[-1].model if self.receipts else self.charter.limits.first_model
 
     @property
     def state(self) -> bytes | None:
         """The digest of the strategy's state after the newest round; None where it has none."""
-        return self.receipts[-1].record.state if self.receipts else None
+        return self.receipts[-1].state if self.receipts else None
 
     @property
     def commitments(self) -> frozenset[bytes]:
@@ -231,20 +243,21 @@ class Ledger:
         Raises:
             LedgerError: it is not the next record of this ledger; the ledger is as it was.
         """
-        record, chain = decode(data), self._chain
+        record, chain, data = decode(data), self._chain, bytes(data)
         head = head_of(data)
         try:
             if isinstance(record, InstanceRecord):
                 instance = Instance(record=record, transcript=self._check_instance(record), head=head)
                 chain = replace(chain, instances=(*chain.instances, instance))
             else:
-                receipt = Receipt(record=record, cohort=self._check_round(record), head=head)
+                cohort = self._check_round(record)
+                receipt = Receipt(data=data, cohort=cohort, model=record.model, state=record.state, head=head)
                 used = chain.commitments.union(share.commitment for share in receipt.cohort.shares)
                 cohorts = chain.cohorts | {cohort_digest(record.cohort)}
                 chain = replace(chain, receipts=(*chain.receipts, receipt), commitments=used, cohorts=cohorts)
         except LedgerError as fault:
             raise LedgerError(f"record {self.sequence + 1} cannot stand: {fault}") from None
-        self._chain = replace(chain, records=(*chain.records, bytes(data)), heads=(*chain.heads, head))
+        self._chain = replace(chain, records=(*chain.records, data), heads=(*chain.heads, head))
         return record
 
     def extend(self, records: Iterable[bytes]) -> None:

@@ -53,6 +53,11 @@ def choose(trained: Members, *, bound: Mapping[str, Bound], floor: int, quorum: 
     for members in _candidates(trained, bound, floor):
         if len(members) >= floor and would_be_committed(members, bound=bound, floor=floor, quorum=quorum):
             return members
+    if len(bound) < quorum:
+        raise RoundError(
+            f"{quorum} owners have to commit a round, and of those that are there {len(bound)} can. Other owners have"
+            " to come"
+        )
     raise RoundError(
         f"no {floor} of those that have trained make a cohort that {quorum} owners would commit: some have committed"
         f" another one on this model, which may still be released, and refuse one that differs from it by fewer than"

@@ -13,6 +13,7 @@ handshake of the end that dials in ``dial``.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
@@ -207,7 +208,7 @@ def handshake_error(fault: OSError | ValueError, within_s: float) -> NetworkErro
             return UnreachableError(
                 f"its certificate is refused: {fault.verify_message}. Its owner renews it with `cloister key renew`"
             )
-        case ssl.SSLEOFError() | ConnectionError():
+        case ssl.SSLEOFError() | ConnectionError() | OSError(errno=errno.ENOTCONN):  # the last: before it began
             return UnreachableError("it closed the connection during the TLS handshake; it may be busy")
         case ssl.SSLError():
             return UnreachableError(f"no TLS 1.3 handshake was possible: {(fault.reason or 'unknown').lower()}")

@@ -91,6 +91,7 @@ class LocalStudy:
         self._rehearsal = rehearsal
         self._services: dict[str, list[Service]] = {}
         self._route = "127.0.0.1:0"
+        self._detours: dict[str, str] = {}
 
     def start_aggregator(self, *, environment: Mapping[str, str] | None = None) -> None:
         """Starts the aggregator and waits until it listens: where it did before, if it did.
@@ -139,6 +140,14 @@ class LocalStudy:
         names = {owner.name for owner in self.charter.owners}
         self._owners = {name: each for name, each in self._owners.items() if name in names}
         self._file = file
+
+    def detour(self, name: str, route: str) -> None:
+        """Has an owner's node dial the aggregator there from its next start on: a relay that stands in between."""
+        self._detours[name] = route
+
+    def end(self, name: str) -> None:
+        """Ends an owner's node, or the aggregator, as its owner would."""
+        self._services[name][-1].end()
 
     def kill(self, name: str) -> None:
         """Kills an owner's node, or the aggregator, as a power cut would."""
@@ -215,7 +224,7 @@ class LocalStudy:
             "accept_simulated = true",
             *([] if self._rehearsal is None else [f'unsafe_salt = "{rehearsal_salt(self._rehearsal, name).hex()}"']),
             "[charter.routes]",
-            f"{json.dumps(ADDRESS)} = {json.dumps(self._route)}",
+            f"{json.dumps(ADDRESS)} = {json.dumps(self._detours.get(name, self._route))}",
         ]
         if name in self._floors:
             lines.append("[charter.floors]")

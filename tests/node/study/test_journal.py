@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_what_was_written_is_known(tmp_path, reopened):
     assert records.released(CHARTER) == (1,)
     assert records.model(CHARTER) == MODEL
     records.close()
+
+
+def test_what_entries_repeat_is_held_once(tmp_path):
+    """A node holds the entries of all rounds; decoded, each would bring its own copy of who was in it."""
+    with closing(Records(tmp_path)) as notes:
+        for number in (1, 2):
+            notes.consent(consented(number))
+            notes.commit(committed(number))
+    with closing(Records(tmp_path)) as notes:
+        one, other = notes.consents(CHARTER)
+        assert one.members == other.members
+        assert one.members is other.members
+        assert notes.commits(CHARTER)[1].charter is one.charter
 
 
 def test_the_file_of_an_older_model_goes(tmp_path):

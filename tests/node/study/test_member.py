@@ -190,6 +190,21 @@ def test_what_waits_for_a_proof_is_gone_with_the_connection():
 
 
 @pytest.mark.parametrize("how", ["draft", "settle"])
+def test_what_waits_for_a_proof_is_gone_with_its_round(how):
+    """An owner that has just come is asked to commit, and the others release the round, or end it, meanwhile."""
+    here = Aggregator.facing(owner())
+    only(here.member.handle(asking(here, how, names=("alice", "chuck"))), Prove)
+    written = here.member._records._count
+    only(here.member.handle(w.Over(1, "nobody is left")), Note)
+    assert here.prove() == []
+    assert here.member._records._count == written
+    there = Aggregator.facing(owner())
+    only(there.member.handle(asking(there, how, names=("alice", "chuck"))), Prove)
+    assert "is released" in only(there.release(names=("alice", "chuck")), Note).text
+    assert there.prove() == []
+
+
+@pytest.mark.parametrize("how", ["draft", "settle"])
 def test_why_it_does_not_sign_is_a_warning_and_no_answer_to_the_round(how):
     here = Aggregator.facing(owner())
     only(here.member.handle(asking(here, how, names=("alice", "chuck"))), Prove)

@@ -53,7 +53,7 @@ FILE: Final = "records.sqlite"
 _FORMAT: Final = 6
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
 _START: Final = hashlib.sha256(b"cloister node records 6\0").digest()
-
+_REPEATED: Final = ("charter", "cohort", "content", "data", "job", "members", "model")
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Entry)
@@ -250,11 +250,18 @@ class Records(Remembered):
                 f"the node's records are of version {version}, and not {_FORMAT}: go on with the version of"
                 " cloister that wrote them"
             )
+        seen: dict[object, object] = {}
         for number, data, found in self._database.execute("SELECT number, entry, hash FROM entries ORDER BY number"):
             self._count, self._hash = self._count + 1, _chained(self._hash, data)
             if (number, found) != (self._count, self._hash):
                 raise sqlite3.DatabaseError("entries are missing or changed")
-            self.learn(_decoder.decode(data))
+            self.learn(_sharing(_decoder.decode(data), seen))
+
+
+def _sharing(entry: Entry, seen: dict[object, object]) -> Entry:
+    """The entry, with those values that others have too in one place in memory: decoded, each would be a copy."""
+    fields = {name: value for name in _REPEATED if (value := getattr(entry, name, None)) is not None}
+    return msgspec.structs.replace(entry, **{name: seen.setdefault(value, value) for name, value in fields.items()})
 
 
 def _encode(entry: Entry) -> bytes:

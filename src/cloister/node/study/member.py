@@ -257,6 +257,8 @@ class Member:
             return []
         newest = self._ledger.receipts[-1]
         number, self._held = newest.cohort.round, None
+        if self._to_sign is not None and self._to_sign.round <= number:
+            self._to_sign = None  # a quorum committed it while the instance proved itself
         effects = self._drop() if self._round is not None and self._round.asked.round <= number else []
         return [*effects, Note(f"round {number} is released: the mean of {len(newest.members)} owners")]
 
@@ -449,6 +451,8 @@ class Member:
             effects = self._drop()
         if self._held is not None and self._held.round == number:
             self._held = None
+        if self._to_sign is not None and self._to_sign.round == number:
+            self._to_sign = None
         return [*effects, Note(text)]
 
     def _drop(self) -> list[Effect]:

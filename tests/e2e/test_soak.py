@@ -1,0 +1,18 @@
+"""A few rounds of a soak (``python -m tools.soak``), whose processes are killed and cut off by a fixed seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.soak.run import Settings, soak
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+SETTINGS = Settings(rounds=14, seed=16, owners=3, rate=0.4, silence_s=(0.2, 1.0))
+
+
+def test_every_round_is_accounted_for(tmp_path: Path) -> None:
+    outcome = soak(tmp_path, SETTINGS, say=lambda text: None)
+    assert outcome.faults == []
+    assert {"kill the aggregator", "kill the researcher", "kill an owner"} <= outcome.dealt.keys()
