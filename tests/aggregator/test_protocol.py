@@ -591,6 +591,42 @@ def test_a_round_is_given_up_once_too_many_have_refused() -> None:
         study.settle()
     assert len(told(study, "alice", w.Over)) == 1 + AGAIN
     assert study.instance.rounds.due is None  # the same owners would not commit the next one either
+    study.instance.disconnect("bob")
+    study.settle()
+    study.join("bob")  # and coming again makes nobody another
+    study.settle()
+    study.instance.tick(seconds=1e6)
+    study.settle()
+    assert len(told(study, "alice", w.Over)) == 1 + AGAIN
+
+
+def test_a_round_that_was_given_up_is_taken_up_again_where_owners_come_that_commit_it() -> None:
+    """One refuses while another is away, and leaves for good. The others would never commit another cohort so near."""
+    study = Study(agree(owners=FOUR, floor="3", largest_share="0.4", job={"rounds": 2}))
+    study.owners["dave"].spoil = refusing(w.Commit)
+    study.join("alice", "bob", "dave", "rosa")
+    study.submit()
+    study.settle()
+    assert "too few of the owners that are there" in told(study, "alice", w.Over)[0].text
+    study.instance.disconnect("dave")
+    study.settle()
+    study.join("chuck")
+    study.settle()
+    check(study, ("alice", "bob", "dave"), ("alice", "bob", "chuck"))
+    assert numbers(study)[0] == 1
+    assert any("is taken up again" in note for note in study.instance.notes)
+
+
+def test_a_refusal_is_heard_once() -> None:
+    study = Study(agreed={"rounds": 1})
+    study.owners["bob"].spoil = silent_on(w.Commit)
+    study.join("alice", "bob", "rosa")
+    study.submit()
+    study.settle()
+    for _ in range(3):
+        study.instance.say("alice", w.Declined(1, "no"))  # she has committed
+        study.instance.say("bob", w.Declined(1, "no"))
+    assert sum("does not commit" in note for note in study.instance.notes) == 1
 
 
 def test_a_round_that_was_overtaken_is_given_up_where_those_that_are_there_are_too_few() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cloister.aggregator import standings as module
 from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.standings import Standings
 from cloister.errors import RoundError
@@ -55,8 +56,19 @@ def test_who_wants_to_see_the_answers() -> None:
     standings = Standings(5, ledger=LEDGER)
     standings.take(PEERS["bob"], Standing(answer("bob"), open=True))
     standings.take(PEERS["alice"], Standing(answer("alice")))
-    assert [name for name, peer in PEERS.items() if standings.wants_answers(peer)] == ["bob"]
+    # who says nothing may have too much to say: chuck and dave
+    assert [name for name, peer in PEERS.items() if not standings.wants_answers(peer)] == ["alice"]
     assert [each.answer for each in standings.answers] == [answer("bob").answer, answer("alice").answer]
+
+
+def test_answers_come_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    standings = Standings(5, ledger=LEDGER)
+    for name in FOUR:
+        standings.take(PEERS[name], Standing(answer(name)))
+    assert list(standings.in_messages) == [standings.answers]
+    for most, parts in ((2 * len(standings.answers[0].answer), [2, 2]), (1, [1, 1, 1, 1])):
+        monkeypatch.setattr(module, "ANSWERS_BYTES", most)
+        assert [len(part) for part in standings.in_messages] == parts
 
 
 def test_what_binds_an_owner() -> None:

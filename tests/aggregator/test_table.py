@@ -86,6 +86,6 @@ def test_every_phase_can_be_left_and_reached() -> None:
 
 def test_a_round_that_is_committed_was_collected_and_one_that_is_collected_was_trained() -> None:
     before = {phase: [each for each, following in FOLLOWING.items() if phase in following] for phase in Phase}
-    assert before[Phase.COMMITTING] == [Phase.COLLECTING]
+    assert before[Phase.COMMITTING] == [Phase.BETWEEN, Phase.COLLECTING]
     assert before[Phase.COLLECTING] == [Phase.TRAINING]
     assert before[Phase.TRAINING] == [Phase.BETWEEN]

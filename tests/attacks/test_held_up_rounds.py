@@ -154,6 +154,34 @@ def test_with_one_round_left_it_takes_a_round_in_which_nobody_trains() -> None:
     assert any("allows 1" in note for note in study.nodes["alice"].notes)
 
 
+def test_many_rounds_that_were_committed_by_some_and_never_released() -> None:
+    """An instance after another dies after two of four have committed. Then all five are there, at one that stays."""
+    study = Gathering(agree(owners=(*FOUR, "emil"), floor="3", rounds="30", jobs=[agreed(rounds=30)]))
+    for seed in range(20):
+        study.restart(seed=seed)
+        for name in ("chuck", "dora"):
+            study.nodes[name].garble = lambda heard: heard
+            study.nodes[name].spoil = silent_on(w.Commit)
+        study.join(*FOUR, "rosa")
+        study.submit()
+        for _ in range(10_000):
+            for name in ("chuck", "dora"):  # cut off before they hear what they would commit
+                waiting = study.instance.heard.get(key_of(name), ())
+                if any(isinstance(each.message, w.Settle) for each in waiting):
+                    study.instance.disconnect(name)
+                    study.nodes[name].member.disconnected()
+            if not study.step():
+                break
+        assert not study.instance.ledger.released
+    for name in ("chuck", "dora"):
+        study.nodes[name].spoil = as_it_is
+    study.restart(seed=99)
+    study.join()
+    study.submit()
+    study.settle(steps=100_000)
+    assert study.instance.ledger.released == 30
+
+
 def test_nothing_is_given_back_that_may_still_be_released() -> None:
     """Two have committed, and the instance that asked them has died. If a third commits, there is a record of it."""
     study = gathering()

@@ -66,6 +66,26 @@ def test_another_job_of_the_same_name_makes_nobody_its_submitter() -> None:
     goes_on(study)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_very_same_job_makes_nobody_its_submitter_while_she_is_there(there: bool) -> None:
+    """Its bytes follow from the charter, so anybody can send them; once she has left, it is whoever sends them's."""
+    study = under_way()
+    if not there:
+        study.instance.disconnect("rosa")
+    study.instance.say("sam", w.Submit(len(study.data)), study.data + first_model().tobytes())
+    assert [type(each) for each in study.instance.read("sam")][-1] is w.Accepted
+    if there:
+        with pytest.raises(JobError, match="not yours to stop"):
+            study.instance.rounds.stop(key_of("sam"), now=study.instance.now)
+        study.instance.say("sam", w.Stop())
+        assert "not yours to stop" in study.instance.read("sam")[-1].text
+        goes_on(study)
+    else:
+        study.join("rosa")
+        study.instance.say("sam", w.Stop())
+        assert study.instance.rounds.status().round == 0
+
+
 def test_a_stop_takes_no_release_from_those_who_were_asked_to_commit_it() -> None:
     """Otherwise a researcher that has seen who commits could choose which cohorts come out."""
     study = under_way()

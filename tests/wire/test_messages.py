@@ -350,7 +350,10 @@ AT_THE_LIMIT = {
     "a metric's name": (Kind.ROUND, lambda over: ready(metrics={NAME + "x" * over: 0.5})),
     "a commitment": (Kind.ROUND, lambda over: ready(commitment=bytes(32 + over))),
     "an answer": (Kind.ROUND, lambda over: ready(standing=standing(answer=answer(bytes(limits.ANSWER_BYTES + over))))),
-    "cohorts elsewhere": (Kind.ROUND, lambda over: ready(standing=standing(elsewhere=[[]] * (limits.COHORTS + over)))),
+    "cohorts elsewhere": (
+        Kind.ROUND,
+        lambda over: ready(standing=standing(elsewhere=[[]] * (limits.ELSEWHERE + over))),
+    ),
     "a cohort elsewhere": (
         Kind.ROUND,
         lambda over: ready(standing=standing(elsewhere=[[PEER] * (limits.LIST_ITEMS + over)])),

@@ -1391,9 +1391,15 @@ _AGGREGATOR: Final = (
         ),
         (
             "submitters-forgotten",
-            "run.submitters.add(peer.key)",
-            "pass",
+            "            run.submitters.add(peer.key)",
+            "            pass",
             "whoever has submitted a job may stop it from elsewhere",
+        ),
+        (
+            "submitter-by-the-same-bytes",
+            "if run.may_stop(peer.key, now=self._now):  # else",
+            "if True:  # else",
+            "another's job is nobody's who sends it once more",
         ),
     ),
     *_in(
@@ -1595,8 +1601,8 @@ _AGGREGATOR: Final = (
         ),
         (
             "refusals-spend-budgets",
-            "hopeless=self._given_up[there] > AGAIN",
-            "hopeless=False",
+            "        if self._given_up[self._owners()] > AGAIN:",
+            "        if False:",
             "a liar does not spend the others' budgets by refusing again and again",
         ),
         (

@@ -24,7 +24,7 @@ class ConnectedMember:
     ready: bool = False
     """Whether it has been given all records that there are. It takes part in nothing before."""
     answered: int = 0
-    """The highest round that it had answered when it joined. It commits none before that."""
+    """The highest round that it is known to have answered. It commits none before that."""
     sequence: int = 0
     head: bytes = b""
     """The number of its newest record."""
@@ -36,8 +36,8 @@ class ConnectedMember:
     """The job that it has been told of."""
     names: bytes | None = None
     """The job that it said is under way, as far as it knows; of owners alone."""
-    owes: bool = False
-    """Whether it was asked for a contribution that has not come yet, even if that is not wanted any more."""
+    owes: int = 0
+    """The contributions that it was asked for and that have not come yet, even if they are not wanted any more."""
     submitting: Submission | None = None
     """The job that it is sending, or has sent, until that is looked at."""
     submitted: tuple[Submit, Submission] | None = None

@@ -226,9 +226,9 @@ class AggregatorProtocol:
             self._drop(peer, "too much of what it says is refused")
 
     def _take(self, peer: ConnectedMember, message: Message, body: Body | None) -> None:
-        owed = isinstance(message, Contribution) and peer.owes
+        owed = isinstance(message, Contribution) and peer.owes > 0
         if isinstance(message, Contribution):
-            peer.owes = False  # it has come, wanted or not
+            peer.owes = max(0, peer.owes - 1)  # it has come, wanted or not
         if self._crossed_the_release(peer, message):
             return
         table.check(message, role=peer.member.role, standing=peer.standing, phase=self._course.phase)
@@ -332,8 +332,9 @@ class AggregatorProtocol:
             run = self._begin(body)
         elif run.digest != body.digest:
             raise JobError(run.occupies(self.ledger))
+        if run.may_stop(peer.key, now=self._now):  # else another's job would be hers by sending it once more
+            run.submitters.add(peer.key)
         run.researchers.add(peer.key)
-        run.submitters.add(peer.key)
         del self._in_vain[peer.key]
         done = self.ledger.done(run.digest)
         self._peers.tell(peer, Accepted(job=run.digest, done=done))
@@ -393,6 +394,8 @@ class AggregatorProtocol:
         run = self._course.run
         if run is None or run.over or peer.key not in run.researchers:
             raise JobError("there is no job of this researcher's to stop")
+        if not run.may_stop(peer.key, now=self._now):
+            raise JobError(f"it is not yours to stop: {run.occupies(self.ledger)}")
         run.stopping = run.stopping or "stopped by the researcher"
 
     def _end(self, run: Run, text: str, *, everywhere: bool = True) -> None:

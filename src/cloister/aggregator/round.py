@@ -99,11 +99,13 @@ class RoundMachine:
         self.budgets: dict[str, int] = {}
         """The rounds that owners said that their data sets have left for this run, by fingerprint."""
         self._given_up: Counter[Members] = Counter()
-        """How often rounds were given up since the last release, by the owners that were there."""
+        """How often rounds were given up with these owners there, and none was released."""
+        self._kept: Committing | None = None
+        """Of the rounds that were given up since the last release, the one with the most commits."""
 
     def start(self, run: Run) -> None:
         """Begins another run, for which the one before does not matter."""
-        self.run, self._pauses, self.waits = run, Pauses(), ""
+        self.run, self._pauses, self._kept, self.waits = run, Pauses(), None, ""
         run.moved = self.now
         self.budgets.clear()
         self._absences.clear()
@@ -176,6 +178,8 @@ class RoundMachine:
                 self._keep_budget(peer, message.standing)
             case _Collecting() as collecting:
                 self._leave_out_of(collecting, {peer.name: why})
+            case Committing() as committing if committing.has(peer.key) or peer.key in committing.refused:
+                raise MESSAGES[Declined].refusal(message)
             case Committing() as committing if message.standing is None:  # with one it is about training, and late
                 self._peers.note(f"{peer.name} does not commit round {message.round}: {reason(message.text)}")
                 committing.refused.add(peer.key)
@@ -357,6 +361,11 @@ class RoundMachine:
             self._wait(run, f"{len(owners)} of the owners are there, and {self._quorum} have to be")
         if len(owners) < self._quorum or held is None:
             return
+        if self._take_up_again():
+            return
+        if self._given_up[self._owners()] > AGAIN:
+            self._wait(run, "too few of the owners that are there would commit a round, and others have to come")
+            return
         if not self._pauses.over(self._owners(), now=self.now):
             return
         self._enrol()
@@ -393,6 +402,18 @@ class RoundMachine:
         self._peers.note(f"round {number} is proposed to {len(owners)} owners")
         self._absences.begin(number, researchers=run.researchers)
 
+    def _take_up_again(self) -> bool:
+        """Goes back to a round that was given up, if owners have come that can still commit it with those that did."""
+        kept, owners = self._kept, self._peers.owners()
+        if kept is not None and kept.head != self._chains.ledger.head:
+            kept = self._kept = None
+        if kept is None or not kept.within_reach(owners):
+            return False
+        self._kept = None
+        self._enter(kept)
+        self._peers.note(f"round {kept.number} is taken up again: owners have come that may commit it")
+        return True
+
     def _wait(self, run: Run, text: str) -> None:
         """Tells the job's researchers the reason for waiting, each of them once until it changes."""
         self.waits = text
@@ -416,7 +437,8 @@ class RoundMachine:
             return
         for peer in self._peers.owners():
             if training.standings.wants_answers(peer):
-                self._peers.tell(peer, Answers(round=training.number, answers=training.standings.answers))
+                for part in training.standings.in_messages:
+                    self._peers.tell(peer, Answers(round=training.number, answers=part))
         try:
             collection = self._collection(training.answers, run=self.run)
         except RoundError as fault:
@@ -441,7 +463,7 @@ class RoundMachine:
         owners = {peer.name: peer for peer in self._peers.owners()}
         for name in collecting.collection.next():
             collecting.deadlines[name] = self.now + self._own.upload_s
-            owners[name].owes = True
+            owners[name].owes += 1
             self._peers.tell(owners[name], Send(round=collecting.training.number))
 
     def _draft(self, collecting: _Collecting) -> None:
@@ -459,7 +481,9 @@ class RoundMachine:
                 chosen = choose(chosen, bound=bound, floor=self._limits.floor, quorum=self._quorum)
         except RoundError as fault:
             # The answers may have freed the budgets of owners that have not trained: they may bring the way out.
-            self.void(str(fault), hopeless=len(keys) == training.asked)
+            # And so may those of another charter's rounds, to which some have consented.
+            elsewhere = any(each.elsewhere for each in bound.values())
+            self.void(str(fault), hopeless=len(keys) == training.asked and not elsewhere)
             return
         self._collect_from(collecting, {name for name, key in keys.items() if key in chosen}, run=self.run)
         if self._phase is not collecting:
@@ -550,6 +574,8 @@ class RoundMachine:
         but with the same owners a few times only, so that a liar does not spend the others' budgets by refusing."""
         there = frozenset(peer.key for peer in owners)
         self._given_up[there] += 1
+        if isinstance(self._phase, Committing) and self._phase.more_than(self._kept):
+            self._kept = self._phase
         self.void("too few of the owners that are there would commit it", hopeless=self._given_up[there] > AGAIN)
 
     def _release(self, committing: Committing) -> None:
@@ -566,7 +592,8 @@ class RoundMachine:
         self._enter(None)
         if self.run is not None:
             self.run.moved = self.now
-        self._pauses, self._given_up, self.waits = Pauses(), Counter(), ""
+        self._pauses, self._kept, self.waits = Pauses(), None, ""
+        del self._given_up[self._owners()]
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0

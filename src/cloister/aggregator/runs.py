@@ -33,7 +33,8 @@ class Run:
     researchers: set[str] = field(default_factory=set)
     """The fingerprints of the connected researchers that submitted it."""
     submitters: set[str] = field(default_factory=set)
-    """Those of all researchers that have submitted it, connected or not."""
+    """Those of the researchers whose job it is, connected or not: who submitted it first, and who did when it could be
+    stopped by anybody."""
     stopping: str = ""
     """The reason why it ends before its last round; empty while it goes on."""
     over: bool = False

@@ -53,6 +53,8 @@ class Committing:
 
     def __init__(self, number: int, *, drafted: Drafted, outcome: Outcome, ledger: Ledger) -> None:
         self.number = number
+        self.head = ledger.head
+        """The ledger's, which the round goes on from."""
         self.drafted = drafted
         self.outcome = outcome
         self.refused: set[str] = set()
@@ -110,6 +112,16 @@ class Committing:
     def missing(self, present: Iterable[ConnectedMember]) -> frozenset[str]:
         """The owners that are there and may still commit it."""
         return frozenset(peer.key for peer in present) - self.refused - self._commits.keys()
+
+    def more_than(self, other: Committing | None) -> bool:
+        """Whether it has at least as many commits as another round."""
+        return other is None or other.head != self.head or len(self._commits) >= len(other._commits)
+
+    def within_reach(self, present: Iterable[ConnectedMember]) -> bool:
+        """Whether owners that were not asked on this connection, and may still commit it, would make up a quorum."""
+        there = [peer for peer in present if peer.answered <= self.number and peer.key not in self.refused]
+        new = [peer for peer in there if peer not in self._asked and peer.key not in self._commits]
+        return bool(new) and len(self._commits) + len(new) >= self._quorum
 
     def short_of(self, present: Iterable[ConnectedMember]) -> int:
         """The number of owners that have to come, beside those that are there and may still commit it."""

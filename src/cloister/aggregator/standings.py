@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from cloister.aggregator.peers import ConnectedMember
 from cloister.errors import LedgerError, RoundError
@@ -10,6 +10,7 @@ from cloister.ledger import answers
 from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.cohorts import Bound
+from cloister.wire.limits import ANSWERS_BYTES
 from cloister.wire.rounds import SignedAnswer, Standing
 
 
@@ -47,15 +48,29 @@ class Standings:
         """All of them, to be shown to owners."""
         return tuple(standing.answer for standing, _ in self._told.values())
 
+    @property
+    def in_messages(self) -> Iterator[tuple[SignedAnswer, ...]]:
+        """The same, so many at a time as fit into a message."""
+        part: list[SignedAnswer] = []
+        for each in self.answers:
+            if part and sum(len(one.answer) for one in (*part, each)) > ANSWERS_BYTES:
+                yield tuple(part)
+                part = []
+            part.append(each)
+        if part:
+            yield tuple(part)
+
     def wants_answers(self, peer: ConnectedMember) -> bool:
-        """Whether an owner has agreed to cohorts that answers may show to be void."""
+        """Whether an owner has agreed to cohorts that answers may show to be void; or has given no answer, perhaps
+        because it would have to list too many."""
         told = self._told.get(peer.key)
-        return told is not None and told[0].open
+        return told is None or told[0].open
 
     def bound(self, owners: Iterable[ConnectedMember]) -> dict[str, Bound]:
         """What binds each of these owners that can still commit the round. Those that came since are free; nobody
         counts on those that were asked and said nothing."""
-        listed = {each for _, answer in self._told.values() for each in answer.committed}
+        model = self._ledger.model
+        listed = {each for _, answer in self._told.values() for each in answer.committed if each.model == model}
         # By whole entries: one with another's digest and other members is void too, and says nothing of that other.
         void = answers.void_entries(listed, answers=self.answers, ledger=self._ledger)
         return {

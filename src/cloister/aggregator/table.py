@@ -94,12 +94,13 @@ MESSAGES: Final[Mapping[type[Message], Row]] = {
 }
 
 FOLLOWING: Final[Mapping[Phase, tuple[Phase, ...]]] = {
-    Phase.BETWEEN: (Phase.TRAINING,),
+    Phase.BETWEEN: (Phase.TRAINING, Phase.COMMITTING),
     Phase.TRAINING: (Phase.COLLECTING, Phase.BETWEEN),
     Phase.COLLECTING: (Phase.COMMITTING, Phase.BETWEEN),
     Phase.COMMITTING: (Phase.BETWEEN,),
 }
-"""The phases that may follow each phase. A void round ends; a round is released once it was committed."""
+"""The phases that may follow each phase. A void round ends; a round is released once it was committed.
+One that was given up while it was committed may be taken up again."""
 
 
 def check(message: Message, *, role: Role, standing: Standing, phase: Phase) -> None:

@@ -60,6 +60,7 @@ class Training:
                     raise RoundError("a metric is not finite")
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
         self.standings.take(peer, message.standing)
+        peer.answered = max(peer.answered, self.number)
         self._used |= {message.commitment}
         norms = (message.norm, message.buffers)
         self.answers[peer.name] = Answer(peer.member, message.examples, norms, metrics, message.commitment)
@@ -73,6 +74,7 @@ class Training:
         self.leave_out(peer.name)
         if message.standing is not None:
             self.standings.take(peer, message.standing)
+            peer.answered = max(peer.answered, self.number)
 
     def waits_for(self, name: str) -> bool:
         """Whether an owner was asked, and has not answered."""

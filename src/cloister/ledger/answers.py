@@ -100,18 +100,18 @@ def void_entries(
     An answer counts if the ledger has the record that it names: only then is a cohort that it does not list, because it
     was released, known here too. It lists a cohort if the whole entry is the same.
     """
-    told: dict[str, list[Answer]] = {}
+    told: dict[str, list[tuple[int, frozenset[Committed]]]] = {}
     for signed in answers:
         try:
             answer = read(signed, charter=ledger.charter)
         except LedgerError:
             continue
         if ledger.passed(answer.sequence, answer.head):
-            told.setdefault(signed.signature.member, []).append(answer)
+            told.setdefault(signed.signature.member, []).append((answer.round, frozenset(answer.committed)))
     needed, found = votes_to_void(ledger.charter), set[Committed]()
     for cohort in cohorts:
         against = sum(
-            any(each.round > cohort.round and cohort not in each.committed for each in all_of_one)
+            any(number > cohort.round and cohort not in listed for number, listed in all_of_one)
             for all_of_one in told.values()
         )
         if against >= needed and cohort.cohort not in ledger.cohorts:

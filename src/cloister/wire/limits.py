@@ -81,11 +81,17 @@ SIGNATURE_BYTES: Final = 128
 MEMBERS: Final = 256
 """Members of a cohort, and owners that sign something of one round."""
 
-COHORTS: Final = 16
-"""Open cohorts that bind an owner when it answers a round."""
+COHORTS: Final = 1024
+"""Cohorts that an owner's answer to a round lists."""
 
-ANSWER_BYTES: Final = 1 << 12
+ANSWER_BYTES: Final = 1 << 17
 """An owner's answer to a round."""
+
+ANSWERS_BYTES: Final = 1 << 19
+"""The answers that are shown in one message, beside the first of them; more come in several."""
+
+ELSEWHERE: Final = 16
+"""Cohorts under other charters that an owner tells of when it answers a round."""
 
 ROUND_BODY_BYTES: Final = 1 << 18
 """What members sign of a round."""

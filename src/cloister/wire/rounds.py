@@ -13,7 +13,7 @@ from msgspec import Meta
 from cloister.wire.fields import Digest, Fingerprint, Message, Name, Text
 from cloister.wire.limits import (
     ANSWER_BYTES,
-    COHORTS,
+    ELSEWHERE,
     JOB_BYTES,
     KEY_BYTES,
     LIST_ITEMS,
@@ -97,7 +97,7 @@ class Standing(Message, frozen=True):
     """
 
     answer: SignedAnswer
-    elsewhere: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()
+    elsewhere: Annotated[tuple[Members, ...], Meta(max_length=ELSEWHERE)] = ()
     open: bool = False
     left: Sequence | None = None
 

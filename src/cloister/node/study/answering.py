@@ -14,7 +14,7 @@ from cloister.ledger.chain import Ledger
 from cloister.node.study import entries
 from cloister.node.study.entries import Answered, Voided
 from cloister.node.study.journal import Records
-from cloister.wire.limits import COHORTS
+from cloister.wire.limits import COHORTS, ELSEWHERE
 from cloister.wire.rounds import SignedAnswer, Standing
 
 
@@ -97,4 +97,4 @@ class Answering:
         agreed = {each.members for each in self._records.consented_elsewhere(model, charter=self._digest)}
         committed = self._records.committed_on(model, charter=self._digest)
         agreed |= {each.members for each in committed if each.charter != self._digest}
-        return tuple(sorted({tuple(sorted(self._keys.get(each, each) for each in ids)) for ids in agreed})[:COHORTS])
+        return tuple(sorted({tuple(sorted(self._keys.get(each, each) for each in ids)) for ids in agreed})[:ELSEWHERE])
