@@ -103,7 +103,7 @@ def test_it_trains_compares_attacks_audits_and_leaves_nothing_behind(demo: Calla
     for refusal in (
         "the aggregator refuses: the job is refused: its plan is ",
         "north, harbour and hill refuse: genuine, but not acceptable: aggregator: measurement is",
-        "north, harbour and hill refuse: round 2 comes after round 2: a number is used once",
+        "north, harbour and hill refuse: round 2 comes after round 3: a number is used once",
         "north, harbour and hill refuse: the job is refused: its plan is ",
         "2 released, of 2 in all",
     ):
