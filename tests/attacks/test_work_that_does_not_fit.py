@@ -86,4 +86,4 @@ def test_a_round_that_does_not_fit_takes_no_number_of_the_owners_budget() -> Non
     assert declined(here.member.failed(1, why)) == why
     digest = here.ledger.charter.digest
     assert not here.member._records.took_part(digest)
-    assert only(here.member.handle(here.proposal(1)), Prove)
+    assert only(here.member.handle(here.proposal(2)), Prove)

@@ -99,11 +99,11 @@ def test_it_trains_compares_attacks_audits_and_leaves_nothing_behind(demo: Calla
     for name in ("north", "harbour", "hill"):
         assert f"{name}: verified: simulated TEE (proves nothing), software" in said
         assert re.search(rf"{name} alone\W+\d+\.\d%", said)
-        assert re.search(rf"owner +{name}: contributed to 2, signed 2", said)
+        assert re.search(rf"owner +{name}: contributed to 2, committed [012]", said)
     for refusal in (
         "the aggregator refuses: the job is refused: its plan is ",
         "north, harbour and hill refuse: genuine, but not acceptable: aggregator: measurement is",
-        "north, harbour and hill refuse: round 2 comes after round 2: a number is used once",
+        "north, harbour and hill refuse: round 2 comes after round 3: a number is used once",
         "north, harbour and hill refuse: the job is refused: its plan is ",
         "2 released, of 2 in all",
     ):
