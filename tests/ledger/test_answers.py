@@ -16,10 +16,10 @@ from cloister.charter import Charter, keys
 from cloister.charter.charter import MEMBERS as OWNERS_OF_A_CHARTER
 from cloister.errors import LedgerError
 from cloister.ledger import answers
-from cloister.ledger.answers import Answer, Committed, mask, read, sign, unmask, void
+from cloister.ledger.answers import COHORTS, Answer, Committed, mask, read, sign, unmask, void
 from cloister.ledger.chain import Ledger, quorum, votes_to_void
 from cloister.ledger.records import cohort_digest, commit_to_be_signed, consent_to_be_signed
-from cloister.wire.limits import ANSWER_BYTES, COHORTS, MEMBERS
+from cloister.wire.limits import ANSWER_BYTES, MEMBERS
 from cloister.wire.rounds import MemberSignature, SignedAnswer
 from tests.support import chains
 from tests.support.chains import Instance, digest, sign_one

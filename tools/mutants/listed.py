@@ -264,20 +264,20 @@ _LEDGER: Final = (
         ),
         (
             "answer-to-the-same-round",
-            "each.round > cohort.round",
-            "each.round >= cohort.round",
+            "any(number > cohort.round",
+            "any(number >= cohort.round",
             "only who answered a later round commits the cohort never again",
         ),
         (
             "answer-listed-by-digest",
-            "and cohort not in each.committed",
-            "and cohort.cohort not in [other.cohort for other in each.committed]",
+            "and cohort not in listed for",
+            "and cohort.cohort not in [other.cohort for other in listed] for",
             "an entry of a liar's with another's digest counts for nothing",
         ),
         (
             "answers-of-one-counted-all",
-            "any(each.round",
-            "sum(each.round",
+            "            any(number",
+            "            sum(number",
             "an owner's answers count once",
         ),
         (
@@ -767,7 +767,7 @@ _OWNER: Final = (
         ),
         (
             "learns-nothing",
-            "found = self._answering.learn(answers, ledger=self._ledger)",
+            "found = self._answering.learn(self._shown[1].values(), ledger=self._ledger)",
             "found = 0",
             "answers give budgets back",
         ),
@@ -2528,7 +2528,7 @@ _WIRE: Final = (
         ),
         (
             "cohorts-elsewhere-without-end",
-            "elsewhere: Annotated[tuple[Members, ...], Meta(max_length=COHORTS)] = ()",
+            "elsewhere: Annotated[tuple[Members, ...], Meta(max_length=ELSEWHERE)] = ()",
             "elsewhere: tuple[Members, ...] = ()",
             "an owner is bound by so many cohorts and no more",
         ),

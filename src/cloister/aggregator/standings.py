@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 from cloister.aggregator.peers import ConnectedMember
 from cloister.errors import LedgerError, RoundError
@@ -10,8 +11,10 @@ from cloister.ledger import answers
 from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.cohorts import Bound
-from cloister.wire.limits import ANSWERS_BYTES
 from cloister.wire.rounds import SignedAnswer, Standing
+
+ANSWERS_BYTES: Final = 1 << 19
+"""The answers that are shown in one message, beside the first of them; more come in several."""
 
 
 class Standings:

@@ -20,12 +20,14 @@ from cloister.errors import CharterError, LedgerError
 from cloister.ledger.chain import Ledger, votes_to_void
 from cloister.ledger.cohorts import Members
 from cloister.wire.fields import Digest, Message
-from cloister.wire.limits import COHORTS, MEMBERS
+from cloister.wire.limits import MEMBERS
 from cloister.wire.peers import fingerprint
 from cloister.wire.rounds import Head, MemberSignature, RoundNumber, Sequence, SignedAnswer
 
 ANSWER: Final = b"cloister answer signature 1\0"
 """Before SHA-256 of the encoded answer in what an owner signs."""
+COHORTS: Final = 1024
+"""The most cohorts that an answer lists. They fit into ``ANSWER_BYTES`` of the wire."""
 
 
 class Committed(Message, frozen=True):

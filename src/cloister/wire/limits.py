@@ -81,14 +81,8 @@ SIGNATURE_BYTES: Final = 128
 MEMBERS: Final = 256
 """Members of a cohort, and owners that sign something of one round."""
 
-COHORTS: Final = 1024
-"""Cohorts that an owner's answer to a round lists."""
-
 ANSWER_BYTES: Final = 1 << 17
 """An owner's answer to a round."""
-
-ANSWERS_BYTES: Final = 1 << 19
-"""The answers that are shown in one message, beside the first of them; more come in several."""
 
 ELSEWHERE: Final = 16
 """Cohorts under other charters that an owner tells of when it answers a round."""

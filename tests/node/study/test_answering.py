@@ -11,14 +11,15 @@ import pytest
 from cloister.charter import Charter
 from cloister.errors import RecordsError, RoundError
 from cloister.ledger import answers
-from cloister.ledger.answers import Answer
+from cloister.ledger.answers import COHORTS, Answer
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import cohort_digest
 from cloister.node.study import entries
 from cloister.node.study.answering import Answering
 from cloister.node.study.entries import Committed, Consented, Voided
 from cloister.node.study.journal import Records
-from cloister.wire.limits import ANSWER_BYTES, COHORTS, ELSEWHERE
+from cloister.wire import limits
+from cloister.wire.limits import ANSWER_BYTES
 from cloister.wire.rounds import SignedAnswer, Standing
 from tests.support import chains, charters
 
@@ -156,9 +157,9 @@ def test_elsewhere_are_the_cohorts_under_other_charters_on_the_model() -> None:
 
 def test_no_more_is_told_of_elsewhere_than_a_message_holds() -> None:
     bob = Bob()
-    for number in range(1, ELSEWHERE + 3):
+    for number in range(1, limits.ELSEWHERE + 3):
         bob.consented(number, ("bob", f"owner {number}"), under=ELSEWHERE)
-    assert len(bob.standing().elsewhere) == ELSEWHERE
+    assert len(bob.standing().elsewhere) == limits.ELSEWHERE
 
 
 @pytest.mark.parametrize("agree", [Bob.consented, Bob.committed], ids=["consented", "committed"])

@@ -13,6 +13,7 @@ from cloister.ledger import answers
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import job_digest
 from cloister.ledger.records import cohort_digest, commit_to_be_signed, commitment, consent_to_be_signed, encode
+from cloister.node.study import answering
 from cloister.node.study.effects import Abandon, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Answered, Salted
 from cloister.node.study.journal import Records
@@ -296,7 +297,8 @@ def test_a_training_that_fails_or_comes_to_too_little_answers_the_round():
     assert answer_of(here, only(effects, w.Declined).standing).round == 2
 
 
-def test_more_commits_than_an_answer_lists():
+def test_more_commits_than_an_answer_lists(monkeypatch):
+    monkeypatch.setattr(answering, "COHORTS", 16)
     here = Aggregator.facing(owner())
     for number in range(1, 18):
         here.commit(number, ("alice", "chuck"))
@@ -307,7 +309,8 @@ def test_more_commits_than_an_answer_lists():
     assert answer_of(here, here.contribute(18).standing).committed == ()
 
 
-def test_more_commits_than_an_answer_lists_since_it_began_to_train():
+def test_more_commits_than_an_answer_lists_since_it_began_to_train(monkeypatch):
+    monkeypatch.setattr(answering, "COHORTS", 16)
     here = Aggregator.facing(owner())
     for number in range(1, 17):
         here.commit(number, ("alice", "chuck"))
@@ -337,6 +340,19 @@ def test_answers_free_the_budget():
     ]
     assert notes.spent("#mri") == 0
     assert not here.contribute(3).standing.open
+
+
+def test_answers_count_together_that_come_in_two_messages():
+    notes = Records(None)
+    here = Aggregator.facing(owner(notes=notes))
+    here.contribute(1)
+    here.consent(1)
+    here.contribute(2)
+    assert here.member.handle(here.answers(2, ("alice",))) == []
+    assert here.member.handle(here.answers(3, ("chuck",))) == []  # to another round
+    assert notes.spent("#mri") == 1
+    assert here.member.handle(here.answers(3, ("alice",)))
+    assert notes.spent("#mri") == 0
 
 
 def test_answers_that_list_a_cohort_free_nothing():

@@ -232,7 +232,6 @@ BAD: dict[str, tuple[str, bytes]] = {
         "MessageError",
         frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [SIGNED_ANSWER, [[]] * 17, True]])),
     ),
-    "an answer over its limit": ("MessageError", frame(ROUND, pack(["answers", 1, [[bytes(4097), SIGNATURE]]]))),
     "a consent to a cohort of 31 bytes": (
         "MessageError",
         frame(ROUND, pack(["consent", 1, COHORT[:31], SIGNATURE])),

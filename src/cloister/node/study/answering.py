@@ -9,12 +9,12 @@ from cloister.charter import Charter
 from cloister.charter.keys import PrivateKey
 from cloister.errors import RoundError
 from cloister.ledger import answers
-from cloister.ledger.answers import Answer, Committed
+from cloister.ledger.answers import COHORTS, Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.node.study import entries
 from cloister.node.study.entries import Answered, Voided
 from cloister.node.study.journal import Records
-from cloister.wire.limits import COHORTS, ELSEWHERE
+from cloister.wire.limits import ELSEWHERE
 from cloister.wire.rounds import SignedAnswer, Standing
 
 
