@@ -83,9 +83,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3390
+LIMIT = 3460
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 6730, "sgx": 6640, "simulated": 6650}
+ALL = {"guest": 6800, "sgx": 6710, "simulated": 6720}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "charter.signatures": "looks at the signatures that --signatures names",
