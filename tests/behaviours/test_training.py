@@ -214,7 +214,7 @@ def test_data_that_does_not_fit_is_named(b: Worker) -> None:
     p, q = x.send(b), y.send(b)
     options: dict[str, Any] = {"optimizer": cloister.SGD(lr=0.1), "batch_size": 6}
     wrong: list[tuple[Any, str]] = [
-        ((p.double(), q), r"'data\[0\]' holds float64"),
+        ((p.long(), q), r"'data\[0\]' holds int64"),
         ((p, q.unsqueeze(1)), r"row of column 'data\[1\]'"),
         ((p[:5], q), "different numbers of rows"),
         ((p[:0], q[:0]), "no rows"),
