@@ -767,7 +767,7 @@ _OWNER: Final = (
         ),
         (
             "learns-nothing",
-            "found = self._answering.learn(self._shown[1].values(), ledger=self._ledger)",
+            "found = self._answering.learn(self._shown[1], ledger=self._ledger)",
             "found = 0",
             "answers give budgets back",
         ),

@@ -50,6 +50,9 @@ from cloister.wire import rounds as w
 from cloister.wire.limits import MEMBERS, TEXT_CHARS
 from cloister.worker.data.salts import seeds_of
 
+_SHOWN: Final = 4 * MEMBERS
+"""The most answers to one round that an owner keeps to look at them together."""
+
 
 class _Work(NamedTuple):
     digest: bytes
@@ -144,7 +147,7 @@ class Member:
         self._proving: deque[int] = deque()
         self._proved: tuple[int, bytes] | None = None
         self._to_sign: w.Draft | w.Settle | None = None
-        self._shown: tuple[int, dict[str, w.SignedAnswer]] = (0, {})
+        self._shown: tuple[int, tuple[w.SignedAnswer, ...]] = (0, ())
 
     @property
     def newest(self) -> tuple[int, bytes]:
@@ -487,12 +490,12 @@ class Member:
 
     def _learn(self, number: int, answers: Sequence[w.SignedAnswer]) -> list[Effect]:
         """Looks at all answers to a round that were shown so far: they may come in several messages."""
-        before = self._shown[1] if self._shown[0] == number else {}
-        self._shown = number, before | {each.signature.member: each for each in answers}
-        if len(self._shown[1]) > MEMBERS:
-            return [Leave("the aggregator shows more answers than there can be owners")]
+        before = self._shown[1] if self._shown[0] == number else ()
+        self._shown = number, (*before, *answers)
+        if len(self._shown[1]) > _SHOWN:
+            return [Leave("the aggregator shows more answers than owners can have given")]
         try:
-            found = self._answering.learn(self._shown[1].values(), ledger=self._ledger)
+            found = self._answering.learn(self._shown[1], ledger=self._ledger)
         except RecordsError as fault:
             return [Leave(str(fault))]
         return [Note(f"the answers to round {number} show that {found} cohorts are void")] if found else []
