@@ -9,6 +9,6 @@ PROGRAM = "import sys; from cloister.attest.attester.measure import measure; pri
 
 
 def measured(role: str) -> bytes:
-    """What a process that is started now would say, 48 bytes; what runs the tests may have loaded other things since."""
+    """What a process that is started now would say, 48 bytes: what runs the tests may have loaded other things."""
     arguments = [sys.executable, "-c", PROGRAM, role]
     return bytes.fromhex(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
