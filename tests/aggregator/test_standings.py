@@ -81,7 +81,9 @@ def test_what_binds_an_owner() -> None:
     assert found == {
         PEERS["alice"].key: Bound(frozenset({members("alice", "bob")})),
         PEERS["bob"].key: Bound(frozenset({members("alice", "bob")}), frozenset({members("alice", "dave")})),
-        PEERS["dave"].key: Bound(),  # it came since; chuck was asked, and said nothing
+        PEERS["dave"].key: Bound(
+            frozenset({members("alice", "bob")})
+        ),  # it came since; chuck was asked, and was silent
     }
 
 

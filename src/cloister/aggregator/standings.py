@@ -70,25 +70,23 @@ class Standings:
         return told is None or told[0].open
 
     def bound(self, owners: Iterable[ConnectedMember]) -> dict[str, Bound]:
-        """What binds each of these owners that can still commit the round. Those that came since are free; nobody
-        counts on those that were asked and said nothing."""
+        """What binds each of these owners that can still commit the round. Those that came since may have committed
+        whatever the others list; nobody counts on those that were asked and said nothing."""
         model = self._ledger.model
         listed = {each for _, answer in self._told.values() for each in answer.committed if each.model == model}
         # By whole entries: one with another's digest and other members is void too, and says nothing of that other.
         void = answers.void_entries(listed, answers=self.answers, ledger=self._ledger)
         return {
-            peer.key: self._bound(peer.key, void)
+            peer.key: self._bound(peer.key, listed - void)
             for peer in owners
             if peer.answered <= self._number and (peer.key in self._told or peer.name not in self._asked)
         }
 
-    def _bound(self, key: str, void: frozenset[Committed]) -> Bound:
-        if key not in self._told:
-            return Bound()
-        standing, answer = self._told[key]
-        charter, model = self._ledger.charter, self._ledger.model
-        on_model = (each for each in answer.committed if each.model == model and each not in void)
+    def _bound(self, key: str, open_: set[Committed]) -> Bound:
+        """``open_``: the cohorts on the round's model that some list and that are not void."""
+        standing, answer = self._told.get(key, (None, None))
+        committed = open_ if answer is None else open_.intersection(answer.committed)
         return Bound(
-            frozenset(answers.unmask(each.members, charter=charter) for each in on_model),
-            frozenset(map(frozenset, standing.elsewhere)),
+            frozenset(answers.unmask(each.members, charter=self._ledger.charter) for each in committed),
+            frozenset(map(frozenset, standing.elsewhere)) if standing is not None else frozenset(),
         )
