@@ -190,3 +190,4 @@ def test_no_event_is_too_strange(events: list[Any]) -> None:
     for event in events:
         study.instance.heard.setdefault(getattr(event, "member", ""), deque())
         study.instance.happen(event)
+    assert study.instance.ledger.released == 0

@@ -105,7 +105,7 @@ def test_the_rounds_of_one_chain_are_on_models_that_are_near_each_other() -> Non
     here.round(1)
     here.contribute(2)
     here.consent(2, ("alice", "bob"))
-    here.commit(2, ("alice", "bob"))
+    assert here.commit(2, ("alice", "bob")).round == 2
 
 
 @pytest.mark.slow

@@ -525,12 +525,15 @@ def test_a_consent_binds_to_no_commit_and_another_draft_may_be_committed() -> No
     asked.consent(asked.cohort())
     asked.consent(asked.cohort(names=TWO))
     asked.commit(asked.cohort(names=TWO))
+    assert [len(each.members) for each in asked.notes.consents(asked.charter)] == [3, 2]
+    assert [len(each.members) for each in asked.notes.commits(asked.charter).values()] == [2]
 
 
 def test_the_round_that_was_answered_is_still_committed() -> None:
     asked = Asked.after_training()
     asked.notes.answer(Answered(asked.charter, 2))
     asked.commit(asked.cohort(2, OTHERS))
+    assert set(asked.notes.commits(asked.charter)) == {2}
 
 
 def test_a_cohort_that_is_void_binds_nobody() -> None:
@@ -558,6 +561,8 @@ def test_the_same_members_and_those_that_are_far_are_no_other_cohort(how: str) -
         asked.consented_elsewhere(names)
         asked.committed_before(names, under=ELSEWHERE)
     getattr(asked, how)(asked.cohort())
+    consents, commits = asked.notes.consents(asked.charter), asked.notes.commits(asked.charter)
+    assert (len(consents), len(commits)) == ((1, 0) if how == "consent" else (0, 1))
 
 
 def test_what_was_consented_to_under_this_charter_does_not_bind_a_consent() -> None:
@@ -566,6 +571,7 @@ def test_what_was_consented_to_under_this_charter_does_not_bind_a_consent() -> N
     asked.consent(asked.cohort())
     asked.here.contribute(number=2)
     asked.consent(asked.cohort(2, TWO))
+    assert [each.round for each in asked.notes.consents(asked.charter)] == [1, 2]
 
 
 def test_what_was_committed_nearer_than_the_charter_s_floor_does_not_bind_a_consent() -> None:
@@ -576,6 +582,7 @@ def test_what_was_committed_nearer_than_the_charter_s_floor_does_not_bind_a_cons
     asked.consent(asked.cohort(2))
     asked.committed_before((*ALL, "emil"), under=ELSEWHERE)  # as a witness: its members look at that
     asked.consent(asked.cohort(2))
+    assert [each.round for each in asked.notes.consents(asked.charter)] == [2]
 
 
 def test_an_owner_s_own_floor_is_held_when_it_consents_and_not_when_it_commits() -> None:
