@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from cloister.attest.attester.measure import measure
 from cloister.errors import NetworkError, NoAnswerError
 from cloister.ledger import job as jobs
 from cloister.net.attested import attest_peer
@@ -34,7 +35,6 @@ from tests.enclave.test_server import heard_out, researching, seated
 from tests.support import charters
 from tests.support.attested import ADDRESS
 from tests.support.lines import Table
-from tests.support.measured import measured
 from tests.support.owners import CONSTANTS, LENGTH, first_model, make_job, parts_of, plan_of
 
 MIB: Final = 1 << 20
@@ -63,7 +63,7 @@ class Crowd:
             rounds=1000,
             interactive=False,
             clip_buffers=1.0,
-            measurements=[measured("aggregator")],
+            measurements=[measure("aggregator")],
             first_model=jobs.describe(parts_of(LENGTH), CONSTANTS, first_model()),
             jobs=[charters.agreed_job(hashlib.sha256(self.plan).digest())],
         )

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cloister.attest.attester.measure import measure
 from cloister.cli import main
 from cloister.cli.aggregator import app
 from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
 from tests.support.attested import ADDRESS, Study
-from tests.support.measured import measured
 from tests.support.processes import descendants, running
 
 SECOND = "second.example:7443"
@@ -25,7 +25,7 @@ run = CliRunner().invoke
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     found = Study(tmp_path_factory.mktemp("study"))
-    found.charter = found.agree(interactive=False, measurements=[measured("aggregator")])
+    found.charter = found.agree(interactive=False, measurements=[measure("aggregator")])
     return found
 
 

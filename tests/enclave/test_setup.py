@@ -15,7 +15,6 @@ from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.testing.processes import Service
 from tests.support.attested import ADDRESS, Study
-from tests.support.measured import measured
 
 
 def encoded(charter: Charter, folder: Path) -> str:
@@ -75,7 +74,7 @@ def test_a_process_that_members_would_refuse_says_so_and_ends(tmp_path: Path) ->
     study = Study(tmp_path)
     for measurements, why in (
         ([b"\x3f" * 48], "does not list this software"),
-        ([measured("aggregator")], "is not signed"),
+        ([measure("aggregator")], "is not signed"),
     ):
         charter = study.agree(interactive=False, measurements=measurements)
         (tmp_path / "charter.sigs" / "alice.sig").unlink()
@@ -99,7 +98,7 @@ def test_a_process_that_members_would_refuse_says_so_and_ends(tmp_path: Path) ->
 def test_a_process_proves_itself_and_ends_when_it_is_asked_to(tmp_path: Path) -> None:
     """Under the measurement that `cloister aggregator serve` has: the same software runs in the same role."""
     study = Study(tmp_path)
-    charter = study.agree(interactive=False, measurements=[measured("aggregator")])
+    charter = study.agree(interactive=False, measurements=[measure("aggregator")])
     words = ["--charter", encoded(charter, tmp_path), "--tee", "simulated", "--listen", "127.0.0.1:0"]
     service = Service(words, log=tmp_path / "log", program=("-m", "cloister.enclave"))
     try:

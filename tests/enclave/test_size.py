@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from cloister.attest.attester.measure import measure
 from cloister.charter.toml import parse_charter
 from tests.support.charters import SIMULATED, text
-from tests.support.measured import measured
 
 PROGRAM = """
 import json, sys
@@ -120,7 +120,7 @@ def imported_later(path: Path) -> Iterator[str]:
 
 def loaded_for(tee: str, folder: Path) -> dict[str, str | None]:
     """Every module in the process of an aggregator in that TEE, with its file."""
-    listed = SIMULATED.replace("5a" * 48, measured("aggregator").hex())
+    listed = SIMULATED.replace("5a" * 48, measure("aggregator").hex())
     written = text(interactive="false", software=listed).replace("not_after = 2027", "not_after = 2127")
     (folder / "charter.cbor").write_bytes(parse_charter(written).encoded)
     (folder / "attestation_type").write_text("dcap", encoding="utf-8")  # Gramine's

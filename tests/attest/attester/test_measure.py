@@ -65,6 +65,8 @@ def test_processes_that_are_started_alike_say_the_same(original, tmp_path):
     runs = [
         start(original),
         start(original, cwd=tmp_path),
+        start(original, LC_ALL="C"),  # as where a service starts without a locale, and in UTF-8 mode
+        start(original, LC_ALL="C.UTF-8"),
         start(elsewhere),
         start(Path("/nonexistent"), program=editable(original, tmp_path / "site")),
     ]

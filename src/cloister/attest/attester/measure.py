@@ -81,12 +81,16 @@ def _interpreter() -> dict[str, Any]:
 
 def _libpython() -> list[Path]:
     """The shared library that holds the interpreter, where the executable is only a small front of it."""
-    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text("utf-8").splitlines()}
     return sorted(Path(name) for name in mapped if Path(name).name.startswith("libpython"))
 
 
 def _flags() -> dict[str, int]:
-    names = [name for name in dir(sys.flags) if not name.startswith(("_", "n_")) and name not in ("count", "index")]
+    """Those of ``sys.flags`` that change what runs. ``utf8_mode`` does not: every file is read in an encoding that is
+    named, and Python turns that flag on by itself where the locale is C, which also a library may do to what it starts.
+    """
+    no_flags = ("count", "index", "utf8_mode")
+    names = [name for name in dir(sys.flags) if not name.startswith(("_", "n_")) and name not in no_flags]
     return {name: int(getattr(sys.flags, name)) for name in names}
 
 
