@@ -72,7 +72,7 @@ def _round(ledger: Ledger, owners: dict[str, PrivateKey], instance: Instance) ->
     outcome = records.outcome_digest(bytes(32), model=model, state=None, metrics={})
     digest = jobs.round_digest(job, charter=charter.digest, number=number, model=before, head=ledger.head)
     cohort = Cohort(
-        format="cloister cohort 3",
+        format="cloister cohort 4",
         charter=charter.digest,
         sequence=ledger.sequence + 1,
         previous=ledger.head,
@@ -83,6 +83,7 @@ def _round(ledger: Ledger, owners: dict[str, PrivateKey], instance: Instance) ->
         digest=digest,
         model=before,
         shares=tuple(Share(member, 1 / len(owners), secrets.token_bytes(32)) for member in sorted(owners)),
+        noise=None,
     )
     encoded = records.encode(cohort)
     return RoundRecord(

@@ -433,7 +433,7 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
     ]
     return records.encode(
         records.Cohort(
-            format="cloister cohort 3",
+            format="cloister cohort 4",
             charter=study.charter.digest,
             sequence=ledger.sequence + 1,
             previous=ledger.head,
@@ -446,6 +446,7 @@ def invented(world: World, machine: Machine, names: Sequence[str], *, number: in
             name=study.job.name,
             model=model,
             shares=tuple(sorted(shares, key=lambda share: share.member)),
+            noise=None,
         )
     )
 

@@ -29,7 +29,7 @@ SHARES = st.builds(Share, PEERS, st.floats(), DIGESTS)
 SIGNATURES = st.builds(MemberSignature, PEERS, st.binary(max_size=256), st.binary(max_size=128))
 COHORTS = st.builds(
     Cohort,
-    format=st.just("cloister cohort 3"),
+    format=st.just("cloister cohort 4"),
     charter=DIGESTS,
     sequence=WHOLE,
     previous=HEADS,
@@ -40,6 +40,7 @@ COHORTS = st.builds(
     digest=DIGESTS,
     model=DIGESTS,
     shares=st.lists(SHARES, max_size=3).map(tuple),
+    noise=st.none() | st.builds(records.Noised, st.sampled_from(["record", "owner"]), st.floats(), st.floats(), st.floats()),
 )
 RECORDS = st.one_of(
     st.builds(

@@ -119,7 +119,7 @@ def share_list(ledger: Ledger, names: Sequence[str], weights: Mapping[str, float
 def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: Any) -> Cohort:
     """What members would sign next. ``changed``: its fields; the round's digest follows them."""
     given: dict[str, Any] = {
-        "format": "cloister cohort 3",
+        "format": "cloister cohort 4",
         "charter": ledger.charter.digest,
         "sequence": ledger.sequence + 1,
         "previous": ledger.head,
@@ -130,6 +130,7 @@ def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: An
         "digest": b"",
         "model": ledger.model,
         "shares": share_list(ledger, names),
+        "noise": None,
     } | changed
     given["digest"] = given["digest"] or round_digest(
         given["job"],

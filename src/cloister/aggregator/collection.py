@@ -9,67 +9,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
 
 import numpy as np
 
-from cloister.aggregation.dominance import bound_of, scales_of
-from cloister.aggregation.mean import Sum, shares
 from cloister.aggregation.vectors import Vector
 from cloister.aggregator.bodies import Update
-from cloister.charter.charter import Limits, Member
-from cloister.charter.jobs import Weights
-from cloister.errors import AggregationError, RoundError
+from cloister.aggregator.weighing import Answer, Weighing
+from cloister.charter.charter import Limits
+from cloister.errors import RoundError
 from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
-_DOUBT: Final = 2.0**-30
-"""By how much two norms of one vector may differ, relatively, that were added up in different orders."""
 LARGE_BYTES: Final = 1 << 24
 """Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An owner's answer when it had trained."""
-
-    member: Member
-    examples: int
-    norms: tuple[float, float]
-    """Of its parameters and its buffers, as it declared them."""
-    metrics: Mapping[str, float]
-    commitment: bytes
-
-
 class Collection:
-    """Contributions to one round, by the names of the owners that are ready.
-
-    Owners count by ``weights``; none for more than the floor-th largest (``cloister.aggregation.dominance``).
+    """Contributions to one round, by the names of the owners that are ready, which ``weighing`` adds up.
 
     Raises:
         RoundError: the owners are too few.
     """
 
     def __init__(
-        self, answers: Mapping[str, Answer], *, limits: Limits, weights: Weights, layout: Layout, regions: Regions
+        self, answers: Mapping[str, Answer], *, limits: Limits, weighing: Weighing, layout: Layout, regions: Regions
     ) -> None:
         self.answers = {name: answers[name] for name in sorted(answers)}
-        self.weights: Mapping[str, float] = {}
         self._limits = limits
-        self._by_rows = weights == "rows"
+        self._weighing = weighing
         self._layout = layout
         self._regions = regions
-        self._scales: dict[str, list[tuple[slice, float]]] = {}
         self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added: list[str] = []
         self._free: list[Vector] = []
-        self._weigh()
-        self._sum = Sum(layout.length)
+        weighing.weigh(self.answers)
+        weighing.begin()
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """How much each owner counts."""
+        return self._weighing.weights
 
     @property
     def complete(self) -> bool:
@@ -99,7 +83,7 @@ class Collection:
     def buffer(self, name: str, *, salt: bytes) -> Update:
         """Makes room for the contribution of an owner that was asked."""
         self._add()
-        vector = self._free.pop() if self._free else np.empty(self._layout.length, self._layout.dtype)
+        vector = self._free.pop() if self._free else np.empty(self._layout.length, self._weighing.dtype)
         return Update(vector, salt=salt, regions=self._regions)
 
     def take(self, name: str, update: Update) -> None:
@@ -111,11 +95,7 @@ class Collection:
         self._asked.discard(name)
         answer = self.answers[name]
         try:
-            for found, declared in zip(update.norms, answer.norms, strict=True):
-                if not found <= declared * (1 + _DOUBT):
-                    raise RoundError("the contribution's norm is not a number of at most what its owner declared")
-            if not update.norms[0]:  # contributions of 0 hide nobody in the mean
-                raise RoundError("the contribution changes nothing: its norm is 0")
+            self._weighing.check(answer, update)
             if update.commitment != answer.commitment:
                 raise RoundError("the contribution is not the one that was committed to")
         except RoundError:
@@ -138,28 +118,24 @@ class Collection:
         self._asked.discard(name)
         if name in self._arrived:
             self._free.append(self._arrived.pop(name).release())
-        weights, scales = self.weights, self._scales
-        self._weigh()
-        if any(
-            (self.weights.get(each), self._scales.get(each)) != (weights[each], scales[each]) for each in self._added
-        ):
-            self._sum = Sum(0)  # frees the old one's memory before there is another
-            self._sum = Sum(self._layout.length)
+        before = {each: self._weighing.how(each) for each in self._added}
+        self._weighing.weigh(self.answers)
+        if any(self._weighing.how(each) != how for each, how in before.items()):
+            self._weighing.begin()
             self._added = []
         self._add()
         for each in [each for each in self._arrived if each not in self._window()]:
             self._free.append(self._arrived.pop(each).release())
 
     def mean(self) -> Vector:
-        """The weighted mean, once all are here; only its memory is kept.
+        """The mean, once all are here; only its memory is kept.
 
         Raises:
             AggregationError: it is not finite.
         """
         self._add()
         self._free.clear()
-        total, self._sum = self._sum, Sum(0)
-        return total.mean()
+        return self._weighing.mean()
 
     def metrics(self) -> dict[str, float]:
         """The charter's metrics that all owners reported: each one's mean by the same weights, within its range."""
@@ -170,23 +146,6 @@ class Collection:
                 mean = math.fsum(parts) / math.fsum(self.weights.values())
                 told[metric.name] = min(max(mean, metric.low), metric.high)
         return told
-
-    def _weigh(self) -> None:
-        if len(self.answers) < self._limits.floor:
-            left = "1 owner is" if len(self.answers) == 1 else f"{len(self.answers)} owners are"
-            raise RoundError(f"{left} left in the round, and the floor is {self._limits.floor}")
-        try:
-            examples = {name: answer.examples if self._by_rows else 1 for name, answer in self.answers.items()}
-            self.weights = shares(examples, largest_share=self._limits.largest_share)
-        except AggregationError as fault:
-            raise RoundError(str(fault)) from None
-        clips = (self._limits.clip, self._limits.clip_buffers)
-        declared = zip(*(answer.norms for answer in self.answers.values()), strict=True)
-        pairs = zip(declared, clips, strict=True)
-        bounds = [bound_of(norms, floor=self._limits.floor, clip=clip) for norms, clip in pairs]
-        self._scales = {
-            name: scales_of(answer.norms, bounds=bounds, regions=self._regions) for name, answer in self.answers.items()
-        }
 
     def _due(self) -> list[str]:
         """The next in order that have arrived. They are added before there is room for another."""
@@ -201,12 +160,6 @@ class Collection:
     def _add(self) -> None:
         for name in self._due():
             update = self._arrived.pop(name)
-            self._sum.add(
-                update.vector,
-                weight=self.weights[name],
-                what=f"the contribution of {name}",
-                norm=math.hypot(*update.norms),
-                scales=self._scales[name],
-            )
+            self._weighing.add(name, self.answers[name], update)
             self._added.append(name)
             self._free.append(update.release())

@@ -53,7 +53,7 @@ class AggregatorProtocol:
     """An aggregator's part in studies under one charter, for one instance.
 
     Args:
-        charter: one without faults, which this software can enforce.
+        charter: one without faults.
         own: the instance's identity.
     """
 

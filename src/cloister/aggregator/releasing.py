@@ -10,13 +10,14 @@ import numpy as np
 
 from cloister.aggregation.strategies import State, apply_to_parameters
 from cloister.aggregation.vectors import Vector
-from cloister.aggregator.collection import Answer
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
+from cloister.aggregator.weighing import Answer
 from cloister.errors import RoundError
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import model_digest
+from cloister.ledger.noise import noise_of
 from cloister.ledger.records import Cohort, RoundRecord, Share
 from cloister.ledger.sync import ModelState
 from cloister.wire.rounds import MemberSignature
@@ -66,7 +67,7 @@ def cohort_of(training: Training, *, run: Run, ledger: Ledger, signer: bytes, sh
     if ledger.model is None:
         raise RoundError("there is no model to start from")
     return Cohort(
-        format="cloister cohort 3",
+        format="cloister cohort 4",
         charter=ledger.charter.digest,
         sequence=ledger.sequence + 1,
         previous=ledger.head,
@@ -77,6 +78,7 @@ def cohort_of(training: Training, *, run: Run, ledger: Ledger, signer: bytes, sh
         digest=training.digest,
         model=ledger.model,
         shares=shares,
+        noise=noise_of(ledger.charter.limits, run.agreed),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from cloister.aggregator.absences import Absences, reason
 from cloister.aggregator.bodies import Body, Discarded, Update, views
 from cloister.aggregator.chain_exchange import Chains
-from cloister.aggregator.collection import Answer, Collection
+from cloister.aggregator.collection import Collection
 from cloister.aggregator.own import InstanceIdentity, begin
 from cloister.aggregator.pausing import Pauses
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
@@ -19,6 +19,7 @@ from cloister.aggregator.runs import SIGNING_S, Run
 from cloister.aggregator.signing import Committing, Drafted
 from cloister.aggregator.table import FOLLOWING, MESSAGES, Phase
 from cloister.aggregator.training import Training
+from cloister.aggregator.weighing import Answer, weighing_of
 from cloister.charter.charter import Charter
 from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
@@ -140,7 +141,7 @@ class RoundMachine:
 
     def room(self, peer: ConnectedMember, message: Contribution, *, body_bytes: int) -> Body:
         """Makes room for a contribution. Raises ``RoundError``: nobody asked for one of this length."""
-        if self.run is None or not peer.owes or body_bytes != self.run.nbytes:
+        if self.run is None or not peer.owes or body_bytes != self.run.contribution_bytes:
             raise RoundError("a contribution that nobody asked for, or of another length than the model")
         collecting = self._expecting(peer, message)
         if collecting is None:
@@ -447,9 +448,10 @@ class RoundMachine:
         self._enter(_Collecting(training, collection))
 
     def _collection(self, answers: Mapping[str, Answer], *, run: Run) -> Collection:
-        return Collection(
-            answers, limits=self._limits, weights=run.agreed.weights, layout=run.layout, regions=run.regions
+        weighing = weighing_of(
+            run.agreed, limits=self._limits, layout=run.layout, regions=run.regions, random=self._own.random
         )
+        return Collection(answers, limits=self._limits, weighing=weighing, layout=run.layout, regions=run.regions)
 
     def _pull(self, collecting: _Collecting) -> None:
         """Takes the next step of a collection: a draft, contributions once all have consented to it, the outcome."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from cloister.aggregation.fixed_point import SUM_TYPE
 from cloister.aggregation.strategies import Strategy, read
 from cloister.charter.jobs import AgreedJob
 from cloister.ledger.chain import Ledger
@@ -48,9 +49,9 @@ class Run:
         return max(SIGNING_S, self.agreed.max_s / 10)
 
     @property
-    def nbytes(self) -> int:
-        """The length of its model's vector, in bytes."""
-        return self.layout.nbytes
+    def contribution_bytes(self) -> int:
+        """The length of a contribution, in bytes: a value for each of the model's, or a sum on the grid."""
+        return self.layout.nbytes if self.agreed.sampling is None else self.layout.length * SUM_TYPE.itemsize
 
     def may_stop(self, member: str, *, now: float) -> bool:
         """Whether a researcher may stop it: one that submitted it; or anyone, where those have all left, or nothing was

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from cloister.aggregator.collection import Answer
 from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.standings import Standings
+from cloister.aggregator.weighing import Answer
 from cloister.errors import RoundError
 from cloister.ledger.chain import Ledger
 from cloister.wire.rounds import Declined, Ready
@@ -47,9 +47,7 @@ class Training:
         self._waiting.discard(peer.name)
         if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):
             raise RoundError("examples are told as one of the charter's min_examples and row_buckets")
-        clips = (self._limits.clip, self._limits.clip_buffers or 0.0)
-        if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):
-            raise RoundError("a contribution's norms are numbers of at most the charter's clip and clip_buffers")
+        self._check_norms(message)
         if message.commitment in self._used:
             raise RoundError("a contribution is used once, and this commitment is of one that came before")
         metrics = {}
@@ -64,6 +62,15 @@ class Training:
         self._used |= {message.commitment}
         norms = (message.norm, message.buffers)
         self.answers[peer.name] = Answer(peer.member, message.examples, norms, metrics, message.commitment)
+
+    def _check_norms(self, message: Ready) -> None:
+        limits = self._limits
+        if limits.noise is not None and limits.noise.unit == "record":
+            if (message.norm, message.buffers) != (0, 0):
+                raise RoundError("where noise hides records, nothing is told of how long a contribution is: norms are 0")
+            return
+        if not (0 < message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):
+            raise RoundError("a contribution's norms are numbers of at most the charter's clip and clip_buffers")
 
     def decline(self, peer: ConnectedMember, message: Declined) -> None:
         """Takes an owner's word that it takes no part; it may have answered the round by that.

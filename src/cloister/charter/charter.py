@@ -22,25 +22,6 @@ from cloister.charter.jobs import AgreedJob
 from cloister.errors import CharterError
 from cloister.models.recipe import TENSORS, Drawn
 
-ENFORCED: Final = frozenset({"interactive"})
-"""The optional rules of a charter that this version of cloister enforces, beside those that every charter has."""
-
-
-def enforceable(charter: Charter, *, enforced: frozenset[str] = ENFORCED) -> None:
-    """Checks that this software can enforce all that a charter asks for. Whoever loads or serves one calls this.
-
-    Raises:
-        CharterError: it cannot; the message names what.
-    """
-    asked = {"noise": charter.limits.noise is not None, "interactive": charter.limits.interactive}
-    missing = sorted(name for name, is_asked in asked.items() if is_asked and name not in enforced)
-    if missing:
-        raise CharterError(
-            f"the charter {charter.name!r} asks for {' and '.join(missing)}, which this version of cloister cannot"
-            " enforce: it refuses the charter rather than ignore a rule of it"
-        )
-
-
 def check_valid(charter: Charter, *, now: datetime) -> None:
     """Checks that a charter is valid at ``now``, a time with its offset.
 
@@ -58,24 +39,32 @@ def check_valid(charter: Charter, *, now: datetime) -> None:
         )
 
 
-FORMAT: Final = "cloister charter 2"
-_DRAWN: Final = "cloister charter 2, to draw its first model"
+FORMAT: Final = "cloister charter 3"
+_DRAWN: Final = "cloister charter 3, to draw its first model"
 DIGEST_BYTES: Final = 32
 MEMBERS: Final = 256
 MIN_BATCH: Final = 32
 """The least rows behind a step, unless a charter says another number."""
 MIN_ROWS: Final = 96
 """Likewise those that count in a round."""
+MULTIPLIER: Final = 1024.0
+"""The most noise, as a multiple of what it hides."""
+DELTA: Final = 0.01
+"""The greatest delta: it is about the probability that a record is told all the same."""
 COUNT: Final = (1 << 53) - 1
 """The greatest number of rounds, of examples, and the greatest serial."""
 
 Role = Literal["owner", "researcher", "auditor"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Unit = Literal["record", "owner"]
+UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
 Digest: TypeAlias = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=COUNT)]
 Floor: TypeAlias = Annotated[int, Meta(ge=2, le=MEMBERS)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+Multiplier: TypeAlias = Annotated[float, Meta(gt=0, le=MULTIPLIER)]
+Delta: TypeAlias = Annotated[float, Meta(gt=0, le=DELTA)]
 Batch: TypeAlias = Annotated[int, Meta(ge=16, le=COUNT)]
 Rows: TypeAlias = Annotated[int, Meta(ge=32, le=COUNT)]
 Days: TypeAlias = Annotated[int, Meta(ge=0, le=3650)]
@@ -98,11 +87,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """What is added to an aggregate before it is released."""
+    """What is added to every aggregate before it is released, once for all its members: discrete Gaussian noise
+    (Canonne, Kamath, Steinke: "The Discrete Gaussian for Differential Privacy", NeurIPS 2020)."""
 
-    mechanism: Literal["gaussian"]
-    multiplier: Positive
-    """The standard deviation, as a multiple of ``clip``."""
+    unit: Unit
+    """Whose part in an aggregate it hides: that of one record, or of one owner."""
+    multiplier: Multiplier
+    """Its standard deviation, as a multiple of the most that one such part can be."""
+    delta: Delta
+    """The delta of the epsilon that a study is told to cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +116,7 @@ class Limits:
     largest_share: Share
     """The greatest weight of one member in an aggregate; above 0, at most 1."""
     clip: Positive
-    """The greatest Euclidean norm of one contribution's parameters."""
+    """The greatest Euclidean norm of one contribution's parameters; where noise hides records, of one's gradient."""
     clip_buffers: Positive | None
     """The same for its buffers; None where no model with buffers may be trained."""
     noise: Noise | None

@@ -51,8 +51,31 @@ def faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
         yield "data", "is no tag of a data set"
     if job.unsafe_lr is not None and not (job.unsafe_lr.strip() and job.unsafe_lr.isprintable()):
         yield "unsafe_lr", "is no reason: write in a sentence why the learning rate is out of its bounds"
+    if job.sampling is not None:
+        yield from _sampled(job)
+        return
     yield from (("optimizer", fault) for fault in _optimizer(job))
     yield from (("strategy", fault) for fault in _strategy(job))
+
+
+def _sampled(job: AgreedJob) -> Iterator[tuple[str, str]]:
+    """Where noise hides a row, no number of a job tells it: but they have to say what is computed, and nothing else."""
+    optimizer, strategy = job.optimizer, job.strategy
+    if job.steps != 1:
+        yield "steps", f"is {job.steps}, and must be 1 where rows are drawn: one round is one step"
+    wrong = [*optimizer.faults()]
+    yield from (("optimizer", fault) for fault in wrong)
+    if not wrong and not (isinstance(optimizer, SGD) and optimizer.lr > 0 and optimizer == SGD(lr=optimizer.lr)):
+        yield (
+            "optimizer",
+            "must be SGD with a learning rate above 0 and nothing else where rows are drawn: one round is one step of"
+            " it, and momentum or Adam are the strategy's, FedAvgM or FedAdam",
+        )
+    yield from (("strategy", fault) for fault in strategy.faults())
+    if isinstance(strategy, FedProx):
+        yield "strategy", "is FedProx, which is for several steps of an owner: take FedAvg"
+    if job.unsafe_lr is not None:
+        yield "unsafe_lr", "gives a reason for a learning rate, and none is needed where rows are drawn: leave it out"
 
 
 def _optimizer(job: AgreedJob) -> Iterator[str]:

@@ -32,6 +32,17 @@ WEIGHTS: Final[tuple[Weights, ...]] = get_args(Weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a round's rows are drawn where noise hides one of them: each by itself, all with the same probability
+    (Abadi et al.: "Deep Learning with Differential Privacy", CCS 2016, Algorithm 1). One round is one step then."""
+
+    rate: Annotated[float, Meta(gt=0, le=1)]
+    """That probability."""
+    rows: Whole
+    """What the sum over all drawn rows is divided by, whatever their number: about ``rate`` times all owners' rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgreedJob:
     """One job: the computation of each of its ``rounds`` rounds."""
 
@@ -42,7 +53,8 @@ class AgreedJob:
     """The tag of the data sets that owners train on."""
     rounds: Whole
     batch_size: Whole
-    """The rows behind each step: of every owner, in every step."""
+    """The rows behind each step: of every owner, in every step. Where rows are drawn, those that are computed at once,
+    which changes nothing but time and memory."""
     steps: Annotated[int, Meta(ge=1, le=STEPS)]
     """The steps of every owner in a round."""
     optimizer: Optimizer
@@ -55,6 +67,8 @@ class AgreedJob:
     """The time that owners have for one round's training, in seconds."""
     unsafe_lr: str | None = None
     """The reason for a learning rate out of its bounds; None where there is none."""
+    sampling: Sampling | None = None
+    """How rows are drawn where noise hides one of them; None where it does not."""
 
     @property
     def proximal(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, get_args, get_type_hints
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from cloister.charter.jobs import COUNT, REASON_CHARS, STEPS, WEEK_S, WEIGHTS, AgreedJob, Weights
+from cloister.charter.jobs import COUNT, REASON_CHARS, STEPS, WEEK_S, WEIGHTS, AgreedJob, Sampling, Weights
 from cloister.tables import Table
 from cloister.wire import optimizers, strategies
 from cloister.wire.limits import NAME_CHARS
@@ -40,6 +40,7 @@ def read(table: Table, *, name: str) -> AgreedJob:
         weights=typing.cast(Weights, weights or "uniform"),
         max_s=table.whole("max_s", least=1, most=WEEK_S),
         unsafe_lr=table.text("unsafe_lr", most=REASON_CHARS) if table.holds("unsafe_lr") else None,
+        sampling=_sampling(table) if table.holds("sampling") else None,
     )
 
 
@@ -58,8 +59,21 @@ def job_toml(job: AgreedJob) -> str:
         f'weights = "{job.weights}"',
         f"max_s = {job.max_s}",
         *([] if job.unsafe_lr is None else [f"unsafe_lr = {_text(job.unsafe_lr)}"]),
+        *([] if job.sampling is None else [f"sampling = {_drawn(job.sampling)}"]),
     ]
     return "\n".join([*lines, ""])
+
+
+def _sampling(table: Table) -> Sampling:
+    child = table.needed_table("sampling", what="a table such as { rate = 0.2, rows = 91 }")
+    if child is None:
+        return Sampling(rate=1.0, rows=1)
+    rate = child.number("rate", above=0.0, most=1.0)
+    return Sampling(rate=rate or 1.0, rows=child.whole("rows", least=1, most=COUNT))
+
+
+def _drawn(sampling: Sampling) -> str:
+    return f"{{ rate = {sampling.rate!r}, rows = {sampling.rows} }}"
 
 
 def _by_name(*kinds: type[T]) -> dict[str, type[T]]:

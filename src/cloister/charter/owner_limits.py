@@ -27,6 +27,14 @@ class Floors:
     """Of what TEEs are judged by; stricter than that of every entry in the charter that has a longer one."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrivacyBudget:
+    """What the rounds with one data set may cost each of its records in all: (epsilon, delta)-differential privacy."""
+
+    epsilon: float
+    delta: float
+
+
 _LEAST = ("floor", "min_examples", "min_batch")
 _MOST = ("largest_share", "clip", "rounds")
 

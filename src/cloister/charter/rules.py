@@ -91,10 +91,28 @@ def limits(found: Limits, *, owners: int) -> Faults:
             "limits.largest_share",
             f"{found.floor} members cannot have all the weight unless it is at least {least:g}",
         )
+    if found.noise is not None:
+        yield from _noisy(found)
     if list(found.row_buckets) != sorted(set(found.row_buckets)) or found.min_examples in found.row_buckets:
         yield "limits.row_buckets", "are whole numbers above min_examples, each once, the least first"
     elif found.row_buckets and found.row_buckets[0] < found.min_examples:
         yield "limits.row_buckets", f"begin above min_examples, {found.min_examples}, which is the first of them"
+
+
+def _noisy(found: Limits) -> Faults:
+    """Noise is on the parameters, so nothing else may be told of the rows that it hides."""
+    if found.interactive:
+        yield "limits.interactive", "is true, and there is noise: operations one by one are released without. Say false"
+    if found.clip_buffers is not None:
+        yield (
+            "limits.clip_buffers",
+            "is not for a charter with noise, which is on the parameters alone: leave it out, and have GroupNorm or"
+            " LayerNorm in the place of BatchNorm",
+        )
+    if found.row_buckets:
+        yield "limits.row_buckets", "are not for a charter with noise: numbers of rows are told to nobody. Leave them out"
+    if found.metrics:
+        yield "limits.metrics[0].name", "is not for a charter with noise: metrics stay home, as they would have none"
 
 
 def metrics(found: Sequence[Metric]) -> Faults:
@@ -139,9 +157,9 @@ def jobs(found: Sequence[AgreedJob], *, limits: Limits) -> Faults:
             yield f"{place}.name", "another job has this name"
         names.add(job.name)
         yield from ((f"{place}.{key}", text) for key, text in (*faults(job), *needless_reason(job)))
-        if job.batch_size < limits.min_batch:
-            yield f"{place}.batch_size", f"is {job.batch_size}, and must be at least min_batch, {limits.min_batch}"
-        yield from ((f"{place}.steps", text) for text in _few_rows(job, limits.min_rows))
+        yield from ((f"{place}.{key}", text) for key, text in _sampled_as_noise_asks(job, limits))
+        if job.sampling is None:
+            yield from ((f"{place}.{key}", text) for key, text in _few_rows(job, limits))
         if batches.setdefault(job.data, job.batch_size) != job.batch_size:
             yield (
                 f"{place}.batch_size",
@@ -161,11 +179,25 @@ def needless_reason(job: AgreedJob) -> Faults:
         yield "unsafe_lr", "gives a reason for another learning rate, and lr is within its bounds: leave out unsafe_lr"
 
 
-def _few_rows(job: AgreedJob, least: int) -> Iterator[str]:
-    if not any(faults(job)) and (rows := rows_that_count(job)) < least:
+def _sampled_as_noise_asks(job: AgreedJob, limits: Limits) -> Faults:
+    noise = limits.noise
+    if noise is not None and noise.unit == "record":
+        if job.sampling is None:
+            yield "sampling", "is missing: noise that hides one record is for rows that are drawn, { rate = ..., rows = ... }"
+    elif job.sampling is not None:
+        yield "sampling", 'is for a charter whose noise hides one record (unit = "record"): leave it out'
+    if noise is not None and job.weights != "uniform":
+        yield "weights", "is rows, and must be uniform with noise: numbers of rows are told to nobody"
+
+
+def _few_rows(job: AgreedJob, limits: Limits) -> Faults:
+    if job.batch_size < limits.min_batch:
+        yield "batch_size", f"is {job.batch_size}, and must be at least min_batch, {limits.min_batch}"
+    if not any(faults(job)) and (rows := rows_that_count(job)) < limits.min_rows:
         yield (
-            f"are {job.steps}, in which {rows:.0f} rows of an owner count, and at least min_rows, {least}, must: take"
-            " more steps, or numbers with which they count alike"
+            "steps",
+            f"are {job.steps}, in which {rows:.0f} rows of an owner count, and at least min_rows, {limits.min_rows},"
+            " must: take more steps, or numbers with which they count alike",
         )
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
-from cloister.charter.charter import Charter, Limits, Member, Metric
+from cloister.charter.charter import Charter, Limits, Member, Metric, Noise
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
@@ -96,11 +96,11 @@ def limits(limits: Limits) -> Mapping[str, str]:
     return {
         "floor": f"at least {limits.floor} members in an aggregate",
         "largest_share": f"at most {exact(limits.largest_share)} of an aggregate from one member",
-        "clip": f"the norm of a contribution's parameters is at most {exact(limits.clip)}",
+        "clip": f"the norm of {_clipped(limits)} is at most {exact(limits.clip)}",
         "clip_buffers": "no model with buffers"
         if limits.clip_buffers is None
         else f"that of its buffers at most {exact(limits.clip_buffers)}",
-        "noise": "none" if noise is None else f"{noise.mechanism}, {exact(noise.multiplier)} times the clip",
+        "noise": "none" if noise is None else _noise(noise),
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
         "min_batch": f"at least {limits.min_batch} rows behind each step",
@@ -123,13 +123,40 @@ def job(agreed: AgreedJob) -> Mapping[str, str]:
         "plan": agreed.plan.hex(),
         "data": f"data sets with the tag {shown(agreed.data)}",
         "rounds": f"{agreed.rounds}, of at most {agreed.max_s} s each",
-        "batch_size": f"{agreed.batch_size} rows of every owner in every step",
-        "steps": f"{agreed.steps} of every owner in every round",
+        **_rows_of(agreed),
         "optimizer": declared(agreed.optimizer),
         "strategy": declared(agreed.strategy),
         "weights": "every owner counts the same" if agreed.weights == "uniform" else "owners count by their rows",
         **({} if agreed.unsafe_lr is None else {"unsafe_lr": shown(agreed.unsafe_lr)}),
     }
+
+
+def _rows_of(agreed: AgreedJob) -> Mapping[str, str]:
+    """Which rows a round takes."""
+    drawn = agreed.sampling
+    if drawn is not None:
+        return {
+            "sampling": f"each row is drawn with the probability {exact(drawn.rate)}, by its owner and by itself; the"
+            f" sum is divided by {drawn.rows}, however many are drawn",
+            "batch_size": f"{agreed.batch_size} rows at once, which changes no result",
+        }
+    return {
+        "batch_size": f"{agreed.batch_size} rows of every owner in every step",
+        "steps": f"{agreed.steps} of every owner in every round",
+    }
+
+
+def _clipped(limits: Limits) -> str:
+    by_record = limits.noise is not None and limits.noise.unit == "record"
+    return "each record's gradient" if by_record else "a contribution's parameters"
+
+
+def _noise(noise: Noise) -> str:
+    part = "the gradient of one record" if noise.unit == "record" else "the contribution of one owner"
+    return (
+        f"discrete Gaussian, {exact(noise.multiplier)} times the most that {part} can be, once for all; its epsilon is"
+        f" told at delta {exact(noise.delta)}"
+    )
 
 
 def _metric(metric: Metric) -> str:

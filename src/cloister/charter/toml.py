@@ -12,12 +12,15 @@ from cloister.attest import reference_toml
 from cloister.charter import jobs_toml, rules
 from cloister.charter.charter import (
     COUNT,
+    DELTA,
     DIGEST_BYTES,
     FORMAT,
     MEMBERS,
     MIN_BATCH,
     MIN_ROWS,
+    MULTIPLIER,
     ROLES,
+    UNITS,
     Batch,
     Charter,
     Count,
@@ -29,6 +32,7 @@ from cloister.charter.charter import (
     Noise,
     Role,
     Rows,
+    Unit,
 )
 from cloister.charter.jobs import JOBS
 from cloister.charter.names import MARKS, NAME_CHARS, is_name
@@ -187,12 +191,13 @@ def _buckets(table: _CharterTable) -> tuple[int, ...]:
 
 
 def _noise(table: _CharterTable) -> Noise | None:
-    what = 'a table such as { mechanism = "gaussian", multiplier = 1.0 }, or the word "none"'
+    what = 'a table such as { unit = "record", multiplier = 2.0, delta = 1e-5 }, or the word "none"'
     child = table.table_or_word("noise", what=what, word="none")
     if child is None:
         return None
-    child.choice("mechanism", among=("gaussian",))
-    return Noise(mechanism="gaussian", multiplier=child.number("multiplier", above=0.0) or 1.0)
+    unit = cast(Unit, child.choice("unit", among=UNITS) or "record")
+    multiplier = child.number("multiplier", above=0.0, most=MULTIPLIER) or 1.0
+    return Noise(unit=unit, multiplier=multiplier, delta=child.number("delta", above=0.0, most=DELTA) or DELTA)
 
 
 def _metrics(tables: Sequence[_CharterTable]) -> tuple[Metric, ...]:

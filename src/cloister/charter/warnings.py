@@ -7,11 +7,13 @@ from typing import Final
 
 from cloister.attest.reference import DcapFloor, Entry, SgxEntry, SimulatedEntry, SnpEntry, TdxEntry
 from cloister.attest.reference_toml import STATUSES
-from cloister.charter.charter import ENFORCED, MIN_BATCH, MIN_ROWS, Charter
+from cloister.charter.charter import MIN_BATCH, MIN_ROWS, Charter
 from cloister.charter.names import shown
 from cloister.wire.text import exact
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
+LEAST_MULTIPLIER: Final = 2.0
+"""Noise of less than twice what it hides leaves membership to good guessers, within few rounds."""
 _LONG_DAYS: Final = 400
 _FEW_DAYS: Final = 14
 """To notice that somebody calls one's key lost, holidays included."""
@@ -38,8 +40,11 @@ def _limits(charter: Charter) -> Iterator[str]:
     yield from _jobs(charter)
     if limits.noise is None:
         yield "no noise: an aggregate is exact, also about an outlier among the contributions"
-    elif "noise" not in ENFORCED:
-        yield "noise: this version of cloister cannot add it, and refuses to use the charter"
+    elif limits.noise.multiplier < LEAST_MULTIPLIER:
+        yield (
+            f"noise: {exact(limits.noise.multiplier)} times what it hides, and less than {LEAST_MULTIPLIER:g}: whether"
+            " a record took part can be guessed from one round well above chance, also where nobody can read it back"
+        )
     if limits.floor == 2:
         yield "floor = 2: in an aggregate of two, each member can take away its own part and see the other's"
     if owners == limits.floor:

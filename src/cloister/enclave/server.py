@@ -53,7 +53,7 @@ class Aggregator:
     """An aggregator that listens from the start and serves in ``serve``.
 
     Args:
-        charter: that the instance is bound to; it has no faults, and this software can enforce it.
+        charter: that the instance is bound to; it has no faults.
         collateral: encoded, for the record of this instance, so that auditors need no other source; or None.
         upload_s: how long a member's upload may take, in seconds, beside 1 s for each MiB that has arrived.
 

@@ -9,7 +9,7 @@ from typing import Literal
 from cloister.attest.attester import find
 from cloister.attest.evidence import REPORT_DATA_BYTES
 from cloister.attest.listed import check_listed
-from cloister.charter.charter import Charter, check_valid, enforceable
+from cloister.charter.charter import Charter, check_valid
 from cloister.charter.encoding import ENCODED_BYTES, decode
 from cloister.enclave.server import Aggregator
 from cloister.errors import CharterError
@@ -39,12 +39,10 @@ def instance_of(charter: Charter, *, tee: Literal["auto", "simulated"], name: st
     ``name``: which of the charter's addresses it has; None where there is one.
 
     Raises:
-        CharterError: the charter is not valid now, or this software cannot enforce it, or it has no such address, or
-            does not list this software.
+        CharterError: the charter is not valid now, or it has no such address, or does not list this software.
         NoTeeError: there is no TEE, or it is not set up, or gives no evidence.
     """
     check_valid(charter, now=datetime.now(UTC))
-    enforceable(charter)
     address = _address(charter, name)
     attester = find(tee, role="aggregator")
     check_listed(attester.evidence(bytes(REPORT_DATA_BYTES)), reference=charter.reference)

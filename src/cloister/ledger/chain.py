@@ -22,6 +22,7 @@ from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.errors import CharterError, EvidenceError, LedgerError
 from cloister.ledger.job import round_digest
+from cloister.ledger.noise import noise_of
 from cloister.ledger.records import (
     Cohort,
     InstanceRecord,
@@ -340,8 +341,6 @@ class Ledger:
 
     def _check_begin(self, cohort: Cohort) -> AgreedJob:
         limits = self.charter.limits
-        if limits.noise is not None:
-            raise LedgerError("the charter asks for noise, and nothing that is released has any")
         if self.released >= limits.rounds:
             raise LedgerError(f"all {limits.rounds} rounds of the charter were released before it")
         if cohort.round <= self.last_round:
@@ -358,6 +357,8 @@ class Ledger:
             raise LedgerError(f"it is of a job {cohort.name!a}, and the charter has none of that name")
         if self.rounds_of(agreed.name) >= agreed.rounds:
             raise LedgerError(f"all {agreed.rounds} rounds of its job were released before it")
+        if cohort.noise != noise_of(limits, agreed):
+            raise LedgerError("its noise, or the rate or clip that it is for, is not what the charter and its job say")
         return agreed
 
     def _check_shares(self, cohort: Cohort, agreed: AgreedJob) -> None:

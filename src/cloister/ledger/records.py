@@ -46,6 +46,16 @@ MemberSignatures = Annotated[tuple[MemberSignature, ...], Meta(max_length=MEMBER
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
+class Noised(Message, frozen=True):
+    """The noise of a round: whose part in it is hidden, the standard deviation as a multiple of the most that one part
+    can be, with which probability a record is drawn, and the most that one part can be."""
+
+    unit: Literal["record", "owner"]
+    multiplier: float
+    rate: float
+    clip: float
+
+
 class Share(Message, frozen=True):
     """One member of a cohort: its weight in the mean, and the commitment to its contribution."""
 
@@ -57,7 +67,7 @@ class Share(Message, frozen=True):
 class Cohort(Message, frozen=True):
     """What members consent to before they contribute: who is in the aggregate, of which round, with which weights."""
 
-    format: Literal["cloister cohort 3"]
+    format: Literal["cloister cohort 4"]
     charter: Digest
     sequence: Sequence
     """The number of the record that this becomes, from 1."""
@@ -75,6 +85,8 @@ class Cohort(Message, frozen=True):
     """The model that the round started from."""
     shares: Annotated[tuple[Share, ...], Meta(max_length=MEMBERS)]
     """In the order of the members' fingerprints."""
+    noise: Noised | None
+    """What is added to their mean, once for all of them; None where nothing is."""
 
 
 class RoundRecord(Message, tag="round", frozen=True):

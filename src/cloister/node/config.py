@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from cloister import files
 from cloister.attest.reference import MAX_AGE
-from cloister.charter.charter import COUNT
-from cloister.charter.owner_limits import Floors
+from cloister.charter.charter import COUNT, DELTA
+from cloister.charter.owner_limits import Floors, PrivacyBudget
 from cloister.errors import ConfigurationError
 from cloister.net.secrets import SecretName
 from cloister.net.signatures import signatures_beside
@@ -94,6 +94,8 @@ class DataSet:
     unsafe_interactive: bool
     key: SecretName | None = None
     """Of a sealed file: the secret that opens it, and who provisions it."""
+    budget: PrivacyBudget | None = None
+    """What its rounds may cost each of its records; None: only their number is limited."""
     index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
@@ -299,8 +301,17 @@ def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
         columns=entry.columns(),
         unsafe_unmarked=entry.flag("unsafe_unmarked", default=False),
         unsafe_counted_otherwise=entry.flag("unsafe_counted_otherwise", default=False),
+        budget=_privacy_budget(entry),
         index=index,
     )
+
+
+def _privacy_budget(entry: NodeTable) -> PrivacyBudget | None:
+    """``epsilon`` and ``delta``: one means nothing without the other."""
+    if not entry.holds("epsilon") and not entry.holds("delta"):
+        return None
+    epsilon, delta = entry.number("epsilon", above=0.0), entry.number("delta", above=0.0, most=DELTA)
+    return None if epsilon is None or delta is None else PrivacyBudget(epsilon, delta)
 
 
 def _check_study_data(configuration: NodeConfiguration, faults: list[str]) -> None:

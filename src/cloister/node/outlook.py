@@ -16,6 +16,7 @@ from cloister.charter import Charter
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
 from cloister.charter.names import shown
 from cloister.errors import ConfigurationError, JobError, RoundError
+from cloister.ledger.noise import noise_of
 from cloister.node.config import CharterUse, NodeConfiguration, StudyData
 from cloister.node.data_files import inspect_columns
 from cloister.node.study.budgets import Budget, budgets
@@ -23,6 +24,7 @@ from cloister.node.study.data_memory import MARK
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
 from cloister.node.study.own_limits import OwnLimits
+from cloister.node.study.privacy import check_privacy
 from cloister.node.study.studied_data import check_counted
 from cloister.node.study.succeeded import remarks
 from cloister.node.tags import data_set_of, trains_under
@@ -84,6 +86,7 @@ def _job(
         yield found
         return
     yield from (f"{name}: {text}" for text in _rows(job, limits, found))
+    yield from (f"{name}: {text}" for text in _privacy(job, charter, found, records))
     yield from (f"{name}: {text}" for text in _budget(job, charter, limits, use, found, records))
     try:
         if not found.unsafe_counted_otherwise:
@@ -94,7 +97,14 @@ def _job(
 
 def _rows(job: AgreedJob, limits: OwnLimits, data: StudyData) -> Iterator[str]:
     spec = inspect_columns(data)[0]
-    least = max(limits.min_examples, FEWEST_BATCHES * job.batch_size)
+    least = limits.min_examples
+    if job.sampling is None:
+        least = max(least, FEWEST_BATCHES * job.batch_size)
+    elif spec is not None and spec.shape[0] * job.sampling.rate > job.sampling.rows:
+        yield (
+            f"the data set {data.name!a} has {spec.shape[0]} rows, of which more than the {job.sampling.rows} would be"
+            f" drawn that the job expects of all owners together: with the rate {job.sampling.rate:g}, it has to say more"
+        )
     if spec is not None and spec.shape[0] < least:
         why = (
             f"min_examples is {limits.min_examples}"
@@ -102,6 +112,22 @@ def _rows(job: AgreedJob, limits: OwnLimits, data: StudyData) -> Iterator[str]:
             else f"{FEWEST_BATCHES} batches of {job.batch_size}"
         )
         yield f"the data set {data.name!a} has {spec.shape[0]} rows, and at least {least} are wanted: {why}"
+
+
+def _privacy(job: AgreedJob, charter: Charter, data: StudyData, records: Records) -> Iterator[str]:
+    """Whether the data set's privacy budget allows all of a job's rounds, after those under other charters."""
+    if data.budget is None:
+        return
+    agreed = (each for each in records.consents(charter.digest) if not records.is_void(charter.digest, each.cohort))
+    here = {each.round: each.noise for each in agreed if each.data == data.name}
+    before = [*records.noises(data.name)]
+    for noise in here.values():
+        before.remove(noise)
+    noise = noise_of(charter.limits, job)
+    try:
+        check_privacy(data.name, budget=data.budget, before=[*before, *[noise] * (job.rounds - 1)], noise=noise)
+    except RoundError as fault:
+        yield f"with all its {job.rounds} rounds, {fault}"
 
 
 def _budget(

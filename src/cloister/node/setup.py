@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cloister.attest.attester import find
-from cloister.charter.charter import Charter, Member, check_valid, enforceable
+from cloister.charter.charter import Charter, Member, check_valid
 from cloister.charter.names import shown
 from cloister.charter.owner_limits import check_floors, reference_under
 from cloister.charter.signatures import Signature, check_signed
@@ -55,7 +55,7 @@ def load_charter(
     with its offset, by the owner's clock.
 
     Raises:
-        CharterError: the charter has faults; it is not valid now; this software cannot enforce it; it names a
+        CharterError: the charter has faults; it is not valid now; it names a
             simulated TEE and the configuration does not accept one; ``own`` is no member; a signature is missing or not
             valid; the owner's floors do not fit it; a newer one, or another with its serial, was accepted before; an
             owner's key is said to be lost, and the time to wait for it is not over; or a file cannot be read or
@@ -64,7 +64,6 @@ def load_charter(
     text = read_charter_text(use.file, error=CharterError)
     charter = parse_charter(text, source=str(use.file))
     check_valid(charter, now=now)
-    enforceable(charter)
     if not use.accept_simulated and any(entry.tee == "simulated" for entry in charter.reference):
         raise CharterError(
             f"the charter {charter.name!r} accepts a simulated TEE, which proves nothing; for a rehearsal, say"

@@ -18,7 +18,7 @@ from typing import Final, get_args
 from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
-from cloister.charter.charter import check_valid, enforceable
+from cloister.charter.charter import check_valid
 from cloister.charter.jobs import Weights
 from cloister.charter.names import shown
 from cloister.errors import CharterError, ConfigurationError, StudyError
@@ -111,7 +111,6 @@ class Study:
     ) -> None:
         self.charter = read_charter(charter)
         check_valid(self.charter, now=datetime.now(UTC))
-        enforceable(self.charter)
         self._identity = identity if isinstance(identity, Identity) else Identity.load(identity)
         member = self.charter.member(self._identity.fingerprint)
         if member is None or member.role != "researcher":

@@ -16,10 +16,12 @@ from typing import Final, NamedTuple
 
 from cloister.charter import Charter, keys
 from cloister.charter.keys import PrivateKey
+from cloister.charter.owner_limits import PrivacyBudget
 from cloister.errors import RoundError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import (
     Cohort,
+    Noised,
     cohort_digest,
     commit_to_be_signed,
     consent_to_be_signed,
@@ -28,6 +30,7 @@ from cloister.ledger.records import (
 from cloister.node.study.entries import Committed, Consented
 from cloister.node.study.journal import Records
 from cloister.node.study.own_limits import OwnLimits
+from cloister.node.study.privacy import check_privacy
 from cloister.wire.peers import fingerprint
 from cloister.wire.rounds import MemberSignature
 
@@ -48,7 +51,15 @@ class Asked(NamedTuple):
 class Countersigner:
     """Signs for one owner under one charter. It writes a signature down before it gives it away."""
 
-    def __init__(self, charter: Charter, *, key: PrivateKey, limits: OwnLimits, records: Records) -> None:
+    def __init__(
+        self,
+        charter: Charter,
+        *,
+        key: PrivateKey,
+        limits: OwnLimits,
+        records: Records,
+        budgets: Mapping[str, PrivacyBudget],
+    ) -> None:
         self._digest = charter.digest
         self._charter_floor = charter.limits.floor
         self._ids = {member.key: member.id for member in charter.members}
@@ -57,6 +68,7 @@ class Countersigner:
         self._fingerprint = fingerprint(self._public)
         self._limits = limits
         self._records = records
+        self._budgets = budgets
 
     def consent(self, asked: Asked) -> MemberSignature:
         """Agrees to be in a cohort. That is on the disk before this returns; its round is spent from then on.
@@ -72,7 +84,7 @@ class Countersigner:
             digest = cohort_digest(asked.cohort)
             if all(each.cohort != digest for each in self._records.consents(self._digest)):
                 ids = tuple(sorted(members))
-                self._records.consent(Consented(self._digest, cohort.round, digest, cohort.model, ids, data))
+                self._records.consent(Consented(self._digest, cohort.round, digest, cohort.model, ids, data, cohort.noise))
         return self._sign(consent_to_be_signed(asked.cohort))
 
     def commit(self, asked: Asked, *, outcome: bytes, consents: Sequence[MemberSignature]) -> MemberSignature:
@@ -94,18 +106,20 @@ class Countersigner:
                 self._records.commit(entry)
         return self._sign(commit_to_be_signed(asked.cohort, outcome))
 
-    def check_budget(self, data: str, *, number: int) -> None:
-        """Checks that a data set has budget for this round.
+    def check_budget(self, data: str, *, number: int, noise: Noised | None) -> None:
+        """Checks that a data set has budget for this round: of rounds, and of privacy where its owner gives it one.
 
         Raises:
             RoundError: it has none.
         """
-        spent = self._records.spent(data, besides=(self._digest, number))
-        if spent >= self._limits.rounds:
+        before = self._records.noises(data, besides=(self._digest, number))
+        if len(before) >= self._limits.rounds:
             raise RoundError(
-                f"the data set {data!r} was in {spent} rounds that were released or still may be, those of earlier"
+                f"the data set {data!r} was in {len(before)} rounds that were released or still may be, those of earlier"
                 f" studies included, and {self._limits.rounds_by} {self._limits.rounds}"
             )
+        if data in self._budgets:
+            check_privacy(data, budget=self._budgets[data], before=before, noise=noise)
 
     def left(self, data: str, *, number: int) -> int:
         """The rounds that a data set has left before this one."""
@@ -144,7 +158,7 @@ class Countersigner:
             raise RoundError("we trained for another job or another round")
         if known.commitment != own.commitment:
             raise RoundError("it names another contribution than ours")
-        self.check_budget(known.data, number=cohort.round)  # 9
+        self.check_budget(known.data, number=cohort.round, noise=cohort.noise)  # 9
         return known.data
 
     def _check_elsewhere(self, cohort: Cohort, members: frozenset[str]) -> None:

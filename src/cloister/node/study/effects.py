@@ -23,6 +23,18 @@ class Prove(NamedTuple):
     newest: tuple[int, bytes]
 
 
+class Draw(NamedTuple):
+    """The rows of a round, where noise hides each of them (``cloister.worker.record_sums``)."""
+
+    key: bytes
+    """32 secret bytes, which choose them; other ones in each round."""
+    rate: float
+    rows: int
+    """What the charter's job expects of all owners together."""
+    nbytes: int
+    """The length of the sum over them, in bytes."""
+
+
 class Train(NamedTuple):
     """Train, and call ``trained`` or ``failed``."""
 
@@ -39,6 +51,13 @@ class Train(NamedTuple):
     clip_buffers: float | None
     least: int
     """The least rows that the data set may have."""
+    draw: Draw | None = None
+    """How rows are drawn where noise hides them; None where all steps are of whole batches."""
+
+    @property
+    def length(self) -> int:
+        """The length of the result, in bytes."""
+        return len(self.model) if self.draw is None else self.draw.nbytes
 
 
 class Abandon(NamedTuple):

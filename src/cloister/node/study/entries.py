@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from cloister.charter.jobs import Weights
+from cloister.ledger.records import Noised
 from cloister.wire.fields import Digest, Fingerprint, Message
 
 
@@ -76,6 +77,8 @@ class TookPart(Message, tag="took-part", frozen=True):
     clip_norm: float | None
     commitment: Digest
     salt: Digest
+    noise: Noised | None = None
+    """What hides it, in the mean; None where nothing does."""
 
 
 class Salted(Message, tag="salted", frozen=True):
@@ -108,6 +111,8 @@ class Consented(Message, tag="consented", frozen=True):
     """Their ids, which outlive their keys."""
     data: str
     """The data set that was trained on."""
+    noise: Noised | None = None
+    """What hides it, in the mean; None where nothing does."""
 
 
 class Committed(Message, tag="committed", frozen=True):

@@ -15,11 +15,12 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
+from cloister.aggregation.fixed_point import SUM_TYPE
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.keys import PrivateKey
-from cloister.charter.owner_limits import Floors
+from cloister.charter.owner_limits import Floors, PrivacyBudget
 from cloister.errors import (
     AttestationError,
     CloisterError,
@@ -32,12 +33,13 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.first_model import check_drawn
 from cloister.ledger.job import Job, round_digest
+from cloister.ledger.noise import noise_of
 from cloister.ledger.records import cohort_digest, commitment
 from cloister.ledger.sync import ModelState, Values
 from cloister.node.study.answering import Answering
 from cloister.node.study.countersigner import Asked, Countersigner
 from cloister.node.study.current_job import CurrentJob
-from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
+from cloister.node.study.effects import Abandon, Draw, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Sketched, TookPart
 from cloister.node.study.identities import meet
 from cloister.node.study.journal import Records
@@ -48,7 +50,7 @@ from cloister.node.study.sketches import sketch
 from cloister.node.study.studied_data import StudiedData
 from cloister.wire import rounds as w
 from cloister.wire.limits import MEMBERS, TEXT_CHARS
-from cloister.worker.data.salts import seeds_of
+from cloister.worker.data.salts import draw_key, seeds_of
 
 _SHOWN: Final = 4 * MEMBERS
 """The most answers to one round that an owner keeps to look at them together."""
@@ -90,6 +92,7 @@ class Member:
         verify_instance: verifies the evidence in the record of an earlier instance; raises ``AttestationError``.
         new_salt: gives 32 random bytes.
         content: the digest of a data set's file as it is now, by its name; raises ``RecordsError``.
+        budgets: what the rounds with a data set may cost its records, by the data set's name.
         publish_budget: whether the aggregator's members are told how many rounds a data set has left.
         unsafe_counted_otherwise: the data sets of which jobs may add up otherwise than those before.
         unsafe_salt: the salt of all its data sets, in a rehearsal that is to be the same each time; None: each has a
@@ -112,6 +115,7 @@ class Member:
         verify_instance: Callable[[Instance], object],
         new_salt: Callable[[], bytes],
         content: Callable[[str], bytes],
+        budgets: Mapping[str, PrivacyBudget] | None = None,
         publish_budget: bool = False,
         unsafe_counted_otherwise: frozenset[str] = frozenset(),
         unsafe_salt: bytes | None = None,
@@ -131,7 +135,9 @@ class Member:
         )
         self._records = records
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
-        self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records)
+        self._countersigner = Countersigner(
+            charter, key=key, limits=self._limits, records=records, budgets=budgets or {}
+        )
         self._answering = Answering(charter, key=key, records=records)
         self._current = CurrentJob(charter, records=records)
         self._new_salt = new_salt
@@ -354,7 +360,8 @@ class Member:
         if self._replica.model is None:
             raise RoundError("the model was not handed over")
         data = self._data.find(work.agreed)
-        self._countersigner.check_budget(data, number=asked.round)
+        noise = noise_of(self.charter.limits, work.agreed)
+        self._countersigner.check_budget(data, number=asked.round, noise=noise)
         self._answering.check_can(ledger)
         return _Round(asked, work.agreed, data)
 
@@ -387,8 +394,17 @@ class Member:
             clip=self._limits.clip,
             clip_buffers=self._limits.clip_buffers,
             least=self._limits.min_examples,
+            draw=self._draw(begun, work.job, salt=salt),
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
+
+    def _draw(self, begun: _Round, job: Job, *, salt: bytes) -> Draw | None:
+        """How the rows of a round are drawn where noise hides them: by its own number, so that no two draws are one."""
+        sampling = begun.agreed.sampling
+        if sampling is None:
+            return None
+        key = draw_key(salt, job=begun.asked.job, number=begun.asked.round)
+        return Draw(key, sampling.rate, sampling.rows, job.layout.length * SUM_TYPE.itemsize)
 
     def _seen(self, model: ModelState, job: Job) -> Sketched:
         """What the newest model looks like, which is written down with what is contributed to a round on it."""
@@ -440,6 +456,7 @@ class Member:
             clip_norm=begun.agreed.optimizer.clip_norm,
             commitment=commitment(salt, memoryview(vector)),
             salt=salt,
+            noise=noise_of(self.charter.limits, begun.agreed),
         )
 
     def _send(self, number: int) -> list[Effect]:

@@ -34,7 +34,7 @@ class OwnLimits:
         Raises:
             JobError: it does not.
         """
-        if job.batch_size < self.min_batch:
+        if job.sampling is None and job.batch_size < self.min_batch:
             raise JobError(
                 f"the job's steps are of {job.batch_size} rows, and at least {self.min_batch} are asked for here"
             )

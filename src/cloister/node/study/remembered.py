@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from cloister.ledger.records import Noised
 from cloister.node.study.entries import (
     Answered,
     Began,
@@ -53,7 +54,7 @@ class Remembered:
         self._charters: dict[bytes, Known] = {}
         self._identity = b""
         self._own: str | None = None
-        self._spent: dict[str, set[tuple[bytes, int]]] = {}
+        self._spent: dict[str, dict[tuple[bytes, int], Noised | None]] = {}
         self._salts: dict[str, bytes] = {}
         self._contents: dict[str, Content] = {}
         self._first: dict[bytes, str] = {}
@@ -120,8 +121,12 @@ class Remembered:
         """The number of rounds, under any charter, in which it agreed to a cohort with a contribution from this data
         set in it, whatever it was called, unless all those cohorts are void. ``besides``: a charter and a round that
         do not count."""
-        rounds = set[tuple[bytes, int]]().union(*(self._spent.get(name, ()) for name in self.same(data)))
-        return len(rounds - {besides})
+        return len(self.noises(data, besides=besides))
+
+    def noises(self, data: str, *, besides: tuple[bytes, int] | None = None) -> tuple[Noised | None, ...]:
+        """The noise of each of these rounds; None for one without."""
+        found = {key: noise for name in self.same(data) for key, noise in self._spent.get(name, {}).items()}
+        return tuple(noise for key, noise in found.items() if key != besides)
 
     def salt(self, data: str) -> bytes | None:
         """The secret of a data set, 32 bytes; None before it was first trained on."""
@@ -133,7 +138,7 @@ class Remembered:
         return self._contents.get(data)
 
     def first_training(self, data: str) -> TookPart | None:
-        """The first contribution from a data set; None before it."""
+        """The first contribution from a data set that no noise hides; None before it."""
         return next((found for name in self.same(data) if (found := self._first_trainings.get(name))), None)
 
     def trained_on(self, seen: Sketched, data: str) -> tuple[TookPart, ...]:
@@ -212,7 +217,8 @@ class Remembered:
             case TookPart():
                 known.took_part[entry.round] = entry
                 self._trained.setdefault(entry.model, []).append(entry)
-                self._first_trainings.setdefault(entry.data, entry)
+                if entry.noise is None:
+                    self._first_trainings.setdefault(entry.data, entry)
             case Salted():
                 self._salts.setdefault(entry.data, entry.salt)
             case Answered():
@@ -220,7 +226,7 @@ class Remembered:
             case Consented():
                 known.consents[entry.cohort] = entry
                 self._consented.setdefault(entry.model, []).append(entry)
-                self._spent.setdefault(entry.data, set()).add((entry.charter, entry.round))
+                self._spent.setdefault(entry.data, {})[entry.charter, entry.round] = entry.noise
             case Committed():
                 known.commits[entry.round] = entry
                 self._committed.setdefault(entry.model, []).append(entry)
@@ -240,7 +246,7 @@ class Remembered:
             return
         of_round = (each for each in known.consents.values() if each.round == agreed.round)
         if all(each.cohort in known.void for each in of_round):
-            self._spent[agreed.data].discard((agreed.charter, agreed.round))
+            self._spent[agreed.data].pop((agreed.charter, agreed.round), None)
 
     def _of(self, charter: bytes) -> Known:
         return self._charters.get(charter, Known())

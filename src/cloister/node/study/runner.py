@@ -124,6 +124,7 @@ def _begin(
             verify_instance=verify_instance,
             new_salt=partial(secrets.token_bytes, SALT_BYTES),
             content=data.content,
+            budgets={each.name: each.budget for each in configuration.study_data if each.budget is not None},
             publish_budget=use.publish_budget,
             unsafe_counted_otherwise=frozenset(
                 each.name for each in configuration.study_data if each.unsafe_counted_otherwise

@@ -21,7 +21,7 @@ from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.cpu import Clock, Meter, Over
 from cloister.node.ipc import fill
 from cloister.node.process import Process
-from cloister.node.study.effects import Train
+from cloister.node.study.effects import Draw, Train
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.optimizers import Optimizer
@@ -63,6 +63,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float
     clip_buffers: float | None
     least: int
+    draw: Draw | None
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,8 +200,8 @@ class Trainer:
             if frame.kind is Kind.FAILURE:
                 self._order = None
                 return Failed(order.round, frame.header.decode("utf-8", "replace")[:TEXT_CHARS])
-            if frame.kind is not Kind.ANSWER or frame.body_bytes != len(order.model):
-                raise WireError("it answers with another vector than it was given")
+            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.length:
+                raise WireError("it answers with a vector of another length than is wanted")
             result = msgspec.msgpack.decode(frame.header, type=Result)
             vector, filled = memoryview(bytearray(frame.body_bytes)), 0
             for piece in link.pieces(frame.body_bytes):
@@ -241,6 +242,7 @@ class Trainer:
             clip=order.clip,
             clip_buffers=order.clip_buffers,
             least=order.least,
+            draw=order.draw,
         )
         try:
             body_bytes = len(job) + len(order.model)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 SALT_BYTES: Final = 32
 _ROWS: Final = b"cloister rows 1\0"
 _STEPS: Final = b"cloister steps 1\0"
+_DRAWN: Final = b"cloister drawn rows 1\0"
 _SIMULATED: Final = b"cloister simulated salt 1\0"
 
 
@@ -32,6 +33,16 @@ def seeds_of(salt: bytes, *, job: bytes, number: int) -> Seeds:
     job's digest and the number (8 bytes, big-endian).
     """
     return Seeds(_seed(salt, _ROWS), _seed(salt, _STEPS + job + number.to_bytes(8, "big")))
+
+
+def draw_key(salt: bytes, *, job: bytes, number: int) -> bytes:
+    """The key that one owner's rows of a round are drawn with where noise hides them, 32 bytes: HMAC-SHA-256 (RFC 2104)
+    under the salt of a label, the job's digest and the round's number (8 bytes, big-endian).
+
+    A round's number is used once, also where it comes to nothing, so that each draw is independent of all others: what
+    is known of two of them together follows from what each of them costs.
+    """
+    return hmac.digest(salt, _DRAWN + job + number.to_bytes(8, "big"), "sha256")
 
 
 def simulated_salt(seed: int, owner: str) -> bytes:

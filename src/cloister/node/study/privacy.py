@@ -1,0 +1,44 @@
+"""A data set's privacy budget: the epsilon and delta that its owner allows, whoever asks and under whatever charter.
+
+What was spent is in the node's records, where a round counts from the consent to its cohort on, and no longer once all
+its cohorts are void. The accountant is ``cloister.accounting``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from cloister.accounting import Spent, epsilon
+from cloister.charter.owner_limits import PrivacyBudget
+from cloister.errors import RoundError
+from cloister.ledger.records import Noised
+
+
+def cost(rounds: Iterable[Noised], *, delta: float) -> float:
+    """The epsilon at ``delta`` of all these rounds together, for each record that may have been in them."""
+    counts = Counter((each.multiplier, each.rate) for each in rounds)
+    return epsilon([Spent(multiplier, rate, times) for (multiplier, rate), times in counts.items()], delta=delta)
+
+
+def check_privacy(
+    data: str, *, budget: PrivacyBudget, before: Iterable[Noised | None], noise: Noised | None
+) -> None:
+    """Checks that a data set's budget allows one more round with this noise after those before it.
+
+    Raises:
+        RoundError: it does not.
+    """
+    rounds = [*before, noise]
+    noisy = [each for each in rounds if each is not None]
+    if len(noisy) < len(rounds):
+        which = "this round has no noise" if noise is None else "rounds without noise were released of it, or still may be"
+        raise RoundError(
+            f"the data set {data!r} has a budget of epsilon {budget.epsilon:g}, and {which}, which no epsilon bounds. Its"
+            " owner can take the budget out of the node's configuration, or leave out this study"
+        )
+    if (needed := cost(noisy, delta=budget.delta)) > budget.epsilon:
+        raise RoundError(
+            f"the data set {data!r} would have spent epsilon {needed:.3g} at delta {budget.delta:g} with this round, and"
+            f" its owner allows {budget.epsilon:g}: its rounds of all studies count"
+        )
