@@ -94,8 +94,6 @@ class DataSet:
     unsafe_interactive: bool
     key: SecretName | None = None
     """Of a sealed file: the secret that opens it, and who provisions it."""
-    budget: PrivacyBudget | None = None
-    """What its rounds may cost each of its records; None: only their number is limited."""
     index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
@@ -111,6 +109,8 @@ class StudyData:
     """Whether no mark lies beside the file, so that a second node would not notice what was released of it."""
     unsafe_counted_otherwise: bool = False
     """Whether jobs may have another batch size than those before: two means can then differ by one owner."""
+    budget: PrivacyBudget | None = None
+    """What its rounds may cost each of its records; None: only their number is limited."""
     index: int = field(default=0, compare=False)
     """Where it stands in the file's list."""
 
