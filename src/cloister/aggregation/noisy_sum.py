@@ -2,7 +2,7 @@
 
     mean = (sum of the parts + noise) * scale,    noise ~ N_Z(0, (multiplier * UNITS)^2) in each place
 
-The parts are in units of the grid (``cloister.aggregation.fixed_point``), and one part's norm is at most ``UNITS``. What
+The parts are in units of the grid (``cloister.wire.fixed_point``), and one part's norm is at most ``UNITS``. What
 the sum is divided by is a public constant: a quotient of two secrets would need noise of its own.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.aggregation.discrete_gaussian import discrete_gaussian
-from cloister.aggregation.fixed_point import UNITS
 from cloister.aggregation.vectors import Vector, blocks
 from cloister.errors import AggregationError
+from cloister.wire.fixed_point import UNITS
 
 Wholes: TypeAlias = NDArray[np.signedinteger[Any]]
 _SLACK: Final = 1 - 2.0**-20

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloister.aggregation.fixed_point import SUM_TYPE
 from cloister.aggregation.strategies import Strategy, read
 from cloister.charter.jobs import AgreedJob
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
+from cloister.wire.fixed_point import SUM_BYTES
 from cloister.wire.layout import Layout, Regions
 
 SIGNING_S: Final = 30.0
@@ -51,7 +51,7 @@ class Run:
     @property
     def contribution_bytes(self) -> int:
         """The length of a contribution, in bytes: a value for each of the model's, or a sum on the grid."""
-        return self.layout.nbytes if self.agreed.sampling is None else self.layout.length * SUM_TYPE.itemsize
+        return self.layout.nbytes if self.agreed.sampling is None else self.layout.length * SUM_BYTES
 
     def may_stop(self, member: str, *, now: float) -> bool:
         """Whether a researcher may stop it: one that submitted it; or anyone, where those have all left, or nothing was

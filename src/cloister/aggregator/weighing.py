@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 
 from cloister.aggregation.dominance import bound_of, scales_of
-from cloister.aggregation.fixed_point import SUM_TYPE, UNITS, most_drawn
 from cloister.aggregation.mean import Sum, shares
 from cloister.aggregation.noisy_sum import NoisySum, on_grid
 from cloister.aggregation.vectors import Vector
@@ -19,6 +18,7 @@ from cloister.aggregator.bodies import Update
 from cloister.charter.charter import Limits, Member
 from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.errors import AggregationError, RoundError
+from cloister.wire.fixed_point import SUM_TYPE, UNITS, most_drawn
 from cloister.wire.layout import Layout, Regions
 
 _DOUBT: Final = 2.0**-30
@@ -201,7 +201,7 @@ class NoisyRecords(_Noisy):
         self, limits: Limits, layout: Layout, *, sampling: Sampling, lr: float, random: Callable[[int], bytes]
     ) -> None:
         super().__init__(limits, layout, random=random)
-        self.dtype = SUM_TYPE
+        self.dtype = np.dtype(SUM_TYPE)
         self._rows, self._lr = sampling.rows, lr
 
     def check(self, answer: Answer, update: Update) -> None:

@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from cloister.aggregation.fixed_point import SUM_TYPE
 from cloister.attest.transcript import Transcript
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
@@ -49,6 +48,7 @@ from cloister.node.study.replica import Replica
 from cloister.node.study.sketches import sketch
 from cloister.node.study.studied_data import StudiedData
 from cloister.wire import rounds as w
+from cloister.wire.fixed_point import SUM_BYTES
 from cloister.wire.limits import MEMBERS, TEXT_CHARS
 from cloister.worker.data.salts import draw_key, seeds_of
 
@@ -404,7 +404,7 @@ class Member:
         if sampling is None:
             return None
         key = draw_key(salt, job=begun.asked.job, number=begun.asked.round)
-        return Draw(key, sampling.rate, sampling.rows, job.layout.length * SUM_TYPE.itemsize)
+        return Draw(key, sampling.rate, sampling.rows, job.layout.length * SUM_BYTES)
 
     def _seen(self, model: ModelState, job: Job) -> Sketched:
         """What the newest model looks like, which is written down with what is contributed to a round on it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,10 +24,13 @@ from cloister.node.confinement import confine, limit_memory, tie
 from cloister.node.ipc import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads, where
 from cloister.node.slate import READING
+from cloister.node.study.effects import Draw
 from cloister.node.study.trainer import Assignment, Columns, Order, Result
 from cloister.tensor.geometry import DTYPES
 from cloister.wire.frames import Kind
+from cloister.wire.fixed_point import most_drawn
 from cloister.wire.limits import TEXT_CHARS
+from cloister.wire.sessions import STEP
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
 from cloister.worker import optimizers
@@ -35,7 +38,8 @@ from cloister.worker.data.batches import Batches
 from cloister.worker.data.files import open_file
 from cloister.worker.fitting import check_fits
 from cloister.worker.plans import Plan
-from cloister.worker.training import Trained, train, unheard
+from cloister.worker.record_sums import RecordSums
+from cloister.worker.training import train, unheard
 from cloister.worker.values import as_bytes
 
 _log: Final = logging.getLogger("cloister.node.study.trainer_process")
@@ -63,8 +67,9 @@ class TrainerProcess:
         self._prepared: tuple[bytes, Prepared] | None = None
         self._job = b""
 
-    def train(self, order: Order, *, job: bytes, vector: bytearray) -> Trained:
-        """Trains the model of this vector as ordered. ``job``: empty if it is the same as before.
+    def train(self, order: Order, *, job: bytes, vector: bytearray) -> tuple[Result, torch.Tensor]:
+        """Trains the model of this vector as ordered, and returns what is said of the result, and the result: an update,
+        or where rows are drawn the sum over them. ``job``: empty if it is the same as before.
 
         Raises:
             JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other.
@@ -76,7 +81,9 @@ class TrainerProcess:
         if len(found.data) < order.least:
             raise DataSetError(f"the data set has fewer than the {order.least} rows that a contribution is to be of")
         parameters, buffers = self._tensors(found, vector)
-        return train(
+        if order.draw is not None:
+            return self._sum(order, order.draw, found, parameters, buffers)
+        trained = train(
             found.plan,
             found.data,
             parameters=parameters,
@@ -92,6 +99,38 @@ class TrainerProcess:
             layout=found.job.layout,
             begin=self._begin,
         )
+        return Result(trained.examples, trained.norms, trained.metrics), trained.delta
+
+    def _sum(
+        self,
+        order: Order,
+        draw: Draw,
+        found: Prepared,
+        parameters: Mapping[str, torch.Tensor],
+        buffers: Mapping[str, torch.Tensor],
+    ) -> tuple[Result, torch.Tensor]:
+        """Nothing is said of the sum but the rows of the data set: its length would tell of single ones."""
+        rows = len(found.data)
+        if rows * draw.rate > draw.rows:
+            raise DataSetError(
+                f"the data set has more rows than the job is for: at the rate {draw.rate:g} it expects {draw.rows} of all"
+                " owners together, and more would be drawn here alone"
+            )
+        sums = RecordSums(
+            found.plan,
+            parameters=parameters,
+            buffers=buffers,
+            layout=found.job.layout,
+            clip=order.clip,
+            rate=draw.rate,
+            at_once=order.batch_size,
+            memory_bytes=self._memory_bytes,
+        )
+        self._begin(STEP)
+        summed = sums.run(found.data, key=draw.key, most_rows=most_drawn(rows * draw.rate))
+        if summed.left_out:  # for the owner alone: nobody else learns how many, or that there were any
+            _log.warning("the gradients of %d records could not be computed; they count as zeros", summed.left_out)
+        return Result(rows, (0.0, 0.0), {}), summed.sums
 
     def _prepare(self) -> Prepared:
         if self._prepared is None or self._prepared[0] != self._job:
@@ -179,17 +218,15 @@ def serve(link: Link, process: TrainerProcess) -> None:
             body[filled : filled + len(piece)] = piece
             filled += len(piece)
         try:
-            found = process.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
+            result, made = process.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
         except CloisterError as fault:
             link.send(Kind.FAILURE, str(fault)[:TEXT_CHARS].encode())
         except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
             _log.error("%s", where(fault))
             link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
         else:
-            vector = as_bytes(found.delta)
-            link.send(
-                Kind.ANSWER, msgspec.msgpack.encode(Result(found.examples, found.norms, found.metrics)), len(vector)
-            )
+            vector = as_bytes(made)
+            link.send(Kind.ANSWER, msgspec.msgpack.encode(result), len(vector))
             fill(link.buffers(len(vector)), [vector])
 
 
