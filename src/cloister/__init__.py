@@ -32,7 +32,8 @@ from cloister.errors import CloisterError, MissingDependencyError
 if TYPE_CHECKING:
     from cloister.aggregation.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
     from cloister.attest.verdict import Verdict
-    from cloister.charter.charter import Charter
+    from cloister.charter.charter import Charter, Noise
+    from cloister.charter.jobs import Sampling
     from cloister.charter.jobs_toml import job_toml
     from cloister.charter.toml import parse_charter
     from cloister.ledger.chain import Receipt
@@ -76,12 +77,14 @@ __all__ = [
     "History",
     "Identity",
     "MissingDependencyError",
+    "Noise",
     "Plan",
     "PlannedLoss",
     "PointerTensor",
     "Receipt",
     "RemoteWorker",
     "Round",
+    "Sampling",
     "SimulationRun",
     "StepDecay",
     "Study",
@@ -112,7 +115,8 @@ __all__ = [
 _NAMES_IN = {
     "aggregation.strategies": "FedAdagrad FedAdam FedAvg FedAvgM FedProx FedYogi",
     "attest.verdict": "Verdict",
-    "charter.charter": "Charter",
+    "charter.charter": "Charter Noise",
+    "charter.jobs": "Sampling",
     "charter.jobs_toml": "job_toml",
     "charter.toml": "parse_charter",
     "ledger.chain": "Receipt",

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from cloister.charter.jobs import AgreedJob
-from cloister.wire.optimizers import SGD, Adam, CosineDecay
-from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from cloister.charter.jobs import AgreedJob, Sampling
+from cloister.wire.optimizers import SGD, Adam, CosineDecay, Optimizer
+from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
 
 LR: Final = {"SGD": 1.0, "Adam": 0.1, "AdamW": 0.1}
 """The greatest learning rate, unless a charter gives a reason for another one."""
@@ -52,17 +52,23 @@ def faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
     if job.unsafe_lr is not None and not (job.unsafe_lr.strip() and job.unsafe_lr.isprintable()):
         yield "unsafe_lr", "is no reason: write in a sentence why the learning rate is out of its bounds"
     if job.sampling is not None:
-        yield from _sampled(job)
+        yield from drawn_faults(job.sampling, job.optimizer, job.strategy, steps=job.steps)
+        if job.unsafe_lr is not None:
+            yield "unsafe_lr", "gives a reason for a learning rate, and none is needed where rows are drawn: leave it out"
         return
     yield from (("optimizer", fault) for fault in _optimizer(job))
     yield from (("strategy", fault) for fault in _strategy(job))
 
 
-def _sampled(job: AgreedJob) -> Iterator[tuple[str, str]]:
-    """Where noise hides a row, no number of a job tells it: but they have to say what is computed, and nothing else."""
-    optimizer, strategy = job.optimizer, job.strategy
-    if job.steps != 1:
-        yield "steps", f"is {job.steps}, and must be 1 where rows are drawn: one round is one step"
+def drawn_faults(
+    sampling: Sampling, optimizer: Optimizer, strategy: Strategy, *, steps: int
+) -> Iterator[tuple[str, str]]:
+    """The same where rows are drawn and noise hides each: no number tells one then, but all have to say what is
+    computed, and nothing else."""
+    if not (0 < sampling.rate <= 1 and sampling.rows >= 1):
+        yield "sampling", "is a rate above 0 and at most 1, and a number of rows of at least 1"
+    if steps != 1:
+        yield "steps", f"is {steps}, and must be 1 where rows are drawn: one round is one step"
     wrong = [*optimizer.faults()]
     yield from (("optimizer", fault) for fault in wrong)
     if not wrong and not (isinstance(optimizer, SGD) and optimizer.lr > 0 and optimizer == SGD(lr=optimizer.lr)):
@@ -74,8 +80,6 @@ def _sampled(job: AgreedJob) -> Iterator[tuple[str, str]]:
     yield from (("strategy", fault) for fault in strategy.faults())
     if isinstance(strategy, FedProx):
         yield "strategy", "is FedProx, which is for several steps of an owner: take FedAvg"
-    if job.unsafe_lr is not None:
-        yield "unsafe_lr", "gives a reason for a learning rate, and none is needed where rows are drawn: leave it out"
 
 
 def _optimizer(job: AgreedJob) -> Iterator[str]:

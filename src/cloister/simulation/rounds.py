@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,21 +16,29 @@ from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
-from cloister.charter.jobs import Weights
+from cloister.charter.charter import Noise
+from cloister.charter.jobs import Sampling, Weights
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.groups import LARGEST, Groups
+from cloister.simulation.noisy import NoisyUpdates, noise_from
 from cloister.simulation.updates import LevelledUpdates, Updates
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
+from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
 from cloister.worker.batched_training import TrainingTogether
 from cloister.worker.data.batches import Batches
-from cloister.worker.data.salts import Seeds, seeds_of, simulated_salt
+from cloister.worker.data.salts import Seeds, draw_key, seeds_of, simulated_salt
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan
+from cloister.worker.record_sums import RecordSums
 from cloister.worker.training import Training
+
+
+RECORDS_BYTES: Final = 1 << 30
+"""What the gradients of records that are computed at once may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +60,8 @@ class Simulation:
     largest_share: float
     clip: float | None
     clip_buffers: float | None
+    noise: Noise | None
+    sampling: Sampling | None
     seed: int
     job: bytes
     vectorise: bool
@@ -76,7 +86,7 @@ class Simulation:
         others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
         numbers = (
             "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
-            " seed job vectorise"
+            " noise sampling seed job vectorise"
         ).split()
         return {
             "plan": self.plan.digest.hex(),
@@ -101,7 +111,10 @@ class Simulation:
         drawn = self._draw(number)
         counted = {name: self._sizes[name] if self.weights == "rows" else 1 for name in drawn}
         weights = shares(counted, largest_share=self.largest_share)
-        found = self._train(self._updates(len(before.vector), weights), drawn, number)
+        if self.noise is None:
+            found = self._train(self._updates(len(before.vector), weights), drawn, number)
+        else:
+            found = self._with_noise(self.noise, len(before.vector), weights, drawn, number)
         vector, state = apply_to_parameters(
             self.strategy, before.vector, mean=found.mean(), state=before.state, buffers=self._regions.buffers
         )
@@ -118,6 +131,38 @@ class Simulation:
             return Updates(length, weights)
         limits = (self.clip, self.clip_buffers)
         return LevelledUpdates(length, weights, floor=self.floor, clips=limits, regions=self._regions)
+
+    def _with_noise(
+        self, noise: Noise, length: int, weights: Mapping[str, float], drawn: Sequence[str], number: int
+    ) -> Updates:
+        parts = len(drawn) if self.sampling is None else self.sampling.rows / self.optimizer.lr
+        random = noise_from(self.seed, number)
+        updates = NoisyUpdates(length, weights, noise=noise, clip=self.clip or 0.0, parts=parts, random=random)
+        if self.sampling is None:
+            return self._train(updates, drawn, number)
+        for name in drawn:
+            key = draw_key(simulated_salt(self.seed, name), job=self.job, number=number)
+            most = most_drawn(self._sizes[name] * self.sampling.rate)
+            try:
+                updates.add_sum(name, self._record_sums.run(self.data[name], key=key, most_rows=most))
+            except (DataSetError, PlanError) as fault:
+                raise at_owner(name, fault) from fault
+        updates.others = self._others()
+        return updates
+
+    @cached_property
+    def _record_sums(self) -> RecordSums:
+        rate = 1.0 if self.sampling is None else self.sampling.rate
+        return RecordSums(
+            self.plan,
+            parameters=dict(self.model.named_parameters()),
+            buffers=dict(self.model.named_buffers()),
+            layout=self.layout,
+            clip=self.clip or 0.0,
+            rate=rate,
+            at_once=self.batch_size,
+            memory_bytes=RECORDS_BYTES,
+        )
 
     def _draw(self, number: int) -> tuple[str, ...]:
         names = tuple(self.data)

@@ -32,7 +32,9 @@ from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedAvg, Strategy
-from cloister.charter.jobs import WEIGHTS, Weights
+from cloister.charter.charter import Noise
+from cloister.charter.job_bounds import drawn_faults
+from cloister.charter.jobs import WEIGHTS, Sampling, Weights
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
@@ -90,6 +92,8 @@ def simulate(
     largest_share: float = 1.0,
     clip: float | None = None,
     clip_buffers: float | None = None,
+    noise: Noise | None = None,
+    sampling: Sampling | None = None,
     seed: int = 0,
     job: bytes = b"",
     vectorise: bool = True,
@@ -116,6 +120,11 @@ def simulate(
         largest_share: the most that one owner may be of the mean.
         clip: the most that the L2 norm of the parameters in an owner's update may be.
         clip_buffers: the same for its buffers.
+        noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: what
+            is simulated is what it costs, and nothing is hidden.
+        sampling: how rows are drawn where noise hides single records: ``clip`` is then of one record's gradient, a
+            round is one step of ``optimizer``, which is SGD with a learning rate alone, and ``batch_size`` rows are
+            computed at once.
         seed: 0 to 2^64 - 1.
         job: the digest of a study's job, to compute what a rehearsal of it does whose nodes have the salts
             ``cloister.testing.studies.rehearsal_salt(seed, owner)``.
@@ -138,9 +147,12 @@ def simulate(
     """
     check_optimizer(optimizer)
     data = _data_sets(owners, loss)
+    if sampling is not None and steps is None:
+        steps = 1
     if local_epochs is None and steps is None:
         local_epochs = 1
     check_numbers(batch_size, local_epochs, steps, 0.0, clip, clip_buffers)
+    _check_noise(noise, sampling, optimizer, strategy, steps=steps, clip=clip, weights=weights)
     _check(
         data,
         rounds=rounds,
@@ -156,6 +168,8 @@ def simulate(
     for name, each in data.items():
         try:
             data[name] = fitted(each, expected=expected)
+            if sampling is not None:
+                continue
             if steps is None:
                 check_last(plan, rows=len(each), batch_size=batch_size)
             else:
@@ -177,6 +191,8 @@ def simulate(
         largest_share=largest_share,
         clip=clip,
         clip_buffers=clip_buffers,
+        noise=noise,
+        sampling=sampling,
         seed=seed,
         job=job,
         vectorise=vectorise,
@@ -256,6 +272,31 @@ def _columns(loss: PlannedLoss | Plan, count: int) -> list[str]:
         if len(arguments) == count:
             return arguments
     return [f"column {at}" for at in range(count)]
+
+
+def _check_noise(
+    noise: Noise | None,
+    sampling: Sampling | None,
+    optimizer: Optimizer,
+    strategy: Strategy,
+    *,
+    steps: int | None,
+    clip: float | None,
+    weights: str,
+) -> None:
+    """A simulation with noise is of what a charter can agree on: the same rules hold."""
+    if (sampling is not None) != (noise is not None and noise.unit == "record"):
+        raise ConfigurationError('sampling goes with noise whose unit is "record", and is needed there: give both')
+    if noise is None:
+        return
+    if clip is None:
+        raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
+    if weights != "uniform":
+        raise ConfigurationError("with noise all count the same: leave weights at uniform")
+    if sampling is not None:
+        faults = [*drawn_faults(sampling, optimizer.to_wire(), strategy.to_wire(), steps=steps or 0)]
+        if faults:
+            raise ConfigurationError("; ".join(f"{name}: {text}" for name, text in faults))
 
 
 def _check(

@@ -13,7 +13,7 @@ from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, job_bounds, rules
 from cloister.charter.charter import Batch
-from cloister.charter.jobs import WEIGHTS, AgreedJob, Weights
+from cloister.charter.jobs import WEIGHTS, AgreedJob, Sampling, Weights
 from cloister.charter.names import shown
 from cloister.charter.summary import declared
 from cloister.errors import ConfigurationError, JobError
@@ -109,6 +109,7 @@ def job(
     rounds: int,
     strategy: Strategy = _FEDAVG,
     weights: Weights = "uniform",
+    sampling: Sampling | None = None,
     max_s: int = 3600,
     unsafe_lr: str | None = None,
 ) -> AgreedJob:
@@ -119,6 +120,8 @@ def job(
         batch_size: the rows of every owner in every step.
         steps: of every owner in a round; ``cloister study plan`` makes them of epochs.
         weights: how much owners count: ``"uniform"`` or ``"rows"``.
+        sampling: how rows are drawn, for a charter whose noise hides single records: then ``steps`` is 1, the optimizer
+            is SGD with a learning rate alone, and ``batch_size`` is how many rows are computed at once.
         max_s: the time that owners have for one round, in seconds.
         unsafe_lr: the reason for a learning rate out of its bounds.
 
@@ -142,6 +145,7 @@ def job(
         weights=weights,
         max_s=max_s,
         unsafe_lr=unsafe_lr,
+        sampling=sampling,
     )
     faults = [f"{key}: {fault}" for key, fault in _faults(found)]
     if faults:
@@ -153,7 +157,7 @@ def _faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
     """What no charter allows, whatever its own limits."""
     yield from job_bounds.faults(job)
     least = bounds(Batch)["least"]
-    if job.batch_size < least:
+    if job.sampling is None and job.batch_size < least:
         yield "batch_size", f"is {job.batch_size}, and must be at least {least}: the least min_batch of any charter"
     if job.weights not in WEIGHTS:
         yield "weights", f"is {job.weights!r}, and must be one of {', '.join(WEIGHTS)}"
@@ -205,7 +209,7 @@ def _agreed(wanted: AgreedJob, charter: Charter) -> AgreedJob:
 def _differing(wanted: AgreedJob, job: AgreedJob) -> list[str]:
     """What a round's outcome depends on, and is not the same: a phrase each."""
     found = []
-    for name in ("plan", "data", "rounds", "batch_size", "steps", "optimizer", "strategy", "weights"):
+    for name in ("plan", "data", "rounds", "batch_size", "steps", "optimizer", "strategy", "weights", "sampling"):
         here, there = getattr(wanted, name), getattr(job, name)
         if here != there:
             told = [declared(each) if isinstance(each, Struct) else repr(each) for each in (here, there)]
