@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cloister.aggregation.discrete_gaussian import (
     _FARTHEST,
+    _MARGIN,
     LEAST,
     MOST,
     _bounds,
@@ -184,7 +185,7 @@ def at_thresholds(sigma: float, *, candidates: int) -> bytes:
 def test_next_to_thresholds_too_even_with_an_eighth_of_the_margin(
     sigma: float, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{MODULE}._MARGIN", 2.0**-42 / part)
+    monkeypatch.setattr(f"{MODULE}._MARGIN", _MARGIN / part)
     block = at_thresholds(sigma, candidates=2000)
     _, source = both_ways(sigma, size=1000, source=lambda: Source(8, [block]), monkeypatch=monkeypatch)
     assert source.asked.count(block) == 1

@@ -38,8 +38,11 @@ MOST: Final = 2.0**32
 """The largest sigma: with more, floats would leave more than one candidate in 2^9 undecided. The draws fit an int64."""
 
 _MARGIN: Final = 2.0**-42
+"""How close e may be to what decides, if floats are to decide."""
 _FARTHEST: Final = 10.0
+"""The largest e with which floats decide: of a smaller U, too few bits that are not 0 were drawn."""
 _BITS: Final = 63
+"""The bits that are drawn of each U at first; a word's highest bit is the sign."""
 
 
 def discrete_gaussian(sigma: float, *, size: int, random: Callable[[int], bytes]) -> NDArray[np.int64]:
