@@ -1081,6 +1081,70 @@ _AGGREGATOR: Final = (
         ),
     ),
     *_in(
+        "aggregation/discrete_gaussian.py",
+        "tests/aggregation/test_discrete_gaussian.py",
+        (
+            "noise-of-any-sigma",
+            "if not LEAST <= sigma <= MOST:",
+            "if False:",
+            "noise has a sigma for which it is exact",
+        ),
+        (
+            "noise-of-one-number-twice",
+            "first, second = words &",
+            "first, second = words[[0, 0]] &",
+            "a candidate's size and whether it is kept are independent",
+        ),
+        (
+            "noise-floats-decide",
+            "_MARGIN: Final = 2.0**-42",
+            "_MARGIN: Final = 2.0**-60",
+            "no rounding of a float decides of noise",
+        ),
+        (
+            "noise-few-bits-decide",
+            "_FARTHEST: Final = 10.0",
+            "_FARTHEST: Final = 30.0",
+            "no bit that was not drawn decides of noise",
+        ),
+        (
+            "noise-of-one-sign-more",
+            "words[0] < 0",
+            "words[0] < -(1 << 58)",
+            "noise is positive as often as negative",
+        ),
+        (
+            "noise-of-laplace",
+            "= beyond > 0",
+            "= beyond > -math.inf",
+            "noise is Gaussian",
+        ),
+        (
+            "noise-off-the-middle",
+            "(size - sigma * sigma / scale)",
+            "(size - sigma / scale)",
+            "noise is Gaussian, of this sigma",
+        ),
+        (
+            "noise-zero-too-often",
+            "kept &= ~negative | (sizes > 0)",
+            "kept &= True",
+            "0 is as probable as it is in the discrete Gaussian",
+        ),
+        (
+            "noise-bounds-too-close",
+            "e - Fraction(2, word)",
+            "e - Fraction(1, 2 * word)",
+            "what floats leave open is decided by bounds that hold",
+        ),
+        (
+            "noise-without-more-bits",
+            'word << 64 | int.from_bytes(random(8), "little")',
+            "word << 64 | 1",
+            "the bits that decide further are chance too",
+        ),
+    ),
+    *_in(
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
         (
