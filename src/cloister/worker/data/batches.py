@@ -56,6 +56,15 @@ class Batches(Protocol):
         """
         ...
 
+    def picked(self, rows: RowNumbers, *, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The rows of these numbers (ascending, each once), in their order, in batches as those of an epoch.
+
+        Raises:
+            ConfigurationError: a batch size below 1; at the call.
+            DataSetError: as ``epoch``.
+        """
+        ...
+
 
 def batches_in(rows: int, *, batch_size: int) -> int:
     """How many batches an epoch of so many rows has."""

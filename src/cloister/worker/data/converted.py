@@ -37,6 +37,12 @@ class Converted:
         batches = self._data.epoch(batch_size, seed=seed, step=step, chosen=chosen)
         return (tuple(map(_converted, batch, self.schema)) for batch in batches)
 
+    def picked(self, rows: RowNumbers, *, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See ``Batches.picked``. A number that is too large for its column becomes infinite there: who picks rows
+        keeps a secret of which they are, and an error would tell of one of them."""
+        batches = self._data.picked(rows, batch_size=batch_size)
+        return (tuple(map(_cast, batch, self.schema)) for batch in batches)
+
 
 def fitted(data: Batches, *, expected: Sequence[Column]) -> Batches:
     """The data set as a training takes it: itself, where its columns are of the element types that are ``expected``.
@@ -49,8 +55,12 @@ def fitted(data: Batches, *, expected: Sequence[Column]) -> Batches:
     return data if same else Converted(data, expected)
 
 
+def _cast(values: torch.Tensor, column: Column) -> torch.Tensor:
+    return values.to(DTYPES[column.row.dtype])
+
+
 def _converted(values: torch.Tensor, column: Column) -> torch.Tensor:
-    found = values.to(DTYPES[column.row.dtype])
+    found = _cast(values, column)
     if values.is_floating_point() and bool((found.isinf() & values.isfinite()).any()):
         raise DataSetError(
             f"column {column.name!r} holds a number that is too large for {column.row.dtype}, which is expected:"

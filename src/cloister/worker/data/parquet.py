@@ -106,17 +106,33 @@ class RowGroups:
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """See ``Batches.epoch``; the order is told at the top of this module. What is not chosen is read, and left."""
         check_batch_size(batch_size)
-        return self._deal(batch_size, generator(seed=seed, step=step), chosen)
+        return self._deal(batch_size, self._mixed(generator(seed=seed, step=step), chosen))
 
-    def _deal(
-        self, batch_size: int, chance: np.random.Generator, chosen: RowNumbers | None
-    ) -> Iterator[tuple[torch.Tensor, ...]]:
-        kept: list[NDArray[Any]] = []  # of windows before: fewer rows than a batch
-        for groups in self._windows(chance):
-            values = self._read(groups)
-            order, start = chance.permutation(len(values[0])), 0
+    def picked(self, rows: RowNumbers, *, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See ``Batches.picked``. Row groups are read whole, and those that none of the rows is in are not."""
+        check_batch_size(batch_size)
+        return self._deal(batch_size, self._ascending(rows))
+
+    def _mixed(self, chance: np.random.Generator, chosen: RowNumbers | None) -> Iterator[tuple[list[int], RowNumbers]]:
+        """The windows of an epoch, each with the places, in it, of the rows to take."""
+        for groups in self._windows(chance.permutation(len(self._rows))):
+            order = chance.permutation(sum(self._rows[group] for group in groups))
             if chosen is not None:
                 order = order[np.isin(self._numbers_of(groups)[order], chosen, assume_unique=True)]
+            yield groups, order
+
+    def _ascending(self, rows: RowNumbers) -> Iterator[tuple[list[int], RowNumbers]]:
+        """The same for these rows in the order of the file."""
+        ends = np.cumsum(self._rows)
+        for groups in self._windows(np.unique(np.searchsorted(ends, rows, side="right"))):
+            yield groups, np.flatnonzero(np.isin(self._numbers_of(groups), rows, assume_unique=True))
+
+    def _deal(
+        self, batch_size: int, windows: Iterator[tuple[list[int], RowNumbers]]
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        kept: list[NDArray[Any]] = []  # of windows before: fewer rows than a batch
+        for groups, order in windows:
+            values, start = self._read(groups), 0
             if kept:
                 start = batch_size - len(kept[0])
                 kept = [np.concatenate((old, new[order[:start]])) for old, new in zip(kept, values, strict=True)]
@@ -137,16 +153,17 @@ class RowGroups:
         firsts = np.cumsum([0, *self._rows])
         return np.concatenate([np.arange(firsts[group], firsts[group + 1]) for group in groups])
 
-    def _windows(self, chance: np.random.Generator) -> Iterator[list[int]]:
+    def _windows(self, order: NDArray[np.int64]) -> Iterator[list[int]]:
         window: list[int] = []
         rows = 0
-        for group in chance.permutation(len(self._rows)).tolist():
+        for group in order.tolist():
             if window and (rows + self._rows[group]) * self._row_bytes > self._window_bytes:
                 yield window
                 window, rows = [], 0
             window.append(group)
             rows += self._rows[group]
-        yield window
+        if window:
+            yield window
 
     def _read(self, groups: Sequence[int]) -> list[NDArray[Any]]:
         rows = sum(self._rows[group] for group in groups)

@@ -117,6 +117,11 @@ class Arrays:
             return self._deal(batch_size, order(self._rows, seed=seed, step=step))
         return self._deal(batch_size, chosen[order(len(chosen), seed=seed, step=step)])
 
+    def picked(self, rows: RowNumbers, *, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See ``Batches.picked``."""
+        check_batch_size(batch_size)
+        return self._deal(batch_size, rows)
+
     def _deal(self, batch_size: int, rows: NDArray[np.int64]) -> Iterator[tuple[torch.Tensor, ...]]:
         columns = list(self.columns.values())
         for start in range(0, len(rows), batch_size):

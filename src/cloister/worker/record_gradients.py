@@ -1,0 +1,126 @@
+"""The gradients of a plan's loss on single records, each computed as if it were the only one.
+
+The plan is made ready for batches of one row, so that no operation of it ever sees two records. Where it can be
+vectorised, many records are computed at a time, each as a model with a batch of its own; the models are all the same
+one. Where it cannot, one comes after the other.
+
+A record that the plan cannot be run on (a label that is out of range, say) is no error here, because an error would
+tell of one record: its gradient is not a number. And it changes no bit of the others', which are then computed again,
+each in a batch as large as before and at the place that it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from cloister.errors import PlanError
+from cloister.worker.plans import Plan
+
+_COPIES: Final = 4
+"""How many float64 values are held for each value of a gradient, beside a step's: the matrix, and what is made of it.
+"""
+
+
+class RecordGradients:
+    """Makes a plan ready to compute records one by one; the values of the tensors given here are those that count.
+
+    ``names`` are the parameters whose gradients are wanted, in the order in which they lie end to end. ``at_once`` is
+    how many records are computed at a time, at most as many as were asked for and as ``memory_bytes`` has room for;
+    ``replayed`` is the reason why they are computed one after the other, and empty where they are not.
+
+    Raises:
+        PlanError: a batch of one row does not fit the plan or takes more than ``memory_bytes``, or a step writes
+            buffers.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        names: Sequence[str],
+        at_once: int,
+        memory_bytes: int,
+    ) -> None:
+        _refuse_writes(plan)
+        self._plan, self._names = plan, tuple(names)
+        self._parameters = {name: each.detach() for name, each in parameters.items()}
+        self._buffers = {name: each.detach() for name, each in buffers.items()}
+        self.device: Final = next(iter(parameters.values())).device
+        self.length: Final = sum(parameters[name].numel() for name in names)
+        each = _peak(plan, self.device) + _COPIES * 8 * self.length
+        if each > memory_bytes:
+            raise PlanError(f"one record takes {each:,} bytes of memory, more than {memory_bytes:,}; allow more")
+        self.at_once: Final = min(at_once, memory_bytes // each)
+        self.replayed = ""
+        try:
+            self._together = plan.vectorised(1, self.device, memory_bytes=memory_bytes)
+        except PlanError as fault:
+            self.replayed = str(fault)
+
+    def of(self, batch: Sequence[Tensor], *, seed: int, first: int) -> Tensor:
+        """The gradients of the records in a batch: a float64 matrix of shape ``(records, length)``, of which a row is
+        NaN where the plan could not be run.
+
+        ``seed`` and the record's number, counted from ``first``, decide what is random in its computation.
+        """
+        records = len(batch[0])
+        if self.replayed:
+            return torch.stack([self._alone(batch, at, seed, first + at) for at in range(records)])
+        try:
+            return self._all(batch)
+        except PlanError:
+            return torch.stack([self._again(batch, at) for at in range(records)])
+
+    def _alone(self, batch: Sequence[Tensor], at: int, seed: int, number: int) -> Tensor:
+        row = [each[at : at + 1] for each in batch]
+        try:
+            found = self._plan.step(self._parameters, self._buffers, row, seed=seed, step=number).gradients
+        except PlanError:
+            return self._nothing()
+        return torch.cat([found[name].flatten().double() for name in self._names])
+
+    def _all(self, batch: Sequence[Tensor]) -> Tensor:
+        """All records at once: one model's tensors stand for those of as many models, without copies."""
+        records = len(batch[0])
+        parameters, buffers = (
+            {name: each.expand(records, *each.shape) for name, each in held.items()}
+            for held in (self._parameters, self._buffers)
+        )
+        found = self._together.run(parameters, buffers, [each.unsqueeze(1) for each in batch]).gradients
+        return torch.cat([found[name].flatten(1).double() for name in self._names], 1)
+
+    def _again(self, batch: Sequence[Tensor], at: int) -> Tensor:
+        """One record at its place in a batch, all of whose others are the same one."""
+        try:
+            return self._all([each[at : at + 1].expand_as(each).contiguous() for each in batch])[at]
+        except PlanError:
+            return self._nothing()
+
+    def _nothing(self) -> Tensor:
+        return torch.full((self.length,), torch.nan, dtype=torch.float64, device=self.device)
+
+
+def _refuse_writes(plan: Plan) -> None:
+    pairs = zip(plan.program.buffers, plan.program.updates, strict=True)
+    written = [buffer.names[0] for buffer, update in pairs if update is not None]
+    if written:
+        raise PlanError(
+            f"the layer {written[0].rpartition('.')[0]!r} writes the buffer {written[0]!r} in each step, and clipping "
+            "bounds no record's part in it; put GroupNorm in the place of BatchNorm"
+        )
+
+
+def _peak(plan: Plan, device: torch.device) -> int:
+    try:
+        return plan.replay(1, device).peak
+    except PlanError as fault:
+        raise PlanError(
+            f"each record's gradient is computed alone, and the plan cannot be run on one row ({fault}); have the loss "
+            "be a mean over rows, without layers or terms that need several"
+        ) from None
