@@ -93,7 +93,7 @@ def test_every_charter_is_read_as_it_was(
     assert decode(agreed.encoded) == agreed
 
 
-SIMPLE = content(parse_charter(text(noise='{ mechanism = "gaussian", multiplier = 1 }')))
+SIMPLE = content(parse_charter(text(noise='{ unit = "owner", multiplier = 1, delta = 1e-5 }', interactive="false")))
 TWO = '[[limits.metrics]]\nname = "loss"\nlow = 0\nhigh = 1\n[[limits.metrics]]\nname = "error"\nlow = 0\nhigh = 1\n'
 
 
@@ -144,8 +144,8 @@ BROKEN = {
     "no clip": ("simple", at("limits", "clip", to=0.0)),
     "an endless clip": ("simple", at("limits", "clip", to=float("inf"))),
     "a clip that is no number": ("simple", at("limits", "clip", to=float("nan"))),
-    "noise of none": ("simple", at("limits", "noise", to={"mechanism": "gaussian", "multiplier": 0.0})),
-    "other noise": ("simple", at("limits", "noise", to={"mechanism": "laplace", "multiplier": 1.0})),
+    "noise of none": ("simple", at("limits", "noise", to={"unit": "owner", "multiplier": 0.0, "delta": 1e-5})),
+    "other noise": ("simple", at("limits", "noise", to={"unit": "row", "multiplier": 1.0, "delta": 1e-5})),
     "a share over 1": ("simple", at("limits", "largest_share", to=1.5)),
     "a share too small": ("simple", at("limits", "largest_share", to=0.25)),
     "a floor of one": ("simple", at("limits", "floor", to=1)),

@@ -24,7 +24,7 @@ TIGHT: dict[str, Any] = {
     "owners": ("bob", "alice", "chuck", "dora"),
     "floor": "3",
     "largest_share": "0.34",
-    "noise": '{ mechanism = "gaussian", multiplier = 1 }',
+    "noise": '{ unit = "owner", multiplier = 2, delta = 1e-5 }',
     "jobs": [agreed_job(b"\xab" * 32)],
     "limits": f'first_model = "{"cd" * 32}"\nfirst_model_file = "{"ef" * 32}"\n',
 }
@@ -51,23 +51,22 @@ ucode = 115
 """
 
 
-def test_a_tight_charter_has_one_hole_left_to_this_version() -> None:
-    assert warnings_of(charter(**TIGHT)) == [
-        "noise: this version of cloister cannot add it, and refuses to use the charter"
-    ]
+def test_a_tight_charter_has_no_holes() -> None:
+    assert warnings_of(charter(**TIGHT)) == []
 
 
 @pytest.mark.parametrize(
     ("changed", "hole"),
     [
-        ({"interactive": "true", "jobs": ()}, "interactive: "),
+        ({"interactive": "true", "jobs": (), "noise": '"none"'}, "interactive: "),
         ({"noise": '"none"'}, "no noise: "),
+        ({"noise": '{ unit = "owner", multiplier = 1.9, delta = 1e-5 }'}, "noise: 1.9 times what it hides"),
         ({"jobs": [], "limits": ""}, "no job is named"),
         ({"proven_plans": "false"}, "proven_plans is false: nodes run"),
         ({"limits": f'first_model = "{"cd" * 32}"\n'}, "first_model: its values are the researcher's choice"),
         ({"min_batch": "16"}, "min_batch = 16: "),
         (
-            {"jobs": [agreed_job(b"\xab" * 32, weights="rows")], "row_buckets": "[50, 100]"},
+            {"jobs": [agreed_job(b"\xab" * 32, weights="rows")], "row_buckets": "[50, 100]", "noise": '"none"'},
             "job train: weights by rows",
         ),
         (
@@ -143,7 +142,7 @@ def test_the_words_of_a_charter() -> None:
     assert (told.name, told.serial, told.digest, told.floor) == ("stroke-study", 1, agreed.digest, 3)
     assert [member.name for member in told.members] == ["alice", "bob", "chuck", "dora", "rosa"]
     assert told.warnings == tuple(warnings_of(agreed))
-    assert limits(agreed.limits)["noise"] == "gaussian, 1 times the clip"
+    assert limits(agreed.limits)["noise"].startswith("discrete Gaussian, 2 times the most that")
     entry = dict(software(agreed.reference[0]))
     assert entry["measurement"] == "5e" * 48
     assert entry["min_tcb.Milan"] == "bl 3, tee 0, snp 8, ucode 115"

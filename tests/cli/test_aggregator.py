@@ -72,16 +72,6 @@ def test_a_charter_with_faults(capsys, tmp_path: Path) -> None:
     assert "fault" in err
 
 
-def test_a_charter_that_this_version_cannot_enforce(capsys, study: Study, tmp_path: Path) -> None:
-    text = (study.folder / "charter.toml").read_text()
-    assert 'noise = "none"' in text
-    noisy = text.replace('noise = "none"', 'noise = { mechanism = "gaussian", multiplier = 1.0 }')
-    (tmp_path / "charter.toml").write_text(noisy)
-    code, err = refused(capsys, "--charter", str(tmp_path / "charter.toml"), "--tee", "simulated")
-    assert code == 1
-    assert "asks for noise, which this version of cloister cannot enforce" in err
-
-
 def test_which_of_several_addresses_it_has_is_said(capsys, study: Study, tmp_path: Path) -> None:
     text = (study.folder / "charter.toml").read_text()
     (tmp_path / "charter.toml").write_text(text.replace(f'["{ADDRESS}"]', f'["{ADDRESS}", "{SECOND}"]'))

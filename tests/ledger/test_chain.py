@@ -582,7 +582,7 @@ def test_the_rounds_of_a_charter_are_counted():
 
 
 def test_a_charter_that_asks_for_noise_has_no_rounds_without():
-    ledger = begun(noise='{ mechanism = "gaussian", multiplier = 1.0 }')
+    ledger = begun(noise='{ unit = "owner", multiplier = 1.0, delta = 1e-5 }')
     refuse(ledger, round_record(ledger, instance=FIRST), "noise")
 
 

@@ -15,7 +15,7 @@ from cloister.aggregation.strategies import State
 from cloister.charter import keys
 from cloister.errors import LedgerError
 from cloister.ledger import records
-from cloister.ledger.records import Cohort, InstanceRecord, RoundRecord, Share, decode, decode_cohort, encode
+from cloister.ledger.records import Cohort, InstanceRecord, Noised, RoundRecord, Share, decode, decode_cohort, encode
 from cloister.wire.limits import MEMBERS, RECORD_BYTES
 from cloister.wire.rounds import MemberSignature
 from tests.support import chains
@@ -40,7 +40,7 @@ COHORTS = st.builds(
     digest=DIGESTS,
     model=DIGESTS,
     shares=st.lists(SHARES, max_size=3).map(tuple),
-    noise=st.none() | st.builds(records.Noised, st.sampled_from(["record", "owner"]), st.floats(), st.floats(), st.floats()),
+    noise=st.none() | st.builds(Noised, st.sampled_from(["record", "owner"]), st.floats(), st.floats(), st.floats()),
 )
 RECORDS = st.one_of(
     st.builds(

@@ -112,12 +112,6 @@ def test_simulation_is_accepted_only_where_the_node_says_so(use: CharterUse) -> 
         load_charter(replace(use, accept_simulated=False), own=BOB, now=NOW)
 
 
-def test_what_this_version_cannot_enforce(use: CharterUse) -> None:
-    publish(use, noise='{ mechanism = "gaussian", multiplier = 1.0 }')
-    with pytest.raises(CharterError, match="asks for noise"):
-        load_charter(use, own=BOB, now=NOW)
-
-
 def test_own_floors_can_only_be_stricter(use: CharterUse) -> None:
     publish(use, interactive="false")
     load_charter(replace(use, floors=Floors(floor=3)), own=BOB, now=NOW)

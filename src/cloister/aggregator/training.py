@@ -67,7 +67,9 @@ class Training:
         limits = self._limits
         if limits.noise is not None and limits.noise.unit == "record":
             if (message.norm, message.buffers) != (0, 0):
-                raise RoundError("where noise hides records, nothing is told of how long a contribution is: norms are 0")
+                raise RoundError(
+                    "where noise hides records, nothing is told of how long a contribution is: norms are 0"
+                )
             return
         if not (0 < message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):
             raise RoundError("a contribution's norms are numbers of at most the charter's clip and clip_buffers")

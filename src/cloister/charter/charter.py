@@ -22,6 +22,7 @@ from cloister.charter.jobs import AgreedJob
 from cloister.errors import CharterError
 from cloister.models.recipe import TENSORS, Drawn
 
+
 def check_valid(charter: Charter, *, now: datetime) -> None:
     """Checks that a charter is valid at ``now``, a time with its offset.
 
@@ -47,8 +48,9 @@ MIN_BATCH: Final = 32
 """The least rows behind a step, unless a charter says another number."""
 MIN_ROWS: Final = 96
 """Likewise those that count in a round."""
+LEAST_MULTIPLIER: Final = 0.01
 MULTIPLIER: Final = 1024.0
-"""The most noise, as a multiple of what it hides."""
+"""The least noise, as a multiple of what it hides, and the most. The least hides nothing: it is for trying."""
 DELTA: Final = 0.01
 """The greatest delta: it is about the probability that a record is told all the same."""
 COUNT: Final = (1 << 53) - 1
@@ -63,7 +65,7 @@ Count: TypeAlias = Annotated[int, Meta(ge=1, le=COUNT)]
 Floor: TypeAlias = Annotated[int, Meta(ge=2, le=MEMBERS)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
-Multiplier: TypeAlias = Annotated[float, Meta(gt=0, le=MULTIPLIER)]
+Multiplier: TypeAlias = Annotated[float, Meta(gt=LEAST_MULTIPLIER, le=MULTIPLIER)]
 Delta: TypeAlias = Annotated[float, Meta(gt=0, le=DELTA)]
 Batch: TypeAlias = Annotated[int, Meta(ge=16, le=COUNT)]
 Rows: TypeAlias = Annotated[int, Meta(ge=32, le=COUNT)]

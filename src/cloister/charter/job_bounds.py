@@ -54,7 +54,10 @@ def faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
     if job.sampling is not None:
         yield from drawn_faults(job.sampling, job.optimizer, job.strategy, steps=job.steps)
         if job.unsafe_lr is not None:
-            yield "unsafe_lr", "gives a reason for a learning rate, and none is needed where rows are drawn: leave it out"
+            yield (
+                "unsafe_lr",
+                "gives a reason for a learning rate, and none is needed where rows are drawn: leave it out",
+            )
         return
     yield from (("optimizer", fault) for fault in _optimizer(job))
     yield from (("strategy", fault) for fault in _strategy(job))

@@ -110,7 +110,10 @@ def _noisy(found: Limits) -> Faults:
             " LayerNorm in the place of BatchNorm",
         )
     if found.row_buckets:
-        yield "limits.row_buckets", "are not for a charter with noise: numbers of rows are told to nobody. Leave them out"
+        yield (
+            "limits.row_buckets",
+            "are not for a charter with noise: numbers of rows are told to nobody. Leave them out",
+        )
     if found.metrics:
         yield "limits.metrics[0].name", "is not for a charter with noise: metrics stay home, as they would have none"
 
@@ -183,7 +186,10 @@ def _sampled_as_noise_asks(job: AgreedJob, limits: Limits) -> Faults:
     noise = limits.noise
     if noise is not None and noise.unit == "record":
         if job.sampling is None:
-            yield "sampling", "is missing: noise that hides one record is for rows that are drawn, { rate = ..., rows = ... }"
+            yield (
+                "sampling",
+                "is missing: noise that hides one record is for rows that are drawn, { rate = ..., rows = ... }",
+            )
     elif job.sampling is not None:
         yield "sampling", 'is for a charter whose noise hides one record (unit = "record"): leave it out'
     if noise is not None and job.weights != "uniform":

@@ -15,6 +15,7 @@ from cloister.charter.charter import (
     DELTA,
     DIGEST_BYTES,
     FORMAT,
+    LEAST_MULTIPLIER,
     MEMBERS,
     MIN_BATCH,
     MIN_ROWS,
@@ -196,7 +197,7 @@ def _noise(table: _CharterTable) -> Noise | None:
     if child is None:
         return None
     unit = cast(Unit, child.choice("unit", among=UNITS) or "record")
-    multiplier = child.number("multiplier", above=0.0, most=MULTIPLIER) or 1.0
+    multiplier = child.number("multiplier", above=LEAST_MULTIPLIER, most=MULTIPLIER) or 1.0
     return Noise(unit=unit, multiplier=multiplier, delta=child.number("delta", above=0.0, most=DELTA) or DELTA)
 
 

@@ -12,7 +12,7 @@ from cloister.charter.names import shown
 from cloister.wire.text import exact
 
 _HARMLESS: Final = frozenset({"UpToDate", "SWHardeningNeeded"})
-LEAST_MULTIPLIER: Final = 2.0
+_LITTLE_NOISE: Final = 2.0
 """Noise of less than twice what it hides leaves membership to good guessers, within few rounds."""
 _LONG_DAYS: Final = 400
 _FEW_DAYS: Final = 14
@@ -40,9 +40,9 @@ def _limits(charter: Charter) -> Iterator[str]:
     yield from _jobs(charter)
     if limits.noise is None:
         yield "no noise: an aggregate is exact, also about an outlier among the contributions"
-    elif limits.noise.multiplier < LEAST_MULTIPLIER:
+    elif limits.noise.multiplier < _LITTLE_NOISE:
         yield (
-            f"noise: {exact(limits.noise.multiplier)} times what it hides, and less than {LEAST_MULTIPLIER:g}: whether"
+            f"noise: {exact(limits.noise.multiplier)} times what it hides, and less than {_LITTLE_NOISE:g}: whether"
             " a record took part can be guessed from one round well above chance, also where nobody can read it back"
         )
     if limits.floor == 2:

@@ -102,8 +102,8 @@ def _rows(job: AgreedJob, limits: OwnLimits, data: StudyData) -> Iterator[str]:
         least = max(least, FEWEST_BATCHES * job.batch_size)
     elif spec is not None and spec.shape[0] * job.sampling.rate > job.sampling.rows:
         yield (
-            f"the data set {data.name!a} has {spec.shape[0]} rows, of which more than the {job.sampling.rows} would be"
-            f" drawn that the job expects of all owners together: with the rate {job.sampling.rate:g}, it has to say more"
+            f"of the {spec.shape[0]} rows of the data set {data.name!a} more would be drawn, at the rate"
+            f" {job.sampling.rate:g}, than the {job.sampling.rows} that the job expects of all owners together"
         )
     if spec is not None and spec.shape[0] < least:
         why = (

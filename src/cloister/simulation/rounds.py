@@ -36,7 +36,6 @@ from cloister.worker.plans import Plan
 from cloister.worker.record_sums import RecordSums
 from cloister.worker.training import Training
 
-
 RECORDS_BYTES: Final = 1 << 30
 """What the gradients of records that are computed at once may take."""
 

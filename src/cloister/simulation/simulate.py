@@ -120,8 +120,8 @@ def simulate(
         largest_share: the most that one owner may be of the mean.
         clip: the most that the L2 norm of the parameters in an owner's update may be.
         clip_buffers: the same for its buffers.
-        noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: what
-            is simulated is what it costs, and nothing is hidden.
+        noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: it
+            shows what noise costs, and hides nothing.
         sampling: how rows are drawn where noise hides single records: ``clip`` is then of one record's gradient, a
             round is one step of ``optimizer``, which is SGD with a learning rate alone, and ``batch_size`` rows are
             computed at once.

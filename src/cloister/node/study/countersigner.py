@@ -84,7 +84,9 @@ class Countersigner:
             digest = cohort_digest(asked.cohort)
             if all(each.cohort != digest for each in self._records.consents(self._digest)):
                 ids = tuple(sorted(members))
-                self._records.consent(Consented(self._digest, cohort.round, digest, cohort.model, ids, data, cohort.noise))
+                self._records.consent(
+                    Consented(self._digest, cohort.round, digest, cohort.model, ids, data, cohort.noise)
+                )
         return self._sign(consent_to_be_signed(asked.cohort))
 
     def commit(self, asked: Asked, *, outcome: bytes, consents: Sequence[MemberSignature]) -> MemberSignature:
@@ -115,8 +117,8 @@ class Countersigner:
         before = self._records.noises(data, besides=(self._digest, number))
         if len(before) >= self._limits.rounds:
             raise RoundError(
-                f"the data set {data!r} was in {len(before)} rounds that were released or still may be, those of earlier"
-                f" studies included, and {self._limits.rounds_by} {self._limits.rounds}"
+                f"the data set {data!r} was in {len(before)} rounds that were released or still may be, those of"
+                f" earlier studies included, and {self._limits.rounds_by} {self._limits.rounds}"
             )
         if data in self._budgets:
             check_privacy(data, budget=self._budgets[data], before=before, noise=noise)

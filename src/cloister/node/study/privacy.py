@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from cloister.accounting import Spent, epsilon
+from cloister.accounting.accountant import Spent, epsilon
 from cloister.charter.owner_limits import PrivacyBudget
 from cloister.errors import RoundError
 from cloister.ledger.records import Noised
@@ -21,9 +21,7 @@ def cost(rounds: Iterable[Noised], *, delta: float) -> float:
     return epsilon([Spent(multiplier, rate, times) for (multiplier, rate), times in counts.items()], delta=delta)
 
 
-def check_privacy(
-    data: str, *, budget: PrivacyBudget, before: Iterable[Noised | None], noise: Noised | None
-) -> None:
+def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised | None], noise: Noised | None) -> None:
     """Checks that a data set's budget allows one more round with this noise after those before it.
 
     Raises:
@@ -32,13 +30,15 @@ def check_privacy(
     rounds = [*before, noise]
     noisy = [each for each in rounds if each is not None]
     if len(noisy) < len(rounds):
-        which = "this round has no noise" if noise is None else "rounds without noise were released of it, or still may be"
+        which = (
+            "this round has no noise" if noise is None else "rounds without noise were released of it, or still may be"
+        )
         raise RoundError(
-            f"the data set {data!r} has a budget of epsilon {budget.epsilon:g}, and {which}, which no epsilon bounds. Its"
-            " owner can take the budget out of the node's configuration, or leave out this study"
+            f"the data set {data!r} has a budget of epsilon {budget.epsilon:g}, and {which}, which no epsilon bounds."
+            " Its owner can take the budget out of the node's configuration, or leave out this study"
         )
     if (needed := cost(noisy, delta=budget.delta)) > budget.epsilon:
         raise RoundError(
-            f"the data set {data!r} would have spent epsilon {needed:.3g} at delta {budget.delta:g} with this round, and"
-            f" its owner allows {budget.epsilon:g}: its rounds of all studies count"
+            f"the data set {data!r} would have spent epsilon {needed:.3g} at delta {budget.delta:g} with this round,"
+            f" and its owner allows {budget.epsilon:g}: its rounds of all studies count"
         )

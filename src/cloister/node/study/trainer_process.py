@@ -27,8 +27,8 @@ from cloister.node.slate import READING
 from cloister.node.study.effects import Draw
 from cloister.node.study.trainer import Assignment, Columns, Order, Result
 from cloister.tensor.geometry import DTYPES
-from cloister.wire.frames import Kind
 from cloister.wire.fixed_point import most_drawn
+from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.sessions import STEP
 from cloister.wire.tensors import TensorSpec
@@ -68,8 +68,8 @@ class TrainerProcess:
         self._job = b""
 
     def train(self, order: Order, *, job: bytes, vector: bytearray) -> tuple[Result, torch.Tensor]:
-        """Trains the model of this vector as ordered, and returns what is said of the result, and the result: an update,
-        or where rows are drawn the sum over them. ``job``: empty if it is the same as before.
+        """Trains the model of this vector as ordered. Returns what is said of the result, and the result: an update, or
+        where rows are drawn the sum over them. ``job``: empty if it is the same as before.
 
         Raises:
             JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other.
@@ -113,8 +113,8 @@ class TrainerProcess:
         rows = len(found.data)
         if rows * draw.rate > draw.rows:
             raise DataSetError(
-                f"the data set has more rows than the job is for: at the rate {draw.rate:g} it expects {draw.rows} of all"
-                " owners together, and more would be drawn here alone"
+                f"the data set has more rows than the job is for: at the rate {draw.rate:g} it expects {draw.rows} of"
+                " all owners together, and more would be drawn here alone"
             )
         sums = RecordSums(
             found.plan,
