@@ -10,7 +10,8 @@ import pytest
 
 from cloister.aggregator import collection as pulling
 from cloister.aggregator.bodies import Update
-from cloister.aggregator.collection import Answer, Collection
+from cloister.aggregator.collection import Collection
+from cloister.aggregator.weighing import Answer, WeightedMean
 from cloister.charter.charter import Member
 from cloister.charter.jobs import Weights
 from cloister.errors import RoundError
@@ -38,9 +39,9 @@ def pulled(count: int) -> tuple[np.ndarray, int]:
     limits, layout = agree(clip="1e6").limits, lay_out({"weight": TensorSpec("float32", (LENGTH,))})
     tracemalloc.start()
     try:
-        collection = Collection(
-            answers, limits=limits, weights="rows", layout=layout, regions=regions_of(layout, buffers=())
-        )
+        regions = regions_of(layout, buffers=())
+        weighing = WeightedMean(limits, layout, by_rows=True, regions=regions)
+        collection = Collection(answers, limits=limits, weighing=weighing, layout=layout, regions=regions)
         while asked := collection.next():
             buffers = {name: collection.buffer(name, salt=SALT) for name in asked}
             for name in reversed(asked):
@@ -82,7 +83,8 @@ def collecting(
     }
     limits, layout = agree(clip="1e6", floor=2).limits, lay_out({"weight": TensorSpec("float32", (4,))})
     regions = regions_of(layout, buffers=())
-    return Collection(answers, limits=limits, weights=weights, layout=layout, regions=regions), updates
+    weighing = WeightedMean(limits, layout, by_rows=weights == "rows", regions=regions)
+    return Collection(answers, limits=limits, weighing=weighing, layout=layout, regions=regions), updates
 
 
 def arrive(collection: Collection, name: str, updates: dict[str, bytes]) -> Update:

@@ -154,7 +154,7 @@ def test_an_owner_can_read_it() -> None:
         " at delta 1e-05"
     )
     assert job["sampling"].startswith("each row is drawn with the probability 0.25, by its owner and by itself")
-    assert "steps" not in job
+    assert job["steps"] == "1: one round is one step"
     owner = summary.limits(parse_charter(noisy(agreed_job(PLAN), noise=OWNER)).limits)
     assert "the contribution of one owner" in owner["noise"]
     assert owner["clip"] == "the norm of a contribution's parameters is at most 1"

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from cloister.charter.jobs import Sampling
 from cloister.charter.signatures import CONTEXT
 from cloister.errors import LedgerError
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger, quorum, votes_to_void
-from cloister.ledger.records import Share, cohort_digest, decode, encode, head_of
+from cloister.ledger.records import Noised, Share, cohort_digest, decode, encode, head_of
+from cloister.wire.optimizers import SGD
 from cloister.wire.rounds import MemberSignature
 from tests.support import chains
 from tests.support.chains import Instance, cohort, digest, round_record
@@ -581,9 +583,33 @@ def test_the_rounds_of_a_charter_are_counted():
     refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed), "all 1 rounds of the charter")
 
 
-def test_a_charter_that_asks_for_noise_has_no_rounds_without():
-    ledger = begun(noise='{ unit = "owner", multiplier = 1.0, delta = 1e-5 }')
-    refuse(ledger, round_record(ledger, instance=FIRST), "noise")
+NOISES = {"owner": Noised("owner", 2.0, 1.0, 1.0), "record": Noised("record", 2.0, 0.25, 1.0)}
+
+
+@pytest.mark.parametrize("unit", NOISES)
+def test_the_noise_of_a_round_is_what_the_charter_and_its_job_say(unit):
+    noise = f'{{ unit = "{unit}", multiplier = 2.0, delta = 1e-5 }}'
+    drawn = {"steps": 1, "optimizer": SGD(0.5), "sampling": Sampling(rate=0.25, rows=90)} if unit == "record" else {}
+    ledger = begun(limits="", noise=noise, jobs=[chains.charters.agreed_job(chains.PLAN, **drawn)])
+    right = NOISES[unit]
+    for wrong in (
+        None,
+        replace(right, unit="record" if unit == "owner" else "owner"),
+        replace(right, multiplier=1.9),
+        replace(right, rate=0.2),
+        replace(right, clip=2.0),
+    ):
+        agreed = replace(cohort(ledger, ["bob", "alice"], signer=FIRST.public), noise=wrong)
+        refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed), "its noise, or the rate or clip")
+    agreed = replace(cohort(ledger, ["bob", "alice"], signer=FIRST.public), noise=right)
+    ledger.append(round_record(ledger, instance=FIRST, agreed=agreed))
+    assert ledger.released == 1
+
+
+def test_a_round_says_no_noise_where_there_is_none():
+    ledger = begun()
+    agreed = replace(cohort(ledger, ["bob", "alice"], signer=FIRST.public), noise=NOISES["owner"])
+    refuse(ledger, round_record(ledger, instance=FIRST, agreed=agreed), "its noise, or the rate or clip")
 
 
 def test_a_charter_without_a_first_model_has_no_rounds():

@@ -124,9 +124,9 @@ def test_other_spellings_are_refused():
     with pytest.raises(LedgerError, match="one spelling"):
         decode(b"\xdc\x00\x0a" + head[1:])  # an array of ten, its length in two bytes
     cohort = decode(head).cohort
-    assert cohort[:1] == b"\x9b"
+    assert cohort[:1] == b"\x9c"
     with pytest.raises(LedgerError, match="one spelling"):
-        decode_cohort(b"\xdc\x00\x0b" + cohort[1:])
+        decode_cohort(b"\xdc\x00\x0c" + cohort[1:])
 
 
 def test_what_is_too_long():

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.charter import Metric, Noise
+from cloister.charter.jobs import Sampling
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, JobError, PlanError
 from cloister.ledger.job import Constant, Part
@@ -363,12 +364,16 @@ def full(found: StudyFile) -> StudyFile:
     limits = replace(
         found.charter.limits,
         clip_buffers=2.0,
-        noise=Noise(mechanism="gaussian", multiplier=1.5),
+        noise=Noise(unit="record", multiplier=1.5, delta=1e-5),
         row_buckets=(200, 400),
         first_model_file=bytes(32),
     )
     job = replace(
-        found.charter.jobs[0], unsafe_lr="why", strategy=FedAdam(0.1), optimizer=SGD(0.1, schedule=CosineDecay(3, 0.1))
+        found.charter.jobs[0],
+        unsafe_lr="why",
+        strategy=FedAdam(0.1),
+        optimizer=SGD(0.1, schedule=CosineDecay(3, 0.1)),
+        sampling=Sampling(rate=0.5, rows=100),
     )
     agreed = replace(
         found.charter, supersedes=bytes(32), reference=reference, limits=limits, jobs=(job,),

@@ -53,6 +53,7 @@ class Instance:
             sign=self._key.sign,
             prove=self.prove,
             salt=lambda: next(self._salts),
+            random=np.random.Generator(np.random.PCG64(seed)).bytes,
             time=lambda: 1_800_000_000_000 + int(self.now * 1000),
             collateral=collateral,
         )

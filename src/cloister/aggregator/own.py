@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -22,20 +21,20 @@ class InstanceIdentity(NamedTuple):
     """An instance's keys, evidence, clock and salt: what it can do and nobody else can.
 
     ``signer``: its public signing key, Ed25519, 32 bytes; ``sign`` signs with it. ``prove``: fresh evidence for a
-    nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``time``: milliseconds
-    since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record, so that auditors need no other source.
-    ``upload_s``: the time that any upload may take, beside 1 s for each MiB of it that has arrived. ``random(n)``: n
-    random bytes, for noise: from the system's generator, which nobody outside a TEE can foresee.
+    nonce, of a transcript that tells the ledger's head and sequence. ``salt``: 32 random bytes. ``random(n)``: n random
+    bytes, for noise. ``time``: milliseconds since 1970-01-01 UTC. ``collateral``: encoded, for the instance's record,
+    so that auditors need no other source. ``upload_s``: the time that any upload may take, beside 1 s for each MiB of
+    it that has arrived.
     """
 
     signer: bytes
     sign: Callable[[bytes], bytes]
     prove: Callable[[bytes], Proof]
     salt: Callable[[], bytes]
+    random: Callable[[int], bytes]
     time: Callable[[], int]
     collateral: bytes | None = None
     upload_s: float = UPLOAD_S
-    random: Callable[[int], bytes] = os.urandom
 
 
 def seconds_for(nbytes: int, *, least: float = 0.0) -> float:

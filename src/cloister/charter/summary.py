@@ -138,7 +138,8 @@ def _rows_of(agreed: AgreedJob) -> Mapping[str, str]:
         return {
             "sampling": f"each row is drawn with the probability {exact(drawn.rate)}, by its owner and by itself; the"
             f" sum is divided by {drawn.rows}, however many are drawn",
-            "batch_size": f"{agreed.batch_size} rows at once, which changes no result",
+            "batch_size": f"{agreed.batch_size} rows are computed at once, which changes no result",
+            "steps": f"{agreed.steps}: one round is one step",
         }
     return {
         "batch_size": f"{agreed.batch_size} rows of every owner in every step",

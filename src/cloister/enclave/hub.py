@@ -82,6 +82,7 @@ class Hub:
             sign=instance.sign,
             prove=prove,
             salt=lambda: secrets.token_bytes(32),
+            random=secrets.token_bytes,
             time=lambda: time_ns() // 1_000_000,
             collateral=collateral,
             upload_s=upload_s,

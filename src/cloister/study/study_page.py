@@ -75,7 +75,8 @@ def _job(study: StudyFile, job: AgreedJob, seen: Look, *, code: bool) -> Iterato
     yield ""
     yield f"job         {shown(job.name)}: what your node will compute"
     yield from _items(summary.job(job).items())
-    yield from _items(_least(study.charter, job))
+    if job.sampling is None:
+        yield from _items(_least(study.charter, job))
     yield "  the plan"
     yield from (f"    {line}" for line in str(words.describe(program)).splitlines())
     proof = [finding.text for finding in seen.findings if finding.severity == "fine"] or ["not proved"]

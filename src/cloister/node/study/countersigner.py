@@ -58,7 +58,7 @@ class Countersigner:
         key: PrivateKey,
         limits: OwnLimits,
         records: Records,
-        budgets: Mapping[str, PrivacyBudget],
+        budgets: Mapping[str, PrivacyBudget] | None = None,
     ) -> None:
         self._digest = charter.digest
         self._charter_floor = charter.limits.floor
@@ -68,7 +68,7 @@ class Countersigner:
         self._fingerprint = fingerprint(self._public)
         self._limits = limits
         self._records = records
-        self._budgets = budgets
+        self._budgets = budgets or {}
 
     def consent(self, asked: Asked) -> MemberSignature:
         """Agrees to be in a cohort. That is on the disk before this returns; its round is spent from then on.

@@ -135,9 +135,7 @@ class Member:
         )
         self._records = records
         self._replica = Replica(charter, records=records, verify_instance=verify_instance)
-        self._countersigner = Countersigner(
-            charter, key=key, limits=self._limits, records=records, budgets=budgets or {}
-        )
+        self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records, budgets=budgets)
         self._answering = Answering(charter, key=key, records=records)
         self._current = CurrentJob(charter, records=records)
         self._new_salt = new_salt
