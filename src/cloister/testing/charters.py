@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cloister.attest.attester.measure import measure
 from cloister.charter import Charter, jobs_toml
+from cloister.charter.charter import Noise
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.signatures import encode, sign
 from cloister.charter.toml import parse_charter
@@ -38,6 +39,7 @@ def write_charter(
     first_model: bytes | None = None,
     metrics: Mapping[str, tuple[float, float]] | None = None,
     lost_key_days: int = 0,
+    noise: Noise | None = None,
     now: datetime | None = None,
 ) -> Charter:
     """Writes a charter for a simulated aggregator, and returns it.
@@ -68,7 +70,7 @@ def write_charter(
     lines += ["[[software]]", 'name = "aggregator"', 'tee = "simulated"']
     lines += [f"measurement = {json.dumps([each.hex() for each in software])}", "min_svn = 1", 'platforms = "any"']
     lines += ["[limits]", f"floor = {owners if floor is None else floor}", f"largest_share = {float(largest_share)}"]
-    lines += [f"clip = {float(clip)}", 'noise = "none"', f"rounds = {rounds}", f"min_examples = {min_examples}"]
+    lines += [f"clip = {float(clip)}", f"noise = {noise_toml(noise)}", f"rounds = {rounds}", f"min_examples = {min_examples}"]
     lines += [f"min_batch = {min_batch}", f"min_rows = {min_rows}", f"row_buckets = {json.dumps(list(row_buckets))}"]
     lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
     lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
@@ -79,6 +81,13 @@ def write_charter(
     text = "\n".join([*lines, *map(jobs_toml.job_toml, jobs), ""])
     file.write_text(text, encoding="utf-8")
     return parse_charter(text, source=str(file))
+
+
+def noise_toml(noise: Noise | None) -> str:
+    """A charter's noise as it stands in the file."""
+    if noise is None:
+        return '"none"'
+    return f'{{ unit = "{noise.unit}", multiplier = {noise.multiplier!r}, delta = {noise.delta!r} }}'
 
 
 def sign_charter(charter: Charter, signatures: Path, *, signers: Mapping[str, Identity]) -> None:

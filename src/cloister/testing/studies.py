@@ -15,6 +15,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from cloister.charter.jobs import AgreedJob
+from cloister.charter.owner_limits import PrivacyBudget
 from cloister.errors import ConfigurationError, NoAnswerError
 from cloister.net.files import read_charter
 from cloister.net.identity import Identity
@@ -38,6 +39,8 @@ class LocalColumns:
     file: Path
     columns: Sequence[str]
     tags: Sequence[str]
+    budget: PrivacyBudget | None = None
+    """What its rounds may cost each of its records."""
 
 
 class LocalStudy:
@@ -236,4 +239,6 @@ class LocalStudy:
                 f"file = {json.dumps(str(data_set.file))}",
                 f"columns = {json.dumps(list(data_set.columns))}",
             ]
+            if data_set.budget is not None:
+                lines += [f"epsilon = {data_set.budget.epsilon!r}", f"delta = {data_set.budget.delta!r}"]
         return "\n".join([*lines, ""])
