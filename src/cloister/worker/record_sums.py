@@ -94,8 +94,8 @@ class RecordSums:
         _check_numbers(clip, at_once)
         check_rate(rate)
         check_tensors(plan, parameters, buffers)
-        trained = _trained(plan)
-        _check_layout(layout, {name: parameters[name] for name in trained})
+        trained = {name: parameters[name] for name in _trained(plan)}
+        _check_layout(layout, trained)
         self._places = [place for place in layout.places if place.name in trained]
         self.gradients: Final = RecordGradients(
             plan,
@@ -197,9 +197,9 @@ def within(units: Tensor) -> Tensor:
     return units.square().sum(1) <= UNITS**2
 
 
-def _trained(plan: Plan) -> set[str]:
+def _trained(plan: Plan) -> list[str]:
     pairs = zip(plan.program.parameters, plan.program.gradients, strict=True)
-    return {each.names[0] for each, gradient in pairs if gradient is not None}
+    return [each.names[0] for each, gradient in pairs if gradient is not None]
 
 
 def _check_layout(layout: Layout, trained: Mapping[str, Tensor]) -> None:
