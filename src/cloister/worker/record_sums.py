@@ -38,7 +38,7 @@ from cloister.wire.fixed_point import SUM_TYPE, UNITS
 from cloister.wire.layout import Layout
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
-from cloister.worker.data.poisson import check_rate, draw
+from cloister.worker.data.poisson import Draw, check_rate, draw
 from cloister.worker.fitting import check_tensors, columns_of
 from cloister.worker.flatten import SMALLEST_NORM
 from cloister.worker.plans import Plan
@@ -94,8 +94,8 @@ class RecordSums:
         _check_numbers(clip, at_once)
         check_rate(rate)
         check_tensors(plan, parameters, buffers)
-        trained = _trained(plan)
-        _check_layout(layout, {name: parameters[name] for name in trained})
+        trained = {name: parameters[name] for name in _trained(plan)}
+        _check_layout(layout, trained)
         self._places = [place for place in layout.places if place.name in trained]
         self.gradients: Final = RecordGradients(
             plan,
@@ -125,9 +125,17 @@ class RecordSums:
             ConfigurationError: a key or ``most_rows`` that cannot be used.
             DataSetError: the data set's columns do not fit the plan, or its file is damaged.
         """
-        data = fitted(data, expected=self._expected)
         chosen = draw(len(data), rate=self._rate, key=key, most=most_rows)
         seed = int.from_bytes(hmac.digest(key, _STEPS, "sha256")[:8], "big")
+        return self.over(data, chosen, seed=seed)
+
+    def over(self, data: Batches, chosen: Draw, *, seed: int) -> Summed:
+        """The same for a draw that was made; ``seed`` (0 to 2^64 - 1) decides all else that is random.
+
+        Raises:
+            DataSetError: as ``run``.
+        """
+        data = fitted(data, expected=self._expected)
         device, first, counted = self.gradients.device, 0, 0
         total = torch.zeros(self.gradients.length, dtype=torch.int64, device=device)
         for batch in data.picked(chosen.rows, batch_size=self.gradients.at_once):
@@ -189,9 +197,9 @@ def within(units: Tensor) -> Tensor:
     return units.square().sum(1) <= UNITS**2
 
 
-def _trained(plan: Plan) -> set[str]:
+def _trained(plan: Plan) -> list[str]:
     pairs = zip(plan.program.parameters, plan.program.gradients, strict=True)
-    return {each.names[0] for each, gradient in pairs if gradient is not None}
+    return [each.names[0] for each, gradient in pairs if gradient is not None]
 
 
 def _check_layout(layout: Layout, trained: Mapping[str, Tensor]) -> None:

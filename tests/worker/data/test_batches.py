@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -75,6 +76,43 @@ def test_two_epochs_at_a_time(data: Batches) -> None:
 def test_numbers_that_are_refused_at_the_call(data: Batches, numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigurationError):
         data.epoch(numbers[0], seed=numbers[1], step=numbers[2])
+
+
+PICKED: dict[str, list[int]] = {
+    "some": [0, 3, 6, 7, 20, 21, 22, 40, 44],
+    "one": [17],
+    "all": list(range(ROWS)),
+}
+
+
+@pytest.mark.parametrize("which", PICKED)
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_picked_rows_are_those_asked_for_in_their_order(data: Batches, which: str, batch_size: int) -> None:
+    x, _ = numbered(ROWS)
+    rows = np.array(PICKED[which])
+    batches = list(data.picked(rows, batch_size=batch_size))
+    assert [len(batch[1]) for batch in batches[:-1]] == [batch_size] * (
+        batches_in(len(rows), batch_size=batch_size) - 1
+    )
+    assert torch.cat([batch[1] for batch in batches]).tolist() == rows.tolist()
+    assert torch.equal(torch.cat([batch[0] for batch in batches]), x[rows])  # the columns stay together
+
+
+def test_picked_rows_are_the_callers_own(data: Batches) -> None:
+    rows = np.array(PICKED["some"])
+    for x, y in data.picked(rows, batch_size=4):
+        x.fill_(-1)
+        y.fill_(-1)
+    assert torch.cat([y for _, y in data.picked(rows, batch_size=4)]).tolist() == rows.tolist()
+
+
+def test_picked_in_no_batches_is_refused_at_the_call(data: Batches) -> None:
+    with pytest.raises(ConfigurationError):
+        data.picked(np.array([1]), batch_size=0)
+
+
+def test_nothing_is_picked_of_nothing(data: Batches) -> None:
+    assert not list(data.picked(np.array([], np.int64), batch_size=4))
 
 
 def test_formats_that_read_rows_in_any_order_agree_on_it(tmp_path: Path) -> None:

@@ -120,6 +120,15 @@ def test_nulls_are_refused_when_they_are_read(tmp_path: Path, values: Any) -> No
         column(data)
 
 
+def test_row_groups_without_picked_rows_are_not_read(tmp_path: Path) -> None:
+    """Here, the last one could not be."""
+    write_parquet(tmp_path / "a.parquet", {"x": pa.array([1, 2, 3, 4, 5, None])}, group=2)
+    data = open_file(tmp_path / "a.parquet", columns=["x"])
+    assert [x.tolist() for (x,) in data.picked(np.array([1, 2]), batch_size=4)] == [[2, 3]]
+    with pytest.raises(DataSetError, match="holds nulls"):
+        list(data.picked(np.array([1, 4]), batch_size=4))
+
+
 @pytest.mark.slow
 def test_metadata_that_would_end_the_process(tmp_path: Path) -> None:
     """A column chunk's type that is not its column's: what pyarrow tells of its statistics aborts. It is not asked."""

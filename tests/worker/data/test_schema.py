@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.errors import DataSetError
+from cloister.errors import ConfigurationError, DataSetError
 from cloister.wire.tensors import ITEM_BYTES, TensorSpec
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
@@ -77,6 +77,17 @@ def test_a_number_too_large_for_its_column_is_refused_and_infinities_stay() -> N
     large = fitted(Arrays({"mmHg": torch.tensor([1.0, 1e39], dtype=torch.float64)}), expected=expected)
     with pytest.raises(DataSetError, match="column 'mmHg' holds a number that is too large for float32"):
         list(large.epoch(2, seed=0, step=0))
+
+
+def test_of_picked_rows_a_number_too_large_for_its_column_is_infinite() -> None:
+    """An error would tell that such a row is among them."""
+    expected = [Column("pressure", TensorSpec("float32", ()))]
+    large = fitted(Arrays({"mmHg": torch.tensor([1.0, 1e39, 2.0], dtype=torch.float64)}), expected=expected)
+    [(found,)] = large.picked(np.array([0, 1]), batch_size=2)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [1.0, float("inf")]
+    with pytest.raises(ConfigurationError):
+        large.picked(np.array([0]), batch_size=0)
 
 
 def test_columns_do_not_stand_in_each_others_place() -> None:
