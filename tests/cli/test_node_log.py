@@ -12,7 +12,7 @@ from cloister.cli.node_log import as_text, show, told_of
 from cloister.ledger.records import Noised
 from cloister.node.study.budgets import Budget, Line, Privacy
 from cloister.node.study.journal import Records
-from tests.node.study.test_budgets import noisy
+from tests.support.members import charter, hidden
 
 RECORD, OWNER = Noised("record", 2.0, 0.25, 1.0), Noised("owner", 3.5, 1.0, 1.0)
 LEFT = [Budget("#mri", 2, 100, 98)]
@@ -85,7 +85,7 @@ def test_where_the_accountant_is_not_installed(
 ) -> None:
     monkeypatch.setattr(Records, "noises", lambda self, data: (Noised("record", 2.718, 0.25, 1.0),))
     monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
-    found = told_of(Records(None), {"#mri": None}, [noisy()])
+    found = told_of(Records(None), {"#mri": None}, [charter(**hidden())])
     assert "pip install 'cloister[noise]'" in found
     assert "pip install" in str(shown(capsys, monkeypatch, [line(1, RECORD)], LEFT, found))
     assert json.loads(as_text([line(1, RECORD)], LEFT, found))["privacy"] is None

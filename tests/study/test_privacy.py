@@ -10,7 +10,7 @@ from cloister.accounting.accountant import Spent, epsilon
 from cloister.charter.charter import Charter
 from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.charter.toml import parse_charter
-from cloister.study.privacy import privacy, told
+from cloister.study.privacy import privacy, rounded_up
 from tests.charter.test_noise import OWNER, PLAN, RECORD, drawn, noisy
 from tests.support.charters import agreed_job, charter
 
@@ -30,7 +30,7 @@ def numbers(found: list[str], heading: str) -> list[tuple[str, ...]]:
 
 
 def cost(*spent: tuple[float, int]) -> str:
-    return told(epsilon([Spent(2.0, *each) for each in spent], delta=DELTA))
+    return rounded_up(epsilon([Spent(2.0, *each) for each in spent], delta=DELTA))
 
 
 def test_a_charter_without_noise_has_nothing_to_tell() -> None:
@@ -107,4 +107,4 @@ def test_more_rounds_than_are_counted() -> None:
     [(0.0, "0"), (1.0, "1"), (0.83012, "0.8302"), (2.7951, "2.796"), (12345.6, "12350"), (float("inf"), "over 10,000")],
 )
 def test_an_epsilon_is_rounded_up(number: float, text: str) -> None:
-    assert told(number) == text
+    assert rounded_up(number) == text

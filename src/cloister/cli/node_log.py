@@ -16,7 +16,7 @@ from cloister.errors import MissingDependencyError
 from cloister.ledger.records import Noised
 from cloister.node.study.budgets import Budget, Line, Privacy, privacy
 from cloister.node.study.journal import Records
-from cloister.study.privacy import told
+from cloister.study.privacy import rounded_up
 from cloister.wire.text import exact, visible
 
 
@@ -86,7 +86,7 @@ def _budgets(left: Iterable[Budget]) -> Table:
 def _privacy(found: Iterable[Privacy]) -> Table:
     table = Table("data set", "rounds with noise", "epsilon spent", "at delta", "allowed", "left")
     for each in found:
-        spent = told(each.spent) if each.spent is not None else _unbounded(each.without_noise)
+        spent = rounded_up(each.spent) if each.spent is not None else _unbounded(each.without_noise)
         allowed = "any" if each.allowed is None else exact(each.allowed)
         left = "any" if each.left is None else f"{each.left:.4g}"
         table.add_row(visible(each.data), str(each.rounds), spent, exact(each.delta), allowed, left)

@@ -45,7 +45,7 @@ def privacy(charter: Charter) -> Iterator[str]:
         yield from textwrap.wrap(f"  {name:<20}{phrase}", _WIDTH, subsequent_indent=" " * 22)
 
 
-def told(epsilon: float) -> str:
+def rounded_up(epsilon: float) -> str:
     """An epsilon in four digits, rounded up, so that what is told is a bound too."""
     return f"{_FOUR_DIGITS.create_decimal_from_float(epsilon):f}" if math.isfinite(epsilon) else "over 10,000"
 
@@ -83,7 +83,7 @@ def _table(spent: Sequence[Spent], *, delta: float) -> Iterator[str]:
     counts = sorted({1, *(math.ceil(rounds * part) for part in _PARTS)})
     epsilons = (epsilon(_worst(spent, rounds=count), delta=delta) for count in counts)
     yield f"    {'after rounds':<18}" + "".join(f"{count:>12}" for count in counts)
-    yield f"    {'epsilon':<18}" + "".join(f"{told(each):>12}" for each in epsilons)
+    yield f"    {'epsilon':<18}" + "".join(f"{rounded_up(each):>12}" for each in epsilons)
 
 
 def _meaning(charter: Charter, noise: Noise, whole: float | None) -> Iterator[tuple[str, str]]:

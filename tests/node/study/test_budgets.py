@@ -5,24 +5,15 @@ from __future__ import annotations
 import math
 
 from cloister.charter import Charter
-from cloister.charter.jobs import Sampling
 from cloister.charter.owner_limits import Floors, PrivacyBudget
 from cloister.ledger.records import Noised
 from cloister.node.study.budgets import Budget, Line, Privacy, budgets, lines, privacy
 from cloister.node.study.journal import Records
 from cloister.node.study.privacy import check_privacy, cost
-from cloister.wire.optimizers import SGD
-from tests.support.members import OWNERS, Aggregator, agreed_job, charter, declined, owner
+from tests.support.members import OWNERS, Aggregator, charter, declined, hidden, owner
 
 OTHERS = ("alice", "chuck")
 NOISED = Noised("record", 2.0, 0.25, 1.0)
-
-
-def noisy(**changed: str) -> Charter:
-    """The charter of the others here, with noise that hides each record."""
-    drawn = {"weights": "uniform", "steps": 1, "optimizer": SGD(0.5), "sampling": Sampling(rate=0.25, rows=90)}
-    noise = '{ unit = "record", multiplier = 2.0, delta = 1e-5 }'
-    return charter(**{"jobs": [agreed_job(**drawn)], "noise": noise, "limits": "", "row_buckets": "[]"} | changed)
 
 
 def line(here: Aggregator, number: int, **changed: object) -> Line:
@@ -82,7 +73,7 @@ def told(notes: Records, budget: PrivacyBudget | None = None, *charters: Charter
 
 
 def test_what_was_told_is_what_the_node_counts_before_each_round() -> None:
-    notes, agreed = Records(None), noisy()
+    notes, agreed = Records(None), charter(**hidden())
     here = Aggregator.facing(owner(notes=notes, agreed=agreed))
     here.round(1)
     here.contribute(2)  # and it is in no cohort
@@ -101,14 +92,14 @@ def test_what_was_told_is_what_the_node_counts_before_each_round() -> None:
 
 def test_a_witness_has_no_noise_of_its_own() -> None:
     notes = Records(None)
-    here = Aggregator.facing(owner(notes=notes, agreed=noisy()))
+    here = Aggregator.facing(owner(notes=notes, agreed=charter(**hidden())))
     here.commit(1, OTHERS)
     assert [(each.contributed, each.noise) for each in lines(notes)] == [(False, None)]
 
 
 def test_without_a_budget_the_least_delta_of_the_charters_counts() -> None:
-    finer = noisy(noise='{ unit = "record", multiplier = 3.0, delta = 1e-7 }')
-    assert [each.delta for each in told(Records(None), None, noisy(), finer, charter())] == [1e-7]
+    finer = charter(**hidden(noise='{ unit = "record", multiplier = 3.0, delta = 1e-7 }'))
+    assert [each.delta for each in told(Records(None), None, charter(**hidden()), finer, charter())] == [1e-7]
     assert told(Records(None), None, charter()) == []
     assert told(Records(None), PrivacyBudget(2.0, 1e-6), charter()) == [Privacy("#mri", 0, 0, 1e-6, 0.0, 2.0, 2.0)]
 
@@ -118,11 +109,11 @@ def test_nothing_bounds_what_rounds_without_noise_tell() -> None:
     Aggregator.facing(owner(notes=notes)).round(1)
     given = PrivacyBudget(2.0, 1e-6)
     assert told(notes, given, charter()) == [Privacy("#mri", 0, 1, 1e-6, None, 2.0, 0.0)]
-    assert told(notes, None, noisy()) == [Privacy("#mri", 0, 1, 1e-5, None, None, None)]
+    assert told(notes, None, charter(**hidden())) == [Privacy("#mri", 0, 1, 1e-5, None, None, None)]
 
 
 def test_what_is_told_too_much_leaves_nothing() -> None:
-    notes, agreed = Records(None), noisy()
+    notes, agreed = Records(None), charter(**hidden())
     Aggregator.facing(owner(notes=notes, agreed=agreed)).round(1)
     (found,) = told(notes, PrivacyBudget(0.1, 1e-5), agreed)
     assert found.spent == cost([NOISED], delta=1e-5)
