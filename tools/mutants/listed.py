@@ -3276,6 +3276,47 @@ _MEMORY: Final = (
     ),
 )
 
+_ACCOUNTING: Final = (
+    *_in(
+        "accounting/accountant.py",
+        "tests/accounting/test_accountant.py",
+        (
+            "rounds-not-added-up",
+            "counted[each.multiplier, each.rate] += each.rounds",
+            "counted[each.multiplier, each.rate] = each.rounds",
+            "epsilon counts all rounds of one kind",
+        ),
+        (
+            "kinds-not-composed",
+            "whole = whole.compose(_composed(losses, each, step))",
+            "whole = _composed(losses, each, step)",
+            "epsilon counts rounds of all kinds",
+        ),
+        (
+            "rounding-not-taken-off",
+            "certain = delta - _ROUNDING - ",
+            "certain = delta - ",
+            "what is rounded makes no epsilon too small",
+        ),
+        (
+            "rounding-takes-nothing",
+            "_ROUNDED: Final = 1 - 2.0**-18",
+            "_ROUNDED: Final = 1.0",
+            "epsilon is that of the discrete noise, which hides a little less than the continuous one",
+        ),
+    ),
+    *_in(
+        "accounting/proposals.py",
+        "tests/accounting/test_proposals.py",
+        (
+            "proposal-over-epsilon",
+            "return after(high)",
+            "return after(low)",
+            "a proposal keeps the epsilon that is wanted",
+        ),
+    ),
+)
+
 MUTANTS: Final = (
     *_LEDGER,
     *_JOBS,
@@ -3289,5 +3330,6 @@ MUTANTS: Final = (
     *_RECORDS,
     *_WIRE,
     *_PLANS,
+    *_ACCOUNTING,
 )
 """All of them."""
