@@ -54,8 +54,8 @@ MAY_IMPORT = {
     # for people who build on cloister, and for people at a terminal
     "testing": "errors files tables wire attest charter tensor worker aggregation ledger aggregator net study enclave "
     "node",
-    "demo": "errors files wire attest charter tensor worker aggregation ledger aggregator net study enclave node "
-    "testing",
+    "demo": "errors files wire attest charter tensor worker accounting aggregation ledger aggregator net study enclave "
+    "node testing",
     "cli": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net study "
     "enclave node engines testing demo",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,12 @@ def test_what_a_guess_is_worth() -> None:
     for multiplier, right in (("1000", "50.1"), ("0.02", "100")):
         found = " ".join(" ".join(privacy(agreed(noise=RECORD.replace("2.0", multiplier)))).split())
         assert f"is right at most {right} times of 100" in found
+
+
+def test_what_the_reference_of_the_charter_shows() -> None:
+    job = drawn(rounds=200, sampling=Sampling(rate=0.1, rows=300))
+    shown = "\n".join(privacy(agreed(job, rounds="200", min_examples="100")))
+    assert shown in (Path(__file__).parents[2] / "docs" / "charter.md").read_text()
 
 
 def test_every_line_fits_a_page() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+
+import pytest
 
 from cloister.charter import Charter
 from cloister.charter.owner_limits import Floors, PrivacyBudget
@@ -118,3 +121,13 @@ def test_what_is_told_too_much_leaves_nothing() -> None:
     (found,) = told(notes, PrivacyBudget(0.1, 1e-5), agreed)
     assert found.spent == cost([NOISED], delta=1e-5)
     assert found.left == 0.0
+
+
+def test_a_node_that_cannot_count_declines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
+    noise = '{ unit = "record", multiplier = 2.345, delta = 1e-5 }'
+    given = {"agreed": charter(**hidden(noise=noise)), "budgets": {"#mri": PrivacyBudget(50.0, 1e-6)}}
+    here = Aggregator.facing(owner(**given))  # type: ignore[arg-type]
+    why = declined(here.member.handle(here.proposal()))
+    assert "whether the data set '#mri' has budget left cannot be computed" in why
+    assert "pip install 'cloister[noise]'" in why
