@@ -2502,7 +2502,7 @@ _RECORDS: Final = (
         ),
         (
             "undrawn-counts",
-            "torch.from_numpy(chosen.drawn[first:last]).to(device) & within(units)",
+            "within(units) & drawn[first : first + len(part)]",
             "within(units)",
             "only records that were drawn count",
         ),
