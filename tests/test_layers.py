@@ -46,7 +46,7 @@ MAY_IMPORT = {
     # between machines
     "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
-    "study": "errors files tables wire attest models charter tensor worker plans aggregation ledger net",
+    "study": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net",
     "simulation": "errors wire charter tensor worker aggregation ledger study",
     "enclave": "errors files wire attest charter aggregation ledger aggregator net",
     "node": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net",
