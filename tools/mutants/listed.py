@@ -445,13 +445,13 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-consent",
-            "        self.check_budget(known.data, number=cohort.round)  # 9\n",
+            "        self.check_budget(known.data, number=cohort.round, noise=cohort.noise)  # 9\n",
             "",
             "the budget counts at the consent too",
         ),
         (
             "own-budget",
-            "if spent >= self._limits.rounds:",
+            "if len(before) >= self._limits.rounds:",
             "if False:",
             "a data set is in no more rounds than its owner allows",
         ),
@@ -475,8 +475,8 @@ _OWNER: Final = (
         ),
         (
             "writes-no-consent",
-            "self._records.consent(Consented(",
-            "print(Consented(",
+            "                self._records.consent(entry)\n",
+            "                pass\n",
             "a consent is written down before it is given",
         ),
         (
@@ -603,7 +603,7 @@ _OWNER: Final = (
         ),
         (
             "never-freed",
-            "self._spent[agreed.data].discard((agreed.charter, agreed.round))",
+            "self._spent[agreed.data].pop((agreed.charter, agreed.round), None)",
             "pass",
             "what came to nothing is given back",
         ),
@@ -621,14 +621,14 @@ _OWNER: Final = (
         ),
         (
             "consents-unspent",
-            "self._spent.setdefault(entry.data, set()).add((entry.charter, entry.round))",
+            "self._spent.setdefault(entry.data, {})[entry.charter, entry.round] = entry.noise",
             "pass",
             "a round is spent from the consent on",
         ),
         (
             "budget-without-this-round",
-            "return len(rounds - {besides})",
-            "return len(rounds)",
+            "return tuple(noise for key, noise in found.items() if key != besides)",
+            "return tuple(found.values())",
             "several drafts of a round are one round of the budget",
         ),
     ),
@@ -637,7 +637,7 @@ _OWNER: Final = (
         "tests/node/study/test_member.py",
         (
             "own-least-batch",
-            "if job.batch_size < self.min_batch:",
+            "if job.sampling is None and job.batch_size < self.min_batch:",
             "if False:",
             "no owner trains in steps of fewer rows than it allows",
         ),
@@ -731,7 +731,7 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-beginning",
-            "self._countersigner.check_budget(data, number=asked.round)",
+            "self._countersigner.check_budget(data, number=asked.round, noise=noise)",
             "pass",
             "no training on a data set whose budget is spent",
         ),
@@ -962,7 +962,7 @@ _JOBS: Final = (
         ),
         (
             "few-rows-a-round",
-            "(rows := rows_that_count(job)) < least:",
+            "(rows := rows_that_count(job)) < limits.min_rows:",
             "(rows := rows_that_count(job)) < 0:",
             "enough rows count in a contribution",
         ),
@@ -1148,6 +1148,16 @@ _AGGREGATOR: Final = (
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
         (
+            "commitment-unchecked",
+            "if update.commitment != answer.commitment:",
+            "if False:",
+            "a contribution is the one that was committed to",
+        ),
+    ),
+    *_in(
+        "aggregator/weighing.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
+        (
             "clip-unchecked",
             "if not found <= declared * (1 + _DOUBT):",
             "if False:",
@@ -1160,12 +1170,6 @@ _AGGREGATOR: Final = (
             "a contribution that hides nobody is not added",
         ),
         (
-            "commitment-unchecked",
-            "if update.commitment != answer.commitment:",
-            "if False:",
-            "a contribution is the one that was committed to",
-        ),
-        (
             "one-dominates",
             "bound_of(norms, floor=self._limits.floor, clip=clip)",
             "bound_of(norms, floor=1, clip=clip)",
@@ -1173,7 +1177,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "too-few-left",
-            "if len(self.answers) < self._limits.floor:",
+            "if len(answers) < self._limits.floor:",
             "if False:",
             "a round of fewer than the floor is void",
         ),
@@ -1303,7 +1307,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "declared-over-the-clip",
-            "if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):",
+            "if not (0 < message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):",
             "if False:",
             "nobody declares more than the charter's clips",
         ),
@@ -1671,7 +1675,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "contribution-of-another-length",
-            "or body_bytes != self.run.nbytes",
+            "or body_bytes != self.run.contribution_bytes",
             "",
             "no body is read of another length than the model",
         ),
@@ -2566,7 +2570,7 @@ _RECORDS: Final = (
         ),
         (
             "undrawn-counts",
-            "torch.from_numpy(chosen.drawn[first:last]).to(device) & within(units)",
+            "within(units) & drawn[first : first + len(part)]",
             "within(units)",
             "only records that were drawn count",
         ),
@@ -2854,8 +2858,8 @@ _MEMORY: Final = (
         ),
         (
             "budget-by-name",
-            "union(*(self._spent.get(name, ()) for name in self.same(data)))",
-            "union(self._spent.get(data, ()))",
+            "for name in self.same(data) for key, noise in self._spent.get(name, {}).items()",
+            "for key, noise in self._spent.get(data, {}).items()",
             "what was spent counts on under other tags",
         ),
         (
@@ -3130,8 +3134,8 @@ _MEMORY: Final = (
         "tests/charter/test_warnings.py tests/study/test_study_file.py",
         (
             "clip-in-few-digits",
-            "parameters is at most {exact(limits.clip)}",
-            "parameters is at most {limits.clip:g}",
+            "is at most {exact(limits.clip)}",
+            "is at most {limits.clip:g}",
             "limits are told with all their digits",
         ),
         (

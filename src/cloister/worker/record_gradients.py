@@ -20,7 +20,7 @@ from torch import Tensor
 from cloister.errors import PlanError
 from cloister.worker.plans import Plan
 
-_COPIES: Final = 3
+_COPIES: Final = 4
 """How many float64 values there is room for, beside a step's, for each value of a gradient: for the matrix, and for
 what whoever asked for it makes of it."""
 
@@ -48,7 +48,7 @@ class RecordGradients:
         memory_bytes: int,
     ) -> None:
         _refuse_writes(plan)
-        self._plan, self._names = plan, tuple(names)
+        self._plan, self._names = plan, names
         self._parameters = {name: each.detach() for name, each in parameters.items()}
         self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.device: Final = next(iter(parameters.values())).device
@@ -112,9 +112,10 @@ def _refuse_writes(plan: Plan) -> None:
     pairs = zip(plan.program.buffers, plan.program.updates, strict=True)
     written = [buffer.names[0] for buffer, update in pairs if update is not None]
     if written:
+        layer = written[0].rpartition(".")[0]
         raise PlanError(
-            f"the layer {written[0].rpartition('.')[0]!r} writes the buffer {written[0]!r} in each step, and clipping "
-            "bounds no record's part in it; put GroupNorm in the place of BatchNorm"
+            f"{f'the layer {layer!r}' if layer else 'the model'} writes the buffer {written[0]!r} in each step, and "
+            "clipping bounds no record's part in it; put GroupNorm in the place of BatchNorm"
         )
 
 

@@ -13,7 +13,8 @@ takes three things:
 * What one record adds is at most ``UNITS`` long. It is clipped a little shorter, so that rounding does not make it
   longer, and measured again in whole numbers; what is too long then, or not finite, counts as zeros.
 * What the others add stays the same, to the bit, whatever the record is: it has its place in the batch whether it
-  counts or not, and what cannot be computed is no error. So no message and no missing answer tells of a record.
+  counts or not, and what cannot be computed is no error. So no message and no missing answer tells of a record. (On a
+  GPU this takes ``torch.use_deterministic_algorithms``: some of its kernels add up in the order of their threads.)
 * What does not fit the sum's element type is the nearest value that does, value by value, which brings no two sums
   further apart.
 
@@ -139,6 +140,7 @@ class RecordSums:
         """
         data = fitted(data, expected=self._expected)
         drawn = torch.from_numpy(chosen.drawn).to(self.gradients.device)
+        # Whole numbers, which float64 adds exactly: 2^53 units are more than any data set's.
         total = torch.zeros(self.gradients.length, dtype=torch.float64, device=drawn.device)
         first = counted = 0
         for batch in data.picked(chosen.rows, batch_size=self.gradients.at_once):

@@ -1,4 +1,4 @@
-"""Attack: write a plan that fails on a record, and learn of the record from an answer that does not come.
+"""A plan that is written to fail on a record tells nothing of the record: neither by an error nor by the others' sum.
 
 Whoever writes the plan may make it fail wherever a record holds what it looks for: by a table that is too small for it,
 a label that there is not, a loss that is undefined or without bounds. Clipping bounds none of that: one owner's silence
@@ -46,6 +46,16 @@ def gathered(model: Any, x: Tensor, n: Tensor) -> Tensor:
     return model(x).gather(1, n[:, None]).mean()  # type: ignore[no-any-return]
 
 
+def scattered(model: Any, x: Tensor, n: Tensor) -> Tensor:
+    """Scores that are written where there is no place."""
+    return torch.zeros(10, 10).scatter_add(0, n[:, None].expand(-1, 10), model(x)).square().sum() / x.shape[0]
+
+
+def put(model: Any, x: Tensor, n: Tensor) -> Tensor:
+    """The same by indexing, with what is computed on the way."""
+    return torch.zeros(10, 10).index_put((n * 2 - n,), model(x)).square().sum() / x.shape[0]
+
+
 def label(model: Any, x: Tensor, n: Tensor) -> Tensor:
     """A class that there is not."""
     return F.cross_entropy(model(x), n)
@@ -76,7 +86,7 @@ def loud(model: Any, x: Tensor, n: Tensor) -> Tensor:
     return (model(x).sum(1) * torch.exp(n * 1.0)).mean()  # type: ignore[no-any-return]
 
 
-FAILING = (table, picked, gathered, label, probability, randomly, infinite, undefined)
+FAILING = (table, picked, gathered, scattered, put, label, probability, randomly, infinite, undefined)
 
 
 def summed(step: Any, n: Tensor, drawn: Any) -> Summed:
