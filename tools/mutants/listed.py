@@ -3282,6 +3282,58 @@ _MEMORY: Final = (
 
 _ACCOUNTING: Final = (
     *_in(
+        "study/privacy.py",
+        "tests/study/test_privacy.py",
+        ("epsilon-rounded-down", "rounding=ROUND_CEILING", "rounding='ROUND_FLOOR'", "what is told is a bound"),
+        (
+            "least-that-jobs-tell",
+            "key=lambda each: each.rate, reverse=True",
+            "key=lambda each: each.rate",
+            "of more rounds than a charter has, those count that tell the most",
+        ),
+        (
+            "jobs-told-one-by-one",
+            "        if len(found) > 1:",
+            "        if False:",
+            "jobs on the same data are told together",
+        ),
+    ),
+    *_in(
+        "charter/warnings.py",
+        "tests/charter/test_noise.py",
+        ("any-delta", "if noise.delta * least >= 1:", "if False:", "a delta that one record keeps is warned of"),
+    ),
+    *_in(
+        "ledger/audit.py",
+        "tests/ledger/test_audit.py",
+        (
+            "spent-at-one-rate",
+            "counts[member][noise.multiplier, noise.rate] += 1",
+            "counts[member][noise.multiplier, 0.25] += 1",
+            "an audit counts rounds by their noise",
+        ),
+    ),
+    *_in(
+        "node/study/budgets.py",
+        "tests/node/study/test_budgets.py",
+        (
+            "bare-rounds-untold",
+            "if len(noisy) == len(every) else math.inf",
+            "if True else math.inf",
+            "nothing bounds what rounds without noise have told",
+        ),
+    ),
+    *_in(
+        "node/study/privacy.py",
+        "tests/node/study/test_budgets.py",
+        (
+            "uncounted-budget",
+            "    except MissingDependencyError as fault:\n        raise RoundError(",
+            "    except MissingDependencyError as fault:\n        return\n        raise RoundError(",
+            "a node that cannot count its budget declines",
+        ),
+    ),
+    *_in(
         "accounting/accountant.py",
         "tests/accounting/test_accountant.py",
         (
