@@ -160,6 +160,21 @@ def test_an_owner_can_read_it() -> None:
     assert owner["clip"] == "the norm of a contribution's parameters is at most 1"
 
 
+def test_what_single_rows_can_be_made_to_tell_is_not_warned_of_where_noise_bounds_it() -> None:
+    """A chosen first model, plans that nobody proved, few rows: each of them, where noise is little or hides owners."""
+    changed = {"min_batch": "16", "min_rows": "32"}
+    named = ("first_model: ", "proven_plans is false: ", "min_batch = 16: ", "min_rows = 32: ")
+
+    def told(job: AgreedJob, noise: str) -> set[str]:
+        found = warnings_of(charter(jobs=[job], noise=noise, limits=MODEL, **changed))
+        return {name for name in named if any(each.startswith(name) for each in found)}
+
+    assert told(drawn(), RECORD) == set()
+    assert told(drawn(), RECORD.replace("2.0", "1.9")) == {*named}
+    assert told(agreed_job(PLAN), OWNER) == {*named}
+    assert told(agreed_job(PLAN), '"none"') == {*named}
+
+
 def test_little_noise_is_warned_of() -> None:
     assert not [each for each in warnings_of(charter(jobs=[drawn()], noise=RECORD, limits=MODEL)) if "noise" in each]
     less = RECORD.replace("2.0", "1.99")

@@ -86,6 +86,29 @@ def _ids(charter: Charter) -> Iterator[str]:
 
 def _jobs(charter: Charter) -> Iterator[str]:
     limits = charter.limits
+    if not _hides_records(charter):
+        yield from _single_rows(charter)
+    for job in charter.jobs:
+        if job.weights == "rows":
+            yield (
+                f"job {shown(job.name)}: weights by rows: an owner with many counts for more, up to"
+                f" {exact(limits.largest_share)}, and its rows are told in buckets"
+            )
+        if job.unsafe_lr is not None:
+            yield (
+                f"job {shown(job.name)}: lr = {exact(job.optimizer.lr)} is out of its bounds, for this reason:"
+                f" {shown(job.unsafe_lr)}"
+            )
+
+
+def _hides_records(charter: Charter) -> bool:
+    """Whether noise bounds what single rows can be made to tell, whatever model and plan do with them."""
+    noise = charter.limits.noise
+    return noise is not None and noise.unit == "record" and noise.multiplier >= _LITTLE_NOISE
+
+
+def _single_rows(charter: Charter) -> Iterator[str]:
+    limits = charter.limits
     if limits.min_batch < MIN_BATCH:
         yield (
             f"min_batch = {limits.min_batch}: the fewer rows a step has, the more of one row is in it; below"
@@ -107,17 +130,6 @@ def _jobs(charter: Charter) -> Iterator[str]:
             "proven_plans is false: nodes run the jobs' plans whatever they do with single rows; look at each with"
             " `cloister study show`"
         )
-    for job in charter.jobs:
-        if job.weights == "rows":
-            yield (
-                f"job {shown(job.name)}: weights by rows: an owner with many counts for more, up to"
-                f" {exact(limits.largest_share)}, and its rows are told in buckets"
-            )
-        if job.unsafe_lr is not None:
-            yield (
-                f"job {shown(job.name)}: lr = {exact(job.optimizer.lr)} is out of its bounds, for this reason:"
-                f" {shown(job.unsafe_lr)}"
-            )
 
 
 def _entry(entry: Entry) -> Iterator[str]:

@@ -44,7 +44,7 @@ def _plan(study: StudyFile, plan: bytes, seen: Look) -> Iterator[Warned]:
     if not seen.averages:
         yield Warned("warning", f"plan of {named}: it is not proved that every result takes all rows alike")
     for job in jobs:
-        if job.batch_size < seen.widest:
+        if job.sampling is None and job.batch_size < seen.widest:  # noise hides rows that are drawn
             yield Warned("warning", _wide(job, seen.widest))
 
 
