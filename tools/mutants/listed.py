@@ -445,13 +445,13 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-consent",
-            "        self.check_budget(known.data, number=cohort.round)  # 9\n",
+            "        self.check_budget(known.data, number=cohort.round, noise=cohort.noise)  # 9\n",
             "",
             "the budget counts at the consent too",
         ),
         (
             "own-budget",
-            "if spent >= self._limits.rounds:",
+            "if len(before) >= self._limits.rounds:",
             "if False:",
             "a data set is in no more rounds than its owner allows",
         ),
@@ -475,8 +475,8 @@ _OWNER: Final = (
         ),
         (
             "writes-no-consent",
-            "self._records.consent(Consented(",
-            "print(Consented(",
+            "self._records.consent(\n",
+            "print(\n",
             "a consent is written down before it is given",
         ),
         (
@@ -603,7 +603,7 @@ _OWNER: Final = (
         ),
         (
             "never-freed",
-            "self._spent[agreed.data].discard((agreed.charter, agreed.round))",
+            "self._spent[agreed.data].pop((agreed.charter, agreed.round), None)",
             "pass",
             "what came to nothing is given back",
         ),
@@ -621,14 +621,14 @@ _OWNER: Final = (
         ),
         (
             "consents-unspent",
-            "self._spent.setdefault(entry.data, set()).add((entry.charter, entry.round))",
+            "self._spent.setdefault(entry.data, {})[entry.charter, entry.round] = entry.noise",
             "pass",
             "a round is spent from the consent on",
         ),
         (
             "budget-without-this-round",
-            "return len(rounds - {besides})",
-            "return len(rounds)",
+            "in found.items() if key != besides",
+            "in found.items()",
             "several drafts of a round are one round of the budget",
         ),
     ),
@@ -637,7 +637,7 @@ _OWNER: Final = (
         "tests/node/study/test_member.py",
         (
             "own-least-batch",
-            "if job.batch_size < self.min_batch:",
+            "if job.sampling is None and job.batch_size < self.min_batch:",
             "if False:",
             "no owner trains in steps of fewer rows than it allows",
         ),
@@ -731,7 +731,7 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-beginning",
-            "self._countersigner.check_budget(data, number=asked.round)",
+            "self._countersigner.check_budget(data, number=asked.round, noise=noise)",
             "pass",
             "no training on a data set whose budget is spent",
         ),
@@ -962,7 +962,7 @@ _JOBS: Final = (
         ),
         (
             "few-rows-a-round",
-            "(rows := rows_that_count(job)) < least:",
+            "(rows := rows_that_count(job)) < limits.min_rows:",
             "(rows := rows_that_count(job)) < 0:",
             "enough rows count in a contribution",
         ),
@@ -1148,6 +1148,16 @@ _AGGREGATOR: Final = (
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
         (
+            "commitment-unchecked",
+            "if update.commitment != answer.commitment:",
+            "if False:",
+            "a contribution is the one that was committed to",
+        ),
+    ),
+    *_in(
+        "aggregator/weighing.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py tests/aggregator/test_weighing.py",
+        (
             "clip-unchecked",
             "if not found <= declared * (1 + _DOUBT):",
             "if False:",
@@ -1160,12 +1170,6 @@ _AGGREGATOR: Final = (
             "a contribution that hides nobody is not added",
         ),
         (
-            "commitment-unchecked",
-            "if update.commitment != answer.commitment:",
-            "if False:",
-            "a contribution is the one that was committed to",
-        ),
-        (
             "one-dominates",
             "bound_of(norms, floor=self._limits.floor, clip=clip)",
             "bound_of(norms, floor=1, clip=clip)",
@@ -1173,9 +1177,83 @@ _AGGREGATOR: Final = (
         ),
         (
             "too-few-left",
-            "if len(self.answers) < self._limits.floor:",
+            "if len(answers) < self._limits.floor:",
             "if False:",
             "a round of fewer than the floor is void",
+        ),
+        (
+            "sum-of-any-length",
+            "if not update.norms[0] <= most_drawn(self._rows) * UNITS:",
+            "if False:",
+            "no sum over drawn records is longer than all records together can make it",
+        ),
+        (
+            "sum-divided-by-who-is-there",
+            "return self._noisy(self._rows / self._lr)",
+            "return self._noisy(len(self.weights) / self._lr)",
+            "what a sum over records is divided by is public, and says nothing of who is in it",
+        ),
+        (
+            "noise-of-another-clip",
+            "scale = self._limits.clip / UNITS / parts",
+            "scale = 1 / UNITS / parts",
+            "noise is a multiple of the clip",
+        ),
+    ),
+    *_in(
+        "aggregator/training.py",
+        "tests/aggregator/test_noisy_rounds.py",
+        (
+            "norms-told-of-records",
+            "if (message.norm, message.buffers) != (0, 0):",
+            "if False:",
+            "where noise hides records, nothing is told of how long a sum over them is",
+        ),
+    ),
+    *_in(
+        "aggregation/noisy_sum.py",
+        "tests/aggregation/test_noisy_sum.py",
+        (
+            "noise-left-out",
+            "part + discrete_gaussian(multiplier * UNITS, size=len(part), random=random)",
+            "part",
+            "every value of a sum has noise",
+        ),
+        (
+            "noise-of-another-deviation",
+            "discrete_gaussian(multiplier * UNITS,",
+            "discrete_gaussian(multiplier * UNITS * 0.9,",
+            "the noise's deviation is the multiplier times what is hidden",
+        ),
+        (
+            "noise-for-all-values-the-same",
+            "size=len(part), random",
+            "size=1, random",
+            "each value has noise of its own",
+        ),
+        (
+            "grid-lengthens",
+            "values.astype(np.int64)",
+            "np.rint(values).astype(np.int64)",
+            "nothing is longer on the grid than it was",
+        ),
+        (
+            "longer-on-the-grid",
+            "if squares > UNITS * UNITS:",
+            "if False:",
+            "nothing longer than the clip is added to a sum with noise",
+        ),
+        (
+            "a-block-on-the-grid",
+            "squares += int(",
+            "squares = int(",
+            "a contribution is measured as a whole",
+        ),
+        (
+            "far-off-the-grid",
+            "if not np.abs(values, out=np.empty_like(values)).max(initial=0.0) <= UNITS:",
+            "if False:",
+            "what is no number is not added to a sum with noise",
         ),
     ),
     *_in(
@@ -1303,9 +1381,15 @@ _AGGREGATOR: Final = (
         ),
         (
             "declared-over-the-clip",
-            "if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):",
-            "if False:",
+            "0 <= message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)",
+            "True",
             "nobody declares more than the charter's clips",
+        ),
+        (
+            "declares-nothing",
+            "some = message.norm > 0 or limits.noise is not None",
+            "some = True",
+            "without noise nobody is in a round who changes nothing",
         ),
         (
             "commitment-used-again",
@@ -1671,7 +1755,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "contribution-of-another-length",
-            "or body_bytes != self.run.nbytes",
+            "or body_bytes != self.run.contribution_bytes",
             "",
             "no body is read of another length than the model",
         ),
@@ -2721,8 +2805,8 @@ _MEMORY: Final = (
         ),
         (
             "budget-by-name",
-            "union(*(self._spent.get(name, ()) for name in self.same(data)))",
-            "union(self._spent.get(data, ()))",
+            "for name in self.same(data) for key, noise",
+            "for name in (data,) for key, noise",
             "what was spent counts on under other tags",
         ),
         (
@@ -2997,8 +3081,8 @@ _MEMORY: Final = (
         "tests/charter/test_warnings.py tests/study/test_study_file.py",
         (
             "clip-in-few-digits",
-            "parameters is at most {exact(limits.clip)}",
-            "parameters is at most {limits.clip:g}",
+            "is at most {exact(limits.clip)}",
+            "is at most {limits.clip:g}",
             "limits are told with all their digits",
         ),
         (
