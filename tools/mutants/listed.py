@@ -2608,6 +2608,139 @@ _WORKER: Final = (
     ),
 )
 
+_RECORDS: Final = (
+    *_in(
+        "worker/record_sums.py",
+        "tests/worker/test_record_sums.py",
+        (
+            "longer-gradient-left-out",
+            "torch.minimum(largest * (UNITS / clip), longest(gradients.shape[1]) / norms)",
+            "largest * (UNITS / clip)",
+            "a gradient over the clip is scaled down to it",
+        ),
+        (
+            "no-room-for-rounding",
+            "return UNITS - math.sqrt(length) / 2 - 1",
+            "return float(UNITS)",
+            "rounding lengthens no gradient over the clip",
+        ),
+        (
+            "not-measured-on-the-grid",
+            "units.square().sum(1) <= UNITS**2",
+            "units.isfinite().all(1)",
+            "no record adds more than the clip, in whole numbers",
+        ),
+        (
+            "no-number-is-short-enough",
+            "units.square().sum(1) <= UNITS**2",
+            "~(units.square().sum(1) > UNITS**2)",
+            "what is not a number counts as zeros",
+        ),
+        (
+            "measured-in-fewer-digits",
+            "units.square().sum(1) <= UNITS**2",
+            "units.float().square().sum(1) <= UNITS**2",
+            "norms are compared exactly",
+        ),
+        (
+            "sum-that-wraps",
+            "total[start:stop].clamp(-_LARGEST, _LARGEST)",
+            "total[start:stop]",
+            "what does not fit a sum is the nearest value that does",
+        ),
+        (
+            "undrawn-counts",
+            "torch.from_numpy(chosen.drawn[first:last]).to(device) & within(units)",
+            "within(units)",
+            "only records that were drawn count",
+        ),
+        (
+            "half-of-the-clip-in-rounding",
+            "if not 0 < length <= UNITS**2:",
+            "if not length:",
+            "there are not so many values that rounding takes more than half of the clip",
+        ),
+    ),
+    *_in(
+        "worker/record_gradients.py",
+        "tests/worker/test_record_gradients.py",
+        (
+            "fails-together",
+            "return torch.stack([self._again(batch, at) for at in range(records)])",
+            "raise",
+            "no error tells of a record that cannot be computed",
+        ),
+        (
+            "fails-alone",
+            "            return self._nothing()\n        return torch.cat",
+            "            raise\n        return torch.cat",
+            "no error tells of a record that cannot be computed",
+        ),
+        (
+            "one-fails-for-all",
+            "return torch.stack([self._again(batch, at) for at in range(records)])",
+            "return torch.stack([self._nothing()] * records)",
+            "a record that cannot be computed changes nothing for the others",
+        ),
+        (
+            "buffers-written",
+            "    if written:\n",
+            "    if False:\n",
+            "nothing of a record comes out but its clipped gradient",
+        ),
+    ),
+    *_in(
+        "worker/data/converted.py",
+        "tests/worker/data/test_schema.py",
+        (
+            "picked-row-tells",
+            "map(_cast, batch, self.schema)",
+            "map(_converted, batch, self.schema)",
+            "no error tells of a number in a row that was picked",
+        ),
+    ),
+    *_in(
+        "worker/data/poisson.py",
+        "tests/worker/data/test_poisson.py",
+        (
+            "draw-that-is-known",
+            "_DRAW + key + block",
+            "_DRAW + block",
+            "nobody but their owner knows which records are drawn",
+        ),
+        (
+            "draws-that-repeat",
+            'block.to_bytes(8, "big")',
+            "bytes(8)",
+            "each record is drawn by itself",
+        ),
+        (
+            "drawn-by-rounded-numbers",
+            "numbers[least] <= np.uint64(below - 1)",
+            "numbers[least] < rate * 2.0**64",
+            "the probability of a draw is the rate, exactly",
+        ),
+        (
+            "as-many-as-are-drawn",
+            "return Draw(least, drawn)",
+            "return Draw(least[drawn], drawn[drawn])",
+            "how long a round takes does not tell how many records it is about",
+        ),
+        (
+            "fetched-by-their-place",
+            "np.argpartition(numbers, wanted - 1)[:wanted]",
+            "np.arange(wanted)",
+            "all rows are as likely to be drawn",
+        ),
+        (
+            "rate-over-one",
+            "if not 0 < rate <= 1:",
+            "if not 0 < rate:",
+            "a rate is a probability",
+        ),
+    ),
+)
+
 _WIRE: Final = (
     *_in(
         "wire/frames.py",
@@ -3237,6 +3370,7 @@ MUTANTS: Final = (
     *_ATTESTATION,
     *_CHARTER,
     *_WORKER,
+    *_RECORDS,
     *_WIRE,
     *_PLANS,
 )

@@ -1,13 +1,13 @@
 """Which noise keeps an epsilon: proposals to choose among, the least noise first.
 
-For one epsilon there are many ways: all records in a few rounds or few records in many, with as much noise as that takes.
-What training feels is the noise in the mean of a round, ``multiplier / (rate * rows)`` for records clipped to length 1.
+There are many ways to one epsilon: all records in a few rounds, or a few of them in many, with the noise that it takes.
+What training feels is the noise in a round's mean: ``multiplier / (rate * rows)``, for records clipped to length 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from cloister.accounting.accountant import Spent, epsilon
@@ -39,25 +39,26 @@ def plan_for(
     *,
     delta: float,
     rows: int,
-    rates: Iterable[float] = RATES,
-    rounds: Iterable[int] = ROUNDS,
+    rates: Sequence[float] = RATES,
+    rounds: Sequence[int] = ROUNDS,
     least_multiplier: float = LEAST,
 ) -> list[Proposal]:
-    """For each of ``rates`` and ``rounds`` the least multiplier that keeps the epsilon ``wanted``, the least noise first.
+    """The least multiplier that keeps the epsilon ``wanted``, for each of ``rates`` and ``rounds``.
 
-    ``rows``: the records of all owners together. Multipliers are ``least_multiplier`` and so many times ``STEP`` more,
-    found by bisection. A rate and number of rounds that take a multiplier over 1,600 or so are left out.
+    What has the least noise comes first. ``rows``: the records of all owners together. Multipliers are
+    ``least_multiplier`` and so many times ``STEP`` more, found by bisection. Where it would take one over 1,600 or so,
+    there is no proposal.
 
     Raises:
         ConfigurationError: numbers out of their bounds. MissingDependencyError: dp-accounting is not installed.
     """
     if not (math.isfinite(wanted) and wanted > 0):
         raise ConfigurationError(f"the wanted epsilon is {wanted}; it is a number over 0")
-    if rows < 1:
-        raise ConfigurationError(f"noise is planned for at least one row, not for {rows}")
     settings = [(rate, count) for count in rounds for rate in rates]
+    if min([rows, *(count for _, count in settings)]) < 1:
+        raise ConfigurationError("noise is planned for at least one row and one round; say other numbers")
     found = (_least(wanted, Spent(least_multiplier, *each), delta=delta) for each in settings)
-    return sorted(_proposals(found, delta=delta, rows=rows), key=lambda each: each.noise)
+    return sorted(_proposals(found, delta=delta, rows=rows), key=lambda each: (each.noise, each.epsilon))
 
 
 def _proposals(found: Iterable[Spent | None], *, delta: float, rows: int) -> Iterator[Proposal]:
