@@ -2650,7 +2650,7 @@ _RECORDS: Final = (
         ),
         (
             "undrawn-counts",
-            "torch.from_numpy(chosen.drawn[first:last]).to(device) & within(units)",
+            "within(units) & drawn[first : first + len(part)]",
             "within(units)",
             "only records that were drawn count",
         ),
@@ -2737,6 +2737,133 @@ _RECORDS: Final = (
             "if not 0 < rate <= 1:",
             "if not 0 < rate:",
             "a rate is a probability",
+        ),
+    ),
+)
+
+_BUDGETS: Final = (
+    *_in(
+        "node/study/privacy.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "epsilon-over-the-budget",
+            "if not needed <= budget.epsilon:",
+            "if False:",
+            "a data set's rounds cost no more epsilon than its owner allows",
+        ),
+        (
+            "noiseless-rounds-are-free",
+            "if len(noisy) < len(rounds):",
+            "if False:",
+            "no epsilon is kept where a round had no noise",
+        ),
+        (
+            "rounds-of-one-kind-are-one",
+            "Counter((each.multiplier, each.rate) for each in rounds)",
+            "Counter({(each.multiplier, each.rate) for each in rounds})",
+            "each round costs",
+        ),
+        (
+            "rate-of-one-for-all",
+            "Spent(multiplier, rate, times)",
+            "Spent(multiplier, rate / 2, times)",
+            "rounds cost what their rate says",
+        ),
+    ),
+    *_in(
+        "node/study/countersigner.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "epsilon-unchecked",
+            "if data in self._budgets:",
+            "if False:",
+            "no round is begun or agreed to over the budget",
+        ),
+        (
+            "epsilon-at-the-beginning-alone",
+            "        self.check_budget(known.data, number=cohort.round, noise=cohort.noise)  # 9\n",
+            "",
+            "no consent is signed over the budget",
+        ),
+    ),
+    *_in(
+        "node/study/remembered.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "cost-of-a-round-forgotten",
+            "[entry.charter, entry.round] = entry.noise",
+            "[entry.charter, entry.round] = None",
+            "rounds cost what their noise says",
+        ),
+        (
+            "cost-by-name",
+            "for name in self.same(data) for key, noise",
+            "for name in (data,) for key, noise",
+            "what was spent counts on under other tags",
+        ),
+    ),
+    *_in(
+        "node/study/member.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "drawn-twice",
+            "draw_key(salt, job=begun.asked.job, number=begun.asked.round)",
+            "draw_key(salt, job=begun.asked.job, number=1)",
+            "rows are drawn anew in each round",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/node/study/test_trainer_process.py",
+        (
+            "more-rows-than-the-job-is-for",
+            "if rows * draw.rate > draw.rows:",
+            "if False:",
+            "no owner's sum is of more records than the job expects of all",
+        ),
+        (
+            "tells-of-records",
+            "return Result(rows, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows - summed.left_out, (0.0, 0.0), {}), summed.sums",
+            "nothing is said of records that could not be computed",
+        ),
+        (
+            "tells-how-long-a-sum-is",
+            "return Result(rows, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), summed.sums",
+            "nothing is said of a sum over drawn records",
+        ),
+    ),
+    *_in(
+        "worker/data/salts.py",
+        "tests/worker/data/test_salts.py",
+        (
+            "draw-of-another-job",
+            "_DRAWN + job + number",
+            "_DRAWN + number",
+            "each job draws rows of its own",
+        ),
+        (
+            "draw-of-another-round",
+            '_DRAWN + job + number.to_bytes(8, "big")',
+            "_DRAWN + job",
+            "each round draws rows of its own",
+        ),
+        (
+            "draw-without-the-salt",
+            "hmac.digest(salt, _DRAWN",
+            "hmac.digest(bytes(32), _DRAWN",
+            "which rows are drawn is a secret of the data set",
+        ),
+    ),
+    *_in(
+        "charter/owner_limits.py",
+        "tests/charter/test_owner_limits.py",
+        (
+            "own-clip-of-records",
+            'limits.noise.unit == "record" and _is_stricter',
+            "False and _is_stricter",
+            "all owners' records are clipped alike, as they are on one grid",
         ),
     ),
 )
@@ -3371,6 +3498,7 @@ MUTANTS: Final = (
     *_CHARTER,
     *_WORKER,
     *_RECORDS,
+    *_BUDGETS,
     *_WIRE,
     *_PLANS,
 )

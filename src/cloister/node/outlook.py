@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from cloister.accounting.accountant import ROUNDS
+from cloister.accounting.accountant import MOST_ROUNDS
 from cloister.charter import Charter
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
 from cloister.charter.names import shown
@@ -125,7 +125,7 @@ def _privacy(job: AgreedJob, charter: Charter, data: StudyData, records: Records
     for noise in here.values():
         before.remove(noise)
     noise = noise_of(charter.limits, job)
-    more = [noise] * min(job.rounds - 1, ROUNDS)  # with as many, none is left to be counted
+    more = [noise] * min(job.rounds - 1, MOST_ROUNDS)  # with as many, none is left to be counted
     try:
         check_privacy(data.name, budget=data.budget, before=[*before, *more], noise=noise)
     except RoundError as fault:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloister.accounting.accountant import ROUNDS, Spent, epsilon
+from cloister.accounting.accountant import MOST_ROUNDS, Spent, epsilon
 from cloister.charter import Charter
 from cloister.charter.jobs import Sampling
 from cloister.charter.owner_limits import PrivacyBudget
@@ -73,8 +73,8 @@ def test_no_epsilon_bounds_rounds_without_noise(before: list[Noised | None], noi
 
 
 def test_what_cannot_be_computed_is_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RoundError, match=f"epsilon 9: {ROUNDS + 1} rounds cannot be counted"):
-        check_privacy("#mri", budget=budget(9.0), before=[RECORD] * ROUNDS, noise=RECORD)
+    with pytest.raises(RoundError, match=f"epsilon 9: {MOST_ROUNDS + 1} rounds cannot be counted"):
+        check_privacy("#mri", budget=budget(9.0), before=[RECORD] * MOST_ROUNDS, noise=RECORD)
     monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
     with pytest.raises(RoundError, match=r"epsilon 8: .*pip install 'cloister\[noise\]'"):
         check_privacy("#mri", budget=PrivacyBudget(8.0, 1.234e-6), before=[], noise=RECORD)
