@@ -49,13 +49,13 @@ MAY_IMPORT = {
     "study": "errors files tables wire attest models charter tensor worker plans aggregation ledger net",
     "simulation": "errors wire charter tensor worker aggregation ledger study",
     "enclave": "errors files wire attest charter aggregation ledger aggregator net",
-    "node": "errors files tables wire attest models charter tensor worker plans aggregation ledger net",
+    "node": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net",
     "engines": "errors files wire attest charter tensor worker aggregation ledger net study node",
     # for people who build on cloister, and for people at a terminal
     "testing": "errors files tables wire attest charter tensor worker aggregation ledger aggregator net study enclave "
     "node",
-    "demo": "errors files wire attest charter tensor worker aggregation ledger aggregator net study enclave node "
-    "testing",
+    "demo": "errors files wire attest charter tensor worker accounting aggregation ledger aggregator net study enclave "
+    "node testing",
     "cli": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net study "
     "enclave node engines testing demo",
 }

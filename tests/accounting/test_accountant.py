@@ -105,6 +105,15 @@ def test_a_discrete_gaussian_hides_what_one_with_a_little_less_noise_hides(multi
         assert discrete == pytest.approx(continuous, rel=1e-3, abs=1e-14)
 
 
+def test_rounds_of_one_kind_and_of_several_add_up() -> None:
+    one, other = Spent(2.0, 0.2, 30), Spent(3.0, 0.3, 30)
+    twice = epsilon([one, one], delta=DELTA)
+    assert twice == epsilon([Spent(2.0, 0.2, 60)], delta=DELTA) == pytest.approx(3.832, rel=1e-3)
+    together = epsilon([one, other], delta=DELTA)
+    assert together == epsilon([other, one], delta=DELTA)
+    assert max(epsilon([one], delta=DELTA), epsilon([other], delta=DELTA)) * 1.2 < together < twice * 1.2
+
+
 # Laws
 
 
@@ -229,6 +238,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 # A table for a page
 
 
+@pytest.mark.slow
 def test_a_table_has_the_first_round_the_last_and_some_between() -> None:
     found = table(Spent(2.0, 0.2, 60), delta=DELTA)
     assert [each.rounds for each in found] == [1, 6, 15, 30, 45, 60]

@@ -40,9 +40,10 @@ def test_the_least_noise_comes_first_and_is_over_the_rows_of_a_round() -> None:
 def test_the_least_multiplier_is_the_callers() -> None:
     def multiplier(least: float) -> float:
         [found] = plan_for(3.0, delta=DELTA, rows=100, rates=[0.2], rounds=[60], least_multiplier=least)
+        assert spent(found) <= 3.0
         return found.multiplier
 
-    assert multiplier(0.5) == multiplier(2.0) == pytest.approx(2.45, abs=0.1)
+    assert multiplier(1.75) == multiplier(2.0) == pytest.approx(2.45, abs=0.1)
     assert multiplier(4.0) == 4.0
 
 

@@ -475,8 +475,8 @@ _OWNER: Final = (
         ),
         (
             "writes-no-consent",
-            "self._records.consent(\n",
-            "print(\n",
+            "                self._records.consent(entry)\n",
+            "                pass\n",
             "a consent is written down before it is given",
         ),
         (
@@ -627,8 +627,8 @@ _OWNER: Final = (
         ),
         (
             "budget-without-this-round",
-            "in found.items() if key != besides",
-            "in found.items()",
+            "return tuple(noise for key, noise in found.items() if key != besides)",
+            "return tuple(found.values())",
             "several drafts of a round are one round of the budget",
         ),
     ),
@@ -3065,8 +3065,8 @@ _MEMORY: Final = (
         ),
         (
             "budget-by-name",
-            "for name in self.same(data) for key, noise",
-            "for name in (data,) for key, noise",
+            "for name in self.same(data) for key, noise in self._spent.get(name, {}).items()",
+            "for key, noise in self._spent.get(data, {}).items()",
             "what was spent counts on under other tags",
         ),
         (
@@ -3487,6 +3487,47 @@ _MEMORY: Final = (
     ),
 )
 
+_ACCOUNTING: Final = (
+    *_in(
+        "accounting/accountant.py",
+        "tests/accounting/test_accountant.py",
+        (
+            "rounds-not-added-up",
+            "counted[each.multiplier, each.rate] += each.rounds",
+            "counted[each.multiplier, each.rate] = each.rounds",
+            "epsilon counts all rounds of one kind",
+        ),
+        (
+            "kinds-not-composed",
+            "whole = whole.compose(_composed(losses, each, step))",
+            "whole = _composed(losses, each, step)",
+            "epsilon counts rounds of all kinds",
+        ),
+        (
+            "rounding-not-taken-off",
+            "certain = delta - _ROUNDING - ",
+            "certain = delta - ",
+            "what is rounded makes no epsilon too small",
+        ),
+        (
+            "rounding-takes-nothing",
+            "_ROUNDED: Final = 1 - 2.0**-18",
+            "_ROUNDED: Final = 1.0",
+            "epsilon is that of the discrete noise, which hides a little less than the continuous one",
+        ),
+    ),
+    *_in(
+        "accounting/proposals.py",
+        "tests/accounting/test_proposals.py",
+        (
+            "proposal-over-epsilon",
+            "return after(high)",
+            "return after(low)",
+            "a proposal keeps the epsilon that is wanted",
+        ),
+    ),
+)
+
 MUTANTS: Final = (
     *_LEDGER,
     *_JOBS,
@@ -3501,5 +3542,6 @@ MUTANTS: Final = (
     *_BUDGETS,
     *_WIRE,
     *_PLANS,
+    *_ACCOUNTING,
 )
 """All of them."""
