@@ -2813,13 +2813,23 @@ _BUDGETS: Final = (
         ),
     ),
     *_in(
-        "node/study/trainer_process.py",
+        "worker/fitting.py",
         "tests/node/study/test_trainer_process.py",
         (
             "more-rows-than-the-job-is-for",
-            "if rows * draw.rate > draw.rows:",
+            "if rows * rate > expected:",
             "if False:",
             "no owner's sum is of more records than the job expects of all",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/node/study/test_trainer_process.py",
+        (
+            "draws-from-any-data-set",
+            "check_drawn(rows, rate=draw.rate, expected=draw.rows)",
+            "pass",
+            "no owner draws from more rows than the job is for",
         ),
         (
             "tells-of-records",
