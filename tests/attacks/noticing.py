@@ -39,6 +39,7 @@ from cloister.wire.optimizers import SGD
 from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import draw_key
+from cloister.worker.plans import Plan
 from cloister.worker.record_sums import RecordSums
 from tests.support import charters
 
@@ -97,19 +98,22 @@ class Noisy:
         """What an owner says of a contribution."""
         return Answer(self.charter.owners[0], 10, (norm, 0.0), {}, b"")
 
-    def weighing(self, *, seed: int, number: int) -> Weighing:
+    def weighing(self, layout: Layout, *, seed: int, number: int) -> Weighing:
         """How an instance adds up a round."""
-        random = noise_from(seed, number)
-        return weighing_of(self.job, limits=self.charter.limits, layout=LAYOUT, regions=REGIONS, random=random)
+        random, regions = noise_from(seed, number), regions_of(layout, buffers=())
+        return weighing_of(self.job, limits=self.charter.limits, layout=layout, regions=regions, random=random)
+
+    def sums_of(self, plan: Plan, model: nn.Module, *, at_once: int = TRIED) -> RecordSums:
+        """How an owner adds up its records' gradients."""
+        parameters, layout = dict(model.named_parameters()), deltas.layout_of(deltas.floats_of(model))
+        return RecordSums(
+            plan, parameters=parameters, buffers={}, layout=layout, clip=CLIP, rate=self.rate, at_once=at_once,
+            memory_bytes=1 << 28,
+        )  # fmt: skip
 
     @cached_property
     def sums(self) -> RecordSums:
-        """An owner's."""
-        parameters = dict(MODEL.named_parameters())
-        return RecordSums(
-            PLAN, parameters=parameters, buffers={}, layout=LAYOUT, clip=CLIP, rate=self.rate, at_once=TRIED,
-            memory_bytes=1 << 28,
-        )  # fmt: skip
+        return self.sums_of(PLAN, MODEL)
 
 
 class Released(NamedTuple):
@@ -137,7 +141,7 @@ def _mean_of_records(study: Noisy, there: NDArray[np.bool_], *, seed: int, numbe
     rows = torch.from_numpy(LONG * CLIP * np.diag(there)).float()
     key = draw_key(seed.to_bytes(32, "big"), job=JOB, number=number)
     sums = study.sums.run(Arrays({"x": rows}), key=key, most_rows=most_drawn(TRIED * study.rate)).sums
-    weighing = study.weighing(seed=seed, number=number)
+    weighing = study.weighing(LAYOUT, seed=seed, number=number)
     weighing.begin()
     weighing.add("alice", study.answer(0.0), Update(sums.numpy(), salt=b"", regions=REGIONS))
     return -weighing.mean() * ROWS / LR / CLIP
@@ -146,7 +150,7 @@ def _mean_of_records(study: Noisy, there: NDArray[np.bool_], *, seed: int, numbe
 def _mean_of_owners(study: Noisy, there: NDArray[np.bool_], *, seed: int, number: int) -> Floats:
     """Each is the update of an owner of its own, or zeros."""
     answers = {f"owner {at}": study.answer(CLIP) for at in range(TRIED)}
-    weighing = study.weighing(seed=seed, number=number)
+    weighing = study.weighing(LAYOUT, seed=seed, number=number)
     weighing.weigh(answers)
     weighing.begin()
     for update, (name, answer) in zip((CLIP * np.diag(there)).astype(np.float32), answers.items(), strict=True):
