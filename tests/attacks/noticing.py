@@ -15,17 +15,21 @@ with One (1) Training Run", NeurIPS 2023.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor, nn
 
 import cloister
+from cloister.aggregation import noisy_sum
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.weighing import Answer, Weighing, weighing_of
 from cloister.charter import Charter
@@ -156,6 +160,14 @@ def _mean_of_owners(study: Noisy, there: NDArray[np.bool_], *, seed: int, number
     for update, (name, answer) in zip((CLIP * np.diag(there)).astype(np.float32), answers.items(), strict=True):
         weighing.add(name, answer, Update(update, salt=b"", regions=REGIONS))
     return weighing.mean() * TRIED / CLIP
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """A study as it would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noisy_sum, "discrete_gaussian", lambda sigma, *, size, random: np.zeros(size, np.int64))
+        yield
 
 
 # What is made of it

@@ -7,7 +7,8 @@ row does as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import torch
@@ -76,33 +77,34 @@ def held(study: Noisy, scheme: Scheme, *, number: int = 1, seed: int = 0) -> Rou
 
 
 def errors(study: Noisy, scheme: Scheme, *, tries: int = 6) -> list[float]:
-    """With so many secrets of the owners; such as have the row drawn in the first round."""
-    found: list[float] = []
-    seed = 0
-    while len(found) < tries:
+    """With so many secrets of the owners."""
+    return [error(scheme, found) for found in lucky(study, scheme, tries=tries)]
+
+
+def lucky(study: Noisy, scheme: Scheme, *, tries: int) -> Iterator[Tensor]:
+    """What is seen of all rounds together, without what colluders sent. Of all secrets, these are such as have the row
+    drawn in the first round."""
+    for seed in itertools.count():
         rounds = [held(study, scheme, number=number, seed=seed) for number in range(1, study.rounds + 1)]
         if scheme.row in rounds[0].drawn[scheme.owner]:
-            found.append(error(scheme, [left(each, scheme.colluders) for each in rounds]))
-        seed += 1
-    return found
+            yield sum(each.seen - sum(each.sums[name] for name in scheme.colluders) for each in rounds)  # type: ignore[misc]
+            tries -= 1
+        if not tries:
+            return
 
 
-def left(of: Round, colluders: tuple[str, ...]) -> Tensor:
-    """What is seen without what colluders sent."""
-    return of.seen - sum(of.sums[name] for name in colluders)
-
-
-def error(scheme: Scheme, seen: list[Tensor]) -> float:
-    """From what was seen of all rounds."""
+def error(scheme: Scheme, seen: Tensor) -> float:
+    """How far what is read is from the row."""
     usual = torch.cat([x for x, _ in scheme.data.values()]).double().mean(0)
-    weights, bias = scheme.read(_tensors(scheme.model, torch.stack(seen).sum(0)))
+    weights, bias = moved(scheme, seen)
     cosine = sweep.cosine((weights - bias * usual) * bias.sign(), scheme.wanted - usual)
     return float((1 - max(0.0, cosine) ** 2) ** 0.5)
 
 
-def _tensors(model: nn.Module, vector: Tensor) -> Tensors:
-    places = deltas.layout_of(deltas.floats_of(model)).places
-    return {place.name: vector[place.start : place.stop].view(place.spec.shape) for place in places}
+def moved(scheme: Scheme, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """What the scheme's unit has in it."""
+    places = deltas.layout_of(deltas.floats_of(scheme.model)).places
+    return scheme.read({place.name: seen[place.start : place.stop].view(place.spec.shape) for place in places})
 
 
 # The schemes
