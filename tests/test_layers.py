@@ -36,6 +36,8 @@ MAY_IMPORT = {
     "worker": "errors files wire models charter tensor",
     # what an owner sees of a plan, before it runs: the half of plans that needs no torch
     "plans": "errors wire tensor",
+    # what noise is worth: numbers in, numbers out, and nothing that the enclave needs
+    "accounting": "errors",
     # rounds: their arithmetic, what all parties verify of them, and the secure worker. No tensor and no worker below
     # them, because the enclave holds no torch
     "aggregation": "errors wire",
@@ -44,22 +46,22 @@ MAY_IMPORT = {
     # between machines
     "net": "errors files tables wire attest charter tensor worker",
     # who drives: the researcher, the enclave's host, the owner, someone else's fleet
-    "study": "errors files tables wire attest models charter tensor worker plans aggregation ledger net",
+    "study": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net",
     "simulation": "errors wire charter tensor worker aggregation ledger study",
     "enclave": "errors files wire attest charter aggregation ledger aggregator net",
-    "node": "errors files tables wire attest models charter tensor worker plans aggregation ledger net",
+    "node": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net",
     "engines": "errors files wire attest charter tensor worker aggregation ledger net study node",
     # for people who build on cloister, and for people at a terminal
     "testing": "errors files tables wire attest charter tensor worker aggregation ledger aggregator net study enclave "
     "node",
-    "demo": "errors files wire attest charter tensor worker aggregation ledger aggregator net study enclave node "
-    "testing",
-    "cli": "errors files tables wire attest models charter tensor worker plans aggregation ledger net study enclave "
-    "node engines testing demo",
+    "demo": "errors files wire attest charter tensor worker accounting aggregation ledger aggregator net study enclave "
+    "node testing",
+    "cli": "errors files tables wire attest models charter tensor worker plans accounting aggregation ledger net study "
+    "enclave node engines testing demo",
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
-NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow", "matplotlib", "tensorboard")
+NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow", "dp_accounting", "scipy", "matplotlib", "tensorboard")
 BASE = (
     "__init__",
     "__main__",
@@ -76,6 +78,7 @@ BASE = (
     "tensor.plan.encoding",
     "tensor.plan.listing",
     "plans",
+    "accounting",
     "aggregation",
     "ledger",
     "aggregator",
@@ -122,6 +125,7 @@ UNTOUCHED = {
     "simulation.splitting": EVERYTHING,
     "tensor": "socket clock file process",
     "plans": EVERYTHING,
+    "accounting": EVERYTHING,
 }
 EXCEPT = {
     "attest.attester": "reads the evidence from the device, inside a TEE",

@@ -165,3 +165,23 @@ def test_little_noise_is_warned_of() -> None:
     less = RECORD.replace("2.0", "1.99")
     found = warnings_of(charter(jobs=[drawn()], noise=less, limits=MODEL))
     assert any(each.startswith("noise: 1.99 times what it hides, and less than 2") for each in found)
+
+
+def test_a_delta_that_one_record_keeps_is_warned_of() -> None:
+    """To tell one record of so many in full is a delta of one in so many."""
+    drawn_once = {"jobs": [drawn()], "limits": MODEL}
+    for delta, rows, warned in (("0.01", "100", True), ("0.0099", "100", False), ("0.0099", "102", True)):
+        noise = RECORD.replace("1e-5", delta)
+        found = [each for each in warnings_of(charter(noise=noise, min_examples=rows, **drawn_once)) if "delta" in each]
+        assert bool(found) == warned
+        assert all(f"delta = {delta} is not below 1 / min_examples, 1 / {rows}" in each for each in found)
+
+
+def test_a_delta_that_one_owner_keeps_is_warned_of() -> None:
+    noise = OWNER.replace("1e-5", "0.01")
+    for count, warned in ((99, False), (100, True)):
+        owners = [f"hospital {number}" for number in range(count)]
+        agreed = charter(jobs=[agreed_job(PLAN)], noise=noise, limits=MODEL, owners=owners)
+        found = [each for each in warnings_of(agreed) if "delta" in each]
+        assert bool(found) == warned
+        assert all("delta = 0.01 is not below 1 / the number of owners, 1 / 100" in each for each in found)

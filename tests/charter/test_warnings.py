@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from cloister.charter.charter import Noise
+from cloister.charter.jobs import Sampling
 from cloister.charter.summary import heading, limits, member, rules, software
 from cloister.charter.template import template
 from cloister.charter.toml import parse_charter
@@ -184,19 +186,34 @@ def filled(written: str) -> str:
     )  # fmt: skip
 
 
+def opened(written: str, indent: str = "") -> str:
+    """A template with all that stands behind ``#`` and so many spaces in it."""
+    return re.sub(rf"^# {indent}(?=\w+ = |\[)", "", written, flags=re.MULTILINE)
+
+
 def test_all_that_is_commented_out_is_right_too() -> None:
     written = template("stroke-study", now=NOW)
-    parse_charter(filled(written))
-    lines = written.splitlines()
-    opened = [re.sub(r"^# (?=\w+ = |\[)", "", line) for line in lines]
-    whole = filled("\n".join(opened).replace("serial = 1 ", "serial = 2 "))
+    begun = parse_charter(filled(written))
+    assert begun.limits.noise == Noise(unit="record", multiplier=2.0, delta=1e-5)
+    assert not [each for each in warnings_of(begun) if each.startswith("noise")]
+    whole = filled(opened(written).replace("serial = 1 ", "serial = 2 "))
     whole = re.sub(r'\[\[software\]\]\nname = "rehearsal"\n.*?(?=\[\[software\]\])', "", whole, flags=re.DOTALL)
     agreed = parse_charter(whole)
     assert [entry.tee for entry in agreed.reference] == ["snp", "sgx", "tdx"]
-    assert [metric.name for metric in agreed.limits.metrics] == ["loss"]
-    assert [job.name for job in agreed.jobs] == ["train"]
+    assert [job.sampling for job in agreed.jobs] == [Sampling(rate=0.1, rows=300)]
     assert [entry.tensor for entry in agreed.recipe] == ["0.weight"]
     assert (agreed.serial, agreed.not_after - agreed.not_before) == (2, timedelta(days=365))
+
+
+def test_what_is_for_a_charter_without_noise_is_right_in_one() -> None:
+    within, others = template("stroke-study", now=NOW).split('# With noise = "none"')
+    limits, rest = opened(others, "  ").split("[[limits.metrics]]")
+    within = re.sub(r"^noise = .*$", f'noise = "none"\n# {limits}', within, flags=re.MULTILINE)
+    within = within.replace("# first_model", "first_model")
+    agreed = parse_charter(filled(f"{within}[[limits.metrics]]{rest}"))
+    assert [metric.name for metric in agreed.limits.metrics] == ["loss"]
+    assert (agreed.limits.clip_buffers, agreed.limits.row_buckets) == (10.0, (200, 500, 1000))
+    assert [(job.steps, job.sampling) for job in agreed.jobs] == [(20, None)]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", 'a"b', "x" * 61, "a\nb", "-x", "x "])

@@ -16,6 +16,7 @@ from cloister.cli.study import read_study
 from cloister.net.files import read_charter
 from cloister.net.identity import Identity
 from cloister.net.signatures import read_hand_overs, read_signatures
+from tests.charter.test_noise import RECORD, drawn
 from tests.study.test_study_file import EXAMPLE, loss, model, written
 from tests.support.charters import agreed_job, fingerprint_of, text
 
@@ -161,6 +162,17 @@ def test_show_says_what_a_charter_says(run) -> None:
         "yes: without clip",
     ):
         assert said in out
+
+
+def test_check_and_sign_say_what_the_noise_is_worth(run) -> None:
+    given = {"jobs": [drawn(rounds=20)], "noise": RECORD, "limits": f'first_model = "{"11" * 32}"\n'}
+    agree(**given)  # type: ignore[arg-type]
+    for words in (("check",), ("sign", "--yes", "--key", "bob.key")):
+        out = run(words[0], "charter.toml", *words[1:])[1]
+        assert "privacy     epsilon at delta 1e-05 bounds what all rounds together tell of one record" in out
+        assert "    after rounds                 1           2           5          10          15          20" in out
+    agree()
+    assert "privacy" not in run("check", "charter.toml")[1]
 
 
 def test_look_alikes_are_shown_with_their_code_points(run) -> None:

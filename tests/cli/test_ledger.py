@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from cloister.cli import main
+from cloister.cli.ledger import epsilons
+from cloister.ledger.audit import audit
 from cloister.ledger.chain import Ledger
 from cloister.ledger.jsonl import LINE_BYTES, write_line
-from tests.support import chains, charters
+from cloister.net.files import read_charter
+from cloister.node.study.budgets import privacy
+from cloister.node.study.journal import Records
+from cloister.study.privacy import rounded_up
+from tests.support import chains, charters, members
 
 ALLOW = ("--accept-simulated", "--charter", "charter.toml")
 
@@ -69,6 +76,37 @@ def test_an_audit_says_what_the_chain_shows(run, ledger):
     assert "owner       chuck: contributed to 1, committed 1" in out
     assert f"model       {ledger.model.hex()}" in out
     assert "void" not in out
+
+
+def test_the_audit_and_a_nodes_own_log_say_the_same_of_what_was_told(run):
+    """From the chain alone, and from the records of one owner's disk: to the last digit."""
+    Path("charter.toml").write_text(charters.text(**members.hidden()))
+    agreed, notes = read_charter(Path("charter.toml")), Records(None)
+    here = members.Aggregator.facing(members.owner(agreed=agreed, notes=notes))
+    here.round(1)
+    here.round(2)
+    here.round(3, ("alice", "chuck"))
+    write(here.ledger)
+    (known,) = privacy(notes, budgets={"#mri": None}, charters=[agreed])
+    found = epsilons(audit(here.ledger.records, charter=agreed, collateral=lambda *_: None, accept_simulated=True))
+    assert found["bob"] == known.spent
+    assert found["alice"] == found["chuck"] > found["bob"]
+    out = run("audit", "chain.jsonl", *ALLOW)[1]
+    assert f"privacy     of one record of bob: epsilon {rounded_up(found['bob'])} at delta 1e-05\n" in out
+    assert f"privacy     of one record of alice: epsilon {rounded_up(found['alice'])} at delta 1e-05\n" in out
+
+
+def test_an_audit_needs_no_accountant(run, monkeypatch):
+    noise = '{ unit = "record", multiplier = 2.2718, delta = 1e-5 }'
+    Path("charter.toml").write_text(charters.text(**members.hidden(noise=noise)))
+    here = members.Aggregator.facing(members.owner(agreed=read_charter(Path("charter.toml"))))
+    here.round(1)
+    write(here.ledger)
+    monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
+    code, out, _ = run("audit", "chain.jsonl", *ALLOW)
+    assert code == 0
+    assert "privacy     the epsilon of noise is computed by dp-accounting, which is not installed: pip install" in out
+    assert "owner       bob: contributed to 1, committed 1" in out
 
 
 def test_rounds_that_were_void_are_told(run):

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cloister.cli.node import _print, _print_sessions, app
+from cloister.cli.node import _print_sessions, app
 from cloister.net.identity import Identity
 from cloister.node.confinement import Means, means
 from cloister.node.running import Account
-from cloister.node.study.budgets import Budget, Line
 
 run = CliRunner().invoke
 CONFIGURATION = """
@@ -42,9 +41,6 @@ def folder(tmp_path: Path) -> Path:
 def test_what_an_executor_says_it_does_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     forged = "add\x1b[2J\u202e"
     _print_sessions([Account(1, forged, "sha256:00", "2026-01-01T00:00:00+00:00", 0.0, 0.0, 0, 0, forged)])
-    _print(
-        [Line("00", 1, forged, contributed=True, committed="", spent=False, released=False)], [Budget(forged, 0, 1, 1)]
-    )
     out = capsys.readouterr().out
     assert all(character.isprintable() or character == "\n" for character in out)
     assert "x1b" in out

@@ -1,62 +1,15 @@
-"""`cloister study`: the steps that are so many epochs, and a study file for a person to read."""
+"""`cloister study`: a study file for a person to read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cloister.cli.main import main
 from cloister.cli.study import app
-from cloister.study.epochs import passes_of, steps_of
 from tests.study.test_study_file import written
-
-
-def told(*words: str) -> str:
-    found = CliRunner().invoke(app, ["plan", *words])
-    assert found.exit_code == 0, found.output
-    return found.output
-
-
-def test_it_says_the_steps_and_what_they_are_for_each_owner() -> None:
-    lines = told("235", "70", "150", "40", "--batch-size", "32", "--epochs", "3").splitlines()
-    assert lines[:2] == ["batch_size = 32", "steps = 10"]  # three epochs of 110 rows, which are the middle
-    assert [line.split()[:4] for line in lines[4:]] == [
-        ["40", "1", "0", "0"],
-        ["70", "2", "64", "5.0"],
-        ["150", "4", "128", "2.5"],
-        ["235", "7", "224", "1.4"],
-    ]
-    assert "takes no part: it has fewer than 2 batches" in lines[4]
-
-
-def test_many_passes_over_few_rows_are_told() -> None:
-    assert "more than 20 passes fit its rows closely" in told("100000", "90000", "64")
-
-
-def test_what_makes_no_sense_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["0"], ["100", "--epochs", "0"], ["100", "--epochs", "nan"]):
-        with pytest.raises(SystemExit) as caught:
-            main(["study", "plan", *words])
-        assert caught.value.code == 1
-        assert "at least one row" in capsys.readouterr().err
-
-
-@given(st.lists(st.integers(1, 10**6), min_size=1), st.integers(1, 1000), st.floats(0.1, 100))
-def test_the_middle_owner_passes_over_its_rows_so_often(rows: list[int], batch_size: int, epochs: float) -> None:
-    steps = steps_of(rows, batch_size=batch_size, epochs=epochs)
-    assert steps >= 1
-    middle = sorted(rows)[len(rows) // 2]
-    if len(rows) % 2 and middle >= batch_size:
-        # a step is a whole one, and a pass one over whole batches
-        wanted = epochs * middle / batch_size
-        assert abs(passes_of(middle, batch_size=batch_size, steps=steps) * (middle // batch_size) - wanted) <= 1
-
-
-# Reading a study file
 
 
 @pytest.fixture(scope="module")

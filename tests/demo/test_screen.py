@@ -30,7 +30,7 @@ def test_the_introduction_says_what_this_is_and_what_it_is_not(console: Console)
     for word in (
         "that only dials out",
         "simulated",
-        "no noise",
+        "with noise that hides each patient",
         "north",
         "200",
         "10%",
@@ -64,19 +64,29 @@ def test_those_who_refuse_in_the_same_words_share_a_line(console: Console) -> No
 
 
 def test_rounds_are_shown_as_they_come(console: Console) -> None:
-    with screen.Rounds(console, total=2) as show:
-        for number, loss, accuracy in ((1, 0.51, 0.9), (2, 0.12345, 0.947)):
-            metrics = {"loss": loss, "accuracy": accuracy + 0.01}
-            show(Round(number, ("hill", "north"), None, metrics, {"accuracy": accuracy}, 0.1))
+    with screen.Rounds(console, total=2, spent=lambda rounds: rounds / 4) as show:
+        for number, accuracy in ((1, 0.9), (2, 0.947)):
+            show(Round(number, ("hill", "north"), None, {}, {"accuracy": accuracy}, 0.1))
     text = shown(console)
-    for word in ("2 hospitals", "0.5100", "0.1235", "90.0%", "91.0%", "94.7%", "95.7%", "2/2"):
+    for word in ("2 hospitals", "0.25", "0.50", "90.0%", "94.7%", "2/2"):
         assert word in text
 
 
+def test_of_many_rounds_some_are_shown_and_the_last_one(console: Console) -> None:
+    with screen.Rounds(console, total=41, spent=lambda rounds: rounds / 100) as show:
+        for number in range(1, 42):
+            show(Round(number, ("hill", "north"), None, {}, {"accuracy": 0.9}, 0.1))
+    rows = [line for line in shown(console).splitlines() if "hospitals" in line]
+    assert len(rows) == 21
+    assert "0.02" in rows[0]
+    assert "0.41" in rows[-1]
+
+
 def test_the_comparison_has_all_three_kinds(console: Console) -> None:
-    screen.compare(console, {"north": 0.6, "hill": 0.7}, federated=0.95, pooled=0.96)
+    alone = {"north": 0.6, "hill": 0.7}
+    screen.compare(console, alone, federated=0.95, epsilon=1.987, without_noise=0.97, pooled=0.96)
     text = shown(console)
-    for word in ("north alone", "60.0%", "hill alone", "the federation", "95.0%", "pooled", "96.0%"):
+    for word in ("north alone", "60.0%", "hill alone", "the federation", "1.99", "95.0%", "97.0%", "pooled", "96.0%"):
         assert word in text
 
 

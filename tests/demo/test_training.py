@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import cloister
+from cloister.accounting.accountant import Spent, epsilon
 from cloister.demo import hospitals, training
 from cloister.demo.hospitals import Patients
 from cloister.errors import JobError
@@ -26,32 +28,33 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_three_hospitals_learn_what_each_alone_does_not() -> None:
-    """As a simulation, to which a study of the same is equal."""
+    """As a simulation, to which a study of the same is equal but for the noise, which is as much."""
     parts, held_out = hospitals.split(hospitals.load())
     plan = training.captured(training.diagnose)
     owners: dict[str, Any] = {name: (part.x, part.y) for name, part in parts.items()}
-    run = cloister.simulate(
-        training.new_model(),
-        plan,
-        owners=owners,
-        rounds=10,
-        steps=training.STEPS,
-        weights=training.WEIGHTS,
-        seed=training.SEED,
-        floor=2,
-        largest_share=0.5,
-        clip=10.0,
-        on_round=lambda done: None,
-        **training.NUMBERS,
-    )
-    federated = training.accuracy(run.model, held_out)
-    alone = {
-        name: training.accuracy(training.train_at_one_place(part, plan, rounds=10), held_out)
-        for name, part in parts.items()
-    }
-    pooled = training.accuracy(training.train_at_one_place(hospitals.pool(parts), plan, rounds=10), held_out)
-    assert federated > 0.94
-    assert federated > pooled - 0.03
+    noise, sampling = training.noise_of(parts, rounds=40), training.sampling_of(parts)
+    spent = epsilon([Spent(noise.multiplier, sampling.rate, 40)], delta=noise.delta)
+    assert 1.9 < spent <= training.EPSILON
+    accuracies = []
+    for seed in range(8):
+        run = cloister.simulate(
+            training.new_model(),
+            plan,
+            owners=owners,
+            rounds=40,
+            noise=noise,
+            sampling=sampling,
+            clip=training.CLIP,
+            seed=seed,
+            on_round=lambda done: None,
+            **training.STUDIED,
+        )
+        accuracies.append(training.accuracy(run.model, held_out))
+    federated = mean(accuracies)
+    without_noise = training.accuracy(training.train_without_noise(parts, plan), held_out)
+    alone = {name: training.accuracy(training.train_at_one_place(part, plan), held_out) for name, part in parts.items()}
+    assert federated > without_noise - 0.025, "what the noise costs: 2.5 points at most"
+    assert without_noise > 0.97
     assert min(alone.values()) < 0.85
 
 

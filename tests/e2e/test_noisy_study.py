@@ -7,6 +7,7 @@ but the noise.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import cloister
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.owner_limits import PrivacyBudget
+from cloister.cli.ledger import epsilons
+from cloister.cli.node import app as node
 from cloister.ledger.audit import audit
 from cloister.ledger.jsonl import read_lines
 from cloister.net.collateral import no_collateral
@@ -161,6 +165,27 @@ def test_the_budget_is_the_owners(tmp_path: Path) -> None:
         assert "and its owner allows" in why
         assert "is declined" in running.log("bob")
         assert "Traceback" not in running.log("bob") + running.log(AGGREGATOR)
+        chain = running.study().chain.read_bytes().splitlines(keepends=True)
+        report = audit(read_lines(chain), charter=running.charter, collateral=no_collateral, accept_simulated=True)
+    found = epsilons(report)
+    assert found["alice"] == found["carol"] > found["bob"]
+    for name in ("alice", "carol"):  # each node's own records say what the chain says, to the last digit
+        assert privacy_of(tmp_path, name) == [
+            {
+                "data": "#mri", "rounds": 4, "without_noise": 0, "delta": 1e-5, "spent": found[name],
+                "allowed": None, "left": None,
+            }
+        ]  # fmt: skip
+    (bobs,) = privacy_of(tmp_path, "bob")
+    assert (bobs["rounds"], bobs["delta"], bobs["spent"]) == (2, 1e-6, two)
+    assert 0 < bobs["left"] < 0.01 * two
+
+
+def privacy_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What an owner's node log says of what was told."""
+    shown = CliRunner().invoke(node, ["log", "--json", str(folder / f"{name}.toml")])
+    found: list[dict[str, Any]] = json.loads(shown.output)["privacy"]
+    return found
 
 
 def test_owners_are_hidden_as_a_whole(tmp_path: Path) -> None:

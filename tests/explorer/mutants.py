@@ -96,7 +96,7 @@ def _asks_for_no_consents(patch: Patch) -> None:
 
 
 def _ignores_its_budget(patch: Patch) -> None:
-    patch.setattr(Countersigner, "check_budget", lambda signer, data, *, number: None)
+    patch.setattr(Countersigner, "check_budget", lambda signer, data, *, number, noise: None)
 
 
 def _contributes_before_it_consents(patch: Patch) -> None:
@@ -153,7 +153,7 @@ def _frees_a_round_by_one_draft(patch: Patch) -> None:
     def free(records: Records, known: Any, voided: Any) -> None:
         agreed = known.consents.get(voided.cohort)
         if agreed is not None:
-            records._spent[agreed.data].discard((agreed.charter, agreed.round))
+            records._spent[agreed.data].pop((agreed.charter, agreed.round), None)
 
     patch.setattr(Records, "_free", free)
 
@@ -191,7 +191,7 @@ def _keeps_in_the_sum_who_is_left_out(patch: Patch) -> None:
         del collection.answers[name]
         collection._asked.discard(name)
         collection._arrived.pop(name, None)
-        collection._weigh()
+        collection._weighing.weigh(collection.answers)
         collection._added = [each for each in collection._added if each != name]
         collection._add()
 
@@ -199,7 +199,7 @@ def _keeps_in_the_sum_who_is_left_out(patch: Patch) -> None:
 
 
 def _lets_one_dominate(patch: Patch) -> None:
-    patch.setattr("cloister.aggregator.collection.scales_of", lambda norms, *, bounds, regions: [])
+    patch.setattr("cloister.aggregator.weighing.scales_of", lambda norms, *, bounds, regions: [])
 
 
 def _asks_nobody_for_the_model(patch: Patch) -> None:

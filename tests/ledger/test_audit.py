@@ -11,6 +11,8 @@ from cloister.attest import evidence as evidence_form
 from cloister.attest.attester.simulated import SimulatedAttester
 from cloister.attest.dcap.collateral import SnpCollateral
 from cloister.attest.evidence import Evidence
+from cloister.charter.jobs import Sampling
+from cloister.charter.toml import parse_charter
 from cloister.errors import (
     CloisterError,
     CollateralError,
@@ -22,6 +24,7 @@ from cloister.errors import (
 from cloister.ledger.audit import Report, audit, used_once
 from cloister.ledger.chain import Ledger
 from cloister.ledger.records import decode
+from tests.charter.test_noise import drawn, noisy
 from tests.support import chains
 from tests.support.chains import Instance, cohort, round_record
 from tests.support.charters import NOW, SGX
@@ -52,6 +55,24 @@ def test_what_a_genuine_chain_shows():
     assert report.contributed == {"alice": 2, "bob": 3, "chuck": 1}
     assert report.committed == {"alice": 2, "bob": 3, "chuck": 1}
     assert report.gaps == ()
+
+
+def test_how_often_each_owner_was_in_a_round_with_which_noise():
+    """Another job's rounds have another rate. Who commits as a witness spends nothing."""
+    wide = drawn(name="wide", sampling=Sampling(rate=0.5, rows=90))
+    limits = f'first_model = "{chains.START.hex()}"\n'
+    ledger = chains.chain(2, agreed=parse_charter(noisy(drawn(), wide, limits=limits)))
+    for names, witnesses in ((["bob", "chuck"], ["alice"]), (["alice", "chuck"], ["bob"])):
+        agreed = cohort(ledger, names, signer=FIRST.public, name="wide", job=bytes(32))
+        ledger.append(round_record(ledger, names, instance=FIRST, agreed=agreed, witnesses=witnesses))
+    report = look(ledger)
+    assert report.spent == {
+        "alice": {(2.0, 0.25): 2, (2.0, 0.5): 1},
+        "bob": {(2.0, 0.25): 2, (2.0, 0.5): 1},
+        "chuck": {(2.0, 0.5): 2},
+    }
+    assert report.committed == {"alice": 4, "bob": 4, "chuck": 2}
+    assert look(chains.chain(2)).spent == {"alice": {}, "bob": {}, "chuck": {}}
 
 
 def test_rounds_that_were_void():

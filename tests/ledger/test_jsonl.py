@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.charter.toml import parse_charter
 from cloister.errors import LedgerError
 from cloister.ledger import records
 from cloister.ledger.jsonl import LINE_BYTES, describe, moment, read_lines, write_line, written
+from tests.charter.test_noise import noisy
 from tests.support import chains
 from tests.support.charters import fingerprint_of
 
@@ -42,6 +44,15 @@ def test_a_line_is_for_people_too():
     assert said["metrics"] == {"loss": 0.5}
     assert said["time"] == "2026-06-01T12:00:00.000+00:00"
     assert json.loads(LINES[0])["tee"] == "simulated"
+
+
+def test_a_line_says_what_noise_there_was():
+    limits = f'first_model = "{chains.START.hex()}"\n'
+    line = write_line(chains.chain(1, agreed=parse_charter(noisy(limits=limits))).records[1])
+    assert json.loads(line)["noise"] == {"unit": "record", "multiplier": 2.0, "rate": 0.25, "clip": 1.0}
+    assert json.loads(LINES[1])["noise"] is None
+    with pytest.raises(LedgerError, match="its 'noise' is not what its record says"):
+        read(line.replace('"multiplier": 2.0', '"multiplier": 3.0'))
 
 
 def test_the_record_alone_is_enough():

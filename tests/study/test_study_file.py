@@ -90,7 +90,7 @@ def charter(folder: Path, plan: cloister.Plan, start: nn.Module | None = None, *
         "steps": 9,
         "rounds": 20,
     }
-    numbers |= {name: changed.pop(name) for name in [*changed] if name in numbers}
+    numbers |= {name: changed.pop(name) for name in [*changed] if name in (*numbers, "sampling")}
     given: dict[str, Any] = {
         "members": {name: (role, _Named(name)) for name, role in roles.items()},
         "addresses": ["agg.example:7443"],
@@ -152,6 +152,38 @@ def test_the_page_says_what_is_computed_what_leaves_and_what_comes_out(honest: P
     assert "addmm" not in told
     assert "danger" not in told
     assert any("addmm" in line for line in page(read(honest), code=True))
+
+
+@pytest.mark.slow
+def test_the_page_says_what_noise_is_worth_and_what_leaves_instead_of_an_update(tmp_path: Path) -> None:
+    noise = Noise(unit="record", multiplier=2.0, delta=1e-5)
+    given = {
+        "optimizer": cloister.SGD(lr=0.5),
+        "steps": 1,
+        "sampling": Sampling(rate=0.25, rows=90),
+        "noise": noise,
+        "metrics": {},
+    }
+    found = page(read(written(tmp_path, **given)))
+    told = "\n".join(found)
+    for line in (
+        "  the sum             163 numbers, 652 bytes: the gradients of the rows that were drawn, each clipped",
+        "  beside it           a commitment to it; neither its length nor a number of rows",
+        "  metrics             none",
+        "  the model           the sum over drawn rows of at least 3 owners, with noise, applied by the job's strategy",
+        "privacy     epsilon at delta 1e-05 bounds what all rounds together tell of one record",
+        "  smallest owner      has 100 rows: ",
+    ):
+        assert line in told, line
+    at = found.index("privacy     epsilon at delta 1e-05 bounds what all rounds together tell of one record")
+    assert found[at + 1 : at + 4] == ["  job train", found[at + 2], found[at + 3]]
+    assert found[at + 3].split()[0] == "epsilon"
+    assert max(map(len, found[at : found.index("warnings")])) <= 100
+    hidden = {"noise": Noise(unit="owner", multiplier=2.0, delta=1e-5), "metrics": {}}
+    told = "\n".join(page(read(written(tmp_path, **hidden))))
+    assert "  the update          163 numbers" in told
+    assert "  the model           the mean of at least 3 owners' updates, with noise, applied by" in told
+    assert "tell of one owner" in told
 
 
 @pytest.mark.slow

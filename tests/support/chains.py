@@ -18,6 +18,7 @@ from cloister.charter import Charter, keys
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import round_digest
+from cloister.ledger.noise import noise_of
 from cloister.ledger.records import Cohort, InstanceRecord, RoundRecord, Share
 from cloister.wire.peers import fingerprint
 from cloister.wire.rounds import MemberSignature
@@ -118,6 +119,7 @@ def share_list(ledger: Ledger, names: Sequence[str], weights: Mapping[str, float
 
 def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: Any) -> Cohort:
     """What members would sign next. ``changed``: its fields; the round's digest follows them."""
+    agreed = ledger.charter.job(changed.get("name", "train"))
     given: dict[str, Any] = {
         "format": "cloister cohort 4",
         "charter": ledger.charter.digest,
@@ -130,7 +132,7 @@ def cohort(ledger: Ledger, names: Sequence[str], *, signer: bytes, **changed: An
         "digest": b"",
         "model": ledger.model,
         "shares": share_list(ledger, names),
-        "noise": None,
+        "noise": None if agreed is None else noise_of(ledger.charter.limits, agreed),
     } | changed
     given["digest"] = given["digest"] or round_digest(
         given["job"],

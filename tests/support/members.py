@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from cloister.charter import Charter
-from cloister.charter.jobs import AgreedJob
+from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.charter.owner_limits import Floors
 from cloister.ledger import answers, records
 from cloister.ledger import job as jobs
@@ -23,6 +23,7 @@ from cloister.node.study.effects import Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
 from cloister.wire import rounds as w
+from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests.support import chains, charters
 from tests.support.chains import Instance
@@ -45,6 +46,19 @@ def agreed_job(**changed: Any) -> AgreedJob:
 
 def charter(**changed: Any) -> Charter:
     """Bob, Alice and Chuck agree on a job, the model and the loss."""
+    return charters.charter(**terms(**changed))
+
+
+def hidden(**changed: Any) -> dict[str, Any]:
+    """What ``charters.text`` takes for a charter of theirs in which noise hides each record."""
+    drawn = {"weights": "uniform", "steps": 1, "optimizer": SGD(0.5), "sampling": Sampling(rate=0.25, rows=90)}
+    noise = '{ unit = "record", multiplier = 2.0, delta = 1e-5 }'
+    given: dict[str, Any] = {"jobs": [agreed_job(**drawn)], "noise": noise, "limits": "", "row_buckets": "[]"}
+    return terms(**given | changed)
+
+
+def terms(**changed: Any) -> dict[str, Any]:
+    """What ``charters.text`` takes for their charter."""
     given: dict[str, Any] = {
         "jobs": [agreed_job()],
         "row_buckets": "[20]",
@@ -52,7 +66,7 @@ def charter(**changed: Any) -> Charter:
         "limits": chains.LOSS,
         "interactive": "false",
     }
-    return charters.charter(**given | changed)
+    return given | changed
 
 
 def job(agreed: Charter, **changed: Any) -> Job:

@@ -445,13 +445,13 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-consent",
-            "        self.check_budget(known.data, number=cohort.round)  # 9\n",
+            "        self.check_budget(known.data, number=cohort.round, noise=cohort.noise)  # 9\n",
             "",
             "the budget counts at the consent too",
         ),
         (
             "own-budget",
-            "if spent >= self._limits.rounds:",
+            "if len(before) >= self._limits.rounds:",
             "if False:",
             "a data set is in no more rounds than its owner allows",
         ),
@@ -475,8 +475,8 @@ _OWNER: Final = (
         ),
         (
             "writes-no-consent",
-            "self._records.consent(Consented(",
-            "print(Consented(",
+            "                self._records.consent(entry)\n",
+            "                pass\n",
             "a consent is written down before it is given",
         ),
         (
@@ -603,7 +603,7 @@ _OWNER: Final = (
         ),
         (
             "never-freed",
-            "self._spent[agreed.data].discard((agreed.charter, agreed.round))",
+            "self._spent[agreed.data].pop((agreed.charter, agreed.round), None)",
             "pass",
             "what came to nothing is given back",
         ),
@@ -621,14 +621,14 @@ _OWNER: Final = (
         ),
         (
             "consents-unspent",
-            "self._spent.setdefault(entry.data, set()).add((entry.charter, entry.round))",
+            "self._spent.setdefault(entry.data, {})[entry.charter, entry.round] = entry.noise",
             "pass",
             "a round is spent from the consent on",
         ),
         (
             "budget-without-this-round",
-            "return len(rounds - {besides})",
-            "return len(rounds)",
+            "return tuple(noise for key, noise in found.items() if key != besides)",
+            "return tuple(found.values())",
             "several drafts of a round are one round of the budget",
         ),
     ),
@@ -637,7 +637,7 @@ _OWNER: Final = (
         "tests/node/study/test_member.py",
         (
             "own-least-batch",
-            "if job.batch_size < self.min_batch:",
+            "if job.sampling is None and job.batch_size < self.min_batch:",
             "if False:",
             "no owner trains in steps of fewer rows than it allows",
         ),
@@ -731,7 +731,7 @@ _OWNER: Final = (
         ),
         (
             "budget-at-the-beginning",
-            "self._countersigner.check_budget(data, number=asked.round)",
+            "self._countersigner.check_budget(data, number=asked.round, noise=noise)",
             "pass",
             "no training on a data set whose budget is spent",
         ),
@@ -962,7 +962,7 @@ _JOBS: Final = (
         ),
         (
             "few-rows-a-round",
-            "(rows := rows_that_count(job)) < least:",
+            "(rows := rows_that_count(job)) < limits.min_rows:",
             "(rows := rows_that_count(job)) < 0:",
             "enough rows count in a contribution",
         ),
@@ -1148,6 +1148,16 @@ _AGGREGATOR: Final = (
         "aggregator/collection.py",
         "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
         (
+            "commitment-unchecked",
+            "if update.commitment != answer.commitment:",
+            "if False:",
+            "a contribution is the one that was committed to",
+        ),
+    ),
+    *_in(
+        "aggregator/weighing.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
+        (
             "clip-unchecked",
             "if not found <= declared * (1 + _DOUBT):",
             "if False:",
@@ -1160,12 +1170,6 @@ _AGGREGATOR: Final = (
             "a contribution that hides nobody is not added",
         ),
         (
-            "commitment-unchecked",
-            "if update.commitment != answer.commitment:",
-            "if False:",
-            "a contribution is the one that was committed to",
-        ),
-        (
             "one-dominates",
             "bound_of(norms, floor=self._limits.floor, clip=clip)",
             "bound_of(norms, floor=1, clip=clip)",
@@ -1173,7 +1177,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "too-few-left",
-            "if len(self.answers) < self._limits.floor:",
+            "if len(answers) < self._limits.floor:",
             "if False:",
             "a round of fewer than the floor is void",
         ),
@@ -1303,7 +1307,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "declared-over-the-clip",
-            "if not (0 < message.norm <= clips[0] and 0 <= message.buffers <= clips[1]):",
+            "if not (0 < message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):",
             "if False:",
             "nobody declares more than the charter's clips",
         ),
@@ -1671,7 +1675,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "contribution-of-another-length",
-            "or body_bytes != self.run.nbytes",
+            "or body_bytes != self.run.contribution_bytes",
             "",
             "no body is read of another length than the model",
         ),
@@ -2524,6 +2528,139 @@ _WORKER: Final = (
     ),
 )
 
+_RECORDS: Final = (
+    *_in(
+        "worker/record_sums.py",
+        "tests/worker/test_record_sums.py",
+        (
+            "longer-gradient-left-out",
+            "torch.minimum(largest * (UNITS / clip), longest(gradients.shape[1]) / norms)",
+            "largest * (UNITS / clip)",
+            "a gradient over the clip is scaled down to it",
+        ),
+        (
+            "no-room-for-rounding",
+            "return UNITS - math.sqrt(length) / 2 - 1",
+            "return float(UNITS)",
+            "rounding lengthens no gradient over the clip",
+        ),
+        (
+            "not-measured-on-the-grid",
+            "units.square().sum(1) <= UNITS**2",
+            "units.isfinite().all(1)",
+            "no record adds more than the clip, in whole numbers",
+        ),
+        (
+            "no-number-is-short-enough",
+            "units.square().sum(1) <= UNITS**2",
+            "~(units.square().sum(1) > UNITS**2)",
+            "what is not a number counts as zeros",
+        ),
+        (
+            "measured-in-fewer-digits",
+            "units.square().sum(1) <= UNITS**2",
+            "units.float().square().sum(1) <= UNITS**2",
+            "norms are compared exactly",
+        ),
+        (
+            "sum-that-wraps",
+            "total[start:stop].clamp(-_LARGEST, _LARGEST)",
+            "total[start:stop]",
+            "what does not fit a sum is the nearest value that does",
+        ),
+        (
+            "undrawn-counts",
+            "within(units) & drawn[first : first + len(part)]",
+            "within(units)",
+            "only records that were drawn count",
+        ),
+        (
+            "half-of-the-clip-in-rounding",
+            "if not 0 < length <= UNITS**2:",
+            "if not length:",
+            "there are not so many values that rounding takes more than half of the clip",
+        ),
+    ),
+    *_in(
+        "worker/record_gradients.py",
+        "tests/worker/test_record_gradients.py",
+        (
+            "fails-together",
+            "return torch.stack([self._again(batch, at) for at in range(records)])",
+            "raise",
+            "no error tells of a record that cannot be computed",
+        ),
+        (
+            "fails-alone",
+            "            return self._nothing()\n        return torch.cat",
+            "            raise\n        return torch.cat",
+            "no error tells of a record that cannot be computed",
+        ),
+        (
+            "one-fails-for-all",
+            "return torch.stack([self._again(batch, at) for at in range(records)])",
+            "return torch.stack([self._nothing()] * records)",
+            "a record that cannot be computed changes nothing for the others",
+        ),
+        (
+            "buffers-written",
+            "    if written:\n",
+            "    if False:\n",
+            "nothing of a record comes out but its clipped gradient",
+        ),
+    ),
+    *_in(
+        "worker/data/converted.py",
+        "tests/worker/data/test_schema.py",
+        (
+            "picked-row-tells",
+            "map(_cast, batch, self.schema)",
+            "map(_converted, batch, self.schema)",
+            "no error tells of a number in a row that was picked",
+        ),
+    ),
+    *_in(
+        "worker/data/poisson.py",
+        "tests/worker/data/test_poisson.py",
+        (
+            "draw-that-is-known",
+            "_DRAW + key + block",
+            "_DRAW + block",
+            "nobody but their owner knows which records are drawn",
+        ),
+        (
+            "draws-that-repeat",
+            'block.to_bytes(8, "big")',
+            "bytes(8)",
+            "each record is drawn by itself",
+        ),
+        (
+            "drawn-by-rounded-numbers",
+            "numbers[least] <= np.uint64(below - 1)",
+            "numbers[least] < rate * 2.0**64",
+            "the probability of a draw is the rate, exactly",
+        ),
+        (
+            "as-many-as-are-drawn",
+            "return Draw(least, drawn)",
+            "return Draw(least[drawn], drawn[drawn])",
+            "how long a round takes does not tell how many records it is about",
+        ),
+        (
+            "fetched-by-their-place",
+            "np.argpartition(numbers, wanted - 1)[:wanted]",
+            "np.arange(wanted)",
+            "all rows are as likely to be drawn",
+        ),
+        (
+            "rate-over-one",
+            "if not 0 < rate <= 1:",
+            "if not 0 < rate:",
+            "a rate is a probability",
+        ),
+    ),
+)
+
 _WIRE: Final = (
     *_in(
         "wire/frames.py",
@@ -2721,8 +2858,8 @@ _MEMORY: Final = (
         ),
         (
             "budget-by-name",
-            "union(*(self._spent.get(name, ()) for name in self.same(data)))",
-            "union(self._spent.get(data, ()))",
+            "for name in self.same(data) for key, noise in self._spent.get(name, {}).items()",
+            "for key, noise in self._spent.get(data, {}).items()",
             "what was spent counts on under other tags",
         ),
         (
@@ -2997,8 +3134,8 @@ _MEMORY: Final = (
         "tests/charter/test_warnings.py tests/study/test_study_file.py",
         (
             "clip-in-few-digits",
-            "parameters is at most {exact(limits.clip)}",
-            "parameters is at most {limits.clip:g}",
+            "is at most {exact(limits.clip)}",
+            "is at most {limits.clip:g}",
             "limits are told with all their digits",
         ),
         (
@@ -3143,6 +3280,47 @@ _MEMORY: Final = (
     ),
 )
 
+_ACCOUNTING: Final = (
+    *_in(
+        "accounting/accountant.py",
+        "tests/accounting/test_accountant.py",
+        (
+            "rounds-not-added-up",
+            "counted[each.multiplier, each.rate] += each.rounds",
+            "counted[each.multiplier, each.rate] = each.rounds",
+            "epsilon counts all rounds of one kind",
+        ),
+        (
+            "kinds-not-composed",
+            "whole = whole.compose(_composed(losses, each, step))",
+            "whole = _composed(losses, each, step)",
+            "epsilon counts rounds of all kinds",
+        ),
+        (
+            "rounding-not-taken-off",
+            "certain = delta - _ROUNDING - ",
+            "certain = delta - ",
+            "what is rounded makes no epsilon too small",
+        ),
+        (
+            "rounding-takes-nothing",
+            "_ROUNDED: Final = 1 - 2.0**-18",
+            "_ROUNDED: Final = 1.0",
+            "epsilon is that of the discrete noise, which hides a little less than the continuous one",
+        ),
+    ),
+    *_in(
+        "accounting/proposals.py",
+        "tests/accounting/test_proposals.py",
+        (
+            "proposal-over-epsilon",
+            "return after(high)",
+            "return after(low)",
+            "a proposal keeps the epsilon that is wanted",
+        ),
+    ),
+)
+
 MUTANTS: Final = (
     *_LEDGER,
     *_JOBS,
@@ -3153,7 +3331,9 @@ MUTANTS: Final = (
     *_ATTESTATION,
     *_CHARTER,
     *_WORKER,
+    *_RECORDS,
     *_WIRE,
     *_PLANS,
+    *_ACCOUNTING,
 )
 """All of them."""

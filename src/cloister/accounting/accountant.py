@@ -2,7 +2,10 @@
 
 One round releases a sum in which one record (a row, or an owner) changes at most a known length, the sensitivity; its
 noise is Gaussian, with a deviation of ``multiplier`` sensitivities. A record is in the sum with the probability
-``rate``, by a draw of its own (Poisson sampling). Rounds may depend on what earlier ones released.
+``rate``, by a draw of its own (Poisson sampling). What a round computes may depend on what earlier ones released. Its
+noise and its rate may not: where they were chosen after a look at releases, epsilon holds for each choice, and not for
+all that might have been made (R. Rogers, A. Roth, J. Ullman and S. Vadhan, "Privacy Odometers and Filters:
+Pay-as-you-Go Composition", NeurIPS 2016).
 
 The accountant is dp-accounting's, on privacy loss distributions: V. Doroshenko, B. Ghazi, P. Kamath, R. Kumar and P.
 Manurangsi, "Connect the Dots: Tighter Discrete Approximations of Privacy Loss Distributions", PoPETs 2022, Algorithm 1.
@@ -46,6 +49,9 @@ _MOST_EPSILON: Final = 2.0**17
 """None that is looked for is larger."""
 _ROUNDED: Final = 1 - 2.0**-18
 """What is left of a discrete Gaussian's deviation once the rounding is taken out: it is at least 1 - 2 / 2^20."""
+_ROUNDING: Final = 1e-12
+_ROUNDING_OF_ONE: Final = 1e-15
+"""What Fourier transforms may have rounded in a delta, and in one of so many rounds: twenty times what was seen."""
 _POINTS: Final = 2.0**18
 """The grid of one round has no more points, or twice as many: what is gained by more is not worth the seconds."""
 _FINEST: Final = 2.0**-20
@@ -106,9 +112,9 @@ class _Setting(NamedTuple):
 def epsilon(spent: Iterable[Spent], *, delta: float) -> float:
     """The epsilon of all of ``spent`` together, in whatever order: for one record more or less, at this ``delta``.
 
-    It is an upper bound, a few thousandths above the true one at most; 0 for nothing. It is infinite where it would be
-    over some 10,000, and where ``delta`` is less than what rounding may hide: 10^-12, and 10^-15 for each round. Equal
-    counts give the very same number, and are computed once.
+    It is an upper bound, and for noise that protects within a few thousandths of the true one; 0 for nothing. It is
+    infinite where it would be over some 10,000, and where ``delta`` is less than what rounding may hide: 10^-12, and
+    10^-15 for each round. Equal counts give the very same number, and are computed once.
 
     Raises:
         ConfigurationError: a ``delta`` that is not between 0 and 1. MissingDependencyError: dp-accounting is not
@@ -139,7 +145,7 @@ def _epsilon(settings: tuple[_Setting, ...], delta: float) -> float:
     if settings[0].multiplier < _LEAST_MULTIPLIER:  # they are sorted
         return math.inf
     merged = _merged(settings)
-    certain = delta - 1e-12 - 1e-15 * sum(each.rounds for each in merged)
+    certain = delta - _ROUNDING - _ROUNDING_OF_ONE * sum(each.rounds for each in merged)
     if math.fsum(each.rounds * each.variance for each in merged) > _MOST_LOSS or certain <= 0:
         return math.inf
     losses, step = _losses(), _grid(merged)
@@ -164,8 +170,8 @@ def _grid(settings: list[_Setting]) -> float:
     """The distance of two losses on the grid: a power of 2, so that a coarser grid is part of a finer one.
 
     What a grid adds to one round's variance is at most a sixth of the distance squared. Hence a tenth of a round's
-    deviation, of all rounds in the middle, and a 250th of the deviation of their sum. More noise or fewer rounds of one
-    kind never have a coarser grid, and so never a larger epsilon.
+    deviation, of all rounds in the middle, and a hundredth of that of their sum. More noise or fewer rounds of one kind
+    never have a coarser grid, and so never a larger epsilon.
     """
     rounds = sum(each.rounds for each in settings)
     deviation = math.sqrt(math.fsum(each.rounds * each.variance for each in settings))

@@ -7,7 +7,7 @@ What training feels is the noise in a round's mean: ``multiplier / (rate * rows)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from cloister.accounting.accountant import Spent, epsilon
@@ -39,14 +39,15 @@ def plan_for(
     *,
     delta: float,
     rows: int,
-    rates: Iterable[float] = RATES,
-    rounds: Iterable[int] = ROUNDS,
+    rates: Sequence[float] = RATES,
+    rounds: Sequence[int] = ROUNDS,
     least_multiplier: float = LEAST,
 ) -> list[Proposal]:
     """The least multiplier that keeps the epsilon ``wanted``, for each of ``rates`` and ``rounds``.
 
-    What has the least noise comes first. ``rows``: the records of all owners together. Multipliers are ``least_multiplier`` and so many times ``STEP`` more,
-    found by bisection. A rate and number of rounds that take a multiplier over 1,600 or so are left out.
+    What has the least noise comes first. ``rows``: the records of all owners together. Multipliers are
+    ``least_multiplier`` and so many times ``STEP`` more, found by bisection. Where it would take one over 1,600 or so,
+    there is no proposal.
 
     Raises:
         ConfigurationError: numbers out of their bounds. MissingDependencyError: dp-accounting is not installed.
@@ -57,7 +58,7 @@ def plan_for(
     if min([rows, *(count for _, count in settings)]) < 1:
         raise ConfigurationError("noise is planned for at least one row and one round; say other numbers")
     found = (_least(wanted, Spent(least_multiplier, *each), delta=delta) for each in settings)
-    return sorted(_proposals(found, delta=delta, rows=rows), key=lambda each: each.noise)
+    return sorted(_proposals(found, delta=delta, rows=rows), key=lambda each: (each.noise, each.epsilon))
 
 
 def _proposals(found: Iterable[Spent | None], *, delta: float, rows: int) -> Iterator[Proposal]:

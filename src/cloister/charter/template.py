@@ -135,19 +135,20 @@ platforms = "any"                       # or ["simulated:<64 hexadecimal digits>
 [limits]
 floor = 3                               # the least members in an aggregate; no fewer ever come out
 largest_share = 0.5                     # the greatest weight of one member in it
-clip = 1.0                              # the greatest norm of one contribution's parameters
-# clip_buffers = 10.0                   # and of its buffers; needed where a model has some (BatchNorm)
-noise = "none"                          # or {{ mechanism = "gaussian", multiplier = 1.0 }}: deviation, in clips
-rounds = 100                            # aggregates in all; a data set's earlier studies count among them
+clip = 1.0                              # the greatest norm of one record's gradient; where noise does not hide records,
+#                                       # of one contribution's parameters
+# Noise is added to every aggregate, once, and hides whether a record was in it; with unit = "owner" whether an owner
+# was. Its deviation is `multiplier` times the clip: with less than 2 it hides little. What it is worth is an epsilon,
+# which `cloister charter check` tells by rounds, at this delta: far below 1 / the rows of an owner. Or: noise = "none".
+noise = {{ unit = "record", multiplier = 2.0, delta = 1e-5 }}
+rounds = 200                            # aggregates in all; a data set's earlier studies count among them
 min_examples = 100                      # behind one contribution
-min_batch = 32                          # rows behind each step of it; 16 at least
-min_rows = 96                           # rows that count in it, its steps weighed by what they do to the model
-# row_buckets = [200, 500, 1000]        # an owner's rows are told as one of these or min_examples; needed to weigh by
-#                                       # rows; without, they are told to nobody
+min_batch = 32                          # rows behind each step of it, unless they are drawn; 16 at least
+min_rows = 96                           # rows that count in it, likewise, weighed by what their steps do to the model
 proven_plans = true                     # only plans of which it is proved that every result takes all rows alike
 # first_model = "..."                   # SHA-256 of the model of the first round; needed with jobs
 #                                       # (first_model_file: that of the published safetensors file that it is in)
-interactive = false                     # true: operations one by one, without clip and noise, for trusted researchers
+interactive = false                     # true, and noise = "none": operations one by one, for trusted researchers
 # lost_key_days = 30                    # a quorum may replace an owner's lost key, so long after each node has seen it;
 #                                       # without, a lost key ends that owner's part for good
 
@@ -156,12 +157,13 @@ interactive = false                     # true: operations one by one, without c
 # name = "train"
 # plan = "..."                          # SHA-256 of the plan, from: plan.digest.hex()
 # data = "#mri"                         # the tag of the data sets
-# rounds = 20
-# batch_size = 32                       # rows of every owner in every step
-# steps = 20                            # of every owner in every round; `cloister study plan` makes them of epochs
-# optimizer = {{ name = "SGD", lr = 0.1, momentum = 0.9 }}
-# strategy = {{ name = "FedAvg" }}
-# weights = "uniform"                   # or "rows"
+# rounds = 200
+# sampling = {{ rate = 0.1, rows = 300 }} # each row of every owner is drawn with this probability, in each round anew;
+#                                       # the sum is divided by `rows`, about rate times the rows of all owners
+# batch_size = 64                       # rows that are computed at once, which changes no result
+# steps = 1                             # one round is one step, on the rows that were drawn
+# optimizer = {{ name = "SGD", lr = 0.5 }} # and nothing else: momentum is the strategy's
+# strategy = {{ name = "FedAvgM", momentum = 0.9 }}
 # max_s = 600                           # seconds for a round
 
 # What the first model is drawn from, tensor by tensor, so that nobody chooses its values; `cloister.recipe_toml` writes
@@ -174,8 +176,25 @@ interactive = false                     # true: operations one by one, without c
 # low = -0.408
 # high = 0.408
 
-# [[limits.metrics]]                    # numbers that may come out beside a model, clipped to a range
-# name = "loss"
-# low = 0.0
-# high = 10.0
+# With noise = "none" more may be told, and nothing hides it. Of all this, [limits] may have:
+#   clip_buffers = 10.0                 # the greatest norm of a contribution's buffers; for a model with BatchNorm
+#   row_buckets = [200, 500, 1000]      # an owner's rows are told as one of these or min_examples; needed to weigh by
+#                                       # rows; without, they are told to nobody
+# numbers may come out beside a model, clipped to a range:
+#   [[limits.metrics]]
+#   name = "loss"
+#   low = 0.0
+#   high = 10.0
+# and owners take several steps in a round, on whole batches:
+#   [[jobs]]
+#   name = "train"
+#   plan = "..."
+#   data = "#mri"
+#   rounds = 20
+#   batch_size = 32                     # rows of every owner in every step
+#   steps = 20                          # of every owner in every round; `cloister study plan` makes them of epochs
+#   optimizer = {{ name = "SGD", lr = 0.1, momentum = 0.9 }}
+#   strategy = {{ name = "FedAvg" }}
+#   weights = "uniform"                 # or "rows"
+#   max_s = 600
 """

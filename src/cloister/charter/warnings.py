@@ -38,13 +38,7 @@ def _limits(charter: Charter) -> Iterator[str]:
         yield "no job is named: nothing can be computed under this charter"
     yield from _ids(charter)
     yield from _jobs(charter)
-    if limits.noise is None:
-        yield "no noise: an aggregate is exact, also about an outlier among the contributions"
-    elif limits.noise.multiplier < _LITTLE_NOISE:
-        yield (
-            f"noise: {exact(limits.noise.multiplier)} times what it hides, and less than {_LITTLE_NOISE:g}: whether"
-            " a record took part can be guessed from one round well above chance, also where nobody can read it back"
-        )
+    yield from _noise(charter)
     if limits.floor == 2:
         yield "floor = 2: in an aggregate of two, each member can take away its own part and see the other's"
     if owners == limits.floor:
@@ -59,6 +53,26 @@ def _limits(charter: Charter) -> Iterator[str]:
     days = (charter.not_after - charter.not_before).days
     if days > _LONG_DAYS:
         yield f"it is valid for {days} days: software that turns out to be faulty stays acceptable as long"
+
+
+def _noise(charter: Charter) -> Iterator[str]:
+    noise = charter.limits.noise
+    if noise is None:
+        yield "no noise: an aggregate is exact, also about an outlier among the contributions"
+        return
+    if noise.multiplier < _LITTLE_NOISE:
+        yield (
+            f"noise: {exact(noise.multiplier)} times what it hides, and less than {_LITTLE_NOISE:g}: whether a record"
+            " took part can be guessed from one round well above chance, also where nobody can read it back"
+        )
+    least, told = charter.limits.min_examples, "min_examples"
+    if noise.unit == "owner":
+        least, told = len(charter.owners), "the number of owners"
+    if noise.delta * least >= 1:
+        yield (
+            f"noise: delta = {exact(noise.delta)} is not below 1 / {told}, 1 / {least}: to tell all of one {noise.unit}"
+            " in so many would keep it; take a smaller delta"
+        )
 
 
 def _ids(charter: Charter) -> Iterator[str]:

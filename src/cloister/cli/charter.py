@@ -24,6 +24,7 @@ from cloister.errors import CharterError, ConfigurationError, meant
 from cloister.net.files import read_charter
 from cloister.net.identity import private_key
 from cloister.net.signatures import read_signatures, signatures_beside
+from cloister.study.privacy import privacy
 from cloister.wire.text import visible
 
 app: Final = typer.Typer(no_args_is_help=True)
@@ -52,11 +53,12 @@ def new(
 
 @app.command()
 def check(path: CharterFile) -> None:
-    """Look a charter over: list every fault and every warning, and say who has signed."""
+    """Look a charter over: list every fault and every warning, say what its noise is worth and who has signed."""
     charter = _read(path)
     _echo(_heading(charter))
     signed, refused = _signed(charter, signatures_beside(path))
     _echo(_members(charter, signed))
+    _echo(privacy(charter))
     _echo(_warnings(charter))
     _echo(_hints(charter))
     _echo(refused)
@@ -90,7 +92,7 @@ def sign(
         charter, shown_first = study.charter, iter(page(study))
     else:
         charter = _read(path)
-        shown_first = chain(_heading(charter), _terms(charter), _jobs(charter), _warnings(charter))
+        shown_first = chain(_heading(charter), _terms(charter), _jobs(charter), privacy(charter), _warnings(charter))
     signature = sign_charter(charter, key=private_key(key))
     signer = verify(signature, charter=charter)
     _echo(shown_first)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Final
@@ -21,6 +23,7 @@ from cloister.ledger.jsonl import LINE_BYTES, read_lines
 from cloister.net.collateral import no_collateral
 
 if TYPE_CHECKING:
+    from cloister.charter import Charter
     from cloister.demo.hospitals import Patients
     from cloister.study.study import StudyRun
     from cloister.testing.studies import LocalStudy
@@ -34,7 +37,7 @@ _PATIENCE_S: Final = 30.0
 
 
 def demo(
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many rounds to train.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How many rounds to train.")] = 40,
     keep: Annotated[
         Path | None, typer.Option(help="An empty folder for keys, configurations and logs, to look at afterwards.")
     ] = None,
@@ -70,17 +73,21 @@ def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> Non
             local.start()
             verdicts = {name: local.found(name, _VERDICT, within_s=_VERDICT_S) for name in parts}
         screen.attested(console, verdicts)
-        run = _train(console, local, plan, rounds, held_out)
+        spent = partial(_epsilon, local.charter)
+        run = _train(console, local, plan, rounds, held_out, spent)
         with console.status("training each hospital alone, and all data pooled, to compare"):
             alone = {
-                name: training.accuracy(training.train_at_one_place(part, plan, rounds=rounds), held_out)
+                name: training.accuracy(training.train_at_one_place(part, plan), held_out)
                 for name, part in parts.items()
             }
-            pooled = training.train_at_one_place(hospitals.pool(parts), plan, rounds=rounds)
+            pooled = training.train_at_one_place(hospitals.pool(parts), plan)
+            without_noise = training.train_without_noise(parts, plan)
         screen.compare(
             console,
             alone,
             federated=training.accuracy(run.model, held_out),
+            epsilon=spent(rounds),
+            without_noise=training.accuracy(without_noise, held_out),
             pooled=training.accuracy(pooled, held_out),
         )
         ledger = Ledger.from_records(local.charter, _records(folder))
@@ -90,20 +97,38 @@ def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> Non
     screen.finish(console, seconds=monotonic() - started)
 
 
-def _train(console: Console, local: LocalStudy, plan: Plan, rounds: int, held_out: Patients) -> StudyRun:
+def _epsilon(charter: Charter, rounds: int) -> float:
+    """What so many rounds under a charter with one job cost each patient."""
+    from cloister.accounting.accountant import Spent, epsilon
+    from cloister.ledger.noise import noise_of
+
+    (job,), noise = charter.jobs, charter.limits.noise
+    told = noise_of(charter.limits, job)
+    if noise is None or told is None:
+        raise ConfigurationError("the demonstration is of a study with noise, and its charter has none")
+    return epsilon([Spent(told.multiplier, told.rate, rounds)], delta=noise.delta)
+
+
+def _train(
+    console: Console,
+    local: LocalStudy,
+    plan: Plan,
+    rounds: int,
+    held_out: Patients,
+    spent: Callable[[int], float],
+) -> StudyRun:
     from cloister.demo import hospitals, screen, training
 
-    with local.study(patience_s=_PATIENCE_S) as study, screen.Rounds(console, total=rounds) as show:
+    with local.study(patience_s=_PATIENCE_S) as study, screen.Rounds(console, total=rounds, spent=spent) as show:
         run = study.fit(
             training.new_model(),
             plan,
             data=hospitals.TAG,
-            steps=training.STEPS,
             rounds=rounds,
-            weights=training.WEIGHTS,
+            sampling=local.charter.jobs[0].sampling,
             evaluate=lambda model: {"accuracy": training.accuracy(model, held_out)},
             on_round=show,
-            **training.NUMBERS,
+            **training.STUDIED,
         )
     if not run.finished:  # Ctrl-C, which a study takes as the wish to end after the round that is under way
         raise KeyboardInterrupt

@@ -15,17 +15,19 @@ from typing import Annotated, Final
 import typer
 
 from cloister import files
+from cloister.accounting.accountant import Spent, epsilon
 from cloister.attest.facts import facts
 from cloister.charter.names import shown
 from cloister.charter.summary import job
 from cloister.cli.attest import CollateralOption, Noun, NowOption
-from cloister.errors import ConfigurationError, LedgerError
+from cloister.errors import ConfigurationError, LedgerError, MissingDependencyError
 from cloister.ledger.audit import Report, audit, used_once
 from cloister.ledger.chain import Receipt
 from cloister.ledger.jsonl import LINE_BYTES, describe, read_lines, written
 from cloister.net.collateral import source
 from cloister.net.files import read_charter
-from cloister.wire.text import visible
+from cloister.study.privacy import rounded_up
+from cloister.wire.text import exact, visible
 
 app: Final = typer.Typer(cls=Noun, no_args_is_help=True)
 
@@ -122,10 +124,41 @@ def told(report: Report, used: Receipt | None = None, *, now: datetime | None = 
         yield from (f"  {name:<20}{phrase}" for name, phrase in told.items())
     for name, count in report.contributed.items():
         yield f"owner       {shown(name)}: contributed to {count}, committed {report.committed[name]}"
+    yield from _privacy(report)
     yield f"model       {ledger.model.hex() if ledger.model is not None else 'none'}"
     if used is not None:
         yield f"used        once, in round {used.cohort.round} (record {used.cohort.sequence})"
     yield "That no newer record exists, no chain can show: compare the newest with other members'."
+
+
+def epsilons(report: Report) -> dict[str, float]:
+    """What the rounds of this chain tell at most of one record of each owner, or of the owner, at the charter's delta;
+    by the owners' names. Nothing where the charter has no noise.
+
+    Raises:
+        MissingDependencyError: dp-accounting is not installed.
+    """
+    noise = report.ledger.charter.limits.noise
+    if noise is None:
+        return {}
+    return {
+        name: epsilon([Spent(*of, rounds) for of, rounds in counts.items()], delta=noise.delta)
+        for name, counts in report.spent.items()
+    }
+
+
+def _privacy(report: Report) -> Iterator[str]:
+    noise = report.ledger.charter.limits.noise
+    if noise is None:
+        return
+    try:
+        found = epsilons(report)
+    except MissingDependencyError as fault:
+        yield f"privacy     {fault}"
+        return
+    for name, each in found.items():
+        whose = f"one record of {shown(name)}" if noise.unit == "record" else shown(name)
+        yield f"privacy     of {whose}: epsilon {rounded_up(each)} at delta {exact(noise.delta)}"
 
 
 def _range(numbers: range) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 from cloister.charter import Charter
 from cloister.charter.names import shown
 from cloister.cli.charter import STUDY
+from cloister.cli.node_log import as_text, show, told_of
 from cloister.errors import CloisterError, ConfigurationError
 from cloister.net.identity import Identity
 from cloister.net.log_lines import start_log
@@ -28,7 +29,7 @@ from cloister.node.outlook import outlook
 from cloister.node.running import Account
 from cloister.node.server import check
 from cloister.node.setup import agreed, node_of, note_successor
-from cloister.node.study.budgets import Budget, Line, budgets, lines
+from cloister.node.study.budgets import budgets, lines
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
 from cloister.node.tags import trains_under
@@ -160,7 +161,7 @@ def note(
 def log(
     file: ConfigurationFile, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
 ) -> None:
-    """Show what the node did in studies: each round, and what is left of each data set's budget.
+    """Show what the node did in studies: each round, and what is left of each data set's budgets.
 
     The node may be running meanwhile.
     """
@@ -179,13 +180,14 @@ def log(
             names = [data.name for data in configuration.study_data]
             floors = [use.floors for use in uses]
             left = budgets(records, names=names, charters=zip(charters, floors, strict=True))
+            given = {data.name: data.budget for data in configuration.study_data}
+            found = told_of(records, given, charters)
     except CloisterError as fault:
         raise _stop(str(fault)) from None
     if as_json:
-        found = {"rounds": [line._asdict() for line in rounds], "budgets": [each._asdict() for each in left]}
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(as_text(rounds, left, found))
     else:
-        _print(rounds, left)
+        show(rounds, left, found)
 
 
 @app.command()
@@ -231,27 +233,6 @@ def _print_sessions(running: Sequence[Account]) -> None:
             visible(each.last or "-"),
         )
     Console().print(table, markup=False)
-
-
-def _print(rounds: Sequence[Line], left: Sequence[Budget]) -> None:
-    table = Table("round", "charter", "data set", "contributed", "committed as", "spent", "released")
-    for line in rounds:
-        flags = ("yes" if flag else "no" for flag in (line.contributed, line.spent, line.released))
-        contributed, spent, released = flags
-        table.add_row(
-            str(line.round),
-            line.charter[:12],
-            visible(line.data or "-"),
-            contributed,
-            line.committed or "-",
-            spent,
-            released,
-        )
-    budget = Table("data set", "spent", "allowed", "left")
-    for each in left:
-        budget.add_row(visible(each.data), str(each.spent), str(each.most), str(each.left))
-    console = Console()
-    console.print(table, budget, sep="\n", markup=False)
 
 
 def _stop(text: str) -> typer.Exit:

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from cloister.charter.owner_limits import PrivacyBudget
 from cloister.errors import MissingDependencyError
 from cloister.testing.studies import LocalColumns
 
@@ -87,11 +88,11 @@ def pool(parts: Mapping[str, Patients]) -> Patients:
     return Patients(x, y)
 
 
-def write(folder: Path, name: str, patients: Patients) -> list[LocalColumns]:
-    """A hospital's file, and what its node's configuration says of it."""
+def write(folder: Path, name: str, patients: Patients, *, budget: PrivacyBudget | None = None) -> list[LocalColumns]:
+    """A hospital's file, and what its node's configuration says of it: also what its rounds may cost each patient."""
     file = folder / f"{name}.npz"
     np.savez(file, x=patients.x.numpy(), y=patients.y.numpy())
-    return [LocalColumns(file, ("x", "y"), (TAG,))]
+    return [LocalColumns(file, ("x", "y"), (TAG,), budget)]
 
 
 def _scaled(x: np.ndarray) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,9 +19,10 @@ from cloister.study.history import Round
 _CAVEAT = (
     "[bold]What this shows:[/] three hospitals train one model, each in a process of its own, and no patient's data"
     " leaves its hospital. At each a node trains that only dials out; an aggregator that has proved its software and"
-    " its charter adds up; and only means of at least two hospitals come out, each signed for.\n"
+    " its charter adds up; and only means of at least two hospitals come out, with noise that hides each patient,"
+    " each signed for.\n"
     "[bold]What it does not show:[/] a real TEE. The one here is [yellow]simulated[/], which rehearses and proves"
-    " nothing. And a mean still tells something about what went in: no noise is added."
+    " nothing. And epsilon bounds what is told of one patient; it does not make it nothing."
 )
 
 
@@ -55,12 +56,17 @@ def attested(console: Console, lines: Mapping[str, str]) -> None:
 
 
 class Rounds:
-    """Shows rounds as they come, with a progress bar: call it with each, within ``with``."""
+    """Shows rounds as they come, some twenty of them, with a progress bar: call it with each, within ``with``.
 
-    def __init__(self, console: Console, *, total: int) -> None:
+    ``spent``: what so many rounds cost each patient, in epsilon.
+    """
+
+    def __init__(self, console: Console, *, total: int, spent: Callable[[int], float]) -> None:
         self._console = console
+        self._spent = spent
+        self._total, self._done, self._every = total, 0, max(1, total // 20)
         self._table = Table(title="The study")
-        for name in ("round", "mean of", "loss at the hospitals", "accuracy there"):
+        for name in ("round", "mean of", "epsilon so far"):
             self._table.add_column(name, justify="right")
         self._table.add_column("held out: accuracy", justify="right", style="bold")
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -70,9 +76,10 @@ class Rounds:
 
     def __call__(self, done: Round) -> None:
         """One more round was released."""
-        metrics, accuracy = done.metrics, done.evaluation["accuracy"]
-        found = (f"{metrics['loss']:.4f}", f"{metrics['accuracy']:.1%}", f"{accuracy:.1%}")
-        self._table.add_row(str(done.number), f"{len(done.owners)} hospitals", *found)
+        self._done += 1
+        if self._done % self._every == 0 or self._done == self._total:
+            found = (f"{self._spent(self._done):.2f}", f"{done.evaluation['accuracy']:.1%}")
+            self._table.add_row(str(done.number), f"{len(done.owners)} hospitals", *found)
         self._progress.advance(self._task)
 
     def __enter__(self) -> Self:
@@ -87,14 +94,24 @@ class Rounds:
             self._console.print()  # where nothing is drawn over, the last line of the progress bar is still open
 
 
-def compare(console: Console, alone: Mapping[str, float], *, federated: float, pooled: float) -> None:
+def compare(
+    console: Console,
+    alone: Mapping[str, float],
+    *,
+    federated: float,
+    epsilon: float,
+    without_noise: float,
+    pooled: float,
+) -> None:
     """The accuracies side by side."""
     table = Table(title="Accuracy on the patients that nobody trained on")
     table.add_column("trained on")
     table.add_column("accuracy", justify="right")
     for name, value in alone.items():
         table.add_row(f"{name} alone", f"{value:.1%}")
-    table.add_row("the federation: all three, and no data moved", f"{federated:.1%}", style="bold green")
+    name = f"the federation: all three, no data moved, and each patient hidden (epsilon {epsilon:.2f})"
+    table.add_row(name, f"{federated:.1%}", style="bold green")
+    table.add_row("the same without noise, which hides nobody, for comparison", f"{without_noise:.1%}", style="dim")
     table.add_row("all data pooled in one place, for comparison", f"{pooled:.1%}", style="dim")
     console.print(table)
 

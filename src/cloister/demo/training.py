@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
+from cloister.accounting.proposals import plan_for
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
+from cloister.charter.owner_limits import PrivacyBudget
 from cloister.demo import hospitals
 from cloister.demo.hospitals import Patients
 from cloister.study.job import describe, make
@@ -20,17 +22,22 @@ from cloister.testing.studies import LocalStudy
 from cloister.worker.data.rows import Arrays
 from cloister.worker.plans import Plan, PlannedLoss
 
-NUMBERS: Final[dict[str, Any]] = {
-    "optimizer": cloister.SGD(lr=0.1, momentum=0.9),
-    "batch_size": 32,
-}
-"""What the study and everything that it is compared with are trained with."""
+EPSILON: Final = 2.0
+DELTA: Final = 1e-5
+"""What the whole study may cost each patient, as each hospital allows it."""
+CLIP: Final = 0.5
+"""The most that one patient's gradient counts for."""
+RATE: Final = 0.35
+"""The probability with which each patient is in a round."""
+STUDIED: Final[dict[str, Any]] = {"optimizer": cloister.SGD(lr=2.0), "batch_size": 128, "steps": 1}
+"""What the study is trained with, beside what ``sampling_of`` says."""
 
-STEPS: Final = 14
-"""Of each hospital in a round: three passes over the data of the middle one, twice as many or half for the others."""
+NUMBERS: Final[dict[str, Any]] = {"optimizer": cloister.SGD(lr=0.1, momentum=0.9), "batch_size": 32}
+"""What everything that it is compared with is trained with, none of which hides anybody."""
+ROUNDS: Final = 20
 PASSES: Final = 3
-WEIGHTS: Final = "rows"
-"""They differ in who comes to them as much as in how many, so that the same weight for all would cost 4 points."""
+STEPS: Final = 14
+"""Of each hospital in a round without noise: three passes over the data of the middle one."""
 SEED: Final = 5
 
 EXAMPLE: Final = (torch.zeros(4, 30), torch.zeros(4, 1))
@@ -55,7 +62,7 @@ def new_model() -> nn.Module:
     """``(patients, 30) -> (patients, 1)``, logits; the same weights each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 1))
+        return nn.Sequential(nn.Linear(30, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
 def captured(loss: PlannedLoss) -> Plan:
@@ -63,14 +70,50 @@ def captured(loss: PlannedLoss) -> Plan:
     return loss.capture(new_model(), example=EXAMPLE)
 
 
-def train_at_one_place(patients: Patients, plan: Plan, *, rounds: int) -> nn.Module:
-    """As many passes over the data as in the study, all in one place: what the federation is compared with."""
+def sampling_of(parts: Mapping[str, Patients]) -> cloister.Sampling:
+    """How patients are drawn: the sum is divided by as many as are expected."""
+    return cloister.Sampling(rate=RATE, rows=round(RATE * sum(map(len, parts.values()))))
+
+
+def noise_of(parts: Mapping[str, Patients], *, rounds: int) -> cloister.Noise:
+    """The least noise with which so many rounds cost ``EPSILON``.
+
+    Raises:
+        MissingDependencyError: dp-accounting is not installed.
+    """
+    everybody = sum(map(len, parts.values()))
+    (found,) = plan_for(EPSILON, delta=DELTA, rows=everybody, rates=[RATE], rounds=[rounds])
+    return cloister.Noise(unit="record", multiplier=found.multiplier, delta=DELTA)
+
+
+def train_without_noise(parts: Mapping[str, Patients], plan: Plan) -> nn.Module:
+    """The three hospitals as a federation that hides nobody, in this process: what noise is compared with."""
+    owners = {name: (part.x, part.y) for name, part in parts.items()}
+    run = cloister.simulate(
+        new_model(),
+        plan,
+        owners=owners,
+        rounds=ROUNDS,
+        steps=STEPS,
+        weights="rows",
+        floor=2,
+        largest_share=0.5,
+        clip=10.0,
+        seed=SEED,
+        on_round=lambda done: None,
+        **NUMBERS,
+    )
+    return run.model
+
+
+def train_at_one_place(patients: Patients, plan: Plan) -> nn.Module:
+    """As many passes over the data as without noise, all in one place: what a federation is compared with."""
     owners = {"one place": Arrays({"x": patients.x, "y": patients.y})}
     run = cloister.simulate(
         new_model(),
         plan,
         owners=owners,
-        rounds=rounds,
+        rounds=ROUNDS,
         local_epochs=PASSES,
         seed=SEED,
         on_round=lambda done: None,
@@ -86,35 +129,30 @@ def accuracy(model: nn.Module, patients: Patients) -> float:
 
 
 def gather(folder: Path, parts: Mapping[str, Patients], plan: Plan, *, rounds: int) -> LocalStudy:
-    """The hospitals under a charter that allows this plan, so many rounds of it, and no other."""
+    """The hospitals under a charter that allows this plan, so many rounds of it with noise, and no other."""
+    sampling, noise = sampling_of(parts), noise_of(parts, rounds=rounds)
     limits = {
         "first_model": cloister.model_digest(new_model()),
         "floor": 2,
         "largest_share": 0.5,
-        "clip": 10.0,
+        "clip": CLIP,
         "rounds": rounds,
-        "min_batch": 32,
         "min_examples": 64,
-        "row_buckets": (100, 150, 200),
-        "metrics": {"loss": (0.0, 100.0), "accuracy": (0.0, 1.0)},
+        "noise": noise,
     }
-    data = {name: hospitals.write(folder, name, part) for name, part in parts.items()}
-    return LocalStudy(folder, data, jobs=[agreed(plan, rounds=rounds)], limits=limits, name="hospitals")
+    budget = PrivacyBudget(EPSILON, DELTA)
+    data = {name: hospitals.write(folder, name, part, budget=budget) for name, part in parts.items()}
+    jobs = [agreed(plan, rounds=rounds, sampling=sampling)]
+    return LocalStudy(folder, data, jobs=jobs, limits=limits, name="hospitals")
 
 
-def agreed(plan: Plan, *, rounds: int) -> AgreedJob:
+def agreed(plan: Plan, *, rounds: int, sampling: cloister.Sampling) -> AgreedJob:
     """What the hospitals have agreed to compute."""
-    return cloister.job(
-        "diagnose",
-        plan,
-        data=hospitals.TAG,
-        steps=STEPS,
-        rounds=rounds,
-        weights=WEIGHTS,
-        **NUMBERS,
-    )
+    return cloister.job("diagnose", plan, data=hospitals.TAG, rounds=rounds, sampling=sampling, **STUDIED)
 
 
 def job(plan: Plan, *, rounds: int, charter: Charter) -> bytes:
     """The study's job as it travels."""
-    return make(describe(new_model()), plan, agreed(plan, rounds=rounds), charter=charter)
+    (found,) = charter.jobs
+    wanted = agreed(plan, rounds=rounds, sampling=found.sampling or cloister.Sampling(rate=1.0, rows=1))
+    return make(describe(new_model()), plan, wanted, charter=charter)

@@ -78,6 +78,17 @@ class Report:
         counts = Counter(each.member for receipt in self.ledger.receipts for each in receipt.record.commits)
         return {owner.name: counts[owner.key] for owner in self.ledger.charter.owners}
 
+    @property
+    def spent(self) -> dict[str, Counter[tuple[float, float]]]:
+        """How many rounds each owner contributed to, by their noise: its multiplier and its rate. Those without noise
+        are not among them; in a chain either all are or none is, as the charter says."""
+        counts: dict[str, Counter[tuple[float, float]]] = {owner.key: Counter() for owner in self.ledger.charter.owners}
+        for receipt in self.ledger.receipts:
+            if (noise := receipt.cohort.noise) is not None:
+                for member in receipt.members:
+                    counts[member][noise.multiplier, noise.rate] += 1
+        return {owner.name: counts[owner.key] for owner in self.ledger.charter.owners}
+
 
 def audit(
     records: Iterable[bytes],

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from cloister.attest.transcript import Transcript
 from cloister.errors import EvidenceError, LedgerError
-from cloister.ledger.records import InstanceRecord, decode, decode_cohort, head_of
+from cloister.ledger.records import InstanceRecord, Noised, decode, decode_cohort, head_of
 from cloister.wire.limits import RECORD_BYTES
 
 LINE_BYTES: Final = 2 * RECORD_BYTES
@@ -84,9 +84,15 @@ def describe(record: bytes) -> dict[str, Any]:
         "released": decoded.model.hex(),
         "metrics": {name: _finite(value) for name, value in decoded.metrics.items()},
         "shares": {share.member: _finite(share.weight) for share in cohort.shares},
+        "noise": None if cohort.noise is None else _noise(cohort.noise),
         "consented": [signature.member for signature in decoded.consents],
         "committed": [signature.member for signature in decoded.commits],
     }
+
+
+def _noise(noise: Noised) -> dict[str, float | str]:
+    numbers = {"multiplier": noise.multiplier, "rate": noise.rate, "clip": noise.clip}
+    return {"unit": noise.unit, **{name: _finite(number) for name, number in numbers.items()}}
 
 
 def moment(milliseconds: int) -> datetime | None:

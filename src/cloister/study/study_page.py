@@ -1,7 +1,7 @@
 """What an owner signs, on a page: for a person who runs nobody's code, and needs no PyTorch to read it.
 
-Every line is made from the study file alone. Warnings come last, the gravest first; what they cannot see, noise and the
-people behind the keys, no page shows.
+Every line is made from the study file alone. Warnings come last, the gravest first; what they cannot see, the people
+behind the keys above all, no page shows.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from cloister.charter import summary
-from cloister.charter.charter import Charter
+from cloister.charter.charter import Charter, Limits
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
 from cloister.charter.names import shown
 from cloister.plans import words
 from cloister.plans.look import Look, look
+from cloister.study.privacy import privacy
 from cloister.study.study_file import StudyFile
 from cloister.study.study_warnings import Warned, warnings_about
+from cloister.wire.fixed_point import SUM_BYTES
 from cloister.wire.text import quoted, visible
 
 _WIDTH: Final = 100
@@ -47,6 +49,9 @@ def _page(study: StudyFile, *, code: bool) -> Iterator[str]:
     yield ""
     yield "limits"
     yield from _items(summary.limits(charter.limits).items())
+    if charter.limits.noise is not None:
+        yield ""
+        yield from privacy(charter)
     yield from _warned(warnings_about(study, looks))
 
 
@@ -137,17 +142,34 @@ def _leaves(study: StudyFile) -> Iterator[str]:
     charter, limits = study.charter, study.charter.limits
     names = ", ".join(shown(member.name) for member in charter.researchers) or "nobody"
     metrics = ", ".join(shown(metric.name) for metric in limits.metrics)
+    noise = "" if limits.noise is None else ", with noise"
+    combined = "the sum over drawn rows" if _drawn(limits) else "the mean"
+    whose = f"at least {limits.floor} owners" if _drawn(limits) else f"at least {limits.floor} owners' updates"
     yield ""
     yield "what leaves this machine, in each round, towards attested software only"
-    size = f"{study.layout.length:,} numbers, {study.layout.nbytes:,} bytes"
-    yield f"  the update          {size}: what the model changed by"
-    rows = ", and one of the numbers of rows under row_buckets" if limits.row_buckets else ", and no number of rows"
-    yield f"  beside it           its length, a commitment to it{rows}"
+    yield from _items(_sent(study, limits))
     yield f"  metrics             {metrics or 'none'}"
     yield "what comes out"
-    yield f"  the model           the mean of at least {limits.floor} owners' updates, applied by the job's strategy"
+    yield f"  the model           {combined} of {whose}{noise}, applied by the job's strategy"
     yield f"  to whom             all owners, and {names}"
     yield f"  how often           at most {limits.rounds} times in all; each owner's node can allow fewer"
+
+
+def _sent(study: StudyFile, limits: Limits) -> Iterator[tuple[str, str]]:
+    length = study.layout.length
+    if _drawn(limits):
+        size = f"{length:,} numbers, {length * SUM_BYTES:,} bytes"
+        yield "the sum", f"{size}: the gradients of the rows that were drawn, each clipped, added up"
+        yield "beside it", "a commitment to it; neither its length nor a number of rows"
+        return
+    rows = ", and one of the numbers of rows under row_buckets" if limits.row_buckets else ", and no number of rows"
+    yield "the update", f"{length:,} numbers, {study.layout.nbytes:,} bytes: what the model changed by"
+    yield "beside it", f"its length, a commitment to it{rows}"
+
+
+def _drawn(limits: Limits) -> bool:
+    """Whether owners add up rows that they draw, since noise hides each."""
+    return limits.noise is not None and limits.noise.unit == "record"
 
 
 def _warned(found: Sequence[Warned]) -> Iterator[str]:

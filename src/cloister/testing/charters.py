@@ -70,7 +70,12 @@ def write_charter(
     lines += ["[[software]]", 'name = "aggregator"', 'tee = "simulated"']
     lines += [f"measurement = {json.dumps([each.hex() for each in software])}", "min_svn = 1", 'platforms = "any"']
     lines += ["[limits]", f"floor = {owners if floor is None else floor}", f"largest_share = {float(largest_share)}"]
-    lines += [f"clip = {float(clip)}", f"noise = {noise_toml(noise)}", f"rounds = {rounds}", f"min_examples = {min_examples}"]
+    lines += [
+        f"clip = {float(clip)}",
+        f"noise = {noise_toml(noise)}",
+        f"rounds = {rounds}",
+        f"min_examples = {min_examples}",
+    ]
     lines += [f"min_batch = {min_batch}", f"min_rows = {min_rows}", f"row_buckets = {json.dumps(list(row_buckets))}"]
     lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
     lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']

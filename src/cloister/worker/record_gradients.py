@@ -21,8 +21,8 @@ from cloister.errors import PlanError
 from cloister.worker.plans import Plan
 
 _COPIES: Final = 4
-"""How many float64 values are held for each value of a gradient, beside a step's: the matrix, and what is made of it.
-"""
+"""How many float64 values there is room for, beside a step's, for each value of a gradient: for the matrix, and for
+what whoever asked for it makes of it."""
 
 
 class RecordGradients:
@@ -48,10 +48,12 @@ class RecordGradients:
         memory_bytes: int,
     ) -> None:
         _refuse_writes(plan)
-        self._plan, self._names = plan, tuple(names)
+        self._plan, self._names = plan, names
         self._parameters = {name: each.detach() for name, each in parameters.items()}
         self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.device: Final = next(iter(parameters.values())).device
+        doubles = any(parameters[name].dtype == torch.float64 for name in names)
+        self._dtype = torch.float64 if doubles else torch.float32  # as a model's vector has it: every value is exact
         self.length: Final = sum(parameters[name].numel() for name in names)
         each = _peak(plan, self.device) + _COPIES * 8 * self.length
         if each > memory_bytes:
@@ -64,8 +66,8 @@ class RecordGradients:
             self.replayed = str(fault)
 
     def of(self, batch: Sequence[Tensor], *, seed: int, first: int) -> Tensor:
-        """The gradients of the records in a batch: a float64 matrix of shape ``(records, length)``, of which a row is
-        NaN where the plan could not be run.
+        """The gradients of the records in a batch: a matrix of shape ``(records, length)``, float64 if a parameter
+        is and else float32, of which a row is NaN where the plan could not be run.
 
         ``seed`` and the record's number, counted from ``first``, decide what is random in its computation.
         """
@@ -83,7 +85,7 @@ class RecordGradients:
             found = self._plan.step(self._parameters, self._buffers, row, seed=seed, step=number).gradients
         except PlanError:
             return self._nothing()
-        return torch.cat([found[name].flatten().double() for name in self._names])
+        return torch.cat([found[name].flatten().to(self._dtype) for name in self._names])
 
     def _all(self, batch: Sequence[Tensor]) -> Tensor:
         """All records at once: one model's tensors stand for those of as many models, without copies."""
@@ -93,7 +95,7 @@ class RecordGradients:
             for held in (self._parameters, self._buffers)
         )
         found = self._together.run(parameters, buffers, [each.unsqueeze(1) for each in batch]).gradients
-        return torch.cat([found[name].flatten(1).double() for name in self._names], 1)
+        return torch.cat([found[name].flatten(1).to(self._dtype) for name in self._names], 1)
 
     def _again(self, batch: Sequence[Tensor], at: int) -> Tensor:
         """One record at its place in a batch, all of whose others are the same one."""
@@ -103,16 +105,17 @@ class RecordGradients:
             return self._nothing()
 
     def _nothing(self) -> Tensor:
-        return torch.full((self.length,), torch.nan, dtype=torch.float64, device=self.device)
+        return torch.full((self.length,), torch.nan, dtype=self._dtype, device=self.device)
 
 
 def _refuse_writes(plan: Plan) -> None:
     pairs = zip(plan.program.buffers, plan.program.updates, strict=True)
     written = [buffer.names[0] for buffer, update in pairs if update is not None]
     if written:
+        layer = written[0].rpartition(".")[0]
         raise PlanError(
-            f"the layer {written[0].rpartition('.')[0]!r} writes the buffer {written[0]!r} in each step, and clipping "
-            "bounds no record's part in it; put GroupNorm in the place of BatchNorm"
+            f"{f'the layer {layer!r}' if layer else 'the model'} writes the buffer {written[0]!r} in each step, and "
+            "clipping bounds no record's part in it; put GroupNorm in the place of BatchNorm"
         )
 
 

@@ -13,7 +13,8 @@ takes three things:
 * What one record adds is at most ``UNITS`` long. It is clipped a little shorter, so that rounding does not make it
   longer, and measured again in whole numbers; what is too long then, or not finite, counts as zeros.
 * What the others add stays the same, to the bit, whatever the record is: it has its place in the batch whether it
-  counts or not, and what cannot be computed is no error. So no message and no missing answer tells of a record.
+  counts or not, and what cannot be computed is no error. So no message and no missing answer tells of a record. (On a
+  GPU this takes ``torch.use_deterministic_algorithms``: some of its kernels add up in the order of their threads.)
 * What does not fit the sum's element type is the nearest value that does, value by value, which brings no two sums
   further apart.
 
@@ -46,6 +47,8 @@ from cloister.worker.record_gradients import RecordGradients
 from cloister.worker.values import spec_of
 
 _STEPS: Final = b"cloister steps of records 1\0"
+_BLOCK: Final = 1 << 17
+"""Values that are put on the grid at a time, so that they stay in a core's cache: whole records, and at least one."""
 _LARGEST: Final = torch.iinfo(DTYPES[SUM_TYPE]).max
 
 
@@ -136,17 +139,20 @@ class RecordSums:
             DataSetError: as ``run``.
         """
         data = fitted(data, expected=self._expected)
-        device, first, counted = self.gradients.device, 0, 0
-        total = torch.zeros(self.gradients.length, dtype=torch.int64, device=device)
+        drawn = torch.from_numpy(chosen.drawn).to(self.gradients.device)
+        # Whole numbers, which float64 adds exactly: 2^53 units are more than any data set's.
+        total = torch.zeros(self.gradients.length, dtype=torch.float64, device=drawn.device)
+        first = counted = 0
         for batch in data.picked(chosen.rows, batch_size=self.gradients.at_once):
-            here = [each.to(device) for each in batch]
-            units = on_grid(self.gradients.of(here, seed=seed, first=first), clip=self._clip)
-            last = first + len(units)
-            counts = torch.from_numpy(chosen.drawn[first:last]).to(device) & within(units)
-            total += units.where(counts[:, None], 0).sum(0).long()
-            counted += int(counts.sum())
-            first = last
-        return Summed(self._laid_out(-total), int(chosen.drawn.sum()) - counted)
+            here = [each.to(drawn.device) for each in batch]
+            found = self.gradients.of(here, seed=seed, first=first)
+            for part in torch.split(found, max(1, _BLOCK // self.gradients.length)):
+                units = on_grid(part, clip=self._clip)
+                counts = within(units) & drawn[first : first + len(part)]
+                total += units.masked_fill_(~counts[:, None], 0).sum(0)
+                counted += int(counts.sum())
+                first += len(part)
+        return Summed(self._laid_out(-total), int(drawn.sum()) - counted)
 
     def _laid_out(self, total: Tensor) -> Tensor:
         sums = torch.zeros(self._layout.length, dtype=DTYPES[SUM_TYPE])
@@ -177,12 +183,13 @@ def longest(length: int) -> float:
 
 
 def on_grid(gradients: Tensor, *, clip: float) -> Tensor:
-    """Gradients of shape ``(records, length)`` in float64, clipped and in whole units; NaN where they are not finite.
+    """Gradients of shape ``(records, length)``, clipped and in whole units, in float64; NaN where they are not finite.
 
     The largest value is taken out first, so that no square overflows or vanishes.
     """
-    largest = gradients.abs().amax(1, keepdim=True)
-    shapes = gradients / largest.where(largest != 0, 1)
+    vectors = gradients.double()
+    largest = vectors.abs().amax(1, keepdim=True)
+    shapes: Tensor = vectors / largest.where(largest != 0, 1)
     norms = torch.linalg.vector_norm(shapes, dim=1, keepdim=True)
     scales = torch.minimum(largest * (UNITS / clip), longest(gradients.shape[1]) / norms)
     return shapes.mul_(scales).round_()

@@ -205,8 +205,10 @@ def test_node_log_shows_each_round_and_what_is_left(study):
             "committed": "member",
             "spent": True,
             "released": True,
+            "noise": None,
         }
     ]
+    assert told["privacy"] == []
 
 
 def test_check_shows_data_for_studies_and_the_faults_of_it(study):

@@ -1,14 +1,18 @@
-"""A summary of a node's records for its owner: round by round, and what is left of each data set's budget."""
+"""A summary of a node's records for its owner: round by round, and what is left of each data set's budgets, of rounds
+and of privacy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cloister.charter import Charter
 from cloister.charter.charter import COUNT
-from cloister.charter.owner_limits import Floors
+from cloister.charter.owner_limits import Floors, PrivacyBudget
+from cloister.ledger.records import Noised
 from cloister.node.study.journal import Records
+from cloister.node.study.privacy import cost
 
 
 class Line(NamedTuple):
@@ -25,6 +29,8 @@ class Line(NamedTuple):
     spent: bool
     """Whether it counts for the data set's budget: a cohort with the contribution was agreed to, and is not void."""
     released: bool
+    noise: Noised | None
+    """What hides its contribution; None where nothing does, or there is none."""
 
 
 class Budget(NamedTuple):
@@ -35,6 +41,24 @@ class Budget(NamedTuple):
     """The number of rounds, under any charter, that were released with its contribution, or still may be."""
     most: int
     left: int
+
+
+class Privacy(NamedTuple):
+    """What the rounds with one data set have told so far, of whatever their noise hides, and what its owner allows."""
+
+    data: str
+    rounds: int
+    """Those that were released with noise, or still may be, under any charter."""
+    without_noise: int
+    """Those without, of which no epsilon is a bound."""
+    delta: float
+    """The budget's; where there is no budget, the least of the charters'."""
+    spent: float | None
+    """Epsilon at ``delta``, an upper bound; None where there is no bound."""
+    allowed: float | None
+    """None where its owner gives no budget."""
+    left: float | None
+    """The difference. Rounds together cost less than the sum of what each costs alone, so that more may fit in it."""
 
 
 def lines(records: Records) -> list[Line]:
@@ -48,8 +72,9 @@ def lines(records: Records) -> list[Line]:
         for number in sorted({*took_part, *commits, *released}):
             part, commit = took_part.get(number), commits.get(number)
             how = "" if commit is None else "member" if commit.cohort in agreed else "witness"
-            data = "" if part is None else part.data
-            found.append(Line(charter.hex(), number, data, part is not None, how, number in spent, number in released))
+            data, noise = ("", None) if part is None else (part.data, part.noise)
+            marks = (number in spent, number in released)
+            found.append(Line(charter.hex(), number, data, part is not None, how, *marks, noise))
     return found
 
 
@@ -64,3 +89,26 @@ def budgets(
     ]
     most = max(allowed, default=0)
     return [Budget(name, records.spent(name), most, max(0, most - records.spent(name))) for name in names]
+
+
+def privacy(
+    records: Records, *, budgets: Mapping[str, PrivacyBudget | None], charters: Iterable[Charter]
+) -> Iterator[Privacy]:
+    """What was told of each data set, by its name and its owner's budget, as the node counts it before each round;
+    nothing of one without a budget where none of the charters has noise.
+
+    Raises:
+        MissingDependencyError: dp-accounting is not installed.
+    """
+    deltas = [charter.limits.noise.delta for charter in charters if charter.limits.noise is not None]
+    for name, budget in budgets.items():
+        if budget is None and not deltas:
+            continue
+        delta = min(deltas) if budget is None else budget.delta
+        every = records.noises(name)
+        noisy = [noise for noise in every if noise is not None]
+        spent = cost(noisy, delta=delta) if len(noisy) == len(every) else math.inf
+        allowed = None if budget is None else budget.epsilon
+        left = None if allowed is None else max(0.0, allowed - spent)
+        bound = spent if math.isfinite(spent) else None
+        yield Privacy(name, len(noisy), len(every) - len(noisy), delta, bound, allowed, left)

@@ -84,9 +84,8 @@ class Countersigner:
             digest = cohort_digest(asked.cohort)
             if all(each.cohort != digest for each in self._records.consents(self._digest)):
                 ids = tuple(sorted(members))
-                self._records.consent(
-                    Consented(self._digest, cohort.round, digest, cohort.model, ids, data, cohort.noise)
-                )
+                entry = Consented(self._digest, cohort.round, digest, cohort.model, ids, data, cohort.noise)
+                self._records.consent(entry)
         return self._sign(consent_to_be_signed(asked.cohort))
 
     def commit(self, asked: Asked, *, outcome: bytes, consents: Sequence[MemberSignature]) -> MemberSignature:
@@ -169,9 +168,8 @@ class Countersigner:
         for agreed in self._records.consented_elsewhere(cohort.model, charter=self._digest):  # 10
             _check_far(members, agreed.members, floor=floor, what="agreed to under another charter")
         for each in self._records.committed_on(cohort.model, charter=self._digest):
-            if (
-                len(members.symmetric_difference(each.members)) >= self._charter_floor
-            ):  # else a quorum does not commit it
+            far = len(members.symmetric_difference(each.members)) >= self._charter_floor
+            if far:  # else a quorum does not commit it
                 _check_far(members, each.members, floor=floor, what="committed")
 
     def _check_can_commit(self, cohort: Cohort, members: frozenset[str]) -> None:

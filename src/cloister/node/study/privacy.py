@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from cloister.accounting.accountant import Spent, epsilon
 from cloister.charter.owner_limits import PrivacyBudget
-from cloister.errors import RoundError
+from cloister.errors import MissingDependencyError, RoundError
 from cloister.ledger.records import Noised
 
 
@@ -25,7 +25,7 @@ def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised |
     """Checks that a data set's budget allows one more round with this noise after those before it.
 
     Raises:
-        RoundError: it does not.
+        RoundError: it does not, or dp-accounting, which would compute it, is not installed.
     """
     rounds = [*before, noise]
     noisy = [each for each in rounds if each is not None]
@@ -37,7 +37,11 @@ def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised |
             f"the data set {data!r} has a budget of epsilon {budget.epsilon:g}, and {which}, which no epsilon bounds."
             " Its owner can take the budget out of the node's configuration, or leave out this study"
         )
-    if (needed := cost(noisy, delta=budget.delta)) > budget.epsilon:
+    try:
+        needed = cost(noisy, delta=budget.delta)
+    except MissingDependencyError as fault:
+        raise RoundError(f"whether the data set {data!r} has budget left cannot be computed: {fault}") from None
+    if needed > budget.epsilon:
         raise RoundError(
             f"the data set {data!r} would have spent epsilon {needed:.3g} at delta {budget.delta:g} with this round,"
             f" and its owner allows {budget.epsilon:g}: its rounds of all studies count"
