@@ -1,5 +1,4 @@
-"""``python -m tools.stolen_row``: draws ``docs/stolen-row.svg``, what is read of one row in one round, without noise and
-with some.
+"""``python -m tools.stolen_row``: draws ``docs/stolen-row.svg``, what is read of one row in one round.
 
 The row is a picture of scikit-learn's digits, and the model one in which a unit is active for that row alone: what its
 weights moved by, over what its bias moved by, is the row.
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import torch
 from torch import Tensor
 
 from tests.attacks import stealing
@@ -38,12 +36,11 @@ class Panel(NamedTuple):
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     FILE.write_text(drawn([*panels()]), encoding="utf-8")
 
 
 def panels() -> Iterator[Panel]:
-    """The row, and what is read of it; always with the same draw, in which it is, and the same noise but for its size."""
+    """The row, and what is read of it: always with one draw, in which it is, and one noise but for its size."""
     scheme = stealing.one_unit()
     yield Panel(scheme.wanted, "the row", "")
     with without_noise():
@@ -72,10 +69,8 @@ def drawn(found: list[Panel]) -> str:
         left = _GAP + at * (size + _GAP)
         lines += _squares(panel.pixels, left=left)
         middle = left + size // 2
-        lines += [
-            f'<text x="{middle}" y="{_GAP + size + 16}">{panel.name}</text>',
-            f'<text x="{middle}" y="{_GAP + size + 31}">{panel.cost}</text>',
-        ]
+        below = enumerate(filter(None, (panel.name, panel.cost)), start=1)
+        lines += [f'<text x="{middle}" y="{_GAP + size + 1 + 15 * line}">{text}</text>' for line, text in below]
     return "\n".join([*lines, "</svg>", ""])
 
 
