@@ -17,7 +17,8 @@ import numpy as np
 
 from bench import without
 from cloister.charter import Charter
-from cloister.charter.jobs import AgreedJob
+from cloister.charter.charter import Noise, Unit
+from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.cli import main as cloister
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part
@@ -30,6 +31,7 @@ from cloister.node.study.effects import Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import rounds as w
+from cloister.wire.fixed_point import SUM_TYPE
 from cloister.wire.optimizers import SGD
 from cloister.wire.strategies import FedAvg
 from cloister.wire.tensors import TensorSpec
@@ -52,10 +54,11 @@ class Instant(Trainer):
         return None
 
     def train(self, order: Train) -> Failed | None:
-        if len(self._vector) != len(order.model):
-            drawn = np.random.default_rng(order.seeds.steps).standard_normal(len(order.model) // 4, np.float32)
-            update = drawn * np.float32(1e-3)
-            self._vector, self._norm = update.tobytes(), float(np.linalg.norm(update.astype(np.float64)))
+        if len(self._vector) != order.length:
+            drawn = np.random.default_rng(order.seeds.steps).standard_normal(order.length // 4, np.float32)
+            update = drawn * np.float32(1e-3) if order.draw is None else (drawn * 100).astype(SUM_TYPE)
+            self._vector = update.tobytes()
+            self._norm = float(np.linalg.norm(update.astype(np.float64))) if order.draw is None else 0.0
         self._trained = Trained(order.round, self._vector, 100, (self._norm, 0.0), {})
         self._wakeup.set()
         return None
@@ -84,25 +87,34 @@ def parts(nbytes: int) -> tuple[Part, ...]:
     return (Part("weight", TensorSpec("float32", (nbytes // 4,)), buffer=False),)
 
 
-def limits(nbytes: int, *, owners: int, rounds: int) -> dict[str, Any]:
-    """Of a charter for it."""
+def limits(nbytes: int, *, owners: int, rounds: int, hidden: Unit | None = None) -> dict[str, Any]:
+    """Of a charter for it. ``hidden``: what noise hides, if there is some."""
     start = jobs.describe(parts(nbytes), (), bytes(nbytes))
-    return {"first_model": start, "floor": owners, "clip": 1e6, "rounds": rounds}
+    noise = None if hidden is None else Noise(unit=hidden, multiplier=2.0, delta=1e-5)
+    return {
+        "first_model": start,
+        "floor": owners,
+        "clip": 1e6 if noise is None else 10.0,
+        "rounds": rounds,
+        "noise": noise,
+    }
 
 
-def agreed(*, rounds: int) -> AgreedJob:
+def agreed(*, rounds: int, hidden: Unit | None = None) -> AgreedJob:
     """The charter's job."""
+    drawn = hidden == "record"
     return AgreedJob(
         name="bench",
         plan=hashlib.sha256(_PLAN).digest(),
         data=TAG,
         rounds=rounds,
         batch_size=32,
-        steps=2,
+        steps=1 if drawn else 2,
         optimizer=SGD(0.1),
         strategy=FedAvg(),
         weights="uniform",
         max_s=600,
+        sampling=Sampling(rate=0.01, rows=256) if drawn else None,
     )
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from bench import convolutions, crowd, ledger, parties
 from bench.bare_round import bare_rounds
 from bench.without import PROTECTIONS
+from cloister.charter.charter import Unit
 from cloister.net.identity import Identity
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 
@@ -57,9 +58,11 @@ class Turn:
 
 
 def run(console: Console, folder: Path) -> None:
-    """(o) to (r)."""
+    """(o) to (s)."""
     for size in SIZES:
         _rounds(console, folder, size)
+    for size in SIZES:
+        _noisy_rounds(console, size)
     crowd.run(console)
     convolutions.run(console)
     ledger.run(console)
@@ -68,7 +71,7 @@ def run(console: Console, folder: Path) -> None:
 def _rounds(console: Console, folder: Path, size: Size) -> None:
     identity = Identity.create(folder / f"{size.owners}.key")
     bare: list[Turn] = []
-    found: dict[str, list[Turn]] = {name: [] for name in PROTECTIONS}
+    found: dict[str, list[Turn]] = {name: [] for name in PROTECTIONS if name != "noise"}
     for _ in range(size.turns):
         bare.append(_bare(identity, size))
         for name, turns in found.items():
@@ -83,6 +86,27 @@ def _rounds(console: Console, folder: Path, size: Size) -> None:
     for name, turns in found.items():
         title = "everything on" if name == "-" else f"  without {'all of these' if name == 'all' else name}"
         _row(table, title, turns, bare, size.aim if name == "-" else "")
+    console.print(table)
+
+
+def _noisy_rounds(console: Console, size: Size) -> None:
+    contenders: dict[str, tuple[Unit | None, str]] = {
+        "no noise": (None, "-"),
+        "noise that hides each record": ("record", "-"),
+        "  without drawing it": ("record", "noise"),
+        "noise that hides each owner": ("owner", "-"),
+        "  without drawing it ": ("owner", "noise"),
+    }
+    found: dict[str, list[Turn]] = {name: [] for name in contenders}
+    for _ in range(size.turns):
+        for name, (hidden, without) in contenders.items():
+            found[name].append(_protected(size, without=without, hidden=hidden))
+    table = Table(title=f"(s) a round without training, with noise, {size}", title_justify="left")
+    table.add_column("")
+    for column in ("ms a round", "ratio to no noise", "aim", "processor, ms", "ratio to no noise"):
+        table.add_column(column, justify="right")
+    for name, turns in found.items():
+        _row(table, name, turns, found["no noise"], "")
     console.print(table)
 
 
@@ -102,8 +126,12 @@ def _bare(identity: Identity, size: Size) -> Turn:
     return Turn(whole, processor, added)
 
 
-def _protected(size: Size, *, without: str) -> Turn:
-    with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name, _study(Path(name), size, without) as study:
+def _protected(size: Size, *, without: str, hidden: Unit | None = None) -> Turn:
+    """``hidden``: what the charter's noise hides, if it has some."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cloister-bench-") as name,
+        _study(Path(name), size, without, hidden) as study,
+    ):
         moments = []
         for moment in _releases(study, size, without):
             moments.append((moment, processor_time(study.pid(AGGREGATOR))))
@@ -113,16 +141,17 @@ def _protected(size: Size, *, without: str) -> Turn:
 
 
 @contextmanager
-def _study(folder: Path, size: Size, without: str) -> Iterator[LocalStudy]:
+def _study(folder: Path, size: Size, without: str, hidden: Unit | None) -> Iterator[LocalStudy]:
     owners = {}
     for number in range(size.owners):
         file = folder / f"rows{number:02}.npz"
         np.savez(file, x=np.full((4, 1), number, np.float32))
         owners[f"owner{number:02}"] = [LocalColumns(file, ("x",), (parties.TAG,))]
     rounds = WARM_UP + size.rounds
-    limits = parties.limits(size.nbytes, owners=size.owners, rounds=rounds)
+    limits = parties.limits(size.nbytes, owners=size.owners, rounds=rounds, hidden=hidden)
+    agreed = parties.agreed(rounds=rounds, hidden=hidden)
     program = ("-m", "bench.parties", without)
-    with LocalStudy(folder, owners, jobs=[parties.agreed(rounds=rounds)], limits=limits, program=program) as study:
+    with LocalStudy(folder, owners, jobs=[agreed], limits=limits, program=program) as study:
         study.start_aggregator()
         study.start()
         yield study

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from cloister.aggregator.peers import ConnectedMember
 from cloister.aggregator.training import Training
+from cloister.charter import Charter
 from cloister.errors import RoundError
 from cloister.ledger.chain import Ledger
 from cloister.wire.rounds import Ready
 from tests.support import chains
-from tests.support.owners import Owner, agree
+from tests.support.owners import DRAWN, OWNER, RECORD, Owner, agree
 
 
-def begun() -> tuple[Training, dict[str, ConnectedMember]]:
-    charter = agree()
+def begun(charter: Charter | None = None) -> tuple[Training, dict[str, ConnectedMember]]:
+    charter = charter or agree()
     members = {member.name: ConnectedMember(member) for member in charter.members}
     training = Training(1, digest=bytes(32), owners={"alice", "bob"}, ledger=Ledger(charter), until=1.0)
     return training, members
@@ -50,3 +52,14 @@ def test_a_commitment_of_an_earlier_round_is_used() -> None:
     least = ledger.charter.limits.min_examples
     with pytest.raises(RoundError, match="used once"):
         training.ready(ConnectedMember(bob), Ready(2, least, 1.0, 0.0, {}, used, ready(1).standing))
+
+
+def test_who_changes_nothing_is_ready_where_noise_hides_it_and_nowhere_else() -> None:
+    nothing = replace(ready(1), norm=0.0)
+    for charter in (agree(noise=OWNER), agree(noise=RECORD, job=DRAWN)):
+        training, members = begun(charter)
+        training.ready(members["bob"], replace(nothing, standing=Owner("bob", charter).standing(1)))
+        assert training.answers["bob"].norms == (0.0, 0.0)
+    training, members = begun()
+    with pytest.raises(RoundError, match="norms are numbers of at most"):
+        training.ready(members["bob"], nothing)

@@ -71,6 +71,18 @@ def test_what_a_node_cannot_keep_is_refused() -> None:
         check_floors(interactive, floors=Floors(floor=3, clip=0.5))
 
 
+@pytest.mark.parametrize("unit", ["record", "owner"])
+def test_all_records_are_clipped_alike(unit: str) -> None:
+    """Their sum is on one grid, whose unit is a part of the clip: an owner with a shorter one would count for more."""
+    noisy = charter(interactive="false", noise=f'{{ unit = "{unit}", multiplier = 2, delta = 1e-5 }}')
+    check_floors(noisy, floors=Floors(clip=1.0, floor=3))
+    if unit == "owner":
+        check_floors(noisy, floors=Floors(clip=0.5))
+        return
+    with pytest.raises(CharterError, match="clip cannot be kept under a charter whose noise hides records"):
+        check_floors(noisy, floors=Floors(clip=0.5))
+
+
 def test_the_lower_age_of_collateral_counts() -> None:
     assert reference_under(AGREED, floors=None) == reference_under(AGREED, floors=Floors()) == AGREED.reference
     (entry,) = reference_under(AGREED, floors=Floors(max_collateral_age=DAY))

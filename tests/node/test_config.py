@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister.charter.owner_limits import PrivacyBudget
 from cloister.cli.node import TEMPLATE
 from cloister.errors import ConfigurationError
 from cloister.node import config
@@ -154,6 +155,40 @@ def test_a_key_is_listed_once() -> None:
 @pytest.mark.parametrize("text", ["[session]\nmemory = '1 KiB'", "[session]\nmemory = '2 TB of it'", "session = 3"])
 def test_limits_that_make_no_sense(text: str) -> None:
     assert len(faults(text)) == 1
+
+
+def studied(*lines: str) -> str:
+    return "\n".join(["[[data_sets]]", 'tags = ["#mri"]', 'file = "mri.npz"', 'columns = ["x"]', *lines])
+
+
+def test_a_data_sets_privacy_budget() -> None:
+    (data,) = parse(studied("epsilon = 2", "delta = 1e-6")).study_data
+    assert data.budget == PrivacyBudget(2.0, 1e-6)
+    assert parse(studied()).study_data[0].budget is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "place"),
+    [
+        (["epsilon = 2"], "data_sets[0].delta"),
+        (["delta = 1e-6"], "data_sets[0].epsilon"),
+        (["epsilon = 0", "delta = 1e-6"], "data_sets[0].epsilon"),
+        (["epsilon = -1.0", "delta = 1e-6"], "data_sets[0].epsilon"),
+        (["epsilon = inf", "delta = 1e-6"], "data_sets[0].epsilon"),
+        (["epsilon = nan", "delta = 1e-6"], "data_sets[0].epsilon"),
+        (["epsilon = '2'", "delta = 1e-6"], "data_sets[0].epsilon"),
+        (["epsilon = 2", "delta = 0"], "data_sets[0].delta"),
+        (["epsilon = 2", "delta = 0.011"], "data_sets[0].delta"),
+    ],
+)
+def test_a_privacy_budget_that_is_none(lines: list[str], place: str) -> None:
+    (fault,) = faults(studied(*lines))
+    assert fault.startswith(f"{place}: ")
+
+
+def test_data_for_sessions_has_no_privacy_budget() -> None:
+    text = studied("epsilon = 2", "delta = 1e-6").replace('columns = ["x"]', 'tensor = "x"\nunsafe_interactive = true')
+    assert {each.partition(":")[0] for each in faults(text)} == {"data_sets[0].epsilon", "data_sets[0].delta"}
 
 
 def test_what_is_not_toml_says_where() -> None:

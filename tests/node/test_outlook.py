@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloister.accounting.accountant import Spent, epsilon
 from cloister.charter import Charter
+from cloister.charter.jobs import Sampling
 from cloister.charter.owner_limits import Floors
 from cloister.errors import ConfigurationError
+from cloister.ledger.records import Noised
 from cloister.node import config
 from cloister.node.config import NodeConfiguration
 from cloister.node.outlook import Outlook, outlook
 from cloister.node.study.entries import Consented, Voided
 from cloister.node.study.journal import Records
+from cloister.wire.optimizers import SGD
 from tests.support.charters import agreed_job, charter, fingerprint_of
 
 BOB = fingerprint_of("bob")
@@ -53,11 +57,11 @@ def seen(folder: Path, known: Charter, **data: Any) -> Outlook:
     return outlook(configured(folder, **data), [known], own=BOB)
 
 
-def spend(folder: Path, count: int, *, under: Charter, void: int = 0) -> None:
+def spend(folder: Path, count: int, *, under: Charter, void: int = 0, noise: Noised | None = None) -> None:
     """So many rounds, of which the first ``void`` have become so."""
     records = Records(folder / "charter.state")
     for number in range(1, count + 1):
-        records.consent(Consented(under.digest, number, bytes([number]) * 32, bytes(32), (BOB,), "#mri"))
+        records.consent(Consented(under.digest, number, bytes([number]) * 32, bytes(32), (BOB,), "#mri", noise))
     records.void([Voided(under.digest, bytes([number]) * 32) for number in range(1, void + 1)])
     records.close()
 
@@ -134,6 +138,59 @@ def test_rounds_that_are_void_are_nobody_s(tmp_path: Path) -> None:
     assert seen(tmp_path, known).faults == []
     spend(tmp_path, 1, under=agreed(rounds="4"))
     assert "it was in 1 releases of other studies" in seen(tmp_path, known).faults[0]
+
+
+DRAWN: dict[str, Any] = {"rounds": 3, "steps": 1, "optimizer": SGD(0.5), "sampling": Sampling(rate=0.25, rows=25)}
+RECORD = '{ unit = "record", multiplier = 3.0, delta = 1e-5 }'
+NOISED = Noised("record", 3.0, 0.25, 1.0)
+
+
+def allowing(rounds: int) -> str:
+    """What a data set says that allows what so many rounds cost."""
+    return f"epsilon = {epsilon([Spent(3.0, 0.25, rounds)], delta=1e-6) * 1.001}\ndelta = 1e-6"
+
+
+@pytest.mark.slow
+def test_a_job_whose_rounds_cost_more_than_the_data_set_may(tmp_path: Path) -> None:
+    known = agreed(DRAWN, noise=RECORD)
+    assert seen(tmp_path, known, more=allowing(3)).faults == []
+    (fault,) = seen(tmp_path, known, more=allowing(2)).faults
+    assert fault.startswith("job train of stroke-study: with all its 3 rounds, the data set '#mri' would have spent")
+    assert "and its owner allows" in fault
+    (fault,) = seen(tmp_path, agreed(rounds="3"), more=allowing(3)).faults
+    assert "this round has no noise" in fault
+
+
+@pytest.mark.slow
+def test_rounds_of_other_studies_cost_too_and_those_of_the_study_are_in_all_of_its_rounds(tmp_path: Path) -> None:
+    known, other = agreed(DRAWN, noise=RECORD), agreed({**DRAWN, "rounds": 4}, noise=RECORD)
+    spend(tmp_path, 2, under=known, noise=NOISED)
+    assert seen(tmp_path, known, more=allowing(3)).faults == []
+    spend(tmp_path, 2, under=other, void=1, noise=NOISED)
+    assert seen(tmp_path, known, more=allowing(4)).faults == []
+    assert "would have spent" in seen(tmp_path, known, more=allowing(3)).faults[0]
+
+
+@pytest.mark.slow
+def test_more_rounds_than_can_be_counted(tmp_path: Path) -> None:
+    known = agreed({**DRAWN, "rounds": 1 << 40}, noise=RECORD, rounds=str(1 << 40))
+    (fault,) = seen(tmp_path, known, more=allowing(3)).faults
+    assert "rounds cannot be counted" in fault
+
+
+def test_a_job_whose_draw_is_for_fewer_rows(tmp_path: Path) -> None:
+    known = agreed(DRAWN, noise=RECORD)
+    assert seen(tmp_path, known, rows=100).faults == []
+    (fault,) = seen(tmp_path, known, rows=101).faults
+    assert fault.startswith("job train of stroke-study: of the 101 rows of the data set '#mri' more would be drawn")
+    assert fault.endswith("at the rate 0.25, than the 25 that the job expects of all owners together")
+
+
+def test_drawn_rows_are_in_no_batches(tmp_path: Path) -> None:
+    """Without a draw, two batches of 32 are wanted."""
+    assert seen(tmp_path, agreed(DRAWN, noise=RECORD), rows=10).faults == []
+    (fault,) = seen(tmp_path, agreed(DRAWN, noise=RECORD), rows=9).faults
+    assert "at least 10 are wanted: min_examples is 10" in fault
 
 
 def test_what_the_charter_before_left_open_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from cloister.ledger import job as jobs
 from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job, Part, describe, job_digest, round_digest
-from cloister.ledger.records import Cohort, Share, outcome_digest
+from cloister.ledger.noise import noise_of
+from cloister.ledger.records import Cohort, Noised, Share, outcome_digest
 from cloister.node.study.effects import Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
 from cloister.node.study.member import Member
@@ -219,6 +220,7 @@ class Aggregator:
             "name": self.job.name,
             "shares": tuple(sorted(shares, key=lambda share: share.member)),
             "signer": self.instance.public,
+            "noise": self._noise(),
         }
         return chains.cohort(self.ledger, names, **given | changed)
 
@@ -290,6 +292,12 @@ class Aggregator:
             self.consent(number, names)
         self.commit(number, names)
         assert not leaves(self.release(number, names))
+
+    def _noise(self) -> Noised | None:
+        """What the charter adds to the job's rounds."""
+        charter = self.ledger.charter
+        agreed = charter.job(self.job.name)
+        return None if agreed is None else noise_of(charter.limits, agreed)
 
     def _next(self) -> tuple[bytes, bytes]:
         model = (np.frombuffer(self.model, np.float32) + np.float32(1)).tobytes()

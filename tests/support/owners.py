@@ -11,10 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, keys
-from cloister.charter.jobs import AgreedJob
+from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.charter.toml import parse_charter
 from cloister.ledger import answers
 from cloister.ledger import job as jobs
@@ -29,7 +30,9 @@ from cloister.ledger.records import (
     decode_cohort,
 )
 from cloister.wire import rounds as w
+from cloister.wire.fixed_point import SUM_TYPE, UNITS
 from cloister.wire.layout import Regions, lay_out, regions_of
+from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests.support import charters
 from tests.support.chains import sign_one
@@ -52,6 +55,11 @@ def plan_of(length: int) -> bytes:
 PLAN: Final = plan_of(1 << 40)
 """That of a model as large as any here."""
 METRICS: Final = '[[limits.metrics]]\nname = "loss"\nlow = 0.0\nhigh = 10.0\n'
+RECORD: Final = '{ unit = "record", multiplier = 2.0, delta = 1e-5 }'
+OWNER: Final = '{ unit = "owner", multiplier = 2.0, delta = 1e-5 }'
+"""Noise, as it stands in a charter."""
+DRAWN: Final[Mapping[str, Any]] = {"steps": 1, "optimizer": SGD(0.5), "sampling": Sampling(rate=0.25, rows=8)}
+"""What is changed of a job where noise hides records."""
 
 
 def first_model(length: int = LENGTH) -> Vector:
@@ -73,7 +81,7 @@ def charter_text(
     *, owners: Sequence[str] = OWNERS, length: int = LENGTH, job: Mapping[str, Any] | None = None, **changed: Any
 ) -> str:
     """A charter of these owners and the researcher rosa; ``changed``: limits, as they stand in the file. ``job``: what
-    is changed of the one job that they agree on."""
+    is changed of the one job that they agree on. Beside noise, nothing is told and no buffers are averaged."""
     start = jobs.describe(parts_of(length), CONSTANTS, first_model(length))
     limits = {
         "interactive": "false",
@@ -81,8 +89,7 @@ def charter_text(
         "first_model": f'"{start.hex()}"',
         "largest_share": "1.0",
         "clip": "10.0",
-        "clip_buffers": "10.0",
-        "limits": METRICS,
+        **({} if "noise" in changed else {"clip_buffers": "10.0", "limits": METRICS}),
         **changed,
     }
     return charters.text(owners=owners, **limits)
@@ -130,6 +137,11 @@ def update_of(name: str, number: int, length: int = LENGTH) -> Vector:
     """What the owner of that name finds in a round."""
     seed = int.from_bytes(hashlib.sha256(f"{name} {number}".encode()).digest()[:8], "big")
     return (np.random.default_rng(seed).normal(size=length) / max(length, 1) ** 0.5).astype(np.float32)
+
+
+def sums_of(name: str, number: int, length: int) -> NDArray[np.signedinteger[Any]]:
+    """The sum over the records that the owner of that name draws in a round."""
+    return (update_of(name, number, length) * 3 * UNITS).astype(SUM_TYPE)
 
 
 def examples_of(name: str) -> int:
@@ -197,6 +209,8 @@ class Owner(Party):
         super().__init__(name, charter)
         self.key = charters.key_of(name) if key is None else key
         self.length = length
+        self.draws = any(job.sampling is not None for job in charter.jobs)
+        """Whether it contributes sums over records, of which it tells nothing."""
         self.job = b""
         self.current = b""
         """The job that it holds to be under way, encoded."""
@@ -221,7 +235,8 @@ class Owner(Party):
 
     def update(self) -> bytes:
         """The bytes that it contributes in this round."""
-        return update_of(self.name, self.round, self.length).tobytes()
+        contributes = sums_of if self.draws else update_of
+        return contributes(self.name, self.round, self.length).tobytes()
 
     def answer(self, heard: Heard) -> list[tuple[Any, bytes]]:
         said = super().answer(heard)
@@ -284,7 +299,7 @@ class Owner(Party):
         assert asked.round > self.round
         self.round = asked.round
         committed = commitment(self.salt, memoryview(self.update()))
-        norms = norms_of(np.frombuffer(self.update(), np.float32))
+        norms = (0.0, 0.0) if self.draws else norms_of(np.frombuffer(self.update(), np.float32))
         limits = self.charter.limits
         told = max(each for each in (limits.min_examples, *limits.row_buckets) if each <= self.examples)
         return w.Ready(asked.round, told, *norms, {"loss": 1.0 / asked.round}, committed, self.standing(asked.round))

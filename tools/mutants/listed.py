@@ -1156,7 +1156,7 @@ _AGGREGATOR: Final = (
     ),
     *_in(
         "aggregator/weighing.py",
-        "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py",
+        "tests/aggregator/test_protocol.py tests/aggregator/test_collection.py tests/aggregator/test_weighing.py",
         (
             "clip-unchecked",
             "if not found <= declared * (1 + _DOUBT):",
@@ -1180,6 +1180,80 @@ _AGGREGATOR: Final = (
             "if len(answers) < self._limits.floor:",
             "if False:",
             "a round of fewer than the floor is void",
+        ),
+        (
+            "sum-of-any-length",
+            "if not update.norms[0] <= most_drawn(self._rows) * UNITS:",
+            "if False:",
+            "no sum over drawn records is longer than all records together can make it",
+        ),
+        (
+            "sum-divided-by-who-is-there",
+            "return self._noisy(self._rows / self._lr)",
+            "return self._noisy(len(self.weights) / self._lr)",
+            "what a sum over records is divided by is public, and says nothing of who is in it",
+        ),
+        (
+            "noise-of-another-clip",
+            "scale = self._limits.clip / UNITS / parts",
+            "scale = 1 / UNITS / parts",
+            "noise is a multiple of the clip",
+        ),
+    ),
+    *_in(
+        "aggregator/training.py",
+        "tests/aggregator/test_noisy_rounds.py",
+        (
+            "norms-told-of-records",
+            "if (message.norm, message.buffers) != (0, 0):",
+            "if False:",
+            "where noise hides records, nothing is told of how long a sum over them is",
+        ),
+    ),
+    *_in(
+        "aggregation/noisy_sum.py",
+        "tests/aggregation/test_noisy_sum.py",
+        (
+            "noise-left-out",
+            "part + discrete_gaussian(multiplier * UNITS, size=len(part), random=random)",
+            "part",
+            "every value of a sum has noise",
+        ),
+        (
+            "noise-of-another-deviation",
+            "discrete_gaussian(multiplier * UNITS,",
+            "discrete_gaussian(multiplier * UNITS * 0.9,",
+            "the noise's deviation is the multiplier times what is hidden",
+        ),
+        (
+            "noise-for-all-values-the-same",
+            "size=len(part), random",
+            "size=1, random",
+            "each value has noise of its own",
+        ),
+        (
+            "grid-lengthens",
+            "values.astype(np.int64)",
+            "np.rint(values).astype(np.int64)",
+            "nothing is longer on the grid than it was",
+        ),
+        (
+            "longer-on-the-grid",
+            "if squares > UNITS * UNITS:",
+            "if False:",
+            "nothing longer than the clip is added to a sum with noise",
+        ),
+        (
+            "a-block-on-the-grid",
+            "squares += int(",
+            "squares = int(",
+            "a contribution is measured as a whole",
+        ),
+        (
+            "far-off-the-grid",
+            "if not np.abs(values, out=np.empty_like(values)).max(initial=0.0) <= UNITS:",
+            "if False:",
+            "what is no number is not added to a sum with noise",
         ),
     ),
     *_in(
@@ -1307,9 +1381,15 @@ _AGGREGATOR: Final = (
         ),
         (
             "declared-over-the-clip",
-            "if not (0 < message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):",
-            "if False:",
+            "0 <= message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)",
+            "True",
             "nobody declares more than the charter's clips",
+        ),
+        (
+            "declares-nothing",
+            "some = message.norm > 0 or limits.noise is not None",
+            "some = True",
+            "without noise nobody is in a round who changes nothing",
         ),
         (
             "commitment-used-again",
@@ -2661,6 +2741,143 @@ _RECORDS: Final = (
     ),
 )
 
+_BUDGETS: Final = (
+    *_in(
+        "node/study/privacy.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "epsilon-over-the-budget",
+            "if not needed <= budget.epsilon:",
+            "if False:",
+            "a data set's rounds cost no more epsilon than its owner allows",
+        ),
+        (
+            "noiseless-rounds-are-free",
+            "if len(noisy) < len(rounds):",
+            "if False:",
+            "no epsilon is kept where a round had no noise",
+        ),
+        (
+            "rounds-of-one-kind-are-one",
+            "Counter((each.multiplier, each.rate) for each in rounds)",
+            "Counter({(each.multiplier, each.rate) for each in rounds})",
+            "each round costs",
+        ),
+        (
+            "rate-of-one-for-all",
+            "Spent(multiplier, rate, times)",
+            "Spent(multiplier, rate / 2, times)",
+            "rounds cost what their rate says",
+        ),
+    ),
+    *_in(
+        "node/study/countersigner.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "epsilon-unchecked",
+            "if data in self._budgets:",
+            "if False:",
+            "no round is begun or agreed to over the budget",
+        ),
+        (
+            "epsilon-at-the-beginning-alone",
+            "        self.check_budget(known.data, number=cohort.round, noise=cohort.noise)  # 9\n",
+            "",
+            "no consent is signed over the budget",
+        ),
+    ),
+    *_in(
+        "node/study/remembered.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "cost-of-a-round-forgotten",
+            "[entry.charter, entry.round] = entry.noise",
+            "[entry.charter, entry.round] = None",
+            "rounds cost what their noise says",
+        ),
+        (
+            "cost-by-name",
+            "for name in self.same(data) for key, noise",
+            "for name in (data,) for key, noise",
+            "what was spent counts on under other tags",
+        ),
+    ),
+    *_in(
+        "node/study/member.py",
+        "tests/node/study/test_privacy.py",
+        (
+            "drawn-twice",
+            "draw_key(salt, job=begun.asked.job, number=begun.asked.round)",
+            "draw_key(salt, job=begun.asked.job, number=1)",
+            "rows are drawn anew in each round",
+        ),
+    ),
+    *_in(
+        "worker/fitting.py",
+        "tests/node/study/test_trainer_process.py",
+        (
+            "more-rows-than-the-job-is-for",
+            "if rows * rate > expected:",
+            "if False:",
+            "no owner's sum is of more records than the job expects of all",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/node/study/test_trainer_process.py",
+        (
+            "draws-from-any-data-set",
+            "check_drawn(rows, rate=draw.rate, expected=draw.rows)",
+            "pass",
+            "no owner draws from more rows than the job is for",
+        ),
+        (
+            "tells-of-records",
+            "return Result(rows, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows - summed.left_out, (0.0, 0.0), {}), summed.sums",
+            "nothing is said of records that could not be computed",
+        ),
+        (
+            "tells-how-long-a-sum-is",
+            "return Result(rows, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), summed.sums",
+            "nothing is said of a sum over drawn records",
+        ),
+    ),
+    *_in(
+        "worker/data/salts.py",
+        "tests/worker/data/test_salts.py",
+        (
+            "draw-of-another-job",
+            "_DRAWN + job + number",
+            "_DRAWN + number",
+            "each job draws rows of its own",
+        ),
+        (
+            "draw-of-another-round",
+            '_DRAWN + job + number.to_bytes(8, "big")',
+            "_DRAWN + job",
+            "each round draws rows of its own",
+        ),
+        (
+            "draw-without-the-salt",
+            "hmac.digest(salt, _DRAWN",
+            "hmac.digest(bytes(32), _DRAWN",
+            "which rows are drawn is a secret of the data set",
+        ),
+    ),
+    *_in(
+        "charter/owner_limits.py",
+        "tests/charter/test_owner_limits.py",
+        (
+            "own-clip-of-records",
+            'limits.noise.unit == "record" and _is_stricter',
+            "False and _is_stricter",
+            "all owners' records are clipped alike, as they are on one grid",
+        ),
+    ),
+)
+
 _WIRE: Final = (
     *_in(
         "wire/frames.py",
@@ -3332,6 +3549,7 @@ MUTANTS: Final = (
     *_CHARTER,
     *_WORKER,
     *_RECORDS,
+    *_BUDGETS,
     *_WIRE,
     *_PLANS,
     *_ACCOUNTING,

@@ -71,7 +71,8 @@ class Training:
                     "where noise hides records, nothing is told of how long a contribution is: norms are 0"
                 )
             return
-        if not (0 < message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):
+        some = message.norm > 0 or limits.noise is not None  # without noise, who changes nothing hides nobody
+        if not (some and 0 <= message.norm <= limits.clip and 0 <= message.buffers <= (limits.clip_buffers or 0.0)):
             raise RoundError("a contribution's norms are numbers of at most the charter's clip and clip_buffers")
 
     def decline(self, peer: ConnectedMember, message: Declined) -> None:

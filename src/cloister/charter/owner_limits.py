@@ -85,6 +85,11 @@ def _unkept(charter: Charter, floors: Floors) -> list[str]:
         faults.append(f"floor = {floor} is never met by the charter's {len(charter.owners)} owners")
     if len(charter.owners) * share < 1.0:
         faults.append(f"largest_share = {share:g} is never met by the charter's {len(charter.owners)} owners")
+    if limits.noise is not None and limits.noise.unit == "record" and _is_stricter("clip", charter, floors):
+        # The sum over all owners' records is on one grid, whose unit is a part of the clip.
+        faults.append(
+            "clip cannot be kept under a charter whose noise hides records: all their gradients are clipped alike"
+        )
     if limits.interactive:
         # There the aggregator alone decides what a researcher may get, by the charter and nothing else.
         stricter = [name for name in (*_LEAST, *_MOST) if _is_stricter(name, charter, floors)]

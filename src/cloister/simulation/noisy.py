@@ -50,5 +50,5 @@ class NoisyUpdates(Updates):
         self.owners.append(name)
 
     def _add(self, names: Sequence[str], vectors: Vector, norms: Sequence[Norms]) -> None:
-        for vector in vectors:
-            self._sum.add(on_grid(vector, clip=self._clip))
+        for part in [on_grid(vector, clip=self._clip) for vector in vectors]:  # all of them, or none is added
+            self._sum.add(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from cloister.worker.plans import Plan
 from cloister.worker.record_sums import RecordSums
 from cloister.worker.training import Training
 
+_log: Final = logging.getLogger(__name__)
 RECORDS_BYTES: Final = 1 << 30
 """What the gradients of records that are computed at once may take."""
 
@@ -139,13 +141,18 @@ class Simulation:
         updates = NoisyUpdates(length, weights, noise=noise, clip=self.clip or 0.0, parts=parts, random=random)
         if self.sampling is None:
             return self._train(updates, drawn, number)
+        if self._record_sums.gradients.replayed:
+            self.replayed[self._record_sums.gradients.replayed] += len(drawn)
         for name in drawn:
             key = draw_key(simulated_salt(self.seed, name), job=self.job, number=number)
             most = most_drawn(self._sizes[name] * self.sampling.rate)
             try:
-                updates.add_sum(name, self._record_sums.run(self.data[name], key=key, most_rows=most))
+                summed = self._record_sums.run(self.data[name], key=key, most_rows=most)
             except (DataSetError, PlanError) as fault:
                 raise at_owner(name, fault) from fault
+            if summed.left_out:  # as its node says it to an owner
+                _log.warning("owner %r: the gradients of %d records could not be computed", name, summed.left_out)
+            updates.add_sum(name, summed)
         updates.others = self._others()
         return updates
 

@@ -22,11 +22,12 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
-from cloister.worker.fitting import check_last, check_numbers, check_whole, columns_of
+from cloister.worker.fitting import check_drawn, check_last, check_numbers, check_whole, columns_of
 from cloister.worker.optimizers import Optimizer, check_optimizer
 from cloister.worker.plans import Plan, PlannedLoss
 
@@ -152,7 +153,10 @@ def simulate(
     if local_epochs is None and steps is None:
         local_epochs = 1
     check_numbers(batch_size, local_epochs, steps, 0.0, clip, clip_buffers)
-    _check_noise(noise, sampling, optimizer, strategy, steps=steps, clip=clip, weights=weights)
+    if noise is not None or sampling is not None:
+        _check_noise(noise, sampling, clip=clip, clip_buffers=clip_buffers, weights=weights, model=model)
+    if sampling is not None:
+        _check_step(sampling, optimizer, strategy, steps=steps or 0)
     _check(
         data,
         rounds=rounds,
@@ -169,8 +173,8 @@ def simulate(
         try:
             data[name] = fitted(each, expected=expected)
             if sampling is not None:
-                continue
-            if steps is None:
+                check_drawn(len(each), rate=sampling.rate, expected=sampling.rows)
+            elif steps is None:
                 check_last(plan, rows=len(each), batch_size=batch_size)
             else:
                 check_whole(len(each), batch_size=batch_size)
@@ -277,26 +281,34 @@ def _columns(loss: PlannedLoss | Plan, count: int) -> list[str]:
 def _check_noise(
     noise: Noise | None,
     sampling: Sampling | None,
-    optimizer: Optimizer,
-    strategy: Strategy,
     *,
-    steps: int | None,
     clip: float | None,
+    clip_buffers: float | None,
     weights: str,
+    model: nn.Module,
 ) -> None:
     """A simulation with noise is of what a charter can agree on: the same rules hold."""
-    if (sampling is not None) != (noise is not None and noise.unit == "record"):
+    if noise is None or (sampling is not None) != (noise.unit == "record"):
         raise ConfigurationError('sampling goes with noise whose unit is "record", and is needed there: give both')
-    if noise is None:
-        return
+    try:
+        msgspec.convert(asdict(noise), Noise)
+    except msgspec.ValidationError as fault:
+        raise ConfigurationError(f"there is no such noise: {fault}") from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
+    if clip_buffers is not None or any(each.is_floating_point() for each in model.buffers()):
+        raise ConfigurationError(
+            "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
+            " of BatchNorm"
+        )
     if weights != "uniform":
         raise ConfigurationError("with noise all count the same: leave weights at uniform")
-    if sampling is not None:
-        faults = [*drawn_faults(sampling, optimizer.to_wire(), strategy.to_wire(), steps=steps or 0)]
-        if faults:
-            raise ConfigurationError("; ".join(f"{name}: {text}" for name, text in faults))
+
+
+def _check_step(sampling: Sampling, optimizer: Optimizer, strategy: Strategy, *, steps: int) -> None:
+    faults = [*drawn_faults(sampling, optimizer.to_wire(), strategy.to_wire(), steps=steps)]
+    if faults:
+        raise ConfigurationError("; ".join(f"{name}: {text}" for name, text in faults))
 
 
 def _check(

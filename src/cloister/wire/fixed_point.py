@@ -24,6 +24,6 @@ SUM_BYTES: Final = 4
 
 
 def most_drawn(expected: float) -> int:
-    """How many records are drawn at most, where so many are expected: more come up with a probability below 1e-13
-    (Chernoff's bound for a sum of independent draws)."""
+    """How many records are drawn at most, where so many are expected: more come up with a probability below 1e-14,
+    in a sum of independent draws and, which is more, in a Poisson distribution."""
     return math.ceil(expected + 8 * math.sqrt(expected) + 8)

@@ -106,6 +106,19 @@ def check_whole(rows: int, *, batch_size: int) -> None:
         )
 
 
+def check_drawn(rows: int, *, rate: float, expected: int) -> None:
+    """Whether rows are drawn from no larger a data set than a job is for, in which ``expected`` are of all owners.
+
+    Raises:
+        DataSetError: it is larger: its sum alone could be longer than that of all owners.
+    """
+    if rows * rate > expected:
+        raise DataSetError(
+            f"the data set has more rows than the job is for: at the rate {rate:g} it expects {expected} of all owners"
+            " together, and more would be drawn here alone"
+        )
+
+
 def check_numbers(
     batch_size: int, local_epochs: int | None, steps: int | None, proximal: float, *clips: float | None
 ) -> None:

@@ -26,9 +26,10 @@ from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
 from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.config import StudyData, TrainingLimits
-from cloister.node.study.effects import Train
+from cloister.node.study.effects import Draw, Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.wire import optimizers, strategies
+from cloister.wire.fixed_point import SUM_BYTES
 from cloister.worker import flatten as deltas
 from cloister.worker.data.files import open_file
 from cloister.worker.data.salts import Seeds
@@ -374,6 +375,26 @@ def test_a_node_that_closes_waits_for_nobody(file: Path) -> None:
     trainer.train(order(a_job()))
     closing.set()
     assert trainer.receive() == Failed(1, "the process that trained has ended: the node closes")
+
+
+@pytest.mark.slow
+def test_a_sum_over_drawn_rows_is_shorter_than_a_model_of_doubles(trainer: Trainer) -> None:
+    net = nn.Linear(3, 1).double()
+    plan = loss.capture(net, example=(torch.zeros(4, 3).double(), torch.zeros(4, 1).double()))
+    floats = deltas.floats_of(net)
+    parts = tuple(Part(name, spec_of(floats[name]), False) for name in sorted(floats))
+    job = a_job(plan=plan.encode(), parts=parts, constants=())
+    vector = bytes(as_bytes(deltas.flatten(floats, layout=job.layout)))
+    draw = Draw(bytes(32), 0.5, ROWS, job.layout.length * SUM_BYTES)
+    trainer.train(order(job, model=vector, data="#doubles", draw=draw))
+    found = heard(trainer)
+    assert isinstance(found, Trained), found
+    assert (len(vector), len(found.vector)) == (32, 16)
+    assert (found.examples, found.norms, found.metrics) == (ROWS, (0.0, 0.0), {})
+    trainer.train(order(job, 2, model=vector, data="#doubles", draw=draw._replace(rows=1)))
+    refused = heard(trainer)
+    assert isinstance(refused, Failed)
+    assert "more rows than the job is for" in refused.text
 
 
 @pytest.mark.slow

@@ -11,12 +11,16 @@ from collections.abc import Iterable
 
 from cloister.accounting.accountant import Spent, epsilon
 from cloister.charter.owner_limits import PrivacyBudget
-from cloister.errors import MissingDependencyError, RoundError
+from cloister.errors import ConfigurationError, MissingDependencyError, RoundError
 from cloister.ledger.records import Noised
 
 
 def cost(rounds: Iterable[Noised], *, delta: float) -> float:
-    """The epsilon at ``delta`` of all these rounds together, for each record that may have been in them."""
+    """The epsilon at ``delta`` of all these rounds together, for each record that may have been in them.
+
+    Raises:
+        ConfigurationError: more rounds than are counted. MissingDependencyError: dp-accounting is not installed.
+    """
     counts = Counter((each.multiplier, each.rate) for each in rounds)
     return epsilon([Spent(multiplier, rate, times) for (multiplier, rate), times in counts.items()], delta=delta)
 
@@ -25,7 +29,7 @@ def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised |
     """Checks that a data set's budget allows one more round with this noise after those before it.
 
     Raises:
-        RoundError: it does not, or dp-accounting, which would compute it, is not installed.
+        RoundError: it does not, or it cannot be computed whether it does.
     """
     rounds = [*before, noise]
     noisy = [each for each in rounds if each is not None]
@@ -39,9 +43,9 @@ def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised |
         )
     try:
         needed = cost(noisy, delta=budget.delta)
-    except MissingDependencyError as fault:
-        raise RoundError(f"whether the data set {data!r} has budget left cannot be computed: {fault}") from None
-    if needed > budget.epsilon:
+    except (ConfigurationError, MissingDependencyError) as fault:
+        raise RoundError(f"the data set {data!r} has a budget of epsilon {budget.epsilon:g}: {fault}") from None
+    if not needed <= budget.epsilon:
         raise RoundError(
             f"the data set {data!r} would have spent epsilon {needed:.3g} at delta {budget.delta:g} with this round,"
             f" and its owner allows {budget.epsilon:g}: its rounds of all studies count"

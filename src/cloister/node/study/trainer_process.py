@@ -36,7 +36,7 @@ from cloister.worker import flatten as deltas
 from cloister.worker import optimizers
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.files import open_file
-from cloister.worker.fitting import check_fits
+from cloister.worker.fitting import check_drawn, check_fits
 from cloister.worker.plans import Plan
 from cloister.worker.record_sums import RecordSums
 from cloister.worker.training import train, unheard
@@ -111,11 +111,7 @@ class TrainerProcess:
     ) -> tuple[Result, torch.Tensor]:
         """Nothing is said of the sum but the rows of the data set: its length would tell of single ones."""
         rows = len(found.data)
-        if rows * draw.rate > draw.rows:
-            raise DataSetError(
-                f"the data set has more rows than the job is for: at the rate {draw.rate:g} it expects {draw.rows} of"
-                " all owners together, and more would be drawn here alone"
-            )
+        check_drawn(rows, rate=draw.rate, expected=draw.rows)
         sums = RecordSums(
             found.plan,
             parameters=parameters,

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.errors import ConfigurationError
+from cloister.wire.fixed_point import most_drawn
 
 KEY_BYTES: Final = 32
 _DRAW: Final = b"cloister draw 1\0"
@@ -63,8 +64,8 @@ def draw(rows: int, *, rate: float, key: bytes, most: int) -> Draw:
 
 
 def fetched(rows: int, *, rate: float, most: int) -> int:
-    """How many rows a round fetches from a data set of ``rows`` rows, whatever is drawn: ``mean + 8 * sqrt(mean) + 8``
-    with ``mean = rows * rate``, rounded up; at most ``rows``, and at most ``most``.
+    """How many rows a round fetches from a data set of ``rows`` rows, whatever is drawn: as many as are drawn at most
+    (``most_drawn`` of ``rows * rate``); at most ``rows``, and at most ``most``.
 
     Where ``most`` is not the least of the three, more rows are drawn with a probability below 1e-14.
 
@@ -74,8 +75,7 @@ def fetched(rows: int, *, rate: float, most: int) -> int:
     if rows < 1 or most < 1:
         raise ConfigurationError(f"a draw is from at least one row, and fetches at least one; not {rows} and {most}")
     check_rate(rate)
-    mean = rows * rate
-    return min(rows, most, math.ceil(mean + 8 * math.sqrt(mean) + 8))
+    return min(rows, most, most_drawn(rows * rate))
 
 
 def check_rate(rate: float) -> None:

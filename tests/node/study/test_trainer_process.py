@@ -1,0 +1,164 @@
+"""A draw that is ordered of the process that trains, in this process: the sum it gives, and all that it says of it."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import cloister
+from cloister.errors import DataSetError
+from cloister.ledger import job as jobs
+from cloister.ledger.job import Job, Part
+from cloister.node.study.effects import Draw
+from cloister.node.study.trainer import Columns, Order, Result
+from cloister.node.study.trainer_process import TrainerProcess
+from cloister.wire import optimizers
+from cloister.wire.fixed_point import UNITS, most_drawn
+from cloister.worker import flatten as deltas
+from cloister.worker.data.rows import Arrays
+from cloister.worker.data.salts import Seeds
+from cloister.worker.record_sums import RecordSums
+from cloister.worker.values import as_bytes, spec_of
+
+ROWS, RATE, CLIP, BATCH = 40, 0.25, 0.5, 16
+KEY = bytes(range(32))
+MEMORY = 1 << 28
+
+
+@cloister.plan
+def loss(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy."""
+    return {"loss": F.cross_entropy(model(x), y)}
+
+
+def model(*, double: bool = False) -> nn.Module:
+    torch.manual_seed(3)
+    made = nn.Linear(3, 2)
+    return made.double() if double else made
+
+
+def columns(*, double: bool = False) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(ROWS, 3, generator=generator, dtype=torch.float64)
+    return x if double else x.float(), torch.arange(ROWS) % 2
+
+
+@cache
+def plan(*, double: bool) -> cloister.Plan:
+    x, y = columns(double=double)
+    return loss.capture(model(double=double), example=(x[:4], y[:4]))
+
+
+def job(*, double: bool) -> Job:
+    floats = deltas.floats_of(model(double=double))
+    return Job(
+        format=jobs.FORMAT,
+        charter=bytes(32),
+        name="train",
+        plan=plan(double=double).encode(),
+        parts=tuple(Part(name, spec_of(floats[name]), buffer=False) for name in sorted(floats)),
+        constants=(),
+        start=bytes(32),
+    )
+
+
+def order(*, draw: Draw | None = None, **changed: Any) -> Order:
+    given: dict[str, Any] = {
+        "round": 1,
+        "job": 1,
+        "optimizer": optimizers.SGD(0.5),
+        "batch_size": BATCH,
+        "steps": 1,
+        "proximal": 0.0,
+        "seeds": Seeds(rows=7, steps=11),
+        "clip": CLIP,
+        "clip_buffers": None,
+        "least": 10,
+        "draw": draw or Draw(KEY, RATE, ROWS, 0),
+    }
+    return Order(**given | changed)
+
+
+def process(folder: Path, x: Tensor, y: Tensor) -> TrainerProcess:
+    np.savez(folder / "mri.npz", x=x.numpy(), y=y.numpy())
+    return TrainerProcess(Columns("#mri", str(folder / "mri.npz"), ("x", "y")), memory_bytes=MEMORY, device="cpu")
+
+
+def trained(
+    folder: Path, asked: Order, *, double: bool = False, data: tuple[Tensor, Tensor] | None = None
+) -> tuple[Result, Tensor]:
+    floats = deltas.floats_of(model(double=double))
+    vector = bytearray(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
+    given = columns(double=double) if data is None else data
+    return process(folder, *given).train(asked, job=jobs.encode(job(double=double)), vector=vector)
+
+
+def sums(*, double: bool = False, key: bytes = KEY) -> Tensor:
+    """What an owner computes, without its process."""
+    made, (x, y) = model(double=double), columns(double=double)
+    of = RecordSums(
+        plan(double=double),
+        parameters=dict(made.named_parameters()),
+        buffers={},
+        layout=deltas.layout_of(deltas.floats_of(made)),
+        clip=CLIP,
+        rate=RATE,
+        at_once=BATCH,
+        memory_bytes=MEMORY,
+    )
+    return of.run(Arrays({"x": x, "y": y}), key=key, most_rows=most_drawn(ROWS * RATE)).sums
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("double", [False, True])
+def test_it_is_the_sum_over_drawn_rows_and_of_it_nothing_is_said_but_the_rows(tmp_path: Path, double: bool) -> None:
+    said, found = trained(tmp_path, order(), double=double)
+    assert said == Result(ROWS, (0.0, 0.0), {})
+    assert found.dtype == torch.int32
+    assert torch.equal(found, sums(double=double))
+    assert float(found.double().norm()) > UNITS
+
+
+def test_the_key_alone_decides_which_rows_are_drawn(tmp_path: Path) -> None:
+    found = trained(tmp_path, order())[1]
+    assert torch.equal(trained(tmp_path, order(round=9, seeds=Seeds(1, 2)))[1], found)
+    other = trained(tmp_path, order(draw=Draw(bytes(32), RATE, ROWS, 0)))[1]
+    assert torch.equal(other, sums(key=bytes(32)))
+    assert not torch.equal(other, found)
+
+
+def test_a_data_set_that_would_draw_more_than_all_owners_is_refused(tmp_path: Path) -> None:
+    """Its sum could be longer than any that the aggregator takes, and count for more than the charter says."""
+    assert trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE), 0)))[0].examples == ROWS
+    with pytest.raises(DataSetError, match=r"more rows than the job is for: at the rate 0\.25 it expects 9 of all"):
+        trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE) - 1, 0)))
+
+
+def test_a_data_set_of_too_few_rows_is_refused(tmp_path: Path) -> None:
+    assert trained(tmp_path, order(least=ROWS))[0].examples == ROWS
+    with pytest.raises(DataSetError, match=f"fewer than the {ROWS + 1} rows"):
+        trained(tmp_path, order(least=ROWS + 1))
+
+
+def test_records_that_cannot_be_computed_are_told_to_their_owner_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y = columns()
+    with caplog.at_level(logging.WARNING, logger="cloister.node.study.trainer_process"):
+        whole = trained(tmp_path, order(draw=Draw(KEY, 1.0, ROWS, 0)))
+        assert not caplog.records
+        y[:3] = 99
+        said, found = trained(tmp_path, order(draw=Draw(KEY, 1.0, ROWS, 0)), data=(x, y))
+    assert [each.getMessage() for each in caplog.records] == [
+        "the gradients of 3 records could not be computed; they count as zeros"
+    ]
+    assert said == whole[0]
+    assert not torch.equal(found, whole[1])
