@@ -129,5 +129,7 @@ def test_a_node_that_cannot_count_declines(monkeypatch: pytest.MonkeyPatch) -> N
     given = {"agreed": charter(**hidden(noise=noise)), "budgets": {"#mri": PrivacyBudget(50.0, 1e-6)}}
     here = Aggregator.facing(owner(**given))  # type: ignore[arg-type]
     why = declined(here.member.handle(here.proposal()))
-    assert "has a budget of epsilon 50: the epsilon of noise is computed by dp-accounting, which is not installed" in why
+    assert (
+        "has a budget of epsilon 50: the epsilon of noise is computed by dp-accounting, which is not installed" in why
+    )
     assert "pip install 'cloister[noise]'" in why
