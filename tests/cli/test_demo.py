@@ -108,7 +108,8 @@ def test_it_trains_compares_attacks_audits_and_leaves_nothing_behind(demo: Calla
         "2 released, of 2 in all",
     ):
         assert refusal in said
-    assert re.search(r"the federation\D+9\d\.\d%", said)
+    assert re.search(r"the federation: .* \d\d\.\d%", said)  # after two rounds it is the noise that says how much
+    assert re.search(r"privacy +of one record of hill: epsilon [01]\.\d+ at delta 1e-05", said)
     assert re.search(r"all data pooled\D+9\d\.\d%", said)
     assert "2/2" in said
     assert "Traceback" not in said
