@@ -2752,6 +2752,12 @@ _BUDGETS: Final = (
             "a data set's rounds cost no more epsilon than its owner allows",
         ),
         (
+            "an-owner-is-a-record",
+            'return noise.multiplier if noise.unit == "record" else noise.multiplier / 2',
+            "return noise.multiplier",
+            "a record may move a contribution by twice what hides an owner is for",
+        ),
+        (
             "noiseless-rounds-are-free",
             "if len(noisy) < len(rounds):",
             "if False:",

@@ -44,7 +44,7 @@ class Budget(NamedTuple):
 
 
 class Privacy(NamedTuple):
-    """What the rounds with one data set have told so far, of whatever their noise hides, and what its owner allows."""
+    """What the rounds with one data set have told so far, of one record, and what its owner allows."""
 
     data: str
     rounds: int

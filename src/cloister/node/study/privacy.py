@@ -21,8 +21,14 @@ def cost(rounds: Iterable[Noised], *, delta: float) -> float:
     Raises:
         ConfigurationError: more rounds than are counted. MissingDependencyError: dp-accounting is not installed.
     """
-    counts = Counter((each.multiplier, each.rate) for each in rounds)
+    counts = Counter((_for_a_record(each), each.rate) for each in rounds)
     return epsilon([Spent(multiplier, rate, times) for (multiplier, rate), times in counts.items()], delta=delta)
+
+
+def _for_a_record(noise: Noised) -> float:
+    """The multiplier as it is for one record. Noise that hides an owner is for a contribution in whose place there might
+    be zeros; one record more or less may turn it to the other side, which is twice as far."""
+    return noise.multiplier if noise.unit == "record" else noise.multiplier / 2
 
 
 def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised | None], noise: Noised | None) -> None:
