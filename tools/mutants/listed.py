@@ -2815,8 +2815,8 @@ _BUDGETS: Final = (
         ),
         (
             "cost-by-name",
-            "for name in self.same(data) for key, noise",
-            "for name in (data,) for key, noise",
+            "for name in self.same(data)\n            for key, noise",
+            "for name in (data,)\n            for key, noise",
             "what was spent counts on under other tags",
         ),
     ),
@@ -3093,8 +3093,8 @@ _MEMORY: Final = (
         ),
         (
             "budget-by-name",
-            "for name in self.same(data) for key, noise in self._spent.get(name, {}).items()",
-            "for key, noise in self._spent.get(data, {}).items()",
+            "self._spent.get(name, {}).items()",
+            "self._spent.get(data, {}).items()",
             "what was spent counts on under other tags",
         ),
         (
