@@ -2856,6 +2856,12 @@ _BUDGETS: Final = (
             "nothing is said of records that could not be computed",
         ),
         (
+            "tells-where-a-file-is",
+            'str(fault).replace(str(Path(path)), f"the data set {name!r}")',
+            "str(fault)",
+            "a data set is told of by its name, and not by its path",
+        ),
+        (
             "tells-how-long-a-sum-is",
             "return Result(rows, (0.0, 0.0), {}), summed.sums",
             "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), summed.sums",
