@@ -41,7 +41,7 @@ def main() -> None:
 
 def panels() -> Iterator[Panel]:
     """The row, and what is read of it: always with one draw, in which it is, and one noise but for its size."""
-    scheme = stealing.one_unit()
+    scheme = stealing.one_unit(owner="bob")
     yield Panel(scheme.wanted, "the row", "")
     with without_noise():
         yield Panel(_read(Noisy("record", 1.0, RATE, 1), scheme), "no noise", "epsilon: no bound")
@@ -68,6 +68,7 @@ def drawn(found: list[Panel]) -> str:
     for at, panel in enumerate(found):
         left = _GAP + at * (size + _GAP)
         lines += _squares(panel.pixels, left=left)
+        lines.append(f'<rect x="{left}" y="{_GAP}" width="{size}" height="{size}" fill="none" stroke="#bbb"/>')
         middle = left + size // 2
         below = enumerate(filter(None, (panel.name, panel.cost)), start=1)
         lines += [f'<text x="{middle}" y="{_GAP + size + 1 + 15 * line}">{text}</text>' for line, text in below]

@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "study",
-    [RECORDS, Noisy("record", 1.0, 0.5, 1), Noisy("record", 2.0, 0.5, 8), OWNERS, Noisy("owner", 1.0, 1.0, 1)],
+    [RECORDS, Noisy("record", 1.0, 1.0, 1), Noisy("record", 2.0, 0.5, 8), OWNERS, Noisy("owner", 1.0, 1.0, 1)],
     ids=repr,
 )
 def test_nobody_notices_more_surely_than_epsilon_allows(study: Noisy) -> None:

@@ -62,3 +62,11 @@ def test_of_one_members_connections_the_newest_takes_part() -> None:
     meeting.take(second)
     meeting.say(second, w.Stop(), None)
     assert [type(each.message) for each in meeting.take(second)] == [w.Refused]
+
+
+def test_noise_is_of_bytes_that_are_others_each_time_and_at_each_instance() -> None:
+    """Instances of one snapshot too: whoever had two noises of one kind would subtract them."""
+    sources = [each._rounds._course._own.random for each in (a_hub(), a_hub())]
+    drawn = {source(32) for source in sources for _ in range(2)}
+    assert len(drawn) == 4
+    assert {len(each) for each in drawn} == {32}

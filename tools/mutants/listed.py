@@ -105,6 +105,12 @@ _LEDGER: Final = (
             "a record is signed by the instance that made it",
         ),
         (
+            "noise-of-another-charter",
+            "if cohort.noise != noise_of(limits, agreed):",
+            "if False:",
+            "members sign the noise that there is, by which their budgets are spent",
+        ),
+        (
             "instance-replaced",
             "if cohort.signer != self.signer:",
             "if False:",
@@ -1194,6 +1200,12 @@ _AGGREGATOR: Final = (
             "what a sum over records is divided by is public, and says nothing of who is in it",
         ),
         (
+            "noise-for-owners-left-out",
+            "    if limits.noise is not None:\n        return NoisyOwners",
+            "    if False:\n        return NoisyOwners",
+            "where a charter has noise, there is noise",
+        ),
+        (
             "noise-of-another-clip",
             "scale = self._limits.clip / UNITS / parts",
             "scale = 1 / UNITS / parts",
@@ -1853,6 +1865,12 @@ _DOOR: Final = (
             "return len(self.outbox) > _MESSAGES or sum(outgoing.large for outgoing in self.outbox) > _BODIES",
             "return False",
             "a member that does not read holds no more than a few bodies in memory",
+        ),
+        (
+            "noise-that-is-known",
+            "random=secrets.token_bytes",
+            "random=bytes",
+            "nobody knows the noise",
         ),
         (
             "two-connections-take-part",
@@ -2803,8 +2821,8 @@ _BUDGETS: Final = (
         ),
         (
             "cost-by-name",
-            "for name in self.same(data) for key, noise",
-            "for name in (data,) for key, noise",
+            "for name in self.same(data)\n            for key, noise",
+            "for name in (data,)\n            for key, noise",
             "what was spent counts on under other tags",
         ),
     ),
@@ -2842,6 +2860,12 @@ _BUDGETS: Final = (
             "return Result(rows, (0.0, 0.0), {}), summed.sums",
             "return Result(rows - summed.left_out, (0.0, 0.0), {}), summed.sums",
             "nothing is said of records that could not be computed",
+        ),
+        (
+            "tells-where-a-file-is",
+            'str(fault).replace(str(Path(path)), f"the data set {name!r}")',
+            "str(fault)",
+            "a data set is told of by its name, and not by its path",
         ),
         (
             "tells-how-long-a-sum-is",
@@ -3081,8 +3105,8 @@ _MEMORY: Final = (
         ),
         (
             "budget-by-name",
-            "for name in self.same(data) for key, noise in self._spent.get(name, {}).items()",
-            "for key, noise in self._spent.get(data, {}).items()",
+            "self._spent.get(name, {}).items()",
+            "self._spent.get(data, {}).items()",
             "what was spent counts on under other tags",
         ),
         (

@@ -80,6 +80,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(
         pa.table({"x": rows, "y": pa.array(list(x[:, :1]), pa.list_(pa.float32(), 1))}), folder / "mri.parquet"
     )
+    ys = pa.array([*x[1:, 0].tolist(), None], pa.float32())
+    pq.write_table(pa.table({"x": rows, "y": pa.FixedSizeListArray.from_arrays(ys, 1)}), folder / "nulls.parquet")
     return folder / "mri.npz"
 
 
@@ -137,6 +139,7 @@ def a_trainer(file: Path, closing: Wakeup) -> Trainer:
         StudyData(("#gone",), file.with_name("gone.npz"), ("x", "y")),
         StudyData(("#safetensors",), file.with_name("mri.safetensors"), ("x", "y")),
         StudyData(("#npy",), file.with_name("mri.npy"), ("x",)),
+        StudyData(("#nulls",), file.with_name("nulls.parquet"), ("x", "y")),
         StudyData(("#parquet",), file.with_name("mri.parquet"), ("x", "y")),
     ]
     # The number of threads decides how some sums are split, and so their last bits.
@@ -206,6 +209,15 @@ def test_doubles_are_trained_on_as_the_floats_that_they_become(trainer: Trainer)
     trainer.train(order(a_job(), data="#doubles"))
     assert isinstance(floats, Trained)
     assert heard(trainer) == floats
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_file_is_told_by_the_data_sets_name_and_not_by_its_path(trainer: Trainer) -> None:
+    """What comes of it is declined in these words, to the aggregator and whoever asks it."""
+    trainer.train(order(a_job(), data="#nulls"))
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert found.text == "the data set '#nulls': column 'y' holds nulls; fill them or leave those rows out"
 
 
 @pytest.mark.slow

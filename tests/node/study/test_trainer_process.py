@@ -162,3 +162,9 @@ def test_records_that_cannot_be_computed_are_told_to_their_owner_alone(
     ]
     assert said == whole[0]
     assert not torch.equal(found, whole[1])
+
+
+def test_a_fault_is_told_by_the_data_sets_name_and_not_by_its_path(tmp_path: Path) -> None:
+    here = process(tmp_path, *columns())
+    fault = DataSetError(f"{tmp_path / 'mri.npz'}: column 'y' holds nulls")
+    assert here.told(fault) == "the data set '#mri': column 'y' holds nulls"

@@ -125,7 +125,11 @@ class Remembered:
 
     def noises(self, data: str, *, besides: tuple[bytes, int] | None = None) -> tuple[Noised | None, ...]:
         """The noise of each of these rounds; None for one without."""
-        found = {key: noise for name in self.same(data) for key, noise in self._spent.get(name, {}).items()}
+        found = {
+            key: noise
+            for name in self.same(data)
+            for key, noise in list(self._spent.get(name, {}).items())  # other charters may add to it meanwhile
+        }
         return tuple(noise for key, noise in found.items() if key != besides)
 
     def salt(self, data: str) -> bytes | None:

@@ -101,6 +101,11 @@ class TrainerProcess:
         )
         return Result(trained.examples, trained.norms, trained.metrics), trained.delta
 
+    def told(self, fault: CloisterError) -> str:
+        """What is told of a fault: the data set by its name, and not by its path, which is nobody else's business."""
+        name, path, _ = msgspec.structs.astuple(self._data_set)
+        return str(fault).replace(str(Path(path)), f"the data set {name!r}")
+
     def _sum(
         self,
         order: Order,
@@ -216,7 +221,7 @@ def serve(link: Link, process: TrainerProcess) -> None:
         try:
             result, made = process.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
         except CloisterError as fault:
-            link.send(Kind.FAILURE, str(fault)[:TEXT_CHARS].encode())
+            link.send(Kind.FAILURE, process.told(fault)[:TEXT_CHARS].encode())
         except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
             _log.error("%s", where(fault))
             link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
