@@ -2783,8 +2783,8 @@ _BUDGETS: Final = (
         ),
         (
             "rounds-of-one-kind-are-one",
-            "Counter((each.multiplier, each.rate) for each in rounds)",
-            "Counter({(each.multiplier, each.rate) for each in rounds})",
+            "Counter((_for_a_record(each), each.rate) for each in rounds)",
+            "Counter({(_for_a_record(each), each.rate) for each in rounds})",
             "each round costs",
         ),
         (
@@ -3371,8 +3371,8 @@ _MEMORY: Final = (
         "tests/study/test_study_file.py",
         (
             "wide-in-small-steps-only",
-            "if job.batch_size < seen.widest:",
-            "if job.batch_size < min(64, seen.widest):",
+            "job.batch_size < seen.widest:",
+            "job.batch_size < min(64, seen.widest):",
             "a layer wider than a step's rows is warned of whatever the batch is",
         ),
     ),
@@ -3575,8 +3575,8 @@ _ACCOUNTING: Final = (
         "tests/node/study/test_budgets.py",
         (
             "uncounted-budget",
-            "    except MissingDependencyError as fault:\n        raise RoundError(",
-            "    except MissingDependencyError as fault:\n        return\n        raise RoundError(",
+            "    except (ConfigurationError, MissingDependencyError) as fault:\n        raise RoundError(",
+            "    except (ConfigurationError, MissingDependencyError) as fault:\n        return\n        raise RoundError(",
             "a node that cannot count its budget declines",
         ),
     ),
