@@ -26,8 +26,8 @@ def cost(rounds: Iterable[Noised], *, delta: float) -> float:
 
 
 def _for_a_record(noise: Noised) -> float:
-    """The multiplier as it is for one record. Noise that hides an owner is for a contribution in whose place there might
-    be zeros; one record more or less may turn it to the other side, which is twice as far."""
+    """The multiplier as it is for one record. Noise that hides an owner is for a contribution in whose place there
+    might be zeros; one record more or less may turn it to the other side, which is twice as far."""
     return noise.multiplier if noise.unit == "record" else noise.multiplier / 2
 
 
