@@ -22,6 +22,8 @@ from tests.attacks.noticing import Noisy, least_epsilon, released
 DELTA = 0.01
 """One that so few guesses can say something about."""
 RECORDS = Noisy("record", multiplier=1.0, rate=0.25, rounds=4)
+RARELY = Noisy("record", multiplier=1.0, rate=0.1, rounds=6)
+"""Where each of the defences counts for much."""
 OWNERS = Noisy("owner", multiplier=2.0, rate=1.0, rounds=4)
 
 
@@ -45,6 +47,12 @@ def test_nobody_notices_more_surely_than_epsilon_allows(study: Noisy) -> None:
     for delta in (0.001, DELTA, 0.1):
         assert least_epsilon(found, study=study, delta=delta) < study.epsilon(delta=delta)
     assert least_epsilon(found, study=study, delta=DELTA) > 0.5 * study.epsilon(delta=DELTA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [RARELY, OWNERS], ids=repr)
+def test_with_all_defences_so_few_guesses_find_nothing(study: Noisy) -> None:
+    assert not is_noticed(study)
 
 
 def is_noticed(study: Noisy) -> bool:
@@ -107,7 +115,7 @@ def one_noise_for_all_studies(patch: pytest.MonkeyPatch) -> None:
 )
 def test_with_a_defence_away_a_record_is_noticed(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    assert is_noticed(RECORDS)
+    assert is_noticed(RARELY)
 
 
 @pytest.mark.slow
