@@ -29,13 +29,13 @@ from scipy.special import betaincinv
 from torch import Tensor, nn
 
 import cloister
+from cloister.accounting.accountant import Spent, epsilon
 from cloister.aggregation import noisy_sum
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.weighing import Answer, Weighing, weighing_of
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
 from cloister.ledger.noise import noise_of
-from cloister.node.study.privacy import cost
 from cloister.simulation.noisy import noise_from
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, regions_of
@@ -81,10 +81,10 @@ class Noisy:
     rounds: int
 
     def epsilon(self, *, delta: float) -> float:
-        """What owners are told that it costs."""
+        """What owners are told that it costs whoever it hides."""
         noise = noise_of(self.charter.limits, self.job)
         assert noise is not None
-        return cost([noise] * self.rounds, delta=delta)
+        return epsilon([Spent(noise.multiplier, noise.rate, self.rounds)], delta=delta)
 
     @cached_property
     def charter(self) -> Charter:

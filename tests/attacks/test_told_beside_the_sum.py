@@ -103,7 +103,9 @@ class Trains(NodeOwner):
 
     def _train(self, order: node.Train) -> list[node.Effect]:
         self.draws += [order.draw.key] if order.draw is not None else []
-        numbers = {name: getattr(order, name) for name in ("round", "seeds", "clip", "clip_buffers", "least", "draw")}
+        numbers = {
+            name: getattr(order, name) for name in ("round", "seeds", "clip", "clip_buffers", "least", "hidden", "draw")
+        }
         numbers |= {name: getattr(order.agreed, name) for name in ("optimizer", "batch_size", "steps", "proximal")}
         try:
             asked = Order(job=len(order.job), **numbers)

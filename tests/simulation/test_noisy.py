@@ -277,6 +277,19 @@ def test_a_model_that_mixes_rows_is_refused() -> None:
         ran(model=model(Counting()))
 
 
+@pytest.mark.parametrize(
+    "changed", [{}, {"noise": OWNER, "sampling": None, "steps": 1, "batch_size": 8}], ids=["record", "owner"]
+)
+def test_a_model_of_which_a_part_is_not_trained_is_refused(changed: dict[str, Any]) -> None:
+    """It would get noise in each round and learn nothing."""
+    frozen = model()
+    frozen.get_parameter("0.weight").requires_grad_(requires_grad=False)
+    with pytest.raises(PlanError, match=r"does not train the parameter '0\.weight', and noise would be added to it"):
+        ran(model=frozen, **changed)
+    plain: dict[str, Any] = {"noise": None, "sampling": None, "steps": 1, "batch_size": 8}
+    assert ran(model=frozen, **plain).finished
+
+
 def test_the_model_that_is_given_stays_as_it_is() -> None:
     start = model()
     before = copy.deepcopy(start.state_dict())

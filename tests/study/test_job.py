@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import cloister
 from cloister.charter import Charter
 from cloister.charter.jobs import AgreedJob
-from cloister.errors import ConfigurationError, JobError
+from cloister.errors import ConfigurationError, JobError, PlanError
 from cloister.ledger import job as jobs
 from cloister.net.identity import Identity
 from cloister.study.job import check_start, describe, load, make, planned
@@ -151,6 +151,20 @@ def test_a_job_that_is_not_the_charters_says_what_differs(tmp_path: Path, change
     with pytest.raises(JobError) as caught:
         make(describe(net()), plan, agreed(plan, **changes), charter=signed)
     assert f"differs from the charter's job 'train' in {said}" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_model_of_which_a_part_is_not_trained_and_a_charter_with_noise(tmp_path: Path) -> None:
+    """Noise would be added to that part in each round."""
+    frozen = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    frozen.get_parameter("0.bias").requires_grad_(requires_grad=False)
+    plan = loss.capture(frozen, example=EXAMPLE)
+    wanted = agreed(plan, sampling=cloister.Sampling(rate=0.5, rows=90), steps=1, optimizer=cloister.SGD(lr=0.5))
+    noise = cloister.Noise(unit="record", multiplier=2.0, delta=1e-5)
+    given: dict[str, Any] = {"first_model": cloister.model_digest(frozen), "noise": noise}
+    signed = charter(tmp_path, jobs=[wanted], **given)
+    with pytest.raises(PlanError, match=r"does not train the parameter '0\.bias'"):
+        make(describe(frozen), plan, wanted, charter=signed)
 
 
 @pytest.mark.slow

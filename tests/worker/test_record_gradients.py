@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,43 @@ def test_a_record_that_cannot_be_computed_is_no_number_and_no_error(planned: Pla
     bad = torch.tensor([at in (5, 9) for at in range(RECORDS)])
     assert again[bad].isnan().all()
     assert torch.equal(again[~bad], found[~bad])
+
+
+@pytest.mark.parametrize("bad", [0, 1, 7])
+def test_indices_out_of_range_take_no_second_run(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it takes would tell of one record."""
+    gradients, _ = linear()
+    x, y = records()
+    y[:bad] = 99
+    runs: list[int] = []
+    real = gradients._together.run
+    monkeypatch.setattr(gradients._together, "run", lambda *given: (runs.append(1), real(*given))[1])
+    found = gradients.of([x, y], seed=0, first=0)
+    assert found[:bad].isnan().all()
+    assert found[bad:].isfinite().all()
+    assert len(runs) == 1
+
+
+def test_what_fails_otherwise_is_found_by_halving(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients, _ = linear()
+    x, y = records()
+    whole = gradients.of([x, y], seed=0, first=0)
+    runs: list[int] = []
+    real = gradients._together.run
+
+    def run(parameters: Any, buffers: Any, batch: Any) -> Any:
+        runs.append(1)
+        if (batch[0] == 777).any():
+            raise PlanError("it cannot be computed")
+        return real(parameters, buffers, batch)
+
+    monkeypatch.setattr(gradients._together, "run", run)
+    x[5] = 777
+    found = gradients.of([x, y], seed=0, first=0)
+    assert found[5].isnan().all()
+    rest = torch.arange(RECORDS) != 5
+    assert torch.equal(found[rest], whole[rest])
+    assert len(runs) <= 1 + 2 * (RECORDS - 1).bit_length()
 
 
 def test_what_is_random_is_of_the_seed_and_the_records_number() -> None:

@@ -2684,9 +2684,21 @@ _RECORDS: Final = (
         "tests/worker/test_record_gradients.py",
         (
             "fails-together",
-            "return torch.stack([self._again(batch, at) for at in range(records)])",
-            "raise",
+            "            if last - first == 1:\n                return self._nothing()[None]\n",
+            "            raise\n",
             "no error tells of a record that cannot be computed",
+        ),
+        (
+            "out-of-range-takes-time",
+            "unfit = self._together.unfit(batch)",
+            "unfit = torch.zeros(records, dtype=torch.bool)",
+            "an index out of range is not told by how long it takes",
+        ),
+        (
+            "out-of-range-counts",
+            "return gradients.masked_fill_(unfit[:, None], torch.nan)",
+            "return gradients",
+            "a record whose indices are out of range counts as zeros",
         ),
         (
             "fails-alone",
@@ -2696,8 +2708,8 @@ _RECORDS: Final = (
         ),
         (
             "one-fails-for-all",
-            "return torch.stack([self._again(batch, at) for at in range(records)])",
-            "return torch.stack([self._nothing()] * records)",
+            "            if last - first == 1:\n                return self._nothing()[None]\n",
+            "            return self._nothing().expand(last - first, -1)\n",
             "a record that cannot be computed changes nothing for the others",
         ),
         (
@@ -2854,6 +2866,12 @@ _BUDGETS: Final = (
             "check_drawn(rows, rate=draw.rate, expected=draw.rows)",
             "pass",
             "no owner draws from more rows than the job is for",
+        ),
+        (
+            "failure-tells",
+            "            if not order.hidden:\n                raise\n",
+            "            raise\n",
+            "that a training fails does not tell of an owner whom noise hides",
         ),
         (
             "tells-of-records",

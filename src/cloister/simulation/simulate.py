@@ -47,7 +47,7 @@ from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
 from cloister.worker.fitting import check_drawn, check_last, check_numbers, check_whole, columns_of
 from cloister.worker.optimizers import Optimizer, check_optimizer
-from cloister.worker.plans import Plan, PlannedLoss
+from cloister.worker.plans import Plan, PlannedLoss, check_none_frozen
 
 Owner: TypeAlias = Batches | Sequence[Tensor]
 """An owner's data: a data set, or its columns as tensors, such as ``(x, y)``."""
@@ -168,6 +168,8 @@ def simulate(
     )
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
+    if noise is not None:
+        check_none_frozen(plan)
     expected = columns_of(plan)
     for name, each in data.items():
         try:

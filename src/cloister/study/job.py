@@ -24,7 +24,7 @@ from cloister.tables import bounds
 from cloister.worker import flatten as deltas
 from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer, check_optimizer
-from cloister.worker.plans import Plan, PlannedLoss, check_plan
+from cloister.worker.plans import Plan, PlannedLoss, check_none_frozen, check_plan
 from cloister.worker.values import as_bytes, sendable, spec_of
 
 CHARTER_DECIDES: Final = "the charter decides"
@@ -170,7 +170,10 @@ def make(described: Described, plan: Plan, wanted: AgreedJob, *, charter: Charte
 
     Raises:
         JobError: the charter has none; the message says what differs from the one that is nearest.
+        PlanError: the charter has noise, and the plan leaves parameters as they are.
     """
+    if charter.limits.noise is not None:
+        check_none_frozen(plan)
     made = Job(
         format=jobs.FORMAT,
         charter=charter.digest,

@@ -5,8 +5,9 @@ vectorised, many records are computed at a time, each as a model with a batch of
 one. Where it cannot, one comes after the other.
 
 A record that the plan cannot be run on (a label that is out of range, say) is no error here, because an error would
-tell of one record: its gradient is not a number. And it changes no bit of the others', which are then computed again,
-each in a batch as large as before and at the place that it had.
+tell of one record: its gradient is not a number. And it changes no bit of the others'. Indices out of range are seen
+beforehand, and take no time. What else fails is found by halving: those that do not fail are then computed again, each
+in a batch as large as before and at the place that it had.
 """
 
 from __future__ import annotations
@@ -74,10 +75,7 @@ class RecordGradients:
         records = len(batch[0])
         if self.replayed:
             return torch.stack([self._alone(batch, at, seed, first + at) for at in range(records)])
-        try:
-            return self._all(batch)
-        except PlanError:
-            return torch.stack([self._again(batch, at) for at in range(records)])
+        return self._some(batch, 0, records)
 
     def _alone(self, batch: Sequence[Tensor], at: int, seed: int, number: int) -> Tensor:
         row = [each[at : at + 1] for each in batch]
@@ -94,15 +92,24 @@ class RecordGradients:
             {name: each.expand(records, *each.shape) for name, each in held.items()}
             for held in (self._parameters, self._buffers)
         )
-        found = self._together.run(parameters, buffers, [each.unsqueeze(1) for each in batch]).gradients
-        return torch.cat([found[name].flatten(1).to(self._dtype) for name in self._names], 1)
+        unfit = self._together.unfit(batch)
+        fit = [each.masked_fill(unfit.view(-1, *[1] * (each.dim() - 1)), 0).unsqueeze(1) for each in batch]
+        found = self._together.run(parameters, buffers, fit).gradients
+        gradients = torch.cat([found[name].flatten(1).to(self._dtype) for name in self._names], 1)
+        return gradients.masked_fill_(unfit[:, None], torch.nan)
 
-    def _again(self, batch: Sequence[Tensor], at: int) -> Tensor:
-        """One record at its place in a batch, all of whose others are the same one."""
+    def _some(self, batch: Sequence[Tensor], first: int, last: int) -> Tensor:
+        """The records from ``first`` to ``last`` at their places in a batch, in which the first one of them stands for
+        all others: those that fail are halved until they are alone."""
+        places = torch.arange(len(batch[0]), device=batch[0].device)
+        places[:first] = places[last:] = first
         try:
-            return self._all([each[at : at + 1].expand_as(each).contiguous() for each in batch])[at]
+            return self._all([each[places] for each in batch])[first:last]
         except PlanError:
-            return self._nothing()
+            if last - first == 1:
+                return self._nothing()[None]
+        middle = (first + last) // 2
+        return torch.cat([self._some(batch, first, middle), self._some(batch, middle, last)])
 
     def _nothing(self) -> Tensor:
         return torch.full((self.length,), torch.nan, dtype=self._dtype, device=self.device)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ from cloister.errors import ConfigurationError
 from cloister.tensor.geometry import DTYPES
 from cloister.wire.fixed_point import SUM_TYPE, UNITS
 from cloister.wire.layout import Layout
+from cloister.wire.sessions import STEP
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.poisson import Draw, check_rate, draw
@@ -44,6 +45,7 @@ from cloister.worker.fitting import check_tensors, columns_of
 from cloister.worker.flatten import SMALLEST_NORM
 from cloister.worker.plans import Plan
 from cloister.worker.record_gradients import RecordGradients
+from cloister.worker.training import unheard
 from cloister.worker.values import spec_of
 
 _STEPS: Final = b"cloister steps of records 1\0"
@@ -112,7 +114,7 @@ class RecordSums:
         self._expected = columns_of(plan)
         self._layout, self._clip, self._rate = layout, clip, rate
 
-    def run(self, data: Batches, *, key: bytes, most_rows: int) -> Summed:
+    def run(self, data: Batches, *, key: bytes, most_rows: int, begin: Callable[[str], None] = unheard) -> Summed:
         """The sum of the negative clipped gradients of the records that are drawn from one data set.
 
         A pure function of the data set, the tensors and the numbers, on the same machine with as many threads. What
@@ -123,6 +125,7 @@ class RecordSums:
                 in the computation of gradients comes from them too.
             most_rows: rows that are computed at most. Whether it is enough for ``rate`` times the data set's rows is
                 for the caller to see to.
+            begin: is told of each batch before it is computed.
 
         Raises:
             ConfigurationError: a key or ``most_rows`` that cannot be used.
@@ -130,9 +133,9 @@ class RecordSums:
         """
         chosen = draw(len(data), rate=self._rate, key=key, most=most_rows)
         seed = int.from_bytes(hmac.digest(key, _STEPS, "sha256")[:8], "big")
-        return self.over(data, chosen, seed=seed)
+        return self.over(data, chosen, seed=seed, begin=begin)
 
-    def over(self, data: Batches, chosen: Draw, *, seed: int) -> Summed:
+    def over(self, data: Batches, chosen: Draw, *, seed: int, begin: Callable[[str], None] = unheard) -> Summed:
         """The same for a draw that was made; ``seed`` (0 to 2^64 - 1) decides all else that is random.
 
         Raises:
@@ -144,6 +147,7 @@ class RecordSums:
         total = torch.zeros(self.gradients.length, dtype=torch.float64, device=drawn.device)
         first = counted = 0
         for batch in data.picked(chosen.rows, batch_size=self.gradients.at_once):
+            begin(STEP)
             here = [each.to(drawn.device) for each in batch]
             found = self.gradients.of(here, seed=seed, first=first)
             for part in torch.split(found, max(1, _BLOCK // self.gradients.length)):

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
-from cloister.errors import DataSetError
+from cloister.errors import DataSetError, PlanError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part
 from cloister.node.study.effects import Draw
@@ -82,6 +83,7 @@ def order(*, draw: Draw | None = None, **changed: Any) -> Order:
         "clip": CLIP,
         "clip_buffers": None,
         "least": 10,
+        "hidden": False,
         "draw": draw or Draw(KEY, RATE, ROWS, 0),
     }
     return Order(**given | changed)
@@ -168,3 +170,24 @@ def test_a_fault_is_told_by_the_data_sets_name_and_not_by_its_path(tmp_path: Pat
     here = process(tmp_path, *columns())
     fault = DataSetError(f"{tmp_path / 'mri.npz'}: column 'y' holds nulls")
     assert here.told(fault) == "the data set '#mri': column 'y' holds nulls"
+
+
+@pytest.mark.parametrize("bad", [99, -5])
+def test_what_fails_is_zeros_where_noise_hides_the_owner(
+    bad: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That there is no contribution would tell of one label what the noise is to hide."""
+    x, y = columns()
+    asked = msgspec.structs.replace(order(), draw=None, batch_size=4)
+    said, found = trained(tmp_path, msgspec.structs.replace(asked, hidden=True), data=(x, y))
+    assert said.norms[0] > 0
+    y[:] = bad
+    with pytest.raises(PlanError):
+        trained(tmp_path, asked, data=(x, y))
+    with caplog.at_level(logging.WARNING, logger="cloister.node.study.trainer_process"):
+        said, nothing = trained(tmp_path, msgspec.structs.replace(asked, hidden=True), data=(x, y))
+    assert said == Result(len(x), (0.0, 0.0), {})
+    assert nothing.dtype == found.dtype
+    assert nothing.shape == found.shape
+    assert not nothing.any()
+    assert any("zeros are contributed" in each.getMessage() for each in caplog.records)

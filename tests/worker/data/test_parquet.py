@@ -120,13 +120,24 @@ def test_nulls_are_refused_when_they_are_read(tmp_path: Path, values: Any) -> No
         column(data)
 
 
-def test_row_groups_without_picked_rows_are_not_read(tmp_path: Path) -> None:
-    """Here, the last one could not be."""
+def test_what_cannot_be_read_is_an_error_whichever_rows_are_picked(tmp_path: Path) -> None:
+    """Else an answer would tell of the one row whether it was picked."""
     write_parquet(tmp_path / "a.parquet", {"x": pa.array([1, 2, 3, 4, 5, None])}, group=2)
     data = open_file(tmp_path / "a.parquet", columns=["x"])
-    assert [x.tolist() for (x,) in data.picked(np.array([1, 2]), batch_size=4)] == [[2, 3]]
-    with pytest.raises(DataSetError, match="holds nulls"):
-        list(data.picked(np.array([1, 4]), batch_size=4))
+    for rows in ([1, 2], [1, 4], [5], [0]):
+        with pytest.raises(DataSetError, match="holds nulls"):
+            list(data.picked(np.array(rows), batch_size=4))
+
+
+def test_row_groups_without_picked_rows_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "a.parquet", {"x": pa.array([1, 2, 3, 4, 5, 6])}, group=2)
+    data: Any = open_file(tmp_path / "a.parquet", columns=["x"])
+    read: list[list[int]] = []
+    real = data._read
+    monkeypatch.setattr(data, "_read", lambda groups: (read.append([*groups]), real(groups))[1])
+    for _ in range(2):
+        assert [x.tolist() for (x,) in data.picked(np.array([1, 2]), batch_size=4)] == [[2, 3]]
+    assert read == [[0], [1], [2], [0, 1], [0, 1]]
 
 
 @pytest.mark.slow

@@ -51,6 +51,8 @@ class Train(NamedTuple):
     clip_buffers: float | None
     least: int
     """The least rows that the data set may have."""
+    hidden: bool = False
+    """Whether noise hides its owner as a whole: what fails on the data is then zeros, since no answer would tell."""
     draw: Draw | None = None
     """How rows are drawn where noise hides them; None where all steps are of whole batches."""
 

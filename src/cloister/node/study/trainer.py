@@ -63,6 +63,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float
     clip_buffers: float | None
     least: int
+    hidden: bool
     draw: Draw | None
 
 
@@ -242,6 +243,7 @@ class Trainer:
             clip=order.clip,
             clip_buffers=order.clip_buffers,
             least=order.least,
+            hidden=order.hidden,
             draw=order.draw,
         )
         try:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 import torch
 
-from cloister.errors import CloisterError, DataSetError, PlanError
+from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
 from cloister.node.confinement import confine, limit_memory, tie
@@ -30,7 +30,6 @@ from cloister.tensor.geometry import DTYPES
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
-from cloister.wire.sessions import STEP
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
 from cloister.worker import optimizers
@@ -74,7 +73,7 @@ class TrainerProcess:
         Raises:
             JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other.
                 It is raised before the first step, and names the tensor or column.
-            TrainingError: training led to values that are not finite.
+            TrainingError: training led to values that are not finite, and no noise hides that it did.
         """
         self._job = job or self._job
         found = self._prepare()
@@ -83,6 +82,23 @@ class TrainerProcess:
         parameters, buffers = self._tensors(found, vector)
         if order.draw is not None:
             return self._sum(order, order.draw, found, parameters, buffers)
+        try:
+            return self._train(order, found, parameters, buffers)
+        except (PlanError, TrainingError) as fault:
+            if not order.hidden:
+                raise
+            # No answer at all would tell of the owner's data what noise is to hide.
+            _log.warning("the training failed, and zeros are contributed: %s", fault)
+            layout = found.job.layout
+            return Result(len(found.data), (0.0, 0.0), {}), torch.zeros(layout.length, dtype=DTYPES[layout.dtype])
+
+    def _train(
+        self,
+        order: Order,
+        found: Prepared,
+        parameters: Mapping[str, torch.Tensor],
+        buffers: Mapping[str, torch.Tensor],
+    ) -> tuple[Result, torch.Tensor]:
         trained = train(
             found.plan,
             found.data,
@@ -127,8 +143,8 @@ class TrainerProcess:
             at_once=order.batch_size,
             memory_bytes=self._memory_bytes,
         )
-        self._begin(STEP)
-        summed = sums.run(found.data, key=draw.key, most_rows=most_drawn(rows * draw.rate))
+        most = most_drawn(rows * draw.rate)
+        summed = sums.run(found.data, key=draw.key, most_rows=most, begin=self._begin)
         if summed.left_out:  # for the owner alone: nobody else learns how many, or that there were any
             _log.warning("the gradients of %d records could not be computed; they count as zeros", summed.left_out)
         return Result(rows, (0.0, 0.0), {}), summed.sums

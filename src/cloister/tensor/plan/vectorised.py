@@ -94,6 +94,16 @@ class Vectorised:
                 raise PlanError(f"tensor {place} of the batch holds indices that are not all from 0 to {high - 1}")
         return self._mapped(parameters, buffers, batch)
 
+    def unfit(self, batch: Sequence[Tensor]) -> Tensor:
+        """Whose batches hold indices out of range: a flag for each model, by which one sees that without an error."""
+        found = torch.zeros(len(batch[0]), dtype=torch.bool, device=batch[0].device)
+        for place, high, ignored in self._looks:
+            values = batch[place]
+            wrong = (values < 0) | (values >= high)
+            wrong = wrong if ignored is None else wrong & (values != ignored)
+            found |= wrong.reshape(len(found), values[0].numel()).any(1)
+        return found
+
     def _mapped(
         self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Sequence[Tensor]
     ) -> Outcome:

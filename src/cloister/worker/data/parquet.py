@@ -97,6 +97,7 @@ class RowGroups:
         self._page_bytes = min(WINDOW_BYTES, memory_bytes)
         self._row_bytes = sum(column.row.nbytes() for column in self.schema)
         self._check_sizes(memory_bytes)
+        self._read_once = False
 
     def __len__(self) -> int:
         return sum(self._rows)
@@ -109,8 +110,13 @@ class RowGroups:
         return self._deal(batch_size, self._mixed(generator(seed=seed, step=step), chosen))
 
     def picked(self, rows: RowNumbers, *, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
-        """See ``Batches.picked``. Row groups are read whole, and those that none of the rows is in are not."""
+        """See ``Batches.picked``. Row groups are read whole, and those that none of the rows is in are not; but all of
+        them are once, before: what cannot be read is an error whichever rows are picked, and tells of none of them."""
         check_batch_size(batch_size)
+        if not self._read_once:
+            for group in range(len(self._rows)):
+                self._read([group])
+            self._read_once = True
         return self._deal(batch_size, self._ascending(rows))
 
     def _mixed(self, chance: np.random.Generator, chosen: RowNumbers | None) -> Iterator[tuple[list[int], RowNumbers]]:
