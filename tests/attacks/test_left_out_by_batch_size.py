@@ -103,6 +103,7 @@ def test_the_real_owners_take_part_in_each_round_of_the_one_job_that_there_is(tm
     with LocalStudy(tmp_path, files, jobs=[cloister.job("train", PLAN, **NUMBERS)], limits=limits) as local:
         local.start_aggregator()
         local.start()
+        local.gather()
         study = local.study(patience_s=60.0)
         for batch_size in (49, 17):  # 17: two batches of the others' rows, and one row left of 35
             with pytest.raises(JobError, match=f"batch_size \\({batch_size}; the charter has 18\\)"):

@@ -249,6 +249,7 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
     with LocalStudy(tmp_path, files, jobs=[plain], limits={**limits, "min_examples": 32}) as running:
         running.start_aggregator()
         running.start()
+        running.gather()
         yield running
 
 

@@ -83,7 +83,7 @@ def test_with_two_lengths_of_gradients_the_difference_is_the_update_of_whoever_f
     shared = {"batch_size": 64, "steps": 8}
     both = pair(sweep.with_one_fitted(), {"optimizer": SGD(0.1)}, {"optimizer": SGD(0.1, clip_norm=1e-3)}, **shared)
     assert sweep.owner_cosine(both[:1], name="dave") < 0.2
-    assert sweep.owner_cosine(both, name="dave") > 0.85
+    assert sweep.owner_cosine(both, name="dave") > 0.75
 
 
 # Two batch sizes

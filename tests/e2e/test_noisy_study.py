@@ -122,6 +122,7 @@ def test_what_is_released_is_the_step_and_the_noise_that_the_charter_says(tmp_pa
     with local(tmp_path, [cloister.job("train", PLAN, **NUMBERS)]) as running:
         running.start_aggregator()
         running.start()
+        running.gather()
         study = running.study()
         run = study.fit(model(), loss, example=EXAMPLE, evaluate=keep, on_round=lambda done: None, **NUMBERS)
         assert run.finished
@@ -155,6 +156,7 @@ def test_the_budget_is_the_owners(tmp_path: Path) -> None:
     with local(tmp_path, [cloister.job("train", PLAN, **NUMBERS)], budgets) as running:
         running.start_aggregator()
         running.start()
+        running.gather()
         rounds: list[Round] = []
         run = running.study().fit(model(), loss, example=EXAMPLE, on_round=rounds.append, **NUMBERS)
         assert run.finished
@@ -200,6 +202,7 @@ def test_owners_are_hidden_as_a_whole(tmp_path: Path) -> None:
     with local(tmp_path, [cloister.job("train", PLAN, **numbers)], noise=noise) as running:
         running.start_aggregator()
         running.start()
+        running.gather()
         run = running.study().fit(model(), loss, example=EXAMPLE, evaluate=keep, on_round=lambda done: None, **numbers)
     plain = cloister.simulate(
         model(), PLAN, owners=data(), seed=SEED, job=run.receipts[0].cohort.job, optimizer=cloister.SGD(lr=0.1),

@@ -76,8 +76,7 @@ def test_an_owner_that_declines_is_named_and_a_job_is_stopped_from_elsewhere(
         local.start()
         study = local.study(patience_s=60.0)
         at = next(iter(local.routes.values()))
-        for name in owners:
-            local.found(AGGREGATOR, f"({name} is there)", within_s=60.0)
+        local.gather()
         started = threading.Event()
 
         def fit() -> None:

@@ -108,6 +108,7 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
     with LocalStudy(tmp_path, owners, jobs=JOBS, limits=LIMITS, rehearsal=SEED) as running:
         running.start_aggregator()
         running.start()
+        running.gather()
         yield running
 
 

@@ -71,6 +71,7 @@ def _run(folder: Path, rounds: int, *, left: Path | None, started: float) -> Non
         with console.status("starting an aggregator and three hospitals, each a process of its own"):
             local.start_aggregator()
             local.start()
+            local.gather(within_s=_VERDICT_S)
             verdicts = {name: local.found(name, _VERDICT, within_s=_VERDICT_S) for name in parts}
         screen.attested(console, verdicts)
         spent = partial(_epsilon, local.charter)

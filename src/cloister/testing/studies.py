@@ -119,6 +119,15 @@ class LocalStudy:
         for service in started:
             service.ready()
 
+    def gather(self, *, within_s: float = 60.0) -> None:
+        """Waits until the aggregator has all owners there, so that the first round is of all of them.
+
+        Raises:
+            NoAnswerError: one has not come in time; the message holds the end of the aggregator's log.
+        """
+        for name in self._owners:
+            self.found(AGGREGATOR, rf"\b{re.escape(name)} (is there)", within_s=within_s)
+
     def write_configuration(self, name: str) -> Path:
         """Writes an owner's node.toml, with the way to the aggregator as it is now."""
         file = self.folder / f"{name}.toml"
