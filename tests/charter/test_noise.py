@@ -175,8 +175,16 @@ def test_what_single_rows_can_be_made_to_tell_is_not_warned_of_where_noise_bound
     assert told(agreed_job(PLAN), '"none"') == {*named}
 
 
+def test_a_job_for_fewer_rows_than_one_owner_draws_is_warned_of() -> None:
+    """min_examples is 10 here: at a rate of a half, five are expected."""
+    few = [drawn(sampling=Sampling(rate=0.5, rows=rows)) for rows in (4, 5)]
+    found = [warnings_of(charter(jobs=[each], noise=RECORD, limits=MODEL)) for each in few]
+    assert [any("none could take part" in each for each in some) for some in found] == [True, False]
+
+
 def test_little_noise_is_warned_of() -> None:
-    assert not [each for each in warnings_of(charter(jobs=[drawn()], noise=RECORD, limits=MODEL)) if "noise" in each]
+    enough = warnings_of(charter(jobs=[drawn()], noise=RECORD, limits=MODEL))
+    assert not [each for each in enough if each.startswith("noise: ")]
     less = RECORD.replace("2.0", "1.99")
     found = warnings_of(charter(jobs=[drawn()], noise=less, limits=MODEL))
     assert any(each.startswith("noise: 1.99 times what it hides, and less than 2") for each in found)

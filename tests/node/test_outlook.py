@@ -178,6 +178,14 @@ def test_more_rounds_than_can_be_counted(tmp_path: Path) -> None:
     assert "rounds cannot be counted" in fault
 
 
+@pytest.mark.slow
+def test_a_delta_that_is_much_for_the_rows(tmp_path: Path) -> None:
+    known = agreed(DRAWN, noise=RECORD)
+    assert seen(tmp_path, known, rows=100, more="epsilon = 50.0\ndelta = 1e-4").faults == []
+    (fault,) = seen(tmp_path, known, rows=100, more="epsilon = 50.0\ndelta = 2e-4").faults
+    assert "delta = 0.0002 is much for the 100 rows of '#mri': on average 0.02 of them might be told" in fault
+
+
 def test_a_job_whose_draw_is_for_fewer_rows(tmp_path: Path) -> None:
     known = agreed(DRAWN, noise=RECORD)
     assert seen(tmp_path, known, rows=100).faults == []

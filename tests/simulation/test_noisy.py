@@ -228,7 +228,11 @@ def test_no_owner_is_levelled() -> None:
         ({"noise": None}, "sampling goes with noise whose unit is"),
         ({"sampling": None}, "sampling goes with noise whose unit is"),
         ({"noise": OWNER}, "sampling goes with noise whose unit is"),
-        ({"noise": cloister.Noise(unit="row", multiplier=1.0, delta=1e-5), "sampling": None}, "there is no such noise"),
+        (
+            {"noise": cloister.Noise(unit="row", multiplier=1.0, delta=1e-5), "sampling": None},
+            "the unit of noise is 'row'; it is",
+        ),
+        ({"noise": {"unit": "record"}}, "noise is a dict; it is a cloister.Noise"),
         ({"noise": cloister.Noise(unit="record", multiplier=0.01, delta=1e-5)}, "there is no such noise"),
         ({"noise": cloister.Noise(unit="record", multiplier=1.0, delta=0.0)}, "there is no such noise"),
         ({"clip": None}, "with noise there is a clip"),

@@ -68,7 +68,7 @@ def test_in_words_what_is_hidden_and_whose_delta_it_is() -> None:
     records = " ".join(" ".join(privacy(agreed(min_examples="400"))).split())
     assert "epsilon at delta 1e-05 bounds what all rounds together tell of one record" in records
     assert "one record a row of an owner's data set" in records
-    assert "smallest owner has 400 rows: its epsilon is the same" in records
+    assert "smallest owner may have 400 rows: its epsilon is the same" in records
     assert "delta times its rows is 0.004" in records
     owners = " ".join(" ".join(privacy(agreed(agreed_job(PLAN), noise=OWNER))).split())
     assert "tell of one owner" in owners

@@ -103,8 +103,8 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "noise": "none" if noise is None else _noise(noise),
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
-        "min_batch": f"at least {limits.min_batch} rows behind each step",
-        "min_rows": f"at least {limits.min_rows} rows that count in a contribution",
+        "min_batch": f"at least {limits.min_batch} rows behind each step{_not_drawn(limits)}",
+        "min_rows": f"at least {limits.min_rows} rows that count in a contribution{_not_drawn(limits)}",
         "row_buckets": _buckets(limits),
         "proven_plans": "only those proved to take all rows alike" if limits.proven_plans else "any that the jobs name",
         "first_model": "none" if limits.first_model is None else limits.first_model.hex(),
@@ -148,8 +148,15 @@ def _rows_of(agreed: AgreedJob) -> Mapping[str, str]:
 
 
 def _clipped(limits: Limits) -> str:
-    by_record = limits.noise is not None and limits.noise.unit == "record"
-    return "each record's gradient" if by_record else "a contribution's parameters"
+    return "each record's gradient" if _hides_records(limits) else "a contribution's parameters"
+
+
+def _not_drawn(limits: Limits) -> str:
+    return "; not where rows are drawn, as here, and noise hides each" if _hides_records(limits) else ""
+
+
+def _hides_records(limits: Limits) -> bool:
+    return limits.noise is not None and limits.noise.unit == "record"
 
 
 def _noise(noise: Noise) -> str:

@@ -40,7 +40,8 @@ def _limits(charter: Charter) -> Iterator[str]:
     yield from _jobs(charter)
     yield from _noise(charter)
     if limits.floor == 2:
-        yield "floor = 2: in an aggregate of two, each member can take away its own part and see the other's"
+        behind = "" if limits.noise is None else ", as far as the noise lets it"
+        yield f"floor = 2: in an aggregate of two, each member can take away its own part and see the other's{behind}"
     if owners == limits.floor:
         yield f"there are {owners} owners and the floor is {limits.floor}: one that is away stops every round"
     if limits.largest_share > 0.5:
@@ -89,6 +90,13 @@ def _jobs(charter: Charter) -> Iterator[str]:
     if not _hides_records(charter):
         yield from _single_rows(charter)
     for job in charter.jobs:
+        drawn = job.sampling
+        if drawn is not None and drawn.rate * limits.min_examples > drawn.rows:
+            yield (
+                f"job {shown(job.name)}: at the rate {exact(drawn.rate)}, more of min_examples rows,"
+                f" {limits.min_examples}, would be drawn than the {drawn.rows} that it expects of all owners together:"
+                " none could take part; rows is about rate times the rows of all owners"
+            )
         if job.weights == "rows":
             yield (
                 f"job {shown(job.name)}: weights by rows: an owner with many counts for more, up to"

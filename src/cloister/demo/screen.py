@@ -109,7 +109,7 @@ def compare(
     table.add_column("accuracy", justify="right")
     for name, value in alone.items():
         table.add_row(f"{name} alone", f"{value:.1%}")
-    name = f"the federation: all three, no data moved, and each patient hidden (epsilon {epsilon:.2f})"
+    name = f"the federation: all three, no data moved, noise on each mean (epsilon {epsilon:.2f})"
     table.add_row(name, f"{federated:.1%}", style="bold green")
     table.add_row("the same without noise, which hides nobody, for comparison", f"{without_noise:.1%}", style="dim")
     table.add_row("all data pooled in one place, for comparison", f"{pooled:.1%}", style="dim")

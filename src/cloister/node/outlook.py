@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cloister.accounting.accountant import MOST_ROUNDS
 from cloister.charter import Charter
@@ -29,6 +29,9 @@ from cloister.node.study.privacy import check_privacy
 from cloister.node.study.studied_data import check_counted
 from cloister.node.study.succeeded import remarks
 from cloister.node.tags import data_set_of, trains_under
+
+_MOST_TOLD: Final = 0.01
+"""The most rows of a data set that its delta may be about, on average."""
 
 
 class Outlook(NamedTuple):
@@ -119,6 +122,13 @@ def _privacy(job: AgreedJob, charter: Charter, data: StudyData, records: Records
     """Whether the data set's privacy budget allows all of a job's rounds, after those under other charters."""
     if data.budget is None:
         return
+    spec = inspect_columns(data)[0]
+    if spec is not None and data.budget.delta * spec.shape[0] > _MOST_TOLD:
+        yield (
+            f"delta = {data.budget.delta:g} is much for the {spec.shape[0]} rows of {data.name!a}: on average"
+            f" {data.budget.delta * spec.shape[0]:.2g} of them might be told entirely, and it has to be far below 1 /"
+            " its rows"
+        )
     agreed = (each for each in records.consents(charter.digest) if not records.is_void(charter.digest, each.cohort))
     here = {each.round: each.noise for each in agreed if each.data == data.name}
     before = [*records.noises(data.name)]

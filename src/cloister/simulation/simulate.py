@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedAvg, Strategy
-from cloister.charter.charter import Noise
+from cloister.charter.charter import DELTA, LEAST_MULTIPLIER, MULTIPLIER, UNITS, Noise
 from cloister.charter.job_bounds import drawn_faults
 from cloister.charter.jobs import WEIGHTS, Sampling, Weights
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
@@ -290,12 +290,21 @@ def _check_noise(
     model: nn.Module,
 ) -> None:
     """A simulation with noise is of what a charter can agree on: the same rules hold."""
+    if noise is not None and not isinstance(noise, Noise):
+        raise ConfigurationError(
+            f"noise is a {type(noise).__name__}; it is a cloister.Noise(unit=, multiplier=, delta=)"
+        )
+    if noise is not None and noise.unit not in UNITS:
+        raise ConfigurationError(f"the unit of noise is {noise.unit!r}; it is one of {', '.join(UNITS)}")
     if noise is None or (sampling is not None) != (noise.unit == "record"):
         raise ConfigurationError('sampling goes with noise whose unit is "record", and is needed there: give both')
     try:
         msgspec.convert(asdict(noise), Noise)
-    except msgspec.ValidationError as fault:
-        raise ConfigurationError(f"there is no such noise: {fault}") from None
+    except msgspec.ValidationError:
+        raise ConfigurationError(
+            f"there is no such noise as {noise}: its multiplier is above {LEAST_MULTIPLIER} and at most {MULTIPLIER:g},"
+            f" and its delta above 0 and at most {DELTA}"
+        ) from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
     if clip_buffers is not None or any(each.is_floating_point() for each in model.buffers()):

@@ -91,12 +91,12 @@ def _meaning(charter: Charter, noise: Noise, whole: float | None) -> Iterator[tu
     if noise.unit == "record":
         parts = charter.limits.min_examples
         yield "one record", "a row of an owner's data set; of somebody who has several in it, more is told"
-        least = f"has {parts} rows: its epsilon is the same, as each row is drawn by itself; delta times its rows"
+        least = f"may have {parts} rows: its epsilon is the same, as each row is drawn by itself; delta times its rows"
     else:
         parts = len(charter.owners)
         yield "one owner", "all that it contributes to a round, with nothing in its place; who is in a round is public"
         least = f"is hidden as every other, whatever rows it has; delta times the {parts} owners"
-    yield "smallest owner", f"{least} is {noise.delta * parts:.2g}: of so many, on average, all may be told"
+    yield "smallest owner", f"{least} is {noise.delta * parts:.2g}: on average, so many may be told entirely"
     if whole is not None:
         right = math.ceil(1000 * most_often_right(whole, delta=noise.delta)) / 10
         yield (

@@ -115,7 +115,7 @@ def check_drawn(rows: int, *, rate: float, expected: int) -> None:
     if rows * rate > expected:
         raise DataSetError(
             f"the data set has more rows than the job is for: at the rate {rate:g} it expects {expected} of all owners"
-            " together, and more would be drawn here alone"
+            " together, and more would be drawn here alone; rows is about rate times the rows of all owners"
         )
 
 

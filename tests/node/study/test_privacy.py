@@ -60,7 +60,7 @@ def test_the_clip_costs_nothing_since_noise_is_a_multiple_of_it() -> None:
 def test_the_budget_is_for_the_round_that_is_asked_for_too() -> None:
     two = rounds((Z, RATE, 2))
     check_privacy("#mri", budget=budget(two), before=[RECORD], noise=RECORD)
-    with pytest.raises(RoundError, match=rf"spent epsilon {two:.3g} at delta 1e-06 .* its owner allows"):
+    with pytest.raises(RoundError, match=rf"spent epsilon {two:.6g} at delta 1e-06, and its owner allows"):
         check_privacy("#mri", budget=budget(math.nextafter(two, 0)), before=[RECORD], noise=RECORD)
     check_privacy("#mri", budget=budget(math.nextafter(two, 0)), before=[], noise=RECORD)
 
@@ -109,6 +109,19 @@ def test_rounds_are_declined_once_the_next_one_would_be_over_the_budget() -> Non
         here.round(number)
     assert "would have spent epsilon" in refused(here, 3)
     assert "the data set '#mri'" in refused(here, 4)
+
+
+def test_no_round_is_left_where_no_epsilon_is() -> None:
+    """Of what an owner publishes: its rounds, until its privacy budget has no room for one more."""
+    here = facing(Records(None), rounds((Z, RATE, 2)), publish_budget=True)
+    told = []
+    for number in (1, 2):
+        told.append(here.contribute(number).standing.left)
+        here.consent(number)
+        here.commit(number)
+        here.release(number)
+    told.append(only(here.member.handle(here.proposal(3)), w.Declined).standing.left)
+    assert told == [100, 99, 0]
 
 
 def test_without_a_budget_rounds_alone_are_counted() -> None:

@@ -122,8 +122,13 @@ class Countersigner:
         if data in self._budgets:
             check_privacy(data, budget=self._budgets[data], before=before, noise=noise)
 
-    def left(self, data: str, *, number: int) -> int:
-        """The rounds that a data set has left before this one."""
+    def left(self, data: str, *, number: int, noise: Noised | None) -> int:
+        """The rounds that a data set has left before this one, of its number of rounds; 0 where its privacy budget has
+        no room for one more."""
+        try:
+            self.check_budget(data, number=number, noise=noise)
+        except RoundError:
+            return 0
         return max(0, self._limits.rounds - self._records.spent(data, besides=(self._digest, number)))
 
     def _check(self, asked: Asked) -> tuple[Cohort, frozenset[str]]:

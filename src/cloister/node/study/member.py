@@ -500,7 +500,9 @@ class Member:
             data = self._data.find(self._work.agreed)
         except RoundError:
             return standing
-        return msgspec.structs.replace(standing, left=self._countersigner.left(data, number=number))
+        noise = noise_of(self.charter.limits, self._work.agreed)
+        left = self._countersigner.left(data, number=number, noise=noise)
+        return msgspec.structs.replace(standing, left=left)
 
     # Signing
 

@@ -53,6 +53,6 @@ def check_privacy(data: str, *, budget: PrivacyBudget, before: Iterable[Noised |
         raise RoundError(f"the data set {data!r} has a budget of epsilon {budget.epsilon:g}: {fault}") from None
     if not needed <= budget.epsilon:
         raise RoundError(
-            f"the data set {data!r} would have spent epsilon {needed:.3g} at delta {budget.delta:g} with this round,"
-            f" and its owner allows {budget.epsilon:g}: its rounds of all studies count"
+            f"the data set {data!r} would have spent epsilon {needed:.6g} at delta {budget.delta:g}, and its owner"
+            f" allows {budget.epsilon:g}: its rounds of all studies count"
         )
