@@ -48,6 +48,7 @@ from cloister.worker.data.rows import Arrays
 from cloister.worker.fitting import check_drawn, check_last, check_numbers, check_whole, columns_of
 from cloister.worker.optimizers import Optimizer, check_optimizer
 from cloister.worker.plans import Plan, PlannedLoss, check_none_frozen
+from cloister.worker.rows_apart import check_rows_apart
 
 Owner: TypeAlias = Batches | Sequence[Tensor]
 """An owner's data: a data set, or its columns as tensors, such as ``(x, y)``."""
@@ -142,8 +143,8 @@ def simulate(
         ConfigurationError: numbers out of range, a checkpoint of another run, or a folder that cannot be written.
         MissingDependencyError: ``tensorboard`` is given, and the package is not installed.
         DataSetError: an owner's data set does not fit the plan; the message names owner and column.
-        PlanError: the loss cannot be captured, or fails on the owners' values, or an owner's last batch is one row, on
-            which the plan cannot be trained (BatchNorm).
+        PlanError: the loss cannot be captured, mixes rows where they are drawn, or fails on the owners' values, or an
+            owner's last batch is one row, on which the plan cannot be trained (BatchNorm).
         TrainingError, AggregationError: training led to values that are not finite.
     """
     check_optimizer(optimizer)
@@ -170,6 +171,9 @@ def simulate(
     plan = _plan(loss, trained, next(iter(data.values())))
     if noise is not None:
         check_none_frozen(plan)
+    if sampling is not None:
+        held = dict(trained.named_parameters()), dict(trained.named_buffers())
+        check_rows_apart(plan, parameters=held[0], buffers=held[1])
     expected = columns_of(plan)
     for name, each in data.items():
         try:

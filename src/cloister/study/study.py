@@ -39,6 +39,7 @@ from cloister.study.status import StudyStatus, ask, dial
 from cloister.wire.rounds import Ask, Stop
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
+from cloister.worker.rows_apart import check_rows_apart
 
 _FEDAVG: Final = FedAvg()
 
@@ -176,7 +177,7 @@ class Study:
 
         Raises:
             ConfigurationError: arguments out of range, or no example where one is needed.
-            PlanError: the loss cannot be captured.
+            PlanError: the loss cannot be captured, or mixes rows where they are drawn.
             JobError: the charter has no such job, or the aggregator does not take it; the message says what to do.
             LedgerError: what came back is no chain of this charter, or leaves the one known here.
             NetworkError: the aggregator was out of reach for longer than ``patience_s``.
@@ -202,6 +203,9 @@ class Study:
             unsafe_lr=jobs.CHARTER_DECIDES if sampling is None else None,
         )
         jobs.make(described, plan, wanted, charter=self.charter)  # what it refuses costs nobody anything yet
+        if sampling is not None:
+            held = dict(trained.named_parameters()), dict(trained.named_buffers())
+            check_rows_apart(plan, parameters=held[0], buffers=held[1])
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
             if self._folder.follow(self.charter):
                 screen(

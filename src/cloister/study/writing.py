@@ -15,6 +15,7 @@ from cloister.net.files import read_charter_text
 from cloister.study.job import describe
 from cloister.study.study_file import VALUES_BYTES, encode
 from cloister.worker.plans import Plan, check_plan
+from cloister.worker.rows_apart import check_rows_apart
 
 
 def write_study(
@@ -35,12 +36,17 @@ def write_study(
     Raises:
         CharterError: the charter has faults, or the plans or the model are not those that it names.
         ConfigurationError: a file cannot be read or written, or is there already.
+        PlanError: a plan mixes rows, and its job draws them.
     """
     for plan in plans:
         check_plan(plan)
     written = read_charter_text(charter, error=CharterError)
     parts, constants, vector = describe(model)
     known = parse_charter(written, source=str(charter))
+    for plan in plans:
+        if any(job.sampling is not None and job.plan == plan.digest for job in known.jobs):
+            held = dict(model.named_parameters()), dict(model.named_buffers())
+            check_rows_apart(plan, parameters=held[0], buffers=held[1])
     values = None if known.recipe or vector.nbytes > VALUES_BYTES else vector.tobytes()
     data = encode(
         text=text,
