@@ -16,7 +16,7 @@ from cloister.wire.limits import JOB_BYTES
 from cloister.wire.strategies import FedAdam, FedAvgM
 from tests.aggregator.test_protocol import FOUR, check, honest, silent_on, told
 from tests.support import charters
-from tests.support.owners import LENGTH, METRICS, OWNERS, Party, agree, agreed, first_model, make_job
+from tests.support.owners import LENGTH, METRICS, OWNERS, Party, agree, agreed, first_model, key_of, make_job
 from tests.support.rounds import Study, fill
 
 
@@ -149,6 +149,19 @@ def test_an_owner_that_hands_over_nothing_holds_up_nobody() -> None:
             study.instance.tick()
         study.settle()
         assert study.instance.ledger.released == 3
+
+
+def test_an_owner_that_owes_a_job_and_a_model_is_dropped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are late at one moment: the instance goes on, with the others."""
+    study, asked = asked_in_vain()
+    rounds = study.instance.rounds
+    peer, owed = rounds._peers.all[key_of(asked)], rounds._chains.late
+    monkeypatch.setattr(rounds._chains, "late", lambda *, now: [*owed(now=now), *([peer] if now >= ANSWER_S else [])])
+    study.instance.tick()
+    assert study.instance.dropped == [(key_of(asked), "it did not hand over what it was asked for in time")]
+    monkeypatch.undo()
+    study.settle()
+    assert study.instance.ledger.released == 3
 
 
 def test_a_researcher_that_submits_meanwhile_goes_first() -> None:

@@ -137,7 +137,8 @@ class AggregatorProtocol:
         self._forget(peer)
 
     def _keep_time(self) -> None:
-        for peer in (*self._chains.late(now=self._now), *self._resuming.late(now=self._now)):
+        late = [*self._chains.late(now=self._now), *self._resuming.late(now=self._now)]
+        for peer in {peer.key: peer for peer in late}.values():  # one may owe both a model and a job
             self._drop(peer, "it did not hand over what it was asked for in time")
         for peer in self._course.late():
             self._drop(peer, "its contribution did not come in time")
