@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.accounting import accountant
-from cloister.accounting.accountant import MOST_ROUNDS, After, Spent, epsilon, table
+from cloister.accounting.accountant import MOST_ROUNDS, Spent, epsilon
 from cloister.errors import ConfigurationError, MissingDependencyError
 
 DELTA = 1e-5
@@ -233,16 +233,3 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     accountant._epsilon.cache_clear()
     with pytest.raises(MissingDependencyError, match=r"pip install 'cloister\[noise\]'"):
         epsilon([Spent(2.0, 0.5, 1)], delta=DELTA)
-
-
-# A table for a page
-
-
-@pytest.mark.slow
-def test_a_table_has_the_first_round_the_last_and_some_between() -> None:
-    found = table(Spent(2.0, 0.2, 60), delta=DELTA)
-    assert [each.rounds for each in found] == [1, 6, 15, 30, 45, 60]
-    assert found[-1] == After(60, epsilon([Spent(2.0, 0.2, 60)], delta=DELTA))
-    assert [each.epsilon for each in found] == sorted(each.epsilon for each in found)
-    assert [each.rounds for each in table(Spent(2.0, 0.2, 2), delta=DELTA)] == [1, 2]
-    assert table(Spent(2.0, 0.2, 0), delta=DELTA) == []

@@ -60,9 +60,11 @@ def spent(notes: Records) -> float:
 
 def test_without_the_memory_each_charter_would_have_a_budget_of_its_own() -> None:
     for serial in (1, 2):
-        here = facing(Records(None), noisy(serial))
+        notes = Records(None)
+        here = facing(notes, noisy(serial))
         for number in (1, 2, 3):
             here.round(number)
+        assert spent(notes) == THREE
 
 
 def test_two_charters_at_once_share_one_budget(notes: Records) -> None:

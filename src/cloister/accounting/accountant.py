@@ -58,7 +58,6 @@ _FINEST: Final = 2.0**-20
 """On a finer grid the differences of probabilities would be made of rounding."""
 _TAIL_DEVIATIONS: Final = 10.0
 """Noise further out has a chance of less than e^-50, which dp-accounting adds to delta."""
-_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +82,6 @@ class Spent:
             raise ConfigurationError(f"the sampling rate is {self.rate}; it is over 0 and at most 1")
         if not 0 <= self.rounds <= MOST_ROUNDS:
             raise ConfigurationError(f"{self.rounds} rounds cannot be counted; they are 0 to {MOST_ROUNDS}")
-
-
-class After(NamedTuple):
-    """What has been spent after so many rounds."""
-
-    rounds: int
-    epsilon: float
 
 
 class _Setting(NamedTuple):
@@ -126,16 +118,6 @@ def epsilon(spent: Iterable[Spent], *, delta: float) -> float:
     for each in spent:
         counted[each.multiplier, each.rate] += each.rounds
     return _epsilon(tuple(sorted(_Setting(*pair, rounds) for pair, rounds in counted.items() if rounds)), delta)
-
-
-def table(spent: Spent, *, delta: float) -> list[After]:
-    """How epsilon grows: after the first round, and after some of them up to the last.
-
-    Raises:
-        ConfigurationError, MissingDependencyError: as ``epsilon``.
-    """
-    counts = sorted({1, *(math.ceil(spent.rounds * part) for part in _FRACTIONS)}) if spent.rounds else []
-    return [After(each, epsilon([Spent(spent.multiplier, spent.rate, each)], delta=delta)) for each in counts]
 
 
 @lru_cache(maxsize=4096)

@@ -65,7 +65,7 @@ class Training:
 
     def _check_norms(self, message: Ready) -> None:
         limits = self._limits
-        if limits.noise is not None and limits.noise.unit == "record":
+        if limits.hides == "record":
             if (message.norm, message.buffers) != (0, 0):
                 raise RoundError(
                     "where noise hides records, nothing is told of how long a contribution is: norms are 0"

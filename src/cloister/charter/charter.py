@@ -144,6 +144,11 @@ class Limits:
     lost_key_days: Days
     """How long nodes wait before they follow a successor that an owner's key did not sign; 0: they do not."""
 
+    @property
+    def hides(self) -> Unit | None:
+        """Whose part in an aggregate noise hides; None where there is none."""
+        return None if self.noise is None else self.noise.unit
+
 
 @dataclass(frozen=True, kw_only=True)
 class Charter:

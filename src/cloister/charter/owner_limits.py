@@ -85,7 +85,7 @@ def _unkept(charter: Charter, floors: Floors) -> list[str]:
         faults.append(f"floor = {floor} is never met by the charter's {len(charter.owners)} owners")
     if len(charter.owners) * share < 1.0:
         faults.append(f"largest_share = {share:g} is never met by the charter's {len(charter.owners)} owners")
-    if limits.noise is not None and limits.noise.unit == "record" and _is_stricter("clip", charter, floors):
+    if limits.hides == "record" and _is_stricter("clip", charter, floors):
         # The sum over all owners' records is on one grid, whose unit is a part of the clip.
         faults.append(
             "clip cannot be kept under a charter whose noise hides records: all their gradients are clipped alike"

@@ -183,8 +183,7 @@ def needless_reason(job: AgreedJob) -> Faults:
 
 
 def _sampled_as_noise_asks(job: AgreedJob, limits: Limits) -> Faults:
-    noise = limits.noise
-    if noise is not None and noise.unit == "record":
+    if limits.hides == "record":
         if job.sampling is None:
             yield (
                 "sampling",
@@ -192,7 +191,7 @@ def _sampled_as_noise_asks(job: AgreedJob, limits: Limits) -> Faults:
             )
     elif job.sampling is not None:
         yield "sampling", 'is for a charter whose noise hides one record (unit = "record"): leave it out'
-    if noise is not None and job.weights != "uniform":
+    if limits.hides and job.weights != "uniform":
         yield "weights", "is rows, and must be uniform with noise: numbers of rows are told to nobody"
 
 

@@ -148,15 +148,11 @@ def _rows_of(agreed: AgreedJob) -> Mapping[str, str]:
 
 
 def _clipped(limits: Limits) -> str:
-    return "each record's gradient" if _hides_records(limits) else "a contribution's parameters"
+    return "each record's gradient" if limits.hides == "record" else "a contribution's parameters"
 
 
 def _not_drawn(limits: Limits) -> str:
-    return "; not where rows are drawn, as here, and noise hides each" if _hides_records(limits) else ""
-
-
-def _hides_records(limits: Limits) -> bool:
-    return limits.noise is not None and limits.noise.unit == "record"
+    return "; not where rows are drawn, as here, and noise hides each" if limits.hides == "record" else ""
 
 
 def _noise(noise: Noise) -> str:

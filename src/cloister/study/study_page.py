@@ -143,8 +143,10 @@ def _leaves(study: StudyFile) -> Iterator[str]:
     names = ", ".join(shown(member.name) for member in charter.researchers) or "nobody"
     metrics = ", ".join(shown(metric.name) for metric in limits.metrics)
     noise = "" if limits.noise is None else ", with noise"
-    combined = "the sum over drawn rows" if _drawn(limits) else "the mean"
-    whose = f"at least {limits.floor} owners" if _drawn(limits) else f"at least {limits.floor} owners' updates"
+    combined = "the sum over drawn rows" if limits.hides == "record" else "the mean"
+    whose = (
+        f"at least {limits.floor} owners" if limits.hides == "record" else f"at least {limits.floor} owners' updates"
+    )
     yield ""
     yield "what leaves this machine, in each round, towards attested software only"
     yield from _items(_sent(study, limits))
@@ -157,7 +159,7 @@ def _leaves(study: StudyFile) -> Iterator[str]:
 
 def _sent(study: StudyFile, limits: Limits) -> Iterator[tuple[str, str]]:
     length = study.layout.length
-    if _drawn(limits):
+    if limits.hides == "record":
         size = f"{length:,} numbers, {length * SUM_BYTES:,} bytes"
         yield "the sum", f"{size}: the gradients of the rows that were drawn, each clipped, added up"
         yield "beside it", "a commitment to it; neither its length nor a number of rows"
@@ -165,11 +167,6 @@ def _sent(study: StudyFile, limits: Limits) -> Iterator[tuple[str, str]]:
     rows = ", and one of the numbers of rows under row_buckets" if limits.row_buckets else ", and no number of rows"
     yield "the update", f"{length:,} numbers, {study.layout.nbytes:,} bytes: what the model changed by"
     yield "beside it", f"its length, a commitment to it{rows}"
-
-
-def _drawn(limits: Limits) -> bool:
-    """Whether owners add up rows that they draw, since noise hides each."""
-    return limits.noise is not None and limits.noise.unit == "record"
 
 
 def _warned(found: Sequence[Warned]) -> Iterator[str]:

@@ -125,9 +125,12 @@ def test_no_round_is_left_where_no_epsilon_is() -> None:
 
 
 def test_without_a_budget_rounds_alone_are_counted() -> None:
-    here = Aggregator.facing(owner(agreed=noisy(), notes=Records(None)))
+    notes = Records(None)
+    here = Aggregator.facing(owner(agreed=noisy(), notes=notes))
     for number in range(1, 5):
         here.round(number)
+    assert notes.spent("#mri") == 4
+    assert here.ledger.released == 4
 
 
 def test_no_consent_is_signed_over_the_budget() -> None:
@@ -216,6 +219,7 @@ def test_a_witness_needs_no_budget(names: Sequence[str]) -> None:
         here.consent(names=names)
     elsewhere(notes, count=5)
     here.commit(names=names)
+    assert 1 in notes.commits(here.ledger.charter.digest)
 
 
 # How rows are drawn

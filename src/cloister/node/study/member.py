@@ -392,7 +392,7 @@ class Member:
             clip=self._limits.clip,
             clip_buffers=self._limits.clip_buffers,
             least=self._limits.min_examples,
-            hidden=self.charter.limits.noise is not None and self.charter.limits.noise.unit == "owner",
+            hidden=self.charter.limits.hides == "owner",
             draw=self._draw(begun, work.job, salt=salt),
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
