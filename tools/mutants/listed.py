@@ -2919,7 +2919,7 @@ _BUDGETS: Final = (
         "tests/charter/test_owner_limits.py",
         (
             "own-clip-of-records",
-            'limits.noise.unit == "record" and _is_stricter',
+            'limits.hides == "record" and _is_stricter',
             "False and _is_stricter",
             "all owners' records are clipped alike, as they are on one grid",
         ),
