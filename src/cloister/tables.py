@@ -346,5 +346,10 @@ def bounds(kind: Any) -> dict[str, int]:
     return {"least": least, "most": most}
 
 
+def is_digest(text: str) -> bool:
+    """Whether it is a SHA-256 in hexadecimal."""
+    return _hex_of(32)(text)
+
+
 def _hex_of(size: int) -> Callable[[str], bool]:
     return lambda text: len(text) == 2 * size and _HEX.fullmatch(text) is not None

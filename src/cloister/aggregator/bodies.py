@@ -13,11 +13,9 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Protocol
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
 from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
 from cloister.charter.charter import Charter
@@ -27,10 +25,9 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.ledger.sync import ModelState
-from cloister.wire.layout import FLOATS, Regions, lay_out
-from cloister.wire.limits import CHUNK_BYTES, INPUTS
+from cloister.wire.layout import Regions
+from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.rounds import Chain
-from cloister.wire.tensors import DType, Shape, TensorSpec
 
 
 class Body(Protocol):
@@ -235,44 +232,11 @@ class HandedOver(_Plain):
         self.model = ModelState(jobs.model_digest(job, vector), vector, tuple(averages), self._rounds)
 
 
-class _Held(msgspec.Struct, array_like=True, frozen=True):
-    names: msgspec.Raw
-    dtype: DType
-    shape: Shape
-
-
-class _Plan(msgspec.Struct, array_like=True, frozen=True):
-    """How an encoded plan begins: with the tensors of its model. What follows is for those who run it."""
-
-    format: str
-    parameters: Annotated[tuple[_Held, ...], Meta(max_length=INPUTS)]
-    buffers: Annotated[tuple[_Held, ...], Meta(max_length=INPUTS)]
-
-
-_plan: Final = msgspec.msgpack.Decoder(_Plan)
-
-
-def bytes_of_plan(data: bytes) -> int:
-    """The length of a model's vector, in bytes, as the plan has it: so the charter, which names plans, bounds models.
-
-    Raises:
-        JobError: it is no plan.
-    """
-    try:
-        plan = _plan.decode(data)
-        held = [each for each in (*plan.parameters, *plan.buffers) if each.dtype in FLOATS]
-        return lay_out({str(at): TensorSpec(each.dtype, each.shape) for at, each in enumerate(held)}).nbytes
-    except (msgspec.MsgspecError, CloisterError):
-        raise JobError("the job is refused: its plan does not begin with the tensors of a model") from None
-
-
 def _checked(data: bytes, *, charter: Charter) -> tuple[Job, AgreedJob]:
-    """A job, and the one of the charter that it is. Raises ``JobError``: there is none, or its model is too large."""
+    """A job, and the one of the charter that it is: so the charter, which names plans, bounds models. Raises
+    ``JobError``: there is none."""
     job = jobs.decode(data)
-    agreed = jobs.agreed(job, charter=charter)
-    if job.layout.nbytes > bytes_of_plan(job.plan):
-        raise JobError("the job is refused: its model is larger than the one that its plan is for")
-    return job, agreed
+    return job, jobs.agreed(job, charter=charter)
 
 
 def _start(region: tuple[slice, list[float]]) -> int:

@@ -40,8 +40,8 @@ def check_valid(charter: Charter, *, now: datetime) -> None:
         )
 
 
-FORMAT: Final = "cloister charter 3"
-_DRAWN: Final = "cloister charter 3, to draw its first model"
+FORMAT: Final = "cloister charter 4"
+_DRAWN: Final = "cloister charter 4, to draw its first model"
 DIGEST_BYTES: Final = 32
 MEMBERS: Final = 256
 MIN_BATCH: Final = 32
@@ -53,6 +53,10 @@ MULTIPLIER: Final = 1024.0
 """The least noise, as a multiple of what it hides, and the most. The least hides nothing: it is for trying."""
 DELTA: Final = 0.01
 """The greatest delta: it is about the probability that a record is told all the same."""
+BASES: Final = 16
+"""The most bases of a charter."""
+BASE_FILES: Final = 1024
+"""The most files of one."""
 COUNT: Final = (1 << 53) - 1
 """The greatest number of rounds, of examples, and the greatest serial."""
 
@@ -101,6 +105,15 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What a model has beside what is learned: published files that every owner has, by their digests."""
+
+    name: str
+    files: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=BASE_FILES)]
+    """SHA-256 of each of its safetensors files, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A number that may be released beside a model, and the range that members' values are clipped to."""
 
@@ -120,7 +133,10 @@ class Limits:
     clip: Positive
     """The greatest Euclidean norm of one contribution's parameters; where noise hides records, of one's gradient."""
     clip_buffers: Positive | None
-    """The same for its buffers; None where no model with buffers may be trained."""
+    """The same for the buffers that its plan writes; None where they are not sent."""
+    home_buffers: bool
+    """Whether each owner keeps those to itself, and none is sent (Li, Jiang, Zhang, Kamp, Dou: "FedBN: Federated
+    Learning on Non-IID Features via Local Batch Normalization", ICLR 2021)."""
     noise: Noise | None
     rounds: Count
     """How many aggregates may be released in all."""
@@ -169,6 +185,8 @@ class Charter:
     limits: Limits
     jobs: tuple[AgreedJob, ...]
     """What may be computed in rounds, in the order of the names."""
+    bases: tuple[Base, ...]
+    """What models have that no job learns, in the order of the names."""
     recipe: Annotated[tuple[Drawn, ...], Meta(max_length=TENSORS)]
     """What the first model is drawn from, tensor by tensor; nothing where somebody chose its values."""
 

@@ -96,11 +96,11 @@ def _converted(value: Any, kind: Any) -> Any:
 
 def _check(charter: Charter) -> None:
     """Rules between values, and the orders in which they have to stand, since a charter's lists have none."""
-    lists = (charter.members, charter.reference, charter.limits.metrics, charter.jobs)
+    lists = (charter.members, charter.reference, charter.limits.metrics, charter.jobs, charter.bases)
     named = [[each.name for each in some] for some in lists]
     if [sorted(names) for names in named] != named or charter.addresses != tuple(sorted(set(charter.addresses))):
         raise CharterError("a list that is not sorted")
-    names = (charter.name, *named[0], *named[2], *named[3])
+    names = (charter.name, *named[0], *named[2], *named[3], *named[4])
     if not all(map(is_name, names)) or not all(map(rules.is_address, charter.addresses)):
         raise CharterError("a name or address that is none")
     for member in charter.members:
@@ -118,6 +118,7 @@ def _check(charter: Charter) -> None:
         rules.limits(charter.limits, owners=len(charter.owners)),
         rules.metrics(charter.limits.metrics),
         rules.jobs(charter.jobs, limits=charter.limits),
+        rules.bases(charter.bases),
         recipes.faults(charter.recipe) if charter.recipe else (),
         rules.first_model(charter.recipe, limits=charter.limits),
     )

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from cloister.attest.reference import Reference
-from cloister.charter.charter import MEMBERS, Limits, Member, Metric
+from cloister.charter.charter import BASES, MEMBERS, Base, Limits, Member, Metric
 from cloister.charter.job_bounds import faults, rows_that_count
 from cloister.charter.jobs import JOBS, AgreedJob
 from cloister.errors import ConfigurationError
@@ -93,6 +93,8 @@ def limits(found: Limits, *, owners: int) -> Faults:
         )
     if found.noise is not None:
         yield from _noisy(found)
+    if found.home_buffers and found.clip_buffers is not None:
+        yield "limits.clip_buffers", "is not for buffers that stay at home (home_buffers): leave one of the two out"
     if list(found.row_buckets) != sorted(set(found.row_buckets)) or found.min_examples in found.row_buckets:
         yield "limits.row_buckets", "are whole numbers above min_examples, each once, the least first"
     elif found.row_buckets and found.row_buckets[0] < found.min_examples:
@@ -107,7 +109,7 @@ def _noisy(found: Limits) -> Faults:
         yield (
             "limits.clip_buffers",
             "is not for a charter with noise, which is on the parameters alone: leave it out, and have GroupNorm or"
-            " LayerNorm in the place of BatchNorm",
+            " LayerNorm in the place of BatchNorm; where noise hides owners, home_buffers = true will do too",
         )
     if found.row_buckets:
         yield (
@@ -116,6 +118,21 @@ def _noisy(found: Limits) -> Faults:
         )
     if found.metrics:
         yield "limits.metrics[0].name", "is not for a charter with noise: metrics stay home, as they would have none"
+
+
+def bases(found: Sequence[Base]) -> Faults:
+    """The files that models are made of, beside what is learned."""
+    if len(found) > BASES:
+        yield "bases", f"there may be at most {BASES}"
+    names: set[str] = set()
+    files: set[bytes] = set()
+    for index, base in enumerate(found):
+        if base.name in names:
+            yield f"bases[{index}].name", "another base has this name"
+        if files & {*base.files} or len({*base.files}) < len(base.files):
+            yield f"bases[{index}].files", "name a file twice, or one of another base"
+        names.add(base.name)
+        files |= {*base.files}
 
 
 def metrics(found: Sequence[Metric]) -> Faults:

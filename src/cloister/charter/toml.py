@@ -11,6 +11,8 @@ from typing import Final, cast
 from cloister.attest import reference_toml
 from cloister.charter import jobs_toml, rules
 from cloister.charter.charter import (
+    BASE_FILES,
+    BASES,
     COUNT,
     DELTA,
     DIGEST_BYTES,
@@ -22,6 +24,7 @@ from cloister.charter.charter import (
     MULTIPLIER,
     ROLES,
     UNITS,
+    Base,
     Batch,
     Charter,
     Count,
@@ -39,7 +42,7 @@ from cloister.charter.jobs import JOBS
 from cloister.charter.names import MARKS, NAME_CHARS, is_name
 from cloister.errors import CharterError, ConfigurationError
 from cloister.models import recipe_toml
-from cloister.tables import Table, bounds, faulty, load
+from cloister.tables import Table, bounds, faulty, is_digest, load
 from cloister.wire.limits import LIST_ITEMS
 from cloister.wire.peers import check_fingerprint
 
@@ -110,6 +113,8 @@ def _charter(table: _CharterTable) -> Charter:
     limits = _limits(table.table("limits"))
     table.broken(rules.limits(limits, owners=sum(member.role == "owner" for member in members)))
     jobs = [jobs_toml.read(child, name=child.name("name")) for child in table.tables("jobs")[: JOBS + 1]]
+    bases = [_base(child) for child in table.tables("bases")[: BASES + 1]]
+    table.broken(rules.bases(bases))
     charter = Charter(
         name=table.name("name"),
         serial=serial,
@@ -121,6 +126,7 @@ def _charter(table: _CharterTable) -> Charter:
         reference=reference,
         limits=limits,
         jobs=tuple(sorted(jobs, key=lambda each: each.name)),
+        bases=tuple(sorted(bases, key=lambda each: each.name)),
         recipe=recipe_toml.parse(table.tables("first_model")),
     )
     table.broken(rules.metrics(limits.metrics))
@@ -164,6 +170,7 @@ def _limits(table: _CharterTable) -> Limits:
         largest_share=table.number("largest_share", above=0.0, most=1.0) or 1.0,
         clip=table.number("clip", above=0.0) or 1.0,
         clip_buffers=table.number("clip_buffers", above=0.0) if table.holds("clip_buffers") else None,
+        home_buffers=table.flag("home_buffers", default=False),
         noise=_noise(table),
         rounds=table.whole("rounds", **bounds(Count)),
         min_examples=table.whole("min_examples", **bounds(Count)),
@@ -189,6 +196,13 @@ def _buckets(table: _CharterTable) -> tuple[int, ...]:
         table.fault("row_buckets", "must be a list of whole numbers")
         return ()
     return tuple(found)
+
+
+def _base(table: _CharterTable) -> Base:
+    texts = table.texts("files", what="the SHA-256 of a file, 64 hexadecimal digits", accepts=is_digest, least=1)
+    if len(texts) > BASE_FILES:
+        table.fault("files", f"are more than {BASE_FILES}")
+    return Base(name=table.name("name"), files=tuple(map(bytes.fromhex, texts)))
 
 
 def _noise(table: _CharterTable) -> Noise | None:

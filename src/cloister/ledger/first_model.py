@@ -10,28 +10,28 @@ import numpy as np
 from cloister.aggregation.vectors import Vector
 from cloister.charter.charter import Charter
 from cloister.errors import JobError
-from cloister.ledger.job import Job, describe
+from cloister.ledger.job import Job, Tensors
 from cloister.models.drawing import draw
 from cloister.wire.tensors import TensorSpec
 
 
-def drawn_vector(charter: Charter, job: Job) -> Vector:
-    """The values that the charter's recipe draws for the tensors of a job.
+def drawn_vector(charter: Charter, tensors: Tensors) -> Vector:
+    """The values that the charter's recipe draws for a model's tensors: for those that are learned.
 
     Raises:
         JobError: they are other tensors than the recipe's.
     """
-    wanted = {part.name: part.spec for part in job.parts}
+    wanted = {part.name: part.spec for part in tensors.parts}
     given = {entry.tensor: TensorSpec(entry.dtype, entry.shape) for entry in charter.recipe}
     differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
     if differing:
         raise JobError(
-            f"the job's model has other tensors than the charter's recipe: they differ in {', '.join(differing[:5])!a}"
+            f"the job's model learns other tensors than the charter's recipe draws: they differ in {', '.join(differing[:5])!a}"
         )
-    tensors, layout = draw(charter.recipe, digest=charter.drawn_with), job.layout
+    drawn, layout = draw(charter.recipe, digest=charter.drawn_with), tensors.layout
     vector: Vector = np.empty(layout.length, layout.dtype)
     for place in layout.places:
-        vector[place.start : place.stop] = tensors[place.name].ravel()
+        vector[place.start : place.stop] = drawn[place.name].ravel()
     return vector
 
 
@@ -43,7 +43,7 @@ def check_drawn(charter: Charter, job: Job) -> None:
     """
     if not charter.recipe or job.start != charter.limits.first_model:
         return
-    if describe(job.parts, job.constants, drawn_vector(charter, job)) != charter.limits.first_model:
+    if job.tensors.name_of(drawn_vector(charter, job.tensors)) != charter.limits.first_model:
         raise JobError(
             "the charter's first model is not what its recipe draws: somebody chose its values, or the charter was"
             " changed after they were drawn"

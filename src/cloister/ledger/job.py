@@ -17,17 +17,22 @@ from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.errors import CloisterError, JobError
 from cloister.wire.fields import Digest, Message, Name
-from cloister.wire.layout import Layout, Regions, lay_out, regions_of
+from cloister.ledger.learned import learned
+from cloister.wire.layout import FLOATS, Layout, Regions, lay_out, regions_of
 from cloister.wire.limits import INPUTS, JOB_BYTES
 from cloister.wire.tensors import TensorSpec
 
-FORMAT: Final[Literal["cloister job 2"]] = "cloister job 2"
-MODEL: Final = b"cloister model 1\0"
+FORMAT: Final[Literal["cloister job 3"]] = "cloister job 3"
+MODEL: Final = b"cloister model 2\0"
 ROUND: Final = b"cloister round 1\0"
 
 
+FROZEN_BYTES: Final = 1 << 20
+"""The floating-point tensors among the constants of a model together, in bytes: larger ones belong into a base."""
+
+
 class Part(Message, frozen=True):
-    """A floating-point tensor of the model: a part of its vector (``cloister.wire.layout``)."""
+    """A tensor that is learned: a part of the model's vector (``cloister.wire.layout``)."""
 
     name: Name
     spec: TensorSpec
@@ -35,29 +40,33 @@ class Part(Message, frozen=True):
     """Whether it is a statistic, which is averaged without the strategy, and not a parameter."""
 
 
+class Based(Message, frozen=True):
+    """A tensor of the base: it stays as it is, and every owner has it in a file that the charter names."""
+
+    name: Name
+    spec: TensorSpec
+    buffer: bool
+    file: Digest
+    """SHA-256 of the safetensors file that it is in."""
+    tensor: Name
+    """What it is called there."""
+
+
 class Constant(Message, frozen=True):
-    """A tensor of the model that is not floating-point, such as a counter. A study does not change it."""
+    """A tensor of the model that a study does not change and that is in no file: a counter, a small frozen tensor, or
+    what a buffer starts from that each owner keeps to itself."""
 
     name: Name
     spec: TensorSpec
     data: bytes
 
 
-class Job(Message, frozen=True):
-    """What a researcher submits. ``decode`` reads one; ``agreed`` compares it with a charter."""
+class Tensors(Message, frozen=True):
+    """All tensors of a model, with the values of those that no study changes; each in the order of their names."""
 
-    format: Literal["cloister job 2"]
-    charter: Digest
-    name: Name
-    """The job's in the charter."""
-    plan: bytes
-    """The encoded plan, with its constants; SHA-256 of it is the plan's digest."""
     parts: Annotated[tuple[Part, ...], Meta(max_length=2 * INPUTS)]
-    """In the order of their names."""
-    constants: Annotated[tuple[Constant, ...], Meta(max_length=INPUTS)]
-    """In the order of their names."""
-    start: Digest
-    """The model that the first round starts from (``model_digest``)."""
+    base: Annotated[tuple[Based, ...], Meta(max_length=2 * INPUTS)] = ()
+    constants: Annotated[tuple[Constant, ...], Meta(max_length=2 * INPUTS)] = ()
 
     @property
     def layout(self) -> Layout:
@@ -68,6 +77,39 @@ class Job(Message, frozen=True):
     def regions(self) -> Regions:
         """The stretches of the vector that are parameters, and those that are buffers."""
         return regions_of(self.layout, buffers={part.name for part in self.parts if part.buffer})
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of its encoding, 32 bytes."""
+        return hashlib.sha256(_encoder.encode(self)).digest()
+
+    def name_of(self, vector: Any) -> bytes:
+        """The name of the model with these tensors and the values of ``vector``, any buffer: 32 bytes."""
+        return name_of_values(self.digest, vector)
+
+
+class Job(Message, frozen=True):
+    """What a researcher submits. ``decode`` reads one; ``agreed`` compares it with a charter."""
+
+    format: Literal["cloister job 3"]
+    charter: Digest
+    name: Name
+    """The job's in the charter."""
+    plan: bytes
+    """The encoded plan, with its constants; SHA-256 of it is the plan's digest."""
+    tensors: Tensors
+    start: Digest
+    """The model that the first round starts from (``Tensors.name_of``)."""
+
+    @property
+    def layout(self) -> Layout:
+        """The place of each learned tensor in the model's vector."""
+        return self.tensors.layout
+
+    @property
+    def regions(self) -> Regions:
+        """The stretches of the vector that are parameters, and those that are buffers."""
+        return self.tensors.regions
 
 
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
@@ -102,33 +144,16 @@ def job_digest(data: bytes) -> bytes:
 
 
 def model_digest(job: Job, vector: Any) -> bytes:
-    """The name of a model with the tensors of ``job`` and these values, 32 bytes.
-
-    SHA-256 of the label, SHA-256 of what is known of the tensors (msgpack of parts and constants), and the vector's
-    bytes, little-endian. ``vector``: any buffer.
-    """
-    return name_of_values(tensors_digest(job), vector)
-
-
-def tensors_digest(job: Job) -> bytes:
-    """SHA-256 of what is known of the tensors of its models, 32 bytes: what ``model_digest`` takes from a job."""
-    return _tensors_digest(job.parts, job.constants)
+    """The name of a model with the tensors of ``job`` and these values, 32 bytes. ``vector``: any buffer."""
+    return job.tensors.name_of(vector)
 
 
 def name_of_values(tensors: bytes, vector: Any) -> bytes:
-    """``model_digest`` of these values, by the ``tensors_digest`` of a job that need not be there any more."""
+    """The name of a model, 32 bytes: SHA-256 of a label, of the digest of its ``Tensors``, and of the bytes of its
+    vector, little-endian. ``vector``: any buffer."""
     found = hashlib.sha256(MODEL + tensors)
     found.update(memoryview(vector).cast("B"))
     return found.digest()
-
-
-def _tensors_digest(parts: tuple[Part, ...], constants: tuple[Constant, ...]) -> bytes:
-    return hashlib.sha256(_encoder.encode([parts, constants])).digest()
-
-
-def describe(parts: tuple[Part, ...], constants: tuple[Constant, ...], vector: Any) -> bytes:
-    """``model_digest`` of a model that is in no job yet: what a charter's ``first_model`` is."""
-    return name_of_values(_tensors_digest(parts, constants), vector)
 
 
 def round_digest(job: bytes, *, charter: bytes, number: int, model: bytes, head: bytes) -> bytes:
@@ -151,9 +176,9 @@ def agreed(job: Job, *, charter: Charter) -> AgreedJob:
         faults.append(f"the charter has no job {job.name!a}; it has {_names(charter)}")
     elif (plan := hashlib.sha256(job.plan).digest()) != found.plan:
         faults.append(f"its plan is {plan.hex()}, and that of the charter's job {found.plan.hex()}")
-    if charter.limits.clip_buffers is None and any(part.buffer for part in job.parts):
-        faults.append("its model has buffers, and the charter does not say how far they may move (clip_buffers)")
-    faults += _tensors(job)
+    else:
+        faults += vector_faults(job.tensors, job.plan, charter=charter)
+    faults += tensor_faults(job.tensors, charter=charter)
     if faults or found is None:
         raise JobError("the job is refused: " + "; ".join(faults))
     return found
@@ -163,16 +188,52 @@ def _names(charter: Charter) -> str:
     return ", ".join(shown(each.name) for each in charter.jobs) or "none"
 
 
-def _tensors(job: Job) -> list[str]:
-    names = [part.name for part in job.parts]
-    others = [constant.name for constant in job.constants]
-    if names != sorted(set(names)) or others != sorted(set(others)) or set(names) & set(others):
+def vector_faults(tensors: Tensors, plan: bytes, *, charter: Charter) -> list[str]:
+    """What is wrong with a model's vector, a sentence each: it holds what the plan learns, and nothing else. Who could
+    have another tensor moved would be signed for by everybody.
+
+    Raises:
+        JobError: ``plan`` is no encoded plan.
+    """
+    parameters, buffers = learned(plan)
+    if charter.limits.home_buffers:
+        buffers = {}
+    wanted = {name: (spec, False) for name, spec in parameters.items()}
+    wanted |= {name: (spec, True) for name, spec in buffers.items()}
+    told = {part.name: (part.spec, part.buffer) for part in tensors.parts}
+    differing = sorted(name for name in wanted.keys() | told.keys() if wanted.get(name) != told.get(name))
+    if differing:
+        return [f"its vector holds other tensors than its plan learns: they differ in {', '.join(differing[:5])!a}"]
+    if not parameters:
+        return ["its plan learns no parameters: owners would contribute nothing"]
+    if buffers and charter.limits.clip_buffers is None:
+        return [
+            "its plan writes buffers, and the charter says neither how far they may move (clip_buffers) nor that they"
+            " stay at home (home_buffers)"
+        ]
+    return []
+
+
+def tensor_faults(tensors: Tensors, *, charter: Charter) -> list[str]:
+    """What is wrong with a model's tensors by themselves, a sentence each."""
+    listed = [[each.name for each in some] for some in (tensors.parts, tensors.base, tensors.constants)]
+    names = [name for some in listed for name in some]
+    if any(some != sorted(some) for some in listed) or len(set(names)) < len(names):
         return ["its tensors are not each named once, in order"]
+    return _held(tensors, charter)
+
+
+def _held(tensors: Tensors, charter: Charter) -> list[str]:
+    """Whether what is not learned is where it may be."""
+    files = {file for base in charter.bases for file in base.files}
+    stray = [each.name for each in tensors.base if each.file not in files]
+    if stray:
+        return [f"its tensor {stray[0]!a} is in a file that the charter does not name under [[bases]]"]
     try:
-        if not job.regions.parameters:
-            return ["its model has no parameters: owners would contribute nothing"]
-        if any(constant.spec.nbytes() != len(constant.data) for constant in job.constants):
+        if any(each.spec.nbytes() != len(each.data) for each in tensors.constants):
             return ["a constant of its model is longer or shorter than its shape"]
     except CloisterError as fault:
         return [str(fault)]
+    if sum(len(each.data) for each in tensors.constants if each.spec.dtype in FLOATS) > FROZEN_BYTES:
+        return [f"its constants hold more than {FROZEN_BYTES} bytes of floating-point tensors: they belong into a base"]
     return []

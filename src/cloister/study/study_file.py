@@ -16,21 +16,19 @@ from msgspec import Meta
 
 from cloister.charter.charter import Charter
 from cloister.charter.toml import parse_charter
-from cloister.errors import CharterError, CloisterError, PlanError
+from cloister.errors import CharterError, CloisterError, JobError, PlanError
 from cloister.ledger.first_model import drawn_vector
-from cloister.ledger.job import FORMAT as JOB_FORMAT
-from cloister.ledger.job import Constant, Job, Part, describe
+from cloister.ledger.job import Tensors, tensor_faults, vector_faults
 from cloister.tables import TEXT_BYTES
 from cloister.tensor.plan import encoding
 from cloister.tensor.plan.encoding import PLAN_BYTES
 from cloister.tensor.plan.program import Program
 from cloister.wire.fields import Message
-from cloister.wire.layout import Layout, lay_out
-from cloister.wire.limits import INPUTS
+from cloister.wire.layout import Layout
 from cloister.wire.tensors import TensorSpec
 from cloister.wire.text import is_visible, quoted
 
-FORMAT: Final[Literal["cloister study 1"]] = "cloister study 1"
+FORMAT: Final[Literal["cloister study 2"]] = "cloister study 2"
 FILE_BYTES: Final = 1 << 30
 """The longest file that is read: values of a larger model are left out of it."""
 VALUES_BYTES: Final = FILE_BYTES // 2
@@ -41,16 +39,15 @@ _NAMED: Final = 5
 
 
 class _Contents(Message, frozen=True):
-    format: Literal["cloister study 1"]
+    format: Literal["cloister study 2"]
     text: Annotated[str, Meta(max_length=TEXT_BYTES)]
     """What the study is for, in its researchers' words."""
     charter: Annotated[str, Meta(max_length=TEXT_BYTES)]
     """charter.toml."""
     plans: Annotated[tuple[Annotated[bytes, Meta(max_length=PLAN_BYTES)], ...], Meta(max_length=PLANS)]
-    parts: Annotated[tuple[Part, ...], Meta(max_length=2 * INPUTS)]
-    constants: Annotated[tuple[Constant, ...], Meta(max_length=INPUTS)]
+    tensors: Tensors
     vector: bytes | None
-    """The first model's values; None where they are drawn, published, or too many."""
+    """What is learned of the first model; None where it is drawn, published, or too large."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,10 @@ class StudyFile:
     charter: Charter
     plans: Mapping[bytes, bytes]
     """The encoded plans of the charter's jobs, by their digests."""
-    parts: tuple[Part, ...]
-    constants: tuple[Constant, ...]
+    tensors: Tensors
+    """The model's."""
     vector: bytes | None
-    """The first model's values, if they are in the file, or are drawn and not too many; None otherwise."""
+    """What is learned of the first model, if it is in the file, or is drawn and not too large; None otherwise."""
     drawn: bool
     """Whether they were drawn here, by the charter's recipe."""
 
@@ -76,7 +73,7 @@ class StudyFile:
     @property
     def layout(self) -> Layout:
         """Where the values of each tensor stand in the model's vector."""
-        return lay_out({part.name: part.spec for part in self.parts})
+        return self.tensors.layout
 
 
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
@@ -88,8 +85,7 @@ def encode(
     text: str,
     charter: str,
     plans: tuple[bytes, ...],
-    parts: tuple[Part, ...],
-    constants: tuple[Constant, ...],
+    tensors: Tensors,
     vector: bytes | None,
 ) -> bytes:
     """The bytes of a study file. ``charter``: the text of charter.toml; ``plans``: encoded.
@@ -97,7 +93,7 @@ def encode(
     Raises:
         CharterError: they do not belong together, as ``decode``.
     """
-    data = _encoder.encode(_Contents(FORMAT, text, charter, plans, parts, constants, vector))
+    data = _encoder.encode(_Contents(FORMAT, text, charter, plans, tensors, vector))
     decode(data)
     return data
 
@@ -123,17 +119,17 @@ def decode(data: bytes) -> StudyFile:
     _check_texts(found)
     for plan in found.plans:
         try:
-            _check_tensors(found, encoding.decode(plan))
+            _check_tensors(found.tensors, encoding.decode(plan))
         except PlanError as fault:
             raise CharterError(f"a plan in the study file is none: {fault}") from None
+    _check_faults(found, charter)
     vector, drawn = _first_model(found, charter)
     return StudyFile(
         text=found.text,
         charter_text=found.charter,
         charter=charter,
         plans=plans,
-        parts=found.parts,
-        constants=found.constants,
+        tensors=found.tensors,
         vector=vector,
         drawn=drawn,
     )
@@ -141,7 +137,9 @@ def decode(data: bytes) -> StudyFile:
 
 def _check_texts(found: _Contents) -> None:
     """Names are for people, too, who see none that steers a terminal."""
-    for name in [part.name for part in found.parts] + [constant.name for constant in found.constants]:
+    tensors = found.tensors
+    named = [each.tensor for each in tensors.base]
+    for name in [*named, *(each.name for each in (*tensors.parts, *tensors.base, *tensors.constants))]:
         if not is_visible(name):
             raise CharterError(
                 f"the study file names a tensor {name!a}: give it a name that can be printed and seen, and write the"
@@ -149,7 +147,7 @@ def _check_texts(found: _Contents) -> None:
             )
 
 
-def _check_tensors(found: _Contents, program: Program) -> None:
+def _check_tensors(tensors: Tensors, program: Program) -> None:
     """Whether the model's tensors are those of a plan, which are the model's that it was captured from.
 
     They are held against each other by name, kind, element type and shape, whether their values are there or not:
@@ -157,8 +155,8 @@ def _check_tensors(found: _Contents, program: Program) -> None:
     """
     held = {each.names[0]: (TensorSpec(each.dtype, each.shape), False) for each in program.parameters}
     held |= {each.names[0]: (TensorSpec(each.dtype, each.shape), True) for each in program.buffers}
-    told = {part.name: (part.spec, part.buffer) for part in found.parts}
-    told |= {each.name: (each.spec, held.get(each.name, (None, True))[1]) for each in found.constants}
+    told = {each.name: (each.spec, each.buffer) for each in (*tensors.parts, *tensors.base)}
+    told |= {each.name: (each.spec, held.get(each.name, (None, True))[1]) for each in tensors.constants}
     differing = sorted(name for name in held.keys() | told.keys() if held.get(name) != told.get(name))
     if differing:
         raise CharterError(
@@ -167,47 +165,44 @@ def _check_tensors(found: _Contents, program: Program) -> None:
         )
 
 
-def _check_recipe(found: _Contents, charter: Charter) -> None:
-    """Whether the model's tensors are those that the recipe draws, also where they are too many to be drawn here."""
-    told = {part.name: part.spec for part in found.parts}
+def _check_faults(found: _Contents, charter: Charter) -> None:
+    """Whether the model is one that the charter's jobs may have, as nodes will ask."""
+    try:
+        faults = tensor_faults(found.tensors, charter=charter)
+        for plan in found.plans:
+            faults += vector_faults(found.tensors, plan, charter=charter)
+    except JobError as fault:
+        faults = [str(fault)]
+    if faults:
+        raise CharterError(f"the model in the study file cannot be: {faults[0]}")
+
+
+def _check_recipe(tensors: Tensors, charter: Charter) -> None:
+    """Whether what is learned is what the recipe draws, also where it is too much to be drawn here."""
+    told = {part.name: part.spec for part in tensors.parts}
     drawn = {entry.tensor: TensorSpec(entry.dtype, entry.shape) for entry in charter.recipe}
     differing = sorted(name for name in told.keys() | drawn.keys() if told.get(name) != drawn.get(name))
     if differing:
         raise CharterError(
-            "it has other tensors than the charter's recipe, which differ in"
+            "it learns other tensors than the charter's recipe draws, which differ in"
             f" {', '.join(map(quoted, differing[:_NAMED]))}"
         )
 
 
-def _check_listed(found: _Contents) -> None:
-    """Whether each tensor is listed once and in order, and each constant is as long as it says."""
-    for listed in (found.parts, found.constants):
-        names = [each.name for each in listed]
-        if names != sorted(set(names)):
-            raise CharterError("the tensors in the study file are not each named once, in order")
-    if {part.name for part in found.parts} & {constant.name for constant in found.constants}:
-        raise CharterError("a tensor in the study file is named twice")
-    for constant in found.constants:
-        if constant.spec.nbytes() != len(constant.data):
-            raise CharterError(f"the tensor {quoted(constant.name)} is longer or shorter than its shape")
-
-
 def _first_model(found: _Contents, charter: Charter) -> tuple[bytes | None, bool]:
     """The first model's values, if they are known, and whether they were drawn; held against the charter's digest."""
-    vector = found.vector
+    vector, tensors = found.vector, found.tensors
     try:
-        _check_listed(found)
-        length = lay_out({part.name: part.spec for part in found.parts}).nbytes
+        length = tensors.layout.nbytes
         if charter.recipe:
-            _check_recipe(found, charter)
+            _check_recipe(tensors, charter)
         if drawn := bool(charter.recipe) and length <= VALUES_BYTES:
-            job = Job(JOB_FORMAT, charter.digest, "", b"", found.parts, found.constants, bytes(32))
-            vector = drawn_vector(charter, job).tobytes()
+            vector = drawn_vector(charter, tensors).tobytes()
         if vector is not None and len(vector) != length:
             raise CharterError("the model's values in the study file are not as many as its tensors have")
     except CloisterError as fault:
         raise CharterError(f"the first model in the study file cannot be: {fault}") from None
-    if vector is not None and describe(found.parts, found.constants, vector) != charter.limits.first_model:
+    if vector is not None and tensors.name_of(vector) != charter.limits.first_model:
         raise CharterError(
             "the first model in the study file is not the charter's: its values, or its tensors, are others"
         )

@@ -1,12 +1,15 @@
 """A model as one flat vector: which value stands where.
 
-    The floating-point tensors of a model stand in the order of their names, compared by code point (``"a.10"`` before
+    The tensors of a model that are learned stand in the order of their names, compared by code point (``"a.10"`` before
     ``"a.2"``), each with its values in row-major order, end to end, without padding. The vector's element type is
     float64 if any of the tensors is float64, and float32 otherwise, which holds float16 and bfloat16 exactly.
 
+Learned are the parameters that a plan trains and the buffers that it writes, those of floating point. What else a model
+has stays as it is, and never travels.
+
 Names decide the order because both ends know them; the order in which a module registers its tensors is an accident of
-the code that built it. What is no floating-point tensor (``num_batches_tracked`` counts in int64) is no part of the
-vector, and neither is a tied weight's second name: it is one tensor, and counted once.
+the code that built it. What is no floating-point tensor (``num_batches_tracked`` counts in int64) is not learned, and a
+tied weight's second name is no part of the vector: it is one tensor, and counted once.
 
 ``cloister.worker.flatten`` reads and writes such vectors with PyTorch, ``cloister.aggregation.vectors`` with NumPy.
 """
@@ -24,6 +27,12 @@ from cloister.wire.tensors import TensorSpec
 
 FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 """The element types that a vector can hold."""
+
+
+def is_learned(dtype: str, after: int | None) -> bool:
+    """Whether a tensor of a model is learned. ``after``: what the plan makes of it, its gradient or its new value, by
+    number; None: nothing."""
+    return after is not None and dtype in FLOATS
 
 
 class Place(NamedTuple):

@@ -191,7 +191,7 @@ class Records(Remembered):
     ) -> None:
         """Writes down further records of the ledger, each with its round, and the model that the last one released.
 
-        ``tensors``: the digest of the model's tensors (``cloister.ledger.job.tensors_digest``).
+        ``tensors``: the digest of the model's tensors (``cloister.ledger.job.Tensors``).
         """
         entries: list[Entry] = [Released(charter, number, record) for number, record in records]
         if model is None:

@@ -317,7 +317,7 @@ class Member:
 
     def _check_drawn(self, job: Job) -> None:
         """Draws the first model that the charter's recipe describes, once, and compares. Raises ``JobError``."""
-        tensors = jobs.tensors_digest(job)
+        tensors = job.tensors.digest
         if job.start == self.charter.limits.first_model and tensors != self._drawn:
             check_drawn(self.charter, job)
             self._drawn = tensors

@@ -8,7 +8,7 @@ from cloister.charter import Charter
 from cloister.errors import RoundError
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.following import Handed, advance, cut, hand_over, sizes, unpack
-from cloister.ledger.job import Job, name_of_values, tensors_digest
+from cloister.ledger.job import Job, name_of_values
 from cloister.ledger.sync import ModelState
 from cloister.node.study.effects import Say
 from cloister.node.study.journal import Records
@@ -80,7 +80,7 @@ class Replica:
         """
         if self._unproven is not None and job is not None:
             model, self._unproven = self._unproven, None
-            tensors = tensors_digest(job)
+            tensors = job.tensors.digest
             if name_of_values(tensors, model.vector) != model.digest:
                 raise RoundError("the model is not the one that its newest record released")
             self._model, self._tensors = model, tensors
