@@ -52,7 +52,8 @@ def _studied(folder: Path) -> float:
     """The median of a round's seconds, without the first, for which nodes get ready."""
     sample, seconds = SAMPLES["lenet"], []
     model, example = sample.model(), sample.batch(4)
-    limits = {"first_model": cloister.model_digest(model), "clip": 1e3}
+    plan = entropy.capture(model, example=example)
+    limits = {"first_model": cloister.model_digest(model, plan), "clip": 1e3}
     numbers: Any = {
         "data": "#bench",
         "optimizer": cloister.SGD(lr=LR, momentum=MOMENTUM),
@@ -60,7 +61,7 @@ def _studied(folder: Path) -> float:
         "steps": ROWS // BATCH,
         "rounds": ROUNDS + 1,
     }
-    agreed = cloister.job("bench", entropy.capture(model, example=example), **numbers)
+    agreed = cloister.job("bench", plan, **numbers)
     owners = {owner: [LocalColumns(folder / f"{owner}.npz", ("x", "y"), ("#bench",))] for owner in OWNERS}
 
     def note(done: Round) -> None:

@@ -59,7 +59,7 @@ def _peak(owners: int) -> float:
     limits = parties.limits(NBYTES, owners=len(names), rounds=ROUNDS)
     members: list[threading.Thread] = []
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
-        jobs = [parties.agreed(rounds=ROUNDS)]
+        jobs = [parties.agreed(NBYTES, rounds=ROUNDS)]
         with LocalStudy(Path(folder), dict.fromkeys(names, ()), jobs=jobs, limits=limits) as study:
             study.start_aggregator()
             if owners:

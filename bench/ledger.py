@@ -33,7 +33,7 @@ def run(console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
         owners = {f"owner{number:02}": () for number in range(MEMBERS)}
         limits = parties.limits(4, owners=MEMBERS, rounds=ROUNDS)
-        study = LocalStudy(Path(folder), owners, jobs=[parties.agreed(rounds=ROUNDS)], limits=limits)
+        study = LocalStudy(Path(folder), owners, jobs=[parties.agreed(4, rounds=ROUNDS)], limits=limits)
         keys = {identity.fingerprint: private_key(identity.path) for identity in study.identities.values()}
         chain = make_chain(Ledger(study.charter), keys)
         started = perf_counter()

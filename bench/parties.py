@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from bench import without
@@ -21,7 +20,7 @@ from cloister.charter.charter import Noise, Unit
 from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.cli import main as cloister
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Job, Part
+from cloister.ledger.job import Job, Part, Tensors
 from cloister.net.attested import attest_peer
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
@@ -29,6 +28,8 @@ from cloister.net.polling import Wakeup
 from cloister.node.study import runner as joining
 from cloister.node.study.effects import Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
+from cloister.tensor.plan.encoding import encode
+from cloister.tensor.plan.program import FORMAT, Parameter, Program, Rows
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import rounds as w
 from cloister.wire.fixed_point import SUM_TYPE
@@ -37,8 +38,6 @@ from cloister.wire.strategies import FedAvg
 from cloister.wire.tensors import TensorSpec
 
 TAG: Final = "#bench"
-_PLAN: Final = msgspec.msgpack.encode(["cloister plan 2", [[["weight"], "float32", [1 << 40], True]], []])
-"""A plan that nobody runs here. It begins as all do, with the tensors of its model."""
 
 
 class Instant(Trainer):
@@ -82,14 +81,21 @@ class Instant(Trainer):
         pass
 
 
-def parts(nbytes: int) -> tuple[Part, ...]:
+def tensors(nbytes: int) -> Tensors:
     """A model of one tensor."""
-    return (Part("weight", TensorSpec("float32", (nbytes // 4,)), buffer=False),)
+    return Tensors((Part("weight", TensorSpec("float32", (nbytes // 4,)), buffer=False),))
+
+
+def plan(nbytes: int) -> bytes:
+    """A plan that learns it, and that nobody runs here."""
+    weight = Parameter(("weight",), "float32", (nbytes // 4,), trained=True)
+    rows = Rows("x", "float32", (1,))
+    return encode(Program(FORMAT, (weight,), (), (rows,), (), (), 0, (), (0,), ()))
 
 
 def limits(nbytes: int, *, owners: int, rounds: int, hidden: Unit | None = None) -> dict[str, Any]:
     """Of a charter for it. ``hidden``: what noise hides, if there is some."""
-    start = jobs.describe(parts(nbytes), (), bytes(nbytes))
+    start = tensors(nbytes).name_of(bytes(nbytes))
     noise = None if hidden is None else Noise(unit=hidden, multiplier=2.0, delta=1e-5)
     return {
         "first_model": start,
@@ -100,12 +106,12 @@ def limits(nbytes: int, *, owners: int, rounds: int, hidden: Unit | None = None)
     }
 
 
-def agreed(*, rounds: int, hidden: Unit | None = None) -> AgreedJob:
+def agreed(nbytes: int, *, rounds: int, hidden: Unit | None = None) -> AgreedJob:
     """The charter's job."""
     drawn = hidden == "record"
     return AgreedJob(
         name="bench",
-        plan=hashlib.sha256(_PLAN).digest(),
+        plan=hashlib.sha256(plan(nbytes)).digest(),
         data=TAG,
         rounds=rounds,
         batch_size=32,
@@ -125,9 +131,8 @@ def job(charter: Charter, nbytes: int) -> bytes:
             format=jobs.FORMAT,
             charter=charter.digest,
             name=charter.jobs[0].name,
-            plan=_PLAN,
-            parts=parts(nbytes),
-            constants=(),
+            plan=plan(nbytes),
+            tensors=tensors(nbytes),
             start=charter.limits.first_model or b"",
         )
     )

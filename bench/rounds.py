@@ -149,7 +149,7 @@ def _study(folder: Path, size: Size, without: str, hidden: Unit | None) -> Itera
         owners[f"owner{number:02}"] = [LocalColumns(file, ("x",), (parties.TAG,))]
     rounds = WARM_UP + size.rounds
     limits = parties.limits(size.nbytes, owners=size.owners, rounds=rounds, hidden=hidden)
-    agreed = parties.agreed(rounds=rounds, hidden=hidden)
+    agreed = parties.agreed(size.nbytes, rounds=rounds, hidden=hidden)
     program = ("-m", "bench.parties", without)
     with LocalStudy(folder, owners, jobs=[agreed], limits=limits, program=program) as study:
         study.start_aggregator()

@@ -104,6 +104,13 @@ def _too_long(path: str | os.PathLike[str], limit: int) -> OSError:
     return OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
 
 
+def identity_of(descriptor: int) -> tuple[int, int, int, int]:
+    """What is another where a file is another, or was written to: inode, size, and when it was written and changed, in
+    nanoseconds. Nobody sets the time of the last change (ctime), as archives do that of the last writing."""
+    found = os.fstat(descriptor)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def same_file(one: Path, other: Path) -> bool:
     """Whether two paths are of one file, by whatever links; also of one that is not there yet."""
     try:

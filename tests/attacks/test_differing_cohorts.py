@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloister.ledger.job import describe
+from cloister.ledger.job import Tensors
 from cloister.node.study import sketches
 from cloister.node.study.effects import Note
 from cloister.node.study.journal import Records
@@ -73,7 +73,7 @@ def consents_beside(notes: Records, model: bytes) -> str:
     first = Aggregator.facing(owner(notes=notes))
     first.contribute(1)
     first.consent(1)
-    other = charter(jobs=[agreed_job(name="other")], first_model=f'"{describe(PARTS, (), model).hex()}"')
+    other = charter(jobs=[agreed_job(name="other")], first_model=f'"{Tensors(PARTS).name_of(model).hex()}"')
     there = Aggregator.facing(owner(notes=notes, agreed=other), name="other", model=model)
     there.contribute(1)
     effects = there.draft(there.cohort(1, ("alice", "bob")))
@@ -100,7 +100,7 @@ def test_another_model_is_another(tmp_path: Path) -> None:
 def test_the_rounds_of_one_chain_are_on_models_that_are_near_each_other() -> None:
     """An owner that is away from one of them is what noise is for; to refuse that would end a study."""
     large = np.full(4, 2.0**20, np.float32).tobytes()  # each round moves it by a millionth
-    agreed = charter(first_model=f'"{describe(PARTS, (), large).hex()}"')
+    agreed = charter(first_model=f'"{Tensors(PARTS).name_of(large).hex()}"')
     here = Aggregator.facing(owner(agreed=agreed), model=large)
     here.round(1)
     here.contribute(2)

@@ -14,7 +14,7 @@ from cloister.charter.charter import Charter
 from cloister.charter.succession import check_successor, hand_over
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
-from cloister.ledger.job import describe
+from cloister.ledger.job import Tensors
 from cloister.node.study.journal import Records
 from tests.support import charters, members
 from tests.support.charters import fingerprint_of, key_of, signatures
@@ -30,7 +30,7 @@ def agreed(*, rotated: bool = False, known: bool = True, **changed: object) -> C
         "floor": "3",
         "jobs": [agreed_job()],
         "row_buckets": "[20]",
-        "first_model": f'"{describe(PARTS, (), START).hex()}"',
+        "first_model": f'"{Tensors(PARTS).name_of(START).hex()}"',
         "interactive": "false",
         **changed,
     }
@@ -85,7 +85,7 @@ def swapped(**changed: object) -> Charter:
         floor="3",
         jobs=[agreed_job()],
         row_buckets="[20]",
-        first_model=f'"{describe(PARTS, (), START).hex()}"',
+        first_model=f'"{Tensors(PARTS).name_of(START).hex()}"',
         interactive="false",
         **changed,  # type: ignore[arg-type]
     )

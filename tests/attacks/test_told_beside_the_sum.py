@@ -24,7 +24,6 @@ import cloister
 from cloister.charter import Charter
 from cloister.charter.jobs import Sampling
 from cloister.errors import CloisterError
-from cloister.ledger import job as jobs
 from cloister.ledger.job import Part
 from cloister.node.study import member as node
 from cloister.node.study.trainer import Columns, Order
@@ -77,7 +76,7 @@ def _one_thread() -> Iterator[None]:
 
 def agreed(**changed: Any) -> Charter:
     job = {"plan": plan().digest, "rounds": ROUNDS, "batch_size": 32, "steps": 3, **changed.pop("job", {})}
-    first = f'"{jobs.describe(PARTS, (), START).hex()}"'
+    first = f'"{Tensors(PARTS).name_of(START).hex()}"'
     return agree(owners=OWNERS, first_model=first, job=job, **changed)
 
 

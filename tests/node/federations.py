@@ -18,7 +18,7 @@ from cloister.charter import Charter
 from cloister.charter.toml import parse_charter
 from cloister.enclave.server import Aggregator
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Job, Part, describe, job_digest
+from cloister.ledger.job import Job, Part, Tensors, job_digest
 from cloister.net.attested import AttestedConnection, attest_peer
 from cloister.net.handshake_client import greet
 from cloister.net.identity import Identity
@@ -102,7 +102,7 @@ class Federation:
                 cloister.job("once", self.plan, **{**NUMBERS, "rounds": 1}),
                 cloister.job("again", self.plan, **{**NUMBERS, "rounds": 1}),
             ],
-            first_model=describe(self.parts, (), self.vector),
+            first_model=Tensors(self.parts).name_of(self.vector),
         )
         lines = [
             f"{line.split(' = ')[0]} = {limits[line.split(' = ')[0]]}" if line.split(" = ")[0] in limits else line
@@ -130,8 +130,7 @@ class Federation:
             "charter": self.charter.digest,
             "name": "train",
             "plan": self.plan.encode(),
-            "parts": self.parts,
-            "constants": (),
+            "tensors": Tensors(self.parts),
             "start": self.charter.limits.first_model,
         }
         return Job(**given | changed)

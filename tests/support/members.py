@@ -17,7 +17,7 @@ from cloister.ledger import answers, records
 from cloister.ledger import job as jobs
 from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
-from cloister.ledger.job import Job, Part, describe, job_digest, round_digest
+from cloister.ledger.job import Job, Part, Tensors, job_digest, round_digest
 from cloister.ledger.noise import noise_of
 from cloister.ledger.records import Cohort, Noised, Share, outcome_digest
 from cloister.node.study.effects import Effect, Leave, Note, Prove, Say, Train
@@ -28,10 +28,10 @@ from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests.support import chains, charters
 from tests.support.chains import Instance
-from tests.support.owners import make_job
+from tests.support.owners import make_job, plan_of
 
-PLAN: Final = b"a plan, which nobody reads here"
 PARTS: Final = (Part("w", TensorSpec("float32", (4,)), buffer=False),)
+PLAN: Final = plan_of(PARTS)
 START: Final = np.arange(4, dtype=np.float32).tobytes()
 UPDATE: Final = np.full(4, 0.25, np.float32).tobytes()
 NORMS: Final = (0.5, 0.0)
@@ -63,7 +63,7 @@ def terms(**changed: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "jobs": [agreed_job()],
         "row_buckets": "[20]",
-        "first_model": f'"{describe(PARTS, (), START).hex()}"',
+        "first_model": f'"{Tensors(PARTS).name_of(START).hex()}"',
         "limits": chains.LOSS,
         "interactive": "false",
     }

@@ -21,7 +21,7 @@ from cloister.ledger import answers
 from cloister.ledger import job as jobs
 from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
-from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.job import Based, Constant, Job, Part, Tensors
 from cloister.ledger.records import (
     cohort_digest,
     commit_to_be_signed,
@@ -47,13 +47,19 @@ CONSTANTS: Final = (Constant("steps", TensorSpec("int64", (1,)), bytes(8)),)
 LENGTH: Final = 11
 
 
-def plan_of(length: int) -> bytes:
-    """A plan that nobody here runs. It begins as all do, with the tensors of its model, which has so many values."""
-    return msgspec.msgpack.encode(["cloister plan 2", [[["weight"], "float32", [length], True]], []])
+def plan_of(parts: Sequence[Part], *, frozen: Sequence[Part | Based] = ()) -> bytes:
+    """A plan that learns these tensors, has some that it does not learn, and that nobody here runs."""
+    held = [(each, 0) for each in parts] + [(each, None) for each in frozen]
+    told: tuple[list[Any], list[Any]] = ([], [])
+    after: tuple[list[int | None], list[int | None]] = ([], [])
+    for each, new in held:
+        what = [[each.name], each.spec.dtype, each.spec.shape]
+        told[each.buffer].append(what if each.buffer else [*what, new is not None])
+        after[each.buffer].append(new)
+    return msgspec.msgpack.encode(["cloister plan 2", *told, [], [], [], 0, [], *after])
 
 
-PLAN: Final = plan_of(1 << 40)
-"""That of a model as large as any here."""
+PLAN: Final = plan_of(PARTS)
 METRICS: Final = '[[limits.metrics]]\nname = "loss"\nlow = 0.0\nhigh = 10.0\n'
 RECORD: Final = '{ unit = "record", multiplier = 2.0, delta = 1e-5 }'
 OWNER: Final = '{ unit = "owner", multiplier = 2.0, delta = 1e-5 }'
@@ -82,10 +88,10 @@ def charter_text(
 ) -> str:
     """A charter of these owners and the researcher rosa; ``changed``: limits, as they stand in the file. ``job``: what
     is changed of the one job that they agree on. Beside noise, nothing is told and no buffers are averaged."""
-    start = jobs.describe(parts_of(length), CONSTANTS, first_model(length))
+    start = Tensors(parts_of(length), (), CONSTANTS).name_of(first_model(length))
     limits = {
         "interactive": "false",
-        "jobs": [agreed(**(job or {}))],
+        "jobs": [agreed(**{"plan": hashlib.sha256(plan_of(parts_of(length))).digest(), **(job or {})})],
         "first_model": f'"{start.hex()}"',
         "largest_share": "1.0",
         "clip": "10.0",
@@ -102,13 +108,14 @@ def agreed(**changed: Any) -> AgreedJob:
 
 def make_job(charter: Charter, /, **changed: Any) -> Job:
     """A job that the charter allows, unless it is ``changed``."""
+    told = {"parts": PARTS, "base": (), "constants": CONSTANTS}
+    tensors = Tensors(**{name: changed.pop(name, value) for name, value in told.items()})
     given: dict[str, Any] = {
         "format": jobs.FORMAT,
         "charter": charter.digest,
         "name": "train",
-        "plan": PLAN,
-        "parts": PARTS,
-        "constants": CONSTANTS,
+        "plan": plan_of(tensors.parts, frozen=tensors.base),
+        "tensors": tensors,
         "start": charter.limits.first_model,
     }
     return Job(**{**given, **changed})

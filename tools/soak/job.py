@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.charter.jobs import AgreedJob
+from cloister.worker.plans import Plan
 
 TAG: Final = "#soak"
 COLUMNS: Final = ("x", "y")
@@ -46,17 +47,22 @@ def example() -> tuple[Tensor, Tensor]:
 
 def agreed(rounds: int) -> list[AgreedJob]:
     """The charter's jobs: the long one, and the last rounds."""
-    plan = loss.capture(model(), example=example())
+    plan = training_step()
     return [
         cloister.job("soak", plan, **NUMBERS, rounds=rounds, max_s=ROUND_S),
         cloister.job("last", plan, **{**NUMBERS, "steps": 3}, rounds=LAST, max_s=120),
     ]
 
 
+def training_step() -> Plan:
+    """What they are of."""
+    return loss.capture(model(), example=example())
+
+
 def limits(*, rounds: int, floor: int) -> dict[str, Any]:
     """Of the charter."""
     return {
-        "first_model": cloister.model_digest(model()),
+        "first_model": cloister.model_digest(model(), training_step()),
         "floor": floor,
         "clip": 2.0,
         "rounds": 20 * rounds + 1000,

@@ -34,7 +34,7 @@ def attempt(console: Console, local: LocalStudy, ledger: Ledger, plan: Plan, *, 
     """
     honest = training.job(plan, rounds=rounds, charter=local.charter)
     forged = theft.forge(honest, training.captured(training.copy_row))
-    found = theft.submit(forged, training.new_model(), ledger=ledger, local=local)
+    found = theft.submit(forged, ledger=ledger, local=local)
     screen.refuse(console, _THEFT, {"the aggregator": found})
     with console.status("waiting until the hospitals dial again"):
         replace_aggregator(local, local.folder / "tampered")

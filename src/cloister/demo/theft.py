@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from torch import nn
 
 from cloister.errors import MessageError, UnacceptableError
 from cloister.ledger import job as jobs
@@ -13,7 +12,6 @@ from cloister.ledger.chain import Ledger
 from cloister.net.attested import attest_peer
 from cloister.net.policy import AttestationPolicy
 from cloister.study.client import StudyClient, bytes_of
-from cloister.study.job import describe
 from cloister.testing.studies import ADDRESS, LocalStudy
 from cloister.wire.rounds import Accepted, Chain, Join, Refused, Submit
 from cloister.worker.plans import Plan
@@ -24,16 +22,16 @@ def forge(honest: bytes, plan: Plan) -> bytes:
     return jobs.encode(msgspec.structs.replace(jobs.decode(honest), plan=plan.encode()))
 
 
-def submit(forged: bytes, model: nn.Module, *, ledger: Ledger, local: LocalStudy) -> str:
+def submit(forged: bytes, *, ledger: Ledger, local: LocalStudy) -> str:
     """Submits a forged job, as the researcher; how the aggregator refuses it.
 
-    ``model``: what the job starts from. ``ledger``: the researcher's, with the same records as the aggregator's.
+    ``ledger``: the researcher's, with the same records as the aggregator's.
 
     Raises:
         UnacceptableError: the job is accepted. NetworkError: the connection is lost.
     """
     policy = AttestationPolicy(charter=local.charter, accept_simulated=True)
-    vector = describe(model).vector
+    vector = np.zeros(jobs.decode(forged).layout.length, np.float32)  # it is refused before anybody looks at it
     with StudyClient(
         attest_peer(ADDRESS, policy=policy, identity=local.researcher, at=local.routes[ADDRESS])
     ) as conversation:

@@ -132,7 +132,7 @@ def gather(folder: Path, parts: Mapping[str, Patients], plan: Plan, *, rounds: i
     """The hospitals under a charter that allows this plan, so many rounds of it with noise, and no other."""
     sampling, noise = sampling_of(parts), noise_of(parts, rounds=rounds)
     limits = {
-        "first_model": cloister.model_digest(new_model()),
+        "first_model": cloister.model_digest(new_model(), plan),
         "floor": 2,
         "largest_share": 0.5,
         "clip": CLIP,
@@ -155,4 +155,4 @@ def job(plan: Plan, *, rounds: int, charter: Charter) -> bytes:
     """The study's job as it travels."""
     (found,) = charter.jobs
     wanted = agreed(plan, rounds=rounds, sampling=found.sampling or cloister.Sampling(rate=1.0, rows=1))
-    return make(describe(new_model()), plan, wanted, charter=charter)
+    return make(describe(new_model(), plan), plan, wanted, charter=charter)

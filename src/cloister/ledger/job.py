@@ -16,8 +16,8 @@ from cloister.charter.charter import Charter
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.errors import CloisterError, JobError
-from cloister.wire.fields import Digest, Message, Name
 from cloister.ledger.learned import learned
+from cloister.wire.fields import Digest, Message, Name
 from cloister.wire.layout import FLOATS, Layout, Regions, lay_out, regions_of
 from cloister.wire.limits import INPUTS, JOB_BYTES
 from cloister.wire.tensors import TensorSpec
@@ -67,6 +67,11 @@ class Tensors(Message, frozen=True):
     parts: Annotated[tuple[Part, ...], Meta(max_length=2 * INPUTS)]
     base: Annotated[tuple[Based, ...], Meta(max_length=2 * INPUTS)] = ()
     constants: Annotated[tuple[Constant, ...], Meta(max_length=2 * INPUTS)] = ()
+
+    @property
+    def all(self) -> tuple[Part | Based | Constant, ...]:
+        """Those that are learned, those of the base, and the others."""
+        return (*self.parts, *self.base, *self.constants)
 
     @property
     def layout(self) -> Layout:

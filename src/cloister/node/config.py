@@ -121,6 +121,13 @@ class StudyData:
 
 
 @dataclass(frozen=True)
+class BaseFile:
+    """A safetensors file of a base model, which charters name by its digest."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
 class CharterUse:
     """The charter that a node works under, and what its owner adds to it. ``cloister.node.setup`` loads it."""
 
@@ -165,6 +172,7 @@ class NodeConfiguration:
     workers: tuple[Neighbour, ...]
     data_sets: tuple[DataSet, ...]
     study_data: tuple[StudyData, ...] = ()
+    models: tuple[BaseFile, ...] = ()
     charters: tuple[CharterUse, ...] = ()
     """The charters that it works under, side by side; one memory serves them all."""
     tee: TeeUse | None = None
@@ -220,6 +228,7 @@ def parse(text: str, *, folder: Path, source: str = "node.toml") -> NodeConfigur
         ),
         data_sets=tuple(each for each in data_sets if isinstance(each, DataSet)),
         study_data=tuple(each for each in data_sets if isinstance(each, StudyData)),
+        models=tuple(_base_file(entry, folder) for entry in table.tables("models")),
         charters=charters,
         tee=_tee(table.table("tee")) if table.holds("tee") else None,
         control=_control(table, folder),
@@ -304,6 +313,13 @@ def _study_data(entry: NodeTable, folder: Path, index: int) -> StudyData:
         budget=_privacy_budget(entry),
         index=index,
     )
+
+
+def _base_file(entry: NodeTable, folder: Path) -> BaseFile:
+    path = folder / entry.text("file")
+    if path != folder and path.suffix != ".safetensors":
+        entry.fault("file", "a base model is made of .safetensors files, one table for each")
+    return BaseFile(path)
 
 
 def _privacy_budget(entry: NodeTable) -> PrivacyBudget | None:

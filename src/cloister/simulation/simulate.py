@@ -47,7 +47,7 @@ from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
 from cloister.worker.fitting import check_drawn, check_last, check_numbers, check_whole, columns_of
 from cloister.worker.optimizers import Optimizer, check_optimizer
-from cloister.worker.plans import Plan, PlannedLoss, check_none_frozen
+from cloister.worker.plans import Plan, PlannedLoss
 from cloister.worker.rows_apart import check_rows_apart
 
 Owner: TypeAlias = Batches | Sequence[Tensor]
@@ -169,8 +169,6 @@ def simulate(
     )
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
-    if noise is not None:
-        check_none_frozen(plan)
     if sampling is not None:
         held = dict(trained.named_parameters()), dict(trained.named_buffers())
         check_rows_apart(plan, parameters=held[0], buffers=held[1])

@@ -12,22 +12,27 @@ from cloister.errors import ConfigurationError
 from cloister.models import recipe_toml as toml
 from cloister.models.drawing import draw
 from cloister.net.files import read_charter_text
+from cloister.tensor.plan.learned import learned
 from cloister.worker.initialising import load_drawn, recipe_of
+from cloister.worker.plans import Plan, check_plan
 
 
-def recipe_toml(model: nn.Module) -> str:
-    """PyTorch's own initialisation of a model's layers as ``[[first_model]]`` tables for charter.toml.
+def recipe_toml(model: nn.Module, plan: Plan, *, home_buffers: bool = False) -> str:
+    """PyTorch's own initialisation of a model's layers as ``[[first_model]]`` tables for charter.toml: of what the plan
+    learns. ``home_buffers``: as in the charter's limits.
 
     Raises:
         ConfigurationError: a layer that is not known; the message names it.
     """
-    return toml.text(recipe_of(model))
+    check_plan(plan)
+    found = learned(plan.program)
+    return toml.text(recipe_of(model, learned={*found.parameters, *(() if home_buffers else found.buffers)}))
 
 
 def draw_first_model(model: nn.Module, charter: str | os.PathLike[str]) -> nn.Module:
-    """A copy of the model with the values that the charter's recipe draws; ``cloister.model_digest`` of it is the
-    charter's ``first_model``. They depend on everything else in the charter: write the digest down last. Until then the
-    charter may lack it.
+    """A copy of the model, with what is learned of it as the charter's recipe draws it; ``cloister.model_digest`` of it
+    is the charter's ``first_model``. The values depend on everything else in the charter: write the digest down last.
+    Until then the charter may lack it.
 
     Raises:
         CharterError: the file has other faults than a missing digest. ConfigurationError: it has no recipe, or one for

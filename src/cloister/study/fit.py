@@ -256,7 +256,7 @@ class JobRun:
             return
         newest = self.held is not None and receipt is self.ledger.receipts[-1]
         if self.held is not None and newest:
-            load(self.held.vector, into=self.model)
+            load(self.held.vector, tensors=self.job.tensors, into=self.model)
         absent = self._absent.get(receipt.cohort.round, {})
         self._absent.clear()
         try:

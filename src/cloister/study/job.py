@@ -16,15 +16,18 @@ from cloister.charter.charter import Batch
 from cloister.charter.jobs import WEIGHTS, AgreedJob, Sampling, Weights
 from cloister.charter.names import shown
 from cloister.charter.summary import declared
-from cloister.errors import ConfigurationError, JobError
+from cloister.errors import ConfigurationError, JobError, PlanError
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.job import FROZEN_BYTES, Based, Constant, Job, Part, Tensors
 from cloister.ledger.sync import Values
+from cloister.study.base import Base
 from cloister.tables import bounds
+from cloister.tensor.plan.learned import learned
+from cloister.wire.layout import FLOATS
 from cloister.worker import flatten as deltas
 from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer, check_optimizer
-from cloister.worker.plans import Plan, PlannedLoss, check_none_frozen, check_plan
+from cloister.worker.plans import Plan, PlannedLoss, check_plan
 from cloister.worker.values import as_bytes, sendable, spec_of
 
 CHARTER_DECIDES: Final = "the charter decides"
@@ -35,46 +38,91 @@ _FEDAVG: Final = FedAvg()
 class Described(NamedTuple):
     """A model as a study knows it."""
 
-    parts: tuple[Part, ...]
-    constants: tuple[Constant, ...]
+    tensors: Tensors
     vector: Vector
+    """What is learned of it."""
 
     @property
     def digest(self) -> bytes:
         """Its digest, 32 bytes."""
-        return jobs.describe(self.parts, self.constants, self.vector)
+        return self.tensors.name_of(self.vector)
 
 
-def model_digest(model: nn.Module) -> bytes:
+def model_digest(model: nn.Module, plan: Plan, *, base: Base | None = None, home_buffers: bool = False) -> bytes:
     """The digest of a model, its values included: the ``first_model`` of a charter, 32 bytes.
 
-    Raises:
-        MessageError: it holds a tensor of an element type that does not travel.
-    """
-    return describe(model).digest
-
-
-def describe(model: nn.Module) -> Described:
-    """The model's floating-point parameters and buffers as parts of a vector, and all else as constants.
+    Args:
+        plan: what learns it.
+        base: the files of the charter's ``[[bases]]`` in which its frozen tensors are.
+        home_buffers: as in the charter's limits.
 
     Raises:
-        MessageError: as ``model_digest``.
+        PlanError, ConfigurationError, MessageError: as ``describe``.
     """
-    floats = deltas.floats_of(model)
-    buffers = dict(model.named_buffers())
-    parts = tuple(Part(name, spec_of(floats[name]), name in buffers) for name in sorted(floats))
-    others = {name: each for name, each in {**dict(model.named_parameters()), **buffers}.items() if name not in floats}
-    constants = tuple(Constant(name, spec_of(others[name]), _bytes_of(others[name])) for name in sorted(others))
-    return Described(parts, constants, deltas.flatten(floats, layout=deltas.layout_of(floats)).numpy())
+    return describe(model, plan, base=base, home_buffers=home_buffers).digest
+
+
+def describe(model: nn.Module, plan: Plan, *, base: Base | None = None, home_buffers: bool = False) -> Described:
+    """A model as a study knows it: what the plan learns as parts of a vector; what it does not, by its place in a base,
+    or, where that does not have it, as a constant.
+
+    Raises:
+        PlanError: the plan was captured from another model.
+        ConfigurationError: frozen tensors that are in no file of the base are too large for constants.
+        MessageError: a tensor of an element type that does not travel.
+    """
+    check_plan(plan)
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    check_tensors(plan, parameters, buffers)
+    found, held = learned(plan.program), {**buffers, **parameters}
+    strange = sorted(held.keys() - {name for each in plan.program.held for name in each.names})
+    if strange:
+        raise PlanError(
+            f"the plan was captured from another model, which has no {strange[0]!r}: capture it from this one"
+        )
+    names = {*found.parameters, *(() if home_buffers else found.buffers)}
+    floats = {name: held[name] for name in sorted(names)}
+    parts = tuple(Part(name, spec_of(each), name in buffers) for name, each in floats.items())
+    others = sorted(each.names[0] for each in plan.program.held if each.names[0] not in names)
+    home = {*found.buffers} - names
+    based, constants = [], []
+    for name in others:
+        tensor, spec = held[name].detach(), spec_of(held[name])
+        place = None if base is None or name in home or spec.dtype not in FLOATS else base.find(name, tensor)
+        if place is None:
+            too_large = spec.dtype in FLOATS and spec.nbytes() > FROZEN_BYTES  # which is refused below
+            constants.append(Constant(name, spec, b"" if too_large else _bytes_of(tensor)))
+        else:
+            based.append(Based(name, spec, name in buffers, *place))
+    _check_constants(constants, base)
+    tensors = Tensors(parts, tuple(based), tuple(constants))
+    return Described(tensors, deltas.flatten(floats, layout=tensors.layout).numpy())
+
+
+def _check_constants(constants: Sequence[Constant], base: Base | None) -> None:
+    floats = [each for each in constants if each.spec.dtype in FLOATS]
+    if sum(each.spec.nbytes() for each in floats) <= FROZEN_BYTES:
+        return
+    largest = max(floats, key=lambda each: each.spec.nbytes())
+    way_out = (
+        "its frozen tensors belong into files that owners have: name them with base=cloister.Base(...), of which"
+        " `toml` writes the charter's [[bases]]; cloister.write_base writes one"
+        if base is None
+        else "it is in no file of the base: load the model with the element types of its file (for transformers:"
+        ' dtype="auto"), or write a base with cloister.write_base'
+    )
+    raise ConfigurationError(
+        f"the plan does not learn {largest.name!r}, {largest.spec}, which is too large to travel with a job: {way_out}"
+    )
 
 
 @torch.no_grad()
-def load(vector: Values, *, into: nn.Module) -> None:
-    """Gives the model the values of a vector with its layout."""
-    floats = deltas.floats_of(into)
-    layout = deltas.layout_of(floats)
+def load(vector: Values, *, tensors: Tensors, into: nn.Module) -> None:
+    """Gives a model what is learned of it: the values of a vector."""
+    held = {**dict(into.named_parameters()), **dict(into.named_buffers())}
+    layout = tensors.layout
     values = torch.frombuffer(bytearray(vector), dtype=getattr(torch, layout.dtype))
-    deltas.unflatten(values, layout=layout, into=floats)
+    deltas.unflatten(values, layout=layout, into={place.name: held[place.name] for place in layout.places})
 
 
 def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Tensor] | None) -> Plan:
@@ -170,17 +218,13 @@ def make(described: Described, plan: Plan, wanted: AgreedJob, *, charter: Charte
 
     Raises:
         JobError: the charter has none; the message says what differs from the one that is nearest.
-        PlanError: the charter has noise, and the plan leaves parameters as they are.
     """
-    if charter.limits.noise is not None:
-        check_none_frozen(plan)
     made = Job(
         format=jobs.FORMAT,
         charter=charter.digest,
         name=_agreed(wanted, charter).name,
         plan=plan.encode(),
-        parts=described.parts,
-        constants=described.constants,
+        tensors=described.tensors,
         start=described.digest,
     )
     jobs.agreed(made, charter=charter)

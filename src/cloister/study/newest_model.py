@@ -73,9 +73,9 @@ def _released(folder: Folder) -> tuple[int, bytes] | None:
 
 def _named(job: Job, model: ModelState) -> dict[str, torch.Tensor]:
     values = torch.frombuffer(bytearray(model.vector), dtype=DTYPES[job.layout.dtype])
-    tensors = {part.name: torch.empty(part.spec.shape, dtype=DTYPES[part.spec.dtype]) for part in job.parts}
+    tensors = {part.name: torch.empty(part.spec.shape, dtype=DTYPES[part.spec.dtype]) for part in job.tensors.parts}
     deltas.unflatten(values, layout=job.layout, into=tensors)
-    for constant in job.constants:
+    for constant in job.tensors.constants:
         tensors[constant.name] = torch.empty(constant.spec.shape, dtype=DTYPES[constant.spec.dtype])
         as_bytes(tensors[constant.name])[:] = constant.data
     return tensors

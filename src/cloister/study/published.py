@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cloister.errors import CharterError, CloisterError
 from cloister.files import open_regular
-from cloister.ledger.job import describe
 from cloister.study.study_file import StudyFile
 from cloister.worker.data.headers import tensors_of_safetensors
 
@@ -48,7 +47,7 @@ def published_values(study: StudyFile, path: Path) -> bytes:
         raise CharterError(f"{path} cannot be read: {fault.strerror}; name the published file") from None
     except (CloisterError, ValueError) as fault:
         raise CharterError(f"{path}: {fault}") from None
-    if describe(study.parts, study.constants, values) != study.charter.limits.first_model:
+    if study.tensors.name_of(values) != study.charter.limits.first_model:
         raise CharterError(f"what is in {path} is not the charter's first model, whose digest is another")
     return values
 
@@ -66,11 +65,11 @@ def _values(study: StudyFile, file: BinaryIO, path: Path) -> bytes:
     vector = np.empty(layout.length, layout.dtype)  # now that the file is known to hold as many values
     for place, found in zip(layout.places, stored, strict=True):
         file.seek(found.start)
-        vector[place.start : place.stop] = _numbers(file.read(place.spec.nbytes()), place.spec.dtype)
+        vector[place.start : place.stop] = numbers(file.read(place.spec.nbytes()), place.spec.dtype)
     return vector.tobytes()
 
 
-def _numbers(data: bytes, dtype: str) -> NDArray[np.floating[Any]]:
+def numbers(data: bytes, dtype: str) -> NDArray[np.floating[Any]]:
     """Numbers as a file holds them; NumPy knows no bfloat16, whose bits are the upper half of a float32's."""
     if dtype == _BFLOAT16:
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")

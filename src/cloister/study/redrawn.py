@@ -12,8 +12,7 @@ from typing import Final
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError
 from cloister.ledger.first_model import drawn_vector
-from cloister.ledger.job import FORMAT, Constant, Job, Part
-from cloister.ledger.job import describe as digest_of
+from cloister.ledger.job import Constant, Part, Tensors
 from cloister.wire.tensors import TensorSpec
 
 _STATISTICS: Final = ("running_mean", "running_var")
@@ -47,11 +46,10 @@ def _digests(charter: Charter) -> Iterator[bytes]:
     parts = tuple(
         Part(entry.tensor, TensorSpec(entry.dtype, entry.shape), entry.tensor in buffers) for entry in charter.recipe
     )
-    job = Job(FORMAT, charter.digest, "", b"", parts, (), bytes(32))
-    vector = drawn_vector(charter, job)
+    vector = drawn_vector(charter, Tensors(parts))
     counters = {".".join([*name.split(".")[:-1], _COUNTER]) for name in buffers}
     spec = TensorSpec("int64", ())
     constants = tuple(Constant(name, spec, bytes(spec.nbytes())) for name in sorted(counters))
-    yield digest_of(parts, constants, vector)
+    yield Tensors(parts, (), constants).name_of(vector)
     if constants:
-        yield digest_of(parts, (), vector)
+        yield Tensors(parts).name_of(vector)

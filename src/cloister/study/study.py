@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, get_args
 
+import numpy as np
 from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
@@ -30,6 +31,7 @@ from cloister.net.files import read_charter
 from cloister.net.identity import Identity
 from cloister.net.policy import AttestationPolicy
 from cloister.study import job as jobs
+from cloister.study.base import Base
 from cloister.study.fit import JobRun, OnError
 from cloister.study.history import History, Round
 from cloister.study.log import CHAIN
@@ -144,6 +146,7 @@ class Study:
         strategy: Strategy = _FEDAVG,
         weights: Weights = "uniform",
         sampling: Sampling | None = None,
+        base: Base | None = None,
         example: Sequence[Tensor] | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         on_round: Callable[[Round], None] | None = None,
@@ -167,6 +170,8 @@ class Study:
             steps: of every owner in a round; each owner's node chooses the rows of its whole batches.
             weights: how much owners count: all the same (``"uniform"``), or by their rows (``"rows"``).
             sampling: how rows are drawn where the charter's noise hides single records (``cloister.Sampling``).
+            base: the files of the charter's ``[[bases]]``, in which the tensors are that the plan does not learn
+                (``cloister.Base``). None of them is sent: owners have these files.
             example: one batch to capture a loss function from; only its shapes and element types matter.
             evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in
                 the history.
@@ -188,7 +193,8 @@ class Study:
         screen = Screen(always=True)  # a study goes on for hours, and a void round is news
         trained = copy.deepcopy(model)
         plan = jobs.planned(loss, model=trained, example=example)
-        described = jobs.describe(trained)
+        home_buffers = self.charter.limits.home_buffers
+        described = jobs.describe(trained, plan, base=base, home_buffers=home_buffers)
         wanted = jobs.job(
             "wanted",
             plan,
@@ -244,11 +250,11 @@ class Study:
             return described
         job = before.job()
         kept = None if job is None else before.model(job)
-        if job is None or kept is None or kept.digest != agreed or job.parts != described.parts:
+        if job is None or kept is None or kept.digest != agreed or job.tensors != described.tensors:
             return described
-        jobs.load(kept.vector, into=trained)
+        jobs.load(kept.vector, tensors=job.tensors, into=trained)
         say("the model starts from the values that the charter before released last")
-        return jobs.describe(trained)
+        return described._replace(vector=np.frombuffer(kept.vector, job.layout.dtype))
 
     def status(self) -> StudyStatus:
         """How the study stands now: who is there, which round, what it waits for. It may be asked while a ``fit`` runs.
@@ -307,6 +313,6 @@ class Study:
                     "the job's last model is not here: "
                     + ("the aggregator did not send it" if newest else "rounds of another job came after it")
                 )
-            jobs.load(job_run.held.vector, into=job_run.model)
+            jobs.load(job_run.held.vector, tensors=job_run.job.tensors, into=job_run.model)
         history = History(job_run.rounds)
         return StudyRun(job_run.model, history, receipts, plan, job_run.finished, job_run.ledger.records, self)

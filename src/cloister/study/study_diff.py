@@ -33,9 +33,11 @@ def _exactly(study: StudyFile) -> Iterator[str]:
     for plan in sorted(study.plans):
         for at, constant in enumerate(study.program(plan).constants):
             yield f"plan {plan.hex()}, constant {at} = {_digest(constant.data)}"
-    for part in study.parts:
+    for part in study.tensors.parts:
         yield f"tensor {quoted(part.name)} = {part.spec}, {'buffer' if part.buffer else 'parameter'}"
-    for other in study.constants:
+    for based in study.tensors.base:
+        yield f"tensor {quoted(based.name)} = {based.spec}, {quoted(based.tensor)} of {based.file.hex()}"
+    for other in study.tensors.constants:
         yield f"tensor {quoted(other.name)} = {other.spec}, {_digest(other.data)}"
     yield f"first model's values = {'not known' if study.vector is None else _digest(study.vector)}"
 

@@ -18,7 +18,7 @@ from cloister.charter.charter import Charter
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, CloisterError, JobError, PlanError
 from cloister.ledger.first_model import drawn_vector
-from cloister.ledger.job import Tensors, tensor_faults, vector_faults
+from cloister.ledger.job import Constant, Tensors, tensor_faults, vector_faults
 from cloister.tables import TEXT_BYTES
 from cloister.tensor.plan import encoding
 from cloister.tensor.plan.encoding import PLAN_BYTES
@@ -139,7 +139,7 @@ def _check_texts(found: _Contents) -> None:
     """Names are for people, too, who see none that steers a terminal."""
     tensors = found.tensors
     named = [each.tensor for each in tensors.base]
-    for name in [*named, *(each.name for each in (*tensors.parts, *tensors.base, *tensors.constants))]:
+    for name in [*named, *(each.name for each in tensors.all)]:
         if not is_visible(name):
             raise CharterError(
                 f"the study file names a tensor {name!a}: give it a name that can be printed and seen, and write the"
@@ -155,8 +155,8 @@ def _check_tensors(tensors: Tensors, program: Program) -> None:
     """
     held = {each.names[0]: (TensorSpec(each.dtype, each.shape), False) for each in program.parameters}
     held |= {each.names[0]: (TensorSpec(each.dtype, each.shape), True) for each in program.buffers}
-    told = {each.name: (each.spec, each.buffer) for each in (*tensors.parts, *tensors.base)}
-    told |= {each.name: (each.spec, held.get(each.name, (None, True))[1]) for each in tensors.constants}
+    told = {each.name: (each.spec, held.get(each.name, (None, True))[1]) for each in tensors.constants}
+    told |= {each.name: (each.spec, each.buffer) for each in tensors.all if not isinstance(each, Constant)}
     differing = sorted(name for name in held.keys() | told.keys() if held.get(name) != told.get(name))
     if differing:
         raise CharterError(

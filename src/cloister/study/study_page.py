@@ -15,15 +15,19 @@ from cloister.charter import summary
 from cloister.charter.charter import Charter, Limits
 from cloister.charter.jobs import FEWEST_BATCHES, AgreedJob
 from cloister.charter.names import shown
+from cloister.ledger.job import Based
 from cloister.plans import words
 from cloister.plans.look import Look, look
 from cloister.study.privacy import privacy
 from cloister.study.study_file import StudyFile
 from cloister.study.study_warnings import Warned, warnings_about
+from cloister.tensor.plan.learned import learned
 from cloister.wire.fixed_point import SUM_BYTES
 from cloister.wire.text import quoted, visible
 
 _WIDTH: Final = 100
+_SHOWN_TENSORS: Final = 8
+"""So many of the tensors in a file of a base are listed, which may have thousands."""
 
 
 def page(study: StudyFile, *, code: bool = False) -> list[str]:
@@ -106,15 +110,41 @@ def _model(study: StudyFile) -> Iterator[str]:
     yield ""
     yield f"first model {'' if charter.limits.first_model is None else charter.limits.first_model.hex()}"
     yield from _origin(study)
-    yield f"  {layout.length:,} values in {len(study.parts)} tensors of {layout.dtype}:"
+    yield f"  learned: {layout.length:,} values in {len(study.tensors.parts)} tensors of {layout.dtype}:"
     drawn = {entry.tensor: entry for entry in charter.recipe}
-    for part in study.parts:
+    for part in study.tensors.parts:
         kind = "buffer" if part.buffer else "parameter"
         entry = drawn.get(part.name)
         from_ = "" if entry is None else f", {summary.distribution(entry)}"
         yield f"    {quoted(part.name)} {part.spec}, {kind}{from_}"
-    for constant in study.constants:
-        yield f"    {quoted(constant.name)} {constant.spec}, stays as it is"
+    yield from _frozen(study)
+
+
+def _frozen(study: StudyFile) -> Iterator[str]:
+    """What is not learned: it stays as it is, and is never sent again."""
+    for base in study.charter.bases:
+        for file in base.files:
+            held = [each for each in study.tensors.base if each.file == file]
+            values = sum(each.spec.count() for each in held)
+            yield f"  from the base {shown(base.name)}, as it is: {values:,} values in {len(held)} tensors of the file"
+            yield f"    {file.hex()}"
+            yield from (f"    {quoted(each.name)} {each.spec}{_renamed(each)}" for each in held[:_SHOWN_TENSORS])
+            if len(held) > _SHOWN_TENSORS:
+                yield f"    and {len(held) - _SHOWN_TENSORS} more"
+    for constant in study.tensors.constants:
+        home = constant.name in _written(study)
+        yield f"    {quoted(constant.name)} {constant.spec}, {'stays at home' if home else 'stays as it is'}"
+
+
+def _renamed(based: Based) -> str:
+    return "" if based.tensor == based.name else f", which is {quoted(based.tensor)} there"
+
+
+def _written(study: StudyFile) -> set[str]:
+    """The buffers that the jobs' plans write and that each owner keeps to itself."""
+    if not study.charter.limits.home_buffers:
+        return set()
+    return {name for plan in study.plans for name in learned(study.program(plan)).buffers}
 
 
 def _origin(study: StudyFile) -> Iterator[str]:

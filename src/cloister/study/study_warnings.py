@@ -12,7 +12,9 @@ from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
 from cloister.models import traps
 from cloister.plans.look import Look
+from cloister.study.published import numbers
 from cloister.study.study_file import StudyFile
+from cloister.wire.layout import FLOATS
 from cloister.wire.text import quoted
 
 _MANY_ROWS: Final = 64
@@ -32,7 +34,7 @@ def warnings_about(study: StudyFile, looks: Mapping[bytes, Look]) -> list[Warned
     found = [Warned("warning", text) for text in warnings_of(study.charter)]
     for plan, seen in looks.items():
         found += _plan(study, plan, seen)
-    return sorted([*found, *_traps(study)], key=lambda each: _ORDER.index(each.severity))
+    return sorted([*found, *_bases(study), *_traps(study)], key=lambda each: _ORDER.index(each.severity))
 
 
 def _plan(study: StudyFile, plan: bytes, seen: Look) -> Iterator[Warned]:
@@ -63,12 +65,24 @@ def _wide(job: AgreedJob, units: int) -> str:
     )
 
 
+def _bases(study: StudyFile) -> Iterator[Warned]:
+    for base in study.charter.bases:
+        yield Warned(
+            "note",
+            f"base {shown(base.name)}: its values are in {len(base.files)} file(s) that are known here by their digests"
+            " alone, and are not looked at for traps: compare the digests with what their publisher tells",
+        )
+
+
 def _traps(study: StudyFile) -> Iterator[Warned]:
     if study.vector is None:
         yield Warned("warning", "first model: its values are not in this file, and were not looked at for traps")
         return
     values, layout = np.frombuffer(study.vector, study.layout.dtype), study.layout
     tensors = {place.name: values[place.start : place.stop].reshape(place.spec.shape) for place in layout.places}
+    for each in study.tensors.constants:  # a trap may as well be in what stays as it is
+        if each.spec.dtype in FLOATS:
+            tensors[each.name] = numbers(each.data, each.spec.dtype).reshape(each.spec.shape)
     for trap in traps.find(tensors):
         severity = "danger" if trap.severity == "grave" else "warning"
         tensor = " after ".join(map(quoted, trap.tensor.split(" after ")))

@@ -12,6 +12,7 @@ from cloister import files
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError, ConfigurationError
 from cloister.net.files import read_charter_text
+from cloister.study.base import Base
 from cloister.study.job import describe
 from cloister.study.study_file import VALUES_BYTES, encode
 from cloister.worker.plans import Plan, check_plan
@@ -24,6 +25,7 @@ def write_study(
     charter: str | os.PathLike[str],
     plans: Sequence[Plan],
     model: nn.Module,
+    base: Base | None = None,
     text: str = "",
     overwrite: bool = False,
 ) -> None:
@@ -31,6 +33,7 @@ def write_study(
 
     Args:
         charter: charter.toml. plans: those of its jobs. model: its first model. text: what the study is for.
+        base: the files of the charter's ``[[bases]]`` in which the model's frozen tensors are.
         overwrite: whether a file that is there may go; what others have signed is then another study's.
 
     Raises:
@@ -41,8 +44,15 @@ def write_study(
     for plan in plans:
         check_plan(plan)
     written = read_charter_text(charter, error=CharterError)
-    parts, constants, vector = describe(model)
     known = parse_charter(written, source=str(charter))
+    home_buffers = known.limits.home_buffers
+    found = {describe(model, plan, base=base, home_buffers=home_buffers).tensors: plan for plan in plans}
+    if len(found) != 1:
+        raise ConfigurationError(
+            "a study file is of one model: give the plans of the charter's jobs, which all learn the same of it; what"
+            " learns something else belongs into a study of its own"
+        )
+    tensors, vector = describe(model, plans[0], base=base, home_buffers=home_buffers)
     for plan in plans:
         if any(job.sampling is not None and job.plan == plan.digest for job in known.jobs):
             held = dict(model.named_parameters()), dict(model.named_buffers())
@@ -52,8 +62,7 @@ def write_study(
         text=text,
         charter=written,
         plans=tuple(plan.encode() for plan in plans),
-        parts=parts,
-        constants=constants,
+        tensors=tensors,
         vector=values,
     )
     try:

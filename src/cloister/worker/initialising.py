@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -37,13 +37,14 @@ class _Source(NamedTuple):
 _Sources = Iterator[tuple[str, _Source]]
 
 
-def recipe_of(model: nn.Module) -> Recipe:
-    """The recipe by which PyTorch's layers in ``model`` are first filled. No value of the model is looked at.
+def recipe_of(model: nn.Module, *, learned: Container[str]) -> Recipe:
+    """The recipe by which PyTorch's layers in ``model`` first fill the tensors that are ``learned``, by their names. No
+    value of the model is looked at.
 
     Raises:
         ConfigurationError: a tensor for which there is no rule, or no such recipe; the message names it.
     """
-    tensors = floats_of(model)
+    tensors = {name: tensor for name, tensor in floats_of(model).items() if name in learned}
     names = {id(tensor): name for name, tensor in tensors.items()}
     sources: dict[str, _Source] = {}
     # A layer's own rule comes after those of the layers in it, since that is the order in which they are made.
@@ -63,15 +64,14 @@ def recipe_of(model: nn.Module) -> Recipe:
 
 @torch.no_grad()
 def load_drawn(tensors: Mapping[str, NDArray[Any]], model: nn.Module) -> None:
-    """Writes drawn tensors into a model, in place; what is no floating-point tensor stays as it is.
+    """Writes drawn tensors into a model, in place; what is not drawn stays as it is.
 
     Raises:
-        ConfigurationError: other names, shapes or element types than the model has; then nothing is written.
+        ConfigurationError: names, shapes or element types that the model does not have; then nothing is written.
     """
     held = floats_of(model)
-    for name in sorted(held.keys() ^ tensors.keys()):
-        where = "the recipe" if name in held else "the model"
-        raise ConfigurationError(f"the tensor {name!r} is not in {where}: one is for another model")
+    for name in sorted(tensors.keys() - held.keys()):
+        raise ConfigurationError(f"the tensor {name!r} is not in the model: the recipe is for another one")
     found = {name: torch.from_numpy(values) for name, values in tensors.items()}
     for name, values in found.items():
         if (values.dtype, values.shape) != (held[name].dtype, held[name].shape):

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from cloister.errors import ConfigurationError, PlanError
+from cloister.errors import ConfigurationError
 from cloister.tensor.ops import Op
 from cloister.tensor.plan import safety
 from cloister.tensor.plan.capture import PlannedLoss, plan
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.replay import Outcome
-from cloister.wire.layout import FLOATS
 from cloister.worker import call_checks, guards, uninitialised
 from cloister.worker.seeding import seeded
 
@@ -33,21 +32,6 @@ def check_plan(found: object) -> None:
     raise ConfigurationError(
         f"{what} stands where a plan is wanted; give {getattr(found, '__name__', 'loss')}.capture(model, example=...)"
     )
-
-
-def check_none_frozen(plan: Plan) -> None:
-    """Checks that a plan trains all floating-point parameters of its model, as noise is added to each.
-
-    Raises:
-        PlanError: it does not; the message names one.
-    """
-    pairs = zip(plan.program.parameters, plan.program.gradients, strict=True)
-    frozen = [each.names[0] for each, gradient in pairs if gradient is None and each.dtype in FLOATS]
-    if frozen:
-        raise PlanError(
-            f"the plan does not train the parameter {frozen[0]!r}, and noise would be added to it all the same in each"
-            " round; train it, or leave that part out of the model and have owners' data be what comes out of it"
-        )
 
 
 class _Careful:

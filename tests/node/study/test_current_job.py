@@ -10,7 +10,7 @@ from cloister.charter.owner_limits import Floors
 from cloister.errors import RecordsError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import job_digest
-from cloister.node.study import job_file
+from cloister.node.study import kept_file
 from cloister.node.study.effects import Note, Say
 from cloister.node.study.journal import Records
 from cloister.wire import rounds as w
@@ -85,7 +85,7 @@ def test_a_file_that_is_damaged_names_nothing(tmp_path: Path, content: bytes) ->
     records = Records(tmp_path)
     here = Aggregator.facing(owner(notes=records))
     (file,) = tmp_path.glob("*.job")
-    assert job_file.read(file) == here.encoded
+    assert kept_file.read(file) == here.encoded
     file.write_bytes(content)
     here.member = owner(notes=records)
     assert named(here) is None
@@ -97,7 +97,7 @@ def test_a_job_that_cannot_be_kept_is_declined(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     records = Records(tmp_path)
-    monkeypatch.setattr(job_file, "write", full)
+    monkeypatch.setattr(kept_file, "write", full)
     with pytest.raises(RecordsError, match="cannot be written: No space left"):
         records.keep_job(bytes(32), b"job")
     here = Aggregator.facing(owner(notes=records))
@@ -112,6 +112,6 @@ def test_a_draft_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "replace", failing)
     with pytest.raises(OSError, match="No space"):
-        job_file.write(tmp_path / "a.job", b"job")
+        kept_file.write(tmp_path / "a.job", b"job")
     assert not list(tmp_path.iterdir())
-    job_file.write(tmp_path / "a.job", b"")  # nothing is there to be removed
+    kept_file.write(tmp_path / "a.job", b"")  # nothing is there to be removed

@@ -11,7 +11,7 @@ from cloister.charter.charter import Charter
 from cloister.charter.toml import parse_charter
 from cloister.errors import JobError
 from cloister.ledger.first_model import check_drawn, drawn_vector
-from cloister.ledger.job import describe
+from cloister.ledger.job import Tensors
 from tests.support import chains, charters
 from tests.support.members import PARTS, Aggregator, agreed_job, declined, job, owner
 
@@ -36,7 +36,7 @@ def drawn(recipe: str = RECIPE) -> tuple[Charter, bytes]:
     """A charter whose first model is as its recipe draws, and the model's values."""
     anything = charter(bytes(32), recipe)
     vector = drawn_vector(anything, job(anything)).tobytes()
-    return charter(describe(PARTS, (), vector), recipe), vector
+    return charter(Tensors(PARTS).name_of(vector), recipe), vector
 
 
 def test_what_is_drawn_is_trained() -> None:
@@ -55,7 +55,7 @@ def test_a_model_that_somebody_chose_is_not() -> None:
     _, vector = drawn()
     chosen = bytearray(vector)
     chosen[0] ^= 1  # one ulp away
-    agreed = charter(describe(PARTS, (), bytes(chosen)))
+    agreed = charter(Tensors(PARTS).name_of(bytes(chosen)))
     here = Aggregator(owner(agreed=agreed), job(agreed), chains.Ledger(agreed), model=bytes(chosen))
     here.ledger.append(here.instance.begin(here.ledger))
     here.connect()

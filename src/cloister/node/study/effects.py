@@ -51,6 +51,12 @@ class Train(NamedTuple):
     clip_buffers: float | None
     least: int
     """The least rows that the data set may have."""
+    files: tuple[bytes, ...] = ()
+    """SHA-256 of the files in which the frozen tensors of its base are."""
+    home: Values = b""
+    """The vector of the buffers that stay here, as the last released round left them; empty before the first."""
+    home_bytes: int = 0
+    """Its length, where there are such buffers: the new ones come after the result."""
     hidden: bool = False
     """Whether noise hides its owner as a whole: what fails on the data is then zeros, since no answer would tell."""
     draw: Draw | None = None

@@ -77,6 +77,7 @@ class Records(Remembered):
         """Held by whoever looks at the records and writes what follows from that, so that nobody does so in between."""
         self._models: dict[bytes, ModelState] = {}
         self._jobs: dict[bytes, bytes] = {}
+        self._homes: dict[bytes, bytes] = {}
         self._count, self._hash = 0, _START
         with ExitStack() as opened, _sqlite("opened"):
             if folder is not None and not read_only:
@@ -122,11 +123,33 @@ class Records(Remembered):
         """The job that was kept as the one that is under way, encoded; None if there is none. It may be damaged."""
         if self._folder is None:
             return self._jobs.get(charter)
-        from cloister.node.study import job_file
+        from cloister.node.study import kept_file
 
-        return job_file.read(_job_file(self._folder, charter))
+        return kept_file.read(_job_file(self._folder, charter))
+
+    def home(self, charter: bytes) -> bytes | None:
+        """What was kept of the buffers that stay here, encoded; None if there is nothing. It may be damaged."""
+        if self._folder is None:
+            return self._homes.get(charter)
+        from cloister.node.study import kept_file
+
+        return kept_file.read(_home_file(self._folder, charter))
 
     # What is written
+
+    def keep_home(self, charter: bytes, data: bytes) -> None:
+        """Keeps the buffers that stay here, encoded. It is no entry: what is lost of them is learned again.
+
+        Raises:
+            RecordsError: it cannot be written.
+        """
+        if self._folder is None:
+            self._homes[charter] = data
+            return
+        from cloister.node.study import kept_file
+
+        with _sqlite("written"):
+            kept_file.write(_home_file(self._folder, charter), data)
 
     def keep_job(self, charter: bytes, data: bytes) -> None:
         """Keeps a job, encoded, as the one that is under way; nothing: none is. It is no entry: nobody's safety hangs
@@ -138,10 +161,10 @@ class Records(Remembered):
         if self._folder is None:
             self._jobs[charter] = data
             return
-        from cloister.node.study import job_file
+        from cloister.node.study import kept_file
 
         with _sqlite("written"):
-            job_file.write(_job_file(self._folder, charter), data)
+            kept_file.write(_job_file(self._folder, charter), data)
 
     def take_part(self, entry: TookPart, seen: Sketched | None = None) -> None:
         """Writes down a contribution, and with it what the model looked like that it starts from, once a charter. When
@@ -331,6 +354,10 @@ def _sqlite(what: str) -> Iterator[None]:
 
 def _model_file(folder: Path, kept: Kept) -> Path:
     return folder / f"{kept.charter.hex()[:16]}.{kept.model.hex()[:32]}.model"
+
+
+def _home_file(folder: Path, charter: bytes) -> Path:
+    return folder / f"{charter.hex()[:16]}.home"
 
 
 def _job_file(folder: Path, charter: bytes) -> Path:

@@ -40,6 +40,7 @@ from cloister.node.study.countersigner import Asked, Countersigner
 from cloister.node.study.current_job import CurrentJob
 from cloister.node.study.effects import Abandon, Draw, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.entries import Sketched, TookPart
+from cloister.node.study.home import HomeBuffers
 from cloister.node.study.identities import meet
 from cloister.node.study.journal import Records
 from cloister.node.study.own_limits import OwnLimits
@@ -138,6 +139,7 @@ class Member:
         self._countersigner = Countersigner(charter, key=key, limits=self._limits, records=records, budgets=budgets)
         self._answering = Answering(charter, key=key, records=records)
         self._current = CurrentJob(charter, records=records)
+        self._home = HomeBuffers(charter, records=records)
         self._new_salt = new_salt
         self._publishes_budget = publish_budget
         meet(charter, own=own, records=records)
@@ -202,12 +204,14 @@ class Member:
         examples: int,
         norms: tuple[float, float],
         metrics: Mapping[str, float],
+        home: Values = b"",
     ) -> list[Effect]:
         """Handles the result of a round's training: a clipped update, as its vector's bytes, and the norms of its
-        parameters and of its buffers."""
-        if self.training != number or self._round is None or self._work is None:
+        parameters and of its buffers. ``home``: the vector of the buffers that stay here."""
+        if self.training != number or self._round is None or self._work is None or self._work.job is None:
             return []
         try:
+            self._home.made(number, home, job=self._work.job, data=self._round.data)
             return self._offer(self._round, vector, examples, norms, self._limits.released(metrics))
         except (RoundError, RecordsError) as fault:
             return self._decline(number, str(fault))
@@ -265,9 +269,14 @@ class Member:
             return []
         newest = self._ledger.receipts[-1]
         number, self._held = newest.cohort.round, None
+        effects: list[Effect] = []
+        try:
+            self._home.released(number)
+        except RecordsError as fault:
+            effects.append(Note(f"the buffers that stay here are as before: {fault}", warns=True))
         if self._to_sign is not None and self._to_sign.round <= number:
             self._to_sign = None  # a quorum committed it while the instance proved itself
-        effects = self._drop() if self._round is not None and self._round.asked.round <= number else []
+        effects += self._drop() if self._round is not None and self._round.asked.round <= number else []
         return [*effects, Note(f"round {number} is released: the mean of {len(newest.members)} owners")]
 
     def _hand_over(self, after: int) -> list[Effect]:
@@ -392,6 +401,9 @@ class Member:
             clip=self._limits.clip,
             clip_buffers=self._limits.clip_buffers,
             least=self._limits.min_examples,
+            files=tuple(sorted({each.file for each in work.job.tensors.base})),
+            home=self._home.before(work.job, data=begun.data),
+            home_bytes=self._home.nbytes(work.job),
             hidden=self.charter.limits.hides == "owner",
             draw=self._draw(begun, work.job, salt=salt),
         )

@@ -38,6 +38,7 @@ from cloister.net.identity import Identity, private_key
 from cloister.net.policy import AttestationPolicy
 from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.config import CharterUse, NodeConfiguration
+from cloister.node.study.base_files import BaseFiles
 from cloister.node.study.data_memory import DataMemory
 from cloister.node.study.effects import Abandon, Effect, Leave, Note, Prove, Say, Train
 from cloister.node.study.journal import Records
@@ -78,6 +79,7 @@ class _Memory:
 
     def __init__(self, configuration: NodeConfiguration) -> None:
         self._configuration = configuration
+        self.models: Final = BaseFiles(configuration.models)
         self._opened: tuple[Records, DataMemory] | None = None
 
     def open(self, folder: Path | None) -> tuple[Records, DataMemory]:
@@ -143,7 +145,7 @@ def _begin(
         policy=policy,
         identity=identity,
         routes=use.routes,
-        trainer=Trainer(limits, configuration.study_data, listener=os.getpid(), closing=closing),
+        trainer=Trainer(limits, configuration.study_data, models=memory.models, listener=os.getpid(), closing=closing),
         closing=closing,
         model_bytes=limits.memory_bytes,
         jitter=random.SystemRandom().random,
@@ -351,6 +353,7 @@ class AggregatorLink:
                     examples=found.examples,
                     norms=found.norms,
                     metrics=found.metrics,
+                    home=found.home,
                 )
             case Failed():
                 return self._member.failed(found.round, found.text)

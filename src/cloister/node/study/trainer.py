@@ -14,13 +14,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cloister.errors import WireError
+from cloister.errors import DataSetError, WireError
 from cloister.ledger.sync import Values
 from cloister.net.polling import READABLE, Wakeup, wait
 from cloister.node.config import StudyData, TrainingLimits
 from cloister.node.cpu import Clock, Meter, Over
 from cloister.node.ipc import fill
 from cloister.node.process import Process
+from cloister.node.study.base_files import BaseFiles, Mapped
 from cloister.node.study.effects import Draw, Train
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
@@ -33,11 +34,19 @@ _PACE_S: Final = 60.0
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A data set. The child is told of it when there is something to train, by the rest of its standard input."""
+    """A data set."""
 
     name: str
     path: str
     columns: tuple[str, ...]
+
+
+class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All files that a child may read. It is told of them when there is something to train, by the rest of its standard
+    input."""
+
+    data: Columns
+    models: tuple[Mapped, ...]
 
 
 class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +59,8 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The order to train: the header of an ASK frame, whose body is the job, unless the child has it, and the model."""
+    """The order to train: the header of an ASK frame, whose body is the job, unless the child has it, the model, and
+    the buffers that stay here."""
 
     round: int
     job: int
@@ -63,12 +73,17 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: float
     clip_buffers: float | None
     least: int
+    home: int
+    """The length of the buffers in the body, in bytes; 0: they are those of the job."""
+    home_bytes: int
+    """The length of the new ones behind the result."""
     hidden: bool
     draw: Draw | None
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The result of a training: the header of an ANSWER, whose body is the update's vector."""
+    """The result of a training: the header of an ANSWER, whose body is the update's vector, and the buffers that stay
+    here."""
 
     examples: int
     norms: tuple[float, float]
@@ -84,6 +99,8 @@ class Trained(NamedTuple):
     norms: tuple[float, float]
     """Of its parameters and of its buffers."""
     metrics: dict[str, float]
+    home: Values = b""
+    """The buffers that stay here."""
 
 
 class Failed(NamedTuple):
@@ -96,7 +113,9 @@ class Failed(NamedTuple):
 class Trainer:
     """Trains in a child process, one round at a time. Used by one thread, which lasts as long as the node."""
 
-    def __init__(self, limits: TrainingLimits, data: Sequence[StudyData], *, listener: int, closing: Wakeup) -> None:
+    def __init__(
+        self, limits: TrainingLimits, data: Sequence[StudyData], *, models: BaseFiles, listener: int, closing: Wakeup
+    ) -> None:
         self._assignment = Assignment(
             listener=listener,
             memory_bytes=limits.memory_bytes,
@@ -110,7 +129,8 @@ class Trainer:
         self._clock: Clock | None = None
         self._meter: Meter | None = None
         self._ready = False
-        self._data: str | None = None
+        self._models = models
+        self._given: Given | None = None
         self._job = b""  # what the child has
         self._order: Train | None = None
         self._sent = False
@@ -132,7 +152,7 @@ class Trainer:
             return self._fail(f"training cannot be started here: {fault.strerror or fault}")
         process.tell(msgspec.json.encode(self._assignment) + b"\n")
         process.links[0].wait = self._wait
-        self._process, self._ready, self._data, self._job = process, False, None, b""
+        self._process, self._ready, self._given, self._job = process, False, None, b""
         return None
 
     def train(self, order: Train) -> Failed | None:
@@ -201,7 +221,7 @@ class Trainer:
             if frame.kind is Kind.FAILURE:
                 self._order = None
                 return Failed(order.round, frame.header.decode("utf-8", "replace")[:TEXT_CHARS])
-            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.length:
+            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.length + order.home_bytes:
                 raise WireError("it answers with a vector of another length than is wanted")
             result = msgspec.msgpack.decode(frame.header, type=Result)
             vector, filled = memoryview(bytearray(frame.body_bytes)), 0
@@ -211,7 +231,8 @@ class Trainer:
         except (EOFError, WireError, msgspec.MsgspecError, OSError):
             return self._bury()
         self._order = None
-        return Trained(order.round, vector.toreadonly(), result.examples, result.norms, result.metrics)
+        update, home = vector[: order.length].toreadonly(), bytes(vector[order.length :])
+        return Trained(order.round, update, result.examples, result.norms, result.metrics, home)
 
     def close(self) -> None:
         """Ends the child. May be called twice."""
@@ -223,11 +244,15 @@ class Trainer:
         order = self._order
         if self._process is None or not self._ready or order is None:
             return None
-        if self._data not in (None, order.data):
+        try:
+            given = Given(self._data_sets[order.data], self._models.those(order.files))
+        except DataSetError as fault:
+            return self._fail(str(fault))
+        if self._given not in (None, given):
             self.close()
             return self.start()  # which sends it, once it is ready
-        if self._data is None:
-            self._process.tell(msgspec.json.encode(self._data_sets[order.data]), last=True)
+        if self._given is None:
+            self._process.tell(msgspec.json.encode(given), last=True)
         link = self._process.links[0]
         known = hashlib.sha256(order.job).digest()
         job = b"" if known == self._job else order.job
@@ -243,16 +268,19 @@ class Trainer:
             clip=order.clip,
             clip_buffers=order.clip_buffers,
             least=order.least,
+            home=len(order.home),
+            home_bytes=order.home_bytes,
             hidden=order.hidden,
             draw=order.draw,
         )
         try:
-            body_bytes = len(job) + len(order.model)
+            parts = [job, order.model, order.home]
+            body_bytes = sum(map(len, parts))
             link.send(Kind.ASK, msgspec.msgpack.encode(header), body_bytes)
-            fill(link.buffers(body_bytes), [job, order.model])
+            fill(link.buffers(body_bytes), parts)
         except EOFError:
             return self._bury()
-        self._data, self._job, self._sent = order.data, known, True
+        self._given, self._job, self._sent = given, known, True
         self._clock = Clock(self._process.pid)
         limits = self._limits
         began_s = self._clock.read() or 0.0

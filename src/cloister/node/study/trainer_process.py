@@ -19,16 +19,18 @@ import torch
 
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.job import Based, Constant, Job, Part, Tensors
 from cloister.node.confinement import confine, limit_memory, tie
 from cloister.node.ipc import Descriptors, End, Link, fill
 from cloister.node.program import run, use_threads, where
 from cloister.node.slate import READING
 from cloister.node.study.effects import Draw
-from cloister.node.study.trainer import Assignment, Columns, Order, Result
+from cloister.node.study.trainer import Assignment, Given, Order, Result
 from cloister.tensor.geometry import DTYPES
+from cloister.tensor.plan.learned import learned
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.frames import Kind
+from cloister.wire.layout import Layout, lay_out
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
@@ -40,6 +42,7 @@ from cloister.worker.plans import Plan
 from cloister.worker.record_sums import RecordSums
 from cloister.worker.training import train, unheard
 from cloister.worker.values import as_bytes
+from cloister.worker.weights import Weights
 
 _log: Final = logging.getLogger("cloister.node.study.trainer_process")
 
@@ -50,15 +53,18 @@ class Prepared(NamedTuple):
     job: Job
     plan: Plan
     data: Batches
+    frozen: dict[str, torch.Tensor]
+    """What stays as it is: the base, and the constants."""
+    home: Layout
+    """The buffers that the plan writes and that stay here."""
 
 
 class TrainerProcess:
     """Trains as it is ordered, on one data set. It checks the data set, and each job, once."""
 
-    def __init__(
-        self, data_set: Columns, *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard
-    ) -> None:
-        self._data_set = data_set
+    def __init__(self, given: Given, *, memory_bytes: int, device: str, begin: Callable[[str], None] = unheard) -> None:
+        self._data_set = given.data
+        self._models = given.models
         self._memory_bytes = memory_bytes
         self._device = device
         self._begin = begin
@@ -66,9 +72,12 @@ class TrainerProcess:
         self._prepared: tuple[bytes, Prepared] | None = None
         self._job = b""
 
-    def train(self, order: Order, *, job: bytes, vector: bytearray) -> tuple[Result, torch.Tensor]:
+    def train(
+        self, order: Order, *, job: bytes, vector: bytearray, home: bytes = b""
+    ) -> tuple[Result, list[torch.Tensor]]:
         """Trains the model of this vector as ordered. Returns what is said of the result, and the result: an update, or
-        where rows are drawn the sum over them. ``job``: empty if it is the same as before.
+        where rows are drawn the sum over them; and the buffers that stay here, if there are some. ``job``: empty if it
+        is the same as before. ``home``: those buffers before; empty if they are the job's.
 
         Raises:
             JobError, PlanError, DataSetError, ConfigurationError: job, plan, model and data set do not fit each other.
@@ -79,7 +88,7 @@ class TrainerProcess:
         found = self._prepare()
         if len(found.data) < order.least:
             raise DataSetError(f"the data set has fewer than the {order.least} rows that a contribution is to be of")
-        parameters, buffers = self._tensors(found, vector)
+        parameters, buffers = self._tensors(found, vector, home)
         if order.draw is not None:
             return self._sum(order, order.draw, found, parameters, buffers)
         try:
@@ -90,7 +99,8 @@ class TrainerProcess:
             # No answer at all would tell of the owner's data what noise is to hide.
             _log.warning("the training failed, and zeros are contributed: %s", fault)
             layout = found.job.layout
-            return Result(len(found.data), (0.0, 0.0), {}), torch.zeros(layout.length, dtype=DTYPES[layout.dtype])
+            nothing = torch.zeros(layout.length, dtype=DTYPES[layout.dtype])
+            return Result(len(found.data), (0.0, 0.0), {}), [nothing, *_at_home(found, buffers)]
 
     def _train(
         self,
@@ -98,7 +108,7 @@ class TrainerProcess:
         found: Prepared,
         parameters: Mapping[str, torch.Tensor],
         buffers: Mapping[str, torch.Tensor],
-    ) -> tuple[Result, torch.Tensor]:
+    ) -> tuple[Result, list[torch.Tensor]]:
         trained = train(
             found.plan,
             found.data,
@@ -115,7 +125,8 @@ class TrainerProcess:
             layout=found.job.layout,
             begin=self._begin,
         )
-        return Result(trained.examples, trained.norms, trained.metrics), trained.delta
+        made = [trained.delta, *_at_home(found, trained.others)]
+        return Result(trained.examples, trained.norms, trained.metrics), made
 
     def told(self, fault: CloisterError) -> str:
         """What is told of a fault: the data set by its name, and not by its path, which is nobody else's business."""
@@ -129,7 +140,7 @@ class TrainerProcess:
         found: Prepared,
         parameters: Mapping[str, torch.Tensor],
         buffers: Mapping[str, torch.Tensor],
-    ) -> tuple[Result, torch.Tensor]:
+    ) -> tuple[Result, list[torch.Tensor]]:
         """Nothing is said of the sum but the rows of the data set: its length would tell of single ones."""
         rows = len(found.data)
         check_drawn(rows, rate=draw.rate, expected=draw.rows)
@@ -147,17 +158,45 @@ class TrainerProcess:
         summed = sums.run(found.data, key=draw.key, most_rows=most, begin=self._begin)
         if summed.left_out:  # for the owner alone: nobody else learns how many, or that there were any
             _log.warning("the gradients of %d records could not be computed; they count as zeros", summed.left_out)
-        return Result(rows, (0.0, 0.0), {}), summed.sums
+        return Result(rows, (0.0, 0.0), {}), [summed.sums]
 
     def _prepare(self) -> Prepared:
         if self._prepared is None or self._prepared[0] != self._job:
             job = jobs.decode(self._job)
-            plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes)
+            mapped = sum(each.spec.nbytes() for each in job.tensors.base)  # which is no memory of this process
+            plan = Plan.decode(job.plan, memory_bytes=self._memory_bytes + mapped)
             check_parts(plan, job)
             data = self._open()
             check_fits(plan, data)
-            self._prepared = self._job, Prepared(job, plan, data)
+            frozen = {name: each.to(self._device) for name, each in self._base(job.tensors).items()}
+            frozen |= {each.name: _constant(each, self._device) for each in job.tensors.constants}
+            self._prepared = self._job, Prepared(job, plan, data, frozen, _home(job, plan))
         return self._prepared[1]
+
+    def _base(self, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """The frozen tensors of the base, where they lie in their files."""
+        opened: dict[bytes, Weights] = {}
+        found = {}
+        for each in tensors.base:
+            if each.file not in opened:
+                opened[each.file] = self._weights(each.file)
+            weights = opened[each.file]
+            if weights.specs.get(each.tensor) != each.spec:
+                raise DataSetError(
+                    f"the base model's file with the SHA-256 {each.file.hex()} holds no {each.tensor!a} that is"
+                    f" {each.spec}"
+                )
+            found[each.name] = weights.tensor(each.tensor)
+        return found
+
+    def _weights(self, digest: bytes) -> Weights:
+        for model in self._models:
+            if model.digest == digest:
+                weights = Weights(Path(model.path))
+                if weights.identity != model.identity:
+                    raise DataSetError(f"the base model's file with the SHA-256 {digest.hex()} is being written to")
+                return weights
+        raise DataSetError(f"the base model's file with the SHA-256 {digest.hex()} was not given to this process")
 
     def _open(self) -> Batches:
         if self._opened is None:
@@ -169,17 +208,37 @@ class TrainerProcess:
                 raise DataSetError(f"the data set {name!r} cannot be read at its node, whose log says why") from None
         return self._opened
 
-    def _tensors(self, found: Prepared, vector: bytearray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _tensors(
+        self, found: Prepared, vector: bytearray, home: bytes
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         job, layout = found.job, found.job.layout
         values = torch.frombuffer(vector, dtype=DTYPES[layout.dtype])
-        floats = {part.name: _empty(part.spec, self._device) for part in job.parts}
-        deltas.unflatten(values, layout=layout, into=floats)
-        named = {name for held in found.plan.program.parameters for name in held.names}
-        parameters = {part.name: floats[part.name] for part in job.parts if not part.buffer}
-        buffers = {part.name: floats[part.name] for part in job.parts if part.buffer}
-        for constant in job.constants:
-            (parameters if constant.name in named else buffers)[constant.name] = _constant(constant, self._device)
-        return parameters, buffers
+        held = {part.name: _empty(part.spec, self._device) for part in job.tensors.parts}
+        deltas.unflatten(values, layout=layout, into=held)
+        if home:
+            kept = {place.name: _empty(place.spec, self._device) for place in found.home.places}
+            deltas.unflatten(
+                torch.frombuffer(bytearray(home), dtype=DTYPES[found.home.dtype]), layout=found.home, into=kept
+            )
+            held |= kept
+        held = found.frozen | held
+        names = {each.names[0] for each in found.plan.program.parameters}
+        parameters = {name: each for name, each in held.items() if name in names}
+        return parameters, {name: each for name, each in held.items() if name not in names}
+
+
+def _home(job: Job, plan: Plan) -> Layout:
+    """The buffers that the plan writes and that are no part of the vector."""
+    sent = {part.name for part in job.tensors.parts}
+    written = {name for name in learned(plan.program).buffers if name not in sent}
+    return lay_out({each.name: each.spec for each in job.tensors.constants if each.name in written})
+
+
+def _at_home(found: Prepared, buffers: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The buffers that stay here, as a vector: none, or one."""
+    if not found.home.places:
+        return []
+    return [deltas.flatten({place.name: buffers[place.name] for place in found.home.places}, layout=found.home)]
 
 
 def check_parts(plan: Plan, job: Job) -> None:
@@ -188,10 +247,9 @@ def check_parts(plan: Plan, job: Job) -> None:
     Raises:
         PlanError: it cannot; the message names the tensors.
     """
-    given: dict[str, Part | Constant] = {part.name: part for part in job.parts}
-    given |= {constant.name: constant for constant in job.constants}
+    given = {each.name: each for each in job.tensors.all}
     parameters = {held.names[0] for held in plan.program.parameters}
-    trained = {held.names[0] for held in plan.program.parameters if held.trained}
+    learns = learned(plan.program).parameters
     faults = []
     for held in plan.program.held:
         name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
@@ -200,11 +258,11 @@ def check_parts(plan: Plan, job: Job) -> None:
             faults.append(f"the plan needs a tensor {name!r}, and the model has none")
         elif found.spec != wanted:
             faults.append(f"tensor {name!r} is {found.spec} where the plan needs {wanted}")
-        elif isinstance(found, Part) and found.buffer == (name in parameters):
+        elif isinstance(found, Part | Based) and found.buffer == (name in parameters):
             kinds = ("a buffer", "a parameter")
             faults.append(f"tensor {name!r} is {kinds[not found.buffer]} where the plan needs {kinds[found.buffer]}")
-        elif isinstance(found, Constant) and name in trained:
-            faults.append(f"tensor {name!r} is a constant where the plan trains it")
+        elif not isinstance(found, Part) and name in learns:
+            faults.append(f"tensor {name!r} is frozen where the plan trains it")
     if faults:
         raise PlanError("the plan does not fit the job's model: " + "; ".join(faults))
 
@@ -235,24 +293,27 @@ def serve(link: Link, process: TrainerProcess) -> None:
             body[filled : filled + len(piece)] = piece
             filled += len(piece)
         try:
-            result, made = process.train(order, job=bytes(body[: order.job]), vector=body[order.job :])
+            vector = body[order.job : len(body) - order.home]
+            home = bytes(body[len(body) - order.home :])
+            result, made = process.train(order, job=bytes(body[: order.job]), vector=vector, home=home)
         except CloisterError as fault:
             link.send(Kind.FAILURE, process.told(fault)[:TEXT_CHARS].encode())
         except Exception as fault:  # noqa: BLE001 - of whatever kind, it ends this round only
             _log.error("%s", where(fault))
             link.send(Kind.FAILURE, f"training failed: {type(fault).__name__}; the node's log says where".encode())
         else:
-            vector = as_bytes(made)
-            link.send(Kind.ANSWER, msgspec.msgpack.encode(result), len(vector))
-            fill(link.buffers(len(vector)), [vector])
+            vectors = [as_bytes(each) for each in made]
+            body_bytes = sum(map(len, vectors))
+            link.send(Kind.ANSWER, msgspec.msgpack.encode(result), body_bytes)
+            fill(link.buffers(body_bytes), vectors)
 
 
-def _data_set() -> Columns:
-    """Waits for the data set to train on."""
+def _given() -> Given:
+    """Waits for the files to train on."""
     data = sys.stdin.buffer.read()
     if not data:
         raise EOFError("there will be no training")
-    return msgspec.json.decode(data, type=Columns)
+    return msgspec.json.decode(data, type=Given)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -265,13 +326,13 @@ def main(arguments: Sequence[str]) -> None:
     tie(assignment.listener)
     link = Link(End.adopt(Descriptors(*map(int, arguments))))
     link.send(Kind.ANSWER, b"")
-    data_set = _data_set()
+    given = _given()
     if assignment.device == "cpu":
         limit_memory(2 * assignment.memory_bytes, threads=assignment.threads)
-    confine([data_set.path], device=assignment.device)
+    confine([given.data.path, *(model.path for model in given.models)], device=assignment.device)
     use_threads(assignment.threads)
     process = TrainerProcess(
-        data_set, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin
+        given, memory_bytes=assignment.memory_bytes, device=assignment.device, begin=link.slate.begin
     )
     serve(link, process)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cloister.tensor.plan.program import Buffer, Id, Parameter, Program, check_after
-from cloister.wire.layout import FLOATS
+from cloister.wire.layout import is_learned
 
 
 class Learned(NamedTuple):
@@ -37,5 +37,5 @@ def learned(program: Program) -> Learned:
 
 def _changed(held: Sequence[Parameter | Buffer], after: Sequence[Id | None]) -> Iterator[str]:
     for each, value in zip(held, after, strict=True):
-        if value is not None and each.dtype in FLOATS:
+        if is_learned(each.dtype, value):
             yield each.names[0]

@@ -59,6 +59,9 @@ HEADER_BYTES: Final = 1 << 20
 """The longest header of a ``.safetensors`` file that is read: a data set has a few columns, and no thousands of
 tensors."""
 
+WEIGHTS_HEADER_BYTES: Final = 1 << 24
+"""The longest header of a file that holds a model's weights: 100,000 tensors, some 150 bytes each."""
+
 NPY_HEADER_BYTES: Final = 1 << 16
 """The longest header of a ``.npy`` file: as long as version 1.0 can have it."""
 
@@ -144,13 +147,22 @@ def tensors_of_safetensors(file: IO[bytes], *, names: Iterable[str], size: int) 
     for name in names:
         if name == "__metadata__" or name not in header:
             raise missing(name, [other for other in header if other != "__metadata__"])
-        dtype, shape, start, end = _entry(header[name])
-        if dtype not in SAFETENSORS_TYPES:
-            raise DataSetError(f"element type {dtype!r} cannot be used; convert it, for instance to F32")
-        spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
-        if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
-            raise ValueError("it does not hold all of its values")
-        yield Stored(spec, 8 + length + start)
+        stored = _stored(header[name], length, size)
+        if stored is None:
+            raise DataSetError(
+                f"element type {header[name]['dtype']!r} cannot be used; convert it, for instance to F32"
+            )
+        yield stored
+
+
+def all_of_safetensors(file: IO[bytes], *, size: int) -> dict[str, Stored]:
+    """All tensors of a ``.safetensors`` file of ``size`` bytes that holds a model's weights, by their names. Those of
+    element types that are not known here are left out."""
+    header = json.loads(_exactly(file, length := safetensors_header(file, size=size, limit=WEIGHTS_HEADER_BYTES)))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a table")
+    header.pop("__metadata__", None)
+    return {name: stored for name, entry in header.items() if (stored := _stored(entry, length, size)) is not None}
 
 
 def safetensors_header(file: IO[bytes], *, size: int, limit: int = HEADER_BYTES) -> int:
@@ -178,6 +190,17 @@ def missing(tensor: str, present: Sequence[str]) -> DataSetError:
     """What to raise where a file does not hold a tensor."""
     listed = ", ".join(sorted(present)[:20]) or "nothing"
     return DataSetError(f"the file holds no tensor {tensor!r}; it holds {listed}{meant(tensor, present)}")
+
+
+def _stored(entry: Any, length: int, size: int) -> Stored | None:
+    """A tensor of a file of ``size`` bytes with a header of ``length``; None if its element type is not known."""
+    dtype, shape, start, end = _entry(entry)
+    if dtype not in SAFETENSORS_TYPES:
+        return None
+    spec = _checked(TensorSpec(SAFETENSORS_TYPES[dtype], shape))
+    if not 0 <= start <= end <= size - 8 - length or end - start != spec.nbytes():
+        raise ValueError("it does not hold all of its values")
+    return Stored(spec, 8 + length + start)
 
 
 def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:

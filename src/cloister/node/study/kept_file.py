@@ -1,4 +1,6 @@
-"""The job that an owner was told to be under way, as a node keeps it: a file beside its records."""
+"""What a node keeps in a file of its own beside its records: the job under way, the buffers that stay at home. No
+promise hangs on it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from cloister.wire.limits import JOB_BYTES
 
 
 def read(file: Path) -> bytes | None:
-    """What ``write`` wrote; None if there is nothing. Whoever decodes it sees whether it is whole."""
+    """What ``write`` wrote, a job's length at most; None if there is nothing. Whoever decodes it sees whether it is
+    whole."""
     try:
         return files.read(file, limit=JOB_BYTES)
     except OSError:
@@ -27,7 +30,7 @@ def write(file: Path, data: bytes) -> None:
     if not data:
         file.unlink(missing_ok=True)
     else:
-        descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".job.")
+        descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
             with os.fdopen(descriptor, "wb") as target:
                 target.write(data)

@@ -1,0 +1,81 @@
+"""The files of base models that a node has, by their digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from cloister.errors import ConfigurationError, DataSetError
+from cloister.files import identity_of, open_regular
+from cloister.node.config import BaseFile
+
+_CHUNK: Final = 1 << 20
+
+
+class Mapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that a child process is to map: its digest, where it is, and what it was when the digest was taken."""
+
+    digest: bytes
+    path: str
+    identity: tuple[int, int, int, int]
+
+
+class _Read(NamedTuple):
+    identity: tuple[int, int, int, int]
+    digest: bytes
+
+
+class BaseFiles:
+    """The files under ``[[models]]``. Each is read whole once, and again only when it has changed."""
+
+    def __init__(self, files: Iterable[BaseFile]) -> None:
+        self._paths: Sequence[Path] = tuple(each.path for each in files)
+        self._read: dict[Path, _Read] = {}
+
+    def digests(self) -> dict[Path, bytes]:
+        """SHA-256 of each file, 32 bytes.
+
+        Raises:
+            ConfigurationError: one cannot be read.
+        """
+        return {path: self._look(path).digest for path in self._paths}
+
+    def those(self, wanted: Iterable[bytes]) -> tuple[Mapped, ...]:
+        """The files with these digests.
+
+        Raises:
+            DataSetError: one of them is not here, or a file cannot be read; the message is for the study too, and
+                names no path.
+        """
+        try:
+            found = {read.digest: (path, read) for path in self._paths for read in [self._look(path)]}
+        except ConfigurationError:
+            raise DataSetError("a file of a base model cannot be read at its node, whose log says why") from None
+        missing = sorted(each.hex() for each in wanted if each not in found)
+        if missing:
+            raise DataSetError(
+                f"the base model's file with the SHA-256 {missing[0]} is not at this node: its owner names it under"
+                " [[models]] of node.toml"
+            )
+        return tuple(Mapped(digest, str(found[digest][0]), found[digest][1].identity) for digest in sorted({*wanted}))
+
+    def _look(self, path: Path) -> _Read:
+        try:
+            with open_regular(path) as file:
+                identity = identity_of(file.fileno())
+                known = self._read.get(path)
+                if known is not None and known.identity == identity:
+                    return known
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                if identity_of(file.fileno()) != identity:
+                    raise ConfigurationError(f"{path} is being written to: start once it is whole")
+        except OSError as fault:
+            raise ConfigurationError(f"{path}, under [[models]], cannot be read: {fault.strerror or fault}") from None
+        self._read[path] = found = _Read(identity, digest.digest())
+        return found
