@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from cloister.errors import MessageError, UnacceptableError
 from cloister.ledger import job as jobs
