@@ -30,7 +30,6 @@ from cloister.study.history import Round
 from cloister.study.job import describe, load
 from cloister.study.study import Study, StudyRun
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
-from cloister.wire.layout import lay_out, regions_of
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import seeds_of, simulated_salt
 from cloister.worker.training import train
@@ -58,7 +57,7 @@ def model() -> nn.Module:
 
 PLAN = loss.capture(model(), example=EXAMPLE)
 LIMITS: dict[str, Any] = {
-    "first_model": cloister.model_digest(model()),
+    "first_model": cloister.model_digest(model(), PLAN),
     "floor": FLOOR,
     "largest_share": SHARE,
     "clip": CLIP,
@@ -139,12 +138,11 @@ def simulated(run: StudyRun, *, floor: int = FLOOR, **changed: Any) -> nn.Module
 def replayed(run: StudyRun, *, strategy: Strategy, start: nn.Module | None = None) -> nn.Module:
     """The rounds of a run, by their owners and shares, computed here."""
     trained, job = copy.deepcopy(start or model()), run.receipts[0].cohort.job
-    parts, _, vector = describe(trained)
-    layout = lay_out({part.name: part.spec for part in parts})
-    regions = regions_of(layout, buffers={part.name for part in parts if part.buffer})
+    tensors, vector = describe(trained, PLAN)
+    regions = tensors.regions
     state = strategy.start(len(vector))
     for number, done in enumerate(run.history, 1):
-        load(vector, into=trained)
+        load(vector, tensors=tensors, into=trained)
         found = {}
         for name in sorted(done.owners):
             x, y = data()[name]
@@ -171,13 +169,13 @@ def replayed(run: StudyRun, *, strategy: Strategy, start: nn.Module | None = Non
             scales = scales_of(each.norms, bounds=bounds, regions=regions)
             total.add(each.delta.numpy(), weight=done.weights[name], scales=scales)
         vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=regions.buffers)
-    load(vector, into=trained)
+    load(vector, tensors=tensors, into=trained)
     return trained
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
     """In all that is learned, to the bit; a study leaves the count of batches as it was."""
-    return describe(one).vector.tobytes() == describe(other).vector.tobytes()
+    return describe(one, PLAN).vector.tobytes() == describe(other, PLAN).vector.tobytes()
 
 
 class _GoneError(Exception):

@@ -84,7 +84,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def aggregator(tmp_path: Path) -> Aggregator:
     agreed = cloister.job("train", PLAN, **NUMBERS)
     adaptive = cloister.job("adaptive", PLAN, strategy=cloister.FedAdam(), **NUMBERS)
-    return Aggregator(tmp_path, jobs=[agreed, adaptive], start=cloister.model_digest(model()))
+    return Aggregator(tmp_path, jobs=[agreed, adaptive], start=cloister.model_digest(model(), PLAN))
 
 
 def fit(study: cloister.Study, **changed: Any) -> StudyRun:
@@ -153,7 +153,11 @@ def test_the_model_that_was_given_stays_as_it_is(aggregator: Aggregator) -> None
     start = model()
     with aggregator.saying(two_rounds) as options:
         run = fit(aggregator.study(options), model=start)
-    assert cloister.model_digest(start) == cloister.model_digest(model()) != cloister.model_digest(run.model)
+    assert (
+        cloister.model_digest(start, PLAN)
+        == cloister.model_digest(model(), PLAN)
+        != cloister.model_digest(run.model, PLAN)
+    )
 
 
 def test_the_same_script_again_finds_its_job_done(aggregator: Aggregator) -> None:
@@ -166,7 +170,7 @@ def test_the_same_script_again_finds_its_job_done(aggregator: Aggregator) -> Non
     with aggregator.saying(two_rounds, again) as options:
         first, second = fit(aggregator.study(options)), fit(aggregator.study(options))
     assert (joins[0].sequence, joins[0].head, joins[0].holds) == (3, aggregator.ledger.head, True)
-    assert cloister.model_digest(first.model) == cloister.model_digest(second.model)
+    assert cloister.model_digest(first.model, PLAN) == cloister.model_digest(second.model, PLAN)
     assert second.history[1].weights == first.history[1].weights
     assert second.finished
 
@@ -386,7 +390,7 @@ def test_the_numbers_of_void_rounds_are_remembered(aggregator: Aggregator) -> No
         run = fit(aggregator.study(options))
     assert joins[0].round == 7
     assert not run.history
-    assert cloister.model_digest(run.model) == cloister.model_digest(model())
+    assert cloister.model_digest(run.model, PLAN) == cloister.model_digest(model(), PLAN)
 
 
 # What is not believed

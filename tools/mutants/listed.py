@@ -864,15 +864,61 @@ _JOBS: Final = (
         ),
         (
             "buffers-that-nobody-bounds",
-            "if charter.limits.clip_buffers is None and any(part.buffer for part in job.parts):",
+            "if buffers and charter.limits.clip_buffers is None:",
             "if False:",
-            "a model has buffers only where the charter says how far they may move",
+            "buffers are sent only where the charter says how far they may move",
         ),
         (
-            "model-without-parameters",
-            "if not job.regions.parameters:",
+            "plan-without-parameters",
+            "if not parameters:",
             "if False:",
             "a job trains something",
+        ),
+        (
+            "vector-of-other-tensors",
+            "if wanted.get(name) != told.get(name))",
+            "if False)",
+            "a model's vector holds what its plan learns, and nothing else",
+        ),
+        (
+            "home-buffers-sent",
+            "if charter.limits.home_buffers:",
+            "if False:",
+            "buffers that stay at home are no part of a vector",
+        ),
+        (
+            "base-that-no-charter-names",
+            "if each.file not in files]",
+            "if False]",
+            "a base is made of files that the charter names",
+        ),
+        (
+            "tensor-that-is-two",
+            " or len(set(names)) < len(names):",
+            ":",
+            "a tensor is learned, or of the base, or a constant",
+        ),
+        (
+            "constants-without-bound",
+            "if each.spec.dtype in FLOATS) > FROZEN_BYTES:",
+            "if False) > FROZEN_BYTES:",
+            "a job carries no large frozen tensors",
+        ),
+    ),
+    *_in(
+        "ledger/learned.py",
+        "tests/ledger/test_learned.py",
+        (
+            "fewer-gradients-than-parameters",
+            "pairs = zip(held, after, strict=True)",
+            "pairs = zip(held, after)",
+            "a plan says of each tensor what becomes of it",
+        ),
+        (
+            "plan-of-endless-tensors",
+            "lay_out(found)  # bounds them",
+            "pass",
+            "what a plan learns is bounded",
         ),
     ),
     *_in(
@@ -1279,7 +1325,7 @@ _AGGREGATOR: Final = (
         ),
         (
             "job-unchecked",
-            "agreed = jobs.agreed(job, charter=charter)",
+            "return job, jobs.agreed(job, charter=charter)",
             "agreed = charter.jobs[0]",
             "a job that is none of the charter's is refused before its model is read",
         ),
@@ -1288,12 +1334,6 @@ _AGGREGATOR: Final = (
             'check(self.vector, length=len(self.vector), what="the model that the job starts from")',
             "pass",
             "a job starts from a model that is finite",
-        ),
-        (
-            "model-beyond-its-plan",
-            "if job.layout.nbytes > bytes_of_plan(job.plan):",
-            "if False:",
-            "no model has more memory than the charter's plan is for",
         ),
         (
             "job-beside-the-one-that-runs",
@@ -2875,7 +2915,7 @@ _BUDGETS: Final = (
         ),
         (
             "tells-of-records",
-            "return Result(rows, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows, (0.0, 0.0), {}), [summed.sums]",
             "return Result(rows - summed.left_out, (0.0, 0.0), {}), summed.sums",
             "nothing is said of records that could not be computed",
         ),
@@ -2887,7 +2927,7 @@ _BUDGETS: Final = (
         ),
         (
             "tells-how-long-a-sum-is",
-            "return Result(rows, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows, (0.0, 0.0), {}), [summed.sums]",
             "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), summed.sums",
             "nothing is said of a sum over drawn records",
         ),
@@ -3318,7 +3358,7 @@ _MEMORY: Final = (
         ("other-plans", "if plans.keys() != wanted:", "if False:", "a study file's plans are its jobs'"),
         (
             "another-first-model",
-            "if vector is not None and describe(found.parts, found.constants, vector) != charter.limits.first_model:",
+            "if vector is not None and tensors.name_of(vector) != charter.limits.first_model:",
             "if False:",
             "a study file's first model is its charter's",
         ),
@@ -3528,7 +3568,7 @@ _MEMORY: Final = (
         "tests/node/study/test_first_model.py",
         (
             "not-as-drawn",
-            "if describe(job.parts, job.constants, drawn_vector(charter, job)) != charter.limits.first_model:",
+            "if job.tensors.name_of(drawn_vector(charter, job.tensors)) != charter.limits.first_model:",
             "if False:",
             "a first model is what its recipe draws",
         ),

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 import cloister
 from cloister.errors import DataSetError, PlanError
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Job, Part
+from cloister.ledger.job import Job, Part, Tensors
 from cloister.node.study.effects import Draw
-from cloister.node.study.trainer import Columns, Order, Result
+from cloister.node.study.trainer import Columns, Given, Order, Result
 from cloister.node.study.trainer_process import TrainerProcess
 from cloister.wire import optimizers
 from cloister.wire.fixed_point import UNITS, most_drawn
@@ -65,8 +65,7 @@ def job(*, double: bool) -> Job:
         charter=bytes(32),
         name="train",
         plan=plan(double=double).encode(),
-        parts=tuple(Part(name, spec_of(floats[name]), buffer=False) for name in sorted(floats)),
-        constants=(),
+        tensors=Tensors(tuple(Part(name, spec_of(floats[name]), buffer=False) for name in sorted(floats))),
         start=bytes(32),
     )
 
@@ -83,6 +82,8 @@ def order(*, draw: Draw | None = None, **changed: Any) -> Order:
         "clip": CLIP,
         "clip_buffers": None,
         "least": 10,
+        "home": 0,
+        "home_bytes": 0,
         "hidden": False,
         "draw": draw or Draw(KEY, RATE, ROWS, 0),
     }
@@ -91,7 +92,8 @@ def order(*, draw: Draw | None = None, **changed: Any) -> Order:
 
 def process(folder: Path, x: Tensor, y: Tensor) -> TrainerProcess:
     np.savez(folder / "mri.npz", x=x.numpy(), y=y.numpy())
-    return TrainerProcess(Columns("#mri", str(folder / "mri.npz"), ("x", "y")), memory_bytes=MEMORY, device="cpu")
+    given = Given(Columns("#mri", str(folder / "mri.npz"), ("x", "y")), models=())
+    return TrainerProcess(given, memory_bytes=MEMORY, device="cpu")
 
 
 def trained(
@@ -100,7 +102,8 @@ def trained(
     floats = deltas.floats_of(model(double=double))
     vector = bytearray(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
     given = columns(double=double) if data is None else data
-    return process(folder, *given).train(asked, job=jobs.encode(job(double=double)), vector=vector)
+    said, (made,) = process(folder, *given).train(asked, job=jobs.encode(job(double=double)), vector=vector)
+    return said, made
 
 
 def sums(*, double: bool = False, key: bytes = KEY) -> Tensor:
