@@ -97,9 +97,10 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "floor": f"at least {limits.floor} members in an aggregate",
         "largest_share": f"at most {exact(limits.largest_share)} of an aggregate from one member",
         "clip": f"the norm of {_clipped(limits)} is at most {exact(limits.clip)}",
-        "clip_buffers": "no model with buffers"
+        "clip_buffers": "no buffers are sent"
         if limits.clip_buffers is None
         else f"that of its buffers at most {exact(limits.clip_buffers)}",
+        "home_buffers": "the buffers that a plan writes stay at home" if limits.home_buffers else "none",
         "noise": "none" if noise is None else _noise(noise),
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",

@@ -70,8 +70,10 @@ def lower(
     draft = _Draft(_merged(captured), first.loss, list(first.metrics), list(first.gradients), list(first.buffers))
     given = len(parameters) + len(buffers) + len(rows)
     own = range(len(parameters), len(parameters) + len(buffers))
+    written = _written(draft.lines, given)
+    pairs = zip(draft.updates, own, strict=True)
+    draft.updates = [None if after == before and before not in written else after for after, before in pairs]
     _own_what_is_written(draft, first.trace.passing, parameters=len(parameters), given=given)
-    draft.updates = [None if after == before else after for after, before in zip(draft.updates, own, strict=True)]
     _part_outputs(draft, given)
     draft.lines = _live(draft, given)
     return _numbered(draft, first.trace.constants, parameters, buffers, rows)
@@ -155,6 +157,22 @@ def _number(values: Sequence[Any], line: Recorded) -> Any:
 
 
 # Nothing that is given is written to, and nothing that is handed out is shared.
+
+
+def _written(lines: Sequence[Recorded], given: int) -> set[int]:
+    """What is given and changes within the step."""
+    roots, found = Roots(given), set()
+    for line in lines:
+        if not _evaluates(line):
+            found |= {roots.of(value) for param, value in references(line.op, line.args, line.named) if param.written}
+        roots.follow(line.op, line.args, line.named, line.made)
+    return found
+
+
+def _evaluates(line: Recorded) -> bool:
+    """Whether it is BatchNorm in ``eval`` mode, which only reads the statistics that it is said to write."""
+    given = {param.name: value for param, value in zip(line.op.params, line.args, strict=False)} | line.named
+    return line.op.name == "aten::native_batch_norm" and not given["training"]
 
 
 def _own_what_is_written(draft: _Draft, passing: set[int], *, parameters: int, given: int) -> None:
