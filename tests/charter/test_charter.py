@@ -71,9 +71,7 @@ def test_bases_are_files_in_their_order_by_their_digests() -> None:
         ("a base", [each.lower() for each in FILES]),
         ("second", ["2a" * 32]),
     ]
-    turned = charter(
-        limits=a_base(files=f'["{FILES[1]}", "{FILES[0]}"]') + a_base(name='"second"', files=f'["{"2a" * 32}"]')
-    )
+    turned = charter(limits=a_base(files=f'["{FILES[1]}", "{FILES[0]}"]') + second)
     assert turned.digest != agreed.digest
     assert charter().bases == ()
     most = charter(limits=a_base(files="[" + ",".join(f'"{at:064x}"' for at in range(1024)) + "]"))
@@ -295,9 +293,7 @@ RICH = text(
     jobs=[agreed_job(bytes.fromhex("ab" * 32)), agreed_job(bytes.fromhex("cd" * 32), name="more", steps=5)],
     limits=f'first_model = "{"cd" * 32}"\n'
     + "".join(f'[[limits.metrics]]\nname = "{name}"\nlow = -1\nhigh = 10\n' for name in ("loss", "error"))
-    + "".join(
-        f'[[bases]]\nname = "{name}"\nfiles = ["{file * 32}"]\n' for name, file in (("one", "e1"), ("two", "e2"))
-    ),
+    + "".join(a_base(f'"{name}"', f'["{file * 32}"]') for name, file in (("one", "e1"), ("two", "e2"))),
     home_buffers="true",
 ).replace('["agg.example:7443"]', '["agg.example:7443", "[2001:db8::7]:7443"]')
 

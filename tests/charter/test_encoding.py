@@ -18,7 +18,7 @@ from cloister.charter.charter import FORMAT, content
 from cloister.charter.encoding import ENCODED_BYTES, decode
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
-from tests.charter.test_charter import RICH
+from tests.charter.test_charter import RICH, a_base
 from tests.charter.test_warnings import SNP
 from tests.support.charters import SIMULATED, charter, fingerprint_of, text
 
@@ -93,9 +93,7 @@ def test_every_charter_is_read_as_it_was(
         largest_share=repr(min(share * 1.001, 1.0)),
         clip=repr(clip),
         limits=f'[[limits.metrics]]\nname = "loss"\nlow = {low!r}\nhigh = {high!r}\n'
-        + "".join(
-            f'[[bases]]\nname = "b{at}"\nfiles = {[f"{n:064x}" for n in some]}\n' for at, some in enumerate(bases)
-        ),
+        + "".join(a_base(f'"b{at}"', str([f"{number:064x}" for number in some])) for at, some in enumerate(bases)),
         home_buffers=str(home).lower(),
     ).replace("2026-01-01T00:00:00Z", f"{before.isoformat()}Z")
     try:

@@ -11,18 +11,22 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cloister
 from cloister.errors import DataSetError, PlanError
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Job, Part, Tensors
+from cloister.ledger.job import Based, Job, Part, Tensors
+from cloister.node.config import BaseFile
+from cloister.node.study.base_files import BaseFiles
 from cloister.node.study.effects import Draw
 from cloister.node.study.trainer import Columns, Given, Order, Result
 from cloister.node.study.trainer_process import TrainerProcess
 from cloister.wire import optimizers
 from cloister.wire.fixed_point import UNITS, most_drawn
+from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import Seeds
@@ -194,3 +198,31 @@ def test_what_fails_is_zeros_where_noise_hides_the_owner(
     assert nothing.shape == found.shape
     assert not nothing.any()
     assert any("zeros are contributed" in each.getMessage() for each in caplog.records)
+
+
+def test_a_file_of_the_base_that_was_written_to_since_is_not_trained_on(tmp_path: Path) -> None:
+    """Its digest was taken of what it was."""
+    net = model()
+    net.weight.requires_grad_(requires_grad=False)  # type: ignore[union-attr, operator]
+    save_file({"w": net.weight.detach()}, tmp_path / "base.safetensors")  # type: ignore[union-attr, operator]
+    (mapped,) = (files := BaseFiles([BaseFile(tmp_path / "base.safetensors")])).those([*files.digests().values()])
+    x, y = columns()
+    based = Based("weight", TensorSpec("float32", (2, 3)), False, mapped.digest, "w")
+    tensors = Tensors((Part("bias", TensorSpec("float32", (2,)), False),), (based,))
+    asked = msgspec.structs.replace(order(), draw=None)
+    data = jobs.encode(
+        msgspec.structs.replace(
+            job(double=False), plan=loss.capture(net, example=(x[:4], y[:4])).encode(), tensors=tensors
+        )
+    )
+    np.savez(tmp_path / "mri.npz", x=x.numpy(), y=y.numpy())
+    given = Given(Columns("#mri", str(tmp_path / "mri.npz"), ("x", "y")), models=(mapped,))
+    said, (made,) = TrainerProcess(given, memory_bytes=MEMORY, device="cpu").train(asked, job=data, vector=bytearray(8))
+    assert said.examples == ROWS
+    assert made.shape == (2,)
+    inode, *others = mapped.identity
+    for changed in ((inode + 1, *others), (inode, *others[:-1], others[-1] + 1)):
+        other = msgspec.structs.replace(mapped, identity=changed)
+        process = TrainerProcess(msgspec.structs.replace(given, models=(other,)), memory_bytes=MEMORY, device="cpu")
+        with pytest.raises(DataSetError, match=f"{mapped.digest.hex()} is being written to"):
+            process.train(asked, job=data, vector=bytearray(8))
