@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cloister.net.policy import AttestationPolicy
     from cloister.simulation.simulate import SimulationRun, simulate
     from cloister.simulation.splitting import split_by_label, split_dirichlet
+    from cloister.study.base import Base, write_base
     from cloister.study.first_model import draw_first_model, recipe_toml
     from cloister.study.history import History, Round
     from cloister.study.job import job, model_digest
@@ -65,6 +66,7 @@ __all__ = [
     "AdamW",
     "AttestationPolicy",
     "AttestedConnection",
+    "Base",
     "Charter",
     "CloisterError",
     "CosineDecay",
@@ -109,6 +111,7 @@ __all__ = [
     "simulate",
     "split_by_label",
     "split_dirichlet",
+    "write_base",
     "write_study",
 ]
 
@@ -126,6 +129,7 @@ _NAMES_IN = {
     "net.policy": "AttestationPolicy",
     "simulation.simulate": "SimulationRun simulate",
     "simulation.splitting": "split_by_label split_dirichlet",
+    "study.base": "Base write_base",
     "study.first_model": "draw_first_model recipe_toml",
     "study.history": "History Round",
     "study.job": "job model_digest",
