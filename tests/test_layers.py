@@ -76,6 +76,7 @@ BASE = (
     "tensor.schemas",
     "tensor.plan.program",
     "tensor.plan.encoding",
+    "tensor.plan.learned",
     "tensor.plan.listing",
     "plans",
     "accounting",

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cloister.errors import PlanError
 from cloister.plans.following import Followed
-from cloister.tensor.plan.program import Program
+from cloister.tensor.plan.program import Program, check_after
 from cloister.wire.text import quoted
 
 What = Literal["loss", "metric", "gradient", "buffer"]
@@ -42,8 +41,7 @@ def results(program: Program, found: Followed) -> list[Result]:
     Raises:
         PlanError: gradients or buffers of parameters or buffers that there are not.
     """
-    if len(program.gradients) != len(program.parameters) or len(program.updates) != len(program.buffers):
-        raise PlanError("there must be one gradient for each parameter and one update for each buffer, or None")
+    check_after(program)
     listed: list[tuple[What, str, int, int | None]] = [("loss", "", 0, program.loss)]
     listed += [("metric", each.name, at, each.value) for at, each in enumerate(program.metrics)]
     listed += [("gradient", held.names[0], at, program.gradients[at]) for at, held in enumerate(program.parameters)]

@@ -15,7 +15,7 @@ from cloister.tensor.plan.aliases import Roots
 from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lifetimes import Lifetimes, lifetimes
 from cloister.tensor.plan.operands import operation, references
-from cloister.tensor.plan.program import Program
+from cloister.tensor.plan.program import Program, check_after
 from cloister.tensor.plan.proofs import Proofs
 from cloister.tensor.plan.shapes import Shapes, given, infer
 from cloister.tensor.plan.values import tensor
@@ -79,8 +79,7 @@ def _check_names(program: Program) -> None:
     metrics = [metric.name for metric in program.metrics]
     if metrics != sorted(set(metrics) - {"loss"}):
         raise PlanError("metrics need names of their own, in order, and none is called loss")
-    if len(program.gradients) != len(program.parameters) or len(program.updates) != len(program.buffers):
-        raise PlanError("there must be one gradient for each parameter and one update for each buffer, or None")
+    check_after(program)
     for dtype, _ in given(program, CHECKED[0]):
         if dtype not in DTYPES:
             raise PlanError(f"plans know no element type {dtype!r}")

@@ -11,6 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
+from cloister.errors import PlanError
 from cloister.wire.limits import ARGUMENTS, INPUTS, LIST_ITEMS, METRICS, NAME_CHARS, SIZE
 from cloister.wire.tensors import DType, Shape
 
@@ -132,3 +133,12 @@ class Program(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
         """The values that a step hands out: loss, metrics, gradients, new buffers."""
         after = [value for value in self.after if value is not None]
         return [self.loss, *(metric.value for metric in self.metrics), *after]
+
+
+def check_after(program: Program) -> None:
+    """
+    Raises:
+        PlanError: there is not one gradient for each parameter and one update for each buffer, or None.
+    """
+    if len(program.gradients) != len(program.parameters) or len(program.updates) != len(program.buffers):
+        raise PlanError("there must be one gradient for each parameter and one update for each buffer, or None")
