@@ -3,7 +3,7 @@ adapters are trained on, statistics that a step only reads."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cloister.tensor.plan.program import Buffer, Id, Parameter, Program, check_after
@@ -30,7 +30,7 @@ def learned(program: Program) -> Learned:
     Raises:
         PlanError: as ``check_after``.
     """
-    return _those(program, FLOATS)
+    return _those(program, is_learned)
 
 
 def changed(program: Program) -> Learned:
@@ -39,20 +39,24 @@ def changed(program: Program) -> Learned:
     Raises:
         PlanError: as ``check_after``.
     """
-    return _those(program, None)
+    return _those(program, _is_changed)
 
 
-def _those(program: Program, dtypes: Container[str] | None) -> Learned:
+def _is_changed(_: str, after: Id | None) -> bool:
+    return after is not None
+
+
+def _those(program: Program, counts: Callable[[str, Id | None], bool]) -> Learned:
     check_after(program)
     return Learned(
-        tuple(_names(program.parameters, program.gradients, dtypes)),
-        tuple(_names(program.buffers, program.updates, dtypes)),
+        tuple(_names(program.parameters, program.gradients, counts)),
+        tuple(_names(program.buffers, program.updates, counts)),
     )
 
 
 def _names(
-    held: Sequence[Parameter | Buffer], after: Sequence[Id | None], dtypes: Container[str] | None
+    held: Sequence[Parameter | Buffer], after: Sequence[Id | None], counts: Callable[[str, Id | None], bool]
 ) -> Iterator[str]:
     for each, value in zip(held, after, strict=True):
-        if value is not None and (dtypes is None or each.dtype in dtypes):
+        if counts(each.dtype, value):
             yield each.names[0]
