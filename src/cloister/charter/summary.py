@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
-from cloister.charter.charter import Charter, Limits, Member, Metric, Noise
+from cloister.charter.charter import Base, Charter, Limits, Member, Metric, Noise
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
@@ -100,7 +100,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "clip_buffers": "no buffers are sent"
         if limits.clip_buffers is None
         else f"that of its buffers at most {exact(limits.clip_buffers)}",
-        "home_buffers": "the buffers that a plan writes stay at home" if limits.home_buffers else "none",
+        "home_buffers": "each owner keeps its own buffers" if limits.home_buffers else "none stay at home",
         "noise": "none" if noise is None else _noise(noise),
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
@@ -116,6 +116,11 @@ def limits(limits: Limits) -> Mapping[str, str]:
         if limits.lost_key_days
         else "none: no lost key is replaced",
     }
+
+
+def base(base: Base) -> str:
+    """A base by its name and the digests of its files."""
+    return f"{shown(base.name)}: {', '.join(file.hex() for file in base.files)}"
 
 
 def job(agreed: AgreedJob) -> Mapping[str, str]:

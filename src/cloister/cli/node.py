@@ -29,6 +29,7 @@ from cloister.node.outlook import outlook
 from cloister.node.running import Account
 from cloister.node.server import check
 from cloister.node.setup import agreed, node_of, note_successor
+from cloister.node.study.base_files import BaseFiles
 from cloister.node.study.budgets import budgets, lines
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
@@ -261,6 +262,8 @@ def _overview(
     for data in configuration.study_data:
         named = ", ".join(f"{column.name} {column.row}" for column in columns(data))
         yield f"data set    {' '.join(data.tags)}: {named} in {data.path}, for studies; no session finds it"
+    for path, digest in BaseFiles(configuration.models).digests().items():
+        yield f"base model  {path}, SHA-256 {digest.hex()}"
 
 
 TEMPLATE: Final = """\
@@ -317,6 +320,10 @@ device = "cpu"                # or "cuda", "cuda:1"
 # tags = ["#stroke"]
 # file = "stroke.parquet"
 # columns = ["age", "pressure", "outcome"]   # in the order in which the plan takes them
+
+# The files of base models, which charters name by their digests; studies train adapters on them.
+# [[models]]
+# file = "gpt2/model.safetensors"   # a table for each file
 
 # On somebody else's machine, a data set can be sealed: `cloister data seal` makes such a file.
 # [[data_sets]]

@@ -26,6 +26,7 @@ from cloister.simulation.noisy import NoisyUpdates, noise_from
 from cloister.simulation.updates import LevelledUpdates, Updates
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
+from cloister.tensor.plan.learned import changed, learned
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
@@ -71,12 +72,12 @@ class Simulation:
 
     def begin(self) -> Progress:
         """The progress before the first round."""
-        vector = deltas.flatten(deltas.floats_of(self.model), layout=self.layout).numpy()
+        vector = deltas.flatten(self._learned(), layout=self.layout).numpy()
         return Progress(vector, self.strategy.start(len(vector)), self._others())
 
     @cached_property
     def layout(self) -> Layout:
-        return deltas.layout_of(deltas.floats_of(self.model))
+        return deltas.layout_of(self._learned())
 
     @cached_property
     def _regions(self) -> Regions:
@@ -85,13 +86,17 @@ class Simulation:
     def settings(self, start: Progress) -> dict[str, str]:
         """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
         others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
+        model = hashlib.sha256(start.vector.tobytes() + repr(others).encode())
+        for name, each in sorted(self._frozen().items()):
+            model.update(repr((name, each.dtype, tuple(each.shape))).encode())
+            model.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         numbers = (
             "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
             " noise sampling seed job vectorise"
         ).split()
         return {
             "plan": self.plan.digest.hex(),
-            "model": hashlib.sha256(start.vector.tobytes() + repr(others).encode()).hexdigest(),
+            "model": model.hexdigest(),
             "set of owners": hashlib.sha256(repr(self._sizes).encode()).hexdigest(),
             **{name: repr(getattr(self, name)) for name in numbers},
         }
@@ -100,7 +105,7 @@ class Simulation:
     def load(self, progress: Progress) -> None:
         """Loads the values of a round into the model."""
         vector = torch.from_numpy(progress.vector)
-        deltas.unflatten(vector, layout=self.layout, into=deltas.floats_of(self.model))
+        deltas.unflatten(vector, layout=self.layout, into=self._learned())
         for name, each in self._others().items():
             each.copy_(progress.others[name])
 
@@ -233,9 +238,21 @@ class Simulation:
             "layout": self.layout,
         }
 
+    def _learned(self) -> dict[str, Tensor]:
+        """What the rounds change by averaging: of what the plan learns, the tensors that are saved with the model."""
+        names = learned(self.plan.program).names
+        return {name: each for name, each in deltas.floats_of(self.model).items() if name in names}
+
     def _others(self) -> dict[str, Tensor]:
-        averaged = deltas.floats_of(self.model)
-        return {name: each for name, each in self.model.named_buffers() if name not in averaged}
+        """The buffers that the plan writes and nobody averages: counters, in most models."""
+        averaged, written = self._learned(), changed(self.plan.program).buffers
+        return {name: each for name, each in self.model.named_buffers() if name in written and name not in averaged}
+
+    def _frozen(self) -> dict[str, Tensor]:
+        """The tensors that stay as they are."""
+        names = changed(self.plan.program).names
+        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return {name: each for name, each in held.items() if name not in names}
 
 
 def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) -> dict[str, float]:

@@ -34,8 +34,10 @@ def write_charter(
     min_batch: int = 16,
     min_rows: int = 32,
     clip_buffers: float | None = None,
+    home_buffers: bool = False,
     row_buckets: Sequence[int] = (),
     jobs: Sequence[AgreedJob] = (),
+    bases: Mapping[str, Sequence[bytes]] | None = None,
     first_model: bytes | None = None,
     metrics: Mapping[str, tuple[float, float]] | None = None,
     lost_key_days: int = 0,
@@ -49,6 +51,7 @@ def write_charter(
         measurements: of the software, 48 bytes each; None: of the aggregator that this installation would run.
         floor: None: all owners.
         jobs: what may be computed, as ``cloister.job`` makes them; with some of them there is a first model.
+        bases: the digests of each base's files, by its name.
         first_model: its digest, 32 bytes.
         metrics: the range of each number that may come out beside a model, by its name.
     """
@@ -78,11 +81,14 @@ def write_charter(
     ]
     lines += [f"min_batch = {min_batch}", f"min_rows = {min_rows}", f"row_buckets = {json.dumps(list(row_buckets))}"]
     lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
+    lines += ["home_buffers = true"] if home_buffers else []
     lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
     lines += [f"interactive = {json.dumps(interactive)}"]
     lines += [f"lost_key_days = {lost_key_days}"]
     for metric, (low, high) in (metrics or {}).items():
         lines += ["[[limits.metrics]]", f"name = {json.dumps(metric)}", f"low = {float(low)}", f"high = {float(high)}"]
+    for base, files in (bases or {}).items():
+        lines += ["[[bases]]", f"name = {json.dumps(base)}", f"files = {json.dumps([each.hex() for each in files])}"]
     text = "\n".join([*lines, *map(jobs_toml.job_toml, jobs), ""])
     file.write_text(text, encoding="utf-8")
     return parse_charter(text, source=str(file))

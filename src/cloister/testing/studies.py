@@ -53,6 +53,7 @@ class LocalStudy:
         limits: of the charter, as ``write_charter`` takes them: ``first_model``, ``floor``, ``metrics``, ...
         floors: lines for an owner's ``[charter.floors]`` table, by its name.
         name: the charter's.
+        models: the files of base models, which all owners have.
         rehearsal: a seed, for owners whose rows are chosen and ordered as in ``cloister.simulate`` with it; None: by
             secrets of their own.
         program: what Python runs in each process, as for ``Service``.
@@ -67,6 +68,7 @@ class LocalStudy:
         limits: Mapping[str, Any],
         floors: Mapping[str, Mapping[str, float]] | None = None,
         name: str = "study",
+        models: Sequence[Path] = (),
         rehearsal: int | None = None,
         program: Sequence[str] = PROGRAM,
     ) -> None:
@@ -91,6 +93,7 @@ class LocalStudy:
         sign_charter(self.charter, folder / "charter.sigs", signers=signers)
         self._owners = dict(owners)
         self._floors = floors or {}
+        self._models = models
         self._rehearsal = rehearsal
         self._services: dict[str, list[Service]] = {}
         self._route = "127.0.0.1:0"
@@ -250,4 +253,6 @@ class LocalStudy:
             ]
             if data_set.budget is not None:
                 lines += [f"epsilon = {data_set.budget.epsilon!r}", f"delta = {data_set.budget.delta!r}"]
+        for model in self._models:
+            lines += ["[[models]]", f"file = {json.dumps(str(model))}"]
         return "\n".join([*lines, ""])

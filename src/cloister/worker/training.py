@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cloister.tensor.plan.learned import changed, learned
 from cloister.wire.layout import Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
@@ -45,8 +46,8 @@ class Trained(NamedTuple):
     ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``, clipped
     where that was asked for; ``norms`` are the L2 norms of its parameters and of its buffers; ``examples`` is the
     number of the data set's rows; ``metrics`` are the means over all that was trained on, each step weighted by its
-    rows, with ``"loss"`` among them; ``losses`` is the loss of each step. ``others`` are the buffers that are no part
-    of the vector, as the last step left them: counters, in most models.
+    rows, with ``"loss"`` among them; ``losses`` is the loss of each step. ``others`` are the buffers that the plan
+    writes and that are no part of the vector, as the last step left them: counters, in most models.
     """
 
     delta: Tensor
@@ -62,11 +63,6 @@ class Seen(NamedTuple):
 
     metrics: dict[str, float]
     losses: Tensor
-
-
-def floats_in(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The floating-point tensors among these, by name: what a delta holds where no layout is given."""
-    return {name: each for name, each in {**parameters, **buffers}.items() if each.is_floating_point()}
 
 
 def train(
@@ -101,7 +97,7 @@ def train(
             gradients. The losses that are reported are without it.
         clip, clip_buffers: the most that the L2 norm of the delta's parameters, and of its buffers, may be; larger ones
             are scaled down to it.
-        layout: which tensors the delta holds, and where; all of floating point if it is None.
+        layout: which tensors the delta holds, and where; those that the plan learns if it is None.
         begin: is told of each step before it begins.
 
     Raises:
@@ -192,7 +188,7 @@ class Training:
     ) -> None:
         check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
         check_tensors(plan, parameters, buffers)
-        self._layout = layout or deltas.layout_of(floats_in(parameters, buffers))
+        self._layout = layout or layout_of(plan, parameters, buffers)
         self._start = deltas.flatten(those(self._layout, parameters, buffers), layout=self._layout)
         self._model = _Model(plan, parameters, buffers, optimizer, proximal)
         self._plan, self._expected = plan, columns_of(plan)
@@ -210,7 +206,7 @@ class Training:
             DataSetError, PlanError, TrainingError: as ``train``.
         """
         seen, change = self._run(data, seed, rows_seed)
-        others = {name: each for name, each in self._model.buffers.items() if name not in self._in_vector}
+        others = {name: each for name, each in self._model.written().items() if name not in self._in_vector}
         norms = Norms(*(deltas.norm(change, regions=each) for each in self._regions))
         return Trained(change, norms, len(data), seen.means(), tuple(seen.losses().tolist()), others)
 
@@ -226,9 +222,8 @@ class Training:
             if self._clipped:
                 trained = those(self._layout, self._model.parameters, self._model.buffers)
                 deltas.unflatten(self._start + change, layout=self._layout, into=trained)
-            reached = {**self._model.buffers, **self._model.parameters}
-            for name, each in tensors.items():
-                each.copy_(reached[name])
+            for name, reached in {**self._model.written(), **self._model.trained}.items():
+                tensors[name].copy_(reached)
         return reported
 
     def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor]:
@@ -263,7 +258,8 @@ class Training:
 
 
 class _Model:
-    """The tensors that are trained, copies of those that were given, and the optimizer at work on them."""
+    """The tensors that are trained or written, copies of those that were given; the others as they were given; and the
+    optimizer at work on them."""
 
     def __init__(
         self,
@@ -273,25 +269,30 @@ class _Model:
         optimizer: Optimizer,
         proximal: float,
     ) -> None:
-        trained = {each.names[0] for each in plan.program.parameters if each.trained}
+        own = changed(plan.program)
         self._plan = plan
         self._proximal = proximal
-        self._start = {name: each.detach() for name, each in parameters.items()}
+        self._start = {name: parameters[name].detach() for name in own.parameters}
+        self._written = own.buffers
         self._buffers = {name: each.detach() for name, each in buffers.items()}
-        self.parameters = {
-            name: nn.Parameter(each.clone(), requires_grad=name in trained) for name, each in self._start.items()
-        }
+        self.trained = {name: nn.Parameter(each.clone()) for name, each in self._start.items()}
+        frozen = {name: each.detach() for name, each in parameters.items()}
+        self.parameters: dict[str, Tensor] = {**frozen, **self.trained}
         self.buffers = self._buffers
         self.device = next(iter(self.parameters.values())).device
-        self._update = optimizer.over(self.parameters)
+        self._update = optimizer.over(self.trained)
 
     @torch.no_grad()
     def restart(self) -> None:
         """Goes back to the start; what an earlier training handed out stays as it is."""
         for name, each in self._start.items():
-            self.parameters[name].copy_(each)
-        self.buffers = {name: each.clone() for name, each in self._buffers.items()}
+            self.trained[name].copy_(each)
+        self.buffers = {**self._buffers, **{name: self._buffers[name].clone() for name in self._written}}
         self._update.restart()
+
+    def written(self) -> dict[str, Tensor]:
+        """The buffers that the plan writes."""
+        return {name: self.buffers[name] for name in self._written}
 
     def step(self, batch: tuple[Tensor, ...], *, seed: int, step: int) -> Outcome:
         """One step; its outcome, whose gradients are used up."""
@@ -304,7 +305,7 @@ class _Model:
     @torch.no_grad()
     def _drawn_back(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: gradient + self._proximal * (self.parameters[name] - self._start[name])
+            name: gradient + self._proximal * (self.trained[name] - self._start[name])
             for name, gradient in gradients.items()
         }
 
@@ -345,6 +346,12 @@ class _Seen:
 def _alone(value: Tensor) -> Tensor:
     """The value, which keeps no larger tensor alive that it may be a part of."""
     return value.clone() if value.untyped_storage().nbytes() > value.itemsize else value
+
+
+def layout_of(plan: Plan, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Layout:
+    """The layout of what a plan learns of a model."""
+    held, names = {**buffers, **parameters}, learned(plan.program).names
+    return deltas.layout_of({name: held[name] for name in names})
 
 
 def those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:

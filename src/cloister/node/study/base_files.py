@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
+from cloister.charter import Charter
+from cloister.charter.names import shown
 from cloister.errors import ConfigurationError, DataSetError
 from cloister.files import identity_of, open_regular
 from cloister.node.config import BaseFile
@@ -43,6 +45,21 @@ class BaseFiles:
             ConfigurationError: one cannot be read.
         """
         return {path: self._look(path).digest for path in self._paths}
+
+    def missing(self, charter: Charter) -> Iterator[str]:
+        """A sentence for each file of a charter's bases that is not here; the files that are here are read for it.
+
+        Raises:
+            ConfigurationError: as ``digests``.
+        """
+        here = set(self.digests().values()) if charter.bases else set()
+        for base in charter.bases:
+            for file in base.files:
+                if file not in here:
+                    yield (
+                        f"the base {shown(base.name)} of {shown(charter.name)} needs the file with the SHA-256"
+                        f" {file.hex()}, which is not here: name it with `file` under [[models]] of node.toml"
+                    )
 
     def those(self, wanted: Iterable[bytes]) -> tuple[Mapped, ...]:
         """The files with these digests.

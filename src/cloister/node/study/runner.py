@@ -11,7 +11,7 @@ import os
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,6 +24,7 @@ from cloister.charter import charter as charters
 from cloister.errors import (
     CharterError,
     CloisterError,
+    ConfigurationError,
     LimitError,
     MessageError,
     NoAnswerError,
@@ -136,7 +137,7 @@ def _begin(
     except BaseException:
         records.close()
         raise
-    for remark in remarks(policy.charter, records=records):
+    for remark in (*remarks(policy.charter, records=records), *_without(memory.models, policy.charter)):
         _log.warning("%s", remark)
     limits = configuration.training
     return Participation(
@@ -150,6 +151,14 @@ def _begin(
         model_bytes=limits.memory_bytes,
         jitter=random.SystemRandom().random,
     )
+
+
+def _without(models: BaseFiles, charter: charters.Charter) -> Iterator[str]:
+    """What of the charter's bases is not here. Large files are read for it, before anybody waits for a round."""
+    try:
+        yield from models.missing(charter)
+    except ConfigurationError as fault:
+        yield str(fault)
 
 
 _log: Final = logging.getLogger(__name__)
