@@ -93,6 +93,20 @@ def test_a_tensor_of_the_base_of_another_kind() -> None:
     )
 
 
+def test_a_buffer_that_stays_at_home_is_none_of_the_base() -> None:
+    """What the plan makes of it would be lost, and the answer shorter than its node waits for."""
+    model = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))
+    whole = job.describe(model, plan_of(model), home_buffers=True).tensors
+    check_parts(plan_of(model), job_of(model, tensors=whole))
+    mean = next(each for each in whole.constants if each.name == "1.running_mean")
+    based = Based(mean.name, mean.spec, True, bytes(32), mean.name)
+    others = tuple(each for each in whole.constants if each is not mean)
+    with pytest.raises(
+        PlanError, match=r"running_mean' is of the base, which stays as it is, where the plan writes it"
+    ):
+        check_parts(plan_of(model), job_of(model, tensors=Tensors(whole.parts, (based,), others)))
+
+
 def test_a_round_that_does_not_fit_takes_no_number_of_the_owners_budget() -> None:
     """Its node declines before it trains, and nothing of it is in its records."""
     here = Aggregator.facing(owner())

@@ -1326,7 +1326,7 @@ _AGGREGATOR: Final = (
         (
             "job-unchecked",
             "return job, jobs.agreed(job, charter=charter)",
-            "agreed = charter.jobs[0]",
+            "return job, charter.jobs[0]",
             "a job that is none of the charter's is refused before its model is read",
         ),
         (
@@ -2916,7 +2916,7 @@ _BUDGETS: Final = (
         (
             "tells-of-records",
             "return Result(rows, (0.0, 0.0), {}), [summed.sums]",
-            "return Result(rows - summed.left_out, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows - summed.left_out, (0.0, 0.0), {}), [summed.sums]",
             "nothing is said of records that could not be computed",
         ),
         (
@@ -2928,7 +2928,7 @@ _BUDGETS: Final = (
         (
             "tells-how-long-a-sum-is",
             "return Result(rows, (0.0, 0.0), {}), [summed.sums]",
-            "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), summed.sums",
+            "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), [summed.sums]",
             "nothing is said of a sum over drawn records",
         ),
     ),
@@ -3361,6 +3361,116 @@ _MEMORY: Final = (
             "if vector is not None and tensors.name_of(vector) != charter.limits.first_model:",
             "if False:",
             "a study file's first model is its charter's",
+        ),
+    ),
+    *_in(
+        "node/study/home.py",
+        "tests/node/study/test_home.py",
+        (
+            "home-of-a-void-round",
+            "if made is not None and made[0] == number:",
+            "if made is not None:",
+            "buffers at home go on from where the last released round left them",
+        ),
+        (
+            "home-of-other-tensors",
+            "if found is None or (found.tensors, found.data, len(found.vector)) != (",
+            "if found is None or (job.tensors.digest, data, self.nbytes(job)) != (",
+            "buffers at home are of one model and one data set, and all there",
+        ),
+    ),
+    *_in(
+        "node/study/base_files.py",
+        "tests/node/study/test_base_files.py",
+        (
+            "base-as-it-was",
+            "if known is not None and known.identity == identity:",
+            "if known is not None:",
+            "a base's file that has changed has another digest",
+        ),
+        (
+            "base-half-written",
+            "if identity_of(file.fileno()) != identity:",
+            "if False:",
+            "a digest is of a file that nobody writes to meanwhile",
+        ),
+        (
+            "base-that-is-not-here",
+            "if each not in found)",
+            "if False)",
+            "a base's file is known by its digest",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/node/study/test_trainer_process.py",
+        (
+            "base-of-other-bytes",
+            "if weights.identity != model.identity:",
+            "if False:",
+            "a training maps the file whose digest was taken",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/attacks/test_work_that_does_not_fit.py",
+        (
+            "trained-though-frozen",
+            "and name in learns.parameters:",
+            "and False:",
+            "a node trains only what it contributes",
+        ),
+        (
+            "written-though-of-the-base",
+            "and name in learns.buffers:",
+            "and False:",
+            "no plan writes to a base",
+        ),
+    ),
+    *_in(
+        "worker/weights.py",
+        "tests/worker/test_weights.py",
+        (
+            "weights-at-odd-places",
+            "if start % ITEM_BYTES[spec.dtype]:",
+            "if False:",
+            "values are read where they are aligned",
+        ),
+    ),
+    *_in(
+        "worker/data/headers.py",
+        "tests/worker/test_weights.py",
+        (
+            "weights-beyond-the-file",
+            "if not 0 <= start <= end <= size - 8 - length or",
+            "if",
+            "no tensor is read beyond its file",
+        ),
+    ),
+    *_in(
+        "study/study_file.py",
+        "tests/study/test_study_file.py",
+        (
+            "study-of-another-vector",
+            "faults += vector_faults(found.tensors, plan, charter=charter)",
+            "pass",
+            "a study file's model learns what its plans learn",
+        ),
+        (
+            "study-of-another-base",
+            "faults = tensor_faults(found.tensors, charter=charter)",
+            "faults = []",
+            "a study file's base is its charter's",
+        ),
+    ),
+    *_in(
+        "tensor/plan/lowering.py",
+        "tests/tensor/plan/test_learned.py",
+        (
+            "read-only-statistics",
+            "if not _evaluates(line):",
+            "if True:",
+            "statistics that a step only reads are not learned",
         ),
     ),
     *_in(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,12 @@ def test_after_a_void_round_an_owner_begins_where_it_began() -> None:
 
 
 def test_they_are_kept_beside_the_records(tmp_path: Path) -> None:
-    with Records(tmp_path) as notes:
+    with closing(Records(tmp_path)) as notes:
         here = facing(notes)
         train(here, 1, ONE)
         release(here, 1)
         train(here, 2, TWO)
-    with Records(tmp_path) as notes:
+    with closing(Records(tmp_path)) as notes:
         kept = HomeBuffers(agreed(), records=notes)
         assert kept.before(a_job(agreed()), data="#mri") == ONE
         other = agreed(limits="")
@@ -134,7 +135,6 @@ def test_a_damaged_file_is_none(tmp_path: Path, damage: bytes) -> None:
     assert found.before(a_job(agreed()), data="#mri") == ONE
     file.write_bytes(damage)
     assert found.before(a_job(agreed()), data="#mri") == b""
-    whole = file.with_name(file.name)
     tensors = a_job(agreed()).tensors.digest
-    whole.write_bytes(b"\x93\xc4\x20" + tensors + b"\xa4#mri\xc4\x04" + bytes(4))  # of another length
+    file.write_bytes(b"\x93\xc4\x20" + tensors + b"\xa4#mri\xc4\x04" + bytes(4))  # of another length
     assert found.before(a_job(agreed()), data="#mri") == b""

@@ -249,7 +249,7 @@ def check_parts(plan: Plan, job: Job) -> None:
     """
     given = {each.name: each for each in job.tensors.all}
     parameters = {held.names[0] for held in plan.program.parameters}
-    learns = learned(plan.program).parameters
+    learns = learned(plan.program)
     faults = []
     for held in plan.program.held:
         name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
@@ -261,8 +261,10 @@ def check_parts(plan: Plan, job: Job) -> None:
         elif isinstance(found, Part | Based) and found.buffer == (name in parameters):
             kinds = ("a buffer", "a parameter")
             faults.append(f"tensor {name!r} is {kinds[not found.buffer]} where the plan needs {kinds[found.buffer]}")
-        elif not isinstance(found, Part) and name in learns:
+        elif not isinstance(found, Part) and name in learns.parameters:
             faults.append(f"tensor {name!r} is frozen where the plan trains it")
+        elif isinstance(found, Based) and name in learns.buffers:
+            faults.append(f"tensor {name!r} is of the base, which stays as it is, where the plan writes it")
     if faults:
         raise PlanError("the plan does not fit the job's model: " + "; ".join(faults))
 
