@@ -171,22 +171,19 @@ def test_the_delta_is_clipped() -> None:
 
 @pytest.mark.slow
 def test_what_is_frozen_does_not_move() -> None:
+    """It is no part of a delta, or stands there with zeros where a layout wants it."""
     model, data = made("mlp")
     next(model.parameters()).requires_grad_(False)
-    plan = loss.capture(model, example=SAMPLES["mlp"].batch(4))
-    got = train(
-        plan,
-        data,
-        parameters=dict(model.named_parameters()),
-        buffers={},
-        optimizer=cloister.SGD(lr=0.05, weight_decay=0.1),
-        batch_size=BATCH,
-        local_epochs=1,
-        seed=SEED,
-    )
+    options: dict[str, Any] = {"optimizer": cloister.SGD(lr=0.05, weight_decay=0.1), "local_epochs": 1}
+    got = trained(model, data, **options)
+    learned = deltas.layout_of({name: each for name, each in model.named_parameters() if each.requires_grad})
     layout = deltas.layout_of(deltas.floats_of(model))
-    moved = {name: bool(got.delta[start:stop].any()) for name, _, start, stop in layout.places}
+    assert len(got.delta) == learned.length < layout.length
+    whole = trained(model, data, layout=layout, **options).delta
+    parts = {name: whole[start:stop] for name, _, start, stop in layout.places}
+    moved = {name: bool(part.any()) for name, part in parts.items()}
     assert moved == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert torch.equal(torch.cat([parts[place.name] for place in learned.places]), got.delta)
 
 
 @pytest.mark.slow
