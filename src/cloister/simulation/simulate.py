@@ -40,6 +40,7 @@ from cloister.errors import AggregationError, ConfigurationError, DataSetError, 
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
+from cloister.study.clipping import ClippingWatch
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches
@@ -55,6 +56,13 @@ Owner: TypeAlias = Batches | Sequence[Tensor]
 
 _EXAMPLE: Final = 4
 _FEDAVG: Final = FedAvg()
+_LESS: Final = (
+    "have owners change it less in a round, with a lower learning rate or fewer steps; a larger clip brings more noise"
+)
+_LARGER: Final = (
+    "take a clip above that norm, or have owners change the model less in a round, with a lower learning rate or fewer"
+    " steps"
+)
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,7 @@ def _run(
             raise ConfigurationError(
                 f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
             )
+    clipping = ClippingWatch(simulation.clip, remedy=_LARGER if simulation.noise is None else _LESS)
     try:
         with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
             while len(progress.rounds) < rounds:
@@ -238,6 +247,7 @@ def _run(
                     checkpoints.write(path, progress, settings=settings)
                 if show:
                     show(progress.rounds[-1])
+                clipping.look(progress.rounds)
                 on_round(progress.rounds[-1])
     except KeyboardInterrupt:
         return progress, len(progress.rounds) == rounds

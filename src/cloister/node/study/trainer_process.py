@@ -27,6 +27,7 @@ from cloister.node.slate import READING
 from cloister.node.study.effects import Draw
 from cloister.node.study.trainer import Assignment, Columns, Order, Result
 from cloister.tensor.geometry import DTYPES
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.frames import Kind
 from cloister.wire.limits import TEXT_CHARS
@@ -42,6 +43,8 @@ from cloister.worker.training import train, unheard
 from cloister.worker.values import as_bytes
 
 _log: Final = logging.getLogger("cloister.node.study.trainer_process")
+_CLIPPED_IN_A_ROW: Final = 3
+"""So many clipped updates, one after the other, and the owner is told."""
 
 
 class Prepared(NamedTuple):
@@ -65,6 +68,7 @@ class TrainerProcess:
         self._opened: Batches | None = None
         self._prepared: tuple[bytes, Prepared] | None = None
         self._job = b""
+        self._clipped_in_a_row = 0
 
     def train(self, order: Order, *, job: bytes, vector: bytearray) -> tuple[Result, torch.Tensor]:
         """Trains the model of this vector as ordered. Returns what is said of the result, and the result: an update, or
@@ -115,7 +119,20 @@ class TrainerProcess:
             layout=found.job.layout,
             begin=self._begin,
         )
+        self._tell_of_clipping(trained.metrics, order.clip)
         return Result(trained.examples, trained.norms, trained.metrics), trained.delta
+
+    def _tell_of_clipping(self, metrics: Mapping[str, float], clip: float) -> None:
+        """Warns the owner once where each of its updates is clipped: then it may be its data that are out of scale."""
+        self._clipped_in_a_row = self._clipped_in_a_row + 1 if metrics[CLIPPED] else 0
+        if self._clipped_in_a_row == _CLIPPED_IN_A_ROW:
+            _log.warning(
+                "the updates of %d rounds in a row were clipped to %.3g, the last one from %.3g: the model may learn"
+                " little from these data; see that its columns have the scale that the study asks for",
+                _CLIPPED_IN_A_ROW,
+                clip,
+                metrics[UPDATE_NORM],
+            )
 
     def told(self, fault: CloisterError) -> str:
         """What is told of a fault: the data set by its name, and not by its path, which is nobody else's business."""
@@ -156,7 +173,7 @@ class TrainerProcess:
             check_parts(plan, job)
             data = self._open()
             check_fits(plan, data)
-            self._prepared = self._job, Prepared(job, plan, data)
+            self._prepared, self._clipped_in_a_row = (self._job, Prepared(job, plan, data)), 0
         return self._prepared[1]
 
     def _open(self) -> Batches:
