@@ -4,7 +4,7 @@ owners' data say, and may learn next to nothing without anything else that shows
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Final
 
@@ -43,16 +43,19 @@ class ClippingWatch:
         if self._warned or self._clip is None or len(told) < _FEWEST or 2 * clipped <= len(told):
             return
         self._warned = True
-        kind = next((name for name in (_MEDIAN, UPDATE_NORM) if name in told[-1]), None)
-        what = (
-            "" if kind is None else f", whose {'median' if kind == _MEDIAN else 'mean'} norm was {told[-1][kind]:.3g}"
-        )
         _log.warning(
-            "more than half of the updates%s, were clipped to %.3g in %d of %d rounds: the model may learn next to"
+            "more than half of the updates%s were clipped to %.3g in %d of %d rounds: the model may learn next to"
             " nothing; %s",
-            what,
+            _length(told[-1]),
             self._clip,
             clipped,
             len(told),
             self._remedy,
         )
+
+
+def _length(numbers: Mapping[str, float]) -> str:
+    for name, kind in ((_MEDIAN, "median"), (UPDATE_NORM, "mean")):
+        if name in numbers:
+            return f", whose {kind} norm was {numbers[name]:.3g} in the last round,"
+    return ""

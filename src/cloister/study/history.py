@@ -22,9 +22,9 @@ _FIRST: Final = 1
 def board(folder: str | PathLike[str], *, rounds: Sequence[Round] = ()) -> Iterator[Callable[[Round], None]]:
     """Writes ``rounds``, and yields a function that writes another round, which can then be seen at once.
 
-    The metrics of a round are under ``training/``, those of ``evaluate`` under ``evaluation/``, those of clipping under
-    ``clipping/``; ``round/`` holds the numbers of owners and examples, and the seconds. The steps are the rounds' numbers. An earlier run in ``folder`` is
-    hidden, so that a resumed run is shown once and whole.
+    The metrics of a round are under ``training/``, those of ``evaluate`` under ``evaluation/``, what is known of
+    clipping under ``clipping/``; ``round/`` holds the numbers of owners and examples, and the seconds. The steps are
+    the rounds' numbers. An earlier run in ``folder`` is hidden, so that a resumed run is shown once and whole.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
@@ -84,9 +84,10 @@ class Round:
     rows, which only a simulation knows; ``metrics`` are means over the owners' training, weighted by examples, in a
     study by shares; ``evaluation`` is what ``evaluate`` returned for the new model. ``took_s`` is the round's time in
     seconds; two rounds may be equal with different times. ``weights`` are the owners' shares of the mean, where they
-    are known, as in a study. ``clipping`` is of a simulation: the share of the updates that were ``clipped``, and of
-    their norms before that the mean, ``update_norm``, ``median_update_norm`` and ``largest_update_norm``; in a study the
-    first two are metrics, where its charter lets them out. ``absent`` says of owners that did not take part why not, as far as this run heard of it.
+    are known, as in a study. ``absent`` says of owners that did not take part why not, as far as this run heard of it.
+    ``clipping`` is of a simulation: the share of the updates that were ``clipped``, and of their parameters' norms
+    before that the mean, ``update_norm``, ``median_update_norm`` and ``largest_update_norm``. In a study the first two
+    are metrics, where its charter lets them out.
     """
 
     number: int
@@ -188,7 +189,8 @@ class History(Sequence[Round]):
         table = Table()
         counted = ["examples"] if any(each.examples is not None for each in self._rounds) else []
         absent = any(each.absent for each in self._rounds)
-        for column in ("round", "owners", *counted, *names, "s"):
+        clipped = [CLIPPED] if any(each.clipping.get(CLIPPED) for each in self._rounds) else []
+        for column in ("round", "owners", *counted, *names, *clipped, "s"):
             table.add_column(column, justify="right")
         if absent:
             table.add_column("absent", overflow="fold")
@@ -196,7 +198,8 @@ class History(Sequence[Round]):
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
             examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
-            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.took_s:.2f}")
+            shares = [f"{each.clipping.get(name, 0.0):.0%}" for name in clipped]
+            row = (str(each.number), str(len(each.owners)), *examples, *shown, *shares, f"{each.took_s:.2f}")
             why = "; ".join(f"{name}: {why}" for name, why in sorted(each.absent.items()))
             table.add_row(*row, *([escape(why)] if absent else []))
         yield table

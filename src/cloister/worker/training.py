@@ -46,10 +46,10 @@ class Trained(NamedTuple):
 
     ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``, clipped
     where that was asked for; ``norms`` are the L2 norms of its parameters and of its buffers; ``examples`` is the
-    number of the data set's rows; ``metrics`` are the means over all that was trained on, each step weighted by its
-    rows, with ``"loss"`` among them; and beside them ``"clipped"``, 1 where the update's parameters were clipped and else
-    0, and ``"update_norm"``, their norm before that. ``losses`` is the loss of each step. ``others`` are the buffers that the plan
-    writes and that are no part of the vector, as the last step left them: counters, in most models.
+    number of the data set's rows. ``metrics`` are the means over all that was trained on, each step weighted by its
+    rows, with ``"loss"`` among them; and of the update ``"clipped"``, 1 if its parameters were and else 0, and
+    ``"update_norm"``, their norm before that. ``losses`` is the loss of each step. ``others`` are the buffers that the
+    plan writes and that are no part of the vector, as the last step left them: counters, in most models.
     """
 
     delta: Tensor
