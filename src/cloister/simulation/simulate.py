@@ -11,7 +11,7 @@ A run is a function of its arguments: seeds depend on the run's seed, the round'
 order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
 
 Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others train
-one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
+one by one, which takes longer. What the plan does not learn is shared, and none of this is about it. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
 step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. Memory holds one owner's
 update or one group's at a time, so it does not grow with the number of owners.
 """
@@ -128,7 +128,8 @@ def simulate(
         per_round: how many owners are drawn for each round, without replacement; None is all.
         floor: as a charter's: no update counts for more than the floor-th largest. None: each counts as it is.
         largest_share: the most that one owner may be of the mean.
-        clip: the most that the L2 norm of the parameters in an owner's update may be.
+        clip: the most that the L2 norm of the parameters in an owner's update may be. ``Round.clipping`` tells what
+            they were before, and a warning, once, where most updates are clipped in most rounds.
         clip_buffers: the same for its buffers.
         noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: it
             shows what noise costs, and hides nothing.
