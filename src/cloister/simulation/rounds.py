@@ -24,9 +24,11 @@ from cloister.simulation.checkpoint import Progress
 from cloister.simulation.groups import LARGEST, Groups
 from cloister.simulation.noisy import NoisyUpdates, noise_from
 from cloister.simulation.updates import LevelledUpdates, Updates
+from cloister.study.clipping import clipping_of
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
 from cloister.tensor.plan.learned import changed, learned
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
@@ -129,7 +131,9 @@ class Simulation:
         evaluation = {} if evaluate is None else evaluated(self.model, evaluate)
         examples = [self._sizes[name] for name in found.owners]
         seconds = perf_counter() - started
-        done = Round(number, drawn, sum(examples), _weighted(found.metrics, examples), evaluation, seconds)
+        clipping = clipping_of(found.metrics.pop(CLIPPED, ()), found.metrics.pop(UPDATE_NORM, ()))
+        metrics = _weighted(found.metrics, examples)
+        done = Round(number, drawn, sum(examples), metrics, evaluation, seconds, clipping=clipping)
         return Progress(vector, state, found.others, (*before.rounds, done))
 
     def _updates(self, length: int, weights: Mapping[str, float]) -> Updates:

@@ -11,9 +11,10 @@ A run is a function of its arguments: seeds depend on the run's seed, the round'
 order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
 
 Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others train
-one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
-step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. Memory holds one owner's
-update or one group's at a time, so it does not grow with the number of owners.
+one by one, which takes longer. What the plan does not learn is shared, and none of this is about it. The two differ in
+rounding only, by less than 1e-5 of an update's largest value in a step; unless a value lies within rounding of where a
+gradient jumps, as a ReLU's does at 0. Memory holds one owner's update or one group's at a time, so it does not grow
+with the number of owners.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from cloister.errors import AggregationError, ConfigurationError, DataSetError, 
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
+from cloister.study.clipping import ClippingWatch
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches
@@ -55,6 +57,13 @@ Owner: TypeAlias = Batches | Sequence[Tensor]
 
 _EXAMPLE: Final = 4
 _FEDAVG: Final = FedAvg()
+_LESS: Final = (
+    "have owners change it less in a round, with a lower learning rate or fewer steps; a larger clip brings more noise"
+)
+_LARGER: Final = (
+    "take a clip above that norm, or have owners change the model less in a round, with a lower learning rate or fewer"
+    " steps"
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,8 @@ def simulate(
         per_round: how many owners are drawn for each round, without replacement; None is all.
         floor: as a charter's: no update counts for more than the floor-th largest. None: each counts as it is.
         largest_share: the most that one owner may be of the mean.
-        clip: the most that the L2 norm of the parameters in an owner's update may be.
+        clip: the most that the L2 norm of the parameters in an owner's update may be. ``Round.clipping`` tells what
+            they were before, and a warning, once, where most updates are clipped in most rounds.
         clip_buffers: the same for its buffers.
         noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: it
             shows what noise costs, and hides nothing.
@@ -228,6 +238,7 @@ def _run(
             raise ConfigurationError(
                 f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
             )
+    clipping = ClippingWatch(simulation.clip, remedy=_LARGER if simulation.noise is None else _LESS)
     try:
         with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
             while len(progress.rounds) < rounds:
@@ -236,6 +247,7 @@ def _run(
                     checkpoints.write(path, progress, settings=settings)
                 if show:
                     show(progress.rounds[-1])
+                clipping.look(progress.rounds)
                 on_round(progress.rounds[-1])
     except KeyboardInterrupt:
         return progress, len(progress.rounds) == rounds

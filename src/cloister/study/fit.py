@@ -31,6 +31,7 @@ from cloister.ledger.sync import ModelState
 from cloister.net.attested import AttestedConnection
 from cloister.net.polling import READABLE, wait
 from cloister.study.client import StudyClient, bytes_of
+from cloister.study.clipping import ClippingWatch
 from cloister.study.history import Round
 from cloister.study.job import check_start, load
 from cloister.study.progress import Interrupts, evaluated
@@ -56,6 +57,10 @@ _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
 _OPEN_ROUNDS: Final = 4
 """Rounds that are neither released nor void, of which it is kept who is out. An aggregator has one at a time."""
+_LESS: Final = (
+    "have owners change it less in a round, with a lower learning rate or fewer steps, or agree on a charter with a"
+    " larger clip"
+)
 OnError: TypeAlias = Literal["leave", "stop"]
 """What becomes of a job whose researcher's callback raises: it goes on at the aggregator, or is ended there."""
 _REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
@@ -98,6 +103,7 @@ class JobRun:
     _accepted: bool = field(init=False, default=False)
     _raised: Exception | None = field(init=False, default=None)
     _since: float = field(init=False, default_factory=perf_counter)
+    _clipping: ClippingWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.job = jobs.decode(self.data)
@@ -106,6 +112,7 @@ class JobRun:
         kept = self.folder.model(self.job)
         self.held = kept if kept is not None and kept.is_newest(self.ledger) else None
         self.rounds = [self._round(receipt, {}, 0.0, {}) for receipt in self.receipts]
+        self._clipping = ClippingWatch(self.charter.limits.clip, remedy=_LESS)
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -267,6 +274,7 @@ class JobRun:
                 self._said.pop(name, None)
             self._since = now
             self.rounds.append(done)
+            self._clipping.look(self.rounds)
             self.on_round(done)
         except Exception as fault:  # noqa: BLE001 - the researcher's own, of any kind: also a NetworkError
             self._raised = fault

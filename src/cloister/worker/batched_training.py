@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cloister.errors import PlanError
 from cloister.tensor.plan.learned import changed
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.layout import Layout, regions_of
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
@@ -113,13 +114,19 @@ class TrainingTogether:
             written = outcome.buffers
             seen.add(outcome, rows=batch[0].shape[1])
         changes = deltas.deltas(those(self._layout, trained, written), start=start, layout=self._layout)
+        metrics = {**seen.means(), **self._before_clipping(changes)}
         for limit, regions in zip(self._clips, self._regions, strict=True):
             changes = changes if limit is None else deltas.clip_each(changes, limit=limit, regions=regions)
         found = [deltas.norms(changes, regions=each).tolist() for each in self._regions]
         norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}
         others = {name: each[0].clone() for name, each in written.items() if name not in in_vector}
-        return TrainedTogether(changes, norms, seen.means(), others)
+        return TrainedTogether(changes, norms, metrics, others)
+
+    def _before_clipping(self, changes: Tensor) -> dict[str, list[float]]:
+        norms, limit = deltas.norms(changes, regions=self._regions.parameters), self._clips[0]
+        clipped = torch.zeros_like(norms) if limit is None else (~deltas.within(norms, limit)).double()
+        return {CLIPPED: clipped.tolist(), UPDATE_NORM: norms.tolist()}
 
     def _batches(self, owners: Sequence[Arrays], seeds: Sequence[Seeds]) -> Iterator[tuple[Tensor, ...]]:
         stack, chosen, rows = Stack(owners, device=self._device), None, self._rows

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister.tensor.plan.learned import changed, learned
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.layout import Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
@@ -45,9 +46,10 @@ class Trained(NamedTuple):
 
     ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``, clipped
     where that was asked for; ``norms`` are the L2 norms of its parameters and of its buffers; ``examples`` is the
-    number of the data set's rows; ``metrics`` are the means over all that was trained on, each step weighted by its
-    rows, with ``"loss"`` among them; ``losses`` is the loss of each step. ``others`` are the buffers that the plan
-    writes and that are no part of the vector, as the last step left them: counters, in most models.
+    number of the data set's rows. ``metrics`` are the means over all that was trained on, each step weighted by its
+    rows, with ``"loss"`` among them; and of the update ``"clipped"``, 1 if its parameters were and else 0, and
+    ``"update_norm"``, their norm before that. ``losses`` is the loss of each step. ``others`` are the buffers that the
+    plan writes and that are no part of the vector, as the last step left them: counters, in most models.
     """
 
     delta: Tensor
@@ -196,7 +198,6 @@ class Training:
         self._clip, self._clip_buffers = clip, clip_buffers
         self._regions = regions_of(self._layout, buffers=buffers)
         self._in_vector = {place.name for place in self._layout.places}
-        self._clipped = False
         self._begin = begin
 
     def run(self, data: Batches, *, seed: int, rows_seed: int = 0) -> Trained:
@@ -205,10 +206,13 @@ class Training:
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``.
         """
-        seen, change = self._run(data, seed, rows_seed)
+        seen, whole, change = self._run(data, seed, rows_seed)
+        norm = deltas.norm(whole, regions=self._regions.parameters)
+        clipped = self._clip is not None and not deltas.within(norm, self._clip)
+        metrics = {**seen.means(), CLIPPED: float(clipped), UPDATE_NORM: norm}
         others = {name: each for name, each in self._model.written().items() if name not in self._in_vector}
         norms = Norms(*(deltas.norm(change, regions=each) for each in self._regions))
-        return Trained(change, norms, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+        return Trained(change, norms, len(data), metrics, tuple(seen.losses().tolist()), others)
 
     def run_into(self, tensors: Mapping[str, Tensor], data: Batches, *, seed: int) -> Seen:
         """Trains on one data set, and writes what came of it into these parameters and buffers, by name.
@@ -216,18 +220,19 @@ class Training:
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
         """
-        seen, change = self._run(data, seed, 0)
+        seen, whole, change = self._run(data, seed, 0)
         reported = Seen(seen.means(), seen.losses())
         with torch.no_grad():
-            if self._clipped:
+            if change is not whole:
                 trained = those(self._layout, self._model.parameters, self._model.buffers)
                 deltas.unflatten(self._start + change, layout=self._layout, into=trained)
             for name, reached in {**self._model.written(), **self._model.trained}.items():
                 tensors[name].copy_(reached)
         return reported
 
-    def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor]:
-        """All steps, and the change that they made. What can be known not to fit is found before the first step."""
+    def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor, Tensor]:
+        """All steps, and the change that they made, before and after it is clipped. What can be known not to fit is
+        found before the first step."""
         data = fitted(data, expected=self._expected)
         model, seen = self._model, _Seen()
         chosen, rows = None, len(data)
@@ -245,8 +250,7 @@ class Training:
         clipped = change
         for limit, regions in zip((self._clip, self._clip_buffers), self._regions, strict=True):
             clipped = clipped if limit is None else deltas.clip(clipped, limit=limit, regions=regions)
-        self._clipped = clipped is not change
-        return seen, clipped
+        return seen, change, clipped
 
     def _batches(self, data: Batches, seed: int, chosen: RowNumbers | None, rows: int) -> Iterator[tuple[Tensor, ...]]:
         """The batch of each step."""

@@ -226,3 +226,18 @@ def test_a_file_of_the_base_that_was_written_to_since_is_not_trained_on(tmp_path
         process = TrainerProcess(msgspec.structs.replace(given, models=(other,)), memory_bytes=MEMORY, device="cpu")
         with pytest.raises(DataSetError, match=f"{mapped.digest.hex()} is being written to"):
             process.train(asked, job=data, vector=bytearray(8))
+
+
+@pytest.mark.slow
+def test_an_owner_whose_updates_are_clipped_again_and_again_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, encoded = process(tmp_path, *columns()), jobs.encode(job(double=False))
+    floats = deltas.floats_of(model())
+    for clip, warned in ((1e-3, 0), (1e-3, 0), (100.0, 0), (1e-3, 0), (1e-3, 0), (1e-3, 1), (1e-3, 1)):
+        vector = bytearray(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
+        asked = msgspec.structs.replace(order(clip=clip), draw=None)
+        found, _ = here.train(asked, job=encoded, vector=vector)
+        assert (found.metrics["clipped"], found.metrics["update_norm"] > 1e-3) == (float(clip < 1), True)
+        assert len(caplog.records) == warned
+    assert "the updates of 3 rounds in a row were clipped to 0.001" in caplog.records[0].getMessage()
