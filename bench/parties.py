@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from bench import without
 from cloister.charter import Charter
@@ -32,6 +33,7 @@ from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import rounds as w
 from cloister.wire.fixed_point import SUM_TYPE
+from cloister.wire.halves import packed, rounded, widened
 from cloister.wire.optimizers import SGD
 from cloister.wire.strategies import FedAvg
 from cloister.wire.tensors import TensorSpec
@@ -54,11 +56,13 @@ class Instant(Trainer):
         return None
 
     def train(self, order: Train) -> Failed | None:
-        if len(self._vector) != order.length:
-            drawn = np.random.default_rng(order.seeds.steps).standard_normal(order.length // 4, np.float32)
-            update = drawn * np.float32(1e-3) if order.draw is None else (drawn * 100).astype(SUM_TYPE)
+        if len(self._vector) != order.nbytes:
+            drawn = np.random.default_rng(order.seeds.steps).standard_normal(len(order.model) // 4, np.float32)
+            update: NDArray[Any] = drawn * np.float32(1e-3) if order.draw is None else (drawn * 100).astype(SUM_TYPE)
+            if (half := order.agreed.half) is not None:
+                update = packed(rounded(update, to=half, seed=order.seeds.rounding), to=half)
             self._vector = update.tobytes()
-            self._norm = float(np.linalg.norm(update.astype(np.float64))) if order.draw is None else 0.0
+            self._norm = float(np.linalg.norm(widened(update).astype(np.float64))) if order.draw is None else 0.0
         self._trained = Trained(order.round, self._vector, 100, (self._norm, 0.0), {})
         self._wakeup.set()
         return None

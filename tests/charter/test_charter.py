@@ -105,7 +105,7 @@ def test_each_fault_has_its_place(changed: dict[str, Any], place: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "place"),
     [
-        ('"cloister charter 3"', '"cloister charter 1"', "format"),
+        ('"cloister charter 4"', '"cloister charter 1"', "format"),
         ("not_after = 2027", "not_after = 2026", "not_after"),
         ("2027-01-01T00:00:00Z", "2027-01-01T00:00:00", "not_after"),
         ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00", "not_after"),

@@ -35,7 +35,7 @@ MEASUREMENT = b"\x3f" * 48
 ATTESTER = SimulatedAttester(measurement=MEASUREMENT, platform=b"\x77" * 32)
 
 CHARTER = f"""
-format = "cloister charter 3"
+format = "cloister charter 4"
 name = "stroke-study"
 serial = 1
 not_before = 2020-01-01T00:00:00Z

@@ -86,7 +86,7 @@ def text(
     } | changed
     line = "" if supersedes is None else f'supersedes = "{supersedes.hex()}"\n'
     return (
-        f'format = "cloister charter 3"\nname = "stroke-study"\nserial = {serial}\n{line}{top}\n'
+        f'format = "cloister charter 4"\nname = "stroke-study"\nserial = {serial}\n{line}{top}\n'
         "not_before = 2026-01-01T00:00:00Z\nnot_after = 2027-01-01T00:00:00Z\n"
         + "".join(member(name) for name in owners)
         + "".join(member(name, "auditor") for name in auditors)

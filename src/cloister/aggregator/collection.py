@@ -13,13 +13,14 @@ from itertools import takewhile
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cloister.aggregation.vectors import Vector
+from cloister.aggregation.vectors import Travelled
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.weighing import Answer, Weighing
 from cloister.charter.charter import Limits
 from cloister.errors import RoundError
-from cloister.wire.layout import Layout, Regions
+from cloister.wire.layout import Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
@@ -35,18 +36,18 @@ class Collection:
     """
 
     def __init__(
-        self, answers: Mapping[str, Answer], *, limits: Limits, weighing: Weighing, layout: Layout, regions: Regions
+        self, answers: Mapping[str, Answer], *, limits: Limits, weighing: Weighing, length: int, regions: Regions
     ) -> None:
         self.answers = {name: answers[name] for name in sorted(answers)}
         self._limits = limits
         self._weighing = weighing
-        self._layout = layout
+        self._length = length
         self._regions = regions
-        self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
+        self._at_once = AT_ONCE if length * weighing.dtype.itemsize <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added: list[str] = []
-        self._free: list[Vector] = []
+        self._free: list[Travelled] = []
         weighing.weigh(self.answers)
         weighing.begin()
 
@@ -83,7 +84,7 @@ class Collection:
     def buffer(self, name: str, *, salt: bytes) -> Update:
         """Makes room for the contribution of an owner that was asked."""
         self._add()
-        vector = self._free.pop() if self._free else np.empty(self._layout.length, self._weighing.dtype)
+        vector = self._free.pop() if self._free else np.empty(self._length, self._weighing.dtype)
         return Update(vector, salt=salt, regions=self._regions)
 
     def take(self, name: str, update: Update) -> None:
@@ -127,7 +128,7 @@ class Collection:
         for each in [each for each in self._arrived if each not in self._window()]:
             self._free.append(self._arrived.pop(each).release())
 
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """The mean, once all are here; only its memory is kept.
 
         Raises:

@@ -40,8 +40,8 @@ def check_valid(charter: Charter, *, now: datetime) -> None:
         )
 
 
-FORMAT: Final = "cloister charter 3"
-_DRAWN: Final = "cloister charter 3, to draw its first model"
+FORMAT: Final = "cloister charter 4"
+_DRAWN: Final = "cloister charter 4, to draw its first model"
 DIGEST_BYTES: Final = 32
 MEMBERS: Final = 256
 MIN_BATCH: Final = 32

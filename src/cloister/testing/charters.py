@@ -57,7 +57,7 @@ def write_charter(
     software = [measure("aggregator")] if measurements is None else measurements
     # A JSON text is also a TOML one.
     lines = [
-        'format = "cloister charter 3"',
+        'format = "cloister charter 4"',
         f"name = {json.dumps(name)}",
         f"serial = {serial}",
         *([] if supersedes is None else [f'supersedes = "{supersedes.hex()}"']),

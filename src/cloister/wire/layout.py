@@ -14,7 +14,7 @@ vector, and neither is a tied weight's second name: it is one tensor, and counte
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -24,6 +24,9 @@ from cloister.wire.tensors import TensorSpec
 
 FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 """The element types that a vector can hold."""
+Half = Literal["bfloat16", "float16"]
+"""Those in which one may travel, rounded to two bytes a value (``cloister.wire.halves``)."""
+HALF_BYTES: Final = 2
 
 
 class Place(NamedTuple):

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from cloister.errors import PlanError
-from cloister.wire.layout import Layout, regions_of
+from cloister.wire.layout import Half, Layout, regions_of
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import batches_in, whole_batches
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import Seeds
 from cloister.worker.data.stacked import Stack
+from cloister.worker.ending import Ending
 from cloister.worker.fitting import check_numbers, check_tensors, check_whole
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
@@ -68,6 +69,7 @@ class TrainingTogether:
         proximal: float,
         clip: float | None,
         clip_buffers: float | None,
+        half: Half | None,
         layout: Layout,
     ) -> None:
         check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
@@ -76,7 +78,7 @@ class TrainingTogether:
         if steps is not None:
             check_whole(rows, batch_size=batch_size)
         self._rows, self._batch_size, self._epochs, self._steps = rows, batch_size, local_epochs, steps
-        self._proximal, self._clips, self._layout = proximal, (clip, clip_buffers), layout
+        self._proximal, self._ending, self._layout = proximal, Ending(clip, clip_buffers, half), layout
         self._regions = regions_of(layout, buffers=buffers)
         self._device = next(iter(parameters.values())).device
         self._trained = {each.names[0] for each in plan.program.parameters if each.trained}
@@ -111,8 +113,7 @@ class TrainingTogether:
             buffers.update(outcome.buffers)
             seen.add(outcome, rows=batch[0].shape[1])
         changes = deltas.deltas(those(self._layout, parameters, buffers), start=start, layout=self._layout)
-        for limit, regions in zip(self._clips, self._regions, strict=True):
-            changes = changes if limit is None else deltas.clip_each(changes, limit=limit, regions=regions)
+        changes = self._ending.of_each(changes, regions=self._regions, seeds=[each.rounding for each in seeds])
         found = [deltas.norms(changes, regions=each).tolist() for each in self._regions]
         norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}

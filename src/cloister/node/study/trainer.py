@@ -23,6 +23,7 @@ from cloister.node.ipc import fill
 from cloister.node.process import Process
 from cloister.node.study.effects import Draw, Train
 from cloister.wire.frames import Kind
+from cloister.wire.layout import Half
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.optimizers import Optimizer
 from cloister.worker.data.salts import Seeds
@@ -62,6 +63,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Seeds
     clip: float
     clip_buffers: float | None
+    half: Half | None
     least: int
     hidden: bool
     draw: Draw | None
@@ -201,7 +203,7 @@ class Trainer:
             if frame.kind is Kind.FAILURE:
                 self._order = None
                 return Failed(order.round, frame.header.decode("utf-8", "replace")[:TEXT_CHARS])
-            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.length:
+            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.nbytes:
                 raise WireError("it answers with a vector of another length than is wanted")
             result = msgspec.msgpack.decode(frame.header, type=Result)
             vector, filled = memoryview(bytearray(frame.body_bytes)), 0
@@ -242,6 +244,7 @@ class Trainer:
             seeds=order.seeds,
             clip=order.clip,
             clip_buffers=order.clip_buffers,
+            half=agreed.half,
             least=order.least,
             hidden=order.hidden,
             draw=order.draw,

@@ -90,7 +90,8 @@ class TrainerProcess:
             # No answer at all would tell of the owner's data what noise is to hide.
             _log.warning("the training failed, and zeros are contributed: %s", fault)
             layout = found.job.layout
-            return Result(len(found.data), (0.0, 0.0), {}), torch.zeros(layout.length, dtype=DTYPES[layout.dtype])
+            zeros = torch.zeros(layout.length, dtype=DTYPES[order.half or layout.dtype])
+            return Result(len(found.data), (0.0, 0.0), {}), zeros
 
     def _train(
         self,
@@ -109,13 +110,16 @@ class TrainerProcess:
             steps=order.steps,
             seed=order.seeds.steps,
             rows_seed=order.seeds.rows,
+            rounding_seed=order.seeds.rounding,
             proximal=order.proximal,
             clip=order.clip,
             clip_buffers=order.clip_buffers,
+            half=order.half,
             layout=found.job.layout,
             begin=self._begin,
         )
-        return Result(trained.examples, trained.norms, trained.metrics), trained.delta
+        delta = trained.delta if order.half is None else trained.delta.to(DTYPES[order.half])  # which loses nothing
+        return Result(trained.examples, trained.norms, trained.metrics), delta
 
     def told(self, fault: CloisterError) -> str:
         """What is told of a fault: the data set by its name, and not by its path, which is nobody else's business."""
