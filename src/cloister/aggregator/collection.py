@@ -20,7 +20,7 @@ from cloister.aggregator.bodies import Update
 from cloister.aggregator.weighing import Answer, Weighing
 from cloister.charter.charter import Limits
 from cloister.errors import RoundError
-from cloister.wire.layout import Regions
+from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
@@ -36,14 +36,14 @@ class Collection:
     """
 
     def __init__(
-        self, answers: Mapping[str, Answer], *, limits: Limits, weighing: Weighing, length: int, regions: Regions
+        self, answers: Mapping[str, Answer], *, limits: Limits, weighing: Weighing, layout: Layout, regions: Regions
     ) -> None:
         self.answers = {name: answers[name] for name in sorted(answers)}
         self._limits = limits
         self._weighing = weighing
-        self._length = length
+        self._layout = layout
         self._regions = regions
-        self._at_once = AT_ONCE if length * weighing.dtype.itemsize <= LARGE_BYTES else 1
+        self._at_once = AT_ONCE if layout.length * weighing.dtype.itemsize <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added: list[str] = []
@@ -84,7 +84,7 @@ class Collection:
     def buffer(self, name: str, *, salt: bytes) -> Update:
         """Makes room for the contribution of an owner that was asked."""
         self._add()
-        vector = self._free.pop() if self._free else np.empty(self._length, self._weighing.dtype)
+        vector = self._free.pop() if self._free else np.empty(self._layout.length, self._weighing.dtype)
         return Update(vector, salt=salt, regions=self._regions)
 
     def take(self, name: str, update: Update) -> None:

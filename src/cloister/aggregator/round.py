@@ -450,9 +450,7 @@ class RoundMachine:
         weighing = weighing_of(
             run.agreed, limits=self._limits, layout=run.layout, regions=run.regions, random=self._own.random
         )
-        return Collection(
-            answers, limits=self._limits, weighing=weighing, length=run.layout.length, regions=run.regions
-        )
+        return Collection(answers, limits=self._limits, weighing=weighing, layout=run.layout, regions=run.regions)
 
     def _pull(self, collecting: _Collecting) -> None:
         """Takes the next step of a collection: a draft, contributions once all have consented to it, the outcome."""

@@ -76,7 +76,7 @@ def widened(values: NDArray[Any]) -> Floats:
     """What was packed, as floats that NumPy computes with; other vectors as they are."""
     if values.dtype == HELD_AS["bfloat16"]:
         return (values.astype(np.uint32) << 16).view(np.float32)
-    return values
+    return values.astype(np.float32) if values.dtype == HELD_AS["float16"] else values
 
 
 def _rounded(values: NDArray[np.float32], to: Half, coins: NDArray[np.uint16]) -> NDArray[np.float32]:
