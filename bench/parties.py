@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench import without
 from cloister.charter import Charter
 from cloister.charter.charter import Noise, Unit
-from cloister.charter.jobs import AgreedJob, Sampling
+from cloister.charter.jobs import AgreedJob, Precision, Sampling
 from cloister.cli import main as cloister
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part
@@ -104,7 +104,7 @@ def limits(nbytes: int, *, owners: int, rounds: int, hidden: Unit | None = None)
     }
 
 
-def agreed(*, rounds: int, hidden: Unit | None = None) -> AgreedJob:
+def agreed(*, rounds: int, hidden: Unit | None = None, precision: Precision = "full") -> AgreedJob:
     """The charter's job."""
     drawn = hidden == "record"
     return AgreedJob(
@@ -119,6 +119,7 @@ def agreed(*, rounds: int, hidden: Unit | None = None) -> AgreedJob:
         weights="uniform",
         max_s=600,
         sampling=Sampling(rate=0.01, rows=256) if drawn else None,
+        precision=precision,
     )
 
 
@@ -153,7 +154,7 @@ def research(folder: Path, route: str, nbytes: int) -> None:
             message, body_bytes = heard
             attested.connection.skip(body_bytes)
             match message:
-                case w.Chain(model=model) if model:
+                case w.Chain(model=model, step=step) if model or step:
                     print(perf_counter(), flush=True)
                 case w.Finished(text=""):
                     return
