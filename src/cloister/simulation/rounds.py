@@ -13,12 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
-from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
+from cloister.aggregation.steps import step_of, step_type
+from cloister.aggregation.strategies import FedProx, State, Strategy, apply_to_parameters
 from cloister.charter.charter import Noise
-from cloister.charter.jobs import Sampling, Weights
+from cloister.charter.jobs import Precision, Sampling, Weights
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.groups import LARGEST, Groups
@@ -66,6 +68,7 @@ class Simulation:
     clip_buffers: float | None
     noise: Noise | None
     sampling: Sampling | None
+    precision: Precision
     seed: int
     job: bytes
     vectorise: bool
@@ -94,7 +97,7 @@ class Simulation:
             model.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         numbers = (
             "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
-            " noise sampling seed job vectorise"
+            " noise sampling precision seed job vectorise"
         ).split()
         return {
             "plan": self.plan.digest.hex(),
@@ -124,7 +127,11 @@ class Simulation:
         else:
             found = self._with_noise(self.noise, len(before.vector), weights, drawn, number)
         vector, state = apply_to_parameters(
-            self.strategy, before.vector, mean=found.mean(), state=before.state, buffers=self._regions.buffers
+            self.strategy,
+            before.vector,
+            mean=self._rounded(found.mean(), before.state, number),
+            state=before.state,
+            buffers=self._regions.buffers,
         )
         after = Progress(vector, state, found.others)
         self.load(after)
@@ -135,6 +142,14 @@ class Simulation:
         metrics = _weighted(found.metrics, examples)
         done = Round(number, drawn, sum(examples), metrics, evaluation, seconds, clipping=clipping)
         return Progress(vector, state, found.others, (*before.rounds, done))
+
+    def _rounded(self, mean: NDArray[np.float64], state: State, number: int) -> NDArray[np.float64]:
+        """The mean as it travels in a study."""
+        half = None if self.precision == "full" else self.precision
+        dtype = step_type(self.layout.dtype, half=half, averages=len(state.averages))
+        if dtype is not None:
+            step_of(mean, dtype=dtype, half=half, job=self.job, number=number)
+        return mean
 
     def _updates(self, length: int, weights: Mapping[str, float]) -> Updates:
         if self.floor is None:
@@ -210,7 +225,9 @@ class Simulation:
         for name in names:
             try:
                 seeds = self._seeds(name, number)
-                trained = training.run(self.data[name], seed=seeds.steps, rows_seed=seeds.rows)
+                trained = training.run(
+                    self.data[name], seed=seeds.steps, rows_seed=seeds.rows, rounding_seed=seeds.rounding
+                )
             except (DataSetError, PlanError, TrainingError) as fault:
                 raise at_owner(name, fault) from fault
             updates.add(name, trained)
@@ -239,6 +256,7 @@ class Simulation:
             "proximal": self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0,
             "clip": self.clip,
             "clip_buffers": self.clip_buffers,
+            "half": None if self.precision == "full" else self.precision,
             "layout": self.layout,
         }
 

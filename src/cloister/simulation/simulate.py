@@ -36,7 +36,7 @@ from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import DELTA, LEAST_MULTIPLIER, MULTIPLIER, UNITS, Noise
 from cloister.charter.job_bounds import drawn_faults
-from cloister.charter.jobs import WEIGHTS, Sampling, Weights
+from cloister.charter.jobs import PRECISIONS, WEIGHTS, Precision, Sampling, Weights
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
@@ -105,6 +105,7 @@ def simulate(
     clip_buffers: float | None = None,
     noise: Noise | None = None,
     sampling: Sampling | None = None,
+    precision: Precision = "full",
     seed: int = 0,
     job: bytes = b"",
     vectorise: bool = True,
@@ -137,6 +138,8 @@ def simulate(
         sampling: how rows are drawn where noise hides single records: ``clip`` is then of one record's gradient, a
             round is one step of ``optimizer``, which is SGD with a learning rate alone, and ``batch_size`` rows are
             computed at once.
+        precision: how updates and the step of a round travel in a study: ``"full"``, or rounded to two bytes a value,
+            as ``"bfloat16"`` or ``"float16"``.
         seed: 0 to 2^64 - 1.
         job: the digest of a study's job, to compute what a rehearsal of it does whose nodes have the salts
             ``cloister.testing.studies.rehearsal_salt(seed, owner)``.
@@ -176,6 +179,8 @@ def simulate(
         largest_share=largest_share,
         seed=seed,
         weights=weights,
+        precision=precision,
+        drawn=sampling is not None,
     )
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
@@ -211,6 +216,7 @@ def simulate(
         clip_buffers=clip_buffers,
         noise=noise,
         sampling=sampling,
+        precision=precision,
         seed=seed,
         job=job,
         vectorise=vectorise,
@@ -345,9 +351,15 @@ def _check(
     largest_share: float,
     seed: int,
     weights: str,
+    precision: str,
+    drawn: bool,
 ) -> None:
     if not data:
         raise ConfigurationError("there are no owners")
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    if drawn and precision != "full":
+        raise ConfigurationError("where rows are drawn, their sums are whole numbers: leave precision at full")
     if weights not in WEIGHTS:
         raise ConfigurationError(f"weights is {weights!r}; it is one of {', '.join(WEIGHTS)}")
     if rounds < 1:

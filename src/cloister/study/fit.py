@@ -27,6 +27,7 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.ledger.following import Handed, advance
 from cloister.ledger.job import Job
+from cloister.ledger.next_model import repeat
 from cloister.ledger.sync import ModelState
 from cloister.net.attested import AttestedConnection
 from cloister.net.polling import READABLE, wait
@@ -248,6 +249,8 @@ class JobRun:
             self._tell(receipt)
 
     def _model_of(self, handed: Handed, ledger: Ledger) -> ModelState | None:
+        if handed.step is not None:
+            return repeat(handed.step, before=self.held, ledger=ledger, job=self.job)
         if handed.vector is None:
             return None
         found = ModelState(jobs.model_digest(self.job, handed.vector), handed.vector, handed.averages, handed.rounds)

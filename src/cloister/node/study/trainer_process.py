@@ -103,7 +103,7 @@ class TrainerProcess:
             # No answer at all would tell of the owner's data what noise is to hide.
             _log.warning("the training failed, and zeros are contributed: %s", fault)
             layout = found.job.layout
-            nothing = torch.zeros(layout.length, dtype=DTYPES[layout.dtype])
+            nothing = torch.zeros(layout.length, dtype=DTYPES[order.half or layout.dtype])
             return Result(len(found.data), (0.0, 0.0), {}), [nothing, *_at_home(found, buffers)]
 
     def _train(
@@ -123,14 +123,17 @@ class TrainerProcess:
             steps=order.steps,
             seed=order.seeds.steps,
             rows_seed=order.seeds.rows,
+            rounding_seed=order.seeds.rounding,
             proximal=order.proximal,
             clip=order.clip,
             clip_buffers=order.clip_buffers,
+            half=order.half,
             layout=found.job.layout,
             begin=self._begin,
         )
         self._tell_of_clipping(trained.metrics, order.clip)
-        made = [trained.delta, *_at_home(found, trained.others)]
+        delta = trained.delta if order.half is None else trained.delta.to(DTYPES[order.half])  # which loses nothing
+        made = [delta, *_at_home(found, trained.others)]
         return Result(trained.examples, trained.norms, trained.metrics), made
 
     def _tell_of_clipping(self, metrics: Mapping[str, float], clip: float) -> None:
