@@ -106,6 +106,9 @@ def check(study: Study, *expected: Sequence[str]) -> None:
         (FedAdam(0.1), {}),
         (FedProx(mu=0.1), {}),
         (FedAvg(), {"weights": "rows"}),
+        (FedAvg(), {"precision": "bfloat16"}),
+        (FedAvg(0.5, 0.1), {"precision": "float16", "weights": "rows"}),
+        (FedAdam(0.1), {"precision": "bfloat16"}),
     ],
 )
 def test_a_study_is_the_arithmetic_by_hand_to_the_last_bit(strategy: Strategy, given: dict[str, Any]) -> None:

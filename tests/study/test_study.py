@@ -149,6 +149,32 @@ def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
     assert "examples" not in f"{run.history}{run.history[1]}"
 
 
+def test_a_study_whose_charter_tells_of_clipping_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = "".join(
+        f'[[limits.metrics]]\nname = "{name}"\nlow = 0.0\nhigh = 100.0\n' for name in ("clipped", "loss", "update_norm")
+    )
+    numbers = {**NUMBERS, "rounds": 3}
+    jobs = [cloister.job("train", PLAN, **numbers)]
+    aggregator = Aggregator(tmp_path, jobs=jobs, start=cloister.model_digest(model()), limits=told)
+
+    def rounds(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        for seed in (1, 2, 3):
+            before = talk.ledger.sequence - (seed == 1)
+            metrics = {"loss": 0.5, "clipped": 1.0, "update_norm": 7.25}
+            talk.release(vector(LENGTH, seed), instance=instance, metrics=metrics)
+            talk.send(before, vector(LENGTH, seed))
+        talk.finish()
+
+    with aggregator.saying(rounds) as options, caplog.at_level("WARNING", logger="cloister.study.clipping"):
+        run = fit(aggregator.study(options), **numbers)
+    assert run.history.series("clipped") == [1.0, 1.0, 1.0]
+    (record,) = caplog.records
+    assert "mean norm was 7.25 in the last round, were clipped to" in record.getMessage()
+    assert "a charter with a larger clip" in record.getMessage()
+
+
 def test_the_model_that_was_given_stays_as_it_is(aggregator: Aggregator) -> None:
     start = model()
     with aggregator.saying(two_rounds) as options:

@@ -2649,7 +2649,7 @@ _WORKER: Final = (
         "tests/worker/test_flatten.py",
         (
             "clip-that-clips-nothing",
-            "if found <= limit * (1 - _DOUBT):\n        return vector",
+            "if within(found, limit):\n        return vector",
             "if found:\n        return vector",
             "a delta is scaled down to the clip",
         ),

@@ -13,8 +13,9 @@ from itertools import takewhile
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cloister.aggregation.vectors import Vector
+from cloister.aggregation.vectors import Travelled
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.weighing import Answer, Weighing
 from cloister.charter.charter import Limits
@@ -42,11 +43,11 @@ class Collection:
         self._weighing = weighing
         self._layout = layout
         self._regions = regions
-        self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
+        self._at_once = AT_ONCE if layout.length * weighing.dtype.itemsize <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added: list[str] = []
-        self._free: list[Vector] = []
+        self._free: list[Travelled] = []
         weighing.weigh(self.answers)
         weighing.begin()
 
@@ -127,7 +128,7 @@ class Collection:
         for each in [each for each in self._arrived if each not in self._window()]:
             self._free.append(self._arrived.pop(each).release())
 
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """The mean, once all are here; only its memory is kept.
 
         Raises:

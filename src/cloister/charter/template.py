@@ -187,7 +187,9 @@ interactive = false                     # true, and noise = "none": operations o
 #   home_buffers = true                 # each owner keeps its own buffers, and none are sent
 #   row_buckets = [200, 500, 1000]      # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
-# numbers may come out beside a model, clipped to a range:
+# numbers may come out beside a model, clipped to a range: the loss, the plan's own metrics, and of the updates
+# `clipped`, the share of them that were longer than the clip, and `update_norm`, how long they were, from which one
+# sees whether the clip is too low:
 #   [[limits.metrics]]
 #   name = "loss"
 #   low = 0.0

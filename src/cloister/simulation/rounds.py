@@ -13,20 +13,24 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
-from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
+from cloister.aggregation.steps import step_of, step_type
+from cloister.aggregation.strategies import FedProx, State, Strategy, apply_to_parameters
 from cloister.charter.charter import Noise
-from cloister.charter.jobs import Sampling, Weights
+from cloister.charter.jobs import Precision, Sampling, Weights
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.groups import LARGEST, Groups
 from cloister.simulation.noisy import NoisyUpdates, noise_from
 from cloister.simulation.updates import LevelledUpdates, Updates
+from cloister.study.clipping import clipping_of
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
 from cloister.tensor.plan.learned import changed, learned
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
@@ -64,6 +68,7 @@ class Simulation:
     clip_buffers: float | None
     noise: Noise | None
     sampling: Sampling | None
+    precision: Precision
     seed: int
     job: bytes
     vectorise: bool
@@ -92,7 +97,7 @@ class Simulation:
             model.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         numbers = (
             "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
-            " noise sampling seed job vectorise"
+            " noise sampling precision seed job vectorise"
         ).split()
         return {
             "plan": self.plan.digest.hex(),
@@ -122,15 +127,29 @@ class Simulation:
         else:
             found = self._with_noise(self.noise, len(before.vector), weights, drawn, number)
         vector, state = apply_to_parameters(
-            self.strategy, before.vector, mean=found.mean(), state=before.state, buffers=self._regions.buffers
+            self.strategy,
+            before.vector,
+            mean=self._rounded(found.mean(), before.state, number),
+            state=before.state,
+            buffers=self._regions.buffers,
         )
         after = Progress(vector, state, found.others)
         self.load(after)
         evaluation = {} if evaluate is None else evaluated(self.model, evaluate)
         examples = [self._sizes[name] for name in found.owners]
         seconds = perf_counter() - started
-        done = Round(number, drawn, sum(examples), _weighted(found.metrics, examples), evaluation, seconds)
+        clipping = clipping_of(found.metrics.pop(CLIPPED, ()), found.metrics.pop(UPDATE_NORM, ()))
+        metrics = _weighted(found.metrics, examples)
+        done = Round(number, drawn, sum(examples), metrics, evaluation, seconds, clipping=clipping)
         return Progress(vector, state, found.others, (*before.rounds, done))
+
+    def _rounded(self, mean: NDArray[np.float64], state: State, number: int) -> NDArray[np.float64]:
+        """The mean as it travels in a study."""
+        half = None if self.precision == "full" else self.precision
+        dtype = step_type(self.layout.dtype, half=half, averages=len(state.averages))
+        if dtype is not None:
+            step_of(mean, dtype=dtype, half=half, job=self.job, number=number)
+        return mean
 
     def _updates(self, length: int, weights: Mapping[str, float]) -> Updates:
         if self.floor is None:
@@ -206,7 +225,9 @@ class Simulation:
         for name in names:
             try:
                 seeds = self._seeds(name, number)
-                trained = training.run(self.data[name], seed=seeds.steps, rows_seed=seeds.rows)
+                trained = training.run(
+                    self.data[name], seed=seeds.steps, rows_seed=seeds.rows, rounding_seed=seeds.rounding
+                )
             except (DataSetError, PlanError, TrainingError) as fault:
                 raise at_owner(name, fault) from fault
             updates.add(name, trained)
@@ -235,6 +256,7 @@ class Simulation:
             "proximal": self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0,
             "clip": self.clip,
             "clip_buffers": self.clip_buffers,
+            "half": None if self.precision == "full" else self.precision,
             "layout": self.layout,
         }
 

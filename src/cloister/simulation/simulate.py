@@ -11,9 +11,10 @@ A run is a function of its arguments: seeds depend on the run's seed, the round'
 order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
 
 Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others train
-one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
-step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. Memory holds one owner's
-update or one group's at a time, so it does not grow with the number of owners.
+one by one, which takes longer. What the plan does not learn is shared, and none of this is about it. The two differ in
+rounding only, by less than 1e-5 of an update's largest value in a step; unless a value lies within rounding of where a
+gradient jumps, as a ReLU's does at 0. Memory holds one owner's update or one group's at a time, so it does not grow
+with the number of owners.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import DELTA, LEAST_MULTIPLIER, MULTIPLIER, UNITS, Noise
 from cloister.charter.job_bounds import drawn_faults
-from cloister.charter.jobs import WEIGHTS, Sampling, Weights
+from cloister.charter.jobs import PRECISIONS, WEIGHTS, Precision, Sampling, Weights
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
+from cloister.study.clipping import ClippingWatch
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
 from cloister.worker.data.batches import Batches
@@ -55,6 +57,13 @@ Owner: TypeAlias = Batches | Sequence[Tensor]
 
 _EXAMPLE: Final = 4
 _FEDAVG: Final = FedAvg()
+_LESS: Final = (
+    "have owners change it less in a round, with a lower learning rate or fewer steps; a larger clip brings more noise"
+)
+_LARGER: Final = (
+    "take a clip above that norm, or have owners change the model less in a round, with a lower learning rate or fewer"
+    " steps"
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ def simulate(
     clip_buffers: float | None = None,
     noise: Noise | None = None,
     sampling: Sampling | None = None,
+    precision: Precision = "full",
     seed: int = 0,
     job: bytes = b"",
     vectorise: bool = True,
@@ -120,13 +130,16 @@ def simulate(
         per_round: how many owners are drawn for each round, without replacement; None is all.
         floor: as a charter's: no update counts for more than the floor-th largest. None: each counts as it is.
         largest_share: the most that one owner may be of the mean.
-        clip: the most that the L2 norm of the parameters in an owner's update may be.
+        clip: the most that the L2 norm of the parameters in an owner's update may be. ``Round.clipping`` tells what
+            they were before, and a warning, once, where most updates are clipped in most rounds.
         clip_buffers: the same for its buffers.
         noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: it
             shows what noise costs, and hides nothing.
         sampling: how rows are drawn where noise hides single records: ``clip`` is then of one record's gradient, a
             round is one step of ``optimizer``, which is SGD with a learning rate alone, and ``batch_size`` rows are
             computed at once.
+        precision: how updates and the step of a round travel in a study: ``"full"``, or rounded to two bytes a value,
+            as ``"bfloat16"`` or ``"float16"``.
         seed: 0 to 2^64 - 1.
         job: the digest of a study's job, to compute what a rehearsal of it does whose nodes have the salts
             ``cloister.testing.studies.rehearsal_salt(seed, owner)``.
@@ -166,6 +179,8 @@ def simulate(
         largest_share=largest_share,
         seed=seed,
         weights=weights,
+        precision=precision,
+        drawn=sampling is not None,
     )
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
@@ -201,6 +216,7 @@ def simulate(
         clip_buffers=clip_buffers,
         noise=noise,
         sampling=sampling,
+        precision=precision,
         seed=seed,
         job=job,
         vectorise=vectorise,
@@ -228,6 +244,7 @@ def _run(
             raise ConfigurationError(
                 f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
             )
+    clipping = ClippingWatch(simulation.clip, remedy=_LARGER if simulation.noise is None else _LESS)
     try:
         with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
             while len(progress.rounds) < rounds:
@@ -236,6 +253,7 @@ def _run(
                     checkpoints.write(path, progress, settings=settings)
                 if show:
                     show(progress.rounds[-1])
+                clipping.look(progress.rounds)
                 on_round(progress.rounds[-1])
     except KeyboardInterrupt:
         return progress, len(progress.rounds) == rounds
@@ -333,9 +351,15 @@ def _check(
     largest_share: float,
     seed: int,
     weights: str,
+    precision: str,
+    drawn: bool,
 ) -> None:
     if not data:
         raise ConfigurationError("there are no owners")
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    if drawn and precision != "full":
+        raise ConfigurationError("where rows are drawn, their sums are whole numbers: leave precision at full")
     if weights not in WEIGHTS:
         raise ConfigurationError(f"weights is {weights!r}; it is one of {', '.join(WEIGHTS)}")
     if rounds < 1:

@@ -13,7 +13,7 @@ from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, job_bounds, rules
 from cloister.charter.charter import Batch
-from cloister.charter.jobs import WEIGHTS, AgreedJob, Sampling, Weights
+from cloister.charter.jobs import PRECISIONS, WEIGHTS, AgreedJob, Precision, Sampling, Weights
 from cloister.charter.names import shown
 from cloister.charter.summary import declared
 from cloister.errors import ConfigurationError, JobError, PlanError
@@ -32,6 +32,7 @@ from cloister.worker.values import as_bytes, sendable, spec_of
 
 CHARTER_DECIDES: Final = "the charter decides"
 """The reason for any learning rate, in a job that is only held against those of a charter."""
+_COMPARED: Final = "plan data rounds batch_size steps optimizer strategy weights sampling precision".split()
 _FEDAVG: Final = FedAvg()
 
 
@@ -158,6 +159,7 @@ def job(
     strategy: Strategy = _FEDAVG,
     weights: Weights = "uniform",
     sampling: Sampling | None = None,
+    precision: Precision = "full",
     max_s: int = 3600,
     unsafe_lr: str | None = None,
 ) -> AgreedJob:
@@ -170,6 +172,7 @@ def job(
         weights: how much owners count: ``"uniform"`` or ``"rows"``.
         sampling: how rows are drawn, for a charter whose noise hides single records: then ``steps`` is 1, the optimizer
             is SGD with a learning rate alone, and ``batch_size`` is how many rows are computed at once.
+        precision: how values travel: ``"full"``, or rounded to two bytes each, as ``"bfloat16"`` or ``"float16"``.
         max_s: the time that owners have for one round, in seconds.
         unsafe_lr: the reason for a learning rate out of its bounds.
 
@@ -194,6 +197,7 @@ def job(
         max_s=max_s,
         unsafe_lr=unsafe_lr,
         sampling=sampling,
+        precision=precision,
     )
     faults = [f"{key}: {fault}" for key, fault in _faults(found)]
     if faults:
@@ -209,6 +213,8 @@ def _faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
         yield "batch_size", f"is {job.batch_size}, and must be at least {least}: the least min_batch of any charter"
     if job.weights not in WEIGHTS:
         yield "weights", f"is {job.weights!r}, and must be one of {', '.join(WEIGHTS)}"
+    if job.precision not in PRECISIONS:
+        yield "precision", f"is {job.precision!r}, and must be one of {', '.join(PRECISIONS)}"
     if job.unsafe_lr != CHARTER_DECIDES:
         yield from rules.needless_reason(job)
 
@@ -256,7 +262,7 @@ def _agreed(wanted: AgreedJob, charter: Charter) -> AgreedJob:
 def _differing(wanted: AgreedJob, job: AgreedJob) -> list[str]:
     """What a round's outcome depends on, and is not the same: a phrase each."""
     found = []
-    for name in ("plan", "data", "rounds", "batch_size", "steps", "optimizer", "strategy", "weights", "sampling"):
+    for name in _COMPARED:
         here, there = getattr(wanted, name), getattr(job, name)
         if here != there:
             told = [declared(each) if isinstance(each, Struct) else repr(each) for each in (here, there)]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import check_valid
-from cloister.charter.jobs import Sampling, Weights
+from cloister.charter.jobs import Precision, Sampling, Weights
 from cloister.charter.names import shown
 from cloister.errors import CharterError, ConfigurationError, StudyError
 from cloister.ledger.audit import verify_instance
@@ -147,6 +147,7 @@ class Study:
         weights: Weights = "uniform",
         sampling: Sampling | None = None,
         base: Base | None = None,
+        precision: Precision = "full",
         example: Sequence[Tensor] | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         on_round: Callable[[Round], None] | None = None,
@@ -172,6 +173,7 @@ class Study:
             sampling: how rows are drawn where the charter's noise hides single records (``cloister.Sampling``).
             base: the files of the charter's ``[[bases]]``, in which the tensors are that the plan does not learn
                 (``cloister.Base``). None of them is sent: owners have these files.
+            precision: how values travel: ``"full"``, or rounded to two bytes each, as ``"bfloat16"`` or ``"float16"``.
             example: one batch to capture a loss function from; only its shapes and element types matter.
             evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in
                 the history.
@@ -206,6 +208,7 @@ class Study:
             strategy=strategy,
             weights=weights,
             sampling=sampling,
+            precision=precision,
             unsafe_lr=jobs.CHARTER_DECIDES if sampling is None else None,
         )
         jobs.make(described, plan, wanted, charter=self.charter)  # what it refuses costs nobody anything yet

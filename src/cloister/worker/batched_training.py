@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from cloister.errors import PlanError
 from cloister.tensor.plan.learned import changed
-from cloister.wire.layout import Layout, regions_of
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
+from cloister.wire.layout import Half, Layout, regions_of
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import batches_in, whole_batches
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import Seeds
 from cloister.worker.data.stacked import Stack
+from cloister.worker.ending import Ending
 from cloister.worker.fitting import check_numbers, check_tensors, check_whole
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
@@ -70,6 +72,7 @@ class TrainingTogether:
         proximal: float,
         clip: float | None,
         clip_buffers: float | None,
+        half: Half | None,
         layout: Layout,
     ) -> None:
         check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
@@ -78,7 +81,7 @@ class TrainingTogether:
         if steps is not None:
             check_whole(rows, batch_size=batch_size)
         self._rows, self._batch_size, self._epochs, self._steps = rows, batch_size, local_epochs, steps
-        self._proximal, self._clips, self._layout = proximal, (clip, clip_buffers), layout
+        self._proximal, self._ending, self._layout = proximal, Ending(clip, clip_buffers, half), layout
         self._regions = regions_of(layout, buffers=buffers)
         self._device = next(iter(parameters.values())).device
         self._changed = changed(plan.program)
@@ -113,13 +116,18 @@ class TrainingTogether:
             written = outcome.buffers
             seen.add(outcome, rows=batch[0].shape[1])
         changes = deltas.deltas(those(self._layout, trained, written), start=start, layout=self._layout)
-        for limit, regions in zip(self._clips, self._regions, strict=True):
-            changes = changes if limit is None else deltas.clip_each(changes, limit=limit, regions=regions)
+        metrics = {**seen.means(), **self._before_clipping(changes)}
+        changes = self._ending.of_each(changes, regions=self._regions, seeds=[each.rounding for each in seeds])
         found = [deltas.norms(changes, regions=each).tolist() for each in self._regions]
         norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}
         others = {name: each[0].clone() for name, each in written.items() if name not in in_vector}
-        return TrainedTogether(changes, norms, seen.means(), others)
+        return TrainedTogether(changes, norms, metrics, others)
+
+    def _before_clipping(self, changes: Tensor) -> dict[str, list[float]]:
+        norms, limit = deltas.norms(changes, regions=self._regions.parameters), self._ending.clip
+        clipped = torch.zeros_like(norms) if limit is None else (~deltas.within(norms, limit)).double()
+        return {CLIPPED: clipped.tolist(), UPDATE_NORM: norms.tolist()}
 
     def _batches(self, owners: Sequence[Arrays], seeds: Sequence[Seeds]) -> Iterator[tuple[Tensor, ...]]:
         stack, chosen, rows = Stack(owners, device=self._device), None, self._rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -118,11 +118,16 @@ def deltas(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: 
 def clip_each(vectors: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
     """``clip`` for each row of ``vectors``, which ``deltas`` gave."""
     found = norms(vectors, regions=regions)
-    scales = torch.where(found <= limit * (1 - _DOUBT), 1.0, limit / found * (1 - _SLACK))
+    scales = torch.where(within(found, limit), 1.0, limit / found * (1 - _SLACK))
     clipped = vectors.clone()
     for region in regions:
         clipped[:, region] = vectors[:, region].double().mul_(scales[:, None])
     return clipped
+
+
+def within(found: Any, limit: float) -> Any:
+    """Whether a norm, or each of a tensor of norms, is such that nothing is clipped."""
+    return found <= limit * (1 - _DOUBT)
 
 
 def norms(vectors: torch.Tensor, *, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
@@ -161,7 +166,7 @@ def clip(vector: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE
     if not (math.isfinite(limit) and limit >= SMALLEST_NORM):
         raise ConfigurationError(f"the norm to clip to is {limit}; it is a number of at least {SMALLEST_NORM}")
     found = norm(vector, regions=regions)
-    if found <= limit * (1 - _DOUBT):
+    if within(found, limit):
         return vector
     scale = limit / found * (1 - _SLACK)  # may be too small for a float32, which the scaled values need not be
     clipped = torch.empty_like(vector) if regions is WHOLE else vector.clone()

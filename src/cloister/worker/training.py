@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from cloister.tensor.plan.learned import changed, learned
-from cloister.wire.layout import Layout, regions_of
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
+from cloister.wire.layout import Half, Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import Batches, RowNumbers, batches_in, whole_batches
 from cloister.worker.data.converted import fitted
+from cloister.worker.ending import Ending
 from cloister.worker.fitting import check_numbers, check_tensors, check_whole, columns_of, prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
@@ -45,9 +47,10 @@ class Trained(NamedTuple):
 
     ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``, clipped
     where that was asked for; ``norms`` are the L2 norms of its parameters and of its buffers; ``examples`` is the
-    number of the data set's rows; ``metrics`` are the means over all that was trained on, each step weighted by its
-    rows, with ``"loss"`` among them; ``losses`` is the loss of each step. ``others`` are the buffers that the plan
-    writes and that are no part of the vector, as the last step left them: counters, in most models.
+    number of the data set's rows. ``metrics`` are the means over all that was trained on, each step weighted by its
+    rows, with ``"loss"`` among them; and of the update ``"clipped"``, 1 if its parameters were and else 0, and
+    ``"update_norm"``, their norm before that. ``losses`` is the loss of each step. ``others`` are the buffers that the
+    plan writes and that are no part of the vector, as the last step left them: counters, in most models.
     """
 
     delta: Tensor
@@ -77,9 +80,11 @@ def train(
     local_epochs: int | None = None,
     steps: int | None = None,
     rows_seed: int = 0,
+    rounding_seed: int = 0,
     proximal: float = 0.0,
     clip: float | None = None,
     clip_buffers: float | None = None,
+    half: Half | None = None,
     layout: Layout | None = None,
     begin: Callable[[str], None] = unheard,
 ) -> Trained:
@@ -91,12 +96,14 @@ def train(
 
     Args:
         parameters, buffers: by name, as ``dict(model.named_parameters())`` gives them.
-        seed, rows_seed: 0 to 2^64 - 1. Epochs and steps are numbered from 0 and counted on through all epochs.
+        seed, rows_seed, rounding_seed: 0 to 2^64 - 1. Epochs and steps are numbered from 0 and counted on through all
+            epochs.
         proximal: the mu of FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
             equation 2): ``mu / 2 * ||w - w_start||^2`` is added to the loss, and so ``mu * (w - w_start)`` to the
             gradients. The losses that are reported are without it.
         clip, clip_buffers: the most that the L2 norm of the delta's parameters, and of its buffers, may be; larger ones
             are scaled down to it.
+        half: the element type of two bytes that the delta is rounded to, in which it then travels; None: it is not.
         layout: which tensors the delta holds, and where; those that the plan learns if it is None.
         begin: is told of each step before it begins.
 
@@ -117,10 +124,11 @@ def train(
         proximal=proximal,
         clip=clip,
         clip_buffers=clip_buffers,
+        half=half,
         layout=layout,
         begin=begin,
     )
-    return training.run(data, seed=seed, rows_seed=rows_seed)
+    return training.run(data, seed=seed, rows_seed=rows_seed, rounding_seed=rounding_seed)
 
 
 @torch.no_grad()
@@ -183,6 +191,7 @@ class Training:
         proximal: float = 0.0,
         clip: float | None = None,
         clip_buffers: float | None = None,
+        half: Half | None = None,
         layout: Layout | None = None,
         begin: Callable[[str], None] = unheard,
     ) -> None:
@@ -193,22 +202,24 @@ class Training:
         self._model = _Model(plan, parameters, buffers, optimizer, proximal)
         self._plan, self._expected = plan, columns_of(plan)
         self._batch_size, self._epochs, self._steps = batch_size, local_epochs, steps
-        self._clip, self._clip_buffers = clip, clip_buffers
+        self._ending = Ending(clip, clip_buffers, half)
         self._regions = regions_of(self._layout, buffers=buffers)
         self._in_vector = {place.name for place in self._layout.places}
-        self._clipped = False
         self._begin = begin
 
-    def run(self, data: Batches, *, seed: int, rows_seed: int = 0) -> Trained:
+    def run(self, data: Batches, *, seed: int, rows_seed: int = 0, rounding_seed: int = 0) -> Trained:
         """Trains on one data set.
 
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``.
         """
-        seen, change = self._run(data, seed, rows_seed)
+        seen, whole, change = self._run(data, seed, rows_seed, rounding_seed)
+        norm = deltas.norm(whole, regions=self._regions.parameters)
+        clipped = self._ending.clip is not None and not deltas.within(norm, self._ending.clip)
+        metrics = {**seen.means(), CLIPPED: float(clipped), UPDATE_NORM: norm}
         others = {name: each for name, each in self._model.written().items() if name not in self._in_vector}
         norms = Norms(*(deltas.norm(change, regions=each) for each in self._regions))
-        return Trained(change, norms, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+        return Trained(change, norms, len(data), metrics, tuple(seen.losses().tolist()), others)
 
     def run_into(self, tensors: Mapping[str, Tensor], data: Batches, *, seed: int) -> Seen:
         """Trains on one data set, and writes what came of it into these parameters and buffers, by name.
@@ -216,18 +227,19 @@ class Training:
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
         """
-        seen, change = self._run(data, seed, 0)
+        seen, whole, change = self._run(data, seed, 0, 0)
         reported = Seen(seen.means(), seen.losses())
         with torch.no_grad():
-            if self._clipped:
+            if change is not whole:
                 trained = those(self._layout, self._model.parameters, self._model.buffers)
                 deltas.unflatten(self._start + change, layout=self._layout, into=trained)
             for name, reached in {**self._model.written(), **self._model.trained}.items():
                 tensors[name].copy_(reached)
         return reported
 
-    def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor]:
-        """All steps, and the change that they made. What can be known not to fit is found before the first step."""
+    def _run(self, data: Batches, seed: int, rows_seed: int, rounding_seed: int) -> tuple[_Seen, Tensor, Tensor]:
+        """All steps, and the change that they made, before and after it is clipped and rounded. What can be known not
+        to fit is found before the first step."""
         data = fitted(data, expected=self._expected)
         model, seen = self._model, _Seen()
         chosen, rows = None, len(data)
@@ -242,11 +254,7 @@ class Training:
             seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
         trained = those(self._layout, model.parameters, model.buffers)
         change = deltas.delta(trained, start=self._start, layout=self._layout)
-        clipped = change
-        for limit, regions in zip((self._clip, self._clip_buffers), self._regions, strict=True):
-            clipped = clipped if limit is None else deltas.clip(clipped, limit=limit, regions=regions)
-        self._clipped = clipped is not change
-        return seen, clipped
+        return seen, change, self._ending.of(change, regions=self._regions, seed=rounding_seed)
 
     def _batches(self, data: Batches, seed: int, chosen: RowNumbers | None, rows: int) -> Iterator[tuple[Tensor, ...]]:
         """The batch of each step."""

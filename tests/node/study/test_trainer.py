@@ -149,11 +149,12 @@ def order(job: Job, number: int = 1, *, agreed: dict[str, Any] | None = None, **
         "agreed": agreed_job(hashlib.sha256(job.plan).digest(), **numbers | (agreed or {})),
         "model": vector(),
         "data": "#mri",
-        "seeds": Seeds(rows=7, steps=11),
+        "seeds": Seeds(rows=7, steps=11, rounding=13),
         "clip": 0.5,
         "clip_buffers": 0.125,
         "least": 10,
     }
+    given["nbytes"] = given["agreed"].contribution_bytes(job.layout)
     return Train(round=number, job=jobs.encode(job), **given | changed)
 
 
@@ -430,8 +431,9 @@ def test_a_sum_over_drawn_rows_is_shorter_than_a_model_of_doubles(trainer: Train
     parts = tuple(Part(name, spec_of(floats[name]), False) for name in sorted(floats))
     job = a_job(plan=plan.encode(), parts=parts, constants=())
     vector = bytes(as_bytes(deltas.flatten(floats, layout=job.layout)))
-    draw = Draw(bytes(32), 0.5, ROWS, job.layout.length * SUM_BYTES)
-    trainer.train(order(job, model=vector, data="#doubles", draw=draw))
+    draw = Draw(bytes(32), 0.5, ROWS)
+    nbytes = job.layout.length * SUM_BYTES
+    trainer.train(order(job, model=vector, nbytes=nbytes, data="#doubles", draw=draw))
     found = heard(trainer)
     assert isinstance(found, Trained), found
     assert (len(vector), len(found.vector)) == (32, 16)

@@ -82,14 +82,15 @@ def order(*, draw: Draw | None = None, **changed: Any) -> Order:
         "batch_size": BATCH,
         "steps": 1,
         "proximal": 0.0,
-        "seeds": Seeds(rows=7, steps=11),
+        "seeds": Seeds(rows=7, steps=11, rounding=13),
         "clip": CLIP,
         "clip_buffers": None,
+        "half": None,
         "least": 10,
         "home": 0,
         "home_bytes": 0,
         "hidden": False,
-        "draw": draw or Draw(KEY, RATE, ROWS, 0),
+        "draw": draw or Draw(KEY, RATE, ROWS),
     }
     return Order(**given | changed)
 
@@ -138,17 +139,17 @@ def test_it_is_the_sum_over_drawn_rows_and_of_it_nothing_is_said_but_the_rows(tm
 
 def test_the_key_alone_decides_which_rows_are_drawn(tmp_path: Path) -> None:
     found = trained(tmp_path, order())[1]
-    assert torch.equal(trained(tmp_path, order(round=9, seeds=Seeds(1, 2)))[1], found)
-    other = trained(tmp_path, order(draw=Draw(bytes(32), RATE, ROWS, 0)))[1]
+    assert torch.equal(trained(tmp_path, order(round=9, seeds=Seeds(1, 2, 3)))[1], found)
+    other = trained(tmp_path, order(draw=Draw(bytes(32), RATE, ROWS)))[1]
     assert torch.equal(other, sums(key=bytes(32)))
     assert not torch.equal(other, found)
 
 
 def test_a_data_set_that_would_draw_more_than_all_owners_is_refused(tmp_path: Path) -> None:
     """Its sum could be longer than any that the aggregator takes, and count for more than the charter says."""
-    assert trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE), 0)))[0].examples == ROWS
+    assert trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE))))[0].examples == ROWS
     with pytest.raises(DataSetError, match=r"more rows than the job is for: at the rate 0\.25 it expects 9 of all"):
-        trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE) - 1, 0)))
+        trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE) - 1)))
 
 
 def test_a_data_set_of_too_few_rows_is_refused(tmp_path: Path) -> None:
@@ -162,10 +163,10 @@ def test_records_that_cannot_be_computed_are_told_to_their_owner_alone(
 ) -> None:
     x, y = columns()
     with caplog.at_level(logging.WARNING, logger="cloister.node.study.trainer_process"):
-        whole = trained(tmp_path, order(draw=Draw(KEY, 1.0, ROWS, 0)))
+        whole = trained(tmp_path, order(draw=Draw(KEY, 1.0, ROWS)))
         assert not caplog.records
         y[:3] = 99
-        said, found = trained(tmp_path, order(draw=Draw(KEY, 1.0, ROWS, 0)), data=(x, y))
+        said, found = trained(tmp_path, order(draw=Draw(KEY, 1.0, ROWS)), data=(x, y))
     assert [each.getMessage() for each in caplog.records] == [
         "the gradients of 3 records could not be computed; they count as zeros"
     ]
@@ -226,3 +227,18 @@ def test_a_file_of_the_base_that_was_written_to_since_is_not_trained_on(tmp_path
         process = TrainerProcess(msgspec.structs.replace(given, models=(other,)), memory_bytes=MEMORY, device="cpu")
         with pytest.raises(DataSetError, match=f"{mapped.digest.hex()} is being written to"):
             process.train(asked, job=data, vector=bytearray(8))
+
+
+@pytest.mark.slow
+def test_an_owner_whose_updates_are_clipped_again_and_again_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, encoded = process(tmp_path, *columns()), jobs.encode(job(double=False))
+    floats = deltas.floats_of(model())
+    for clip, warned in ((1e-3, 0), (1e-3, 0), (100.0, 0), (1e-3, 0), (1e-3, 0), (1e-3, 1), (1e-3, 1)):
+        vector = bytearray(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
+        asked = msgspec.structs.replace(order(clip=clip), draw=None)
+        found, _ = here.train(asked, job=encoded, vector=vector)
+        assert (found.metrics["clipped"], found.metrics["update_norm"] > 1e-3) == (float(clip < 1), True)
+        assert len(caplog.records) == warned
+    assert "the updates of 3 rounds in a row were clipped to 0.001" in caplog.records[0].getMessage()

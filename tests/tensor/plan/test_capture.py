@@ -303,6 +303,8 @@ def test_what_no_plan_can_do_is_refused_with_its_line(function: Callable[..., An
         (lambda scores: {"accuracy": scores.sum()}, "no 'loss'"),
         (lambda scores: scores.detach().sum(), "requires_grad"),
         (lambda scores: {"loss": scores.sum(), "rows": 4}, "'rows'"),
+        (lambda scores: {"loss": scores.sum(), "clipped": scores.sum()}, "'clipped', which every training reports"),
+        (lambda scores: {"loss": scores.sum(), "update_norm": scores.sum()}, "'update_norm', which every"),
     ],
 )
 def test_what_a_loss_function_must_return(outcome: Callable[[Tensor], Any], words: str) -> None:

@@ -343,7 +343,7 @@ class AggregatorLink:
     def _handle(self, frame: Frame) -> list[Effect]:
         message: w.RoundMessage = frame.message()
         check_body(message, frame.body_bytes)
-        if isinstance(message, w.Chain) and message.model + sum(message.state) > self._model_bytes:
+        if isinstance(message, w.Chain) and message.model + sum(message.state) + message.step > self._model_bytes:
             raise LimitError(f"a model of {message.model} bytes is more than this node takes; see [training], memory")
         # Not a bytearray, whose pages come from the system 4 KiB at a time: NumPy asks for large ones.
         body = np.empty(frame.body_bytes, np.uint8).data

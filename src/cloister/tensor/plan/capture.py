@@ -17,11 +17,10 @@ from cloister.tensor.plan import encoding, lowering
 from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lowering import Captured
 from cloister.tensor.plan.plan import Plan
-from cloister.tensor.plan.program import Buffer, Parameter, Rows
+from cloister.tensor.plan.program import LOSS, RESERVED, Buffer, Parameter, Rows
 from cloister.tensor.plan.tracing import Recorder, plain_kernels
 from cloister.tensor.pointer import PointerTensor
 
-_LOSS: Final = "loss"
 _BY_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Outcome = Tensor | Mapping[str, Tensor]
@@ -129,11 +128,13 @@ class PlannedLoss:
         outcome: Any = self._guarded(self.function, model, *batch)
         if not isinstance(outcome, (Tensor, Mapping)):
             raise PlanError(f"{self.__name__} must return the loss, or a dict of the loss and metrics")
-        metrics = {_LOSS: outcome} if isinstance(outcome, Tensor) else dict(outcome)
+        metrics = {LOSS: outcome} if isinstance(outcome, Tensor) else dict(outcome)
         for name, value in metrics.items():
             if not isinstance(value, Tensor) or value.dim():
                 raise PlanError(f"{self.__name__} returns {name!r}, which is no tensor without dimensions")
-        loss = metrics.pop(_LOSS, None)
+            if name in RESERVED and name != LOSS:
+                raise PlanError(f"{self.__name__} returns {name!r}, which every training reports anyway; rename it")
+        loss = metrics.pop(LOSS, None)
         if loss is None or not loss.requires_grad:
             raise PlanError(f"{self.__name__} returns no 'loss' that depends on a parameter with requires_grad")
         return loss, {name: value.detach() for name, value in metrics.items()}

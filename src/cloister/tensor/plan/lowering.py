@@ -171,7 +171,8 @@ def _written(lines: Sequence[Recorded], given: int) -> set[int]:
 
 def _evaluates(line: Recorded) -> bool:
     """Whether it is BatchNorm in ``eval`` mode, which only reads the statistics that it is said to write."""
-    given = {param.name: value for param, value in zip(line.op.params, line.args, strict=False)} | line.named
+    pairs = zip(line.op.params, line.args, strict=False)
+    given = {**{param.name: value for param, value in pairs}, **line.named}
     return line.op.name == "aten::native_batch_norm" and not given["training"]
 
 
