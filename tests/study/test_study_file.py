@@ -26,7 +26,7 @@ from cloister.charter import Metric, Noise
 from cloister.charter.charter import Base
 from cloister.charter.jobs import Sampling
 from cloister.charter.toml import parse_charter
-from cloister.errors import CharterError, JobError, PlanError
+from cloister.errors import CharterError, ConfigurationError, JobError, PlanError
 from cloister.ledger.job import Based, Constant, Part, Tensors
 from cloister.node.study.plan_check import check_proven
 from cloister.study import study_file
@@ -545,6 +545,73 @@ def test_a_model_of_all_kinds_of_tensors_is_its_plans(tmp_path: Path) -> None:
     found = page(read(written(tmp_path, _Tied(), clip_buffers=1.0)))
     assert "    norm.running_var float32[6], buffer" in found
     assert "    norm.num_batches_tracked int64[], stays as it is" in found
+
+
+class _OnABase(nn.Module):
+    """A frozen layer under one that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(6, 6).requires_grad_(requires_grad=False), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.base(x).relu())  # type: ignore[no-any-return]
+
+
+def on_a_base(folder: Path) -> tuple[nn.Module, cloister.Plan, cloister.Base]:
+    torch.manual_seed(0)
+    start = _OnABase()
+    held = {f"h.{name}": each.detach() for name, each in start.base.named_parameters()}
+    save_file(held, folder / "model.safetensors")
+    return start, loss.capture(start, example=EXAMPLE), cloister.Base(folder)
+
+
+@pytest.mark.slow
+def test_a_base_is_on_the_page_by_its_files_and_not_in_the_file(tmp_path: Path) -> None:
+    start, plan, base = on_a_base(tmp_path)
+    (digest,) = base.digests.values()
+    digests = {"first_model": cloister.model_digest(start, plan, base=base), "bases": {"gpt2": [digest]}}
+    file = charter(tmp_path, plan, start, **digests)
+    given: dict[str, Any] = {"charter": file, "plans": [plan], "model": start}
+    cloister.write_study(tmp_path / "s.study", base=base, **given)
+    found = page(read(tmp_path / "s.study"))
+    for line in (
+        "  learned: 21 values in 2 tensors of float32:",
+        "  from the base gpt2, as it is: 42 values in 2 tensors of the file",
+        f"    {digest.hex()}",
+        "    base.weight float32[6, 6], which is h.weight there",
+    ):
+        assert line in found, line
+    weight = start.get_parameter("base.weight").detach().numpy().tobytes()
+    assert weight not in (tmp_path / "s.study").read_bytes()
+    with pytest.raises(CharterError, match="not the charter's"):
+        cloister.write_study(tmp_path / "t.study", **given)  # where it is carried in the file
+    given["charter"] = charter(tmp_path, plan, start, **digests | {"bases": {"gpt2": [bytes(32)]}})
+    with pytest.raises(CharterError, match=r"is in a file that the charter does not name under \[\[bases\]\]"):
+        cloister.write_study(tmp_path / "t.study", base=base, **given)
+
+
+@pytest.mark.slow
+def test_buffers_that_stay_at_home_are_said_to(tmp_path: Path) -> None:
+    start = _Tied()
+    plan = loss.capture(start, example=EXAMPLE)
+    first = cloister.model_digest(start, plan, home_buffers=True)
+    found = page(read(written(tmp_path, start, home_buffers=True, first_model=first)))
+    assert "    norm.running_var float32[6], stays at home" in found
+    assert "    scale float32[6], stays as it is" in found
+
+
+@pytest.mark.slow
+def test_plans_that_learn_different_tensors_are_of_two_studies(tmp_path: Path) -> None:
+    start = model()
+    plan = loss.capture(start, example=EXAMPLE)
+    file = charter(tmp_path, plan, start)
+    start.get_parameter("0.weight").requires_grad_(requires_grad=False)
+    fewer = loss.capture(start, example=EXAMPLE)
+    with pytest.raises(ConfigurationError, match="a study file is of one model"):
+        cloister.write_study(tmp_path / "s.study", charter=file, plans=[plan, fewer], model=start)
+    with pytest.raises(ConfigurationError, match="a study file is of one model"):
+        cloister.write_study(tmp_path / "s.study", charter=file, plans=[], model=start)
 
 
 @pytest.mark.slow

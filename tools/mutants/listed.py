@@ -3410,6 +3410,12 @@ _MEMORY: Final = (
             "if False:",
             "a training maps the file whose digest was taken",
         ),
+        (
+            "path-of-a-base",
+            "for model in self._models:\n            said =",
+            "for model in ():\n            said =",
+            "where an owner's base models lie is told to nobody",
+        ),
     ),
     *_in(
         "node/study/trainer_process.py",

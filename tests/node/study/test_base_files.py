@@ -14,6 +14,7 @@ from cloister.files import open_regular
 from cloister.node.config import BaseFile
 from cloister.node.study import base_files
 from cloister.node.study.base_files import BaseFiles
+from tests.support.charters import charter
 
 
 @pytest.fixture
@@ -122,3 +123,11 @@ def test_a_file_that_is_being_written_to_has_no_digest_yet(paths: list[Path], mo
         with pytest.raises(ConfigurationError, match="is being written to: start once it is whole"):
             files.digests()
     assert files.digests() == {paths[0]: sha256(paths[0])}
+
+
+def test_what_a_charter_names_and_is_not_here_is_told_before_a_round_is(paths: list[Path]) -> None:
+    here, gone = sha256(paths[1]).hex(), "5a" * 32
+    agreed = charter(limits=f'[[bases]]\nname = "gpt2"\nfiles = ["{here}", "{gone}"]\n')
+    (told,) = of(paths).missing(agreed)
+    assert f"the base gpt2 of stroke-study needs the file with the SHA-256 {gone}, which is not here" in told
+    assert not [*of([*paths, paths[0].with_name("gone.safetensors")]).missing(charter())]  # and nothing is read for it

@@ -20,7 +20,7 @@ from cloister.errors import DataSetError, PlanError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Based, Job, Part, Tensors
 from cloister.node.config import BaseFile
-from cloister.node.study.base_files import BaseFiles
+from cloister.node.study.base_files import BaseFiles, Mapped
 from cloister.node.study.effects import Draw
 from cloister.node.study.trainer import Columns, Given, Order, Result
 from cloister.node.study.trainer_process import TrainerProcess
@@ -32,6 +32,7 @@ from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import Seeds
 from cloister.worker.record_sums import RecordSums
 from cloister.worker.values import as_bytes, spec_of
+from cloister.worker.weights import Weights
 
 ROWS, RATE, CLIP, BATCH = 40, 0.25, 0.5, 16
 KEY = bytes(range(32))
@@ -178,6 +179,17 @@ def test_a_fault_is_told_by_the_data_sets_name_and_not_by_its_path(tmp_path: Pat
     here = process(tmp_path, *columns())
     fault = DataSetError(f"{tmp_path / 'mri.npz'}: column 'y' holds nulls")
     assert here.told(fault) == "the data set '#mri': column 'y' holds nulls"
+
+
+def test_a_fault_of_a_base_is_told_by_its_digest_and_not_by_its_path(tmp_path: Path) -> None:
+    path, digest = tmp_path / "base.safetensors", bytes(range(32))
+    path.write_bytes(b"damaged")
+    given = Given(Columns("#mri", "mri.npz", ("x",)), models=(Mapped(digest, str(path), (0, 0, 0, 0)),))
+    with pytest.raises(DataSetError) as caught:
+        Weights(path)
+    said = TrainerProcess(given, memory_bytes=MEMORY, device="cpu").told(caught.value)
+    assert said.startswith(f"the base model's file with the SHA-256 {digest.hex()}: ")
+    assert str(tmp_path) not in said
 
 
 @pytest.mark.parametrize("bad", [99, -5])

@@ -149,9 +149,12 @@ class TrainerProcess:
             )
 
     def told(self, fault: CloisterError) -> str:
-        """What is told of a fault: the data set by its name, and not by its path, which is nobody else's business."""
-        name, path, _ = msgspec.structs.astuple(self._data_set)
-        return str(fault).replace(str(Path(path)), f"the data set {name!r}")
+        """What is told of a fault: files by what a study calls them, and not by their paths, which are nobody else's
+        business."""
+        said = str(fault).replace(str(Path(self._data_set.path)), f"the data set {self._data_set.name!r}")
+        for model in self._models:
+            said = said.replace(str(Path(model.path)), f"the base model's file with the SHA-256 {model.digest.hex()}")
+        return said
 
     def _sum(
         self,
