@@ -2921,8 +2921,8 @@ _BUDGETS: Final = (
         ),
         (
             "tells-where-a-file-is",
-            'str(fault).replace(str(Path(path)), f"the data set {name!r}")',
-            "str(fault)",
+            "str(fault).replace(str(Path(self._data_set.path)),",
+            'str(fault).replace("no path",',
             "a data set is told of by its name, and not by its path",
         ),
         (
