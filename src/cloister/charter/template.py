@@ -183,8 +183,8 @@ interactive = false                     # true, and noise = "none": operations o
 # high = 0.408
 
 # With noise = "none" more may be told, and nothing hides it. Of all this, [limits] may have:
-#   clip_buffers = 10.0                 # the greatest norm of a contribution's buffers; for a model with BatchNorm. Or:
-#   home_buffers = true                 # each owner keeps its own buffers, and none are sent
+#   clip_buffers = 10.0                 # the greatest norm of a contribution's buffers; for a model with BatchNorm. Or
+#                                       # home_buffers = true: each owner keeps its own, and none are sent
 #   row_buckets = [200, 500, 1000]      # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
 # numbers may come out beside a model, clipped to a range: the loss, the plan's own metrics, and of the updates
