@@ -180,9 +180,8 @@ interactive = false                     # true, and noise = "none": operations o
 #   clip_buffers = 10.0                 # the greatest norm of a contribution's buffers; for a model with BatchNorm
 #   row_buckets = [200, 500, 1000]      # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
-# numbers may come out beside a model, clipped to a range: the loss, the plan's own metrics, and of the updates `clipped`,
-# the share of them that were longer than the clip, and `update_norm`, how long they were, from which one sees whether
-# the clip is too low:
+# numbers may come out beside a model, clipped to a range: the loss, the plan's own metrics, and of the updates the
+# share that were longer than the clip, `clipped`, and how long they were, `update_norm`:
 #   [[limits.metrics]]
 #   name = "loss"
 #   low = 0.0

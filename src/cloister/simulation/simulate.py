@@ -10,10 +10,11 @@ variance below zero.
 A run is a function of its arguments: seeds depend on the run's seed, the round's number and the owner's name, and the
 order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
 
-Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others train
-one by one, which takes longer. What the plan does not learn is shared, and none of this is about it. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
-step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. Memory holds one owner's
-update or one group's at a time, so it does not grow with the number of owners.
+Owners with equally many rows train together where the plan allows (``groups``), what the plan changes of their models
+stacked; all others train one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an
+update's largest value in a step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0.
+Memory holds one owner's update or one group's at a time, so it does not grow with the number of owners. What the plan
+does not learn, such as the base that adapters are trained on, is there once, and is in no update.
 """
 
 from __future__ import annotations
