@@ -3601,6 +3601,26 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
+        "tensor/plan/checking.py",
+        "tests/tensor/plan/test_checking.py",
+        (
+            "metric-of-a-reserved-name",
+            "set(metrics) - set(RESERVED)",
+            "set(metrics)",
+            "no plan calls a metric what every training reports",
+        ),
+    ),
+    *_in(
+        "simulation/rounds.py",
+        "tests/simulation/test_frozen.py",
+        (
+            "checkpoint-of-another-base",
+            "for name, each in sorted(self._frozen().items()):",
+            "for name, each in ():",
+            "a run is not gone on with on another base",
+        ),
+    ),
+    *_in(
         "tensor/plan/encoding.py",
         "tests/plans/test_words.py",
         ("steering-plan", "if not is_visible(text):", "if False:", "no name in a plan steers a terminal"),

@@ -81,11 +81,10 @@ class Vectorised:
         self._program = program
         self._changed: Final = changed(program)
         self._looks, seen = _looks(program, checked, shapes, own)
-        shared = _shared(program, checked, own)
-        for at in shapes.watched - seen - shared:
+        for at in shapes.watched - seen:
             raise PlanError(f"{_line(program, at)} needs a look at values at each step")
-        # What has been looked at, or shown, needs no look within vmap, where there can be none at a model's own values.
-        free = replace(shapes, watched=shapes.watched & shared, attested=shapes.attested & shared)
+        # What has been looked at, or shown, needs no look within vmap, where there can be none.
+        free = replace(shapes, watched=frozenset(), attested=frozenset())
         self._replay = Replay(program, checked, size=size, device=device, shapes=free, mapped=True)
         self._try(size, device)
 
@@ -161,12 +160,6 @@ def _own(program: Program, checked: Checked) -> set[int]:
             own.update(range(following, following + line.makes))
         following += line.makes
     return own
-
-
-def _shared(program: Program, checked: Checked, own: set[int]) -> set[int]:
-    """The lines that work on nothing of any one model: their values can be read within ``vmap``."""
-    pairs = enumerate(zip(checked.operations, program.lines, strict=True))
-    return {at for at, (op, line) in pairs if not any(n in own for _, n in references(op, line.args, line.named))}
 
 
 def _looks(program: Program, checked: Checked, shapes: Shapes, own: set[int]) -> tuple[set[_Look], set[int]]:
