@@ -61,7 +61,7 @@ class Ending(NamedTuple):
             )
         found = torch.from_numpy(rounded(values, to=half, seed=seed))
         for limit, some in self._limits(regions):
-            if limit is not None and deltas.norm(found, regions=some) > limit * (1 - deltas.DOUBT):
+            if limit is not None and deltas.norm(found, regions=some) > limit:
                 for each in some:
                     found[each] = torch.from_numpy(rounded(values[each], to=half, seed=None))
         return found

@@ -25,7 +25,7 @@ _BLOCK: Final = 1 << 20
 _SLACK: Final = 2.0**-22
 """By how much scaling float32 values may round their norm up, relatively: half of it in the scale, half in the values.
 """
-DOUBT: Final = 2.0**-30
+_DOUBT: Final = 2.0**-30
 """By how much two norms of one vector may differ, relatively, that were added up in different orders."""
 
 
@@ -118,7 +118,7 @@ def deltas(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: 
 def clip_each(vectors: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
     """``clip`` for each row of ``vectors``, which ``deltas`` gave."""
     found = norms(vectors, regions=regions)
-    scales = torch.where(found <= limit * (1 - DOUBT), 1.0, limit / found * (1 - _SLACK))
+    scales = torch.where(found <= limit * (1 - _DOUBT), 1.0, limit / found * (1 - _SLACK))
     clipped = vectors.clone()
     for region in regions:
         clipped[:, region] = vectors[:, region].double().mul_(scales[:, None])
@@ -161,7 +161,7 @@ def clip(vector: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE
     if not (math.isfinite(limit) and limit >= SMALLEST_NORM):
         raise ConfigurationError(f"the norm to clip to is {limit}; it is a number of at least {SMALLEST_NORM}")
     found = norm(vector, regions=regions)
-    if found <= limit * (1 - DOUBT):
+    if found <= limit * (1 - _DOUBT):
         return vector
     scale = limit / found * (1 - _SLACK)  # may be too small for a float32, which the scaled values need not be
     clipped = torch.empty_like(vector) if regions is WHOLE else vector.clone()
