@@ -15,7 +15,7 @@ from cloister.ledger import job as jobs
 from cloister.wire import rounds as w
 from cloister.wire.halves import widened
 from tests.support import charters
-from tests.support.owners import LENGTH, METRICS, OWNERS, Party, agree, agreed, make_job
+from tests.support.owners import LENGTH, METRICS, OWNERS, Party, agree, agreed, key_of, make_job
 from tests.support.rounds import Study
 
 BYTES = {"bfloat16": 2, "float16": 2, "full": 4}
@@ -74,6 +74,20 @@ def test_one_that_was_not_shown_the_job_is_given_the_model() -> None:
     found = releases(study, "chuck")
     assert [bool(each.step) for each in found] == [False, False, True, True]
     assert study.owners["chuck"].model == study.rosa.model
+
+
+def test_one_of_whom_it_is_not_known_that_it_holds_the_model_is_given_it() -> None:
+    study = of("bfloat16", FedAvg())
+    study.join()
+    study.submit()
+    while not any(isinstance(each, w.Settle) for each in study.said["alice"]):
+        study.step()
+    study.instance.rounds._peers.all[key_of("bob")].model = None
+    while study.instance.ledger.released < 1:
+        study.step()
+    study.settle()
+    assert [bool(each.step) for each in releases(study, "bob")] == [False, False, True, True]
+    assert study.owners["bob"].model == study.rosa.model
 
 
 def test_a_researcher_that_has_not_submitted_the_job_is_given_the_model() -> None:
