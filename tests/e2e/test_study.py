@@ -79,6 +79,7 @@ JOBS = [
     agreed("adapt", rounds=2, strategy=cloister.FedAdam()),
     agreed("interrupted", rounds=5, strategy=cloister.FedAdam(lr=0.05)),
     agreed("endless", rounds=5000),
+    agreed("halved", precision="bfloat16", strategy=cloister.FedAvgM(momentum=0.5)),
 ]
 
 
@@ -168,7 +169,8 @@ def replayed(run: StudyRun, *, strategy: Strategy, start: nn.Module | None = Non
         for name, each in found.items():
             scales = scales_of(each.norms, bounds=bounds, regions=regions)
             total.add(each.delta.numpy(), weight=done.weights[name], scales=scales)
-        vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=regions.buffers)
+        mean = total.mean().astype(np.float32) if state.averages else total.mean()  # as it travels
+        vector, state = apply_to_parameters(strategy, vector, mean=mean, state=state, buffers=regions.buffers)
     load(vector, tensors=tensors, into=trained)
     return trained
 
@@ -206,6 +208,27 @@ def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: Loc
     records = read_lines(local.study().chain.read_bytes().splitlines(keepends=True))
     report = audit(records, charter=local.charter, collateral=no_collateral, accept_simulated=True)
     assert report.contributed == dict.fromkeys(SIZES, 8)
+
+
+@pytest.mark.slow
+def test_a_study_in_two_bytes_a_value_is_its_simulation(local: LocalStudy) -> None:
+    """Also where the aggregator dies: who holds the last model goes on from there, with steps."""
+    halved: dict[str, Any] = {"precision": "bfloat16", "strategy": cloister.FedAvgM(momentum=0.5)}
+
+    def kill(done: Round) -> None:
+        if len(told) == 2:
+            local.kill(AGGREGATOR)
+            local.start_aggregator()
+            local.gather()
+        told.append(done)
+
+    told: list[Round] = []
+    run = fit(local.study(patience_s=60.0), rounds=6, on_round=kill, **halved)
+    assert run.finished
+    if all(len(done.owners) == 3 for done in run.history):
+        assert same(run.model, simulated(run, **halved))
+    assert not same(run.model, simulated(run, strategy=halved["strategy"]))
+    assert same(fit(local.study(state=local.folder / "elsewhere"), rounds=6, **halved).model, run.model)
 
 
 @pytest.mark.slow

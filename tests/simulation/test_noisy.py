@@ -124,6 +124,8 @@ def plainly(strategy: cloister.Strategy, *, rounds: int, job: bytes) -> np.ndarr
             key = draw_key(simulated_salt(SEED, name), job=job, number=number)
             total += sums.run(Arrays({"x": x, "y": y}), key=key, most_rows=most_drawn(len(x) * RATE)).sums.numpy()
         mean = (total + noise_of(number, len(at))) * (CLIP / UNITS / (ROWS / LR))
+        if state.averages:  # what travels is the mean, in the model's type
+            mean = mean.astype(np.float32).astype(np.float64)
         at, state = strategy.apply(at, mean=mean, state=state)
         with torch.no_grad():
             deltas.unflatten(torch.from_numpy(at), layout=layout, into=deltas.floats_of(now))

@@ -192,6 +192,7 @@ def test_a_run_that_is_gone_on_with_ends_in_the_same_bits(strategy: str, tmp_pat
         ({"seed": 6}, "another seed"),
         ({"optimizer": cloister.Adam()}, "another optimizer"),
         ({"strategy": cloister.FedAvgM()}, "another strategy"),
+        ({"precision": "bfloat16"}, "another precision"),
         ({"owners": owners({"alice": 30})}, "another set of owners"),
         ({"rounds": 1}, "2 rounds already"),
     ],

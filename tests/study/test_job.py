@@ -239,6 +239,7 @@ def test_a_job_names_the_charters_and_has_no_numbers(tmp_path: Path) -> None:
         ({"optimizer": cloister.SGD(lr=0.2)}, "optimizer (SGD(lr=0.2, "),
         ({"strategy": cloister.FedAvg(0.5)}, "strategy (FedAvg(lr=0.5, "),
         ({"weights": "rows"}, "weights ('rows'; the charter has 'uniform')"),
+        ({"precision": "bfloat16"}, "precision ('bfloat16'; the charter has 'full')"),
         ({"rounds": 4, "steps": 10}, "rounds (4; the charter has 3); steps (10; the charter has 9)"),
     ],
 )
@@ -304,6 +305,7 @@ def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
         ({"optimizer": cloister.SGD(lr=2.0)}, "must be from 0.01 to 1 for SGD"),
         ({"batch_size": 15}, "batch_size: is 15, and must be at least 16"),
         ({"weights": "row"}, "weights: is 'row', and must be one of uniform, rows"),
+        ({"precision": "half"}, "precision: is 'half', and must be one of full, bfloat16, float16"),
         ({"unsafe_lr": "a long story"}, "lr is within its bounds: leave out unsafe_lr"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, r"is torch.optim's; write cloister.SGD\(lr=...\)"),
         ({"optimizer": torch.optim.Adagrad([torch.zeros(1)])}, r"write cloister.SGD\(lr=...\) or cloister.Adam\("),

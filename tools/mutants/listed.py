@@ -1080,8 +1080,8 @@ _JOBS: Final = (
         "tests/node/study/test_member.py tests/worker/test_whole_batches.py",
         (
             "order-of-another-job",
-            "_STEPS + release)",
-            '_STEPS + number.to_bytes(8, "big"))',
+            'release = job + number.to_bytes(8, "big")',
+            'release = number.to_bytes(8, "big")',
             "no two jobs take rows in the same order",
         ),
         (
@@ -3721,6 +3721,143 @@ _MEMORY: Final = (
     ),
 )
 
+_HALVES: Final = (
+    *_in(
+        "wire/halves.py",
+        "tests/wire/test_halves.py",
+        (
+            "rounding-towards-zero",
+            "bits = values.view(np.uint32) + (coins & np.uint16(cut))",
+            "bits = values.view(np.uint32)",
+            "what many round adds up to what they meant",
+        ),
+        (
+            "subnormals-towards-zero",
+            ".astype(np.uint32) + coins[small] >> 16",
+            ".astype(np.uint32) >> 16",
+            "that holds for float16's subnormals too",
+        ),
+        (
+            "beyond-the-largest",
+            "np.abs(values).max() <= _LARGEST[to]",
+            "np.isfinite(values).all()",
+            "nothing is rounded to infinity",
+        ),
+        (
+            "one-chance-for-all",
+            "np.random.PCG64(seed)",
+            "np.random.PCG64(0)",
+            "no two parties round by the same chance",
+        ),
+    ),
+    *_in(
+        "worker/ending.py",
+        "tests/worker/test_ending.py",
+        (
+            "longer-by-rounding",
+            "if limit is not None and deltas.norm(found, regions=some) > limit:",
+            "if False:",
+            "what is rounded is no longer than the clip",
+        ),
+        (
+            "clipped-without-room",
+            "1.0 if self.half is None else 1 - SLACK",
+            "1.0",
+            "a long vector at the clip is rounded without bias",
+        ),
+        (
+            "too-large-for-its-type",
+            "if not fits(values, to=half):",
+            "if False:",
+            "a change that the type cannot hold is an error",
+        ),
+    ),
+    *_in(
+        "aggregator/bodies.py",
+        "tests/attacks/test_spoilt_halves.py",
+        (
+            "norms-of-bits",
+            "values = widened(part[block])",
+            "values = part[block]",
+            "a contribution's norm is that of the values that travelled",
+        ),
+    ),
+    *_in(
+        "charter/jobs.py",
+        "tests/attacks/test_spoilt_halves.py",
+        (
+            "length-in-full",
+            "return layout.nbytes if self.half is None else layout.length * HALF_BYTES",
+            "return layout.nbytes",
+            "a contribution in two bytes a value has another length than one in full",
+        ),
+    ),
+    *_in(
+        "ledger/next_model.py",
+        "tests/attacks/test_spoilt_halves.py",
+        (
+            "step-that-leads-elsewhere",
+            "if not found.is_newest(ledger):",
+            "if False:",
+            "a step leads to the model that its record names, or is refused",
+        ),
+        (
+            "step-from-another-model",
+            "or before.digest != newest.cohort.model:",
+            "or False:",
+            "a step is taken from the model that its round began with",
+        ),
+        (
+            "step-of-any-length",
+            "if dtype is None or len(step) != layout.length * dtype.itemsize or",
+            "if dtype is None or",
+            "a step has its job's length",
+        ),
+    ),
+    *_in(
+        "aggregator/round.py",
+        "tests/aggregator/test_steps.py",
+        (
+            "steps-for-those-without-the-model",
+            "(peer.model, peer.job) == (before, self.run.digest)",
+            "peer.job == self.run.digest",
+            "whoever lacks the model before is given the whole one",
+        ),
+        (
+            "steps-for-those-without-the-job",
+            "(peer.model, peer.job) == (before, self.run.digest)",
+            "peer.model == before",
+            "whoever was not shown the job is given the model",
+        ),
+    ),
+    *_in(
+        "aggregation/steps.py",
+        "tests/aggregator/test_steps.py",
+        (
+            "mean-that-did-not-travel",
+            "mean[block] = widened(step[block])",
+            "pass",
+            "the model is made of the mean that travels",
+        ),
+        (
+            "another-chance-for-each-try",
+            "_ROUNDING + job + number.to_bytes",
+            "_ROUNDING + number.to_bytes",
+            "two jobs round by different chance",
+        ),
+    ),
+    *_in(
+        "charter/job_bounds.py",
+        "tests/charter/test_noise.py",
+        (
+            "sums-in-two-bytes",
+            "if job.half is not None:",
+            "if False:",
+            "sums over drawn rows stay whole numbers",
+        ),
+    ),
+)
+
 _ACCOUNTING: Final = (
     *_in(
         "study/privacy.py",
@@ -3828,6 +3965,7 @@ MUTANTS: Final = (
     *_BUDGETS,
     *_WIRE,
     *_PLANS,
+    *_HALVES,
     *_ACCOUNTING,
 )
 """All of them."""

@@ -45,7 +45,8 @@ def step_of(
         AggregationError: a value is beyond the type's largest.
     """
     if half is None:
-        step = mean.astype(dtype)
+        with np.errstate(over="ignore"):
+            step = mean.astype(dtype)
         if not np.isfinite(step).all():
             raise AggregationError(f"the mean of the contributions has a value beyond the largest of {dtype}")
     else:

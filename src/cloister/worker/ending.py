@@ -61,7 +61,7 @@ class Ending(NamedTuple):
             )
         found = torch.from_numpy(rounded(values, to=half, seed=seed))
         for limit, some in self._limits(regions):
-            if limit is not None and not deltas.within(deltas.norm(found, regions=some), limit):
+            if limit is not None and deltas.norm(found, regions=some) > limit:
                 for each in some:
                     found[each] = torch.from_numpy(rounded(values[each], to=half, seed=None))
         return found

@@ -31,6 +31,7 @@ from cloister.worker import flatten as deltas
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import Seeds
 from cloister.worker.record_sums import RecordSums
+from cloister.worker.training import train
 from cloister.worker.values import as_bytes, spec_of
 from cloister.worker.weights import Weights
 
@@ -151,6 +152,33 @@ def test_a_data_set_that_would_draw_more_than_all_owners_is_refused(tmp_path: Pa
     assert trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE))))[0].examples == ROWS
     with pytest.raises(DataSetError, match=r"more rows than the job is for: at the rate 0\.25 it expects 9 of all"):
         trained(tmp_path, order(draw=Draw(KEY, RATE, round(ROWS * RATE) - 1)))
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize("double", [False, True])
+def test_an_update_travels_in_two_bytes_a_value(tmp_path: Path, half: Any, double: bool) -> None:
+    """What is said of it is of what travels, and nothing of that is lost on its way out of the process."""
+    asked = {"clip": 0.05, "steps": 4, "half": half}
+    said, found = trained(tmp_path, msgspec.structs.replace(order(**asked), draw=None), double=double)
+    assert found.dtype == getattr(torch, half)
+    assert said.norms == (pytest.approx(float(found.double().norm()), rel=1e-12), 0.0)
+    assert 0.0499 < said.norms[0] <= 0.05
+    made, (x, y) = model(double=double), columns(double=double)
+    alone = train(
+        plan(double=double),
+        Arrays({"x": x, "y": y}),
+        parameters=dict(made.named_parameters()),
+        buffers={},
+        optimizer=cloister.SGD(lr=0.5),
+        batch_size=BATCH,
+        steps=4,
+        seed=11,
+        rows_seed=7,
+        rounding_seed=13,
+        clip=0.05,
+        half=half,
+    )
+    assert torch.equal(found.to(alone.delta.dtype), alone.delta)
 
 
 def test_a_data_set_of_too_few_rows_is_refused(tmp_path: Path) -> None:
