@@ -26,6 +26,7 @@ from cloister.simulation.noisy import NoisyUpdates, noise_from
 from cloister.simulation.updates import LevelledUpdates, Updates
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
@@ -80,7 +81,7 @@ class Simulation:
 
     @cached_property
     def _regions(self) -> Regions:
-        return regions_of(self.layout, buffers={name for name, _ in self.model.named_buffers()})
+        return regions_of(self.layout, buffers=set(buffers_of(self.model)))
 
     def settings(self, start: Progress) -> dict[str, str]:
         """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
@@ -161,8 +162,8 @@ class Simulation:
         rate = 1.0 if self.sampling is None else self.sampling.rate
         return RecordSums(
             self.plan,
-            parameters=dict(self.model.named_parameters()),
-            buffers=dict(self.model.named_buffers()),
+            parameters=parameters_of(self.model),
+            buffers=buffers_of(self.model),
             layout=self.layout,
             clip=self.clip or 0.0,
             rate=rate,
@@ -221,8 +222,8 @@ class Simulation:
     def _arguments(self) -> dict[str, Any]:
         """The arguments of every training, alone or together."""
         return {
-            "parameters": dict(self.model.named_parameters()),
-            "buffers": dict(self.model.named_buffers()),
+            "parameters": parameters_of(self.model),
+            "buffers": buffers_of(self.model),
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,
             "local_epochs": self.local_epochs,
@@ -235,7 +236,7 @@ class Simulation:
 
     def _others(self) -> dict[str, Tensor]:
         averaged = deltas.floats_of(self.model)
-        return {name: each for name, each in self.model.named_buffers() if name not in averaged}
+        return {name: each for name, each in buffers_of(self.model).items() if name not in averaged}
 
 
 def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) -> dict[str, float]:

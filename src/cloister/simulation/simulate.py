@@ -18,7 +18,6 @@ update or one group's at a time, so it does not grow with the number of owners.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -42,6 +41,7 @@ from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
+from cloister.tensor.held import buffers_of, copied, parameters_of
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
@@ -167,12 +167,12 @@ def simulate(
         seed=seed,
         weights=weights,
     )
-    trained = copy.deepcopy(model)
+    trained = copied(model)
     plan = _plan(loss, trained, next(iter(data.values())))
     if noise is not None:
         check_none_frozen(plan)
     if sampling is not None:
-        held = dict(trained.named_parameters()), dict(trained.named_buffers())
+        held = parameters_of(trained), buffers_of(trained)
         check_rows_apart(plan, parameters=held[0], buffers=held[1])
     expected = columns_of(plan)
     for name, each in data.items():
@@ -311,7 +311,7 @@ def _check_noise(
         ) from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
-    if clip_buffers is not None or any(each.is_floating_point() for each in model.buffers()):
+    if clip_buffers is not None or any(each.is_floating_point() for each in buffers_of(model).values()):
         raise ConfigurationError(
             "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
             " of BatchNorm"

@@ -21,6 +21,7 @@ from cloister.ledger import job as jobs
 from cloister.ledger.job import Constant, Job, Part
 from cloister.ledger.sync import Values
 from cloister.tables import bounds
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.worker import flatten as deltas
 from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer, check_optimizer
@@ -61,9 +62,9 @@ def describe(model: nn.Module) -> Described:
         MessageError: as ``model_digest``.
     """
     floats = deltas.floats_of(model)
-    buffers = dict(model.named_buffers())
+    buffers = buffers_of(model)
     parts = tuple(Part(name, spec_of(floats[name]), name in buffers) for name in sorted(floats))
-    others = {name: each for name, each in {**dict(model.named_parameters()), **buffers}.items() if name not in floats}
+    others = {name: each for name, each in {**parameters_of(model), **buffers}.items() if name not in floats}
     constants = tuple(Constant(name, spec_of(others[name]), _bytes_of(others[name])) for name in sorted(others))
     return Described(parts, constants, deltas.flatten(floats, layout=deltas.layout_of(floats)).numpy())
 
@@ -85,7 +86,7 @@ def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Ten
         PlanError: it cannot be captured, or was captured from another model; the message names the tensor.
     """
     if isinstance(loss, Plan):
-        check_tensors(loss, dict(model.named_parameters()), dict(model.named_buffers()))
+        check_tensors(loss, parameters_of(model), buffers_of(model))
         return loss
     if not isinstance(loss, PlannedLoss):
         raise ConfigurationError("the loss is no plan; write @cloister.plan above the function")

@@ -14,6 +14,7 @@ from cloister.errors import CharterError, ConfigurationError
 from cloister.net.files import read_charter_text
 from cloister.study.job import describe
 from cloister.study.study_file import VALUES_BYTES, encode
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.worker.plans import Plan, check_plan
 from cloister.worker.rows_apart import check_rows_apart
 
@@ -45,7 +46,7 @@ def write_study(
     known = parse_charter(written, source=str(charter))
     for plan in plans:
         if any(job.sampling is not None and job.plan == plan.digest for job in known.jobs):
-            held = dict(model.named_parameters()), dict(model.named_buffers())
+            held = parameters_of(model), buffers_of(model)
             check_rows_apart(plan, parameters=held[0], buffers=held[1])
     values = None if known.recipe or vector.nbytes > VALUES_BYTES else vector.tobytes()
     data = encode(
