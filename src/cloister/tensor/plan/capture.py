@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister.errors import PlanError
-from cloister.tensor import call_sites, keras_models
+from cloister.tensor import call_sites, keras_hooks, keras_models
 from cloister.tensor.geometry import DTYPE_NAMES
 from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan import encoding, lowering
@@ -152,6 +152,7 @@ def plan(function: Callable[..., Outcome]) -> PlannedLoss:
 def _on_stand_ins(model: nn.Module, memo: dict[int, Any]) -> Iterator[nn.Module]:
     """The model on other tensors, by the ``id`` of its own."""
     if keras_models.has_layers(model):
+        keras_hooks.install(model)
         with keras_models.standing_in(model, memo):
             yield model
         return

@@ -28,7 +28,8 @@ def elements(tensors: Sequence[torch.Tensor]) -> list[int | Affine] | None:
         return None
     found = []
     for values in zip(*(each.reshape(-1).tolist() for each in tensors), strict=True):
-        fitted = fit([int(value) for value in values]) if all(value == int(value) for value in values) else None
+        whole = all(type(value) is int or value.is_integer() for value in values)
+        fitted = fit([int(value) for value in values]) if whole else None
         if fitted is None:
             return None
         found.append(fitted)

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import torch
+
 from cloister.errors import PlanError
 from cloister.tensor import call_sites, ops
+from cloister.tensor.geometry import Geometry
 from cloister.tensor.ops import Of, Param
 from cloister.tensor.plan import following
 from cloister.tensor.plan.aliases import Roots
@@ -84,6 +87,7 @@ def lower(
     given = len(parameters) + len(buffers) + len(rows)
     own = range(len(parameters), len(parameters) + len(buffers))
     _compute_constants(draft, captured, given=given)
+    _copy_in_one(draft)
     _own_what_is_written(draft, first.trace.passing, parameters=len(parameters), given=given)
     draft.updates = [None if after == before else after for after, before in zip(draft.updates, own, strict=True)]
     _part_outputs(draft, given)
@@ -146,6 +150,31 @@ def _compute_constants(draft: _Draft, captured: Sequence[Captured], *, given: in
         instead[-1 - at] = fresh + len(computed) - 1
     draft.replace(instead)
     draft.lines[:0] = computed
+
+
+def _copy_in_one(draft: _Draft) -> None:
+    """Autograd lays a gradient out as its parameter lies: it asks for memory, and writes all of it. One line that
+    copies is the same, and can be vectorised."""
+    to_copy = ops.by_name("aten::_to_copy")
+    rows = to_copy.by_name["memory_format"].to_wire(torch.contiguous_format)
+    lines: list[Recorded] = []
+    for line in draft.lines:
+        if lines and _is_filled(lines[-1], line):
+            asked = lines.pop()
+            named = {"dtype": asked.named["dtype"], "memory_format": rows}
+            lines.append(Recorded(to_copy, asked.args[:1], named, asked.made, asked.site))
+        else:
+            lines.append(line)
+    draft.lines = lines
+
+
+def _is_filled(line: Recorded, then: Recorded) -> bool:
+    """Whether memory in rows is asked for in the shape of a tensor, and that tensor is copied there."""
+    if (line.op.name, then.op.name) != ("aten::new_empty_strided", "aten::copy_") or "dtype" not in line.named:
+        return False
+    like, shape, strides = line.args
+    in_rows = all(type(extent) is int for extent in shape) and strides == Geometry.contiguous(torch.int, shape).strides
+    return in_rows and then.args[:2] == (line.made[0], like)
 
 
 def _agreed(param: Param, values: Sequence[Any], line: Recorded) -> Any:
