@@ -29,6 +29,7 @@ class KerasVariable(NamedTuple):
     name: str
     variable: Any
     role: str
+    layer: Any
 
     @property
     def tensor(self) -> Tensor:
@@ -75,7 +76,7 @@ def variables_in(model: nn.Module) -> list[KerasVariable]:
                 names: set[str] = set()
                 for role, each in own:
                     name = _new(re.sub(r"^variable_\d+$", "variable", each.name), names)
-                    found[id(each)] = KerasVariable(f"{prefix}{label}/{name}", each, role)
+                    found[id(each)] = KerasVariable(f"{prefix}{label}/{name}", each, role, layer)
     return list(found.values())
 
 
@@ -114,7 +115,7 @@ def copying(model: nn.Module) -> Iterator[None]:
     if not layers:
         yield
         return
-    own = {type(each).__name__: type(each) for each in layers}
+    own = {type(each).__name__: type(each) for each in layers if not type(each).__module__.startswith("keras.")}
     with _keras().saving.custom_object_scope(own), warnings.catch_warnings():
         # Of a model that was compiled and not trained yet; its optimizer is not what is copied for.
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer", category=UserWarning)
