@@ -22,6 +22,18 @@ CLASSES = 3
 OWNERS = 4
 RATE = 0.1
 LAYERS = keras.layers
+REASONS = {
+    "draws random numbers": "random numbers, of another seed for each owner",
+    "follows indices": "indices are converted on the way",
+    "aten::clone": "images are copied channels last, which `vmap` does not",
+    "aten::add_.Tensor": "`vmap` does not add up penalties in place",
+    "held by an autograd graph": "it keeps views of its weights",
+    "unbind": "it goes through the rows one by one",
+    "stack": "it goes through the rows one by one",
+    "rnn.py": "a loop asks a tensor whether it is at its end: `unroll=True`",
+    "reads a value": "it asks whether its weights are 0",
+}
+"""In words, by what an error says."""
 HEAD = "| Layer | Pointers | Plan | Simulation | Why not |\n|:--|:--|:--|:--|:--|"
 
 
@@ -189,6 +201,7 @@ def outcome(name: str, worker: Any) -> Outcome:
     way = "no" if run is None else "vectorised" if run.vectorised else "replayed"
     if run is not None and run.replayed:
         why = next(iter(run.replayed))
+    why = next((words for said, words in REASONS.items() if said in why), why)
     there, plan = ("no" if each is None else "yes" for each in (trained, run))
     return Outcome(trained, run, f"| `{name}` | {there} | {plan} | {way} | {why} |")
 

@@ -64,7 +64,7 @@ def variables_in(model: nn.Module) -> list[KerasVariable]:
     found: dict[int, KerasVariable] = {}
     for prefix, outermost in _outermost(model):
         labels: set[str] = set()
-        for layer in outermost._flatten_layers():
+        for layer in _within(outermost):
             roles = [
                 (PARAMETER, layer._trainable_variables),
                 (BUFFER, layer._non_trainable_variables),
@@ -93,7 +93,7 @@ def standing_in(model: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[Non
     mapping = {id(each.variable): tensors[id(each.tensor)] for each in known}
     scope = keras.StatelessScope([(each.variable, mapping[id(each.variable)]) for each in known], collect_losses=True)
     with ExitStack() as stack:
-        for part in model.modules():  # PyTorch's own modules, and those in Keras' TorchModuleWrapper
+        for part in _modules(model):
             for held in (vars(part)["_parameters"], vars(part)["_buffers"]):
                 stack.callback(held.update, dict(held))
                 held.update({name: tensors.get(id(each), each) for name, each in held.items()})
@@ -111,7 +111,7 @@ def copying(model: nn.Module) -> Iterator[None]:
 
     Keras copies a model by way of a file of it.
     """
-    layers = [each for _, outermost in _outermost(model) for each in outermost._flatten_layers()]
+    layers = _layers(model)
     if not layers:
         yield
         return
@@ -119,6 +119,7 @@ def copying(model: nn.Module) -> Iterator[None]:
     with _keras().saving.custom_object_scope(own), warnings.catch_warnings():
         # Of a model that was compiled and not trained yet; its optimizer is not what is copied for.
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer", category=UserWarning)
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)  # of a file
         yield
 
 
@@ -137,6 +138,23 @@ def _outermost(model: object) -> list[tuple[str, Any]]:
         if isinstance(part, kind) and not any(name.startswith(prefix) for prefix, _ in found):
             found.append((f"{name}." if name else "", part))
     return found
+
+
+def _within(layer: Any) -> list[Any]:
+    """A layer and those in it, each once, in the order in which it was given them."""
+    found = {id(layer): layer}
+    for part in layer._layers:
+        found |= {id(each): each for each in _within(part) if id(each) not in found}
+    return list(found.values())
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """All modules of a model, also those that only a layer of Keras knows: in its TorchModuleWrapper."""
+    return list({id(part): part for each in (model, *_layers(model)) for part in each.modules()}.values())
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    return [each for _, outermost in _outermost(model) for each in _within(outermost)]
 
 
 def _keras() -> Any:

@@ -35,8 +35,8 @@ def floats_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     A tied weight comes under its first name. Buffers that are not saved with the module (``persistent=False``) are
     computed anew wherever it runs and are left out, as in its ``state_dict``.
     """
-    saved = saved_in(module)
     named = {**parameters_of(module), **buffers_of(module)}
+    saved = saved_in(module)
     return {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and id(tensor) in saved}
 
 
