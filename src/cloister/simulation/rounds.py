@@ -29,6 +29,7 @@ from cloister.simulation.updates import LevelledUpdates, Updates
 from cloister.study.clipping import clipping_of
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.learned import changed, learned
 from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.fixed_point import most_drawn
@@ -86,7 +87,7 @@ class Simulation:
 
     @cached_property
     def _regions(self) -> Regions:
-        return regions_of(self.layout, buffers={name for name, _ in self.model.named_buffers()})
+        return regions_of(self.layout, buffers=set(buffers_of(self.model)))
 
     def settings(self, start: Progress) -> dict[str, str]:
         """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
@@ -185,8 +186,8 @@ class Simulation:
         rate = 1.0 if self.sampling is None else self.sampling.rate
         return RecordSums(
             self.plan,
-            parameters=dict(self.model.named_parameters()),
-            buffers=dict(self.model.named_buffers()),
+            parameters=parameters_of(self.model),
+            buffers=buffers_of(self.model),
             layout=self.layout,
             clip=self.clip or 0.0,
             rate=rate,
@@ -247,8 +248,8 @@ class Simulation:
     def _arguments(self) -> dict[str, Any]:
         """The arguments of every training, alone or together."""
         return {
-            "parameters": dict(self.model.named_parameters()),
-            "buffers": dict(self.model.named_buffers()),
+            "parameters": parameters_of(self.model),
+            "buffers": buffers_of(self.model),
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,
             "local_epochs": self.local_epochs,
@@ -261,20 +262,22 @@ class Simulation:
         }
 
     def _learned(self) -> dict[str, Tensor]:
-        """What the rounds change by averaging: of what the plan learns, the tensors that are saved with the model."""
+        """What the plan learns, which the rounds change by averaging."""
         names = learned(self.plan.program).names
-        return {name: each for name, each in deltas.floats_of(self.model).items() if name in names}
+        return {name: each for name, each in self._held().items() if name in names}
+
+    def _held(self) -> dict[str, Tensor]:
+        return {**parameters_of(self.model), **buffers_of(self.model)}
 
     def _others(self) -> dict[str, Tensor]:
         """The buffers that the plan writes and nobody averages: counters, in most models."""
         averaged, written = self._learned(), changed(self.plan.program).buffers
-        return {name: each for name, each in self.model.named_buffers() if name in written and name not in averaged}
+        return {name: each for name, each in buffers_of(self.model).items() if name in written and name not in averaged}
 
     def _frozen(self) -> dict[str, Tensor]:
         """The tensors that stay as they are."""
         names = changed(self.plan.program).names
-        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        return {name: each for name, each in held.items() if name not in names}
+        return {name: each for name, each in self._held().items() if name not in names}
 
 
 def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) -> dict[str, float]:

@@ -19,7 +19,6 @@ with the number of owners.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -44,6 +43,7 @@ from cloister.simulation.rounds import Simulation, at_owner
 from cloister.study.clipping import ClippingWatch
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
+from cloister.tensor.held import buffers_of, copied, parameters_of
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
@@ -182,10 +182,10 @@ def simulate(
         precision=precision,
         drawn=sampling is not None,
     )
-    trained = copy.deepcopy(model)
+    trained = copied(model)
     plan = _plan(loss, trained, next(iter(data.values())))
     if sampling is not None:
-        held = dict(trained.named_parameters()), dict(trained.named_buffers())
+        held = parameters_of(trained), buffers_of(trained)
         check_rows_apart(plan, parameters=held[0], buffers=held[1])
     expected = columns_of(plan)
     for name, each in data.items():
@@ -327,7 +327,7 @@ def _check_noise(
         ) from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
-    if clip_buffers is not None or any(each.is_floating_point() for each in model.buffers()):
+    if clip_buffers is not None or any(each.is_floating_point() for each in buffers_of(model).values()):
         raise ConfigurationError(
             "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
             " of BatchNorm"

@@ -22,6 +22,7 @@ from cloister.ledger.job import FROZEN_BYTES, Based, Constant, Job, Part, Tensor
 from cloister.ledger.sync import Values
 from cloister.study.base import Base
 from cloister.tables import bounds
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.learned import learned
 from cloister.wire.layout import FLOATS
 from cloister.worker import flatten as deltas
@@ -73,7 +74,7 @@ def describe(model: nn.Module, plan: Plan, *, base: Base | None = None, home_buf
         MessageError: a tensor of an element type that does not travel.
     """
     check_plan(plan)
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, buffers = parameters_of(model), buffers_of(model)
     check_tensors(plan, parameters, buffers)
     found, held = learned(plan.program), {**buffers, **parameters}
     strange = sorted(held.keys() - {name for each in plan.program.held for name in each.names})
@@ -120,7 +121,7 @@ def _check_constants(constants: Sequence[Constant], base: Base | None) -> None:
 @torch.no_grad()
 def load(vector: Values, *, tensors: Tensors, into: nn.Module) -> None:
     """Gives a model what is learned of it: the values of a vector."""
-    held = {**dict(into.named_parameters()), **dict(into.named_buffers())}
+    held = {**parameters_of(into), **buffers_of(into)}
     layout = tensors.layout
     values = torch.frombuffer(bytearray(vector), dtype=getattr(torch, layout.dtype))
     deltas.unflatten(values, layout=layout, into={place.name: held[place.name] for place in layout.places})
@@ -134,7 +135,7 @@ def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Ten
         PlanError: it cannot be captured, or was captured from another model; the message names the tensor.
     """
     if isinstance(loss, Plan):
-        check_tensors(loss, dict(model.named_parameters()), dict(model.named_buffers()))
+        check_tensors(loss, parameters_of(model), buffers_of(model))
         return loss
     if not isinstance(loss, PlannedLoss):
         raise ConfigurationError("the loss is no plan; write @cloister.plan above the function")

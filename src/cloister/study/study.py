@@ -7,7 +7,6 @@ verified here, record by record, as any auditor would.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from cloister.study.log import CHAIN
 from cloister.study.progress import Interrupts, Screen
 from cloister.study.state_dir import Folder, folder_of, write_chain
 from cloister.study.status import StudyStatus, ask, dial
+from cloister.tensor.held import buffers_of, copied, parameters_of
 from cloister.wire.rounds import Ask, Stop
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
@@ -193,7 +193,7 @@ class Study:
         if on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error is {on_error!r}; it is one of {', '.join(get_args(OnError))}")
         screen = Screen(always=True)  # a study goes on for hours, and a void round is news
-        trained = copy.deepcopy(model)
+        trained = copied(model)
         plan = jobs.planned(loss, model=trained, example=example)
         home_buffers = self.charter.limits.home_buffers
         described = jobs.describe(trained, plan, base=base, home_buffers=home_buffers)
@@ -213,7 +213,7 @@ class Study:
         )
         jobs.make(described, plan, wanted, charter=self.charter)  # what it refuses costs nobody anything yet
         if sampling is not None:
-            held = dict(trained.named_parameters()), dict(trained.named_buffers())
+            held = parameters_of(trained), buffers_of(trained)
             check_rows_apart(plan, parameters=held[0], buffers=held[1])
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
             if self._folder.follow(self.charter):

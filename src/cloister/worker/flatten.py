@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,6 +10,7 @@ import torch
 
 from cloister.errors import ConfigurationError, TrainingError
 from cloister.tensor.geometry import DTYPES
+from cloister.tensor.held import buffers_of, parameters_of, saved_in
 from cloister.wire.layout import Layout, lay_out
 from cloister.worker.values import spec_of
 
@@ -35,9 +35,9 @@ def floats_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     A tied weight comes under its first name. Buffers that are not saved with the module (``persistent=False``) are
     computed anew wherever it runs and are left out, as in its ``state_dict``.
     """
-    saved = module.state_dict(keep_vars=True)
-    named = itertools.chain(module.named_parameters(), module.named_buffers())
-    return {name: tensor for name, tensor in named if tensor.is_floating_point() and name in saved}
+    named = {**parameters_of(module), **buffers_of(module)}
+    saved = saved_in(module)
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and id(tensor) in saved}
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:

@@ -263,7 +263,7 @@ def misfits(model: nn.Module, x: Tensor, y: Tensor) -> Any:
 
 
 def makes(model: nn.Module, x: Tensor, y: Tensor) -> Any:
-    return model(x + torch.tensor([float(len(x))])).sum()
+    return model(x + torch.tensor([1 / len(x)])).sum()
 
 
 REFUSALS: dict[Callable[..., Any], str] = {
