@@ -20,6 +20,7 @@ from cloister.aggregation import mean, noisy_sum, strategies
 from cloister.aggregator import bodies, releasing
 from cloister.aggregator.peers import ConnectedMember
 from cloister.charter import keys
+from cloister.ledger.job import tensors_digest
 from cloister.net.connection import Connection
 from cloister.node.study import journal, member
 from cloister.node.study.effects import Effect
@@ -77,7 +78,7 @@ def _names() -> None:
 
     def believe(self: Replica, job: Any) -> None:
         if self._unproven is not None and job is not None:
-            self._model, self._unproven = self._unproven, None
+            self._model, self._unproven, self._tensors = self._unproven, None, tensors_digest(job)
         self._keep()
 
     Replica.prove = believe  # type: ignore[method-assign]
@@ -102,7 +103,7 @@ def _copies() -> None:
     """Nodes keep no copy of the newest model on the disk."""
     release = journal.Records.release
 
-    def forget(self: journal.Records, charter: bytes, records: Any, *, model: Any = None, tensors: bytes = b"") -> None:
+    def forget(self: journal.Records, charter: bytes, records: Any, **model: Any) -> None:
         release(self, charter, records)
 
     journal.Records.release = forget  # type: ignore[method-assign]

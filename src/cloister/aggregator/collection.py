@@ -23,8 +23,9 @@ from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
-LARGE_BYTES: Final = 1 << 24
-"""Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
+LARGE_BYTES: Final = 1 << 25
+"""Contributions over this come one at a time. With two, the model and the sum (float64) an instance holds five times a
+model in float32: at most three times it and 64 MiB, up to this size. With one it holds four times the model."""
 
 
 class Collection:
