@@ -47,7 +47,7 @@ class Size:
         return f"{self.owners} members x {self.nbytes // MB} MB"
 
 
-SIZES: Final = (Size(2, 1 * MB, 40, 3, "2x"), Size(10, 25 * MB, 6, 2, "1.10x", "1.0x"))
+SIZES: Final = (Size(2, 1 * MB, 40, 3, "3x"), Size(10, 25 * MB, 6, 2, "1.5x", "1.0x"))
 
 
 @dataclass(frozen=True)

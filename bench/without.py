@@ -78,7 +78,7 @@ def _names() -> None:
 
     def believe(self: Replica, job: Any) -> None:
         if self._unproven is not None and job is not None:
-            self._model, self._unproven = self._unproven, None
+            self._model, self._unproven, self._tensors = self._unproven, None, job.tensors.digest
         self._keep()
 
     Replica.prove = believe  # type: ignore[method-assign]
@@ -103,7 +103,7 @@ def _copies() -> None:
     """Nodes keep no copy of the newest model on the disk."""
     release = journal.Records.release
 
-    def forget(self: journal.Records, charter: bytes, records: Any, *, model: Any = None, tensors: bytes = b"") -> None:
+    def forget(self: journal.Records, charter: bytes, records: Any, **model: Any) -> None:
         release(self, charter, records)
 
     journal.Records.release = forget  # type: ignore[method-assign]

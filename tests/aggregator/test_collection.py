@@ -69,7 +69,7 @@ def collecting(
     names: str, *, large: bool, monkeypatch: pytest.MonkeyPatch, weights: Weights = "rows"
 ) -> tuple[Collection, dict[str, bytes]]:
     """A collection of these owners, each of whom counts as many examples as its place, and what they contribute."""
-    monkeypatch.setattr(pulling, "LARGE_BYTES", 0 if large else 1 << 24)
+    monkeypatch.setattr(pulling, "LARGE_BYTES", 0 if large else 24 << 20)
     updates = {name: np.full(4, 1.0 + at, np.float32).tobytes() for at, name in enumerate(names)}
     answers = {
         name: Answer(

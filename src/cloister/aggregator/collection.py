@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final
 
 import numpy as np
@@ -24,8 +24,9 @@ from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
-LARGE_BYTES: Final = 1 << 24
-"""Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
+LARGE_BYTES: Final = 24 << 20
+"""Contributions over this come one at a time. With two of them, the model and the sum (float64) an instance holds five
+times a model in float32, which up to this size is three times it and 48 MiB; with one it holds four times the model."""
 
 
 class Collection:
@@ -46,7 +47,8 @@ class Collection:
         self._at_once = AT_ONCE if layout.length * weighing.dtype.itemsize <= LARGE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
-        self._added: list[str] = []
+        self._added = 0
+        """The number of those that are in the sum: the first ones, in order."""
         self._free: list[Travelled] = []
         weighing.weigh(self.answers)
         weighing.begin()
@@ -59,7 +61,7 @@ class Collection:
     @property
     def complete(self) -> bool:
         """Whether all contributions are here."""
-        return len(self._added) + len(self._arrived) == len(self.answers)
+        return self._added + len(self._arrived) == len(self.answers)
 
     def next(self) -> list[str]:
         """Chooses the owners to ask for their contributions now; they count as asked from then on."""
@@ -79,7 +81,7 @@ class Collection:
 
     def has(self, name: str) -> bool:
         """Whether this owner's contribution is here."""
-        return name in self._arrived or name in self._added
+        return name in self._arrived or name in islice(self.answers, self._added)
 
     def buffer(self, name: str, *, salt: bytes) -> Update:
         """Makes room for the contribution of an owner that was asked."""
@@ -115,15 +117,16 @@ class Collection:
         Raises:
             RoundError: the others are too few.
         """
+        added = list(self.answers)
         del self.answers[name]
         self._asked.discard(name)
         if name in self._arrived:
             self._free.append(self._arrived.pop(name).release())
-        before = {each: self._weighing.how(each) for each in self._added}
+        before = {each: self._weighing.how(each) for each in islice(added, self._added)}
         self._weighing.weigh(self.answers)
         if any(self._weighing.how(each) != how for each, how in before.items()):
             self._weighing.begin()
-            self._added = []
+            self._added = 0
         self._add()
         for each in [each for each in self._arrived if each not in self._window()]:
             self._free.append(self._arrived.pop(each).release())
@@ -150,17 +153,16 @@ class Collection:
 
     def _due(self) -> list[str]:
         """The next in order that have arrived. They are added before there is room for another."""
-        waiting = (name for name in self.answers if name not in self._added)
-        return list(takewhile(self._arrived.__contains__, waiting))
+        return list(takewhile(self._arrived.__contains__, islice(self.answers, self._added, None)))
 
     def _window(self) -> list[str]:
         """The owners after those in order, whose contributions may arrive now."""
-        before = {*self._added, *self._due()}
-        return [name for name in self.answers if name not in before][: self._at_once]
+        first = self._added + len(self._due())
+        return list(islice(self.answers, first, first + self._at_once))
 
     def _add(self) -> None:
         for name in self._due():
             update = self._arrived.pop(name)
             self._weighing.add(name, self.answers[name], update)
-            self._added.append(name)
+            self._added += 1
             self._free.append(update.release())

@@ -124,7 +124,7 @@ class AggregatorProtocol:
     def _enter(self, key: str) -> None:
         member = self._charter.member(key)
         if member is not None and key not in self._peers.all:
-            self._peers.all[key] = ConnectedMember(member)
+            self._peers.enter(member)
 
     def _forget(self, peer: ConnectedMember) -> None:
         self._chains.forget(peer, now=self._now)

@@ -29,7 +29,8 @@ class Training:
         """The number of owners that were asked."""
         self._waiting = set(owners)
         self._limits = ledger.charter.limits
-        self._used = ledger.commitments
+        self._ledger = ledger
+        self._used: set[bytes] = set()
 
     @property
     def over(self) -> bool:
@@ -48,7 +49,7 @@ class Training:
         if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):
             raise RoundError("examples are told as one of the charter's min_examples and row_buckets")
         self._check_norms(message)
-        if message.commitment in self._used:
+        if message.commitment in self._used or message.commitment in self._ledger.commitments:
             raise RoundError("a contribution is used once, and this commitment is of one that came before")
         metrics = {}
         for metric in self._limits.metrics:
@@ -59,7 +60,7 @@ class Training:
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
         self.standings.take(peer, message.standing)
         peer.answered = max(peer.answered, self.number)
-        self._used |= {message.commitment}
+        self._used.add(message.commitment)
         norms = (message.norm, message.buffers)
         self.answers[peer.name] = Answer(peer.member, message.examples, norms, metrics, message.commitment)
 

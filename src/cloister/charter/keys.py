@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -18,6 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cloister.errors import CharterError
 
 PrivateKey: TypeAlias = Ed25519PrivateKey | EllipticCurvePrivateKey
+
+_REMEMBERED: Final = 1024
+"""The newest signatures that were found valid. In a round one process meets most of them two or three times: as they
+come, in the list of consents and in the record; and 256 owners give 768 of them."""
 
 
 def public_bytes(key: PrivateKey) -> bytes:
@@ -45,12 +50,17 @@ def verify(signature: bytes, *, message: bytes, public_key: bytes) -> None:
         CharterError: it was not.
     """
     try:
-        key = load_der_public_key(public_key)
-        if isinstance(key, Ed25519PublicKey):
-            key.verify(signature, message)
-        elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-            key.verify(signature, message, ECDSA(SHA256()))
-        else:
-            raise UnsupportedAlgorithm("neither Ed25519 nor P-256")
+        _verify(signature, message, public_key)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         raise CharterError("the signature is not valid") from None
+
+
+@lru_cache(_REMEMBERED)  # of what raises nothing is kept
+def _verify(signature: bytes, message: bytes, public_key: bytes) -> None:
+    key = load_der_public_key(public_key)
+    if isinstance(key, Ed25519PublicKey):
+        key.verify(signature, message)
+    elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        key.verify(signature, message, ECDSA(SHA256()))
+    else:
+        raise UnsupportedAlgorithm("neither Ed25519 nor P-256")

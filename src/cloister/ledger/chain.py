@@ -139,6 +139,8 @@ class Ledger:
 
     def upto(self, count: int) -> Ledger:
         """The ledger of its first ``count`` records."""
+        if count >= self.sequence:
+            return self.copy()
         receipts = tuple(each for each in self.receipts if each.cohort.sequence <= count)
         used, cohorts = self.commitments, self.cohorts
         if len(receipts) < self.released:

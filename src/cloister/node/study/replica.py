@@ -136,4 +136,4 @@ class Replica:
         if model is not None and (model.digest, model.state_digest) == self._records.kept(self._digest):
             model = None
         if new or model is not None:
-            self._records.release(self._digest, new, model=model, tensors=self._tensors)
+            self._records.release(self._digest, new, model=model, tensors=self._tensors, put_off=True)

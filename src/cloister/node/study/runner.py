@@ -28,6 +28,7 @@ from cloister.errors import (
     LimitError,
     MessageError,
     NoAnswerError,
+    RecordsError,
     RoundError,
     UnreachableError,
 )
@@ -166,6 +167,8 @@ _DIAL_S: Final = 10.0
 _PROOF_S: Final = 30.0
 """The time from a challenge to its answer: some TEEs take seconds for evidence."""
 _FRAME_S: Final = 10.0
+_SILENCE_S: Final = 0.25
+"""After so long without an event a node writes down what it has put off."""
 PAUSE_S: Final = (1.0, 60.0)
 """The pauses between attempts to reach an aggregator: the first, doubled up to the last."""
 
@@ -233,7 +236,12 @@ class Participation:
     def close(self) -> None:
         """Ends the training's process and closes the records; ``run`` does so at its end."""
         self._trainer.close()
-        self._records.close()
+        try:
+            self._records.catch_up(whole=True)
+        except RecordsError as fault:  # others have it
+            _log.warning("%s", fault)
+        finally:
+            self._records.close()
 
     def _attend(self, address: str) -> float:
         """Takes part with the aggregator at this address until the connection ends. Returns its duration in seconds."""
@@ -256,7 +264,12 @@ class Participation:
 
     def _converse(self, attested: AttestedConnection) -> None:
         AggregatorLink(
-            self._member, attested, trainer=self._trainer, closing=self._closing, model_bytes=self._model_bytes
+            self._member,
+            attested,
+            records=self._records,
+            trainer=self._trainer,
+            closing=self._closing,
+            model_bytes=self._model_bytes,
         ).hold()
 
     def _tell(self, address: str, text: str) -> None:
@@ -276,9 +289,17 @@ class AggregatorLink:
     """One connection to an aggregator, once it has welcomed the member."""
 
     def __init__(
-        self, member: Member, attested: AttestedConnection, *, trainer: Trainer, closing: Wakeup, model_bytes: int
+        self,
+        member: Member,
+        attested: AttestedConnection,
+        *,
+        records: Records,
+        trainer: Trainer,
+        closing: Wakeup,
+        model_bytes: int,
     ) -> None:
         self._member = member
+        self._records = records
         self._attested = attested
         self._connection = attested.connection
         self._trainer = trainer
@@ -301,6 +322,7 @@ class AggregatorLink:
             for effect in self._member.disconnected():
                 if isinstance(effect, Abandon):
                     self._trainer.abandon()
+            self._records.catch_up(whole=True)
 
     def _listen(self) -> bool:
         """Waits for the next event and handles it; False when the node closes."""
@@ -311,7 +333,8 @@ class AggregatorLink:
         proof = self._challenges[0][1] if self._challenges else None
         until = min((moment for moment in (proof, self._trainer.due) if moment is not None), default=None)
         pending = self._connection.pending() > 0
-        happened = wait(watched, until=0.0 if pending else until)
+        happened = self._catch_up(watched, until=until) if self._records.behind and not pending else set()
+        happened = happened or wait(watched, until=0.0 if pending else until)
         if self._closing.fileno() in happened:
             return False
         if training is not None and training in happened:
@@ -323,6 +346,18 @@ class AggregatorLink:
         elif proof is not None and monotonic() >= proof:
             raise NoAnswerError(f"the aggregator has not proved itself within {_PROOF_S:g} s")
         return True
+
+    def _catch_up(self, watched: Mapping[int, int], *, until: float | None) -> set[int]:
+        """Writes what was put off, while nothing else is to be done ``until`` then. Returns what happened meanwhile."""
+        if happened := wait(watched, until=0.0):
+            return happened
+        if not self._challenges:  # else others wait for this node, as soon as it has its proof
+            self._records.catch_up(whole=False)
+        silence = monotonic() + _SILENCE_S
+        happened = wait(watched, until=silence if until is None else min(until, silence))
+        if not happened and monotonic() >= silence:
+            self._records.catch_up(whole=True)
+        return happened
 
     def _hear(self) -> None:
         try:
