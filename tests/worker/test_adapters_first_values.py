@@ -78,7 +78,9 @@ def test_a_recipe_says_what_peft_does(options: dict[str, object]) -> None:
 
 def test_a_is_uniform_and_b_zero() -> None:
     model = adapted(target_modules=["hidden", "words"])
-    draws = {entry.tensor.split("base_model.model.")[1]: entry.draw for entry in recipe_of(model, learned=trained(model))}
+    draws = {
+        entry.tensor.split("base_model.model.")[1]: entry.draw for entry in recipe_of(model, learned=trained(model))
+    }
     assert draws == {
         "hidden.lora_A.default.weight": "uniform",
         "hidden.lora_B.default.weight": "constant",
