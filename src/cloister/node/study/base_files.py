@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from cloister.errors import ConfigurationError, DataSetError
 from cloister.files import identity_of, open_regular
 from cloister.node.config import BaseFile
-
-_CHUNK: Final = 1 << 20
 
 
 class Mapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,12 +68,10 @@ class BaseFiles:
                 known = self._read.get(path)
                 if known is not None and known.identity == identity:
                     return known
-                digest = hashlib.sha256()
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+                digest = hashlib.file_digest(file, "sha256").digest()
                 if identity_of(file.fileno()) != identity:
                     raise ConfigurationError(f"{path} is being written to: start once it is whole")
         except OSError as fault:
             raise ConfigurationError(f"{path}, under [[models]], cannot be read: {fault.strerror or fault}") from None
-        self._read[path] = found = _Read(identity, digest.digest())
+        self._read[path] = found = _Read(identity, digest)
         return found
