@@ -97,9 +97,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "floor": f"at least {limits.floor} members in an aggregate",
         "largest_share": f"at most {exact(limits.largest_share)} of an aggregate from one member",
         "clip": f"the norm of {_clipped(limits)} is at most {exact(limits.clip)}",
-        "clip_buffers": "no model with buffers"
-        if limits.clip_buffers is None
-        else f"that of its buffers at most {exact(limits.clip_buffers)}",
+        "clip_buffers": _buffers(limits),
         "noise": "none" if noise is None else _noise(noise),
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
@@ -115,6 +113,14 @@ def limits(limits: Limits) -> Mapping[str, str]:
         if limits.lost_key_days
         else "none: no lost key is replaced",
     }
+
+
+def _buffers(limits: Limits) -> str:
+    if limits.home_buffers:
+        return "none: buffers that a job learns stay with each owner"
+    if limits.clip_buffers is None:
+        return "none: no job learns buffers"
+    return f"that of its buffers at most {exact(limits.clip_buffers)}"
 
 
 def job(agreed: AgreedJob) -> Mapping[str, str]:

@@ -190,6 +190,10 @@ def _terms(charter: Charter) -> Iterator[str]:
         yield ""
         yield "first model, drawn from"
         yield from (f"  {drawn(entry)}" for entry in charter.recipe)
+    for base in charter.bases:
+        yield ""
+        yield f"base        {shown(base.name)}: what no job learns, in files that each owner has"
+        yield from (f"  {file.hex()}" for file in base.files)
 
 
 def _jobs(charter: Charter) -> Iterator[str]:
