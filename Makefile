@@ -85,9 +85,11 @@ lock:  ## resolve pyproject.toml into requirements/lock.txt
 	@python=$$($(find_python)); "$$python" -m venv build/lock
 	@build/lock/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
 	@build/lock/bin/pip-compile --quiet --no-header --no-emit-options --strip-extras --annotation-style line \
-	    --extra torch --extra keras --extra parquet --extra demo --extra noise --extra plots --extra dev --constraint requirements/torch.txt --unsafe-package torch \
+	    --extra torch --extra keras --extra parquet --extra demo --extra llm --extra noise --extra plots --extra dev \
+	    --constraint requirements/torch.txt --unsafe-package torch \
 	    --output-file $(LOCK) $(ARGS) pyproject.toml
-	@{ echo "# Made by 'make lock' from pyproject.toml: all that cloister, torch, Keras, the demo, noise, plots and the tools need."; \
+	@{ echo "# Made by 'make lock' from pyproject.toml: all that cloister, torch, Keras, the demo, language models, noise,"; \
+	   echo "# plots and the tools need."; \
 	   echo "# torch itself is named in torch.txt."; \
 	   grep -E '^[a-z0-9]' $(LOCK); } > $(LOCK).new && mv $(LOCK).new $(LOCK)
 	@! grep -E '^(nvidia|triton|cuda|torch=)|/' $(LOCK) \

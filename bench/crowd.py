@@ -177,6 +177,7 @@ def _limits(owners: int, rounds: int) -> Limits:
         largest_share=1.0,
         clip=1e6,
         clip_buffers=None,
+        home_buffers=False,
         noise=None,
         rounds=rounds,
         min_examples=1,

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from cloister.attest import verdict
 from cloister.attest.reference import DcapFloor, Entry
 from cloister.attest.tcb import SnpTcb
-from cloister.charter.charter import Base, Charter, Limits, Member, Metric, Noise
+from cloister.charter.charter import Charter, Limits, Member, Metric, Noise
 from cloister.charter.jobs import AgreedJob
 from cloister.charter.names import shown
 from cloister.charter.warnings import warnings_of
@@ -97,10 +97,7 @@ def limits(limits: Limits) -> Mapping[str, str]:
         "floor": f"at least {limits.floor} members in an aggregate",
         "largest_share": f"at most {exact(limits.largest_share)} of an aggregate from one member",
         "clip": f"the norm of {_clipped(limits)} is at most {exact(limits.clip)}",
-        "clip_buffers": "no buffers are sent"
-        if limits.clip_buffers is None
-        else f"that of its buffers at most {exact(limits.clip_buffers)}",
-        "home_buffers": "each owner keeps its own buffers" if limits.home_buffers else "none stay at home",
+        "clip_buffers": _buffers(limits),
         "noise": "none" if noise is None else _noise(noise),
         "rounds": f"at most {limits.rounds}",
         "min_examples": f"at least {limits.min_examples} behind a contribution",
@@ -118,9 +115,12 @@ def limits(limits: Limits) -> Mapping[str, str]:
     }
 
 
-def base(base: Base) -> str:
-    """A base by its name and the digests of its files."""
-    return f"{shown(base.name)}: {', '.join(file.hex() for file in base.files)}"
+def _buffers(limits: Limits) -> str:
+    if limits.home_buffers:
+        return "none: buffers that a job learns stay with each owner"
+    if limits.clip_buffers is None:
+        return "none: no job learns buffers"
+    return f"that of its buffers at most {exact(limits.clip_buffers)}"
 
 
 def job(agreed: AgreedJob) -> Mapping[str, str]:

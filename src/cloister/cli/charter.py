@@ -16,7 +16,7 @@ from cloister.charter.names import shown
 from cloister.charter.signatures import Signature, verify
 from cloister.charter.signatures import encode as encode_signature
 from cloister.charter.signatures import sign as sign_charter
-from cloister.charter.summary import base, drawn, heading, job, limits, member, software
+from cloister.charter.summary import drawn, heading, job, limits, member, software
 from cloister.charter.template import template
 from cloister.charter.warnings import warnings_of
 from cloister.cli import succession
@@ -190,6 +190,10 @@ def _terms(charter: Charter) -> Iterator[str]:
         yield ""
         yield "first model, drawn from"
         yield from (f"  {drawn(entry)}" for entry in charter.recipe)
+    for base in charter.bases:
+        yield ""
+        yield f"base        {shown(base.name)}: what no job learns, in files that each owner has"
+        yield from (f"  {file.hex()}" for file in base.files)
 
 
 def _jobs(charter: Charter) -> Iterator[str]:
@@ -198,9 +202,6 @@ def _jobs(charter: Charter) -> Iterator[str]:
         yield ""
         yield f"job         {shown(agreed.name)}"
         yield from (f"  {name:<20}{phrase}" for name, phrase in job(agreed).items())
-    for each in charter.bases:
-        yield ""
-        yield f"base        {base(each)}"
 
 
 def _warnings(charter: Charter) -> Iterator[str]:

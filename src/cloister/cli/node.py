@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -77,22 +77,24 @@ def check_(
         ),
     ] = None,
 ) -> None:
-    """Look over a node.toml and the files that it names, and list every fault. Parquet is read through, for nulls."""
+    """Look over a node.toml and the files that it names, and list every fault. Parquet and models are read through."""
     try:
         configuration = config.read(file)
         columns = cache(partial(columns_of, memory_bytes=configuration.training.memory_bytes))
         identity, _ = check(configuration, look=columns)
         charters = agreed(configuration, remember=False)
         own = None if identity is None else identity.fingerprint
-        found = outlook(configuration, charters, own=own)
+        models = BaseFiles(configuration.models)
+        found = outlook(configuration, charters, own=own, models=models)
         plans = _plans(configuration, charters, study)
+        digests = models.digests()
     except CloisterError as fault:
         raise _stop(str(fault)) from None
     faults = list(found.faults)
     for charter in charters:
         if trains_under(charter, own):
             faults += misfits(charter, configuration.study_data, plans=plans, columns=columns)
-    for line in _overview(configuration, identity, charters, columns):
+    for line in [*_overview(configuration, identity, charters, columns), *_models(digests, charters)]:
         typer.echo(visible(line))
     for name, budget in found.left:
         typer.echo(visible(f"rounds      {budget.left} of {budget.most} left for {budget.data} under {name}"))
@@ -262,8 +264,18 @@ def _overview(
     for data in configuration.study_data:
         named = ", ".join(f"{column.name} {column.row}" for column in columns(data))
         yield f"data set    {' '.join(data.tags)}: {named} in {data.path}, for studies; no session finds it"
-    for path, digest in BaseFiles(configuration.models).digests().items():
-        yield f"base model  {path}, SHA-256 {digest.hex()}"
+
+
+def _models(models: Mapping[Path, bytes], charters: Sequence[Charter]) -> Iterator[str]:
+    """The files of base models, with what charters know them as."""
+    for path, digest in models.items():
+        named = [
+            f"base {shown(base.name)} of {shown(each.name)}"
+            for each in charters
+            for base in each.bases
+            if digest in base.files
+        ]
+        yield f"model       {' and '.join(named) or 'of no base in a charter here'}: {path}, SHA-256 {digest.hex()}"
 
 
 TEMPLATE: Final = """\

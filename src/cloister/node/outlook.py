@@ -43,8 +43,11 @@ class Outlook(NamedTuple):
     faults: Sequence[str]
 
 
-def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, own: str | None) -> Outlook:
-    """``charters``: the configuration's. ``own``: the fingerprint of the node's identity.
+def outlook(
+    configuration: NodeConfiguration, charters: Sequence[Charter], *, own: str | None, models: BaseFiles
+) -> Outlook:
+    """``charters``: the configuration's. ``own``: the fingerprint of the node's identity. ``models``: its
+    files of base models.
 
     Raises:
         ConfigurationError: the node could not mark a data set as its own, or not write down what it does.
@@ -66,7 +69,7 @@ def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, ow
             found = budgets(records, names=names, charters=[(charter, use.floors)])
             left += [(charter.name, budget) for budget in found]
             faults += remarks(charter, records=records)
-            faults += BaseFiles(configuration.models).missing(charter)
+            faults += models.missing(charter)
             for job in charter.jobs:
                 faults += _job(job, charter, use, configuration.study_data, records)
     faults += _untaken([charter for _, charter in uses], configuration.study_data)

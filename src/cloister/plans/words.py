@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -46,6 +47,8 @@ _GROUPS: Final = {
 _GROUP_OF: Final = {name: group for group, names in _GROUPS.items() for name in names.split()}
 _BACKWARD: Final = "gradient of a layer or loss"
 _FIXED: Final = "fixed"
+_SHOWN_FIXED: Final = 8
+"""So many tensors that are fixed are listed; of more, as of a language model's, the number is told."""
 _OTHERS: Final = 12
 """So many operations without a group are named; of more, the number is told."""
 
@@ -143,7 +146,7 @@ def _counted(program: Program) -> tuple[tuple[str, int], ...]:
 def _told(plan: Description) -> Iterator[str]:
     yield f"plan sha256:{plan.digest.hex()}"
     yield f"takes from each row: {joined([str(column) for column in plan.columns])}"
-    yield from _listed("the model's parameters", plan.parameters)
+    yield from _listed("the model's parameters", *_few(plan.parameters))
     yield from _listed("the model's buffers", plan.buffers)
     yield from _listed("brings along", plan.constants)
     few = plan.operations[: len(_GROUPS) + _OTHERS]
@@ -155,10 +158,20 @@ def _told(plan: Description) -> Iterator[str]:
     yield f"hands out: {joined(list(_handed(plan)))}"
 
 
-def _listed(title: str, tensors: Sequence[Tensor]) -> Iterator[str]:
-    if tensors:
+def _few(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], str]:
+    """The parameters to list, and what to say of the others."""
+    fixed = [each for each in parameters if each.note == _FIXED]
+    if len(fixed) <= _SHOWN_FIXED:
+        return parameters, ""
+    values = sum(math.prod(each.shape) for each in fixed)
+    return [each for each in parameters if each.note != _FIXED], f"and {len(fixed)} that are fixed: {values:,} values"
+
+
+def _listed(title: str, tensors: Sequence[Tensor], others: str = "") -> Iterator[str]:
+    if tensors or others:
         yield f"{title}:"
         yield from (f"    {tensor}" for tensor in tensors)
+        yield from ([f"    {others}"] if others else [])
 
 
 def _handed(plan: Description) -> Iterator[str]:

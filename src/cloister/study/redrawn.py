@@ -1,7 +1,8 @@
 """Whether the digest of a first model is that of what the charter's recipe draws, as far as a charter alone can tell.
 
 The digest is of the model's tensors too: which of them are buffers, and those that are not floating-point, of which a
-recipe says nothing. What PyTorch's own layers have of these (BatchNorm) can be told by the names.
+recipe says nothing. What PyTorch's own layers have of these (BatchNorm) can be told by the names. What a model has of a
+base cannot.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _COUNTER: Final = "num_batches_tracked"
 
 def stale(charter: Charter) -> str | None:
     """What there is to say of a ``first_model`` that the recipe does not seem to draw; None where it does, or there is
-    no recipe."""
+    no recipe, or a base, of whose tensors a charter says nothing."""
     agreed = charter.limits.first_model
-    if not charter.recipe or agreed is None:
+    if not charter.recipe or agreed is None or charter.bases:
         return None
     try:
         found = [*_digests(charter)]

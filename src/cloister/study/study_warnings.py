@@ -47,21 +47,25 @@ def _plan(study: StudyFile, plan: bytes, seen: Look) -> Iterator[Warned]:
         yield Warned("warning", f"plan of {named}: it is not proved that every result takes all rows alike")
     for job in jobs:
         if job.sampling is None and job.batch_size < seen.widest:  # noise hides rows that are drawn
-            yield Warned("warning", _wide(job, seen.widest))
+            numbers = any(each.dtype in FLOATS for each in study.program(plan).batch)
+            yield Warned("warning", _wide(job, seen.widest, numbers=numbers))
 
 
-def _wide(job: AgreedJob, units: int) -> str:
-    """Whatever the batch is: a unit that one row of a step sets off has that row as its gradient."""
-    more = ""
-    if job.batch_size < _MANY_ROWS:
-        more = (
-            f". With fewer than {_MANY_ROWS} rows in a step, rows of centred columns have been read too: take"
-            f" {_MANY_ROWS} at least"
-        )
+def _wide(job: AgreedJob, units: int, *, numbers: bool) -> str:
+    """Whatever the batch is: a unit that one row of a step sets off has that row as its gradient. ``numbers``: whether
+    a column holds some that could be centred, as text does not."""
+    wider = f"job {shown(job.name)}: a layer of {units} units is wider than a step's {job.batch_size} rows"
+    more = f"take {_MANY_ROWS} at least" if job.batch_size < _MANY_ROWS else "take more"
+    if not numbers:
+        return f"{wider}: what it is given of single rows can be read out of such rounds; of rows in a step, {more}"
+    centred = (
+        f". With fewer than {_MANY_ROWS} rows in a step, rows of centred columns have been read too: {more}"
+        if job.batch_size < _MANY_ROWS
+        else ""
+    )
     return (
-        f"job {shown(job.name)}: a layer of {units} units is wider than a step's {job.batch_size} rows: rows of columns"
-        " that are not centred have been read out of such rounds; centre the columns, or put BatchNorm before the"
-        f" layer{more}"
+        f"{wider}: rows of columns that are not centred have been read out of such rounds; centre the columns, or put"
+        f" BatchNorm before the layer{centred}"
     )
 
 

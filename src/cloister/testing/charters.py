@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,7 +38,8 @@ def write_charter(
     row_buckets: Sequence[int] = (),
     jobs: Sequence[AgreedJob] = (),
     bases: Mapping[str, Sequence[bytes]] | None = None,
-    first_model: bytes | None = None,
+    first_model: bytes | Callable[[Path], bytes] | None = None,
+    recipe: str = "",
     metrics: Mapping[str, tuple[float, float]] | None = None,
     lost_key_days: int = 0,
     noise: Noise | None = None,
@@ -52,7 +53,8 @@ def write_charter(
         floor: None: all owners.
         jobs: what may be computed, as ``cloister.job`` makes them; with some of them there is a first model.
         bases: the digests of each base's files, by its name.
-        first_model: its digest, 32 bytes.
+        first_model: its digest, 32 bytes; or what finds it from the file, in which it is the last thing missing.
+        recipe: what the first model is drawn from, as ``cloister.recipe_toml`` writes it.
         metrics: the range of each number that may come out beside a model, by its name.
     """
     owners = sum(role == "owner" for role, _ in members.values())
@@ -82,14 +84,17 @@ def write_charter(
     lines += [f"min_batch = {min_batch}", f"min_rows = {min_rows}", f"row_buckets = {json.dumps(list(row_buckets))}"]
     lines += [] if clip_buffers is None else [f"clip_buffers = {float(clip_buffers)}"]
     lines += ["home_buffers = true"] if home_buffers else []
-    lines += [] if first_model is None else [f'first_model = "{first_model.hex()}"']
     lines += [f"interactive = {json.dumps(interactive)}"]
     lines += [f"lost_key_days = {lost_key_days}"]
     for metric, (low, high) in (metrics or {}).items():
         lines += ["[[limits.metrics]]", f"name = {json.dumps(metric)}", f"low = {float(low)}", f"high = {float(high)}"]
     for base, files in (bases or {}).items():
         lines += ["[[bases]]", f"name = {json.dumps(base)}", f"files = {json.dumps([each.hex() for each in files])}"]
-    text = "\n".join([*lines, *map(jobs_toml.job_toml, jobs), ""])
+    text = "\n".join([*lines, *map(jobs_toml.job_toml, jobs), recipe, ""])
+    if first_model is not None:
+        file.write_text(text, encoding="utf-8")
+        digest = first_model if isinstance(first_model, bytes) else first_model(file)
+        text = text.replace("[limits]\n", f'[limits]\nfirst_model = "{digest.hex()}"\n', 1)
     file.write_text(text, encoding="utf-8")
     return parse_charter(text, source=str(file))
 

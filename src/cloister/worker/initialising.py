@@ -1,6 +1,7 @@
 """PyTorch's own first values of a model, as a recipe, and a drawn model written into a module.
 
-What ``torch.nn`` does when a layer is made is written down here, layer by layer. What a model's own code does
+What ``torch.nn`` does when a layer is made, and peft when it adds LoRA adapters to one, is written down here, layer by
+layer. What a model's own code does
 afterwards (``nn.init`` in its ``__init__``, weights that were loaded) is not seen: whoever wants that writes it into
 the recipe by hand.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -121,6 +123,10 @@ def _sources(module: nn.Module, prefix: str) -> _Sources:
     rule = _RULES.get(type(module))  # a class derived from one of these may fill its tensors in another way
     if rule is not None:
         yield from rule(module, prefix)
+    configs = getattr(module, "peft_config", None)  # of adapters in the layers below, by their names
+    if isinstance(configs, Mapping):
+        for name, config in configs.items():
+            yield from _adapter(module, name, config)
 
 
 def _uniform(bound: float) -> _Source:
@@ -185,6 +191,35 @@ def _attention(module: Any, _: str) -> _Sources:
         bias = getattr(module, name)
         if bias is not None:
             yield name, _normal(math.sqrt(2.0 / sum(_fans(bias))))
+
+
+def _adapter(model: nn.Module, adapter: str, config: Any) -> _Sources:
+    """What peft fills a LoRA adapter with (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021):
+    nothing is added to the layers at first. No other adapter of peft's is known here."""
+    lora = sys.modules.get("peft.tuners.lora.layer")
+    if lora is None or getattr(config, "peft_type", None) != "LORA":
+        return
+    way = config.init_lora_weights
+    if config.use_dora or way not in (True, False, "gaussian"):
+        kind = "DoRA" if config.use_dora else f"init_lora_weights={way!r}"
+        raise ConfigurationError(
+            f"the adapter {adapter!r} begins with values that are made of the base's ({kind}), which no recipe draws:"
+            " take plain LoRA, or leave the recipe out and agree on first_model alone"
+        )
+    for prefix, layer in model.named_modules():
+        if isinstance(layer, lora.LoraLayer):
+            yield from ((f"{prefix}.{name}", source) for name, source in _lora(layer, adapter, way))
+
+
+def _lora(layer: Any, adapter: str, way: bool | str) -> _Sources:
+    """The tensors of an adapter in one layer; those of embeddings are the other way round. ``way``: what peft calls
+    ``init_lora_weights``; not at all (False) means as ``torch.nn`` does, which the layers' own rules know."""
+    if way is not False and adapter in layer.lora_A:
+        if way == "gaussian":
+            yield f"lora_A.{adapter}.weight", _normal(1.0 / layer.r[adapter])
+        yield from ((f"lora_B.{adapter}.{name}", _constant(0.0)) for name in ("weight", "bias"))
+    if way is not False and adapter in layer.lora_embedding_A:
+        yield from ((f"lora_embedding_A.{adapter}", _constant(0.0)), (f"lora_embedding_B.{adapter}", _normal(1.0)))
 
 
 def _slope(module: Any, _: str) -> _Sources:

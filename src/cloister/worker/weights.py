@@ -23,8 +23,6 @@ from cloister.wire.tensors import ITEM_BYTES, TensorSpec
 from cloister.worker.data.errors import reading
 from cloister.worker.data.headers import Stored, all_of_safetensors, missing
 
-_BLOCK: Final = 1 << 24
-
 
 class Weights:
     """A ``.safetensors`` file, mapped.
@@ -46,12 +44,17 @@ class Weights:
         return {name: stored.spec for name, stored in self._stored.items()}
 
     def digest(self) -> bytes:
-        """SHA-256 of the whole file, 32 bytes, which is read for that block by block."""
-        found = hashlib.sha256()
-        with memoryview(self._mapping) as view:
-            for start in range(0, len(view), _BLOCK):
-                found.update(view[start : start + _BLOCK])
-        return found.digest()
+        """SHA-256 of the whole file, 32 bytes. It is read for that, and not by way of the mapping, whose pages would
+        come one by one and count as this process's memory.
+
+        Raises:
+            DataSetError: it has changed since it was mapped, or cannot be read any more.
+        """
+        with reading(self.path, ""), opened(self.path) as file:
+            found = hashlib.file_digest(file, "sha256").digest()
+            if identity_of(file.fileno()) != self.identity:
+                raise DataSetError("it has changed since it was opened; open it again once it is whole")
+        return found
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in the file's own memory, to be read: whoever writes into it ends its process.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,8 +14,6 @@ from cloister.charter.names import shown
 from cloister.errors import ConfigurationError, DataSetError
 from cloister.files import identity_of, open_regular
 from cloister.node.config import BaseFile
-
-_CHUNK: Final = 1 << 20
 
 
 class Mapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,19 +45,20 @@ class BaseFiles:
         return {path: self._look(path).digest for path in self._paths}
 
     def missing(self, charter: Charter) -> Iterator[str]:
-        """A sentence for each file of a charter's bases that is not here; the files that are here are read for it.
+        """A sentence for each base of a charter of which files are not here; those that are here are read for it.
 
         Raises:
             ConfigurationError: as ``digests``.
         """
         here = set(self.digests().values()) if charter.bases else set()
         for base in charter.bases:
-            for file in base.files:
-                if file not in here:
-                    yield (
-                        f"the base {shown(base.name)} of {shown(charter.name)} needs the file with the SHA-256"
-                        f" {file.hex()}, which is not here: name it with `file` under [[models]] of node.toml"
-                    )
+            lacking = [file for file in base.files if file not in here]
+            if lacking:
+                yield (
+                    f"base {shown(base.name)} of {shown(charter.name)}: {len(lacking)} of its {len(base.files)} files"
+                    f" are not here, the first with the SHA-256 {lacking[0].hex()}: get them, and name each under"
+                    " [[models]]; no job that reads them can be trained here"
+                )
 
     def those(self, wanted: Iterable[bytes]) -> tuple[Mapped, ...]:
         """The files with these digests.
@@ -87,12 +86,10 @@ class BaseFiles:
                 known = self._read.get(path)
                 if known is not None and known.identity == identity:
                     return known
-                digest = hashlib.sha256()
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+                digest = hashlib.file_digest(file, "sha256").digest()
                 if identity_of(file.fileno()) != identity:
                     raise ConfigurationError(f"{path} is being written to: start once it is whole")
         except OSError as fault:
             raise ConfigurationError(f"{path}, under [[models]], cannot be read: {fault.strerror or fault}") from None
-        self._read[path] = found = _Read(identity, digest.digest())
+        self._read[path] = found = _Read(identity, digest)
         return found

@@ -214,8 +214,6 @@ def _embedding(call: Call) -> list[Made]:
     if across_rows(table, 0):
         call.uneven(Concern.PICK, table, indices)
     call.lenient = table.memory.parameter is not None
-    if table.memory.parameter is not None and private(indices):
-        call.remarks.add("embedding")
     _looked_up(call, table, indices)
     return [Made((*dims_of(indices), *dims_of(table)[1:]), table.kind)]
 
