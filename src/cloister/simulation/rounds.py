@@ -67,6 +67,7 @@ class Simulation:
     largest_share: float
     clip: float | None
     clip_buffers: float | None
+    home_buffers: bool
     noise: Noise | None
     sampling: Sampling | None
     precision: Precision
@@ -79,7 +80,9 @@ class Simulation:
     def begin(self) -> Progress:
         """The progress before the first round."""
         vector = deltas.flatten(self._learned(), layout=self.layout).numpy()
-        return Progress(vector, self.strategy.start(len(vector)), self._others())
+        first = {name: each.clone() for name, each in self._held().items() if name in self._at_home}
+        homes = dict.fromkeys(self.data, first) if first else {}
+        return Progress(vector, self.strategy.start(len(vector)), self._others(), homes=homes)
 
     @cached_property
     def layout(self) -> Layout:
@@ -93,12 +96,13 @@ class Simulation:
         """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
         others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
         model = hashlib.sha256(start.vector.tobytes() + repr(others).encode())
-        for name, each in sorted(self._frozen().items()):
+        first = {name: each for name, each in self._held().items() if name in self._at_home}
+        for name, each in sorted({**self._frozen(), **first}.items()):
             model.update(repr((name, each.dtype, tuple(each.shape))).encode())
             model.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         numbers = (
             "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
-            " noise sampling precision seed job vectorise"
+            " home_buffers noise sampling precision seed job vectorise"
         ).split()
         return {
             "plan": self.plan.digest.hex(),
@@ -124,9 +128,9 @@ class Simulation:
         counted = {name: self._sizes[name] if self.weights == "rows" else 1 for name in drawn}
         weights = shares(counted, largest_share=self.largest_share)
         if self.noise is None:
-            found = self._train(self._updates(len(before.vector), weights), drawn, number)
+            found = self._train(self._updates(len(before.vector), weights), drawn, number, before.homes)
         else:
-            found = self._with_noise(self.noise, len(before.vector), weights, drawn, number)
+            found = self._with_noise(self.noise, before, weights, drawn, number)
         vector, state = apply_to_parameters(
             self.strategy,
             before.vector,
@@ -142,7 +146,8 @@ class Simulation:
         clipping = clipping_of(found.metrics.pop(CLIPPED, ()), found.metrics.pop(UPDATE_NORM, ()))
         metrics = _weighted(found.metrics, examples)
         done = Round(number, drawn, sum(examples), metrics, evaluation, seconds, clipping=clipping)
-        return Progress(vector, state, found.others, (*before.rounds, done))
+        homes = {**before.homes, **found.homes} if before.homes else {}
+        return Progress(vector, state, found.others, (*before.rounds, done), homes)
 
     def _rounded(self, mean: NDArray[np.float64], state: State, number: int) -> NDArray[np.float64]:
         """The mean as it travels in a study."""
@@ -159,13 +164,15 @@ class Simulation:
         return LevelledUpdates(length, weights, floor=self.floor, clips=limits, regions=self._regions)
 
     def _with_noise(
-        self, noise: Noise, length: int, weights: Mapping[str, float], drawn: Sequence[str], number: int
+        self, noise: Noise, before: Progress, weights: Mapping[str, float], drawn: Sequence[str], number: int
     ) -> Updates:
         parts = len(drawn) if self.sampling is None else self.sampling.rows / self.optimizer.lr
         random = noise_from(self.seed, number)
-        updates = NoisyUpdates(length, weights, noise=noise, clip=self.clip or 0.0, parts=parts, random=random)
+        updates = NoisyUpdates(
+            len(before.vector), weights, noise=noise, clip=self.clip or 0.0, parts=parts, random=random
+        )
         if self.sampling is None:
-            return self._train(updates, drawn, number)
+            return self._train(updates, drawn, number, before.homes)
         if self._record_sums.gradients.replayed:
             self.replayed[self._record_sums.gradients.replayed] += len(drawn)
         for name in drawn:
@@ -203,31 +210,40 @@ class Simulation:
         drawn = generator.choice(len(names), self.per_round, replace=False)
         return tuple(names[at] for at in sorted(drawn))
 
-    def _train(self, updates: Updates, drawn: Sequence[str], number: int) -> Updates:
+    def _train(
+        self, updates: Updates, drawn: Sequence[str], number: int, homes: Mapping[str, Mapping[str, Tensor]]
+    ) -> Updates:
         """Trains every owner that was drawn: in groups, and then one by one in the order of their names."""
         groups, alone = self._groups.of(drawn)
         for together, names in groups:
             seeds = [self._seeds(name, number) for name in names]
             try:
-                trained = together.run([self.data[name] for name in names], seeds=seeds)  # type: ignore[misc]
+                rows: Any = [self.data[name] for name in names]
+                trained = together.run(rows, seeds=seeds, homes=[homes[name] for name in names] if homes else ())
                 updates.add_all(names, trained)
             except CloisterError as fault:  # training one by one will show whose fault it is, if it is any owner's
                 alone.update(dict.fromkeys(names, f"their group could not be trained: {fault}"))
         if alone:
-            self._train_alone(updates, sorted(alone), number)
+            self._train_alone(updates, sorted(alone), number, homes)
         self.replayed.update(alone.values())
         return updates
 
     def _seeds(self, owner: str, number: int) -> Seeds:
         return seeds_of(simulated_salt(self.seed, owner), job=self.job, number=number)
 
-    def _train_alone(self, updates: Updates, names: Sequence[str], number: int) -> None:
+    def _train_alone(
+        self, updates: Updates, names: Sequence[str], number: int, homes: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
         training = Training(self.plan, **self._arguments)
         for name in names:
             try:
                 seeds = self._seeds(name, number)
                 trained = training.run(
-                    self.data[name], seed=seeds.steps, rows_seed=seeds.rows, rounding_seed=seeds.rounding
+                    self.data[name],
+                    seed=seeds.steps,
+                    rows_seed=seeds.rows,
+                    rounding_seed=seeds.rounding,
+                    home=homes.get(name, {}),
                 )
             except (DataSetError, PlanError, TrainingError) as fault:
                 raise at_owner(name, fault) from fault
@@ -262,17 +278,22 @@ class Simulation:
         }
 
     def _learned(self) -> dict[str, Tensor]:
-        """What the plan learns, which the rounds change by averaging."""
-        names = learned(self.plan.program).names
+        """What the plan learns, which the rounds change by averaging, but for what stays at home."""
+        names = learned(self.plan.program).names - self._at_home
         return {name: each for name, each in self._held().items() if name in names}
+
+    @cached_property
+    def _at_home(self) -> frozenset[str]:
+        """The buffers that each owner keeps to itself."""
+        return frozenset(learned(self.plan.program).buffers if self.home_buffers else ())
 
     def _held(self) -> dict[str, Tensor]:
         return {**parameters_of(self.model), **buffers_of(self.model)}
 
     def _others(self) -> dict[str, Tensor]:
         """The buffers that the plan writes and nobody averages: counters, in most models."""
-        averaged, written = self._learned(), changed(self.plan.program).buffers
-        return {name: each for name, each in buffers_of(self.model).items() if name in written and name not in averaged}
+        counted = {*changed(self.plan.program).buffers} - {*learned(self.plan.program).buffers}
+        return {name: each for name, each in buffers_of(self.model).items() if name in counted}
 
     def _frozen(self) -> dict[str, Tensor]:
         """The tensors that stay as they are."""

@@ -44,6 +44,7 @@ from cloister.study.clipping import ClippingWatch
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
 from cloister.tensor.held import buffers_of, copied, parameters_of
+from cloister.tensor.plan.learned import learned
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
@@ -103,6 +104,7 @@ def simulate(
     largest_share: float = 1.0,
     clip: float | None = None,
     clip_buffers: float | None = None,
+    home_buffers: bool = False,
     noise: Noise | None = None,
     sampling: Sampling | None = None,
     precision: Precision = "full",
@@ -133,6 +135,8 @@ def simulate(
         clip: the most that the L2 norm of the parameters in an owner's update may be. ``Round.clipping`` tells what
             they were before, and a warning, once, where most updates are clipped in most rounds.
         clip_buffers: the same for its buffers.
+        home_buffers: whether each owner keeps its own buffers from round to round, and none are averaged (FedBN). The
+            model that comes out has those that it had.
         noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: it
             shows what noise costs, and hides nothing.
         sampling: how rows are drawn where noise hides single records: ``clip`` is then of one record's gradient, a
@@ -168,7 +172,7 @@ def simulate(
         local_epochs = 1
     check_numbers(batch_size, local_epochs, steps, 0.0, clip, clip_buffers)
     if noise is not None or sampling is not None:
-        _check_noise(noise, sampling, clip=clip, clip_buffers=clip_buffers, weights=weights, model=model)
+        _check_noise(noise, sampling, clip=clip, weights=weights)
     if sampling is not None:
         _check_step(sampling, optimizer, strategy, steps=steps or 0)
     _check(
@@ -184,6 +188,7 @@ def simulate(
     )
     trained = copied(model)
     plan = _plan(loss, trained, next(iter(data.values())))
+    _check_buffers(plan, noise, clip_buffers=clip_buffers, home_buffers=home_buffers)
     if sampling is not None:
         held = parameters_of(trained), buffers_of(trained)
         check_rows_apart(plan, parameters=held[0], buffers=held[1])
@@ -214,6 +219,7 @@ def simulate(
         largest_share=largest_share,
         clip=clip,
         clip_buffers=clip_buffers,
+        home_buffers=home_buffers,
         noise=noise,
         sampling=sampling,
         precision=precision,
@@ -305,9 +311,7 @@ def _check_noise(
     sampling: Sampling | None,
     *,
     clip: float | None,
-    clip_buffers: float | None,
     weights: str,
-    model: nn.Module,
 ) -> None:
     """A simulation with noise is of what a charter can agree on: the same rules hold."""
     if noise is not None and not isinstance(noise, Noise):
@@ -327,13 +331,19 @@ def _check_noise(
         ) from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
-    if clip_buffers is not None or any(each.is_floating_point() for each in buffers_of(model).values()):
-        raise ConfigurationError(
-            "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
-            " of BatchNorm"
-        )
     if weights != "uniform":
         raise ConfigurationError("with noise all count the same: leave weights at uniform")
+
+
+def _check_buffers(plan: Plan, noise: Noise | None, *, clip_buffers: float | None, home_buffers: bool) -> None:
+    if home_buffers and clip_buffers is not None:
+        raise ConfigurationError("clip_buffers is not for buffers that stay at home (home_buffers): leave one out")
+    averaged = not home_buffers and bool(learned(plan.program).buffers)
+    if noise is not None and (clip_buffers is not None or averaged):
+        raise ConfigurationError(
+            "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
+            " of BatchNorm; where noise hides owners, home_buffers=True will do too"
+        )
 
 
 def _check_step(sampling: Sampling, optimizer: Optimizer, strategy: Strategy, *, steps: int) -> None:

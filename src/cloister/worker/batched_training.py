@@ -37,12 +37,13 @@ _COPIES: Final = 6
 
 class TrainedTogether(NamedTuple):
     """What the trainings came to, in the owners' order: ``deltas`` of shape ``(owners, length)``, the ``norms`` of
-    each, and ``metrics`` as a list each. ``others`` are the first owner's."""
+    each, and ``metrics`` as a list each. ``others`` are each owner's where they began with buffers of their own, and
+    the first one's alone where they did not."""
 
     deltas: Tensor
     norms: list[Norms]
     metrics: dict[str, list[float]]
-    others: dict[str, Tensor]
+    others: list[dict[str, Tensor]]
 
 
 class TrainingTogether:
@@ -94,9 +95,12 @@ class TrainingTogether:
         if self.bytes_each > memory_bytes:
             raise PlanError(f"a training takes {self.bytes_each:,} bytes for each model, more than {memory_bytes:,}")
 
-    def run(self, owners: Sequence[Arrays], *, seeds: Sequence[Seeds]) -> TrainedTogether:
+    def run(
+        self, owners: Sequence[Arrays], *, seeds: Sequence[Seeds], homes: Sequence[Mapping[str, Tensor]] = ()
+    ) -> TrainedTogether:
         """Trains a group whose data sets fit the plan, each owner with its seeds. It begins with the values that the
-        tensors given before have now; they stay as they are.
+        tensors given before have now; they stay as they are. ``homes``: for each owner, buffers that begin with these
+        values in their place.
 
         Raises:
             PlanError: indices out of range, or an operation failed.
@@ -106,7 +110,7 @@ class TrainingTogether:
         trained = {
             name: nn.Parameter(_repeated(self._parameters[name], len(owners))) for name in self._changed.parameters
         }
-        written = {name: _repeated(self._buffers[name], len(owners)) for name in self._changed.buffers}
+        written = {name: self._begun(name, homes, len(owners)) for name in self._changed.buffers}
         update = self._optimizer.over(trained, stacked=True)
         seen = _Seen()
         for batch in self._batches(owners, seeds):
@@ -121,8 +125,14 @@ class TrainingTogether:
         found = [deltas.norms(changes, regions=each).tolist() for each in self._regions]
         norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}
-        others = {name: each[0].clone() for name, each in written.items() if name not in in_vector}
-        return TrainedTogether(changes, norms, metrics, others)
+        others = {name: each for name, each in written.items() if name not in in_vector}
+        apart = [{name: each[at].clone() for name, each in others.items()} for at in range(len(owners) if homes else 1)]
+        return TrainedTogether(changes, norms, metrics, apart)
+
+    def _begun(self, name: str, homes: Sequence[Mapping[str, Tensor]], owners: int) -> Tensor:
+        """What a buffer of each owner begins with."""
+        given = self._buffers[name]
+        return torch.stack([each.get(name, given) for each in homes]) if homes else _repeated(given, owners)
 
     def _before_clipping(self, changes: Tensor) -> dict[str, list[float]]:
         norms, limit = deltas.norms(changes, regions=self._regions.parameters), self._ending.clip

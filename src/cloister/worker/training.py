@@ -27,6 +27,7 @@ from cloister.worker.fitting import check_numbers, check_tensors, check_whole, c
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
 
+_NOTHING: Final[Mapping[str, Tensor]] = {}
 _KEPT_APART: Final = 1024
 """So many losses are single tensors at a time; those before them are together in one."""
 
@@ -207,13 +208,21 @@ class Training:
         self._in_vector = {place.name for place in self._layout.places}
         self._begin = begin
 
-    def run(self, data: Batches, *, seed: int, rows_seed: int = 0, rounding_seed: int = 0) -> Trained:
-        """Trains on one data set.
+    def run(
+        self,
+        data: Batches,
+        *,
+        seed: int,
+        rows_seed: int = 0,
+        rounding_seed: int = 0,
+        home: Mapping[str, Tensor] = _NOTHING,
+    ) -> Trained:
+        """Trains on one data set. ``home``: buffers that begin with these values, and not with those given before.
 
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``.
         """
-        seen, whole, change = self._run(data, seed, rows_seed, rounding_seed)
+        seen, whole, change = self._run(data, seed, rows_seed, rounding_seed, home)
         norm = deltas.norm(whole, regions=self._regions.parameters)
         clipped = self._ending.clip is not None and not deltas.within(norm, self._ending.clip)
         metrics = {**seen.means(), CLIPPED: float(clipped), UPDATE_NORM: norm}
@@ -227,7 +236,7 @@ class Training:
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
         """
-        seen, whole, change = self._run(data, seed, 0, 0)
+        seen, whole, change = self._run(data, seed, 0, 0, _NOTHING)
         reported = Seen(seen.means(), seen.losses())
         with torch.no_grad():
             if change is not whole:
@@ -237,7 +246,9 @@ class Training:
                 tensors[name].copy_(reached)
         return reported
 
-    def _run(self, data: Batches, seed: int, rows_seed: int, rounding_seed: int) -> tuple[_Seen, Tensor, Tensor]:
+    def _run(
+        self, data: Batches, seed: int, rows_seed: int, rounding_seed: int, home: Mapping[str, Tensor]
+    ) -> tuple[_Seen, Tensor, Tensor]:
         """All steps, and the change that they made, before and after it is clipped and rounded. What can be known not
         to fit is found before the first step."""
         data = fitted(data, expected=self._expected)
@@ -248,7 +259,7 @@ class Training:
             chosen = whole_batches(rows, batch_size=self._batch_size, seed=rows_seed)
             rows = len(chosen)
         prepare(self._plan, rows=rows, batch_size=self._batch_size, device=model.device)
-        model.restart()
+        model.restart(home)
         for step, batch in enumerate(self._batches(data, seed, chosen, rows)):
             self._begin(STEP)
             seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
@@ -291,11 +302,14 @@ class _Model:
         self._update = optimizer.over(self.trained)
 
     @torch.no_grad()
-    def restart(self) -> None:
-        """Goes back to the start; what an earlier training handed out stays as it is."""
+    def restart(self, home: Mapping[str, Tensor]) -> None:
+        """Goes back to the start, with the buffers in ``home``; what an earlier training handed out stays as it is."""
         for name, each in self._start.items():
             self.trained[name].copy_(each)
-        self.buffers = {**self._buffers, **{name: self._buffers[name].clone() for name in self._written}}
+        self.buffers = {
+            **self._buffers,
+            **{name: home.get(name, self._buffers[name]).clone() for name in self._written},
+        }
         self._update.restart()
 
     def written(self) -> dict[str, Tensor]:
