@@ -105,7 +105,9 @@ class Trains(NodeOwner):
         numbers = {
             name: getattr(order, name) for name in ("round", "seeds", "clip", "clip_buffers", "least", "hidden", "draw")
         }
-        numbers |= {name: getattr(order.agreed, name) for name in ("optimizer", "batch_size", "steps", "proximal")}
+        numbers |= {
+            name: getattr(order.agreed, name) for name in ("optimizer", "batch_size", "steps", "proximal", "half")
+        }
         try:
             asked = Order(job=len(order.job), home=0, home_bytes=0, **numbers)
             result, (made,) = self.process.train(asked, job=order.job, vector=bytearray(order.model))
