@@ -12,6 +12,7 @@ the mean is applied to the model and hashed.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ from rich.table import Table
 
 from bench import parties
 from cloister.aggregation.strategies import FedAvg, State
+from cloister.aggregator.bodies import Body
 from cloister.aggregator.collection import Collection
 from cloister.aggregator.weighing import Answer, WeightedMean
 from cloister.charter import keys
@@ -47,6 +49,7 @@ from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalStudy
 from cloister.wire import rounds as w
 from cloister.wire.frames import Kind
 from cloister.wire.layout import lay_out, regions_of
+from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.peers import fingerprint
 from cloister.wire.tensors import TensorSpec
 
@@ -121,7 +124,7 @@ def _rounds(owners: int, nbytes: int) -> list[Held]:
             found = [Held(float(line), _peak(study.pid(AGGREGATOR))) for line in researcher.stdout]
     for member in members:  # the aggregator's end is theirs
         member.join()
-    return found
+    return found[-ROUNDS:]  # before them comes the model that the study begins with
 
 
 @contextmanager
@@ -153,22 +156,32 @@ def collect(owners: int, nbytes: int, rounds: int) -> None:
     layout = lay_out({"weight": TensorSpec("float32", (nbytes // 4,))})
     regions = regions_of(layout, buffers=())
     limits = _limits(owners, rounds)
-    update = np.full(nbytes // 4, 1e-3, np.float32)
-    norm, sent = float(np.linalg.norm(update.astype(np.float64))) * (1 + 1e-12), update.data.cast("B")
-    model, salt = np.zeros(nbytes // 4, np.float32), bytes(32)
+    part, salt, length = np.full(CHUNK_BYTES // 4, 1e-3, np.float32).data.cast("B"), bytes(32), nbytes // 4
+    norm = math.sqrt(length) * float(np.float32(1e-3)) * (1 + 1e-9)
+    model, hashed = np.zeros(length, np.float32), hashlib.sha256(salt)
+    for start in range(0, nbytes, CHUNK_BYTES):
+        hashed.update(part[: nbytes - start])
     answers = {
-        name: Answer(Member(name=name, role="owner", key=name, id=name), 1, (norm, 0.0), {}, commitment(salt, sent))
+        name: Answer(Member(name=name, role="owner", key=name, id=name), 1, (norm, 0.0), {}, hashed.digest())
         for name in names
     }
     for _ in range(rounds):
         weighing = WeightedMean(limits, layout, by_rows=False, regions=regions)
         collection = Collection(answers, limits=limits, weighing=weighing, layout=layout, regions=regions)
         while asked := collection.next():
+            bodies = {name: collection.buffer(name, salt=salt) for name in asked}
             for name in asked:
-                _arrive(collection, name, sent, salt=salt)
+                _fill(bodies[name], part)
+                collection.take(name, bodies.pop(name))
         model, _ = FedAvg().apply(model, mean=collection.mean(), state=State())
         hashlib.sha256(model.data).digest()
         print(perf_counter(), _peak("self"), flush=True)
+
+
+def _fill(body: Body, part: memoryview) -> None:
+    for buffer in body.buffers():
+        buffer[:] = part[: len(buffer)]
+        body.update(buffer)
 
 
 def _limits(owners: int, rounds: int) -> Limits:
@@ -191,15 +204,6 @@ def _limits(owners: int, rounds: int) -> Limits:
         interactive=False,
         lost_key_days=0,
     )
-
-
-def _arrive(collection: Collection, name: str, sent: memoryview, *, salt: bytes) -> None:
-    body, done = collection.buffer(name, salt=salt), 0
-    for buffer in body.buffers():
-        buffer[:] = sent[done : done + len(buffer)]
-        done += len(buffer)
-        body.update(buffer)
-    collection.take(name, body)
 
 
 def _attend(study: LocalStudy, identity: Identity, update: memoryview) -> None:

@@ -563,14 +563,14 @@ _OWNER: Final = (
         ),
         (
             "lists-what-is-released",
-            "return entry.cohort not in ledger.cohorts and not",
-            "return not",
+            "for each in agreed if each.cohort not in released",
+            "for each in agreed",
             "what is released is open no more",
         ),
         (
             "lists-what-is-void",
-            "entry.cohort not in ledger.cohorts and not self._records.is_void(self._digest, entry.cohort)",
-            "entry.cohort not in ledger.cohorts",
+            "for each in found if not self._records.is_void(self._digest, each.cohort)",
+            "for each in found",
             "what is void is open no more",
         ),
         (
@@ -3189,14 +3189,14 @@ _MEMORY: Final = (
         "tests/attacks/test_differing_cohorts.py",
         (
             "near-models-are-others",
-            "and near(own.sketch, seen[0].sketch)",
+            "and near(own.sketch, each.sketch)",
             "and False",
             "a model that is the same but for rounding is no other",
         ),
         (
             "near-models-of-a-chain",
-            "any(each.charter != own.charter and",
-            "any(",
+            "list(self._sketches.items()) if charter != own.charter",
+            "list(self._sketches.items())",
             "within a chain a model is itself alone",
         ),
     ),

@@ -24,9 +24,11 @@ from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
-LARGE_BYTES: Final = 24 << 20
-"""Contributions over this come one at a time. With two of them, the model and the sum (float64) an instance holds five
-times a model in float32, which up to this size is three times it and 48 MiB; with one it holds four times the model."""
+SPARE_BYTES: Final = 56 << 20
+"""Contributions come one at a time where two, and their members' connections, would take more than this. So an instance
+holds at most three times a model in float32 and 64 MiB: the model, and the sum in float64, are the three."""
+MEMBER_BYTES: Final = 1 << 18
+"""A member's connection."""
 
 
 class Collection:
@@ -44,7 +46,8 @@ class Collection:
         self._weighing = weighing
         self._layout = layout
         self._regions = regions
-        self._at_once = AT_ONCE if layout.length * weighing.dtype.itemsize <= LARGE_BYTES else 1
+        two = AT_ONCE * layout.length * weighing.dtype.itemsize + len(answers) * MEMBER_BYTES
+        self._at_once = AT_ONCE if two <= SPARE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
         self._added = 0
@@ -117,12 +120,11 @@ class Collection:
         Raises:
             RoundError: the others are too few.
         """
-        added = list(self.answers)
+        before = {each: self._weighing.how(each) for each in islice(self.answers, self._added)}
         del self.answers[name]
         self._asked.discard(name)
         if name in self._arrived:
             self._free.append(self._arrived.pop(name).release())
-        before = {each: self._weighing.how(each) for each in islice(added, self._added)}
         self._weighing.weigh(self.answers)
         if any(self._weighing.how(each) != how for each, how in before.items()):
             self._weighing.begin()

@@ -29,8 +29,7 @@ class Training:
         """The number of owners that were asked."""
         self._waiting = set(owners)
         self._limits = ledger.charter.limits
-        self._ledger = ledger
-        self._used: set[bytes] = set()
+        self._used = {*ledger.commitments}
 
     @property
     def over(self) -> bool:
@@ -49,7 +48,7 @@ class Training:
         if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):
             raise RoundError("examples are told as one of the charter's min_examples and row_buckets")
         self._check_norms(message)
-        if message.commitment in self._used or message.commitment in self._ledger.commitments:
+        if message.commitment in self._used:
             raise RoundError("a contribution is used once, and this commitment is of one that came before")
         metrics = {}
         for metric in self._limits.metrics:

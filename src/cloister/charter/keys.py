@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -19,10 +19,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cloister.errors import CharterError
 
 PrivateKey: TypeAlias = Ed25519PrivateKey | EllipticCurvePrivateKey
-
-_REMEMBERED: Final = 1024
-"""The newest signatures that were found valid. In a round one process meets most of them two or three times: as they
-come, in the list of consents and in the record; and 256 owners give 768 of them."""
 
 
 def public_bytes(key: PrivateKey) -> bytes:
@@ -55,7 +51,7 @@ def verify(signature: bytes, *, message: bytes, public_key: bytes) -> None:
         raise CharterError("the signature is not valid") from None
 
 
-@lru_cache(_REMEMBERED)  # of what raises nothing is kept
+@lru_cache(1024)  # valid ones: a process meets most of a round's twice or thrice, and 256 owners give 768
 def _verify(signature: bytes, message: bytes, public_key: bytes) -> None:
     key = load_der_public_key(public_key)
     if isinstance(key, Ed25519PublicKey):
