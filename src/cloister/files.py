@@ -13,9 +13,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from cloister.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], *, limit: int | None = None) -> Iterator[BinaryIO]:
+def opened(path: str | os.PathLike[str], *, limit: int | None = None) -> Iterator[BufferedReader]:
     """A regular file, to be read; ``limit``: the most bytes that it may have.
 
     Raises:
@@ -34,7 +34,7 @@ def opened(path: str | os.PathLike[str], *, limit: int | None = None) -> Iterato
         yield file
 
 
-def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> BufferedReader:
     """As ``opened``, for whoever closes the file elsewhere."""
     descriptor = os.open(path, _FLAGS)
     try:
@@ -43,7 +43,7 @@ def open_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> B
             raise OSError(errno.EINVAL, "it is no regular file, and nothing else is read; copy it to one", str(path))
         if limit is not None and found.st_size > limit:
             raise _too_long(path, limit)
-        return cast(BinaryIO, os.fdopen(descriptor, "rb"))
+        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
