@@ -34,7 +34,7 @@ MIB: Final = 1 << 20
 OWNERS: Final = ("alice", "bob", "carol")
 BATCH, LENGTH, STEPS, ROUNDS = 16, 64, 2, 3
 RATE: Final = 0.05
-SIZES: Final = {
+SIZES: Final[Mapping[str, Mapping[str, Any]]] = {
     "10^7": {"n_embd": 256, "n_layer": 8, "n_head": 4, "vocab_size": 12_000},
     "3 * 10^7": {"n_embd": 512, "n_layer": 6, "n_head": 8, "vocab_size": 16_000},
     "10^8": {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 19_000},
@@ -109,7 +109,7 @@ def adapted(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     return found
 
 
-def measure(folder: Path, config: Mapping[str, int]) -> Measured:
+def measure(folder: Path, config: Mapping[str, Any]) -> Measured:
     """A study, and the same training in a plain loop."""
     model = adapted(folder / "base", config)
     base = cloister.Base(folder / "base")

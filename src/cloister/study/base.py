@@ -23,7 +23,6 @@ from cloister.errors import ConfigurationError
 from cloister.files import matching
 from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.learned import learned
-from cloister.wire.layout import FLOATS
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.fitting import check_tensors
 from cloister.worker.plans import Plan, check_plan
@@ -76,17 +75,31 @@ class Base:
         return None
 
 
-def write_base(model: nn.Module, plan: Plan, path: str | os.PathLike[str]) -> None:
+def write_base(model: nn.Module, plan: Plan, path: str | os.PathLike[str], *, beside: Base | None = None) -> None:
     """Writes what a plan does not learn of a model, as a safetensors file that owners are given: for a base that is
     published nowhere, or was published with other element types. ``Base`` opens it.
 
+    Args:
+        beside: files that owners have anyway, of which nothing is written again: a published checkpoint of a model that
+            makes large tensors of its own, such as masks. Open both: ``Base(checkpoint, path)``.
+
     Raises:
-        ConfigurationError: nothing is frozen, or the file is there already or cannot be written.
+        ConfigurationError: nothing is frozen, or all is in ``beside``; the file is there already or cannot be written.
         PlanError: the plan is another model's.
     """
-    frozen = {name: sendable(tensor) for name, tensor in frozen_of(model, plan).items()}
+    frozen = _once(
+        {
+            name: sendable(tensor)
+            for name, tensor in frozen_of(model, plan).items()
+            if beside is None or beside.find(name, tensor) is None
+        }
+    )
     if not frozen:
-        raise ConfigurationError("the plan learns all of the model: there is no base to write")
+        raise ConfigurationError(
+            "the plan learns all of the model: there is no base to write"
+            if beside is None
+            else "all that the plan does not learn is in the files beside: there is nothing to write"
+        )
     if Path(path).exists():
         raise ConfigurationError(f"{path} exists and is not overwritten; name another file")
     try:
@@ -96,7 +109,7 @@ def write_base(model: nn.Module, plan: Plan, path: str | os.PathLike[str]) -> No
 
 
 def frozen_of(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
-    """The floating-point tensors of a model that a plan reads and does not learn, by the plan's names for them.
+    """The tensors of a model that a plan reads and neither learns nor writes, by the plan's names for them.
 
     Raises:
         ConfigurationError, PlanError: it is no plan, or another model's.
@@ -104,12 +117,26 @@ def frozen_of(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
     check_plan(plan)
     held = {**parameters_of(model), **buffers_of(model)}
     check_tensors(plan, parameters_of(model), buffers_of(model))
-    changed = learned(plan.program).names
-    return {
-        each.names[0]: held[each.names[0]].detach()
-        for each in plan.program.held
-        if each.dtype in FLOATS and each.names[0] not in changed
-    }
+    changed = learned(plan.program).names | written(plan)
+    return {each.names[0]: held[each.names[0]].detach() for each in plan.program.held if each.names[0] not in changed}
+
+
+def written(plan: Plan) -> frozenset[str]:
+    """The buffers that a plan writes, of whatever type, by the first of each one's names."""
+    found = zip(plan.program.buffers, plan.program.updates, strict=True)
+    return frozenset(each.names[0] for each, value in found if value is not None)
+
+
+def _once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors without those that are equal to one before: by its values, each is found again."""
+    kept: dict[str, torch.Tensor] = {}
+    by_spec: dict[TensorSpec, list[torch.Tensor]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        alike = by_spec[spec_of(tensor)]
+        if not any(_equal(tensor, other) for other in alike):
+            alike.append(tensor)
+            kept[name] = tensor
+    return kept
 
 
 def _files(path: Path) -> list[Path]:

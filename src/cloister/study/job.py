@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import torch
 from msgspec import Struct
@@ -20,11 +20,12 @@ from cloister.errors import ConfigurationError, JobError, PlanError
 from cloister.ledger import job as jobs
 from cloister.ledger.job import FROZEN_BYTES, Based, Constant, Job, Part, Tensors
 from cloister.ledger.sync import Values
-from cloister.study.base import Base
+from cloister.study.base import Base, written
 from cloister.tables import bounds
 from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.learned import learned
 from cloister.wire.layout import FLOATS
+from cloister.wire.limits import JOB_BYTES
 from cloister.worker import flatten as deltas
 from cloister.worker.fitting import check_tensors
 from cloister.worker.optimizers import Optimizer, check_optimizer
@@ -35,6 +36,8 @@ CHARTER_DECIDES: Final = "the charter decides"
 """The reason for any learning rate, in a job that is only held against those of a charter."""
 _COMPARED: Final = "plan data rounds batch_size steps optimizer strategy weights sampling precision".split()
 _FEDAVG: Final = FedAvg()
+_WHOLE_BYTES: Final = JOB_BYTES // 4
+"""The constants of a model together that are not of floating point: masks, positions, counters."""
 
 
 class Described(NamedTuple):
@@ -86,13 +89,13 @@ def describe(model: nn.Module, plan: Plan, *, base: Base | None = None, home_buf
     floats = {name: held[name] for name in sorted(names)}
     parts = tuple(Part(name, spec_of(each), name in buffers) for name, each in floats.items())
     others = sorted(each.names[0] for each in plan.program.held if each.names[0] not in names)
-    home = {*found.buffers} - names
+    changing = written(plan)  # those that stay at home, and counters
     based, constants = [], []
     for name in others:
         tensor, spec = held[name].detach(), spec_of(held[name])
-        place = None if base is None or name in home or spec.dtype not in FLOATS else base.find(name, tensor)
+        place = None if base is None or name in changing else base.find(name, tensor)
         if place is None:
-            too_large = spec.dtype in FLOATS and spec.nbytes() > FROZEN_BYTES  # which is refused below
+            too_large = spec.nbytes() > (FROZEN_BYTES if spec.dtype in FLOATS else _WHOLE_BYTES)  # refused below
             constants.append(Constant(name, spec, b"" if too_large else _bytes_of(tensor)))
         else:
             based.append(Based(name, spec, name in buffers, *place))
@@ -103,15 +106,20 @@ def describe(model: nn.Module, plan: Plan, *, base: Base | None = None, home_buf
 
 def _check_constants(constants: Sequence[Constant], base: Base | None) -> None:
     floats = [each for each in constants if each.spec.dtype in FLOATS]
-    if sum(each.spec.nbytes() for each in floats) <= FROZEN_BYTES:
-        return
-    largest = max(floats, key=lambda each: each.spec.nbytes())
+    whole = [each for each in constants if each.spec.dtype not in FLOATS]
+    for kind, most in ((floats, FROZEN_BYTES), (whole, _WHOLE_BYTES)):
+        if sum(each.spec.nbytes() for each in kind) > most:
+            _refuse(max(kind, key=lambda each: each.spec.nbytes()), base)
+
+
+def _refuse(largest: Constant, base: Base | None) -> NoReturn:
     way_out = (
         "its frozen tensors belong into files that owners have: name them with base=cloister.Base(...), of which"
         " `toml` writes the charter's [[bases]]; cloister.write_base writes one"
         if base is None
         else "it is in no file of the base: load the model with the element types of its file (for transformers:"
-        ' dtype="auto"), or write a base with cloister.write_base'
+        ' dtype="auto"); or, where the model makes such tensors by itself, write them to a file of their own with'
+        " cloister.write_base(..., beside=base)"
     )
     raise ConfigurationError(
         f"the plan does not learn {largest.name!r}, {largest.spec}, which is too large to travel with a job: {way_out}"
