@@ -3615,8 +3615,8 @@ _MEMORY: Final = (
         "tests/simulation/test_frozen.py",
         (
             "checkpoint-of-another-base",
-            "for name, each in sorted(self._frozen().items()):",
-            "for name, each in ():",
+            "for name, each in sorted({**self._frozen(), **first}.items()):",
+            "for name, each in sorted(first.items()):",
             "a run is not gone on with on another base",
         ),
     ),
