@@ -49,6 +49,12 @@ class Counts(nn.Module):
         return self.layer((x - self.mean) * self.scale)
 
 
+def test_a_loss_of_another_model_is_refused() -> None:
+    other = nn.Linear(3, 2)
+    with pytest.raises(PlanError, match="no 'loss' that depends on a parameter of the model"):
+        PlannedLoss(lambda model, x, y: other(x).sum()).capture(nn.Linear(3, 2), example=EXAMPLE)
+
+
 @pytest.mark.slow
 def test_tied_weights_stay_tied() -> None:
     plan = loss.capture(Tied(), example=(torch.zeros(4, dtype=torch.long), torch.zeros(4, dtype=torch.long)))
