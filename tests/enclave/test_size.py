@@ -83,7 +83,7 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3700
+LIMIT = 3800
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
 ALL = {"guest": 7100, "sgx": 7010, "simulated": 7020}
 LATER = {
