@@ -85,7 +85,7 @@ ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
 LIMIT = 3800
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 7100, "sgx": 7010, "simulated": 7020}
+ALL = {"guest": 7280, "sgx": 7190, "simulated": 7200}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "charter.signatures": "looks at the signatures that --signatures names",
