@@ -78,18 +78,28 @@ def trained(
 def run(console: Console, folder: Path) -> None:
     """(w)."""
     table = Table(title="(w) 100 rounds of ten owners whose values travel in two bytes", title_justify="left")
-    for column in ("", "strategy", "precision", "right, %", "loss in training"):
-        table.add_column(column, justify="left" if column in ("", "strategy", "precision") else "right")
+    table.add_column("")
+    table.add_column("strategy")
+    table.add_column("precision")
+    for column in ("right, %", "loss in training", "right, to full", "loss, to full, %"):
+        table.add_column(column, justify="right")
     for make in TASKS:
         task = make()
         for name, strategy in STRATEGIES.items():
+            full: list[tuple[float, float]] = []
             for precision in PRECISIONS:
                 found = [trained(task, seed, strategy=strategy, precision=precision) for seed in SEEDS]
-                right, loss = zip(*found, strict=True)
-                table.add_row(task.name, name, precision, _told([100 * each for each in right], 1), _told(loss, 4))
+                full = full or found
+                right, loss = ([each[at] for each in found] for at in (0, 1))
+                row = [_told([100 * each for each in right], 1), _told(loss, 4)]
+                if precision != "full":  # seed by seed: what seeds differ by would hide it
+                    pairs = [*zip(found, full, strict=True)]
+                    row.append(_told([100 * (one[0] - other[0]) for one, other in pairs], 2))
+                    row.append(_told([100 * (one[1] / other[1] - 1) for one, other in pairs], 3))
+                table.add_row(task.name, name, precision, *row)
     console.print(table)
 
 
-def _told(values: list[float] | tuple[float, ...], digits: int) -> str:
+def _told(values: list[float], digits: int) -> str:
     error = statistics.stdev(values) / len(values) ** 0.5
     return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"

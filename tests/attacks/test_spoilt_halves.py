@@ -163,6 +163,7 @@ WRONG = {
     "NaN": np.full(4, 0x7FC0, np.uint16).tobytes(),
     "a value short": STEP[:-2],
     "a value long": STEP + STEP[:2],
+    "half a value long": STEP + b"\0",
     "in full": np.ones(4, np.float32).tobytes(),
 }
 
