@@ -42,6 +42,7 @@ from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
+from cloister.tensor.plan.learned import learned
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
 from cloister.worker.data.rows import Arrays
@@ -55,6 +56,10 @@ Owner: TypeAlias = Batches | Sequence[Tensor]
 
 _EXAMPLE: Final = 4
 _FEDAVG: Final = FedAvg()
+_NO_BUFFERS: Final = (
+    "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place of"
+    " BatchNorm"
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def simulate(
         local_epochs = 1
     check_numbers(batch_size, local_epochs, steps, 0.0, clip, clip_buffers)
     if noise is not None or sampling is not None:
-        _check_noise(noise, sampling, clip=clip, clip_buffers=clip_buffers, weights=weights, model=model)
+        _check_noise(noise, sampling, clip=clip, clip_buffers=clip_buffers, weights=weights)
     if sampling is not None:
         _check_step(sampling, optimizer, strategy, steps=steps or 0)
     _check(
@@ -169,6 +174,8 @@ def simulate(
     )
     trained = copy.deepcopy(model)
     plan = _plan(loss, trained, next(iter(data.values())))
+    if noise is not None and learned(plan.program).buffers:
+        raise ConfigurationError(_NO_BUFFERS)
     if sampling is not None:
         held = dict(trained.named_parameters()), dict(trained.named_buffers())
         check_rows_apart(plan, parameters=held[0], buffers=held[1])
@@ -289,7 +296,6 @@ def _check_noise(
     clip: float | None,
     clip_buffers: float | None,
     weights: str,
-    model: nn.Module,
 ) -> None:
     """A simulation with noise is of what a charter can agree on: the same rules hold."""
     if noise is not None and not isinstance(noise, Noise):
@@ -309,11 +315,8 @@ def _check_noise(
         ) from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
-    if clip_buffers is not None or any(each.is_floating_point() for each in model.buffers()):
-        raise ConfigurationError(
-            "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
-            " of BatchNorm"
-        )
+    if clip_buffers is not None:
+        raise ConfigurationError(_NO_BUFFERS)
     if weights != "uniform":
         raise ConfigurationError("with noise all count the same: leave weights at uniform")
 

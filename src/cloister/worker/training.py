@@ -8,13 +8,14 @@ all random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.wire.layout import Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
@@ -263,7 +264,8 @@ class Training:
 
 
 class _Model:
-    """The tensors that are trained, copies of those that were given, and the optimizer at work on them."""
+    """The tensors that are trained, copies of those that were given, and the optimizer at work on them. What no step
+    changes is where it was, and not copied: a base may be larger than the memory that there is."""
 
     def __init__(
         self,
@@ -274,12 +276,15 @@ class _Model:
         proximal: float,
     ) -> None:
         trained = {each.names[0] for each in plan.program.parameters if each.trained}
+        self._written = _named(plan.program.buffers, plan.program.updates)
+        self._moved = _named(plan.program.parameters, plan.program.gradients)
         self._plan = plan
         self._proximal = proximal
         self._start = {name: each.detach() for name, each in parameters.items()}
         self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.parameters = {
-            name: nn.Parameter(each.clone(), requires_grad=name in trained) for name, each in self._start.items()
+            name: nn.Parameter(each.clone() if name in self._moved else each, requires_grad=name in trained)
+            for name, each in self._start.items()
         }
         self.buffers = self._buffers
         self.device = next(iter(self.parameters.values())).device
@@ -288,9 +293,9 @@ class _Model:
     @torch.no_grad()
     def restart(self) -> None:
         """Goes back to the start; what an earlier training handed out stays as it is."""
-        for name, each in self._start.items():
-            self.parameters[name].copy_(each)
-        self.buffers = {name: each.clone() for name, each in self._buffers.items()}
+        for name in self._moved:
+            self.parameters[name].copy_(self._start[name])
+        self.buffers = {name: each.clone() if name in self._written else each for name, each in self._buffers.items()}
         self._update.restart()
 
     def step(self, batch: tuple[Tensor, ...], *, seed: int, step: int) -> Outcome:
@@ -307,6 +312,11 @@ class _Model:
             name: gradient + self._proximal * (self.parameters[name] - self._start[name])
             for name, gradient in gradients.items()
         }
+
+
+def _named(held: Sequence[Parameter | Buffer], values: Sequence[int | None]) -> frozenset[str]:
+    """The first names of those for which a step has a value."""
+    return frozenset(each.names[0] for each, value in zip(held, values, strict=True) if value is not None)
 
 
 class _Seen:
