@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import cloister
 from bench.proxy import DelayingProxy
+from bench.rounds import processor_time
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 from cloister.worker.weights import Weights
 
@@ -65,6 +66,9 @@ class Measured:
     """Bytes of memory: of an owner's training process; and by how much the aggregator's grew."""
     seconds: float
     plain: float
+    processor: float
+    plain_processor: float
+    """Seconds of a processor: of all owners and the aggregator, and of the plain loop."""
 
 
 def run(console: Console, folder: Path) -> None:
@@ -72,7 +76,7 @@ def run(console: Console, folder: Path) -> None:
     table = Table(title="(w) a LoRA study, three owners, two steps of 16 x 64 tokens a round", title_justify="left")
     for column in ("parameters", "learned, MB", "up", "down", "trainer, private MiB", "shared MiB"):
         table.add_column(column, justify="right")
-    for column in ("aggregator, + MiB", "s a round", "plain loop, s", "ratio"):
+    for column in ("aggregator, + MiB", "s a round", "plain loop, s", "processor, s", "plain loop, s", "ratio"):
         table.add_column(column, justify="right")
     for size, config in SIZES.items():
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -87,7 +91,9 @@ def run(console: Console, folder: Path) -> None:
             f"{found.aggregator / MIB:.0f}",
             f"{found.seconds:.1f}",
             f"{found.plain:.1f}",
-            f"{found.seconds / found.plain:.2f}x",
+            f"{found.processor:.1f}",
+            f"{found.plain_processor:.1f}",
+            f"{found.processor / found.plain_processor:.2f}x",
         )
     console.print(table)
     console.print(large_file(folder / "large.safetensors"))
@@ -141,19 +147,24 @@ def measure(folder: Path, config: Mapping[str, Any]) -> Measured:
             study.start()
             study.gather()
             before = memory(study.pid(AGGREGATOR))["Rss"]
-            marks = [(perf_counter(), proxy.sent, proxy.received)]
+
+            def now() -> tuple[float, float, int, int]:
+                return perf_counter(), processors(study), proxy.sent, proxy.received
+
+            marks = [now()]
             with watching(study) as most:
                 study.study().fit(
                     model,
                     plan,
                     data="#text",
                     base=base,
-                    on_round=lambda _: marks.append((perf_counter(), proxy.sent, proxy.received)),
+                    on_round=lambda _: marks.append(now()),
                     **numbers,
                 )
     each = [tuple((b - a) for a, b in zip(*pair, strict=True)) for pair in pairwise(marks)][1:]
-    seconds, up, down = (statistics.median(column) for column in zip(*each, strict=True))
+    seconds, processor, up, down = (statistics.median(column) for column in zip(*each, strict=True))
     learned = [held for held in model.parameters() if held.requires_grad]
+    alone, alone_processor = plain(model, ids)
     return Measured(
         parameters=sum(held.numel() for held in model.parameters()),
         learned=sum(held.nbytes for held in learned),
@@ -163,15 +174,17 @@ def measure(folder: Path, config: Mapping[str, Any]) -> Measured:
         shared=most["Shared"],
         aggregator=peak(most) - before,
         seconds=seconds,
-        plain=plain(model, ids),
+        processor=processor,
+        plain=alone,
+        plain_processor=alone_processor,
     )
 
 
-def plain(model: nn.Module, ids: Tensor) -> float:
-    """Seconds of the same round in one process: three owners in turn, and their mean."""
+def plain(model: nn.Module, ids: Tensor) -> tuple[float, float]:
+    """Seconds of the same round in one process, and of a processor: three owners in turn, and their mean."""
     found = []
     for _ in range(ROUNDS):
-        started = perf_counter()
+        started = perf_counter(), process_time()
         total: dict[str, Tensor] = {}
         for _ in OWNERS:
             local = copy.deepcopy(model)
@@ -183,8 +196,15 @@ def plain(model: nn.Module, ids: Tensor) -> float:
                 optimizer.step()
             for name, held in learned.items():
                 total[name] = total.get(name, torch.zeros(())) + held.detach() / len(OWNERS)
-        found.append(perf_counter() - started)
-    return statistics.median(found)
+        found.append((perf_counter() - started[0], process_time() - started[1]))
+    seconds, processor = (statistics.median(column) for column in zip(*found, strict=True))
+    return seconds, processor
+
+
+def processors(study: LocalStudy) -> float:
+    """The seconds that all processes of a study have computed so far."""
+    own = [study.pid(name) for name in (AGGREGATOR, *OWNERS)]
+    return sum(processor_time(pid) for parent in own for pid in (parent, *children(parent)))
 
 
 def memory(pid: int) -> dict[str, int]:
