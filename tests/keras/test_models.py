@@ -157,7 +157,9 @@ INITIALISERS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("initializer", INITIALISERS, ids=str)
+@pytest.mark.parametrize(
+    "initializer", INITIALISERS, ids=lambda each: each if type(each) is str else type(each).__name__
+)
 def test_a_recipe_draws_as_keras_does(initializer: Any) -> None:
     """Means, spreads and bounds of 12,800 values: five standard errors at most apart."""
     keras.utils.set_random_seed(1)
