@@ -158,7 +158,7 @@ INITIALISERS: list[Any] = [
 
 
 @pytest.mark.parametrize(
-    "initializer", INITIALISERS, ids=lambda each: each if isinstance(each, str) else type(each).__name__
+    "initializer", INITIALISERS, ids=lambda each: each if type(each) is str else type(each).__name__
 )
 def test_a_recipe_draws_as_keras_does(initializer: Any) -> None:
     """Means, spreads and bounds of 12,800 values: five standard errors at most apart."""
