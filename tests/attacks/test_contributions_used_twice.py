@@ -47,7 +47,7 @@ def test_without_the_check_one_contribution_makes_up_a_floor(monkeypatch: pytest
     take = Training.ready
 
     def forgetful(self: Training, *args: Any) -> None:
-        self._used = frozenset()
+        self._used = set()
         take(self, *args)
 
     monkeypatch.setattr(Training, "ready", forgetful)

@@ -56,6 +56,7 @@ def test_values_that_are_changed_on_the_disk_of_the_owner(tmp_path: Path) -> Non
     """Not the attacker's to do; but a model that rotted is not trained either."""
     notes = Records(tmp_path)
     Aggregator.facing(owner(notes=notes)).round(1)
+    notes.catch_up(whole=True)
     notes.close()
     next(tmp_path.glob("*.model")).write_bytes(CRAFTED)
     notes = Records(tmp_path)

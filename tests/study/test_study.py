@@ -202,7 +202,7 @@ def test_a_study_whose_charter_tells_of_clipping_says_so(tmp_path: Path, caplog:
     )
     numbers = {**NUMBERS, "rounds": 3}
     jobs = [cloister.job("train", PLAN, **numbers)]
-    aggregator = Aggregator(tmp_path, jobs=jobs, start=cloister.model_digest(model()), limits=told)
+    aggregator = Aggregator(tmp_path, jobs=jobs, start=cloister.model_digest(model(), PLAN), limits=told)
 
     def rounds(talk: Talk) -> None:
         talk.accept()

@@ -83,6 +83,7 @@ def test_what_a_strategy_remembers_is_given_away_for_nothing_less(strategy: str,
         assert first.whole is not None
         first.take(bare.message, memoryview(bare.body), job=job)
         assert first.whole is not None
+        records.catch_up(whole=True)
     with closing(Records(tmp_path)) as records:
         assert replica(study, records).whole is not None
 

@@ -110,9 +110,9 @@ class Records(Remembered):
 
     def model(self, charter: bytes) -> ModelState | None:
         """The newest model that was kept; None too where its file is gone or damaged: others have it."""
-        kept = self._of(charter).kept
-        if kept is None:
-            return None
+        kept, model = self._coming.get(charter, (self._of(charter).kept, None))
+        if model is not None or kept is None:
+            return model
         if self._folder is None:
             return self._models.get(charter)
         from cloister.node.study import model_file
