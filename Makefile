@@ -20,10 +20,10 @@ PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK     := requirements/lock.txt
 PIP_TOOLS := pip-tools==7.6.2
 
-.PHONY: help setup demo unit test mutants sweep soak check fix bench docs lock clean
+.PHONY: help setup demo unit test test-keras mutants sweep soak check fix bench docs lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install cloister in it
 	@:
@@ -38,6 +38,15 @@ unit: $(READY)  ## run the quick tests, on two processors
 
 test: $(READY)  ## run the tests
 	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# TensorFlow stays out of .venv: the two processes share files, and nothing else.
+test-keras: $(READY) build/keras/.ready  ## run Keras' tests, with TensorFlow in a venv of its own
+	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest tests/keras $(ARGS)
+
+build/keras/.ready: requirements/keras.txt
+	@python=$$($(find_python)); "$$python" -m venv build/keras
+	@build/keras/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
 
 mutants: $(READY)  ## break each line that security rests on, and see that a unit test notices
 	@$(BIN)/python -m tools.mutants $(ARGS)
@@ -76,11 +85,11 @@ lock:  ## resolve pyproject.toml into requirements/lock.txt
 	@python=$$($(find_python)); "$$python" -m venv build/lock
 	@build/lock/bin/python -m pip --disable-pip-version-check --quiet install '$(PIP_TOOLS)'
 	@build/lock/bin/pip-compile --quiet --no-header --no-emit-options --strip-extras --annotation-style line \
-	    --extra torch --extra parquet --extra demo --extra llm --extra noise --extra plots --extra dev \
+	    --extra torch --extra keras --extra parquet --extra demo --extra llm --extra noise --extra plots --extra dev \
 	    --constraint requirements/torch.txt --unsafe-package torch \
 	    --output-file $(LOCK) $(ARGS) pyproject.toml
-	@{ echo "# Made by 'make lock' from pyproject.toml: all that cloister, torch, the demo, language models, noise, plots"; \
-	   echo "# and the tools need."; \
+	@{ echo "# Made by 'make lock' from pyproject.toml: all that cloister, torch, Keras, the demo, language models, noise,"; \
+	   echo "# plots and the tools need."; \
 	   echo "# torch itself is named in torch.txt."; \
 	   grep -E '^[a-z0-9]' $(LOCK); } > $(LOCK).new && mv $(LOCK).new $(LOCK)
 	@! grep -E '^(nvidia|triton|cuda|torch=)|/' $(LOCK) \

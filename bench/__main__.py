@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bench import attestation, finetune, lenet, noise, ops, plans, rounds, script, simulate, transfer
+from bench import attestation, finetune, lenet, noise, ops, plans, precision, rounds, script, simulate, transfer
 
 PARTS: dict[str, Callable[[Console, Path], None]] = {
     "script": script.run,
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Console, Path], None]] = {
     "simulate": simulate.run,
     "rounds": rounds.run,
     "noise": noise.run,
+    "precision": precision.run,
     "finetune": finetune.run,
 }
 

@@ -13,11 +13,12 @@ from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench import without
 from cloister.charter import Charter
 from cloister.charter.charter import Noise, Unit
-from cloister.charter.jobs import AgreedJob, Sampling
+from cloister.charter.jobs import AgreedJob, Precision, Sampling
 from cloister.cli import main as cloister
 from cloister.ledger import job as jobs
 from cloister.ledger.job import Job, Part, Tensors
@@ -33,6 +34,7 @@ from cloister.tensor.plan.program import FORMAT, Parameter, Program, Rows
 from cloister.testing.studies import ADDRESS, RESEARCHER
 from cloister.wire import rounds as w
 from cloister.wire.fixed_point import SUM_TYPE
+from cloister.wire.halves import packed, rounded, widened
 from cloister.wire.optimizers import SGD
 from cloister.wire.strategies import FedAvg
 from cloister.wire.tensors import TensorSpec
@@ -53,11 +55,13 @@ class Instant(Trainer):
         return None
 
     def train(self, order: Train) -> Failed | None:
-        if len(self._vector) != order.length:
-            drawn = np.random.default_rng(order.seeds.steps).standard_normal(order.length // 4, np.float32)
-            update = drawn * np.float32(1e-3) if order.draw is None else (drawn * 100).astype(SUM_TYPE)
+        if len(self._vector) != order.nbytes:
+            drawn = np.random.default_rng(order.seeds.steps).standard_normal(len(order.model) // 4, np.float32)
+            update: NDArray[Any] = drawn * np.float32(1e-3) if order.draw is None else (drawn * 100).astype(SUM_TYPE)
+            if (half := order.agreed.half) is not None:
+                update = packed(rounded(update, to=half, seed=order.seeds.rounding), to=half)
             self._vector = update.tobytes()
-            self._norm = float(np.linalg.norm(update.astype(np.float64))) if order.draw is None else 0.0
+            self._norm = float(np.linalg.norm(widened(update).astype(np.float64))) if order.draw is None else 0.0
         self._trained = Trained(order.round, self._vector, 100, (self._norm, 0.0), {})
         self._wakeup.set()
         return None
@@ -106,7 +110,7 @@ def limits(nbytes: int, *, owners: int, rounds: int, hidden: Unit | None = None)
     }
 
 
-def agreed(nbytes: int, *, rounds: int, hidden: Unit | None = None) -> AgreedJob:
+def agreed(nbytes: int, *, rounds: int, hidden: Unit | None = None, precision: Precision = "full") -> AgreedJob:
     """The charter's job."""
     drawn = hidden == "record"
     return AgreedJob(
@@ -121,6 +125,7 @@ def agreed(nbytes: int, *, rounds: int, hidden: Unit | None = None) -> AgreedJob
         weights="uniform",
         max_s=600,
         sampling=Sampling(rate=0.01, rows=256) if drawn else None,
+        precision=precision,
     )
 
 
@@ -154,7 +159,7 @@ def research(folder: Path, route: str, nbytes: int) -> None:
             message, body_bytes = heard
             attested.connection.skip(body_bytes)
             match message:
-                case w.Chain(model=model) if model:
+                case w.Chain(model=model, step=step) if model or step:
                     print(perf_counter(), flush=True)
                 case w.Finished(text=""):
                     return

@@ -22,6 +22,7 @@ from bench import convolutions, crowd, ledger, parties
 from bench.bare_round import bare_rounds
 from bench.without import PROTECTIONS
 from cloister.charter.charter import Unit
+from cloister.charter.jobs import PRECISIONS, Precision
 from cloister.net.identity import Identity
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 
@@ -39,12 +40,14 @@ class Size:
     rounds: int
     turns: int
     aim: str
+    half_aim: str = ""
+    """Of a round whose values travel in two bytes, to a floor that sends four."""
 
     def __str__(self) -> str:
         return f"{self.owners} members x {self.nbytes // MB} MB"
 
 
-SIZES: Final = (Size(2, 1 * MB, 40, 3, "2x"), Size(10, 25 * MB, 6, 2, "1.10x"))
+SIZES: Final = (Size(2, 1 * MB, 40, 3, "3x"), Size(10, 25 * MB, 6, 2, "1.5x", "1.0x"))
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,11 @@ def _rounds(console: Console, folder: Path, size: Size) -> None:
     identity = Identity.create(folder / f"{size.owners}.key")
     bare: list[Turn] = []
     found: dict[str, list[Turn]] = {name: [] for name in PROTECTIONS if name != "noise"}
+    halves: dict[Precision, list[Turn]] = {name: [] for name in PRECISIONS if name != "full"}
     for _ in range(size.turns):
         bare.append(_bare(identity, size))
+        for precision, turns in halves.items():
+            turns.append(_protected(size, without="-", precision=precision))
         for name, turns in found.items():
             turns.append(_protected(size, without=name))
     table = Table(title=f"(o) a round without training, {size}", title_justify="left")
@@ -86,6 +92,9 @@ def _rounds(console: Console, folder: Path, size: Size) -> None:
     for name, turns in found.items():
         title = "everything on" if name == "-" else f"  without {'all of these' if name == 'all' else name}"
         _row(table, title, turns, bare, size.aim if name == "-" else "")
+        if name == "-":
+            for precision, others in halves.items():
+                _row(table, f"  the same in {precision}", others, bare, size.half_aim)
     console.print(table)
 
 
@@ -126,11 +135,11 @@ def _bare(identity: Identity, size: Size) -> Turn:
     return Turn(whole, processor, added)
 
 
-def _protected(size: Size, *, without: str, hidden: Unit | None = None) -> Turn:
+def _protected(size: Size, *, without: str, hidden: Unit | None = None, precision: Precision = "full") -> Turn:
     """``hidden``: what the charter's noise hides, if it has some."""
     with (
         tempfile.TemporaryDirectory(prefix="cloister-bench-") as name,
-        _study(Path(name), size, without, hidden) as study,
+        _study(Path(name), size, without, hidden, precision) as study,
     ):
         moments = []
         for moment in _releases(study, size, without):
@@ -141,7 +150,7 @@ def _protected(size: Size, *, without: str, hidden: Unit | None = None) -> Turn:
 
 
 @contextmanager
-def _study(folder: Path, size: Size, without: str, hidden: Unit | None) -> Iterator[LocalStudy]:
+def _study(folder: Path, size: Size, without: str, hidden: Unit | None, precision: Precision) -> Iterator[LocalStudy]:
     owners = {}
     for number in range(size.owners):
         file = folder / f"rows{number:02}.npz"
@@ -149,7 +158,7 @@ def _study(folder: Path, size: Size, without: str, hidden: Unit | None) -> Itera
         owners[f"owner{number:02}"] = [LocalColumns(file, ("x",), (parties.TAG,))]
     rounds = WARM_UP + size.rounds
     limits = parties.limits(size.nbytes, owners=size.owners, rounds=rounds, hidden=hidden)
-    agreed = parties.agreed(size.nbytes, rounds=rounds, hidden=hidden)
+    agreed = parties.agreed(size.nbytes, rounds=rounds, hidden=hidden, precision=precision)
     program = ("-m", "bench.parties", without)
     with LocalStudy(folder, owners, jobs=[agreed], limits=limits, program=program) as study:
         study.start_aggregator()

@@ -17,9 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from cloister.aggregation import mean, noisy_sum, strategies
-from cloister.aggregator import bodies, releasing
+from cloister.aggregator import bodies
 from cloister.aggregator.peers import ConnectedMember
 from cloister.charter import keys
+from cloister.ledger import next_model
 from cloister.net.connection import Connection
 from cloister.node.study import journal, member
 from cloister.node.study.effects import Effect
@@ -68,16 +69,16 @@ def _norms() -> None:
     """No contribution is looked at: not its norm, not for values that are not finite."""
     bodies._norm = lambda part: 1e-9  # neither 0 nor more than is declared
     for module in (mean, strategies):
-        module.check = lambda vector, *, length, what, finite=False: None  # type: ignore[attr-defined]
+        module.check = lambda vector, *, length, what, **others: None  # type: ignore[attr-defined]
 
 
 def _names() -> None:
     """Models have names that nobody derives from their values."""
-    releasing.model_digest = lambda job, vector: os.urandom(32)  # type: ignore[attr-defined]
+    next_model.model_digest = lambda job, vector: os.urandom(32)  # type: ignore[attr-defined]
 
     def believe(self: Replica, job: Any) -> None:
         if self._unproven is not None and job is not None:
-            self._model, self._unproven = self._unproven, None
+            self._model, self._unproven, self._tensors = self._unproven, None, job.tensors.digest
         self._keep()
 
     Replica.prove = believe  # type: ignore[method-assign]
@@ -102,7 +103,7 @@ def _copies() -> None:
     """Nodes keep no copy of the newest model on the disk."""
     release = journal.Records.release
 
-    def forget(self: journal.Records, charter: bytes, records: Any, *, model: Any = None, tensors: bytes = b"") -> None:
+    def forget(self: journal.Records, charter: bytes, records: Any, **model: Any) -> None:
         release(self, charter, records)
 
     journal.Records.release = forget  # type: ignore[method-assign]

@@ -121,7 +121,7 @@ def curves(picture: Path) -> list[list[float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if program(split(page)[0])], ids=name)
 def test_python_runs(page, tmp_path):
-    script = tmp_path / f"{page.stem}.py"
+    script = tmp_path / f"page_{page.stem}.py"  # docs/keras.md must not be what `import keras` finds
     script.write_text(program(split(page)[0]), encoding="utf-8")
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small models are slow on many, where others compute as well
     command = [sys.executable, "-W", "error", script.name]

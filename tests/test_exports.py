@@ -17,11 +17,11 @@ PAGE = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
 SOURCE = Path(cloister.__file__).read_text(encoding="utf-8")
 
 EXPORTED = """
-    Adam AdamW AttestationPolicy AttestedConnection Charter CloisterError CosineDecay FedAdagrad FedAdam FedAvg FedAvgM
-    FedProx FedYogi History Identity MissingDependencyError Noise Plan PlannedLoss PointerTensor Receipt RemoteWorker
-    Round SGD Sampling SimulationRun StepDecay Study StudyRun StudyStatus TorchHook TrainingReport Verdict VirtualWorker
-    Worker __version__ attest_peer connect draw_first_model errors job job_toml model_digest parse_charter plan
-    recipe_toml simulate split_by_label split_dirichlet write_study
+    Adam AdamW AttestationPolicy AttestedConnection Base Charter CloisterError CosineDecay FedAdagrad FedAdam FedAvg
+    FedAvgM FedProx FedYogi History Identity MissingDependencyError Noise Plan PlannedLoss PointerTensor Receipt
+    RemoteWorker Round SGD Sampling SimulationRun StepDecay Study StudyRun StudyStatus TorchHook TrainingReport
+    Verdict VirtualWorker Worker __version__ attest_peer connect draw_first_model errors job job_toml model_digest
+    parse_charter plan recipe_toml simulate split_by_label split_dirichlet write_base write_study
 """.split()
 LOADED_AT_ONCE = {"CloisterError", "MissingDependencyError", "__version__", "errors"}
 NOT_BY_DOCSTRING = {"CloisterError", "MissingDependencyError", "__version__", "errors"}

@@ -61,7 +61,17 @@ MAY_IMPORT = {
 }
 
 # --- 2. What works where only the base install is: importing it must not need what the extras bring.
-NOT_IN_BASE = ("torch", "safetensors", "sklearn", "pyarrow", "dp_accounting", "scipy", "matplotlib", "tensorboard")
+NOT_IN_BASE = (
+    "torch",
+    "safetensors",
+    "sklearn",
+    "pyarrow",
+    "dp_accounting",
+    "scipy",
+    "matplotlib",
+    "tensorboard",
+    "keras",
+)
 BASE = (
     "__init__",
     "__main__",

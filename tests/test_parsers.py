@@ -39,7 +39,7 @@ OWN = "this process's own, or its parent's"
 WRITES = "writes"
 NOT_IT = "opens no file"
 PARSERS = {
-    "aggregator/bodies.py: msgspec.msgpack.Decoder": "the beginning of a plan that members have signed, by its digest",
+    "ledger/learned.py: msgspec.msgpack.Decoder": "what a plan learns",
     "ledger/job.py: msgspec.msgpack.Decoder": "job",
     "ledger/answers.py: msgspec.msgpack.Decoder": "answer",
     "ledger/jsonl.py: json.loads": "chain",
@@ -98,6 +98,7 @@ PARSERS = {
     "node/session/executor_process.py: msgspec.json.decode 2": OWN,
     "node/landlock.py: os.open": "to name it; nothing is read",
     "node/ipc.py: mmap.mmap": OWN,
+    "node/study/home.py: msgspec.msgpack.Decoder": "the node's own disk, a job's length at most",
     "node/study/model_file.py: os.fdopen": WRITES,
     "node/study/journal.py: msgspec.msgpack.Decoder": "the node's own disk, and hashes before it is read",
     "node/study/journal.py: os.open": "a lock; nothing is read",
@@ -139,7 +140,8 @@ PARSERS = {
     "worker/data/archives.py: archive.open": "npz, npz, at a node",
     "worker/data/archives.py: zipfile.ZipFile": "npz, npz, at a node",
     "worker/data/files.py: mmap.mmap": "npy, safetensors",
-    "worker/data/headers.py: json.loads": "safetensors",
+    "worker/data/headers.py: json.loads 2": "safetensors, weights",
+    "worker/weights.py: mmap.mmap": "weights",
     "worker/data/parquet.py: arrow.parquet.ParquetFile": "parquet",
 }
 

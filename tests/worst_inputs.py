@@ -39,6 +39,7 @@ from cloister.charter.encoding import decode as decode_charter
 from cloister.charter.toml import parse_charter
 from cloister.errors import CloisterError
 from cloister.ledger import answers, job, jsonl, records
+from cloister.ledger.learned import learned
 from cloister.net import certificates, identity, pccs
 from cloister.net.collateral import expiry
 from cloister.net.download import Document
@@ -62,6 +63,7 @@ from cloister.wire.rounds import SignedAnswer
 from cloister.worker.data import headers, pages
 from cloister.worker.data.errors import reading
 from cloister.worker.data.files import open_file
+from cloister.worker.weights import Weights
 from tests.support import chains, charters
 
 CPU_S: Final = 20
@@ -325,6 +327,17 @@ def safetensors(folder: Path) -> Iterator[Path]:
         yield written(folder / "x.safetensors", len(header).to_bytes(8, "little") + header)
 
 
+def weights(folder: Path) -> Iterator[Path]:
+    """The same, as long as the header of a model's weights may be; and as many tensors as it can name."""
+    yield from safetensors(folder)
+    for header in jsons(headers.WEIGHTS_HEADER_BYTES):
+        yield written(folder / "x.safetensors", len(header).to_bytes(8, "little") + header)
+    entry = json.dumps({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, separators=(",", ":"))
+    count = headers.WEIGHTS_HEADER_BYTES // (len(entry) + 12)
+    header = ("{" + ",".join(f'"{at:08}":{entry}' for at in range(count)) + "}").encode()
+    yield written(folder / "x.safetensors", len(header).to_bytes(8, "little") + header)
+
+
 def varint(number: int) -> bytes:
     octets = []
     while number >= 0x80:
@@ -430,7 +443,7 @@ def read_owners_answer(data: bytes) -> None:
 def jobs(_: Path) -> Iterator[bytes]:
     """A million tensors in a model, among others."""
     part = msgpack_part()
-    head = b"\x9f\xaecloister job 1\xc4\x20" + bytes(32) + b"\xc4\x00\xdd"
+    head = b"\x96\xae" + job.FORMAT.encode() + b"\xc4\x20" + bytes(32) + b"\xa0\xc4\x00\x93\xdd"
     count = (JOB_BYTES - 100) // len(part)
     yield head + count.to_bytes(4) + part * count
     yield from msgpacks(JOB_BYTES, head=head[:-1])
@@ -447,13 +460,23 @@ def plans(_: Path) -> Iterator[bytes]:
     yield head + b"\x90\x90\x91\x93\xa1x\xa7float32\x90\x90\xdd" + (65536).to_bytes(4) + line * 65536
 
 
+def plans_of_jobs(_: Path) -> Iterator[bytes]:
+    """Of which the beginning and the end are read: what is in between may be anything."""
+    head, held = b"\x9a\xafcloister plan 2", msgspec.msgpack.encode([["w"], "float32", [1] * 16, True])
+    yield from msgpacks(encoding.PLAN_BYTES, head=head)
+    count = (encoding.PLAN_BYTES - 100) // len(held)
+    yield head + b"\xdd" + count.to_bytes(4) + held * count
+    yield from msgpacks(encoding.PLAN_BYTES, head=head + b"\x90\x90")
+
+
 def studies(_: Path) -> Iterator[bytes]:
     """Of a file that may be long, what is many or long where a first model's values alone may be."""
-    size, head = 1 << 26, msgspec.msgpack.encode((study_file.FORMAT, 0, 0, 0, 0, 0, 0))[:-6]
+    size, head = 1 << 26, msgspec.msgpack.encode((study_file.FORMAT, 0, 0, 0, 0, 0))[:-5]
     yield filled(b"x", size, before=head + b"\xdb" + (size - 64).to_bytes(4))
-    for before in (b"", b"\xa0\xa0", b"\xa0\xa0\x90", b"\xa0\xa0\x90\x90", b"\xa0\xa0\x90\x90\x90"):
+    tensors = b"\xa0\xa0\x90\x93"
+    for before in (b"", b"\xa0\xa0", tensors[:-1], tensors, tensors + b"\x90", tensors + b"\x90\x90"):
         yield from msgpacks(size, head=head + before)
-    yield filled(msgpack_part(), size, before=head + b"\xa0\xa0\x90\xdd" + (2 * INPUTS).to_bytes(4))
+    yield filled(msgpack_part(), size, before=head + tensors + b"\xdd" + (2 * INPUTS).to_bytes(4))
     yield huge_recipe()
 
 
@@ -462,7 +485,7 @@ def huge_recipe() -> bytes:
     drawn = '[[first_model]]\ntensor = "w"\ndtype = "float32"\nshape = [4294967296]\ndraw = "constant"\nvalue = 1.0\n'
     text = charters.text(first_model=f'"{bytes(32).hex()}"') + drawn
     part = job.Part("w", job.TensorSpec("float32", (1 << 32,)), True)
-    return study_file.encode(text="", charter=text, plans=(), parts=(part,), constants=(), vector=None)
+    return study_file.encode(text="", charter=text, plans=(), tensors=job.Tensors((part,)), vector=None)
 
 
 def over(size: int) -> Callable[[Path], bytes]:
@@ -518,6 +541,14 @@ CASES: Final[dict[str, Case]] = {
         safetensors,
         lambda folder: holes(folder / "x.safetensors", 1 << 40, start=(headers.HEADER_BYTES + 1).to_bytes(8, "little")),
     ),
+    "weights": Case(
+        Weights,
+        weights,
+        lambda folder: holes(
+            folder / "x.safetensors", 1 << 40, start=(headers.WEIGHTS_HEADER_BYTES + 1).to_bytes(8, "little")
+        ),
+        times=40,
+    ),
     "parquet": Case(
         read_parquet,
         parquets,
@@ -535,6 +566,7 @@ CASES: Final[dict[str, Case]] = {
     "job": Case(job.decode, jobs, over(JOB_BYTES), times=8),
     "study file": Case(study_file.decode, studies, over(study_file.FILE_BYTES), times=4),
     "plan": Case(encoding.decode, plans, over(encoding.PLAN_BYTES), times=40),
+    "what a plan learns": Case(learned, plans_of_jobs, None, times=40),
     "messages": Case(read_messages, of(msgpacks, HEADER_BYTES), None),
     "evidence": Case(received.decode, of(msgpacks, EVIDENCE_BYTES), over(EVIDENCE_BYTES)),
     "transcript": Case(Transcript.decode, of(cbors, TRANSCRIPT_BYTES), over(TRANSCRIPT_BYTES)),

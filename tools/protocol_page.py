@@ -57,7 +57,8 @@ PHASES: Final[Mapping[Phase, tuple[str, str, str]]] = {
             "date, and to each that comes."
         ),
         (
-            "A quorum of owners has committed: the round's record and model are released as `Chain`. No clock ends it. "
+            "A quorum of owners has committed: the round's record is released as `Chain`, with the model, or with its "
+            "step to those that hold the model before and know the job. No clock ends it. "
             "Void where too many have refused, or where those that answer could hold another round and not this one."
         ),
     ),

@@ -82,6 +82,8 @@ def meant(name: str, among: Iterable[str]) -> str:
 class CloisterError(Exception):
     """The root of the tree: ``except CloisterError`` catches all that cloister raises on purpose."""
 
+    _keras_call_info_injected = True  # has Keras leave the sentence as it is, and not write its arguments around it
+
 
 class ConfigurationError(CloisterError, ValueError):
     """A file or an argument that cannot be used as it is."""

@@ -262,6 +262,7 @@ def test_an_instance_leaves_its_own_record_for_a_chain_with_more_rounds() -> Non
         study.owners[name] = study.parties[name] = fresh
     study.instance = behind
     study.parties["rosa"] = Party("rosa", study.charter)
+    study.parties["rosa"].work = study.data
     study.join(*OWNERS, "rosa")
     study.submit()
     for _ in range(8):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 
@@ -24,19 +26,19 @@ from tests.support.rounds import fill
 
 LENGTH = 1 << 18
 SALT = bytes(32)
-NORM = float(np.linalg.norm(np.linspace(-1, 1, LENGTH, dtype=np.float32).astype(np.float64))) * (1 + 1e-12)
 
 
-def pulled(count: int) -> tuple[np.ndarray, int]:
+def pulled(count: int, *, length: int = LENGTH) -> tuple[np.ndarray, int]:
     """The mean of so many contributions, and the most bytes that were held at once to come to it."""
-    update = np.linspace(-1, 1, LENGTH, dtype=np.float32).tobytes()
+    values = np.linspace(-1, 1, length, dtype=np.float32)
+    update, norm = values.tobytes(), float(np.linalg.norm(values.astype(np.float64))) * (1 + 1e-12)
     committed = commitment(SALT, memoryview(update))
     names = [f"owner {at:03}" for at in range(count)]
     answers = {
-        name: Answer(Member(name=name, role="owner", key=name, id=name), 10 + at, (NORM, 0.0), {}, committed)
+        name: Answer(Member(name=name, role="owner", key=name, id=name), 10 + at, (norm, 0.0), {}, committed)
         for at, name in enumerate(names)
     }
-    limits, layout = agree(clip="1e6").limits, lay_out({"weight": TensorSpec("float32", (LENGTH,))})
+    limits, layout = agree(clip="1e6").limits, lay_out({"weight": TensorSpec("float32", (length,))})
     tracemalloc.start()
     try:
         regions = regions_of(layout, buffers=())
@@ -65,11 +67,28 @@ def test_memory_does_not_grow_with_the_number_of_members() -> None:
     assert found.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("nbytes", [25 << 20, 28 << 20, 56 << 20])
+def test_a_process_takes_three_models_and_64_mib_at_most_and_no_more_in_later_rounds(nbytes):
+    """Up to 60 MiB; with the model that a round starts from, the next one, and whatever else is in the process."""
+    empty, *_ = peaks(0, 4, rounds=1)
+    _, early, *_, late = (peak - empty for peak in peaks(5, nbytes, rounds=5))
+    assert late < 3 * nbytes / (1 << 20) + 64
+    assert late - early < 4
+
+
+def peaks(count: int, nbytes: int, *, rounds: int) -> list[float]:
+    """The most memory, in MiB, that a process has held after each round of so many contributions."""
+    command = [sys.executable, "-m", "bench.crowd", str(count), str(nbytes), str(rounds)]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return [float(line.split()[1]) for line in lines]
+
+
 def collecting(
     names: str, *, large: bool, monkeypatch: pytest.MonkeyPatch, weights: Weights = "rows"
 ) -> tuple[Collection, dict[str, bytes]]:
     """A collection of these owners, each of whom counts as many examples as its place, and what they contribute."""
-    monkeypatch.setattr(pulling, "LARGE_BYTES", 0 if large else 1 << 24)
+    monkeypatch.setattr(pulling, "SPARE_BYTES", 0 if large else 56 << 20)
     updates = {name: np.full(4, 1.0 + at, np.float32).tobytes() for at, name in enumerate(names)}
     answers = {
         name: Answer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,15 +14,26 @@ from cloister.aggregation.discrete_gaussian import discrete_gaussian
 from cloister.aggregation.strategies import read
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter
-from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
-from cloister.ledger.job import Part
+from cloister.ledger.job import Part, Tensors
 from cloister.ledger.records import Noised
 from cloister.wire import rounds as w
 from cloister.wire.fixed_point import UNITS, most_drawn
 from cloister.wire.strategies import FedAdam, FedAvg, Strategy
 from cloister.wire.tensors import TensorSpec
-from tests.support.owners import CONSTANTS, DRAWN, OWNER, OWNERS, RECORD, agree, first_model, key_of, sums_of, update_of
+from tests.support.owners import (
+    CONSTANTS,
+    DRAWN,
+    OWNER,
+    OWNERS,
+    RECORD,
+    agree,
+    first_model,
+    key_of,
+    plan_of,
+    sums_of,
+    update_of,
+)
 from tests.support.rounds import Study
 
 LENGTH = 13
@@ -99,7 +111,9 @@ def test_a_study_that_hides_owners_is_the_arithmetic_by_hand() -> None:
 
 def test_sums_for_a_model_of_doubles_are_of_the_grid_too() -> None:
     start = first_model(LENGTH).astype(np.float64)
-    charter = drawn(job={"rounds": 1}, first_model=f'"{jobs.describe(DOUBLES, CONSTANTS, start).hex()}"')
+    named = Tensors(DOUBLES, (), CONSTANTS).name_of(start)
+    plan = hashlib.sha256(plan_of(DOUBLES)).digest()
+    charter = drawn(job={"rounds": 1, "plan": plan}, first_model=f'"{named.hex()}"')
     study = Study(charter, job={"parts": DOUBLES}, length=LENGTH)
     study.join()
     study.instance.say("rosa", w.Submit(len(study.data)), study.data + start.tobytes())

@@ -18,14 +18,18 @@ from cloister.aggregator.round import AGAIN
 from cloister.errors import RoundError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
+from cloister.ledger.job import Constant
 from cloister.ledger.records import commitment
 from cloister.wire import rounds as w
 from cloister.wire.strategies import FedAdam, FedAvg, FedAvgM, FedProx, Strategy
 from tests.support import charters
 from tests.support.owners import (
+    CONSTANTS,
     LENGTH,
     METRICS,
     OWNERS,
+    PARTS,
+    PLAN,
     Owner,
     Party,
     agree,
@@ -102,6 +106,9 @@ def check(study: Study, *expected: Sequence[str]) -> None:
         (FedAdam(0.1), {}),
         (FedProx(mu=0.1), {}),
         (FedAvg(), {"weights": "rows"}),
+        (FedAvg(), {"precision": "bfloat16"}),
+        (FedAvg(0.5, 0.1), {"precision": "float16", "weights": "rows"}),
+        (FedAdam(0.1), {"precision": "bfloat16"}),
     ],
 )
 def test_a_study_is_the_arithmetic_by_hand_to_the_last_bit(strategy: Strategy, given: dict[str, Any]) -> None:
@@ -742,12 +749,16 @@ def test_without_witnesses_two_of_four_release_nothing() -> None:
         ({"plan": b"another"}, "that of the charter's job"),
         ({"charter": bytes(32)}, "another charter"),
         ({"start": bytes(32)}, "not the one that it says"),
-        ({"parts": make_job(agree()).parts[:2]}, "values"),
+        ({"parts": PARTS[:2], "plan": PLAN}, "holds other tensors than its plan learns"),
+        (
+            {"parts": PARTS[1:], "constants": (Constant("bias", PARTS[0].spec, bytes(12)), *CONSTANTS), "plan": PLAN},
+            "other tensors",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )
 def test_a_job_that_is_not_taken(changed: dict[str, Any], text: str) -> None:
-    study = Study(job={"parts": make_job(agree()).parts, **changed})
+    study = Study(job=changed)
     study.run()
     assert text in told(study, "rosa", w.Refused)[0].text
     assert not told(study, "alice", w.Propose)

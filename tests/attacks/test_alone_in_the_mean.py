@@ -8,6 +8,7 @@ all but one change next to nothing, so does that one.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -36,7 +37,7 @@ from cloister.worker.data.rows import Arrays
 from cloister.worker.training import train
 from tests.attacks.gathering import MRI, Gathering
 from tests.support.members import Aggregator, declined, job, owner
-from tests.support.owners import LENGTH, PARTS, agree, agreed, first_model, make_job, update_of
+from tests.support.owners import LENGTH, PARTS, PLAN, agree, agreed, first_model, make_job, plan_of, update_of
 
 NOTHING = np.zeros(LENGTH, np.float32).tobytes()
 
@@ -230,9 +231,10 @@ def test_a_dead_model_in_the_place_of_the_charters(dead: bytes) -> None:
 def test_the_charters_values_with_a_parameter_called_a_buffer() -> None:
     """What nobody trains would be averaged as it is. The model's digest is about its tensors too."""
     parts = tuple(Part(part.name, part.spec, part.buffer or part.name == "bias") for part in PARTS)
-    study = Gathering(job={"parts": parts})
-    study.run()
-    assert "not the one" in study.told("rosa", w.Refused)[0].text
+    for plan in (PLAN, plan_of(parts)):  # of the charter, and of such a model
+        study = Gathering(agree(job={"plan": hashlib.sha256(plan).digest()}), job={"parts": parts, "plan": plan})
+        study.run()
+        assert ("other tensors" if plan == PLAN else "not the one") in study.told("rosa", w.Refused)[0].text
 
 
 # What a schedule can do

@@ -20,6 +20,7 @@ import pytest
 from cloister.attest.attester.measure import measure
 from cloister.errors import NetworkError, NoAnswerError
 from cloister.ledger import job as jobs
+from cloister.ledger.job import Tensors
 from cloister.net.attested import attest_peer
 from cloister.net.connection import Connection
 from cloister.net.handshake_client import greet
@@ -54,7 +55,7 @@ class Crowd:
         self.hostile = {f"{role}{number}": role for number, role in enumerate(roles)}
         everybody = {**self.hostile, "alice": "owner", "rosa": "researcher"}
         self.identities = {name: Identity.create(folder / f"{name}.key") for name in everybody}
-        self.plan = plan_of(LENGTH)
+        self.plan = plan_of(parts_of(LENGTH))
         self.charter = write_charter(
             folder / "charter.toml",
             members={name: (role, self.identities[name]) for name, role in everybody.items()},
@@ -64,7 +65,7 @@ class Crowd:
             interactive=False,
             clip_buffers=1.0,
             measurements=[measure("aggregator")],
-            first_model=jobs.describe(parts_of(LENGTH), CONSTANTS, first_model()),
+            first_model=Tensors(parts_of(LENGTH), (), CONSTANTS).name_of(first_model()),
             jobs=[charters.agreed_job(hashlib.sha256(self.plan).digest())],
         )
         (folder / "charter.cbor").write_bytes(self.charter.encoded)

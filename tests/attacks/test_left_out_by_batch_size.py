@@ -23,7 +23,7 @@ from cloister.charter import job_bounds
 from cloister.errors import CharterError, ConfigurationError, DataSetError, JobError, PlanError
 from cloister.study.job import describe
 from cloister.testing.studies import LocalColumns, LocalStudy
-from cloister.wire.layout import Regions, lay_out, regions_of
+from cloister.wire.layout import Regions
 from cloister.wire.strategies import FedAvg
 from cloister.worker.data.rows import Arrays
 from cloister.worker.training import Trained, train
@@ -93,7 +93,7 @@ def test_the_real_owners_take_part_in_each_round_of_the_one_job_that_there_is(tm
         np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
         files[name] = [LocalColumns(tmp_path / f"{name}.npz", ("x", "y"), ("#mri",))]
     limits = {
-        "first_model": cloister.model_digest(model()),
+        "first_model": cloister.model_digest(model(), PLAN),
         "floor": 3,
         "largest_share": 0.5,
         "clip": CLIP,
@@ -166,9 +166,7 @@ def contributions(start: nn.Module, names: Sequence[str], **numbers: Any) -> dic
 
 
 def regions() -> Regions:
-    parts = describe(model()).parts
-    layout = lay_out({part.name: part.spec for part in parts})
-    return regions_of(layout, buffers={part.name for part in parts if part.buffer})
+    return describe(model(), PLAN).tensors.regions
 
 
 def parameters_of(vector: Tensor) -> Tensor:
@@ -176,7 +174,7 @@ def parameters_of(vector: Tensor) -> Tensor:
 
 
 def flat(of: nn.Module) -> Tensor:
-    return parameters_of(torch.from_numpy(describe(of).vector))
+    return parameters_of(torch.from_numpy(describe(of, PLAN).vector))
 
 
 def after(start: nn.Module, found: Mapping[str, Trained], *, lr: float) -> Told:
@@ -184,10 +182,10 @@ def after(start: nn.Module, found: Mapping[str, Trained], *, lr: float) -> Told:
     moved = model()
     moved.load_state_dict(start.state_dict())
     mean = sum(each.delta.double() for each in found.values()) / len(found)
-    vector = torch.from_numpy(describe(start).vector).double() + lr * mean
+    vector = torch.from_numpy(describe(start, PLAN).vector).double() + lr * mean
     held = {**dict(moved.named_parameters()), **dict(moved.named_buffers())}
     with torch.no_grad():
-        for place in lay_out({part.name: part.spec for part in describe(start).parts}).places:
+        for place in describe(start, PLAN).tensors.layout.places:
             held[place.name].copy_(vector[place.start : place.stop].view(held[place.name].shape))
     return Told(moved, (flat(moved) - flat(start)) / lr)
 

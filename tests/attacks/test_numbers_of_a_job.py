@@ -244,7 +244,7 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
     for name, (x, y) in data().items():
         np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
         files[name] = [LocalColumns(tmp_path / f"{name}.npz", ("x", "y"), ("#mri",))]
-    limits = {"first_model": cloister.model_digest(model()), "floor": FLOOR, "largest_share": 0.5, "clip": CLIP}
+    limits = {"first_model": cloister.model_digest(model(), PLAN), "floor": FLOOR, "largest_share": 0.5, "clip": CLIP}
     plain = cloister.job("plain", PLAN, **PLAIN)
     with LocalStudy(tmp_path, files, jobs=[plain], limits={**limits, "min_examples": 32}) as running:
         running.start_aggregator()
@@ -278,7 +278,7 @@ def test_the_real_processes_compute_the_charters_numbers_and_no_others(local: Lo
     run = study.fit(model(), PLAN, on_round=lambda done: None, **PLAIN)
     assert run.finished
     ledger = Ledger.from_records(local.charter, read_lines(study.chain.read_bytes().splitlines(keepends=True)))
-    honest = make(describe(model()), PLAN, local.charter.jobs[0], charter=local.charter)
+    honest = make(describe(model(), PLAN), PLAN, local.charter.jobs[0], charter=local.charter)
     for forge, text in FORGERIES.items():  # a client that says what it likes
         for kind in KINDS:
             assert text in theft.submit(forge(honest, kind), model(), ledger=ledger, local=local)

@@ -24,7 +24,7 @@ from cloister.node.data_files import DataSetEntry
 from cloister.node.process import Process
 from cloister.node.session.child import Assignment, Child
 from cloister.node.study.trainer import Assignment as TrainersAssignment
-from cloister.node.study.trainer import Columns
+from cloister.node.study.trainer import Columns, Given
 from cloister.wire.tensors import TensorSpec
 from tests.attacks.native_calls import CALLS, RARE, SECRET, Targets
 from tests.attacks.taken_over import Answers, Orders
@@ -108,7 +108,7 @@ def attacked(monkeypatch: pytest.MonkeyPatch, targets: Targets, *, trains: bool,
         link = started.links[0]
         link.receive()
         if trains:
-            started.tell(msgspec.json.encode(Columns("#own", targets.own, ("x",))), last=True)
+            started.tell(msgspec.json.encode(Given(Columns("#own", targets.own, ("x",)), models=())), last=True)
         else:
             entry = DataSetEntry(("#own",), targets.own, "x", TensorSpec("uint8", (1,)), unsafe_interactive=True)
             other = DataSetEntry(("#other",), targets.key, "x", TensorSpec("uint8", (1,)), unsafe_interactive=False)

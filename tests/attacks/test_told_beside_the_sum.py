@@ -24,9 +24,9 @@ import cloister
 from cloister.charter import Charter
 from cloister.charter.jobs import Sampling
 from cloister.errors import CloisterError
-from cloister.ledger.job import Part
+from cloister.ledger.job import Part, Tensors
 from cloister.node.study import member as node
-from cloister.node.study.trainer import Columns, Order
+from cloister.node.study.trainer import Columns, Given, Order
 from cloister.node.study.trainer_process import TrainerProcess
 from cloister.wire import rounds as w
 from cloister.wire.optimizers import SGD
@@ -91,7 +91,7 @@ class Trains(NodeOwner):
 
     def __init__(self, name: str, charter: Charter, columns: Columns) -> None:
         super().__init__(name, charter)
-        self.process = TrainerProcess(columns, memory_bytes=1 << 28, device="cpu")
+        self.process = TrainerProcess(Given(columns, models=()), memory_bytes=1 << 28, device="cpu")
         self.all_said: list[Any] = []
         self.draws: list[bytes] = []
         self.spoil = self._hear
@@ -105,10 +105,12 @@ class Trains(NodeOwner):
         numbers = {
             name: getattr(order, name) for name in ("round", "seeds", "clip", "clip_buffers", "least", "hidden", "draw")
         }
-        numbers |= {name: getattr(order.agreed, name) for name in ("optimizer", "batch_size", "steps", "proximal")}
+        numbers |= {
+            name: getattr(order.agreed, name) for name in ("optimizer", "batch_size", "steps", "proximal", "half")
+        }
         try:
-            asked = Order(job=len(order.job), **numbers)
-            result, made = self.process.train(asked, job=order.job, vector=bytearray(order.model))
+            asked = Order(job=len(order.job), home=0, home_bytes=0, **numbers)
+            result, (made,) = self.process.train(asked, job=order.job, vector=bytearray(order.model))
         except CloisterError as fault:
             return self.member.failed(order.round, str(fault))
         said = {"examples": result.examples, "norms": result.norms, "metrics": result.metrics}

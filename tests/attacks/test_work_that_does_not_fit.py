@@ -7,17 +7,17 @@ the column, and no file. tests/node/study/test_trainer.py has the cases of data 
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 import torch
 from torch import nn
 
 import cloister
 from cloister.errors import PlanError
-from cloister.ledger.job import Constant, Job
+from cloister.ledger.job import Based, Constant, Job, Tensors
 from cloister.node.study.member import Prove
 from cloister.node.study.trainer_process import check_parts
 from cloister.study import job
+from cloister.wire.tensors import TensorSpec
 from tests.support.members import Aggregator, declined, only, owner
 from tests.support.owners import agree, make_job
 
@@ -55,9 +55,8 @@ def test_a_plan_of_this_model_is_taken() -> None:
 
 
 def job_of(model: nn.Module, **changed: object) -> Job:
-    described = job.describe(model)
-    given = {"parts": described.parts, "constants": described.constants, "start": described.digest}
-    return make_job(agree(), **given | changed)
+    found = job.describe(model, plan_of(model))
+    return make_job(agree(), **{"tensors": found.tensors, "start": found.digest} | changed)
 
 
 def test_each_tensor_that_does_not_fit_is_named_at_the_node() -> None:
@@ -66,16 +65,46 @@ def test_each_tensor_that_does_not_fit_is_named_at_the_node() -> None:
         check_parts(plan_of(nn.Linear(3, 1)), job)
 
 
-def test_a_parameter_that_is_called_a_constant() -> None:
+def test_a_parameter_that_is_called_frozen() -> None:
     """It would be trained, and no part of what is contributed."""
-    whole = job_of(nn.Linear(3, 1))
-    weight = next(part for part in whole.parts if part.name == "weight")
-    constant = Constant("weight", weight.spec, bytes(12))
-    job = msgspec.structs.replace(
-        whole, parts=tuple(part for part in whole.parts if part is not weight), constants=(constant,)
+    whole = job_of(nn.Linear(3, 1)).tensors
+    bias, weight = whole.parts
+    for changed in (
+        Tensors((bias,), (), (Constant("weight", weight.spec, bytes(12)),)),
+        Tensors((bias,), (Based("weight", weight.spec, False, bytes(32), "weight"),)),
+    ):
+        with pytest.raises(PlanError, match="tensor 'weight' is frozen where the plan trains it"):
+            check_parts(plan_of(nn.Linear(3, 1)), job_of(nn.Linear(3, 1), tensors=changed))
+
+
+def test_a_tensor_of_the_base_of_another_kind() -> None:
+    model = nn.Linear(3, 1)
+    model.weight.requires_grad_(requires_grad=False)
+    (bias,), spec = job_of(model).tensors.parts, TensorSpec("float32", (1, 3))
+    for based, why in (
+        (Based("weight", spec, True, bytes(32), "weight"), "'weight' is a buffer where the plan needs a parameter"),
+        (Based("weight", TensorSpec("float32", (3, 1)), False, bytes(32), "weight"), r"float32\[3, 1\] where the plan"),
+        (Based("other", spec, False, bytes(32), "weight"), "needs a tensor 'weight', and the model has none"),
+    ):
+        with pytest.raises(PlanError, match=why):
+            check_parts(plan_of(model), job_of(model, tensors=Tensors((bias,), (based,))))
+    check_parts(
+        plan_of(model), job_of(model, tensors=Tensors((bias,), (Based("weight", spec, False, bytes(32), "w"),)))
     )
-    with pytest.raises(PlanError, match="tensor 'weight' is a constant where the plan trains it"):
-        check_parts(plan_of(nn.Linear(3, 1)), job)
+
+
+def test_a_buffer_that_stays_at_home_is_none_of_the_base() -> None:
+    """What the plan makes of it would be lost, and the answer shorter than its node waits for."""
+    model = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))
+    whole = job.describe(model, plan_of(model), home_buffers=True).tensors
+    check_parts(plan_of(model), job_of(model, tensors=whole))
+    mean = next(each for each in whole.constants if each.name == "1.running_mean")
+    based = Based(mean.name, mean.spec, True, bytes(32), mean.name)
+    others = tuple(each for each in whole.constants if each is not mean)
+    with pytest.raises(
+        PlanError, match=r"running_mean' is of the base, which stays as it is, where the plan writes it"
+    ):
+        check_parts(plan_of(model), job_of(model, tensors=Tensors(whole.parts, (based,), others)))
 
 
 def test_a_round_that_does_not_fit_takes_no_number_of_the_owners_budget() -> None:

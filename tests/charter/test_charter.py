@@ -57,6 +57,36 @@ def test_what_is_in_a_charter() -> None:
     assert charter().interactive
 
 
+FILES = ("0f" * 32, "1F" * 32)
+
+
+def a_base(name: str = '"a base"', files: str = f'["{FILES[0]}", "{FILES[1]}"]') -> str:
+    return f"[[bases]]\nname = {name}\nfiles = {files}\n"
+
+
+def test_bases_are_files_in_their_order_by_their_digests() -> None:
+    second = a_base(name='"second"', files=f'["{"2a" * 32}"]')
+    agreed = charter(limits=second + a_base())
+    assert [(each.name, [file.hex() for file in each.files]) for each in agreed.bases] == [
+        ("a base", [each.lower() for each in FILES]),
+        ("second", ["2a" * 32]),
+    ]
+    turned = charter(limits=a_base(files=f'["{FILES[1]}", "{FILES[0]}"]') + second)
+    assert turned.digest != agreed.digest
+    assert charter().bases == ()
+    most = charter(limits=a_base(files="[" + ",".join(f'"{at:064x}"' for at in range(1024)) + "]"))
+    assert len(most.bases[0].files) == 1024
+
+
+def test_buffers_stay_at_home_where_a_charter_says_so_also_beside_noise() -> None:
+    assert not charter().limits.home_buffers
+    assert charter(home_buffers="true").limits.home_buffers
+    noise = '{ unit = "owner", multiplier = 1, delta = 1e-5 }'
+    assert charter(home_buffers="true", noise=noise, interactive="false").limits.home_buffers
+    told = faults(text(clip_buffers="1.0", noise=noise, interactive="false"))
+    assert any("home_buffers = true will do too" in each for each in told)
+
+
 @pytest.mark.parametrize(
     ("changed", "place"),
     [
@@ -79,6 +109,19 @@ def test_what_is_in_a_charter() -> None:
         ({"jobs": [agreed_job(bytes(32))]}, "limits.first_model"),
         ({"min_batch": "15"}, "limits.min_batch"),
         ({"clip_buffers": "0"}, "limits.clip_buffers"),
+        ({"clip_buffers": "1.0", "home_buffers": "true"}, "limits.clip_buffers"),
+        ({"home_buffers": "1"}, "limits.home_buffers"),
+        ({"limits": a_base(name='""')}, "bases[0].name"),
+        ({"limits": a_base(files="[]")}, "bases[0].files"),
+        ({"limits": a_base(files=f'"{FILES[0]}"')}, "bases[0].files"),
+        ({"limits": a_base(files=f'["{FILES[0][:-1]}"]')}, "bases[0].files"),
+        ({"limits": a_base(files=f'["{FILES[0]}", "model.safetensors"]')}, "bases[0].files"),
+        ({"limits": a_base() + 'path = "x"\n'}, "bases[0].path"),
+        ({"limits": a_base() + a_base()}, "bases[1].name"),
+        ({"limits": a_base() + a_base(name='"other"')}, "bases[1].files"),
+        ({"limits": a_base(files=f'["{FILES[0]}", "{FILES[0]}"]')}, "bases[0].files"),
+        ({"limits": "".join(a_base(name=f'"b{at}"', files=f'["{at:064x}"]') for at in range(17))}, "bases"),
+        ({"limits": a_base(files="[" + ",".join(f'"{at:064x}"' for at in range(1025)) + "]")}, "bases[0].files"),
         ({"row_buckets": "[20, 20]"}, "limits.row_buckets"),
         ({"row_buckets": "[30, 20]"}, "limits.row_buckets"),
         ({"row_buckets": "[10, 20]"}, "limits.row_buckets"),
@@ -211,6 +254,7 @@ def test_the_digest_is_of_the_deterministic_encoding() -> None:
         "reference",
         "limits",
         "jobs",
+        "bases",
         "recipe",
     }
     assert told["not_before"] == 1767225600 * 10**6
@@ -248,7 +292,9 @@ RICH = text(
     software=SGX + SGX.replace("on SGX", "on SGX, next").replace("1e", "2e"),
     jobs=[agreed_job(bytes.fromhex("ab" * 32)), agreed_job(bytes.fromhex("cd" * 32), name="more", steps=5)],
     limits=f'first_model = "{"cd" * 32}"\n'
-    + "".join(f'[[limits.metrics]]\nname = "{name}"\nlow = -1\nhigh = 10\n' for name in ("loss", "error")),
+    + "".join(f'[[limits.metrics]]\nname = "{name}"\nlow = -1\nhigh = 10\n' for name in ("loss", "error"))
+    + "".join(a_base(f'"{name}"', f'["{file * 32}"]') for name, file in (("one", "e1"), ("two", "e2"))),
+    home_buffers="true",
 ).replace('["agg.example:7443"]', '["agg.example:7443", "[2001:db8::7]:7443"]')
 
 
@@ -329,6 +375,10 @@ def test_no_two_contents_share_an_encoding(path: tuple[Any, ...], other: Any) ->
         ("lr = 0.1", "lr = 0.1000000000001"),
         ('strategy = { name = "FedAvg", lr = 1.0', 'strategy = { name = "FedAvg", lr = 1.1'),
         ("max_s = 60", "max_s = 61"),
+        ("home_buffers = true", "home_buffers = false"),
+        ('name = "one"', 'name = "ones"'),
+        ('files = ["e1', 'files = ["e3'),
+        (f'"{"e1" * 32}"]', f'"{"e1" * 32}", "{"e3" * 32}"]'),
         ('data = "#mri"', 'data = "#ct"'),
         ("low = -1", "low = -2"),
         ('name = "loss"', 'name = "lost"'),

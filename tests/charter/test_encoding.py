@@ -18,7 +18,7 @@ from cloister.charter.charter import FORMAT, content
 from cloister.charter.encoding import ENCODED_BYTES, decode
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
-from tests.charter.test_charter import RICH
+from tests.charter.test_charter import RICH, a_base
 from tests.charter.test_warnings import SNP
 from tests.support.charters import SIMULATED, charter, fingerprint_of, text
 
@@ -71,9 +71,18 @@ def test_what_is_encoded_is_read_and_its_hash_is_the_digest(written: str) -> Non
     high=st.floats(1e-300, 1e300),
     serial=st.integers(1, (1 << 53) - 1),
     before=st.datetimes(),
+    bases=st.lists(st.lists(st.integers(0, 1 << 255), min_size=1, max_size=3), max_size=3),
+    home=st.booleans(),
 )
 def test_every_charter_is_read_as_it_was(
-    shares: tuple[int, float], clip: float, low: float, high: float, serial: int, before: Any
+    shares: tuple[int, float],
+    clip: float,
+    low: float,
+    high: float,
+    serial: int,
+    before: Any,
+    bases: list[list[int]],
+    home: bool,
 ) -> None:
     owners, share = shares
     written = text(
@@ -83,12 +92,15 @@ def test_every_charter_is_read_as_it_was(
         floor=str(owners),
         largest_share=repr(min(share * 1.001, 1.0)),
         clip=repr(clip),
-        limits=f'[[limits.metrics]]\nname = "loss"\nlow = {low!r}\nhigh = {high!r}\n',
+        limits=f'[[limits.metrics]]\nname = "loss"\nlow = {low!r}\nhigh = {high!r}\n'
+        + "".join(a_base(f'"b{at}"', str([f"{number:064x}" for number in some])) for at, some in enumerate(bases)),
+        home_buffers=str(home).lower(),
     ).replace("2026-01-01T00:00:00Z", f"{before.isoformat()}Z")
     try:
         agreed = parse_charter(written)
     except CharterError as fault:
-        assert "not_after" in str(fault)  # noqa: PT017
+        files = [file for some in bases for file in some]
+        assert "not_after" in str(fault) or len(set(files)) < len(files)  # noqa: PT017
         return
     assert decode(agreed.encoded) == agreed
 
@@ -160,6 +172,21 @@ BROKEN = {
     "an optimizer that is not written out": ("sgx", at("jobs", 0, "optimizer", to=["sgd", 0.1])),
     "a momentum out of bounds": ("sgx", at("jobs", 0, "optimizer", to=["sgd", 0.1, 0.0, None, None, 1.0, 0.0, False])),
     "a batch below the charter's": ("sgx", at("jobs", 0, "batch_size", to=31)),
+    "a base without files": ("sgx", at("bases", 0, "files", to=[])),
+    "a file of 31 bytes": ("sgx", at("bases", 0, "files", 0, to=bytes(31))),
+    "a file twice": ("sgx", at("bases", 0, "files", to=[bytes(32)] * 2)),
+    "a file of two bases": ("sgx", at("bases", 0, "files", to=[bytes([0xE2]) * 32])),
+    "a base whose name is none": ("sgx", at("bases", 0, "name", to="../x")),
+    "a base twice": ("sgx", at("bases", 0, "name", to="two")),
+    "bases that are not sorted": ("sgx", flipped("bases")),
+    "no bases": ("sgx", without("bases")),
+    "too many bases": (
+        "simple",
+        at("bases", to=[{"name": f"b{n:02}", "files": [bytes([n]) * 32]} for n in range(17)]),
+    ),
+    "too many files of a base": ("sgx", at("bases", 0, "files", to=[n.to_bytes(32) for n in range(1025)])),
+    "buffers at home that are clipped": ("sgx", at("limits", "clip_buffers", to=1.0)),
+    "a number for buffers at home": ("simple", at("limits", "home_buffers", to=1)),
     "a job whose name is none": ("sgx", at("jobs", 0, "name", to="../x")),
     "metrics that are not sorted": ("simple", flipped("limits", "metrics")),
     "a metric of minus zero": ("simple", at("limits", "metrics", 0, "low", to=-0.0)),

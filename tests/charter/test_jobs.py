@@ -11,12 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.charter import job_bounds
-from cloister.charter.jobs import AgreedJob
+from cloister.charter import job_bounds, summary
+from cloister.charter.jobs import AgreedJob, Sampling
+from cloister.charter.jobs_toml import job_toml
 from cloister.charter.toml import parse_charter
 from cloister.errors import CharterError
+from cloister.wire.layout import lay_out
 from cloister.wire.optimizers import SGD, Adam, AdamW, CosineDecay, Optimizer, StepDecay
 from cloister.wire.strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from cloister.wire.tensors import TensorSpec
 from cloister.worker import optimizers
 from tests.support.chains import PLAN
 from tests.support.charters import agreed_job, text
@@ -62,6 +65,24 @@ def test_what_is_written_is_read(optimizer: Optimizer, strategy: Any) -> None:
     assert read(written, min_rows="32") == (written,)
 
 
+@pytest.mark.parametrize("precision", ["full", "bfloat16", "float16"])
+def test_a_precision_is_read_as_it_was_written(precision: Any) -> None:
+    written = job(precision=precision)
+    assert read(written) == (written,)
+    assert ("precision" in job_toml(written)) == (precision != "full")
+    told = summary.job(written)
+    assert told.get("precision") == (
+        None if precision == "full" else f"values travel as {precision}, in two bytes each"
+    )
+
+
+def test_the_length_of_a_contribution() -> None:
+    layout = lay_out({"a": TensorSpec("float64", (3,)), "b": TensorSpec("float32", (2,))})
+    assert job().contribution_bytes(layout) == 40
+    assert job(precision="bfloat16").contribution_bytes(layout) == 10
+    assert job(sampling=Sampling(rate=0.5, rows=9)).contribution_bytes(layout) == 20
+
+
 def test_jobs_stand_in_the_order_of_their_names() -> None:
     first, second = job(name="a"), job(name="b", data="#ct", weights="rows", unsafe_lr="a reason", optimizer=SGD(2.0))
     assert read(second, first, row_buckets="[20]") == (first, second)
@@ -101,6 +122,8 @@ def test_what_is_left_out_is_what_a_script_leaves_out() -> None:
         ('weights = "uniform"', 'weights = "rows"', "jobs[0].weights"),
         ("max_s = 60", "max_s = 604801", "jobs[0].max_s"),
         ("max_s = 60", "max_s = 60\nseed = 7", "jobs[0].seed"),
+        ("max_s = 60", 'max_s = 60\nprecision = "float8"', "jobs[0].precision"),
+        ("max_s = 60", "max_s = 60\nprecision = 16", "jobs[0].precision"),
     ],
 )
 def test_each_fault_has_its_place(old: str, new: str, place: str) -> None:

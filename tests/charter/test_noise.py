@@ -105,6 +105,7 @@ def test_nothing_beside_it_is_told_without(changed: dict[str, str], said: str) -
     ("changed", "said"),
     [
         ({"sampling": None, "steps": 4}, "jobs[0].sampling: is missing"),
+        ({"precision": "bfloat16"}, "jobs[0].precision: is bfloat16, and must be full where rows are drawn"),
         ({"steps": 2}, "jobs[0].steps: is 2, and must be 1 where rows are drawn"),
         ({"optimizer": SGD(0.5, momentum=0.9)}, "jobs[0].optimizer: must be SGD with a learning rate"),
         ({"optimizer": SGD(0.5, weight_decay=0.1)}, "jobs[0].optimizer: must be SGD with a learning rate"),

@@ -51,7 +51,7 @@ def studied(folder: Path, *, tags: Sequence[str] = ("#mri",), jobs: Sequence[str
             cloister.job(f"job-{at}", PLAN, data=tag, optimizer=cloister.SGD(lr=0.1), batch_size=32, steps=2, rounds=2)
             for at, tag in enumerate(jobs)
         ],
-        limits={"first_model": cloister.model_digest(model()), "floor": 2, "rounds": 10},
+        limits={"first_model": cloister.model_digest(model(), PLAN), "floor": 2, "rounds": 10},
     )
     cloister.write_study(folder / "charter.study", charter=folder / "charter.toml", plans=[PLAN], model=model())
     return local.write_configuration("alice")

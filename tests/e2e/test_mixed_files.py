@@ -56,7 +56,7 @@ def test_float64_and_int32_take_part_and_a_callback_stops_the_job(tmp_path: Path
         tmp_path,
         {name: [LocalColumns(tmp_path / file, ("age", "pressure", "y"), ("#mri",))] for name, file in files.items()},
         jobs=[cloister.job("train", plan, **NUMBERS)],
-        limits={"first_model": cloister.model_digest(model()), "floor": 2, "rounds": 5000, "min_examples": 50},
+        limits={"first_model": cloister.model_digest(model(), plan), "floor": 2, "rounds": 5000, "min_examples": 50},
     ) as local:
         local.start_aggregator()
         local.start()

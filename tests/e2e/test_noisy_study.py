@@ -31,7 +31,6 @@ from cloister.study.history import Round
 from cloister.study.job import describe
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
 from cloister.wire.fixed_point import UNITS, most_drawn
-from cloister.wire.layout import lay_out
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import draw_key, simulated_salt
 from cloister.worker.flatten import floats_of
@@ -64,7 +63,13 @@ PLAN = loss.capture(model(), example=EXAMPLE)
 
 
 def limits(**changed: Any) -> dict[str, Any]:
-    given = {"first_model": cloister.model_digest(model()), "floor": 2, "clip": CLIP, "rounds": 50, "noise": NOISE}
+    given = {
+        "first_model": cloister.model_digest(model(), PLAN),
+        "floor": 2,
+        "clip": CLIP,
+        "rounds": 50,
+        "noise": NOISE,
+    }
     return {**given, "min_examples": min(SIZES.values()), **changed}
 
 
@@ -93,8 +98,7 @@ def local(folder: Path, jobs: list[AgreedJob], budgets: dict[str, PrivacyBudget]
 
 def sums(before: nn.Module, job: bytes, number: int) -> np.ndarray:
     """The sum over the rows that all owners draw in a round, in units of the grid."""
-    described = describe(before)
-    layout = lay_out({part.name: part.spec for part in described.parts})
+    layout = describe(before, PLAN).tensors.layout
     total = np.zeros(layout.length, np.int64)
     of = RecordSums(
         PLAN, parameters=dict(before.named_parameters()), buffers={}, layout=layout, clip=CLIP, rate=SAMPLING.rate,

@@ -70,7 +70,7 @@ def test_an_owner_that_declines_is_named_and_a_job_is_stopped_from_elsewhere(
     }
     found: list[StudyRun] = []
     limits: dict[str, Any] = {"floor": 2, "rounds": 5000, "min_examples": 50}
-    limits["first_model"] = cloister.model_digest(model())
+    limits["first_model"] = cloister.model_digest(model(), plan)
     with LocalStudy(tmp_path, owners, jobs=[cloister.job("train", plan, **NUMBERS)], limits=limits) as local:
         local.start_aggregator()
         local.start()

@@ -30,7 +30,6 @@ from cloister.study.history import Round
 from cloister.study.job import describe, load
 from cloister.study.study import Study, StudyRun
 from cloister.testing.studies import AGGREGATOR, LocalColumns, LocalStudy
-from cloister.wire.layout import lay_out, regions_of
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import seeds_of, simulated_salt
 from cloister.worker.training import train
@@ -58,7 +57,7 @@ def model() -> nn.Module:
 
 PLAN = loss.capture(model(), example=EXAMPLE)
 LIMITS: dict[str, Any] = {
-    "first_model": cloister.model_digest(model()),
+    "first_model": cloister.model_digest(model(), PLAN),
     "floor": FLOOR,
     "largest_share": SHARE,
     "clip": CLIP,
@@ -80,6 +79,7 @@ JOBS = [
     agreed("adapt", rounds=2, strategy=cloister.FedAdam()),
     agreed("interrupted", rounds=5, strategy=cloister.FedAdam(lr=0.05)),
     agreed("endless", rounds=5000),
+    agreed("halved", precision="bfloat16", strategy=cloister.FedAvgM(momentum=0.5)),
 ]
 
 
@@ -139,12 +139,11 @@ def simulated(run: StudyRun, *, floor: int = FLOOR, **changed: Any) -> nn.Module
 def replayed(run: StudyRun, *, strategy: Strategy, start: nn.Module | None = None) -> nn.Module:
     """The rounds of a run, by their owners and shares, computed here."""
     trained, job = copy.deepcopy(start or model()), run.receipts[0].cohort.job
-    parts, _, vector = describe(trained)
-    layout = lay_out({part.name: part.spec for part in parts})
-    regions = regions_of(layout, buffers={part.name for part in parts if part.buffer})
+    tensors, vector = describe(trained, PLAN)
+    regions = tensors.regions
     state = strategy.start(len(vector))
     for number, done in enumerate(run.history, 1):
-        load(vector, into=trained)
+        load(vector, tensors=tensors, into=trained)
         found = {}
         for name in sorted(done.owners):
             x, y = data()[name]
@@ -170,14 +169,15 @@ def replayed(run: StudyRun, *, strategy: Strategy, start: nn.Module | None = Non
         for name, each in found.items():
             scales = scales_of(each.norms, bounds=bounds, regions=regions)
             total.add(each.delta.numpy(), weight=done.weights[name], scales=scales)
-        vector, state = apply_to_parameters(strategy, vector, mean=total.mean(), state=state, buffers=regions.buffers)
-    load(vector, into=trained)
+        mean = total.mean().astype(np.float32) if state.averages else total.mean()  # as it travels
+        vector, state = apply_to_parameters(strategy, vector, mean=mean, state=state, buffers=regions.buffers)
+    load(vector, tensors=tensors, into=trained)
     return trained
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
     """In all that is learned, to the bit; a study leaves the count of batches as it was."""
-    return describe(one).vector.tobytes() == describe(other).vector.tobytes()
+    return describe(one, PLAN).vector.tobytes() == describe(other, PLAN).vector.tobytes()
 
 
 class _GoneError(Exception):
@@ -208,6 +208,27 @@ def test_a_study_is_its_simulation_and_goes_on_without_its_researcher(local: Loc
     records = read_lines(local.study().chain.read_bytes().splitlines(keepends=True))
     report = audit(records, charter=local.charter, collateral=no_collateral, accept_simulated=True)
     assert report.contributed == dict.fromkeys(SIZES, 8)
+
+
+@pytest.mark.slow
+def test_a_study_in_two_bytes_a_value_is_its_simulation(local: LocalStudy) -> None:
+    """Also where the aggregator dies: who holds the last model goes on from there, with steps."""
+    halved: dict[str, Any] = {"precision": "bfloat16", "strategy": cloister.FedAvgM(momentum=0.5)}
+
+    def kill(done: Round) -> None:
+        if len(told) == 2:
+            local.kill(AGGREGATOR)
+            local.start_aggregator()
+            local.gather()
+        told.append(done)
+
+    told: list[Round] = []
+    run = fit(local.study(patience_s=60.0), rounds=6, on_round=kill, **halved)
+    assert run.finished
+    if all(len(done.owners) == 3 for done in run.history):
+        assert same(run.model, simulated(run, **halved))
+    assert not same(run.model, simulated(run, strategy=halved["strategy"]))
+    assert same(fit(local.study(state=local.folder / "elsewhere"), rounds=6, **halved).model, run.model)
 
 
 @pytest.mark.slow

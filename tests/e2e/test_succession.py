@@ -63,7 +63,7 @@ def columns(folder: Path, name: str) -> list[LocalColumns]:
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[LocalStudy]:
     limits = {
-        "first_model": cloister.model_digest(model()),
+        "first_model": cloister.model_digest(model(), loss.capture(model(), example=EXAMPLE)),
         "floor": 2,
         "largest_share": 0.6,
         "rounds": ROUNDS,

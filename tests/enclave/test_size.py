@@ -83,9 +83,9 @@ FOREIGN = {"dcap_qvl", "rich", "torch", "typer"}
 
 ATTESTERS = {"guest": "tsm", "sgx": "gramine", "simulated": "simulated"}
 STUDIES = ("aggregation", "ledger", "aggregator", "enclave")
-LIMIT = 3700
+LIMIT = 3900
 """For what was written for studies; and what holds for all of it is that it does not grow unseen."""
-ALL = {"guest": 7100, "sgx": 7010, "simulated": 7020}
+ALL = {"guest": 7400, "sgx": 7310, "simulated": 7320}
 LATER = {
     "attest.attester": "of three attesters one is loaded",
     "charter.signatures": "looks at the signatures that --signatures names",

@@ -17,9 +17,10 @@ from typing import Any, Final, NamedTuple
 from cloister.aggregator.bodies import Body
 from cloister.aggregator.events import Drop, Effect, Joined, Left, Note, Said, Tell
 from cloister.attest.transcript import Transcript
-from cloister.errors import CloisterError
+from cloister.errors import CloisterError, RecordsError
 from cloister.ledger.chain import Ledger
 from cloister.node.study import member as members
+from cloister.node.study.effects import Leave
 from cloister.wire import rounds as w
 from tests.explorer.parties import Crash, Loot, Owner, Researcher, Traitor, no_stranger, spoiled
 from tests.explorer.setting import RESEARCHER, Setting, Study, studies
@@ -376,13 +377,22 @@ class World:
     def _run(self, link: Link, event: Callable[[members.Member], list[members.Effect]], *, quiet: bool = False) -> None:
         owner = self.owners[link.name]
         try:
-            effects = event(owner.members[link.study])
+            effects = [*event(owner.members[link.study]), *self._at_leisure(owner, link)]
         except Crash:
             self.die(owner)
             return
         finally:
             self._look_at(owner)
         self._do(link, effects, quiet=quiet)
+
+    def _at_leisure(self, owner: Owner, link: Link) -> list[members.Effect]:
+        """A node writes the model that it has put off when it has nothing to read. Until then a crash takes it."""
+        try:
+            if owner.disk is not None and not link.down:
+                owner.disk.catch_up(whole=True)
+        except RecordsError as fault:
+            return [Leave(str(fault))]
+        return []
 
     def _look_at(self, owner: Owner) -> None:
         for study, member in enumerate(owner.members):

@@ -11,7 +11,7 @@ from cloister.charter.owner_limits import PrivacyBudget
 from cloister.cli.node import TEMPLATE
 from cloister.errors import ConfigurationError
 from cloister.node import config
-from cloister.node.config import DataSet, Neighbour, NodeConfiguration, Researcher
+from cloister.node.config import BaseFile, DataSet, Neighbour, NodeConfiguration, Researcher
 from cloister.wire.peers import Address
 
 A, B = ("sha256:" + digit * 64 for digit in "ab")
@@ -251,3 +251,32 @@ def test_a_sealed_data_set(file: str) -> None:
 def test_a_sealed_data_set_that_cannot_be(text: str, place: str) -> None:
     (fault,) = faults(text)
     assert fault.startswith(f"data_sets[0].{place}: ")
+
+
+def test_base_models_are_files_a_table_for_each() -> None:
+    found = parse("""
+        [[models]]
+        file = "gpt2/model-00001.safetensors"
+        [[models]]
+        file = "/srv/models/model-00002.safetensors"
+    """)
+    assert found.models == (
+        BaseFile(FOLDER / "gpt2/model-00001.safetensors"),
+        BaseFile(Path("/srv/models/model-00002.safetensors")),
+    )
+    assert parse("").models == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[[models]]", "models[0].file: is missing"),
+        ('[[models]]\nfile = "gpt2"', "models[0].file: a base model is made of .safetensors files, one table for each"),
+        ('[[models]]\nfile = "pytorch_model.bin"', "models[0].file: a base model is made of .safetensors files"),
+        ("[[models]]\nfile = 7", "models[0].file"),
+        ('[[models]]\nfile = "a.safetensors"\ntags = ["#x"]', "models[0].tags"),
+        ('[models]\nfile = "a.safetensors"', "models"),
+    ],
+)
+def test_what_is_no_base_model(text: str, fault: str) -> None:
+    assert any(each.startswith(fault) for each in faults(text)), faults(text)

@@ -19,6 +19,7 @@ from cloister.ledger.records import Noised
 from cloister.node import config
 from cloister.node.config import NodeConfiguration
 from cloister.node.outlook import Outlook, outlook
+from cloister.node.study.base_files import BaseFiles
 from cloister.node.study.entries import Consented, Voided
 from cloister.node.study.journal import Records
 from cloister.wire.optimizers import SGD
@@ -54,7 +55,7 @@ columns = ["x"]
 
 
 def seen(folder: Path, known: Charter, **data: Any) -> Outlook:
-    return outlook(configured(folder, **data), [known], own=BOB)
+    return outlook(configured(folder, **data), [known], own=BOB, models=BaseFiles(()))
 
 
 def spend(folder: Path, count: int, *, under: Charter, void: int = 0, noise: Noised | None = None) -> None:
@@ -103,10 +104,10 @@ def test_the_least_rows_are_the_charters_or_the_owners(tmp_path: Path) -> None:
     found = configured(tmp_path)
     use = replace(found.charters[0], floors=Floors(min_examples=200, min_batch=64))
     longer = replace(found.charters[0], floors=Floors(max_s=59))
-    faults = outlook(replace(found, charters=(use,)), [agreed()], own=BOB).faults
+    faults = outlook(replace(found, charters=(use,)), [agreed()], own=BOB, models=BaseFiles(())).faults
     assert "at least 64 are asked for here" in faults[0]
     assert "min_examples is 200" in faults[1]
-    faults = outlook(replace(found, charters=(longer,)), [agreed()], own=BOB).faults
+    faults = outlook(replace(found, charters=(longer,)), [agreed()], own=BOB, models=BaseFiles(())).faults
     assert "at most 59 s are allowed here" in faults[0]
 
 
@@ -119,7 +120,7 @@ def test_rounds_that_other_studies_have_used_up(tmp_path: Path) -> None:
     assert "`rounds` of stroke-study allows 3 in all" in found.faults[0]
     own = configured(tmp_path)
     use = replace(own.charters[0], floors=Floors(rounds=3))
-    faults = outlook(replace(own, charters=(use,)), [agreed(rounds="100")], own=BOB).faults
+    faults = outlook(replace(own, charters=(use,)), [agreed(rounds="100")], own=BOB, models=BaseFiles(())).faults
     assert "this node's floors allow 3 in all" in faults[0]
 
 
@@ -209,9 +210,11 @@ def test_what_the_charter_before_left_open_is_told(tmp_path: Path) -> None:
 
 
 def test_who_takes_part_in_no_study_is_told_nothing(tmp_path: Path) -> None:
-    assert outlook(configured(tmp_path), [agreed()], own=fingerprint_of("rosa")) == Outlook((), ())
-    assert outlook(configured(tmp_path), [charter()], own=BOB) == Outlook((), ())
-    assert outlook(configured(tmp_path), [agreed()], own=None) == Outlook((), ())
+    assert outlook(configured(tmp_path), [agreed()], own=fingerprint_of("rosa"), models=BaseFiles(())) == Outlook(
+        (), ()
+    )
+    assert outlook(configured(tmp_path), [charter()], own=BOB, models=BaseFiles(())) == Outlook((), ())
+    assert outlook(configured(tmp_path), [agreed()], own=None, models=BaseFiles(())) == Outlook((), ())
 
 
 def test_a_file_that_cannot_be_marked_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

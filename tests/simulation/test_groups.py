@@ -89,6 +89,8 @@ def test_together_is_as_alone(optimizer: str) -> None:
         {"clip": 0.05, "largest_share": 0.2},
         {"strategy": cloister.FedAdam(lr=0.1), "per_round": 8, "rounds": 4},
         {"strategy": cloister.FedAvgM(), "local_epochs": 2},
+        {"precision": "bfloat16", "clip": 0.05, "clip_buffers": 0.5},
+        {"precision": "float16", "strategy": cloister.FedAdam(lr=0.1)},
     ],
 )
 def test_together_is_as_alone_whatever_the_round_is(options: dict[str, Any]) -> None:

@@ -145,7 +145,10 @@ def test_one_owner_trains_as_if_it_were_alone() -> None:
     layout = deltas.layout_of(floats)
     moved = deltas.flatten(deltas.floats_of(run.model), layout=layout) - deltas.flatten(floats, layout=layout)
     torch.testing.assert_close(moved, got.delta, rtol=1e-5, atol=1e-6)
-    assert run.history[0].metrics == got.metrics
+    done, metrics = run.history[0], dict(got.metrics)
+    assert done.clipping["clipped"] == metrics.pop("clipped") == 0
+    assert done.clipping["update_norm"] == metrics.pop("update_norm") > 0
+    assert done.metrics == metrics
     assert int(run.model.state_dict()["layers.1.num_batches_tracked"]) == 12
 
 
@@ -189,6 +192,7 @@ def test_a_run_that_is_gone_on_with_ends_in_the_same_bits(strategy: str, tmp_pat
         ({"seed": 6}, "another seed"),
         ({"optimizer": cloister.Adam()}, "another optimizer"),
         ({"strategy": cloister.FedAvgM()}, "another strategy"),
+        ({"precision": "bfloat16"}, "another precision"),
         ({"owners": owners({"alice": 30})}, "another set of owners"),
         ({"rounds": 1}, "2 rounds already"),
     ],

@@ -44,7 +44,8 @@ def expected(history: History) -> dict[str, Any]:
     scalars: dict[str, list[tuple[int, float]]] = {}
     for each in history:
         round_ = {"owners": len(each.owners), "examples": each.examples, "seconds": each.took_s}
-        for group, numbers in (("training", each.metrics), ("evaluation", each.evaluation), ("round", round_)):
+        groups = {"training": each.metrics, "evaluation": each.evaluation, "clipping": each.clipping, "round": round_}
+        for group, numbers in groups.items():
             for name, value in numbers.items():
                 scalars.setdefault(f"{group}/{name}", []).append((each.number, pytest.approx(value, rel=1e-6)))
     return scalars

@@ -17,7 +17,7 @@ from cloister.charter.jobs import AgreedJob
 from cloister.errors import ConfigurationError, JobError, PlanError
 from cloister.ledger import job as jobs
 from cloister.net.identity import Identity
-from cloister.study.job import check_start, describe, load, make, planned
+from cloister.study.job import Described, check_start, describe, load, make, planned
 from cloister.testing.charters import write_charter
 from cloister.worker.plans import Plan
 
@@ -57,6 +57,21 @@ def net() -> Net:
     return Net()
 
 
+def captured(model: nn.Module | None = None) -> Plan:
+    """The plan of ``loss`` for this model."""
+    return loss.capture(net() if model is None else model, example=EXAMPLE)
+
+
+def described(model: nn.Module | None = None) -> Described:
+    model = net() if model is None else model
+    return describe(model, captured(model))
+
+
+def digest(model: nn.Module | None = None) -> bytes:
+    model = net() if model is None else model
+    return cloister.model_digest(model, captured(model))
+
+
 def charter(folder: Path, **limits: Any) -> Charter:
     names = {"alice": "owner", "bob": "owner", "carol": "researcher"}
     members = {name: (role, Identity.create(folder / f"{name}.key")) for name, role in names.items()}
@@ -73,8 +88,8 @@ def agreed(plan: Plan, name: str = "train", **changes: Any) -> AgreedJob:
 
 
 def test_a_model_is_its_parts_and_its_constants() -> None:
-    described = describe(net())
-    names = [part.name for part in described.parts]
+    found = described()
+    names = [part.name for part in found.tensors.parts]
     assert names == [
         "first.bias",
         "first.weight",
@@ -84,32 +99,115 @@ def test_a_model_is_its_parts_and_its_constants() -> None:
         "norm.weight",
         "tied.bias",
     ]
-    assert [part.name for part in described.parts if part.buffer] == ["norm.running_mean", "norm.running_var"]
-    assert [constant.name for constant in described.constants] == ["norm.num_batches_tracked", "scale"]
-    assert len(described.vector) == 6 + 36 + 4 * 6 + 6
+    assert [part.name for part in found.tensors.parts if part.buffer] == ["norm.running_mean", "norm.running_var"]
+    assert [constant.name for constant in found.tensors.constants] == ["norm.num_batches_tracked", "scale"]
+    assert found.tensors.base == ()
+    assert len(found.vector) == 6 + 36 + 4 * 6 + 6
 
 
 def test_a_models_digest_is_of_its_values_names_and_constants() -> None:
-    assert cloister.model_digest(net()) == cloister.model_digest(net())
+    assert digest() == digest()
     changed = []
     for change in (
         lambda model: model.first.weight.data.__setitem__((0, 0), 1.0),
         lambda model: model.norm.running_var.fill_(2.0),
         lambda model: model.norm.num_batches_tracked.fill_(2),
         lambda model: model.scale.fill_(0.25),
-        lambda model: model.add_module("more", nn.Linear(1, 1)),
-        lambda model: model.to(torch.float64),
+        lambda model: model.register_buffer("more", torch.zeros(1)),
     ):
         model = net()
         change(model)
-        changed.append(cloister.model_digest(model))
-    assert len({cloister.model_digest(net()), *changed}) == 7
+        changed.append(digest(model))
+    assert len({digest(), *changed}) == 6
 
 
 def test_a_vector_goes_back_into_its_model() -> None:
-    described, other = describe(net()), Net()
-    load(described.vector, into=other)
-    assert cloister.model_digest(other) == described.digest
+    found, other = described(), Net()
+    load(found.vector, tensors=found.tensors, into=other)
+    assert digest(other) == found.digest
+
+
+class Mixed(Net):
+    """With a layer that is not trained, and statistics that are only read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        self.base.eval()
+        return super().forward(self.base(x))
+
+
+def mixed() -> Mixed:
+    torch.manual_seed(2)
+    return Mixed()
+
+
+FROZEN = ["base.0.bias", "base.0.weight", "base.1.bias", "base.1.running_mean", "base.1.running_var", "base.1.weight"]
+
+
+def test_what_a_plan_does_not_learn_is_no_part_of_the_vector() -> None:
+    found = described(mixed())
+    assert found.tensors.parts == described().tensors.parts
+    assert found.vector.shape == described().vector.shape
+    floats = [each.name for each in found.tensors.constants if each.spec.dtype == "float32"]
+    assert floats == [*FROZEN, "scale"]
+    assert {each.name: each.data for each in found.tensors.constants}["base.0.bias"] == bytes(
+        mixed().base[0].bias.detach().numpy().tobytes()  # type: ignore[union-attr]
+    )
+    changed = mixed()
+    changed.base[1].running_var.fill_(2.0)  # type: ignore[operator, union-attr]
+    assert digest(changed) != found.digest
+
+
+def test_what_is_in_a_base_is_named_and_not_sent(tmp_path: Path) -> None:
+    model = mixed()
+    cloister.write_base(model, captured(model), tmp_path / "base.safetensors")
+    base = cloister.Base(tmp_path)
+    found = describe(model, captured(model), base=base)
+    assert [each.name for each in found.tensors.base] == [*FROZEN, "scale"]
+    assert [each.buffer for each in found.tensors.base] == [False, False, False, True, True, False, True]
+    assert [each.name for each in found.tensors.constants] == ["base.1.num_batches_tracked", "norm.num_batches_tracked"]
+    assert {each.file for each in found.tensors.base} == {*base.digests.values()}
+    assert found.digest == cloister.model_digest(model, captured(model), base=base) != digest(model)
+
+
+def test_buffers_that_stay_at_home_are_what_each_owner_begins_with(tmp_path: Path) -> None:
+    model = mixed()
+    cloister.write_base(model, captured(model), tmp_path / "base.safetensors")
+    found = describe(model, captured(model), base=cloister.Base(tmp_path), home_buffers=True)
+    assert not any(part.buffer for part in found.tensors.parts)
+    assert [each.name for each in found.tensors.constants] == [
+        "base.1.num_batches_tracked",
+        "norm.num_batches_tracked",
+        "norm.running_mean",
+        "norm.running_var",
+    ]
+
+
+def test_frozen_tensors_that_are_too_large_belong_into_a_base(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 50_000), nn.Linear(50_000, 3))
+    model[0].requires_grad_(requires_grad=False)
+    plan = captured(model)
+    with pytest.raises(ConfigurationError, match=r"'0.weight', float32\[50000, 6\], .* base=cloister\.Base"):
+        describe(model, plan)
+    other = nn.Linear(6, 6)
+    other.requires_grad_(requires_grad=False)
+    small = nn.Sequential(other, nn.Linear(6, 3))
+    cloister.write_base(small, captured(small), tmp_path / "other.safetensors")
+    with pytest.raises(ConfigurationError, match=r"is in no file of the base: .* cloister\.write_base"):
+        describe(model, plan, base=cloister.Base(tmp_path))
+
+
+def test_a_plan_of_another_model_describes_none() -> None:
+    with pytest.raises(PlanError, match=r"captured from another model, which has no 'base\.0\.bias'"):
+        describe(mixed(), captured())
+    with pytest.raises(PlanError, match=r"needs the parameter 'base\.0\.weight'"):
+        describe(net(), captured(mixed()))
+    with pytest.raises(ConfigurationError, match="a str stands where a plan is wanted"):
+        describe(net(), "plan")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -117,16 +215,16 @@ def test_a_job_names_the_charters_and_has_no_numbers(tmp_path: Path) -> None:
     model = net()
     plan = planned(loss, model=model, example=EXAMPLE)
     proximal = agreed(plan, "proximal", strategy=cloister.FedProx(mu=0.5))
-    given: dict[str, Any] = {"first_model": cloister.model_digest(model), "clip_buffers": 1.0}
+    given: dict[str, Any] = {"first_model": digest(model), "clip_buffers": 1.0}
     signed = charter(tmp_path, jobs=[agreed(plan), proximal], **given)
     made = [
-        jobs.decode(make(describe(model), plan, wanted, charter=signed)) for wanted in (agreed(plan, "x"), proximal)
+        jobs.decode(make(described(model), plan, wanted, charter=signed)) for wanted in (agreed(plan, "x"), proximal)
     ]
     assert [job.name for job in made] == ["train", "proximal"]
     assert hashlib.sha256(made[0].plan).digest() == plan.digest
-    assert made[0].start == signed.limits.first_model == jobs.model_digest(made[0], describe(model).vector)
+    assert made[0].start == signed.limits.first_model == jobs.model_digest(made[0], described(model).vector)
     assert jobs.agreed(made[1], charter=signed).proximal == 0.5
-    again = make(describe(net()), planned(loss, model=net(), example=EXAMPLE), agreed(plan), charter=signed)
+    again = make(described(), planned(loss, model=net(), example=EXAMPLE), agreed(plan), charter=signed)
     assert again == jobs.encode(made[0])
 
 
@@ -141,38 +239,40 @@ def test_a_job_names_the_charters_and_has_no_numbers(tmp_path: Path) -> None:
         ({"optimizer": cloister.SGD(lr=0.2)}, "optimizer (SGD(lr=0.2, "),
         ({"strategy": cloister.FedAvg(0.5)}, "strategy (FedAvg(lr=0.5, "),
         ({"weights": "rows"}, "weights ('rows'; the charter has 'uniform')"),
+        ({"precision": "bfloat16"}, "precision ('bfloat16'; the charter has 'full')"),
         ({"rounds": 4, "steps": 10}, "rounds (4; the charter has 3); steps (10; the charter has 9)"),
     ],
 )
 def test_a_job_that_is_not_the_charters_says_what_differs(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     plan = loss.capture(net(), example=EXAMPLE)
     far = agreed(plan, "far", optimizer=cloister.Adam(), rounds=1, data="#x")
-    signed = charter(tmp_path, jobs=[far, agreed(plan)], first_model=cloister.model_digest(net()))
+    signed = charter(tmp_path, jobs=[far, agreed(plan)], first_model=digest())
     with pytest.raises(JobError) as caught:
-        make(describe(net()), plan, agreed(plan, **changes), charter=signed)
+        make(described(), plan, agreed(plan, **changes), charter=signed)
     assert f"differs from the charter's job 'train' in {said}" in str(caught.value)
 
 
 @pytest.mark.slow
 def test_a_model_of_which_a_part_is_not_trained_and_a_charter_with_noise(tmp_path: Path) -> None:
-    """Noise would be added to that part in each round."""
+    """No noise is added to that part, which is no part of what is released."""
     frozen = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     frozen.get_parameter("0.bias").requires_grad_(requires_grad=False)
     plan = loss.capture(frozen, example=EXAMPLE)
     wanted = agreed(plan, sampling=cloister.Sampling(rate=0.5, rows=90), steps=1, optimizer=cloister.SGD(lr=0.5))
     noise = cloister.Noise(unit="record", multiplier=2.0, delta=1e-5)
-    given: dict[str, Any] = {"first_model": cloister.model_digest(frozen), "noise": noise}
+    given: dict[str, Any] = {"first_model": digest(frozen), "noise": noise}
     signed = charter(tmp_path, jobs=[wanted], **given)
-    with pytest.raises(PlanError, match=r"does not train the parameter '0\.bias'"):
-        make(describe(frozen), plan, wanted, charter=signed)
+    made = jobs.decode(make(described(frozen), plan, wanted, charter=signed))
+    assert [part.name for part in made.tensors.parts] == ["0.weight", "1.bias", "1.weight"]
+    assert [each.name for each in made.tensors.constants] == ["0.bias"]
 
 
 @pytest.mark.slow
 def test_a_model_with_buffers_and_a_charter_without_a_bound_for_them(tmp_path: Path) -> None:
     plan = loss.capture(net(), example=EXAMPLE)
-    signed = charter(tmp_path, jobs=[agreed(plan)], first_model=cloister.model_digest(net()))
+    signed = charter(tmp_path, jobs=[agreed(plan)], first_model=digest())
     with pytest.raises(JobError, match="clip_buffers"):
-        make(describe(net()), plan, agreed(plan), charter=signed)
+        make(described(), plan, agreed(plan), charter=signed)
 
 
 @pytest.mark.slow
@@ -188,9 +288,9 @@ def test_a_loss_needs_an_example() -> None:
 @pytest.mark.slow
 def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
     plan, other = loss.capture(net(), example=EXAMPLE), also_loss.capture(net(), example=EXAMPLE)
-    signed = charter(tmp_path, jobs=[agreed(other)], first_model=cloister.model_digest(net()))
+    signed = charter(tmp_path, jobs=[agreed(other)], first_model=digest())
     with pytest.raises(JobError, match=f"{plan.digest.hex()}.*{other.digest.hex()}"):
-        make(describe(net()), plan, agreed(plan), charter=signed)
+        make(described(), plan, agreed(plan), charter=signed)
 
 
 @pytest.mark.slow
@@ -205,6 +305,7 @@ def test_a_plan_that_is_not_the_charters(tmp_path: Path) -> None:
         ({"optimizer": cloister.SGD(lr=2.0)}, "must be from 0.01 to 1 for SGD"),
         ({"batch_size": 15}, "batch_size: is 15, and must be at least 16"),
         ({"weights": "row"}, "weights: is 'row', and must be one of uniform, rows"),
+        ({"precision": "half"}, "precision: is 'half', and must be one of full, bfloat16, float16"),
         ({"unsafe_lr": "a long story"}, "lr is within its bounds: leave out unsafe_lr"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, r"is torch.optim's; write cloister.SGD\(lr=...\)"),
         ({"optimizer": torch.optim.Adagrad([torch.zeros(1)])}, r"write cloister.SGD\(lr=...\) or cloister.Adam\("),

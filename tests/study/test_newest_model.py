@@ -55,13 +55,16 @@ def model() -> Tied:
     return Tied()
 
 
+def plan() -> cloister.Plan:
+    return loss.capture(model(), example=(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """The folder of a script that took a job of two rounds, and its model."""
     folder = tmp_path_factory.mktemp("study")
-    plan = loss.capture(model(), example=(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)))
-    agreed = cloister.job("train", plan, **NUMBERS)
-    aggregator = Aggregator(folder, jobs=[agreed], start=cloister.model_digest(model()), clip_buffers="1.0")
+    agreed = cloister.job("train", plan(), **NUMBERS)
+    aggregator = Aggregator(folder, jobs=[agreed], start=cloister.model_digest(model(), plan()), clip_buffers="1.0")
     length = sum(each.numel() for each in (*model().parameters(), *model().buffers()) if each.is_floating_point())
 
     def rounds(talk: Talk) -> None:
@@ -74,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
         talk.finish()
 
     with aggregator.saying(rounds) as options, aggregator.study(options) as study:
-        run = study.fit(model(), plan, on_round=lambda done: None, **NUMBERS)
+        run = study.fit(model(), plan(), on_round=lambda done: None, **NUMBERS)
     return study.chain.parent, run.model
 
 
@@ -94,11 +97,11 @@ def test_it_is_read_into_a_model_that_has_tied_weights_and_counters(
     file = tmp_path / "model.safetensors"
     done = CliRunner().invoke(app, ["model", str(trained[0]), "--out", str(file)])
     assert done.exit_code == 0, done.output
-    digest = cloister.model_digest(trained[1])
+    digest = cloister.model_digest(trained[1], plan())
     assert f"released by round 2, {digest.hex()}" in done.output
     fresh = Tied()
     load_model(fresh, file)
-    assert cloister.model_digest(fresh) == digest
+    assert cloister.model_digest(fresh, plan()) == digest
     assert fresh.first.weight is fresh.second.weight
     for name, value in trained[1].state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name

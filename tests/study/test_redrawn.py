@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import cloister
@@ -25,13 +25,24 @@ class Counting(nn.Module):
         self.layer = nn.Linear(4, 2)
         self.register_buffer("seen", torch.zeros(1, dtype=torch.int32))
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+@cloister.plan
+def loss(model: nn.Module, x: Tensor) -> Tensor:
+    """The mean square of what comes out."""
+    return model(x).square().mean()
+
 
 def drawn(folder: Path, model: nn.Module) -> tuple[Path, str]:
     """A charter with the model's recipe, and the digest that it should name."""
     file = folder / "charter.toml"
-    written = text(jobs=[agreed_job(bytes(32))], clip_buffers="1.0", first_model='"00"') + cloister.recipe_toml(model)
+    plan = loss.capture(model, example=(torch.zeros(3, 4),))
+    written = text(jobs=[agreed_job(bytes(32))], clip_buffers="1.0", first_model='"00"')
+    written += cloister.recipe_toml(model, plan)
     file.write_text(written.replace('first_model = "00"\n', ""))
-    digest = cloister.model_digest(cloister.draw_first_model(model, file)).hex()
+    digest = cloister.model_digest(cloister.draw_first_model(model, file), plan).hex()
     file.write_text(written.replace('"00"', f'"{digest}"'))
     return file, digest
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,15 @@ from cloister.errors import (
     UnacceptableError,
     UnreachableError,
 )
+from cloister.ledger import job as jobs
 from cloister.ledger.audit import audit
 from cloister.ledger.jsonl import read_lines
 from cloister.net.collateral import no_collateral
 from cloister.net.identity import Identity
 from cloister.study import fit as fit_module
+from cloister.study.state_dir import Folder
 from cloister.study.study import StudyRun
+from cloister.wire.halves import packed
 from cloister.wire.rounds import (
     Accepted,
     Ask,
@@ -84,7 +88,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def aggregator(tmp_path: Path) -> Aggregator:
     agreed = cloister.job("train", PLAN, **NUMBERS)
     adaptive = cloister.job("adaptive", PLAN, strategy=cloister.FedAdam(), **NUMBERS)
-    return Aggregator(tmp_path, jobs=[agreed, adaptive], start=cloister.model_digest(model()))
+    half = cloister.job("half", PLAN, precision="bfloat16", **NUMBERS)
+    return Aggregator(tmp_path, jobs=[agreed, adaptive, half], start=cloister.model_digest(model(), PLAN))
 
 
 def fit(study: cloister.Study, **changed: Any) -> StudyRun:
@@ -114,8 +119,50 @@ def one_round(talk: Talk, *, then: Callable[[Talk], None] = Talk.finish, **chang
     then(talk)
 
 
+def stepping(*, wrong: bool = False) -> Script:
+    """A round of which the model comes, and one of which the step does."""
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        first = vector(LENGTH, 1)
+        talk.release(first, instance=instance)
+        talk.send(0, first)
+        step = packed(np.full(LENGTH, 0.5, np.float32), to="bfloat16")
+        talk.release(first + np.float32(0.5), instance=instance)
+        if wrong:
+            step[LENGTH // 2] += 1
+        found = talk.ledger.since(2)
+        talk.say(Chain(3, tuple(map(len, found)), step=step.nbytes), [*found, step.tobytes()])
+        talk.until_closed() if wrong else talk.finish()
+
+    return script
+
+
 def vanish(talk: Talk) -> None:
     talk.connection.close()
+
+
+def test_a_step_leads_to_the_next_model(aggregator: Aggregator, tmp_path: Path) -> None:
+    with aggregator.saying(stepping()) as options:
+        run = fit(aggregator.study(options), precision="bfloat16")
+    assert flat(run.model) == (vector(LENGTH, 1) + np.float32(0.5)).tolist()
+    assert run.finished
+    kept = Folder(tmp_path / "charter.rounds")
+    found = kept.model(jobs.decode((kept.path / "job").read_bytes()))
+    assert found is not None
+    assert found.digest == run.receipts[-1].record.model
+
+
+def test_a_step_that_leads_elsewhere_is_noticed(aggregator: Aggregator, tmp_path: Path) -> None:
+    told: list[Any] = []
+    with (
+        aggregator.saying(stepping(wrong=True)) as options,
+        pytest.raises(RoundError, match="leads to another model than it released"),
+    ):
+        fit(aggregator.study(options), precision="bfloat16", on_round=told.append)
+    assert len(told) == 1
+    assert len([*Folder(tmp_path / "charter.rounds").records()]) == 2  # nothing of it is kept
 
 
 def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
@@ -149,11 +196,41 @@ def test_a_study(aggregator: Aggregator, tmp_path: Path) -> None:
     assert "examples" not in f"{run.history}{run.history[1]}"
 
 
+def test_a_study_whose_charter_tells_of_clipping_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = "".join(
+        f'[[limits.metrics]]\nname = "{name}"\nlow = 0.0\nhigh = 100.0\n' for name in ("clipped", "loss", "update_norm")
+    )
+    numbers = {**NUMBERS, "rounds": 3}
+    jobs = [cloister.job("train", PLAN, **numbers)]
+    aggregator = Aggregator(tmp_path, jobs=jobs, start=cloister.model_digest(model()), limits=told)
+
+    def rounds(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        for seed in (1, 2, 3):
+            before = talk.ledger.sequence - (seed == 1)
+            metrics = {"loss": 0.5, "clipped": 1.0, "update_norm": 7.25}
+            talk.release(vector(LENGTH, seed), instance=instance, metrics=metrics)
+            talk.send(before, vector(LENGTH, seed))
+        talk.finish()
+
+    with aggregator.saying(rounds) as options, caplog.at_level("WARNING", logger="cloister.study.clipping"):
+        run = fit(aggregator.study(options), **numbers)
+    assert run.history.series("clipped") == [1.0, 1.0, 1.0]
+    (record,) = caplog.records
+    assert "mean norm was 7.25 in the last round, were clipped to" in record.getMessage()
+    assert "a charter with a larger clip" in record.getMessage()
+
+
 def test_the_model_that_was_given_stays_as_it_is(aggregator: Aggregator) -> None:
     start = model()
     with aggregator.saying(two_rounds) as options:
         run = fit(aggregator.study(options), model=start)
-    assert cloister.model_digest(start) == cloister.model_digest(model()) != cloister.model_digest(run.model)
+    assert (
+        cloister.model_digest(start, PLAN)
+        == cloister.model_digest(model(), PLAN)
+        != cloister.model_digest(run.model, PLAN)
+    )
 
 
 def test_the_same_script_again_finds_its_job_done(aggregator: Aggregator) -> None:
@@ -166,7 +243,7 @@ def test_the_same_script_again_finds_its_job_done(aggregator: Aggregator) -> Non
     with aggregator.saying(two_rounds, again) as options:
         first, second = fit(aggregator.study(options)), fit(aggregator.study(options))
     assert (joins[0].sequence, joins[0].head, joins[0].holds) == (3, aggregator.ledger.head, True)
-    assert cloister.model_digest(first.model) == cloister.model_digest(second.model)
+    assert cloister.model_digest(first.model, PLAN) == cloister.model_digest(second.model, PLAN)
     assert second.history[1].weights == first.history[1].weights
     assert second.finished
 
@@ -386,7 +463,7 @@ def test_the_numbers_of_void_rounds_are_remembered(aggregator: Aggregator) -> No
         run = fit(aggregator.study(options))
     assert joins[0].round == 7
     assert not run.history
-    assert cloister.model_digest(run.model) == cloister.model_digest(model())
+    assert cloister.model_digest(run.model, PLAN) == cloister.model_digest(model(), PLAN)
 
 
 # What is not believed

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 import cloister
 from cloister.charter import Metric, Noise
+from cloister.charter.charter import Base
 from cloister.charter.jobs import Sampling
 from cloister.charter.toml import parse_charter
-from cloister.errors import CharterError, JobError, PlanError
-from cloister.ledger.job import Constant, Part
+from cloister.errors import CharterError, ConfigurationError, JobError, PlanError
+from cloister.ledger.job import Based, Constant, Part, Tensors
 from cloister.node.study.plan_check import check_proven
 from cloister.study import study_file
 from cloister.study.published import published_values
@@ -65,6 +66,7 @@ def model(width: int = 16) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
 
 
+PLAN = loss.capture(model(), example=EXAMPLE)
 PARTS = (
     Part("0.bias", TensorSpec("float32", (16,)), False),
     Part("0.weight", TensorSpec("float32", (16, 6)), False),
@@ -97,7 +99,7 @@ def charter(folder: Path, plan: cloister.Plan, start: nn.Module | None = None, *
         "measurements": [bytes(48)],
         "interactive": False,
         "jobs": [cloister.job("train", plan, **numbers)],
-        "first_model": cloister.model_digest(start or model()),
+        "first_model": cloister.model_digest(start or model(), plan),
         "floor": 3,
         "largest_share": 0.5,
         "min_batch": 32,
@@ -142,7 +144,7 @@ def test_the_page_says_what_is_computed_what_leaves_and_what_comes_out(honest: P
         "  least rows          32 behind one step, 100 behind one owner's update, 300 of 3 owners behind one release",
         "    takes from each row: column 0 (x): float32[6] and column 1 (y): int64[]",
         "    rows:        ",
-        "  163 values in 4 tensors of float32:",
+        "  learned: 163 values in 4 tensors of float32:",
         "  the update          163 numbers, 652 bytes: what the model changed by",
         "  metrics             loss",
         "  the model           the mean of at least 3 owners' updates, applied by the job's strategy",
@@ -230,15 +232,15 @@ def test_a_drawn_model_needs_no_values_and_is_drawn_again(tmp_path: Path) -> Non
     file = charter(tmp_path, plan)
     lines = [line for line in file.read_text().splitlines() if not line.startswith("first_model = ")]
     unfinished = tmp_path / "unfinished.toml"
-    unfinished.write_text("\n".join([*lines, cloister.recipe_toml(start)]))
+    unfinished.write_text("\n".join([*lines, cloister.recipe_toml(start, PLAN)]))
     with pytest.raises(CharterError, match="first_model: is missing"):
         cloister.write_study(tmp_path / "u.study", charter=unfinished, plans=[plan], model=start)
     drawn = cloister.draw_first_model(start, unfinished)
-    file.write_text(file.read_text() + cloister.recipe_toml(start))
-    text = file.read_text().replace(cloister.model_digest(start).hex(), cloister.model_digest(drawn).hex())
+    file.write_text(file.read_text() + cloister.recipe_toml(start, PLAN))
+    text = file.read_text().replace(cloister.model_digest(start, plan).hex(), cloister.model_digest(drawn, plan).hex())
     file.write_text(text)
     again = cloister.draw_first_model(start, file)  # which does not depend on the digest
-    assert cloister.model_digest(again) == cloister.model_digest(drawn)
+    assert cloister.model_digest(again, plan) == cloister.model_digest(drawn, plan)
     cloister.write_study(tmp_path / "s.study", charter=file, plans=[plan], model=drawn)
     found = read(tmp_path / "s.study")
     told = "\n".join(page(found))
@@ -306,15 +308,17 @@ def test_a_name_looks_like_nothing_else(tmp_path: Path) -> None:
 def test_every_line_of_a_page_is_one_line(honest: Path) -> None:
     """Whatever came past the file's checks."""
     found = read(honest)
-    forged = tuple(msgspec.structs.replace(part, name=FORGED + part.name) for part in found.parts)
+    forged = tuple(msgspec.structs.replace(part, name=FORGED + part.name) for part in found.tensors.parts)
+    based = Based(FORGED, TensorSpec("float32", (2,)), False, bytes(32), FORGED + "there")
+    constant = Constant(FORGED + "constant", TensorSpec("int64", ()), bytes(8))
     owner = replace(found.charter.members[0], name=FORGED)
     limits = replace(found.charter.limits, metrics=(Metric(name=FORGED, low=0.0, high=1.0),))
     job = replace(found.charter.jobs[0], name=FORGED, data=FORGED, unsafe_lr=FORGED)
     agreed = replace(
         found.charter, name=FORGED, members=(owner,), limits=limits, jobs=(job,), addresses=(FORGED,),
-        reference=(replace(found.charter.reference[0], name=FORGED),),
+        reference=(replace(found.charter.reference[0], name=FORGED),), bases=(Base(name=FORGED, files=(bytes(32),)),),
     )  # fmt: skip
-    other = replace(found, charter=agreed, parts=forged, vector=None, text=FORGED)
+    other = replace(found, charter=agreed, tensors=Tensors(forged, (based,), (constant,)), vector=None, text=FORGED)
     for line in (*page(other, code=True), *diff(found, other)):
         assert is_visible(line), ascii(line)
     assert "warnings    none" not in page(other)
@@ -336,13 +340,13 @@ def test_a_model_too_large_to_draw_is_not_said_to_be_checked(
     tmp_path: Path, honest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = model()
-    text = read(honest).charter_text + cloister.recipe_toml(start)
+    text = read(honest).charter_text + cloister.recipe_toml(start, PLAN)
     monkeypatch.setattr(study_file, "VALUES_BYTES", 100)
     told = "\n".join(page(decode(contents(honest, charter=text, vector=None))))
     assert "too large to be drawn here, so not checked" in told
     assert "drawn again here" not in told
     other = text.replace("shape = [16]", "shape = [17]")
-    with pytest.raises(CharterError, match=r"other tensors than the charter's recipe, which differ in 0\.bias"):
+    with pytest.raises(CharterError, match=r"other tensors than the charter's recipe draws, which differ in 0\.bias"):
         decode(contents(honest, charter=other, vector=None))
 
 
@@ -396,6 +400,7 @@ def full(found: StudyFile) -> StudyFile:
     limits = replace(
         found.charter.limits,
         clip_buffers=2.0,
+        home_buffers=True,
         noise=Noise(unit="record", multiplier=1.5, delta=1e-5),
         row_buckets=(200, 400),
         first_model_file=bytes(32),
@@ -409,7 +414,8 @@ def full(found: StudyFile) -> StudyFile:
     )
     agreed = replace(
         found.charter, supersedes=bytes(32), reference=reference, limits=limits, jobs=(job,),
-        recipe=parse_charter(found.charter_text + cloister.recipe_toml(model())).recipe,
+        bases=(Base(name="one", files=(bytes(32), bytes([1] * 32))), Base(name="two", files=(bytes([2] * 32),))),
+        recipe=parse_charter(found.charter_text + cloister.recipe_toml(model(), PLAN)).recipe,
     )  # fmt: skip
     return replace(found, charter=agreed)
 
@@ -440,9 +446,16 @@ def test_whatever_else_is_in_the_file_is_in_the_difference(honest: Path, tmp_pat
     assert diff(found, replace(found, text="Other words."))
     assert diff(found, replace(found, vector=None))
     assert diff(found, replace(found, vector=bytes(652)))
-    assert diff(found, replace(found, parts=(msgspec.structs.replace(PARTS[0], buffer=True), *PARTS[1:])))
+    held = found.tensors
+    parts = (msgspec.structs.replace(PARTS[0], buffer=True), *PARTS[1:])
+    assert diff(found, replace(found, tensors=msgspec.structs.replace(held, parts=parts)))
+    spec = TensorSpec("float32", (2,))
+    files = [Based("b", spec, False, bytes([at]) * 32, name) for at, name in ((0, "b"), (1, "b"), (0, "c"))]
+    others = [replace(found, tensors=msgspec.structs.replace(held, base=(each,))) for each in files]
+    for changed in (found, *others[1:]):
+        assert any("tensor b" in line for line in diff(others[0], changed))
     constants = tuple(Constant("n", TensorSpec("int64", ()), bytes([at]) * 8) for at in range(2))
-    one, other = (replace(found, constants=(each,)) for each in constants)
+    one, other = (replace(found, tensors=msgspec.structs.replace(held, constants=(each,))) for each in constants)
     assert any("tensor n" in line for line in diff(one, other))
     (digest, plan), *_ = found.plans.items()
     program = encoding.decode(plan)
@@ -468,9 +481,10 @@ def test_a_member_under_an_older_keys_id_is_told(honest: Path) -> None:
 
 
 def contents(honest: Path, **changed: Any) -> bytes:
-    return study_file._encoder.encode(
-        msgspec.structs.replace(study_file._decoder.decode(honest.read_bytes()), **changed)
-    )
+    found = study_file._decoder.decode(honest.read_bytes())
+    tensors = {name: changed.pop(name) for name in ("parts", "base", "constants") if name in changed}
+    changed["tensors"] = msgspec.structs.replace(found.tensors, **tensors)
+    return study_file._encoder.encode(msgspec.structs.replace(found, **changed))
 
 
 @pytest.mark.slow
@@ -492,6 +506,18 @@ def contents(honest: Path, **changed: Any) -> bytes:
         ({"parts": (Part("a\x1b[8m", TensorSpec("float32", (1,)), False),)}, r"names a tensor 'a\\x1b\[8m'"),
         ({"constants": (Constant("n\u3164", TensorSpec("int64", ()), bytes(8)),)}, r"names a tensor 'n\\u3164'"),
         ({"constants": (Constant("n", TensorSpec("int64", ()), bytes(8)),)}, "differ in n"),
+        (
+            {"parts": PARTS[1:], "constants": (Constant("0.bias", PARTS[0].spec, bytes(64)),), "vector": None},
+            r"its vector holds other tensors than its plan learns: they differ in '0\.bias'",
+        ),
+        (
+            {"parts": PARTS[1:], "base": (Based("0.bias", PARTS[0].spec, False, bytes(32), "0.bias"),), "vector": None},
+            r"a file that the charter does not name under \[\[bases\]\]",
+        ),
+        (
+            {"base": (Based("b", PARTS[0].spec, False, bytes(32), "b\u202e"),)},
+            r"names a tensor 'b\\u202e'",
+        ),
         ({"charter": "= 1"}, "not TOML"),
         ({"format": "cloister study 9"}, "no study file of this version"),
     ],
@@ -519,6 +545,73 @@ def test_a_model_of_all_kinds_of_tensors_is_its_plans(tmp_path: Path) -> None:
     found = page(read(written(tmp_path, _Tied(), clip_buffers=1.0)))
     assert "    norm.running_var float32[6], buffer" in found
     assert "    norm.num_batches_tracked int64[], stays as it is" in found
+
+
+class _OnABase(nn.Module):
+    """A frozen layer under one that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(6, 6).requires_grad_(requires_grad=False), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.base(x).relu())  # type: ignore[no-any-return]
+
+
+def on_a_base(folder: Path) -> tuple[nn.Module, cloister.Plan, cloister.Base]:
+    torch.manual_seed(0)
+    start = _OnABase()
+    held = {f"h.{name}": each.detach() for name, each in start.base.named_parameters()}
+    save_file(held, folder / "model.safetensors")
+    return start, loss.capture(start, example=EXAMPLE), cloister.Base(folder)
+
+
+@pytest.mark.slow
+def test_a_base_is_on_the_page_by_its_files_and_not_in_the_file(tmp_path: Path) -> None:
+    start, plan, base = on_a_base(tmp_path)
+    (digest,) = base.digests.values()
+    digests = {"first_model": cloister.model_digest(start, plan, base=base), "bases": {"gpt2": [digest]}}
+    file = charter(tmp_path, plan, start, **digests)
+    given: dict[str, Any] = {"charter": file, "plans": [plan], "model": start}
+    cloister.write_study(tmp_path / "s.study", base=base, **given)
+    found = page(read(tmp_path / "s.study"))
+    for line in (
+        "  learned: 21 values in 2 tensors of float32:",
+        "  from the base gpt2, as it is: 42 values in 2 tensors of the file",
+        f"    {digest.hex()}",
+        "    base.weight float32[6, 6], which is h.weight there",
+    ):
+        assert line in found, line
+    weight = start.get_parameter("base.weight").detach().numpy().tobytes()
+    assert weight not in (tmp_path / "s.study").read_bytes()
+    with pytest.raises(CharterError, match="not the charter's"):
+        cloister.write_study(tmp_path / "t.study", **given)  # where it is carried in the file
+    given["charter"] = charter(tmp_path, plan, start, **digests | {"bases": {"gpt2": [bytes(32)]}})
+    with pytest.raises(CharterError, match=r"is in a file that the charter does not name under \[\[bases\]\]"):
+        cloister.write_study(tmp_path / "t.study", base=base, **given)
+
+
+@pytest.mark.slow
+def test_buffers_that_stay_at_home_are_said_to(tmp_path: Path) -> None:
+    start = _Tied()
+    plan = loss.capture(start, example=EXAMPLE)
+    first = cloister.model_digest(start, plan, home_buffers=True)
+    found = page(read(written(tmp_path, start, home_buffers=True, first_model=first)))
+    assert "    norm.running_var float32[6], stays at home" in found
+    assert "    scale float32[6], stays as it is" in found
+
+
+@pytest.mark.slow
+def test_plans_that_learn_different_tensors_are_of_two_studies(tmp_path: Path) -> None:
+    start = model()
+    plan = loss.capture(start, example=EXAMPLE)
+    file = charter(tmp_path, plan, start)
+    start.get_parameter("0.weight").requires_grad_(requires_grad=False)
+    fewer = loss.capture(start, example=EXAMPLE)
+    with pytest.raises(ConfigurationError, match="a study file is of one model"):
+        cloister.write_study(tmp_path / "s.study", charter=file, plans=[plan, fewer], model=start)
+    with pytest.raises(ConfigurationError, match="a study file is of one model"):
+        cloister.write_study(tmp_path / "s.study", charter=file, plans=[], model=start)
 
 
 @pytest.mark.slow

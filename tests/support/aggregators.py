@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -95,14 +96,20 @@ class Talk:
         return found
 
     def release(
-        self, vector: NDArray[Any], *, instance: chains.Instance, state: State | None = None, **changed: Any
+        self,
+        vector: NDArray[Any],
+        *,
+        instance: chains.Instance,
+        state: State | None = None,
+        metrics: Mapping[str, float] = MappingProxyType({"loss": 0.5}),
+        **changed: Any,
     ) -> None:
         """Appends the record of a round that came to this model."""
         released = {
             "salt": bytes(32),
             "model": jobs.model_digest(self.job, vector),
             "state": None if state is None else records.state_digest(state.rounds, state.averages),
-            "metrics": {"loss": 0.5},
+            "metrics": dict(metrics),
         }
         shares = chains.share_list(self.ledger, ("bob", "alice"), {"bob": 0.5, "alice": 0.5})
         agreed = chains.cohort(
@@ -139,8 +146,7 @@ class Aggregator:
             jobs=jobs,
             first_model=f'"{start.hex()}"',
             interactive="false",
-            limits=chains.LOSS,
-            **limits,
+            **{"limits": chains.LOSS, **limits},
         )
         text = text.replace(charters.fingerprint_of("rosa"), self.researcher.fingerprint)
         text = text.replace("not_after = 2027", "not_after = 2100")

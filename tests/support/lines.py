@@ -54,6 +54,7 @@ class Table:
         keys = {name: private_key(self.identities[name].path) for name in OWNERS}
         self.owners = {name: Owner(name, self.charter, length=length, key=keys[name]) for name in OWNERS}
         self.rosa = Party("rosa", self.charter)
+        self.rosa.work = self.data
         self.at = ""
 
     @contextmanager

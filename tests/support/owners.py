@@ -21,7 +21,9 @@ from cloister.ledger import answers
 from cloister.ledger import job as jobs
 from cloister.ledger.answers import Answer, Committed
 from cloister.ledger.chain import Ledger
+from cloister.ledger.following import cut
 from cloister.ledger.job import Based, Constant, Job, Part, Tensors
+from cloister.ledger.next_model import repeat
 from cloister.ledger.records import (
     cohort_digest,
     commit_to_be_signed,
@@ -29,9 +31,11 @@ from cloister.ledger.records import (
     consent_to_be_signed,
     decode_cohort,
 )
+from cloister.ledger.sync import ModelState
 from cloister.wire import rounds as w
 from cloister.wire.fixed_point import SUM_TYPE, UNITS
-from cloister.wire.layout import Regions, lay_out, regions_of
+from cloister.wire.halves import HELD_AS, packed, rounded, widened
+from cloister.wire.layout import Half, Regions, lay_out, regions_of
 from cloister.wire.optimizers import SGD
 from cloister.wire.tensors import TensorSpec
 from tests.support import charters
@@ -146,6 +150,11 @@ def update_of(name: str, number: int, length: int = LENGTH) -> Vector:
     return (np.random.default_rng(seed).normal(size=length) / max(length, 1) ** 0.5).astype(np.float32)
 
 
+def travelling(update: Vector, *, half: Half | None) -> NDArray[Any]:
+    """An update as it travels."""
+    return update if half is None else packed(rounded(update, to=half, seed=7), to=half)
+
+
 def sums_of(name: str, number: int, length: int) -> NDArray[np.signedinteger[Any]]:
     """The sum over the records that the owner of that name draws in a round."""
     return (update_of(name, number, length) * 3 * UNITS).astype(SUM_TYPE)
@@ -173,6 +182,8 @@ class Party:
         self.model: tuple[bytes, bytes] = (b"", b"")
         """Its digest, and all that came with it."""
         self.last: w.Chain | None = None
+        self.work = b""
+        """The newest job that it was shown, or has submitted, encoded."""
 
     def join(self) -> w.Join:
         """What it says first."""
@@ -196,8 +207,21 @@ class Party:
             self.ledger = self.ledger.settled()
         assert chain.first - 1 <= self.ledger.sequence
         self.ledger.extend(found[self.ledger.sequence - chain.first + 1 :])
-        if chain.model and chain.first - 1 + len(chain.records) == self.ledger.sequence:  # not one that is played again
+        if chain.first - 1 + len(chain.records) != self.ledger.sequence:  # one that is played again
+            return
+        if chain.model:
             self.model, self.last = (self.ledger.model or b"", body), chain
+        if chain.step:
+            self._repeat(chain, body)
+
+    def _repeat(self, chain: w.Chain, step: bytes) -> None:
+        assert self.last is not None
+        vector, *averages = cut(memoryview(self.model[1]), (self.last.model, *self.last.state))
+        before = ModelState(self.model[0], vector, tuple(averages), self.last.rounds)
+        found = repeat(step, before=before, ledger=self.ledger, job=jobs.decode(self.work))
+        self.model = found.digest, b"".join((found.vector, *found.averages))
+        sizes = tuple(map(len, found.averages))
+        self.last = w.Chain(chain.first, chain.records, len(found.vector), found.rounds if sizes else 0, sizes)
 
     def _hand_over(self, after: int) -> tuple[w.Chain, bytes]:
         found = self.ledger.since(after)
@@ -218,6 +242,8 @@ class Owner(Party):
         self.length = length
         self.draws = any(job.sampling is not None for job in charter.jobs)
         """Whether it contributes sums over records, of which it tells nothing."""
+        self.half = next((job.half for job in charter.jobs), None)
+        """What it rounds its contributions to."""
         self.job = b""
         self.current = b""
         """The job that it holds to be under way, encoded."""
@@ -242,15 +268,17 @@ class Owner(Party):
 
     def update(self) -> bytes:
         """The bytes that it contributes in this round."""
-        contributes = sums_of if self.draws else update_of
-        return contributes(self.name, self.round, self.length).tobytes()
+        if self.draws:
+            return sums_of(self.name, self.round, self.length).tobytes()
+        return travelling(update_of(self.name, self.round, self.length), half=self.half).tobytes()
 
     def answer(self, heard: Heard) -> list[tuple[Any, bytes]]:
         said = super().answer(heard)
         match heard.message:
             case w.Work(job=digest):
                 assert jobs.job_digest(heard.body) == digest
-                self.job, self.current = digest, heard.body
+                self.job = digest
+                self.current = self.work = heard.body
             case w.Resubmit(job=digest):
                 assert jobs.job_digest(self.current) == digest
                 said.append((w.Resubmitted(), self.current))
@@ -306,7 +334,8 @@ class Owner(Party):
         assert asked.round > self.round
         self.round = asked.round
         committed = commitment(self.salt, memoryview(self.update()))
-        norms = (0.0, 0.0) if self.draws else norms_of(np.frombuffer(self.update(), np.float32))
+        kind = np.float32 if self.half is None else HELD_AS[self.half]
+        norms = (0.0, 0.0) if self.draws else norms_of(widened(np.frombuffer(self.update(), kind)))
         limits = self.charter.limits
         told = max(each for each in (limits.min_examples, *limits.row_buckets) if each <= self.examples)
         return w.Ready(asked.round, told, *norms, {"loss": 1.0 / asked.round}, committed, self.standing(asked.round))

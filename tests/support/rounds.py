@@ -12,6 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from cloister.aggregation.steps import rounding_seed
 from cloister.aggregation.strategies import State, apply_to_parameters, read
 from cloister.aggregation.vectors import Vector
 from cloister.aggregator.bodies import Body
@@ -27,10 +28,23 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.wire import rounds as w
+from cloister.wire.halves import rounded, widened
 from cloister.wire.messages import Proof
 from tests.aggregation.means import Contribution as Contributed
 from tests.aggregation.means import Level, mean
-from tests.support.owners import LENGTH, Heard, Owner, Party, agree, first_model, key_of, make_job, parts_of, update_of
+from tests.support.owners import (
+    LENGTH,
+    Heard,
+    Owner,
+    Party,
+    agree,
+    first_model,
+    key_of,
+    make_job,
+    parts_of,
+    travelling,
+    update_of,
+)
 
 ATTESTER: Final = SimulatedAttester(measurement=b"\x5a" * 48, platform=b"\x77" * 32)
 
@@ -168,6 +182,7 @@ class Study:
         self.instance = Instance(self.charter)
         self.owners = {each.name: Owner(each.name, self.charter, length=length) for each in self.charter.owners}
         self.rosa = Party("rosa", self.charter)
+        self.rosa.work = self.data
         self.parties: dict[str, Party] = {**self.owners, "rosa": self.rosa}
         self.said: dict[str, list[Any]] = {name: [] for name in self.parties}
         """All that each has been told."""
@@ -241,11 +256,16 @@ def by_hand(
     state: State = rule.start(length)
     buckets = (limits.min_examples, *limits.row_buckets)
     told = {name: max(each for each in buckets if each <= rows) for name, rows in examples.items()}
-    for number, names in zip(numbers or count(1), cohorts, strict=False):
-        found = {
-            name: Contributed(update_of(name, number, length), told[name] if agreed.weights == "rows" else 1)
-            for name in names
-        }
+    digest = jobs.job_digest(jobs.encode(job))
+    for release, (number, names) in enumerate(zip(numbers or count(1), cohorts, strict=False), 1):
+        found = {}
+        for name in names:
+            update = widened(travelling(update_of(name, number, length), half=agreed.half))
+            found[name] = Contributed(update, told[name] if agreed.weights == "rows" else 1)
         average = mean(found, largest_share=limits.largest_share, level=level)
+        if agreed.half is not None:
+            average = rounded(average, to=agreed.half, seed=rounding_seed(digest, number=release))
+        elif state.averages:
+            average = average.astype(np.float32)
         model, state = apply_to_parameters(rule, model, mean=average, state=state, buffers=job.regions.buffers)
     return model

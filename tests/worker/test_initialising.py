@@ -15,7 +15,8 @@ from cloister.errors import ConfigurationError
 from cloister.models.drawing import bounds, draw
 from cloister.models.recipe import Drawn
 from cloister.worker.flatten import floats_of
-from cloister.worker.initialising import load_drawn, recipe_of
+from cloister.worker.initialising import load_drawn
+from cloister.worker.initialising import recipe_of as recipe_of_some
 
 DIGEST = bytes(32)
 
@@ -54,6 +55,11 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "AdaptiveLogSoftmax": lambda: nn.AdaptiveLogSoftmaxWithLoss(16, 40, [10, 20]),
     "double": lambda: nn.Linear(40, 50).double(),
 }
+
+
+def recipe_of(model: nn.Module) -> tuple[Drawn, ...]:
+    """The recipe of all that a model may learn."""
+    return recipe_of_some(model, learned=floats_of(model))
 
 
 def assert_drawn_as(entry: Drawn, values: torch.Tensor) -> None:
@@ -146,10 +152,21 @@ def test_what_is_computed_anew_needs_no_entry() -> None:
     assert [entry.tensor for entry in recipe_of(Own(persistent=False))] == ["inner.bias", "inner.weight"]
 
 
+def test_what_is_not_learned_is_not_drawn() -> None:
+    model = nn.Sequential(OwnLinear(3, 4), nn.Linear(4, 2))  # of the first there is no rule
+    recipe = recipe_of_some(model, learned={"1.bias", "1.weight"})
+    assert [entry.tensor for entry in recipe] == ["1.bias", "1.weight"]
+    before = model[0].weight.detach().clone()
+    load_drawn(draw(recipe, digest=DIGEST), model)
+    assert torch.equal(model[0].weight, before)
+    assert np.array_equal(model[1].bias.detach().numpy(), draw(recipe, digest=DIGEST)["1.bias"])
+    with pytest.raises(ConfigurationError, match=r"first fills '0\.bias'"):
+        recipe_of_some(model, learned={"0.bias", "1.bias", "1.weight"})
+
+
 @pytest.mark.parametrize(
     ("other", "changed", "text"),
     [
-        (nn.Linear(3, 4), {"bias": None}, "'bias' is not in the recipe"),
         (nn.Linear(3, 4), {"extra": np.zeros(1)}, "'extra' is not in the model"),
         (nn.Linear(5, 4), {}, r"'weight' is drawn as torch.float32 \[4, 3\], and .* has it as torch.float32 \[4, 5\]"),
         (nn.Linear(3, 4).double(), {}, "has it as torch.float64"),

@@ -161,32 +161,45 @@ def test_the_seed_decides() -> None:
 @pytest.mark.slow
 def test_the_delta_is_clipped() -> None:
     model, data = made("mlp")
-    whole = trained(model, data).delta
+    free = trained(model, data)
+    whole = free.delta
     limit = deltas.norm(whole) / 3
-    clipped = trained(model, data, clip=limit).delta
-    assert deltas.norm(clipped) <= limit
-    torch.testing.assert_close(clipped, whole / 3, rtol=1e-5, atol=1e-8)
-    assert torch.equal(trained(model, data, clip=4 * limit).delta, whole)
+    clipped = trained(model, data, clip=limit)
+    assert deltas.norm(clipped.delta) <= limit
+    torch.testing.assert_close(clipped.delta, whole / 3, rtol=1e-5, atol=1e-8)
+    loose = trained(model, data, clip=4 * limit)
+    assert torch.equal(loose.delta, whole)
+    assert [each.metrics["clipped"] for each in (free, clipped, loose)] == [0.0, 1.0, 0.0]
+    assert {each.metrics["update_norm"] for each in (free, clipped, loose)} == {deltas.norm(whole)}
+
+
+@pytest.mark.slow
+def test_buffers_are_no_part_of_what_is_clipped() -> None:
+    model, data = made("resnet")
+    free = trained(model, data)
+    assert free.norms.buffers > 4 * free.norms.parameters
+    loose = trained(model, data, clip=2 * free.norms.parameters)
+    assert torch.equal(loose.delta, free.delta)
+    bounded = trained(model, data, clip=2 * free.norms.parameters, clip_buffers=free.norms.buffers / 2)
+    assert (bounded.metrics["clipped"], bounded.norms.parameters) == (0.0, free.norms.parameters)
+    assert bounded.norms.buffers <= free.norms.buffers / 2
 
 
 @pytest.mark.slow
 def test_what_is_frozen_does_not_move() -> None:
+    """It is no part of a delta, or stands there with zeros where a layout wants it."""
     model, data = made("mlp")
     next(model.parameters()).requires_grad_(False)
-    plan = loss.capture(model, example=SAMPLES["mlp"].batch(4))
-    got = train(
-        plan,
-        data,
-        parameters=dict(model.named_parameters()),
-        buffers={},
-        optimizer=cloister.SGD(lr=0.05, weight_decay=0.1),
-        batch_size=BATCH,
-        local_epochs=1,
-        seed=SEED,
-    )
+    options: dict[str, Any] = {"optimizer": cloister.SGD(lr=0.05, weight_decay=0.1), "local_epochs": 1}
+    got = trained(model, data, **options)
+    learned = deltas.layout_of({name: each for name, each in model.named_parameters() if each.requires_grad})
     layout = deltas.layout_of(deltas.floats_of(model))
-    moved = {name: bool(got.delta[start:stop].any()) for name, _, start, stop in layout.places}
+    assert len(got.delta) == learned.length < layout.length
+    whole = trained(model, data, layout=layout, **options).delta
+    parts = {name: whole[start:stop] for name, _, start, stop in layout.places}
+    moved = {name: bool(part.any()) for name, part in parts.items()}
     assert moved == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert torch.equal(torch.cat([parts[place.name] for place in learned.places]), got.delta)
 
 
 @pytest.mark.slow

@@ -563,14 +563,14 @@ _OWNER: Final = (
         ),
         (
             "lists-what-is-released",
-            "return entry.cohort not in ledger.cohorts and not",
-            "return not",
+            "for each in agreed if each.cohort not in released",
+            "for each in agreed",
             "what is released is open no more",
         ),
         (
             "lists-what-is-void",
-            "entry.cohort not in ledger.cohorts and not self._records.is_void(self._digest, entry.cohort)",
-            "entry.cohort not in ledger.cohorts",
+            "for each in found if not self._records.is_void(self._digest, each.cohort)",
+            "for each in found",
             "what is void is open no more",
         ),
         (
@@ -864,15 +864,61 @@ _JOBS: Final = (
         ),
         (
             "buffers-that-nobody-bounds",
-            "if charter.limits.clip_buffers is None and any(part.buffer for part in job.parts):",
+            "if buffers and charter.limits.clip_buffers is None:",
             "if False:",
-            "a model has buffers only where the charter says how far they may move",
+            "buffers are sent only where the charter says how far they may move",
         ),
         (
-            "model-without-parameters",
-            "if not job.regions.parameters:",
+            "plan-without-parameters",
+            "if not parameters:",
             "if False:",
             "a job trains something",
+        ),
+        (
+            "vector-of-other-tensors",
+            "if wanted.get(name) != told.get(name))",
+            "if False)",
+            "a model's vector holds what its plan learns, and nothing else",
+        ),
+        (
+            "home-buffers-sent",
+            "if charter.limits.home_buffers:",
+            "if False:",
+            "buffers that stay at home are no part of a vector",
+        ),
+        (
+            "base-that-no-charter-names",
+            "if each.file not in files]",
+            "if False]",
+            "a base is made of files that the charter names",
+        ),
+        (
+            "tensor-that-is-two",
+            " or len(set(names)) < len(names):",
+            ":",
+            "a tensor is learned, or of the base, or a constant",
+        ),
+        (
+            "constants-without-bound",
+            "if each.spec.dtype in FLOATS) > FROZEN_BYTES:",
+            "if False) > FROZEN_BYTES:",
+            "a job carries no large frozen tensors",
+        ),
+    ),
+    *_in(
+        "ledger/learned.py",
+        "tests/ledger/test_learned.py",
+        (
+            "fewer-gradients-than-parameters",
+            "pairs = zip(held, after, strict=True)",
+            "pairs = zip(held, after)",
+            "a plan says of each tensor what becomes of it",
+        ),
+        (
+            "plan-of-endless-tensors",
+            "lay_out(found)  # bounds them",
+            "pass",
+            "what a plan learns is bounded",
         ),
     ),
     *_in(
@@ -1034,8 +1080,8 @@ _JOBS: Final = (
         "tests/node/study/test_member.py tests/worker/test_whole_batches.py",
         (
             "order-of-another-job",
-            '_STEPS + job + number.to_bytes(8, "big")',
-            '_STEPS + number.to_bytes(8, "big")',
+            'release = job + number.to_bytes(8, "big")',
+            'release = number.to_bytes(8, "big")',
             "no two jobs take rows in the same order",
         ),
         (
@@ -1279,8 +1325,8 @@ _AGGREGATOR: Final = (
         ),
         (
             "job-unchecked",
-            "agreed = jobs.agreed(job, charter=charter)",
-            "agreed = charter.jobs[0]",
+            "return job, jobs.agreed(job, charter=charter)",
+            "return job, charter.jobs[0]",
             "a job that is none of the charter's is refused before its model is read",
         ),
         (
@@ -1288,12 +1334,6 @@ _AGGREGATOR: Final = (
             'check(self.vector, length=len(self.vector), what="the model that the job starts from")',
             "pass",
             "a job starts from a model that is finite",
-        ),
-        (
-            "model-beyond-its-plan",
-            "if job.layout.nbytes > bytes_of_plan(job.plan):",
-            "if False:",
-            "no model has more memory than the charter's plan is for",
         ),
         (
             "job-beside-the-one-that-runs",
@@ -1697,12 +1737,12 @@ _AGGREGATOR: Final = (
         ),
     ),
     *_in(
-        "aggregator/round.py",
+        "ledger/next_model.py",
         "tests/aggregator/test_resuming.py",
         (
             "another-jobs-averages",
-            "        if not self._chains.ledger.done(run.digest):",
-            "        if False:",
+            "if done and before.rounds else",
+            "if before.rounds else",
             "a job's strategy begins anew",
         ),
     ),
@@ -2609,7 +2649,7 @@ _WORKER: Final = (
         "tests/worker/test_flatten.py",
         (
             "clip-that-clips-nothing",
-            "if found <= limit * (1 - _DOUBT):\n        return vector",
+            "if within(found, limit):\n        return vector",
             "if found:\n        return vector",
             "a delta is scaled down to the clip",
         ),
@@ -2622,6 +2662,22 @@ _WORKER: Final = (
             "if sum(tensor.nbytes for tensor in there) > nbytes:",
             "if False:",
             "no result is larger than was foretold",
+        ),
+    ),
+    *_in(
+        "tensor/pointer.py",
+        "tests/keras/test_at_workers.py",
+        (
+            "keras-brings-data-home",
+            "if isinstance(device, (str, torch.device)) and call_sites.asked_by_keras():",
+            "if isinstance(device, (str, torch.device)) and False:",
+            "what Keras brings to its device stays at the worker",
+        ),
+        (
+            "keras-asks-for-numpy",
+            "if call_sites.asked_by_keras():\n            raise",
+            "if False:\n            raise",
+            "nothing comes home where Keras asks for it on its way to NumPy",
         ),
     ),
 )
@@ -2875,20 +2931,20 @@ _BUDGETS: Final = (
         ),
         (
             "tells-of-records",
-            "return Result(rows, (0.0, 0.0), {}), summed.sums",
-            "return Result(rows - summed.left_out, (0.0, 0.0), {}), summed.sums",
+            "return Result(rows, (0.0, 0.0), {}), [summed.sums]",
+            "return Result(rows - summed.left_out, (0.0, 0.0), {}), [summed.sums]",
             "nothing is said of records that could not be computed",
         ),
         (
             "tells-where-a-file-is",
-            'str(fault).replace(str(Path(path)), f"the data set {name!r}")',
-            "str(fault)",
+            "str(fault).replace(str(Path(self._data_set.path)),",
+            'str(fault).replace("no path",',
             "a data set is told of by its name, and not by its path",
         ),
         (
             "tells-how-long-a-sum-is",
-            "return Result(rows, (0.0, 0.0), {}), summed.sums",
-            "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), summed.sums",
+            "return Result(rows, (0.0, 0.0), {}), [summed.sums]",
+            "return Result(rows, (float(summed.sums.double().norm()), 0.0), {}), [summed.sums]",
             "nothing is said of a sum over drawn records",
         ),
     ),
@@ -3149,14 +3205,14 @@ _MEMORY: Final = (
         "tests/attacks/test_differing_cohorts.py",
         (
             "near-models-are-others",
-            "and near(own.sketch, seen[0].sketch)",
+            "and near(own.sketch, each.sketch)",
             "and False",
             "a model that is the same but for rounding is no other",
         ),
         (
             "near-models-of-a-chain",
-            "any(each.charter != own.charter and",
-            "any(",
+            "list(self._sketches.items()) if charter != own.charter",
+            "list(self._sketches.items())",
             "within a chain a model is itself alone",
         ),
     ),
@@ -3318,9 +3374,125 @@ _MEMORY: Final = (
         ("other-plans", "if plans.keys() != wanted:", "if False:", "a study file's plans are its jobs'"),
         (
             "another-first-model",
-            "if vector is not None and describe(found.parts, found.constants, vector) != charter.limits.first_model:",
+            "if vector is not None and tensors.name_of(vector) != charter.limits.first_model:",
             "if False:",
             "a study file's first model is its charter's",
+        ),
+    ),
+    *_in(
+        "node/study/home.py",
+        "tests/node/study/test_home.py",
+        (
+            "home-of-a-void-round",
+            "if made is not None and made[0] == number:",
+            "if made is not None:",
+            "buffers at home go on from where the last released round left them",
+        ),
+        (
+            "home-of-other-tensors",
+            "if found is None or (found.tensors, found.data, len(found.vector)) != (",
+            "if found is None or (job.tensors.digest, data, self.nbytes(job)) != (",
+            "buffers at home are of one model and one data set, and all there",
+        ),
+    ),
+    *_in(
+        "node/study/base_files.py",
+        "tests/node/study/test_base_files.py",
+        (
+            "base-as-it-was",
+            "if known is not None and known.identity == identity:",
+            "if known is not None:",
+            "a base's file that has changed has another digest",
+        ),
+        (
+            "base-half-written",
+            "if identity_of(file.fileno()) != identity:",
+            "if False:",
+            "a digest is of a file that nobody writes to meanwhile",
+        ),
+        (
+            "base-that-is-not-here",
+            "if each not in found)",
+            "if False)",
+            "a base's file is known by its digest",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/node/study/test_trainer_process.py",
+        (
+            "base-of-other-bytes",
+            "if weights.identity != model.identity:",
+            "if False:",
+            "a training maps the file whose digest was taken",
+        ),
+        (
+            "path-of-a-base",
+            "for model in self._models:\n            said =",
+            "for model in ():\n            said =",
+            "where an owner's base models lie is told to nobody",
+        ),
+    ),
+    *_in(
+        "node/study/trainer_process.py",
+        "tests/attacks/test_work_that_does_not_fit.py",
+        (
+            "trained-though-frozen",
+            "and name in learns.parameters:",
+            "and False:",
+            "a node trains only what it contributes",
+        ),
+        (
+            "written-though-of-the-base",
+            "and name in learns.buffers:",
+            "and False:",
+            "no plan writes to a base",
+        ),
+    ),
+    *_in(
+        "worker/weights.py",
+        "tests/worker/test_weights.py",
+        (
+            "weights-at-odd-places",
+            "if start % ITEM_BYTES[spec.dtype]:",
+            "if False:",
+            "values are read where they are aligned",
+        ),
+    ),
+    *_in(
+        "worker/data/headers.py",
+        "tests/worker/test_weights.py",
+        (
+            "weights-beyond-the-file",
+            "if not 0 <= start <= end <= size - 8 - length or",
+            "if",
+            "no tensor is read beyond its file",
+        ),
+    ),
+    *_in(
+        "study/study_file.py",
+        "tests/study/test_study_file.py",
+        (
+            "study-of-another-vector",
+            "faults += vector_faults(found.tensors, plan, charter=charter)",
+            "pass",
+            "a study file's model learns what its plans learn",
+        ),
+        (
+            "study-of-another-base",
+            "faults = tensor_faults(found.tensors, charter=charter)",
+            "faults = []",
+            "a study file's base is its charter's",
+        ),
+    ),
+    *_in(
+        "tensor/plan/lowering.py",
+        "tests/tensor/plan/test_learned.py",
+        (
+            "read-only-statistics",
+            "if not _evaluates(line):",
+            "if True:",
+            "statistics that a step only reads are not learned",
         ),
     ),
     *_in(
@@ -3445,6 +3617,26 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
+        "tensor/plan/checking.py",
+        "tests/tensor/plan/test_checking.py",
+        (
+            "metric-of-a-reserved-name",
+            "set(metrics) - set(RESERVED)",
+            "set(metrics)",
+            "no plan calls a metric what every training reports",
+        ),
+    ),
+    *_in(
+        "simulation/rounds.py",
+        "tests/simulation/test_frozen.py",
+        (
+            "checkpoint-of-another-base",
+            "for name, each in sorted({**self._frozen(), **first}.items()):",
+            "for name, each in sorted(first.items()):",
+            "a run is not gone on with on another base",
+        ),
+    ),
+    *_in(
         "tensor/plan/encoding.py",
         "tests/plans/test_words.py",
         ("steering-plan", "if not is_visible(text):", "if False:", "no name in a plan steers a terminal"),
@@ -3528,7 +3720,7 @@ _MEMORY: Final = (
         "tests/node/study/test_first_model.py",
         (
             "not-as-drawn",
-            "if describe(job.parts, job.constants, drawn_vector(charter, job)) != charter.limits.first_model:",
+            "if job.tensors.name_of(drawn_vector(charter, job.tensors)) != charter.limits.first_model:",
             "if False:",
             "a first model is what its recipe draws",
         ),
@@ -3541,6 +3733,143 @@ _MEMORY: Final = (
             "if message.examples not in (self._limits.min_examples, *self._limits.row_buckets):",
             "if False:",
             "rows are told in buckets, of which the least is the fewest that the charter wants",
+        ),
+    ),
+)
+
+_HALVES: Final = (
+    *_in(
+        "wire/halves.py",
+        "tests/wire/test_halves.py",
+        (
+            "rounding-towards-zero",
+            "bits = values.view(np.uint32) + (coins & np.uint16(cut))",
+            "bits = values.view(np.uint32)",
+            "what many round adds up to what they meant",
+        ),
+        (
+            "subnormals-towards-zero",
+            ".astype(np.uint32) + coins[small] >> 16",
+            ".astype(np.uint32) >> 16",
+            "that holds for float16's subnormals too",
+        ),
+        (
+            "beyond-the-largest",
+            "np.abs(values).max() <= _LARGEST[to]",
+            "np.isfinite(values).all()",
+            "nothing is rounded to infinity",
+        ),
+        (
+            "one-chance-for-all",
+            "np.random.PCG64(seed)",
+            "np.random.PCG64(0)",
+            "no two parties round by the same chance",
+        ),
+    ),
+    *_in(
+        "worker/ending.py",
+        "tests/worker/test_ending.py",
+        (
+            "longer-by-rounding",
+            "if limit is not None and deltas.norm(found, regions=some) > limit:",
+            "if False:",
+            "what is rounded is no longer than the clip",
+        ),
+        (
+            "clipped-without-room",
+            "1.0 if self.half is None else 1 - SLACK",
+            "1.0",
+            "a long vector at the clip is rounded without bias",
+        ),
+        (
+            "too-large-for-its-type",
+            "if not fits(values, to=half):",
+            "if False:",
+            "a change that the type cannot hold is an error",
+        ),
+    ),
+    *_in(
+        "aggregator/bodies.py",
+        "tests/attacks/test_spoilt_halves.py",
+        (
+            "norms-of-bits",
+            "values = widened(part[block])",
+            "values = part[block]",
+            "a contribution's norm is that of the values that travelled",
+        ),
+    ),
+    *_in(
+        "charter/jobs.py",
+        "tests/attacks/test_spoilt_halves.py",
+        (
+            "length-in-full",
+            "return layout.nbytes if self.half is None else layout.length * HALF_BYTES",
+            "return layout.nbytes",
+            "a contribution in two bytes a value has another length than one in full",
+        ),
+    ),
+    *_in(
+        "ledger/next_model.py",
+        "tests/attacks/test_spoilt_halves.py",
+        (
+            "step-that-leads-elsewhere",
+            "if not found.is_newest(ledger):",
+            "if False:",
+            "a step leads to the model that its record names, or is refused",
+        ),
+        (
+            "step-from-another-model",
+            "or before.digest != newest.cohort.model:",
+            "or False:",
+            "a step is taken from the model that its round began with",
+        ),
+        (
+            "step-of-any-length",
+            "if dtype is None or len(step) != layout.length * dtype.itemsize or",
+            "if dtype is None or",
+            "a step has its job's length",
+        ),
+    ),
+    *_in(
+        "aggregator/round.py",
+        "tests/aggregator/test_steps.py",
+        (
+            "steps-for-those-without-the-model",
+            "(peer.model, peer.job) == (before, self.run.digest)",
+            "peer.job == self.run.digest",
+            "whoever lacks the model before is given the whole one",
+        ),
+        (
+            "steps-for-those-without-the-job",
+            "(peer.model, peer.job) == (before, self.run.digest)",
+            "peer.model == before",
+            "whoever was not shown the job is given the model",
+        ),
+    ),
+    *_in(
+        "aggregation/steps.py",
+        "tests/aggregator/test_steps.py",
+        (
+            "mean-that-did-not-travel",
+            "mean[block] = widened(step[block])",
+            "pass",
+            "the model is made of the mean that travels",
+        ),
+        (
+            "another-chance-for-each-try",
+            "_ROUNDING + job + number.to_bytes",
+            "_ROUNDING + number.to_bytes",
+            "two jobs round by different chance",
+        ),
+    ),
+    *_in(
+        "charter/job_bounds.py",
+        "tests/charter/test_noise.py",
+        (
+            "sums-in-two-bytes",
+            "if job.half is not None:",
+            "if False:",
+            "sums over drawn rows stay whole numbers",
         ),
     ),
 )
@@ -3652,6 +3981,7 @@ MUTANTS: Final = (
     *_BUDGETS,
     *_WIRE,
     *_PLANS,
+    *_HALVES,
     *_ACCOUNTING,
 )
 """All of them."""

@@ -18,8 +18,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
+from cloister.aggregation.vectors import BLOCK, Travelled, blocks, check
 from cloister.errors import AggregationError
+from cloister.wire.halves import widened
 
 
 class Sum:
@@ -35,7 +36,7 @@ class Sum:
 
     def add(
         self,
-        update: Vector,
+        update: Travelled,
         *,
         weight: float,
         what: str = "a contribution",
@@ -52,13 +53,13 @@ class Sum:
         """
         if not (math.isfinite(weight) and weight > 0):
             raise AggregationError(f"{what} has the weight {weight}; a weight is a positive number")
-        check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm))
+        check(update, length=len(self._sum), what=what, finite=norm is not None and math.isfinite(norm), halves=True)
         terms = np.empty(min(BLOCK, len(update)))
         with np.errstate(over="ignore", invalid="ignore"):  # mean() finds what became of an overflow
             for region, scale in scales or [(slice(0, len(update)), 1.0)]:
                 part, total = update[region], self._sum[region]
                 for block in blocks(len(part)):
-                    values = part[block]
+                    values = widened(part[block])
                     term = terms[: len(values)]
                     term[:] = values  # a conversion on its own is quicker than one within a multiplication
                     term *= weight * scale

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.aggregation.discrete_gaussian import discrete_gaussian
-from cloister.aggregation.vectors import Vector, blocks
+from cloister.aggregation.vectors import Travelled, blocks
 from cloister.errors import AggregationError
 from cloister.wire.fixed_point import UNITS
+from cloister.wire.halves import widened
 
 Wholes: TypeAlias = NDArray[np.signedinteger[Any]]
 _SLACK: Final = 1 - 2.0**-20
@@ -49,7 +50,7 @@ class NoisySum:
         return mean
 
 
-def on_grid(update: Vector, *, clip: float) -> Wholes:
+def on_grid(update: Travelled, *, clip: float) -> Wholes:
     """An update of norm ``clip`` at most in whole units of the grid, rounded towards 0, which lengthens nothing.
 
     Raises:
@@ -57,7 +58,7 @@ def on_grid(update: Vector, *, clip: float) -> Wholes:
     """
     found, squares = np.empty(len(update), np.int32), 0
     for block in blocks(len(update)):
-        values = update[block].astype(np.float64)
+        values = widened(update[block]).astype(np.float64)
         values *= UNITS / clip * _SLACK
         if not np.abs(values, out=np.empty_like(values)).max(initial=0.0) <= UNITS:
             raise AggregationError("a contribution is longer than the charter's clip")

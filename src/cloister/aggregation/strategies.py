@@ -206,7 +206,7 @@ class _Adaptive(_Declared):
             for block in blocks(len(model)):
                 delta = mean[block].astype(np.float64)
                 momentum[block] = self.beta1 * old_momentum[block] + (1 - self.beta1) * delta
-                squares[block] = self._squares(old_squares[block], delta**2)
+                squares[block] = self._squares(old_squares[block], np.square(delta))
                 step = self.lr * (momentum[block] / (np.sqrt(squares[block]) + self.tau))
                 moved[block] = (1 - self.decay) * model[block].astype(np.float64) + step
         check(squares, length=len(model), what="the average of the squares")

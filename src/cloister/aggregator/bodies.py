@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cloister.aggregation.vectors import BLOCK, Vector, blocks, check
+from cloister.aggregation.vectors import BLOCK, Travelled, Vector, blocks, check
 from cloister.charter.charter import Charter
 from cloister.charter.jobs import AgreedJob
 from cloister.errors import CloisterError, JobError, LedgerError
@@ -25,6 +25,7 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
 from cloister.ledger.sync import ModelState
+from cloister.wire.halves import widened
 from cloister.wire.layout import Regions
 from cloister.wire.limits import CHUNK_BYTES
 from cloister.wire.rounds import Chain
@@ -63,7 +64,7 @@ class Discarded(_Plain):
 class Update:
     """A contribution: a ``vector``, whose ``commitment`` and norms are known once all of it was looked at."""
 
-    def __init__(self, vector: Vector, *, salt: bytes, regions: Regions) -> None:
+    def __init__(self, vector: Travelled, *, salt: bytes, regions: Regions) -> None:
         self.vector = vector
         self._hash = hashlib.sha256(salt)
         self._seen = 0
@@ -100,7 +101,7 @@ class Update:
                 break
             self._regions.popleft()
 
-    def release(self) -> Vector:
+    def release(self) -> Travelled:
         """Gives the vector away: this object does not keep its memory any more."""
         vector, self.vector = self.vector, self.vector[:0].copy()
         return vector
@@ -244,7 +245,7 @@ def _start(region: tuple[slice, list[float]]) -> int:
     return start
 
 
-def _bytes(vector: Vector) -> memoryview:
+def _bytes(vector: Travelled) -> memoryview:
     return vector.data.cast("B")
 
 
@@ -260,11 +261,11 @@ def _scratch(nbytes: int) -> Iterator[memoryview]:
         yield buffer
 
 
-def _norm(part: Vector) -> float:
+def _norm(part: Travelled) -> float:
     doubles, squares = np.empty(min(BLOCK, len(part))), 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(len(part)):
-            values = part[block]
+            values = widened(part[block])
             wide = doubles[: len(values)]
             wide[:] = values
             # Not a dot product: BLAS would have several threads at it, which take longer to meet than to compute.

@@ -18,7 +18,7 @@ from cloister.charter.charter import Charter
 from cloister.errors import LedgerError
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
-from cloister.ledger.sync import ModelState, messages, reconcile
+from cloister.ledger.sync import ModelState, Values, messages, reconcile
 from cloister.wire.limits import CHAIN_BYTES
 from cloister.wire.rounds import Chain, HandOver, Join
 
@@ -193,8 +193,9 @@ class Chains:
         asked = self._asked.values()
         return [each.peer for each in asked if each.until is not None and now >= each.until]
 
-    def bring(self, peer: ConnectedMember) -> None:
-        """Gives a member the records that it lacks, and the newest model if it takes models and lacks this one."""
+    def bring(self, peer: ConnectedMember, *, step: Values | None = None) -> None:
+        """Gives a member the records that it lacks, and the newest model if it takes models and lacks this one.
+        ``step``: of the newest round, where the member holds the model before, and so can make this one of it."""
         lacking = peer.sequence
         if not self.ledger.passed(lacking, peer.head):
             lacking = self._settled_within(lacking)
@@ -206,7 +207,7 @@ class Chains:
             held = None
         # A member that is not ready waits to be told that there are no other records.
         if lacking < self.ledger.sequence or held is not None or not peer.ready:
-            for message, bodies in messages(self.ledger, after=lacking, model=held):
+            for message, bodies in messages(self.ledger, after=lacking, model=held, step=step):
                 self._tell(peer, message, tuple(map(memoryview, bodies)))
         if held is not None:
             peer.model = held.digest

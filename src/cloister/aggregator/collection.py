@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cloister.aggregation.vectors import Vector
+from cloister.aggregation.vectors import Travelled
 from cloister.aggregator.bodies import Update
 from cloister.aggregator.weighing import Answer, Weighing
 from cloister.charter.charter import Limits
@@ -23,8 +24,11 @@ from cloister.wire.layout import Layout, Regions
 
 AT_ONCE: Final = 2
 """The most contributions on their way: one arrives while the other is added."""
-LARGE_BYTES: Final = 1 << 24
-"""Contributions over this come one at a time. Model, sum and contribution are then four times a model in float32."""
+SPARE_BYTES: Final = 56 << 20
+"""Contributions come one at a time where two, and their members' connections, would take more than this. So an instance
+holds at most three times a model in float32 and 64 MiB: the model, and the sum in float64, are the three."""
+MEMBER_BYTES: Final = 1 << 18
+"""A member's connection."""
 
 
 class Collection:
@@ -42,11 +46,13 @@ class Collection:
         self._weighing = weighing
         self._layout = layout
         self._regions = regions
-        self._at_once = AT_ONCE if layout.nbytes <= LARGE_BYTES else 1
+        two = AT_ONCE * layout.length * weighing.dtype.itemsize + len(answers) * MEMBER_BYTES
+        self._at_once = AT_ONCE if two <= SPARE_BYTES else 1
         self._asked: set[str] = set()
         self._arrived: dict[str, Update] = {}
-        self._added: list[str] = []
-        self._free: list[Vector] = []
+        self._added = 0
+        """The number of those that are in the sum: the first ones, in order."""
+        self._free: list[Travelled] = []
         weighing.weigh(self.answers)
         weighing.begin()
 
@@ -58,7 +64,7 @@ class Collection:
     @property
     def complete(self) -> bool:
         """Whether all contributions are here."""
-        return len(self._added) + len(self._arrived) == len(self.answers)
+        return self._added + len(self._arrived) == len(self.answers)
 
     def next(self) -> list[str]:
         """Chooses the owners to ask for their contributions now; they count as asked from then on."""
@@ -78,7 +84,7 @@ class Collection:
 
     def has(self, name: str) -> bool:
         """Whether this owner's contribution is here."""
-        return name in self._arrived or name in self._added
+        return name in self._arrived or name in islice(self.answers, self._added)
 
     def buffer(self, name: str, *, salt: bytes) -> Update:
         """Makes room for the contribution of an owner that was asked."""
@@ -114,20 +120,20 @@ class Collection:
         Raises:
             RoundError: the others are too few.
         """
+        before = {each: self._weighing.how(each) for each in islice(self.answers, self._added)}
         del self.answers[name]
         self._asked.discard(name)
         if name in self._arrived:
             self._free.append(self._arrived.pop(name).release())
-        before = {each: self._weighing.how(each) for each in self._added}
         self._weighing.weigh(self.answers)
         if any(self._weighing.how(each) != how for each, how in before.items()):
             self._weighing.begin()
-            self._added = []
+            self._added = 0
         self._add()
         for each in [each for each in self._arrived if each not in self._window()]:
             self._free.append(self._arrived.pop(each).release())
 
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """The mean, once all are here; only its memory is kept.
 
         Raises:
@@ -149,17 +155,16 @@ class Collection:
 
     def _due(self) -> list[str]:
         """The next in order that have arrived. They are added before there is room for another."""
-        waiting = (name for name in self.answers if name not in self._added)
-        return list(takewhile(self._arrived.__contains__, waiting))
+        return list(takewhile(self._arrived.__contains__, islice(self.answers, self._added, None)))
 
     def _window(self) -> list[str]:
         """The owners after those in order, whose contributions may arrive now."""
-        before = {*self._added, *self._due()}
-        return [name for name in self.answers if name not in before][: self._at_once]
+        first = self._added + len(self._due())
+        return list(islice(self.answers, first, first + self._at_once))
 
     def _add(self) -> None:
         for name in self._due():
             update = self._arrived.pop(name)
             self._weighing.add(name, self.answers[name], update)
-            self._added.append(name)
+            self._added += 1
             self._free.append(update.release())

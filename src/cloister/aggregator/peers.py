@@ -91,16 +91,21 @@ class ConnectedMembers:
 
     def __init__(self) -> None:
         self.all: dict[str, ConnectedMember] = {}
+        """Owners first, and in the order of their names."""
         self._effects: list[Effect] = []
+
+    def enter(self, member: Member) -> None:
+        """A member is connected from now on."""
+        connected = {**self.all, member.key: ConnectedMember(member)}
+        self.all = dict(sorted(connected.items(), key=lambda item: (not item[1].owner, item[1].name)))
 
     def present(self) -> list[ConnectedMember]:
         """The members that have all records, owners first."""
-        ready = (peer for peer in self.all.values() if peer.ready)
-        return sorted(ready, key=lambda peer: (not peer.owner, peer.name))
+        return [peer for peer in self.all.values() if peer.ready]
 
     def owners(self) -> list[ConnectedMember]:
         """The owners among them, in the order of their names."""
-        return [peer for peer in self.present() if peer.owner]
+        return [peer for peer in self.all.values() if peer.ready and peer.owner]
 
     def tell(self, peer: ConnectedMember, message: Message, bodies: tuple[memoryview, ...] = ()) -> None:
         """Sends a message."""

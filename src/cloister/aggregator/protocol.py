@@ -18,11 +18,12 @@ from cloister.aggregator.own import InstanceIdentity
 from cloister.aggregator.peers import ConnectedMember, ConnectedMembers, refused
 from cloister.aggregator.resuming import Resuming
 from cloister.aggregator.round import RoundMachine
-from cloister.aggregator.runs import Run, averages_of, begin
+from cloister.aggregator.runs import Run, begin
 from cloister.aggregator.table import Standing
 from cloister.charter.charter import Charter
 from cloister.errors import CloisterError, JobError, RoundError
 from cloister.ledger.chain import Ledger
+from cloister.ledger.next_model import averages_of
 from cloister.ledger.sync import ModelState
 from cloister.wire.fields import Message
 from cloister.wire.limits import JOB_BYTES, TEXT_CHARS
@@ -123,7 +124,7 @@ class AggregatorProtocol:
     def _enter(self, key: str) -> None:
         member = self._charter.member(key)
         if member is not None and key not in self._peers.all:
-            self._peers.all[key] = ConnectedMember(member)
+            self._peers.enter(member)
 
     def _forget(self, peer: ConnectedMember) -> None:
         self._chains.forget(peer, now=self._now)
@@ -336,6 +337,7 @@ class AggregatorProtocol:
         if run.may_stop(peer.key, now=self._now):  # else another's job would be hers by sending it once more
             run.submitters.add(peer.key)
         run.researchers.add(peer.key)
+        peer.job = run.digest
         del self._in_vain[peer.key]
         done = self.ledger.done(run.digest)
         self._peers.tell(peer, Accepted(job=run.digest, done=done))

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from cloister.aggregation.strategies import State, apply_to_parameters
-from cloister.aggregation.vectors import Vector
+from cloister.aggregation.steps import step_of, step_type
 from cloister.aggregator.runs import Run
 from cloister.aggregator.training import Training
 from cloister.aggregator.weighing import Answer
 from cloister.errors import RoundError
 from cloister.ledger import records
 from cloister.ledger.chain import Ledger
-from cloister.ledger.job import model_digest
+from cloister.ledger.next_model import averages_of, next_model
 from cloister.ledger.noise import noise_of
 from cloister.ledger.records import Cohort, RoundRecord, Share
-from cloister.ledger.sync import ModelState
+from cloister.ledger.sync import ModelState, Values
 from cloister.wire.rounds import MemberSignature
 
 
@@ -30,6 +30,8 @@ class Outcome:
     model: ModelState
     metrics: dict[str, float]
     salt: bytes
+    step: Values | None = None
+    """The mean that the model came of, as it travels to those that hold the one before; None where it is no shorter."""
 
     @property
     def digest(self) -> bytes:
@@ -39,17 +41,21 @@ class Outcome:
         )
 
 
-def compute(run: Run, *, before: ModelState, mean: Vector, metrics: dict[str, float], salt: bytes) -> Outcome:
-    """Applies the mean of the contributions to the model.
+def compute(
+    run: Run, *, before: ModelState, mean: NDArray[np.float64], done: int, metrics: dict[str, float], salt: bytes
+) -> Outcome:
+    """Applies the mean of the contributions to the model, after ``done`` rounds of the job. ``mean`` is rounded in
+    place to the step that travels, where one does.
 
     Raises:
         AggregationError: values that are not finite.
     """
-    model: Vector = np.frombuffer(before.vector, run.layout.dtype)
-    state = State.read(before.rounds, before.averages) if before.rounds else run.rule.start(len(model))
-    vector, state = apply_to_parameters(run.rule, model, mean=mean, state=state, buffers=run.regions.buffers)
-    after = ModelState(model_digest(run.job, vector), vector.data.cast("B"), state.averages, state.rounds)
-    return Outcome(after, metrics, salt)
+    agreed, step = run.agreed, None
+    dtype = step_type(run.layout.dtype, half=agreed.half, averages=averages_of(agreed))
+    if dtype is not None:
+        step = step_of(mean, dtype=dtype, half=agreed.half, job=run.digest, number=done + 1).data.cast("B")
+    after = next_model(before, job=run.job, agreed=agreed, mean=mean, done=done)
+    return Outcome(after, metrics, salt, step)
 
 
 def shares_of(answers: Mapping[str, Answer], *, weights: Mapping[str, float]) -> tuple[Share, ...]:

@@ -25,7 +25,6 @@ from cloister.errors import AggregationError, RoundError
 from cloister.ledger.chain import quorum
 from cloister.ledger.cohorts import Members, choose
 from cloister.ledger.job import round_digest
-from cloister.ledger.sync import ModelState
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.rounds import (
     Answers,
@@ -534,12 +533,15 @@ class RoundMachine:
         training, collection, before = collecting.training, collecting.collection, self._chains.newest
         if before is None:
             return
-        if not self._chains.ledger.done(run.digest):  # what another job's strategy remembers is not for this one
-            before = ModelState(before.digest, before.vector)
         self._peers.note(f"round {training.number}: collected {len(collection.answers)} of {training.asked}")
         try:
             outcome = compute(
-                run, before=before, mean=collection.mean(), metrics=collection.metrics(), salt=self._own.salt()
+                run,
+                before=before,
+                mean=collection.mean(),
+                done=self._chains.ledger.done(run.digest),
+                metrics=collection.metrics(),
+                salt=self._own.salt(),
             )
         except AggregationError as fault:
             self.void(str(fault))
@@ -589,6 +591,7 @@ class RoundMachine:
             time=self._own.time(),
             sign=self._own.sign,
         )
+        before = self._chains.ledger.model
         self._chains.ledger.append(record)
         self._chains.held = committing.outcome.model
         self._enter(None)
@@ -599,4 +602,5 @@ class RoundMachine:
         self._peers.note(f"round {committing.number} is released")
         for peer in self._peers.present():
             peer.refused = 0
-            self._chains.bring(peer)
+            repeats = self.run is not None and (peer.model, peer.job) == (before, self.run.digest)
+            self._chains.bring(peer, step=committing.outcome.step if repeats else None)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloister.aggregation.strategies import Strategy, read
 from cloister.charter.jobs import AgreedJob
 from cloister.ledger.chain import Ledger
 from cloister.ledger.job import Job
-from cloister.wire.fixed_point import SUM_BYTES
 from cloister.wire.layout import Layout, Regions
 
 SIGNING_S: Final = 30.0
@@ -30,7 +28,6 @@ class Run:
     digest: bytes
     layout: Layout
     regions: Regions
-    rule: Strategy
     researchers: set[str] = field(default_factory=set)
     """The fingerprints of the connected researchers that submitted it."""
     submitters: set[str] = field(default_factory=set)
@@ -50,8 +47,8 @@ class Run:
 
     @property
     def contribution_bytes(self) -> int:
-        """The length of a contribution, in bytes: a value for each of the model's, or a sum on the grid."""
-        return self.layout.nbytes if self.agreed.sampling is None else self.layout.length * SUM_BYTES
+        """The length of a contribution, in bytes."""
+        return self.agreed.contribution_bytes(self.layout)
 
     def may_stop(self, member: str, *, now: float) -> bool:
         """Whether a researcher may stop it: one that submitted it; or anyone, where those have all left, or nothing was
@@ -84,10 +81,4 @@ class Run:
 
 def begin(job: Job, agreed: AgreedJob, *, data: bytes, digest: bytes) -> Run:
     """A job that begins, or goes on."""
-    return Run(job, agreed, data, digest, job.layout, job.regions, read(agreed.strategy))
-
-
-def averages_of(agreed: AgreedJob) -> int:
-    """The number of vectors that the strategy of a job keeps between rounds."""
-    state = read(agreed.strategy).start(1)
-    return (state.momentum is not None) + (state.squares is not None)
+    return Run(job, agreed, data, digest, job.layout, job.regions)

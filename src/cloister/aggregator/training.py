@@ -29,7 +29,7 @@ class Training:
         """The number of owners that were asked."""
         self._waiting = set(owners)
         self._limits = ledger.charter.limits
-        self._used = ledger.commitments
+        self._used = {*ledger.commitments}
 
     @property
     def over(self) -> bool:
@@ -59,7 +59,7 @@ class Training:
                 metrics[metric.name] = min(max(value, metric.low), metric.high)
         self.standings.take(peer, message.standing)
         peer.answered = max(peer.answered, self.number)
-        self._used |= {message.commitment}
+        self._used.add(message.commitment)
         norms = (message.norm, message.buffers)
         self.answers[peer.name] = Answer(peer.member, message.examples, norms, metrics, message.commitment)
 

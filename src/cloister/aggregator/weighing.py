@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.aggregation.dominance import bound_of, scales_of
 from cloister.aggregation.mean import Sum, shares
 from cloister.aggregation.noisy_sum import NoisySum, on_grid
-from cloister.aggregation.vectors import Vector
 from cloister.aggregator.bodies import Update
 from cloister.charter.charter import Limits, Member
 from cloister.charter.jobs import AgreedJob, Sampling
 from cloister.errors import AggregationError, RoundError
 from cloister.wire.fixed_point import SUM_TYPE, UNITS, most_drawn
-from cloister.wire.layout import Layout, Regions
+from cloister.wire.halves import HELD_AS
+from cloister.wire.layout import Half, Layout, Regions
 
 _DOUBT: Final = 2.0**-30
 """By how much two norms of one vector may differ, relatively, that were added up in different orders."""
@@ -40,9 +41,9 @@ class Answer:
 class Weighing(ABC):
     """The contributions of one round, added up. ``weigh`` comes first, and whenever an owner is lost."""
 
-    def __init__(self, limits: Limits, layout: Layout) -> None:
+    def __init__(self, limits: Limits, layout: Layout, *, half: Half | None = None) -> None:
         self.weights: Mapping[str, float] = {}
-        self.dtype: np.dtype[Any] = np.dtype(layout.dtype)
+        self.dtype: np.dtype[Any] = np.dtype(layout.dtype) if half is None else HELD_AS[half]
         """The element type of contributions."""
         self._limits = limits
         self._length = layout.length
@@ -79,7 +80,7 @@ class Weighing(ABC):
         """Adds a contribution that was checked."""
 
     @abstractmethod
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """What comes of the sum, in whose place it is. Raises ``AggregationError``: it is not finite."""
 
     def _counted(self, answer: Answer) -> int:
@@ -90,8 +91,10 @@ class WeightedMean(Weighing):
     """The mean by the owners' weights; none counts for more than the floor-th largest
     (``cloister.aggregation.dominance``)."""
 
-    def __init__(self, limits: Limits, layout: Layout, *, by_rows: bool, regions: Regions) -> None:
-        super().__init__(limits, layout)
+    def __init__(
+        self, limits: Limits, layout: Layout, *, by_rows: bool, regions: Regions, half: Half | None = None
+    ) -> None:
+        super().__init__(limits, layout, half=half)
         self._by_rows = by_rows
         self._regions = regions
         self._scales: dict[str, list[tuple[slice, float]]] = {}
@@ -133,7 +136,7 @@ class WeightedMean(Weighing):
             scales=self._scales[name],
         )
 
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """The weighted mean."""
         total, self._sum = self._sum, Sum(0)
         return total.mean()
@@ -146,8 +149,10 @@ class _Noisy(Weighing):
     """What both units of noise have. Nothing depends on another owner's contribution, and nothing on its length: a
     bound that did would tell of it."""
 
-    def __init__(self, limits: Limits, layout: Layout, *, random: Callable[[int], bytes]) -> None:
-        super().__init__(limits, layout)
+    def __init__(
+        self, limits: Limits, layout: Layout, *, random: Callable[[int], bytes], half: Half | None = None
+    ) -> None:
+        super().__init__(limits, layout, half=half)
         self._random = random
         self._sum = NoisySum(0)
 
@@ -156,7 +161,7 @@ class _Noisy(Weighing):
         self._sum = NoisySum(0)
         self._sum = NoisySum(self._length)
 
-    def _noisy(self, parts: float) -> Vector:
+    def _noisy(self, parts: float) -> NDArray[np.float64]:
         noise = self._limits.noise
         if noise is None:
             raise AggregationError("noise is asked for, and the charter has none")
@@ -184,7 +189,7 @@ class NoisyOwners(_Noisy):
         """Adds it on the grid."""
         self._sum.add(on_grid(update.vector, clip=self._limits.clip))
 
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """The noisy mean."""
         return self._noisy(len(self.weights))
 
@@ -216,9 +221,9 @@ class NoisyRecords(_Noisy):
 
     def add(self, name: str, answer: Answer, update: Update) -> None:
         """Adds it as it is."""
-        self._sum.add(update.vector)  # type: ignore[arg-type]  # which is of self.dtype
+        self._sum.add(update.vector)
 
-    def mean(self) -> Vector:
+    def mean(self) -> NDArray[np.float64]:
         """The noisy step."""
         return self._noisy(self._rows / self._lr)
 
@@ -237,5 +242,5 @@ def weighing_of(
     if agreed.sampling is not None:
         return NoisyRecords(limits, layout, sampling=agreed.sampling, lr=agreed.optimizer.lr, random=random)
     if limits.noise is not None:
-        return NoisyOwners(limits, layout, random=random)
-    return WeightedMean(limits, layout, by_rows=agreed.weights == "rows", regions=regions)
+        return NoisyOwners(limits, layout, random=random, half=agreed.half)
+    return WeightedMean(limits, layout, by_rows=agreed.weights == "rows", regions=regions, half=agreed.half)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import cbor2
@@ -92,7 +92,7 @@ class Transcript:
 
     def encode(self) -> bytes:
         """T, as deterministic CBOR."""
-        return cbor2.dumps([PROTOCOL, *astuple(self)], canonical=True)
+        return cbor2.dumps([PROTOCOL, *(getattr(self, each) for each in self.__slots__)], canonical=True)
 
     @classmethod
     def decode(cls, data: bytes) -> Transcript:

@@ -58,6 +58,11 @@ def faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
                 "unsafe_lr",
                 "gives a reason for a learning rate, and none is needed where rows are drawn: leave it out",
             )
+        if job.half is not None:
+            yield (
+                "precision",
+                f"is {job.precision}, and must be full where rows are drawn: their sums are whole numbers",
+            )
         return
     yield from (("optimizer", fault) for fault in _optimizer(job))
     yield from (("strategy", fault) for fault in _strategy(job))

@@ -13,6 +13,8 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from msgspec import Meta
 
+from cloister.wire.fixed_point import SUM_BYTES
+from cloister.wire.layout import HALF_BYTES, Half, Layout
 from cloister.wire.optimizers import Optimizer
 from cloister.wire.strategies import FedProx, Strategy
 
@@ -29,6 +31,8 @@ REASON_CHARS: Final = 512
 Whole: TypeAlias = Annotated[int, Meta(ge=1, le=COUNT)]
 Weights = Literal["uniform", "rows"]
 WEIGHTS: Final[tuple[Weights, ...]] = get_args(Weights)
+Precision = Literal["full", "bfloat16", "float16"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,20 @@ class AgreedJob:
     """The reason for a learning rate out of its bounds; None where there is none."""
     sampling: Sampling | None = None
     """How rows are drawn where noise hides one of them; None where it does not."""
+    precision: Precision = "full"
+    """The element type in which contributions and the step of a round travel (``cloister.wire.halves``); ``full``: the
+    model's own."""
+
+    @property
+    def half(self) -> Half | None:
+        """The element type of two bytes in which values travel; None where they do so in full."""
+        return None if self.precision == "full" else self.precision
+
+    def contribution_bytes(self, layout: Layout) -> int:
+        """The length of a contribution to one of its rounds: a value for each of the model's, or a sum on the grid."""
+        if self.sampling is not None:
+            return layout.length * SUM_BYTES
+        return layout.nbytes if self.half is None else layout.length * HALF_BYTES
 
     @property
     def proximal(self) -> float:

@@ -15,7 +15,18 @@ from typing import Any, Final, TypeVar, get_args, get_type_hints
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from cloister.charter.jobs import COUNT, REASON_CHARS, STEPS, WEEK_S, WEIGHTS, AgreedJob, Sampling, Weights
+from cloister.charter.jobs import (
+    COUNT,
+    PRECISIONS,
+    REASON_CHARS,
+    STEPS,
+    WEEK_S,
+    WEIGHTS,
+    AgreedJob,
+    Precision,
+    Sampling,
+    Weights,
+)
 from cloister.tables import Table
 from cloister.wire import optimizers, strategies
 from cloister.wire.limits import NAME_CHARS
@@ -28,6 +39,7 @@ _DIGEST_BYTES: Final = 32
 def read(table: Table, *, name: str) -> AgreedJob:
     """The job in a table, called ``name``; what is wrong with it is noted there."""
     weights = table.choice("weights", among=WEIGHTS) if table.holds("weights") else "uniform"
+    precision = table.choice("precision", among=PRECISIONS) if table.holds("precision") else "full"
     return AgreedJob(
         name=name,
         plan=table.hexadecimal("plan", size=_DIGEST_BYTES) or bytes(_DIGEST_BYTES),
@@ -41,6 +53,7 @@ def read(table: Table, *, name: str) -> AgreedJob:
         max_s=table.whole("max_s", least=1, most=WEEK_S),
         unsafe_lr=table.text("unsafe_lr", most=REASON_CHARS) if table.holds("unsafe_lr") else None,
         sampling=_sampling(table) if table.holds("sampling") else None,
+        precision=typing.cast(Precision, precision or "full"),
     )
 
 
@@ -60,6 +73,7 @@ def job_toml(job: AgreedJob) -> str:
         f"max_s = {job.max_s}",
         *([] if job.unsafe_lr is None else [f"unsafe_lr = {_text(job.unsafe_lr)}"]),
         *([] if job.sampling is None else [f"sampling = {_drawn(job.sampling)}"]),
+        *([] if job.half is None else [f'precision = "{job.precision}"']),
     ]
     return "\n".join([*lines, ""])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -45,12 +46,17 @@ def verify(signature: bytes, *, message: bytes, public_key: bytes) -> None:
         CharterError: it was not.
     """
     try:
-        key = load_der_public_key(public_key)
-        if isinstance(key, Ed25519PublicKey):
-            key.verify(signature, message)
-        elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-            key.verify(signature, message, ECDSA(SHA256()))
-        else:
-            raise UnsupportedAlgorithm("neither Ed25519 nor P-256")
+        _verify(signature, message, public_key)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         raise CharterError("the signature is not valid") from None
+
+
+@lru_cache(1024)  # valid ones: a process meets most of a round's twice or thrice, and 256 owners give 768
+def _verify(signature: bytes, message: bytes, public_key: bytes) -> None:
+    key = load_der_public_key(public_key)
+    if isinstance(key, Ed25519PublicKey):
+        key.verify(signature, message)
+    elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        key.verify(signature, message, ECDSA(SHA256()))
+    else:
+        raise UnsupportedAlgorithm("neither Ed25519 nor P-256")

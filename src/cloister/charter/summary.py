@@ -133,6 +133,7 @@ def job(agreed: AgreedJob) -> Mapping[str, str]:
         "optimizer": declared(agreed.optimizer),
         "strategy": declared(agreed.strategy),
         "weights": "every owner counts the same" if agreed.weights == "uniform" else "owners count by their rows",
+        **({} if agreed.half is None else {"precision": f"values travel as {agreed.half}, in two bytes each"}),
         **({} if agreed.unsafe_lr is None else {"unsafe_lr": shown(agreed.unsafe_lr)}),
     }
 

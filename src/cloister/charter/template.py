@@ -166,6 +166,12 @@ interactive = false                     # true, and noise = "none": operations o
 # strategy = {{ name = "FedAvgM", momentum = 0.9 }}
 # max_s = 600                           # seconds for a round
 
+# Where models have more than what is learned (a language model, and adapters on it): the files that owners get from its
+# publisher; `cloister.Base` writes this table. They are never sent.
+# [[bases]]
+# name = "gpt2"
+# files = ["..."]                       # SHA-256 of each of its safetensors files
+
 # What the first model is drawn from, tensor by tensor, so that nobody chooses its values; `cloister.recipe_toml` writes
 # it, and `cloister.draw_first_model` draws.
 # [[first_model]]
@@ -177,10 +183,13 @@ interactive = false                     # true, and noise = "none": operations o
 # high = 0.408
 
 # With noise = "none" more may be told, and nothing hides it. Of all this, [limits] may have:
-#   clip_buffers = 10.0                 # the greatest norm of a contribution's buffers; for a model with BatchNorm
+#   clip_buffers = 10.0                 # the greatest norm of a contribution's buffers; for a model with BatchNorm. Or
+#                                       # home_buffers = true: each owner keeps its own, and none are sent
 #   row_buckets = [200, 500, 1000]      # an owner's rows are told as one of these or min_examples; needed to weigh by
 #                                       # rows; without, they are told to nobody
-# numbers may come out beside a model, clipped to a range:
+# numbers may come out beside a model, clipped to a range: the loss, the plan's own metrics, and of the updates
+# `clipped`, the share of them that were longer than the clip, and `update_norm`, how long they were, from which one
+# sees whether the clip is too low:
 #   [[limits.metrics]]
 #   name = "loss"
 #   low = 0.0

@@ -34,7 +34,7 @@ from cloister.node.study.budgets import budgets, lines
 from cloister.node.study.journal import FILE as RECORDS
 from cloister.node.study.journal import Records
 from cloister.node.tags import trains_under
-from cloister.node.trainable import columns_of, lacking, misfits
+from cloister.node.trainable import columns_of, misfits
 from cloister.wire.tensors import TensorSpec
 from cloister.wire.text import visible
 from cloister.worker.data.schema import Column
@@ -84,17 +84,17 @@ def check_(
         identity, _ = check(configuration, look=columns)
         charters = agreed(configuration, remember=False)
         own = None if identity is None else identity.fingerprint
-        found = outlook(configuration, charters, own=own)
+        models = BaseFiles(configuration.models)
+        found = outlook(configuration, charters, own=own, models=models)
         plans = _plans(configuration, charters, study)
-        models = BaseFiles(configuration.models).digests()
+        digests = models.digests()
     except CloisterError as fault:
         raise _stop(str(fault)) from None
     faults = list(found.faults)
     for charter in charters:
         if trains_under(charter, own):
             faults += misfits(charter, configuration.study_data, plans=plans, columns=columns)
-            faults += lacking(charter, {*models.values()})
-    for line in [*_overview(configuration, identity, charters, columns), *_models(models, charters)]:
+    for line in [*_overview(configuration, identity, charters, columns), *_models(digests, charters)]:
         typer.echo(visible(line))
     for name, budget in found.left:
         typer.echo(visible(f"rounds      {budget.left} of {budget.most} left for {budget.data} under {name}"))
@@ -332,6 +332,10 @@ device = "cpu"                # or "cuda", "cuda:1"
 # tags = ["#stroke"]
 # file = "stroke.parquet"
 # columns = ["age", "pressure", "outcome"]   # in the order in which the plan takes them
+
+# The files of base models, which charters name by their digests; studies train adapters on them.
+# [[models]]
+# file = "gpt2/model.safetensors"   # a table for each file
 
 # On somebody else's machine, a data set can be sealed: `cloister data seal` makes such a file.
 # [[data_sets]]

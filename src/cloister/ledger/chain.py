@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -139,7 +140,7 @@ class Ledger:
 
     def upto(self, count: int) -> Ledger:
         """The ledger of its first ``count`` records."""
-        receipts = tuple(each for each in self.receipts if each.cohort.sequence <= count)
+        receipts = self.receipts[: bisect_right(self.receipts, count, key=lambda each: each.cohort.sequence)]
         used, cohorts = self.commitments, self.cohorts
         if len(receipts) < self.released:
             used = frozenset(share.commitment for each in receipts for share in each.cohort.shares)

@@ -26,7 +26,8 @@ def drawn_vector(charter: Charter, tensors: Tensors) -> Vector:
     differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
     if differing:
         raise JobError(
-            f"the job's model learns other tensors than the charter's recipe draws: they differ in {', '.join(differing[:5])!a}"
+            "the job's model learns other tensors than the charter's recipe draws: they differ in"
+            f" {', '.join(differing[:5])!a}"
         )
     drawn, layout = draw(charter.recipe, digest=charter.drawn_with), tensors.layout
     vector: Vector = np.empty(layout.length, layout.dtype)

@@ -22,6 +22,7 @@ class Handed(NamedTuple):
     vector: Values | None
     averages: tuple[Values, ...]
     rounds: int
+    step: Values | None = None
 
 
 def advance(ledger: Ledger, first: int, records: Sequence[bytes]) -> Ledger:
@@ -64,13 +65,15 @@ def hand_over(ledger: Ledger, *, after: int, model: ModelState | None) -> Iterat
 
 
 def sizes(message: Chain, *, body_bytes: int) -> tuple[int, ...]:
-    """The length of each part of a ``Chain``'s body: the records, the model if there is one, its averages.
+    """The length of each part of a ``Chain``'s body: the records, the model if there is one, its averages; or the step.
 
     Raises:
-        LedgerError: together they are not as long as the body, or there are averages without a model.
+        LedgerError: together they are not as long as the body, or there are averages without a model, or a model and a
+            step.
     """
     found = (*message.records, *([message.model] if message.model else []), *message.state)
-    if sum(found) != body_bytes or (message.state and not message.model):
+    found = (*found, *([message.step] if message.step else []))
+    if sum(found) != body_bytes or (message.state and not message.model) or (message.step and message.model):
         raise LedgerError(f"records came with lengths that do not fit their body of {body_bytes} bytes")
     return found
 
@@ -84,6 +87,8 @@ def cut(body: memoryview, sizes: Sequence[int]) -> list[memoryview]:
 def unpack(message: Chain, parts: Sequence[Values]) -> Handed:
     """Unpacks a ``Chain`` whose body was cut into ``parts`` as ``sizes`` says."""
     count = len(message.records)
+    if message.step:
+        return Handed(message.first, tuple(map(bytes, parts[:count])), None, (), 0, parts[count])
     vector = parts[count] if message.model else None
     averages = tuple(parts[count + 1 :])
     return Handed(message.first, tuple(map(bytes, parts[:count])), vector, averages, message.rounds)

@@ -64,10 +64,13 @@ def reconcile(ours: Ledger, theirs: Ledger) -> Ledger:
     return ours if ours_go_on or shared == theirs.sequence else theirs
 
 
-def messages(ledger: Ledger, *, after: int, model: ModelState | None = None) -> Iterator[tuple[Chain, list[Values]]]:
+def messages(
+    ledger: Ledger, *, after: int, model: ModelState | None = None, step: Values | None = None
+) -> Iterator[tuple[Chain, list[Values]]]:
     """The messages, with their bodies, that bring somebody who has the first ``after`` records up to date.
 
-    The last one carries ``model``; there is one even where no record is to be sent.
+    The last one carries ``model``, or in its place the ``step`` that leads to it; there is one even where no record is
+    to be sent.
     """
     parts = list(_parts(ledger.since(after))) or [()]
     for number, part in enumerate(parts, 1):
@@ -75,6 +78,8 @@ def messages(ledger: Ledger, *, after: int, model: ModelState | None = None) -> 
         sizes = tuple(map(len, part))
         if last is None:
             yield Chain(first=after + 1, records=sizes), [*part]
+        elif step is not None:
+            yield Chain(first=after + 1, records=sizes, step=len(step)), [*part, step]
         else:
             state = tuple(map(len, last.averages))
             message = Chain(

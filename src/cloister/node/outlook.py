@@ -20,6 +20,7 @@ from cloister.errors import ConfigurationError, JobError, RoundError
 from cloister.ledger.noise import noise_of
 from cloister.node.config import CharterUse, NodeConfiguration, StudyData
 from cloister.node.data_files import inspect_columns
+from cloister.node.study.base_files import BaseFiles
 from cloister.node.study.budgets import Budget, budgets
 from cloister.node.study.data_memory import MARK
 from cloister.node.study.journal import FILE as RECORDS
@@ -42,8 +43,11 @@ class Outlook(NamedTuple):
     faults: Sequence[str]
 
 
-def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, own: str | None) -> Outlook:
-    """``charters``: the configuration's. ``own``: the fingerprint of the node's identity.
+def outlook(
+    configuration: NodeConfiguration, charters: Sequence[Charter], *, own: str | None, models: BaseFiles
+) -> Outlook:
+    """``charters``: the configuration's. ``own``: the fingerprint of the node's identity. ``models``: its
+    files of base models.
 
     Raises:
         ConfigurationError: the node could not mark a data set as its own, or not write down what it does.
@@ -65,6 +69,7 @@ def outlook(configuration: NodeConfiguration, charters: Sequence[Charter], *, ow
             found = budgets(records, names=names, charters=[(charter, use.floors)])
             left += [(charter.name, budget) for budget in found]
             faults += remarks(charter, records=records)
+            faults += models.missing(charter)
             for job in charter.jobs:
                 faults += _job(job, charter, use, configuration.study_data, records)
     faults += _untaken([charter for _, charter in uses], configuration.study_data)

@@ -6,7 +6,7 @@ nothing that a file of Parquet takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from cloister.charter import Charter
@@ -54,18 +54,6 @@ def misfits(
             check_schema(columns(found), expected=plans[job.plan])
         except DataSetError as fault:
             yield f"job {shown(job.name)} of {shown(charter.name)}, data set {found.name!a}: {fault}"
-
-
-def lacking(charter: Charter, files: Collection[bytes]) -> Iterator[str]:
-    """A sentence for each base of a charter of which a file is not among ``files``, SHA-256 each."""
-    for base in charter.bases:
-        missing = [each for each in base.files if each not in files]
-        if missing:
-            yield (
-                f"base {shown(base.name)} of {shown(charter.name)}: {len(missing)} of its {len(base.files)} files are not"
-                f" here, the first with the SHA-256 {missing[0].hex()}: get them, and name each under [[models]]; no job"
-                " that reads them can be trained here"
-            )
 
 
 def _read_through(data: StudyData, memory_bytes: int) -> tuple[Column, ...]:

@@ -38,6 +38,8 @@ class Progress:
     state: State
     others: Mapping[str, torch.Tensor]
     rounds: tuple[Round, ...] = field(default=())
+    homes: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    """The buffers that stay with each owner, by its name."""
 
 
 class _Notes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +94,11 @@ def read(path: Path, *, start: Progress, settings: Mapping[str, str]) -> Progres
     _check(path, tensors, start)
     others = {name: tensors[f"{_OTHER}{name}"].to(each.device) for name, each in start.others.items()}
     averages = {name: tensors[name].numpy() for name in ("momentum", "squares") if name in tensors}
-    return Progress(tensors["vector"].numpy(), State(len(notes.rounds), **averages), others, notes.rounds)
+    homes = {
+        owner: {name: tensors[_home(owner, name)].to(each.device) for name, each in held.items()}
+        for owner, held in start.homes.items()
+    }
+    return Progress(tensors["vector"].numpy(), State(len(notes.rounds), **averages), others, notes.rounds, homes)
 
 
 def _tensors(progress: Progress) -> dict[str, torch.Tensor]:
@@ -101,7 +107,16 @@ def _tensors(progress: Progress) -> dict[str, torch.Tensor]:
         "vector": torch.from_numpy(progress.vector),
         **{name: torch.from_numpy(average) for name, average in averages.items() if average is not None},
         **{f"{_OTHER}{name}": sendable(each).clone() for name, each in progress.others.items()},
+        **{
+            _home(owner, name): sendable(each).clone()
+            for owner, held in progress.homes.items()
+            for name, each in held.items()
+        },
     }
+
+
+def _home(owner: str, name: str) -> str:
+    return f"home {owner.encode().hex()} {name}"
 
 
 def _check(path: Path, tensors: Mapping[str, torch.Tensor], start: Progress) -> None:

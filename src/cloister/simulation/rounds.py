@@ -13,19 +13,25 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cloister.aggregation.mean import shares
-from cloister.aggregation.strategies import FedProx, Strategy, apply_to_parameters
+from cloister.aggregation.steps import step_of, step_type
+from cloister.aggregation.strategies import FedProx, State, Strategy, apply_to_parameters
 from cloister.charter.charter import Noise
-from cloister.charter.jobs import Sampling, Weights
+from cloister.charter.jobs import Precision, Sampling, Weights
 from cloister.errors import CloisterError, DataSetError, PlanError, TrainingError
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.groups import LARGEST, Groups
 from cloister.simulation.noisy import NoisyUpdates, noise_from
 from cloister.simulation.updates import LevelledUpdates, Updates
+from cloister.study.clipping import clipping_of
 from cloister.study.history import Round
 from cloister.study.progress import evaluated
+from cloister.tensor.held import buffers_of, parameters_of
+from cloister.tensor.plan.learned import changed, learned
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.layout import Layout, Regions, regions_of
 from cloister.worker import flatten as deltas
@@ -61,8 +67,10 @@ class Simulation:
     largest_share: float
     clip: float | None
     clip_buffers: float | None
+    home_buffers: bool
     noise: Noise | None
     sampling: Sampling | None
+    precision: Precision
     seed: int
     job: bytes
     vectorise: bool
@@ -71,27 +79,34 @@ class Simulation:
 
     def begin(self) -> Progress:
         """The progress before the first round."""
-        vector = deltas.flatten(deltas.floats_of(self.model), layout=self.layout).numpy()
-        return Progress(vector, self.strategy.start(len(vector)), self._others())
+        vector = deltas.flatten(self._learned(), layout=self.layout).numpy()
+        first = {name: each.clone() for name, each in self._held().items() if name in self._at_home}
+        homes = dict.fromkeys(self.data, first) if first else {}
+        return Progress(vector, self.strategy.start(len(vector)), self._others(), homes=homes)
 
     @cached_property
     def layout(self) -> Layout:
-        return deltas.layout_of(deltas.floats_of(self.model))
+        return deltas.layout_of(self._learned())
 
     @cached_property
     def _regions(self) -> Regions:
-        return regions_of(self.layout, buffers={name for name, _ in self.model.named_buffers()})
+        return regions_of(self.layout, buffers=set(buffers_of(self.model)))
 
     def settings(self, start: Progress) -> dict[str, str]:
         """The settings that a checkpoint and a run that resumes it must share. Data sets are compared by size."""
         others = [(name, each.cpu().numpy().tobytes()) for name, each in sorted(start.others.items())]
+        model = hashlib.sha256(start.vector.tobytes() + repr(others).encode())
+        first = {name: each for name, each in self._held().items() if name in self._at_home}
+        for name, each in sorted({**self._frozen(), **first}.items()):
+            model.update(repr((name, each.dtype, tuple(each.shape))).encode())
+            model.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         numbers = (
             "optimizer batch_size local_epochs steps strategy weights per_round floor largest_share clip clip_buffers"
-            " noise sampling seed job vectorise"
+            " home_buffers noise sampling precision seed job vectorise"
         ).split()
         return {
             "plan": self.plan.digest.hex(),
-            "model": hashlib.sha256(start.vector.tobytes() + repr(others).encode()).hexdigest(),
+            "model": model.hexdigest(),
             "set of owners": hashlib.sha256(repr(self._sizes).encode()).hexdigest(),
             **{name: repr(getattr(self, name)) for name in numbers},
         }
@@ -100,7 +115,7 @@ class Simulation:
     def load(self, progress: Progress) -> None:
         """Loads the values of a round into the model."""
         vector = torch.from_numpy(progress.vector)
-        deltas.unflatten(vector, layout=self.layout, into=deltas.floats_of(self.model))
+        deltas.unflatten(vector, layout=self.layout, into=self._learned())
         for name, each in self._others().items():
             each.copy_(progress.others[name])
 
@@ -113,19 +128,34 @@ class Simulation:
         counted = {name: self._sizes[name] if self.weights == "rows" else 1 for name in drawn}
         weights = shares(counted, largest_share=self.largest_share)
         if self.noise is None:
-            found = self._train(self._updates(len(before.vector), weights), drawn, number)
+            found = self._train(self._updates(len(before.vector), weights), drawn, number, before.homes)
         else:
-            found = self._with_noise(self.noise, len(before.vector), weights, drawn, number)
+            found = self._with_noise(self.noise, before, weights, drawn, number)
         vector, state = apply_to_parameters(
-            self.strategy, before.vector, mean=found.mean(), state=before.state, buffers=self._regions.buffers
+            self.strategy,
+            before.vector,
+            mean=self._rounded(found.mean(), before.state, number),
+            state=before.state,
+            buffers=self._regions.buffers,
         )
         after = Progress(vector, state, found.others)
         self.load(after)
         evaluation = {} if evaluate is None else evaluated(self.model, evaluate)
         examples = [self._sizes[name] for name in found.owners]
         seconds = perf_counter() - started
-        done = Round(number, drawn, sum(examples), _weighted(found.metrics, examples), evaluation, seconds)
-        return Progress(vector, state, found.others, (*before.rounds, done))
+        clipping = clipping_of(found.metrics.pop(CLIPPED, ()), found.metrics.pop(UPDATE_NORM, ()))
+        metrics = _weighted(found.metrics, examples)
+        done = Round(number, drawn, sum(examples), metrics, evaluation, seconds, clipping=clipping)
+        homes = {**before.homes, **found.homes} if before.homes else {}
+        return Progress(vector, state, found.others, (*before.rounds, done), homes)
+
+    def _rounded(self, mean: NDArray[np.float64], state: State, number: int) -> NDArray[np.float64]:
+        """The mean as it travels in a study."""
+        half = None if self.precision == "full" else self.precision
+        dtype = step_type(self.layout.dtype, half=half, averages=len(state.averages))
+        if dtype is not None:
+            step_of(mean, dtype=dtype, half=half, job=self.job, number=number)
+        return mean
 
     def _updates(self, length: int, weights: Mapping[str, float]) -> Updates:
         if self.floor is None:
@@ -134,13 +164,15 @@ class Simulation:
         return LevelledUpdates(length, weights, floor=self.floor, clips=limits, regions=self._regions)
 
     def _with_noise(
-        self, noise: Noise, length: int, weights: Mapping[str, float], drawn: Sequence[str], number: int
+        self, noise: Noise, before: Progress, weights: Mapping[str, float], drawn: Sequence[str], number: int
     ) -> Updates:
         parts = len(drawn) if self.sampling is None else self.sampling.rows / self.optimizer.lr
         random = noise_from(self.seed, number)
-        updates = NoisyUpdates(length, weights, noise=noise, clip=self.clip or 0.0, parts=parts, random=random)
+        updates = NoisyUpdates(
+            len(before.vector), weights, noise=noise, clip=self.clip or 0.0, parts=parts, random=random
+        )
         if self.sampling is None:
-            return self._train(updates, drawn, number)
+            return self._train(updates, drawn, number, before.homes)
         if self._record_sums.gradients.replayed:
             self.replayed[self._record_sums.gradients.replayed] += len(drawn)
         for name in drawn:
@@ -161,8 +193,8 @@ class Simulation:
         rate = 1.0 if self.sampling is None else self.sampling.rate
         return RecordSums(
             self.plan,
-            parameters=dict(self.model.named_parameters()),
-            buffers=dict(self.model.named_buffers()),
+            parameters=parameters_of(self.model),
+            buffers=buffers_of(self.model),
             layout=self.layout,
             clip=self.clip or 0.0,
             rate=rate,
@@ -178,30 +210,41 @@ class Simulation:
         drawn = generator.choice(len(names), self.per_round, replace=False)
         return tuple(names[at] for at in sorted(drawn))
 
-    def _train(self, updates: Updates, drawn: Sequence[str], number: int) -> Updates:
+    def _train(
+        self, updates: Updates, drawn: Sequence[str], number: int, homes: Mapping[str, Mapping[str, Tensor]]
+    ) -> Updates:
         """Trains every owner that was drawn: in groups, and then one by one in the order of their names."""
         groups, alone = self._groups.of(drawn)
         for together, names in groups:
             seeds = [self._seeds(name, number) for name in names]
             try:
-                trained = together.run([self.data[name] for name in names], seeds=seeds)  # type: ignore[misc]
+                rows: Any = [self.data[name] for name in names]
+                trained = together.run(rows, seeds=seeds, homes=[homes[name] for name in names] if homes else ())
                 updates.add_all(names, trained)
             except CloisterError as fault:  # training one by one will show whose fault it is, if it is any owner's
                 alone.update(dict.fromkeys(names, f"their group could not be trained: {fault}"))
         if alone:
-            self._train_alone(updates, sorted(alone), number)
+            self._train_alone(updates, sorted(alone), number, homes)
         self.replayed.update(alone.values())
         return updates
 
     def _seeds(self, owner: str, number: int) -> Seeds:
         return seeds_of(simulated_salt(self.seed, owner), job=self.job, number=number)
 
-    def _train_alone(self, updates: Updates, names: Sequence[str], number: int) -> None:
+    def _train_alone(
+        self, updates: Updates, names: Sequence[str], number: int, homes: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
         training = Training(self.plan, **self._arguments)
         for name in names:
             try:
                 seeds = self._seeds(name, number)
-                trained = training.run(self.data[name], seed=seeds.steps, rows_seed=seeds.rows)
+                trained = training.run(
+                    self.data[name],
+                    seed=seeds.steps,
+                    rows_seed=seeds.rows,
+                    rounding_seed=seeds.rounding,
+                    home=homes.get(name, {}),
+                )
             except (DataSetError, PlanError, TrainingError) as fault:
                 raise at_owner(name, fault) from fault
             updates.add(name, trained)
@@ -221,8 +264,8 @@ class Simulation:
     def _arguments(self) -> dict[str, Any]:
         """The arguments of every training, alone or together."""
         return {
-            "parameters": dict(self.model.named_parameters()),
-            "buffers": dict(self.model.named_buffers()),
+            "parameters": parameters_of(self.model),
+            "buffers": buffers_of(self.model),
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,
             "local_epochs": self.local_epochs,
@@ -230,12 +273,32 @@ class Simulation:
             "proximal": self.strategy.mu if isinstance(self.strategy, FedProx) else 0.0,
             "clip": self.clip,
             "clip_buffers": self.clip_buffers,
+            "half": None if self.precision == "full" else self.precision,
             "layout": self.layout,
         }
 
+    def _learned(self) -> dict[str, Tensor]:
+        """What the plan learns, which the rounds change by averaging, but for what stays at home."""
+        names = learned(self.plan.program).names - self._at_home
+        return {name: each for name, each in self._held().items() if name in names}
+
+    @cached_property
+    def _at_home(self) -> frozenset[str]:
+        """The buffers that each owner keeps to itself."""
+        return frozenset(learned(self.plan.program).buffers if self.home_buffers else ())
+
+    def _held(self) -> dict[str, Tensor]:
+        return {**parameters_of(self.model), **buffers_of(self.model)}
+
     def _others(self) -> dict[str, Tensor]:
-        averaged = deltas.floats_of(self.model)
-        return {name: each for name, each in self.model.named_buffers() if name not in averaged}
+        """The buffers that the plan writes and nobody averages: counters, in most models."""
+        counted = {*changed(self.plan.program).buffers} - {*learned(self.plan.program).buffers}
+        return {name: each for name, each in buffers_of(self.model).items() if name in counted}
+
+    def _frozen(self) -> dict[str, Tensor]:
+        """The tensors that stay as they are."""
+        names = changed(self.plan.program).names
+        return {name: each for name, each in self._held().items() if name not in names}
 
 
 def _weighted(values: Mapping[str, Sequence[float]], examples: Sequence[int]) -> dict[str, float]:

@@ -11,14 +11,14 @@ A run is a function of its arguments: seeds depend on the run's seed, the round'
 order of every sum on the owners' names and sizes. So a run that is resumed from a checkpoint ends in the same bits.
 
 Owners with equally many rows train together where the plan allows (``groups``), their models stacked; all others train
-one by one, which takes longer. The two differ in rounding only, by less than 1e-5 of an update's largest value in a
-step; unless a value lies within rounding of where a gradient jumps, as a ReLU's does at 0. Memory holds one owner's
-update or one group's at a time, so it does not grow with the number of owners.
+one by one, which takes longer. What the plan does not learn is shared, and none of this is about it. The two differ in
+rounding only, by less than 1e-5 of an update's largest value in a step; unless a value lies within rounding of where a
+gradient jumps, as a ReLU's does at 0. Memory holds one owner's update or one group's at a time, so it does not grow
+with the number of owners.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -35,13 +35,15 @@ from cloister.aggregation.mean import shares
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import DELTA, LEAST_MULTIPLIER, MULTIPLIER, UNITS, Noise
 from cloister.charter.job_bounds import drawn_faults
-from cloister.charter.jobs import WEIGHTS, Sampling, Weights
+from cloister.charter.jobs import PRECISIONS, WEIGHTS, Precision, Sampling, Weights
 from cloister.errors import AggregationError, ConfigurationError, DataSetError, PlanError
 from cloister.simulation import checkpoint as checkpoints
 from cloister.simulation.checkpoint import Progress
 from cloister.simulation.rounds import Simulation, at_owner
+from cloister.study.clipping import ClippingWatch
 from cloister.study.history import History, Round, board
 from cloister.study.progress import Screen
+from cloister.tensor.held import buffers_of, copied, parameters_of
 from cloister.tensor.plan.learned import learned
 from cloister.worker.data.batches import Batches
 from cloister.worker.data.converted import fitted
@@ -56,9 +58,12 @@ Owner: TypeAlias = Batches | Sequence[Tensor]
 
 _EXAMPLE: Final = 4
 _FEDAVG: Final = FedAvg()
-_NO_BUFFERS: Final = (
-    "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place of"
-    " BatchNorm"
+_LESS: Final = (
+    "have owners change it less in a round, with a lower learning rate or fewer steps; a larger clip brings more noise"
+)
+_LARGER: Final = (
+    "take a clip above that norm, or have owners change the model less in a round, with a lower learning rate or fewer"
+    " steps"
 )
 
 
@@ -99,8 +104,10 @@ def simulate(
     largest_share: float = 1.0,
     clip: float | None = None,
     clip_buffers: float | None = None,
+    home_buffers: bool = False,
     noise: Noise | None = None,
     sampling: Sampling | None = None,
+    precision: Precision = "full",
     seed: int = 0,
     job: bytes = b"",
     vectorise: bool = True,
@@ -125,13 +132,18 @@ def simulate(
         per_round: how many owners are drawn for each round, without replacement; None is all.
         floor: as a charter's: no update counts for more than the floor-th largest. None: each counts as it is.
         largest_share: the most that one owner may be of the mean.
-        clip: the most that the L2 norm of the parameters in an owner's update may be.
+        clip: the most that the L2 norm of the parameters in an owner's update may be. ``Round.clipping`` tells what
+            they were before, and a warning, once, where most updates are clipped in most rounds.
         clip_buffers: the same for its buffers.
+        home_buffers: whether each owner keeps its own buffers from round to round, and none are averaged (FedBN). The
+            model that comes out has those that it had.
         noise: what is added to each mean, as a charter says it; ``clip`` is needed with it. It comes from the seed: it
             shows what noise costs, and hides nothing.
         sampling: how rows are drawn where noise hides single records: ``clip`` is then of one record's gradient, a
             round is one step of ``optimizer``, which is SGD with a learning rate alone, and ``batch_size`` rows are
             computed at once.
+        precision: how updates and the step of a round travel in a study: ``"full"``, or rounded to two bytes a value,
+            as ``"bfloat16"`` or ``"float16"``.
         seed: 0 to 2^64 - 1.
         job: the digest of a study's job, to compute what a rehearsal of it does whose nodes have the salts
             ``cloister.testing.studies.rehearsal_salt(seed, owner)``.
@@ -160,7 +172,7 @@ def simulate(
         local_epochs = 1
     check_numbers(batch_size, local_epochs, steps, 0.0, clip, clip_buffers)
     if noise is not None or sampling is not None:
-        _check_noise(noise, sampling, clip=clip, clip_buffers=clip_buffers, weights=weights)
+        _check_noise(noise, sampling, clip=clip, weights=weights)
     if sampling is not None:
         _check_step(sampling, optimizer, strategy, steps=steps or 0)
     _check(
@@ -171,13 +183,14 @@ def simulate(
         largest_share=largest_share,
         seed=seed,
         weights=weights,
+        precision=precision,
+        drawn=sampling is not None,
     )
-    trained = copy.deepcopy(model)
+    trained = copied(model)
     plan = _plan(loss, trained, next(iter(data.values())))
-    if noise is not None and learned(plan.program).buffers:
-        raise ConfigurationError(_NO_BUFFERS)
+    _check_buffers(plan, noise, clip_buffers=clip_buffers, home_buffers=home_buffers)
     if sampling is not None:
-        held = dict(trained.named_parameters()), dict(trained.named_buffers())
+        held = parameters_of(trained), buffers_of(trained)
         check_rows_apart(plan, parameters=held[0], buffers=held[1])
     expected = columns_of(plan)
     for name, each in data.items():
@@ -206,8 +219,10 @@ def simulate(
         largest_share=largest_share,
         clip=clip,
         clip_buffers=clip_buffers,
+        home_buffers=home_buffers,
         noise=noise,
         sampling=sampling,
+        precision=precision,
         seed=seed,
         job=job,
         vectorise=vectorise,
@@ -235,6 +250,7 @@ def _run(
             raise ConfigurationError(
                 f"{path} is of a run of {len(progress.rounds)} rounds already, and not of {rounds}"
             )
+    clipping = ClippingWatch(simulation.clip, remedy=_LARGER if simulation.noise is None else _LESS)
     try:
         with nullcontext() if tensorboard is None else board(tensorboard, rounds=progress.rounds) as show:
             while len(progress.rounds) < rounds:
@@ -243,6 +259,7 @@ def _run(
                     checkpoints.write(path, progress, settings=settings)
                 if show:
                     show(progress.rounds[-1])
+                clipping.look(progress.rounds)
                 on_round(progress.rounds[-1])
     except KeyboardInterrupt:
         return progress, len(progress.rounds) == rounds
@@ -294,7 +311,6 @@ def _check_noise(
     sampling: Sampling | None,
     *,
     clip: float | None,
-    clip_buffers: float | None,
     weights: str,
 ) -> None:
     """A simulation with noise is of what a charter can agree on: the same rules hold."""
@@ -315,10 +331,19 @@ def _check_noise(
         ) from None
     if clip is None:
         raise ConfigurationError("with noise there is a clip, which it is a multiple of: give one, such as clip=1.0")
-    if clip_buffers is not None:
-        raise ConfigurationError(_NO_BUFFERS)
     if weights != "uniform":
         raise ConfigurationError("with noise all count the same: leave weights at uniform")
+
+
+def _check_buffers(plan: Plan, noise: Noise | None, *, clip_buffers: float | None, home_buffers: bool) -> None:
+    if home_buffers and clip_buffers is not None:
+        raise ConfigurationError("clip_buffers is not for buffers that stay at home (home_buffers): leave one out")
+    averaged = not home_buffers and bool(learned(plan.program).buffers)
+    if noise is not None and (clip_buffers is not None or averaged):
+        raise ConfigurationError(
+            "with noise no buffers are averaged: leave clip_buffers out, and have GroupNorm or LayerNorm in the place"
+            " of BatchNorm; where noise hides owners, home_buffers=True will do too"
+        )
 
 
 def _check_step(sampling: Sampling, optimizer: Optimizer, strategy: Strategy, *, steps: int) -> None:
@@ -336,9 +361,15 @@ def _check(
     largest_share: float,
     seed: int,
     weights: str,
+    precision: str,
+    drawn: bool,
 ) -> None:
     if not data:
         raise ConfigurationError("there are no owners")
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"precision is {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    if drawn and precision != "full":
+        raise ConfigurationError("where rows are drawn, their sums are whole numbers: leave precision at full")
     if weights not in WEIGHTS:
         raise ConfigurationError(f"weights is {weights!r}; it is one of {', '.join(WEIGHTS)}")
     if rounds < 1:

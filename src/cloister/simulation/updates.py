@@ -18,12 +18,14 @@ from cloister.worker.training import Norms, Trained
 
 class Updates:
     """The results of a round's trainings: the running sum of the updates, the metrics of ``owners``, and the other
-    buffers of the owner whose name is first. ``weights``: of each owner, by its name."""
+    buffers of the owner whose name is first. ``homes``: the buffers that stay with each owner, by its name.
+    ``weights``: of each owner, by its name."""
 
     def __init__(self, length: int, weights: Mapping[str, float]) -> None:
         self.owners: list[str] = []
         self.metrics: dict[str, list[float]] = {}
         self.others: Mapping[str, Tensor] = {}
+        self.homes: dict[str, Mapping[str, Tensor]] = {}
         self._weights = weights
         self._total = GroupSum(length)
 
@@ -38,7 +40,7 @@ class Updates:
     def add(self, name: str, trained: Trained) -> None:
         """Adds one owner's result."""
         self._add([name], trained.delta[None].numpy(), [trained.norms])
-        self._note([name], {metric: [value] for metric, value in trained.metrics.items()}, trained.others)
+        self._note([name], {metric: [value] for metric, value in trained.metrics.items()}, [trained.others])
 
     def add_all(self, names: Sequence[str], trained: TrainedTogether) -> None:
         """Adds a group's results."""
@@ -52,9 +54,14 @@ class Updates:
         else:
             self._total.add_all(vectors, weights=weights, what="the updates of a group")
 
-    def _note(self, names: Sequence[str], metrics: Mapping[str, list[float]], others: Mapping[str, Tensor]) -> None:
+    def _note(
+        self, names: Sequence[str], metrics: Mapping[str, list[float]], others: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        """``others``: of each owner, or of the first alone."""
         if names[0] == next(iter(self._weights)):
-            self.others = others
+            self.others = {name: each for name, each in others[0].items() if not each.is_floating_point()}
+        for name, held in zip(names, others, strict=False):
+            self.homes[name] = {buffer: each for buffer, each in held.items() if each.is_floating_point()}
         self.owners += names
         for metric, values in metrics.items():
             self.metrics.setdefault(metric, []).extend(values)

@@ -21,6 +21,7 @@ from torch import nn
 
 from cloister.errors import ConfigurationError
 from cloister.files import matching
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.learned import learned
 from cloister.wire.tensors import TensorSpec
 from cloister.worker.fitting import check_tensors
@@ -114,8 +115,8 @@ def frozen_of(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
         ConfigurationError, PlanError: it is no plan, or another model's.
     """
     check_plan(plan)
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    check_tensors(plan, dict(model.named_parameters()), dict(model.named_buffers()))
+    held = {**parameters_of(model), **buffers_of(model)}
+    check_tensors(plan, parameters_of(model), buffers_of(model))
     changed = learned(plan.program).names | written(plan)
     return {each.names[0]: held[each.names[0]].detach() for each in plan.program.held if each.names[0] not in changed}
 

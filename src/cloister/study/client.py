@@ -98,6 +98,8 @@ class StudyClient:
                 "the model that the newest round released has another length than the one that is to be trained: they"
                 " are not of the same kind"
             )
+        if chain.step > 8 * layout.length:
+            raise LedgerError("the step of the newest round is longer than that of a model of this kind can be")
         parts = [memoryview(bytearray(length)) for length in lengths]
         for part in parts:
             self._connection.read_into(part)

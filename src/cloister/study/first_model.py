@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 
 from torch import nn
@@ -12,6 +11,7 @@ from cloister.errors import ConfigurationError
 from cloister.models import recipe_toml as toml
 from cloister.models.drawing import draw
 from cloister.net.files import read_charter_text
+from cloister.tensor.held import copied
 from cloister.tensor.plan.learned import learned
 from cloister.worker.initialising import load_drawn, recipe_of
 from cloister.worker.plans import Plan, check_plan
@@ -41,6 +41,6 @@ def draw_first_model(model: nn.Module, charter: str | os.PathLike[str]) -> nn.Mo
     agreed = parse_charter(read_charter_text(charter), source=str(charter), to_draw=True)
     if not agreed.recipe:
         raise ConfigurationError("the charter has no recipe to draw a model from: write [[first_model]] tables")
-    drawn = copy.deepcopy(model)
+    drawn = copied(model)
     load_drawn(draw(agreed.recipe, digest=agreed.drawn_with), drawn)
     return drawn

@@ -27,10 +27,12 @@ from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger, Receipt
 from cloister.ledger.following import Handed, advance
 from cloister.ledger.job import Job
+from cloister.ledger.next_model import repeat
 from cloister.ledger.sync import ModelState
 from cloister.net.attested import AttestedConnection
 from cloister.net.polling import READABLE, wait
 from cloister.study.client import StudyClient, bytes_of
+from cloister.study.clipping import ClippingWatch
 from cloister.study.history import Round
 from cloister.study.job import check_start, load
 from cloister.study.progress import Interrupts, evaluated
@@ -56,6 +58,10 @@ _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 30.0
 _OPEN_ROUNDS: Final = 4
 """Rounds that are neither released nor void, of which it is kept who is out. An aggregator has one at a time."""
+_LESS: Final = (
+    "have owners change it less in a round, with a lower learning rate or fewer steps, or agree on a charter with a"
+    " larger clip"
+)
 OnError: TypeAlias = Literal["leave", "stop"]
 """What becomes of a job whose researcher's callback raises: it goes on at the aggregator, or is ended there."""
 _REFUSALS: Final[dict[RefusedCode, type[StudyError]]] = {"ledger": LedgerError, "job": JobError, "round": RoundError}
@@ -98,6 +104,7 @@ class JobRun:
     _accepted: bool = field(init=False, default=False)
     _raised: Exception | None = field(init=False, default=None)
     _since: float = field(init=False, default_factory=perf_counter)
+    _clipping: ClippingWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.job = jobs.decode(self.data)
@@ -106,6 +113,7 @@ class JobRun:
         kept = self.folder.model(self.job)
         self.held = kept if kept is not None and kept.is_newest(self.ledger) else None
         self.rounds = [self._round(receipt, {}, 0.0, {}) for receipt in self.receipts]
+        self._clipping = ClippingWatch(self.charter.limits.clip, remedy=_LESS)
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -241,6 +249,8 @@ class JobRun:
             self._tell(receipt)
 
     def _model_of(self, handed: Handed, ledger: Ledger) -> ModelState | None:
+        if handed.step is not None:
+            return repeat(handed.step, before=self.held, ledger=ledger, job=self.job)
         if handed.vector is None:
             return None
         found = ModelState(jobs.model_digest(self.job, handed.vector), handed.vector, handed.averages, handed.rounds)
@@ -267,6 +277,7 @@ class JobRun:
                 self._said.pop(name, None)
             self._since = now
             self.rounds.append(done)
+            self._clipping.look(self.rounds)
             self.on_round(done)
         except Exception as fault:  # noqa: BLE001 - the researcher's own, of any kind: also a NetworkError
             self._raised = fault

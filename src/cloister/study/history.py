@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cloister.errors import ConfigurationError, MissingDependencyError
+from cloister.tensor.plan.program import CLIPPED
 
 _FIRST: Final = 1
 
@@ -21,9 +22,9 @@ _FIRST: Final = 1
 def board(folder: str | PathLike[str], *, rounds: Sequence[Round] = ()) -> Iterator[Callable[[Round], None]]:
     """Writes ``rounds``, and yields a function that writes another round, which can then be seen at once.
 
-    The metrics of a round are under ``training/``, those of ``evaluate`` under ``evaluation/``; ``round/`` holds the
-    numbers of owners and examples, and the seconds. The steps are the rounds' numbers. An earlier run in ``folder`` is
-    hidden, so that a resumed run is shown once and whole.
+    The metrics of a round are under ``training/``, those of ``evaluate`` under ``evaluation/``, what is known of
+    clipping under ``clipping/``; ``round/`` holds the numbers of owners and examples, and the seconds. The steps are
+    the rounds' numbers. An earlier run in ``folder`` is hidden, so that a resumed run is shown once and whole.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
@@ -57,6 +58,7 @@ def _scalars(done: Round) -> dict[str, float]:
     return {
         **{f"training/{name}": value for name, value in done.metrics.items()},
         **{f"evaluation/{name}": value for name, value in done.evaluation.items()},
+        **{f"clipping/{name}": value for name, value in done.clipping.items()},
         "round/owners": len(done.owners),
         **({} if done.examples is None else {"round/examples": done.examples}),
         "round/seconds": done.took_s,
@@ -83,6 +85,9 @@ class Round:
     study by shares; ``evaluation`` is what ``evaluate`` returned for the new model. ``took_s`` is the round's time in
     seconds; two rounds may be equal with different times. ``weights`` are the owners' shares of the mean, where they
     are known, as in a study. ``absent`` says of owners that did not take part why not, as far as this run heard of it.
+    ``clipping`` is of a simulation: the share of the updates that were ``clipped``, and of their parameters' norms
+    before that the mean, ``update_norm``, ``median_update_norm`` and ``largest_update_norm``. In a study the first two
+    are metrics, where its charter lets them out.
     """
 
     number: int
@@ -93,6 +98,7 @@ class Round:
     took_s: float = field(compare=False)
     weights: Mapping[str, float] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict, compare=False)
+    clipping: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -103,8 +109,9 @@ class Round:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         some = "1 owner" if len(self.owners) == 1 else f"{len(self.owners)} owners"
         examples = "" if self.examples is None else f"{self.examples:,} examples  "
+        clipped = f"  {share:.0%} clipped" if (share := self.clipping.get(CLIPPED)) else ""
         without = f"  without {', '.join(sorted(self.absent))}" if self.absent else ""
-        return f"round {self.number}  {some}  {examples}{numbers}  {self.took_s:.1f} s{without}"
+        return f"round {self.number}  {some}  {examples}{numbers}  {self.took_s:.1f} s{clipped}{without}"
 
 
 class History(Sequence[Round]):
@@ -132,14 +139,16 @@ class History(Sequence[Round]):
         return tuple({name: None for each in self._rounds for name in each.numbers})
 
     def series(self, name: str) -> list[float | None]:
-        """One metric, round by round; None where a round has no such number.
+        """One metric, or one of the numbers of ``Round.clipping``, round by round; None where a round has none.
 
         Raises:
             ConfigurationError: no round has it.
         """
-        if name not in self.names:
-            raise ConfigurationError(f"there is no metric {name!r}; there are: {', '.join(self.names) or 'none'}")
-        return [each.numbers.get(name) for each in self._rounds]
+        known = [{**each.clipping, **each.numbers} for each in self._rounds]
+        if not any(name in each for each in known):
+            there = ", ".join(dict.fromkeys([*self.names, *(key for each in known for key in each)])) or "none"
+            raise ConfigurationError(f"there is no metric {name!r}; there are: {there}")
+        return [each.get(name) for each in known]
 
     def plot(self, *names: str, axes: Any = None) -> Any:
         """The metrics of these names, or all, over the rounds; with matplotlib, on ``axes`` if given. Gives the axes.
@@ -180,7 +189,8 @@ class History(Sequence[Round]):
         table = Table()
         counted = ["examples"] if any(each.examples is not None for each in self._rounds) else []
         absent = any(each.absent for each in self._rounds)
-        for column in ("round", "owners", *counted, *names, "s"):
+        clipped = [CLIPPED] if any(each.clipping.get(CLIPPED) for each in self._rounds) else []
+        for column in ("round", "owners", *counted, *names, *clipped, "s"):
             table.add_column(column, justify="right")
         if absent:
             table.add_column("absent", overflow="fold")
@@ -188,7 +198,8 @@ class History(Sequence[Round]):
             found = [each.numbers.get(name) for name in names]
             shown = ("" if value is None else f"{value:.4g}" for value in found)
             examples = ["" if each.examples is None else f"{each.examples:,}" for _ in counted]
-            row = (str(each.number), str(len(each.owners)), *examples, *shown, f"{each.took_s:.2f}")
+            shares = [f"{each.clipping.get(name, 0.0):.0%}" for name in clipped]
+            row = (str(each.number), str(len(each.owners)), *examples, *shown, *shares, f"{each.took_s:.2f}")
             why = "; ".join(f"{name}: {why}" for name, why in sorted(each.absent.items()))
             table.add_row(*row, *([escape(why)] if absent else []))
         yield table

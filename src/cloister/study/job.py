@@ -13,7 +13,7 @@ from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.aggregation.vectors import Vector
 from cloister.charter import Charter, job_bounds, rules
 from cloister.charter.charter import Batch
-from cloister.charter.jobs import WEIGHTS, AgreedJob, Sampling, Weights
+from cloister.charter.jobs import PRECISIONS, WEIGHTS, AgreedJob, Precision, Sampling, Weights
 from cloister.charter.names import shown
 from cloister.charter.summary import declared
 from cloister.errors import ConfigurationError, JobError, PlanError
@@ -22,6 +22,7 @@ from cloister.ledger.job import FROZEN_BYTES, Based, Constant, Job, Part, Tensor
 from cloister.ledger.sync import Values
 from cloister.study.base import Base, written
 from cloister.tables import bounds
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.learned import learned
 from cloister.wire.layout import FLOATS
 from cloister.wire.limits import JOB_BYTES
@@ -33,6 +34,7 @@ from cloister.worker.values import as_bytes, sendable, spec_of
 
 CHARTER_DECIDES: Final = "the charter decides"
 """The reason for any learning rate, in a job that is only held against those of a charter."""
+_COMPARED: Final = "plan data rounds batch_size steps optimizer strategy weights sampling precision".split()
 _FEDAVG: Final = FedAvg()
 _WHOLE_BYTES: Final = JOB_BYTES // 4
 """The constants of a model together that are not of floating point: masks, positions, counters."""
@@ -75,7 +77,7 @@ def describe(model: nn.Module, plan: Plan, *, base: Base | None = None, home_buf
         MessageError: a tensor of an element type that does not travel.
     """
     check_plan(plan)
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, buffers = parameters_of(model), buffers_of(model)
     check_tensors(plan, parameters, buffers)
     found, held = learned(plan.program), {**buffers, **parameters}
     strange = sorted(held.keys() - {name for each in plan.program.held for name in each.names})
@@ -127,7 +129,7 @@ def _refuse(largest: Constant, base: Base | None) -> NoReturn:
 @torch.no_grad()
 def load(vector: Values, *, tensors: Tensors, into: nn.Module) -> None:
     """Gives a model what is learned of it: the values of a vector."""
-    held = {**dict(into.named_parameters()), **dict(into.named_buffers())}
+    held = {**parameters_of(into), **buffers_of(into)}
     layout = tensors.layout
     values = torch.frombuffer(bytearray(vector), dtype=getattr(torch, layout.dtype))
     deltas.unflatten(values, layout=layout, into={place.name: held[place.name] for place in layout.places})
@@ -141,7 +143,7 @@ def planned(loss: PlannedLoss | Plan, *, model: nn.Module, example: Sequence[Ten
         PlanError: it cannot be captured, or was captured from another model; the message names the tensor.
     """
     if isinstance(loss, Plan):
-        check_tensors(loss, dict(model.named_parameters()), dict(model.named_buffers()))
+        check_tensors(loss, parameters_of(model), buffers_of(model))
         return loss
     if not isinstance(loss, PlannedLoss):
         raise ConfigurationError("the loss is no plan; write @cloister.plan above the function")
@@ -166,6 +168,7 @@ def job(
     strategy: Strategy = _FEDAVG,
     weights: Weights = "uniform",
     sampling: Sampling | None = None,
+    precision: Precision = "full",
     max_s: int = 3600,
     unsafe_lr: str | None = None,
 ) -> AgreedJob:
@@ -178,6 +181,7 @@ def job(
         weights: how much owners count: ``"uniform"`` or ``"rows"``.
         sampling: how rows are drawn, for a charter whose noise hides single records: then ``steps`` is 1, the optimizer
             is SGD with a learning rate alone, and ``batch_size`` is how many rows are computed at once.
+        precision: how values travel: ``"full"``, or rounded to two bytes each, as ``"bfloat16"`` or ``"float16"``.
         max_s: the time that owners have for one round, in seconds.
         unsafe_lr: the reason for a learning rate out of its bounds.
 
@@ -202,6 +206,7 @@ def job(
         max_s=max_s,
         unsafe_lr=unsafe_lr,
         sampling=sampling,
+        precision=precision,
     )
     faults = [f"{key}: {fault}" for key, fault in _faults(found)]
     if faults:
@@ -217,6 +222,8 @@ def _faults(job: AgreedJob) -> Iterator[tuple[str, str]]:
         yield "batch_size", f"is {job.batch_size}, and must be at least {least}: the least min_batch of any charter"
     if job.weights not in WEIGHTS:
         yield "weights", f"is {job.weights!r}, and must be one of {', '.join(WEIGHTS)}"
+    if job.precision not in PRECISIONS:
+        yield "precision", f"is {job.precision!r}, and must be one of {', '.join(PRECISIONS)}"
     if job.unsafe_lr != CHARTER_DECIDES:
         yield from rules.needless_reason(job)
 
@@ -264,7 +271,7 @@ def _agreed(wanted: AgreedJob, charter: Charter) -> AgreedJob:
 def _differing(wanted: AgreedJob, job: AgreedJob) -> list[str]:
     """What a round's outcome depends on, and is not the same: a phrase each."""
     found = []
-    for name in ("plan", "data", "rounds", "batch_size", "steps", "optimizer", "strategy", "weights", "sampling"):
+    for name in _COMPARED:
         here, there = getattr(wanted, name), getattr(job, name)
         if here != there:
             told = [declared(each) if isinstance(each, Struct) else repr(each) for each in (here, there)]

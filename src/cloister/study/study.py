@@ -7,7 +7,6 @@ verified here, record by record, as any auditor would.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from cloister.aggregation.strategies import FedAvg, Strategy
 from cloister.charter.charter import check_valid
-from cloister.charter.jobs import Sampling, Weights
+from cloister.charter.jobs import Precision, Sampling, Weights
 from cloister.charter.names import shown
 from cloister.errors import CharterError, ConfigurationError, StudyError
 from cloister.ledger.audit import verify_instance
@@ -38,6 +37,7 @@ from cloister.study.log import CHAIN
 from cloister.study.progress import Interrupts, Screen
 from cloister.study.state_dir import Folder, folder_of, write_chain
 from cloister.study.status import StudyStatus, ask, dial
+from cloister.tensor.held import buffers_of, copied, parameters_of
 from cloister.wire.rounds import Ask, Stop
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Plan, PlannedLoss
@@ -147,6 +147,7 @@ class Study:
         weights: Weights = "uniform",
         sampling: Sampling | None = None,
         base: Base | None = None,
+        precision: Precision = "full",
         example: Sequence[Tensor] | None = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         on_round: Callable[[Round], None] | None = None,
@@ -172,6 +173,7 @@ class Study:
             sampling: how rows are drawn where the charter's noise hides single records (``cloister.Sampling``).
             base: the files of the charter's ``[[bases]]``, in which the tensors are that the plan does not learn
                 (``cloister.Base``). None of them is sent: owners have these files.
+            precision: how values travel: ``"full"``, or rounded to two bytes each, as ``"bfloat16"`` or ``"float16"``.
             example: one batch to capture a loss function from; only its shapes and element types matter.
             evaluate: called after each round with the new model in ``eval`` mode; the numbers that it returns stand in
                 the history.
@@ -191,7 +193,7 @@ class Study:
         if on_error not in get_args(OnError):
             raise ConfigurationError(f"on_error is {on_error!r}; it is one of {', '.join(get_args(OnError))}")
         screen = Screen(always=True)  # a study goes on for hours, and a void round is news
-        trained = copy.deepcopy(model)
+        trained = copied(model)
         plan = jobs.planned(loss, model=trained, example=example)
         home_buffers = self.charter.limits.home_buffers
         described = jobs.describe(trained, plan, base=base, home_buffers=home_buffers)
@@ -206,11 +208,12 @@ class Study:
             strategy=strategy,
             weights=weights,
             sampling=sampling,
+            precision=precision,
             unsafe_lr=jobs.CHARTER_DECIDES if sampling is None else None,
         )
         jobs.make(described, plan, wanted, charter=self.charter)  # what it refuses costs nobody anything yet
         if sampling is not None:
-            held = dict(trained.named_parameters()), dict(trained.named_buffers())
+            held = parameters_of(trained), buffers_of(trained)
             check_rows_apart(plan, parameters=held[0], buffers=held[1])
         with self._folder.locked(), Interrupts(said=screen) as interrupts:
             if self._folder.follow(self.charter):

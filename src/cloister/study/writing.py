@@ -15,6 +15,7 @@ from cloister.net.files import read_charter_text
 from cloister.study.base import Base
 from cloister.study.job import describe
 from cloister.study.study_file import VALUES_BYTES, encode
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.worker.plans import Plan, check_plan
 from cloister.worker.rows_apart import check_rows_apart
 
@@ -55,7 +56,7 @@ def write_study(
     tensors, vector = describe(model, plans[0], base=base, home_buffers=home_buffers)
     for plan in plans:
         if any(job.sampling is not None and job.plan == plan.digest for job in known.jobs):
-            held = dict(model.named_parameters()), dict(model.named_buffers())
+            held = parameters_of(model), buffers_of(model)
             check_rows_apart(plan, parameters=held[0], buffers=held[1])
     values = None if known.recipe or vector.nbytes > VALUES_BYTES else vector.tobytes()
     data = encode(

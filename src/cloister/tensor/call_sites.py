@@ -55,6 +55,11 @@ def within(code: CodeType) -> bool:
     return frame is not None
 
 
+def asked_by_keras() -> bool:
+    """Whether it is Keras' own code that called the caller of this."""
+    return str(sys._getframe(2).f_globals.get("__name__")).startswith("keras.src.")
+
+
 def asked_for() -> str:
     """``layers.py, line 9, reached from train.py, line 12``: the innermost line as ``current`` has it and, where that
     is an installed package's, the innermost one of the script."""

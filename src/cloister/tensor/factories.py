@@ -22,6 +22,9 @@ class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is in force, ``torch.zeros``, ``torch.randn``, ``torch.tensor`` and the like make their tensor at
     ``location``."""
 
+    seeds = True
+    """Whether random numbers have other seeds than the caller's, in this mode and in that of a capture."""
+
     def __init__(self, location: Location) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.location = location
@@ -43,16 +46,23 @@ class BornAt(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _LIFT and not args[0].is_meta:
             return upload(args[0], self.location)
         if not _holds_tensor(args):
+            func, kwargs = ops.unseeded(func, kwargs)
             try:
                 op = ops.of_overload(func)
             except OpRefusedError:
                 return func(*args, **kwargs)
-            if op.row.factory:
+            if op.row.factory and not _without_values(kwargs):
                 if torch.get_default_dtype() is not torch.float32 and "dtype" in op.by_name:
                     # The worker's default is PyTorch's own; this caller's is another.
                     kwargs = {**kwargs, "dtype": func(*args, **{**kwargs, "device": "meta"}).dtype}
                 return issue(op, args, kwargs, location=self.location)
         return func(*args, **kwargs)
+
+
+def _without_values(kwargs: dict[str, Any]) -> bool:
+    """Whether a tensor without values is wanted, which is at no worker: Keras finds out shapes with such."""
+    device = kwargs.get("device")
+    return isinstance(device, torch.device) and device.type == "meta"
 
 
 def _holds_tensor(args: tuple[Any, ...]) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError, PointerAssignmentError
-from cloister.tensor import states
+from cloister.tensor import keras_hooks, states
 from cloister.tensor.deferred import Draft, settle
 from cloister.tensor.dispatch import forwards
 from cloister.tensor.factories import BornAt, upload
@@ -38,6 +38,7 @@ def send_module(module: M, worker: Location, *others: Location) -> M:
             "a module is at one worker: write copies = [model.copy().send(worker) for worker in (...)], "
             "with workers of cloister.VirtualWorker(...) or cloister.connect(...)"
         )
+    keras_hooks.install(module)
     tensors = tensors_of(module)
     for tensor in tensors:
         if type(tensor) is Draft:

@@ -253,6 +253,14 @@ def _read(name: str) -> Op:
     return op
 
 
+def unseeded(func: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The call of an overload that takes a generator, and is given None, as one of the overload that takes none."""
+    if kwargs.get("generator", func) is not None or not func._overloadname.endswith("generator"):
+        return func, kwargs
+    plain = getattr(func.overloadpacket, func._overloadname.removesuffix("generator").rstrip("_") or "default")
+    return plain, {name: value for name, value in kwargs.items() if name != "generator"}
+
+
 def of_overload(overload: OpOverload) -> Op:
     """The operation that PyTorch dispatched.
 

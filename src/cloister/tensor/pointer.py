@@ -13,8 +13,14 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 
 import torch
 
-from cloister.errors import OpRefusedError, PointerAssignmentError, PointerNotPortableError, PointerSpentError
-from cloister.tensor import forks
+from cloister.errors import (
+    ImplicitDownloadError,
+    OpRefusedError,
+    PointerAssignmentError,
+    PointerNotPortableError,
+    PointerSpentError,
+)
+from cloister.tensor import call_sites, forks
 from cloister.tensor.geometry import Geometry
 from cloister.tensor.session import LocalSide, Location, RemoteObject
 
@@ -148,10 +154,27 @@ class PointerTensor(torch.Tensor):
             ImplicitDownloadError: to the CPU, inside a sent module's ``forward``.
         """
         device = kwargs.get("device", args[0] if args else None)
+        if isinstance(device, (str, torch.device)) and call_sites.asked_by_keras():
+            # Keras brings all that it is given to its own device: from its point of view, pointers are there.
+            kwargs.pop("device", None)
+            return super().to(*args[1:], **kwargs) if args[1:] or kwargs else self
         # PyTorch would look for the device here first, and complain that there is none.
         if isinstance(device, (str, torch.device)) and torch.device(device).type not in ("cpu", DEVICE.type):
             self._to_other_device()
         return super().to(*args, **kwargs)
+
+    def cpu(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As ``torch.Tensor.cpu``: a download.
+
+        Raises:
+            ImplicitDownloadError: inside a sent module's ``forward``, or where Keras asks, on its way to NumPy.
+        """
+        if call_sites.asked_by_keras():
+            raise ImplicitDownloadError(
+                f"Keras would bring values home from {self.location.id} for NumPy: write get() first. What is computed "
+                "there: model(x), keras.ops, keras.losses, an optimizer's apply, fit, evaluate, train_on_batch"
+            )
+        return super().cpu(*args, **kwargs)
 
     def _to_other_device(self, *args: object, **kwargs: object) -> NoReturn:
         raise OpRefusedError(OTHER_DEVICE)

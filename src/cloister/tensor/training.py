@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cloister.errors import ConfigurationError, MessageError, NotColocatedError, PlanError
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan.plan import Plan
 from cloister.tensor.plan.program import Buffer, Parameter
 from cloister.tensor.pointer import PointerTensor
@@ -67,8 +68,8 @@ def train(
     columns = (data,) if isinstance(data, torch.Tensor) else tuple(data)
     if not 0 < len(columns) <= METRICS:
         raise ConfigurationError(f"data is 1 to {METRICS} tensors, such as (x, y)")
-    parameters = _named("parameter", plan.program.parameters, dict(model.named_parameters(remove_duplicate=False)))
-    buffers = _named("buffer", plan.program.buffers, dict(model.named_buffers(remove_duplicate=False)))
+    parameters = _named("parameter", plan.program.parameters, parameters_of(model, all_names=True))
+    buffers = _named("buffer", plan.program.buffers, buffers_of(model, all_names=True))
     held = _ids(parameters, at), _ids(buffers, at), _ids({f"data[{i}]": each for i, each in enumerate(columns)}, at)
     rows = len(columns[0]) if columns[0].dim() else 0
     _whole("batch_size", batch_size, least=1, most=SIZE)

@@ -17,7 +17,7 @@ tied weight's second name is no part of the vector: it is one tensor, and counte
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -27,6 +27,9 @@ from cloister.wire.tensors import TensorSpec
 
 FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 """The element types that a vector can hold."""
+Half = Literal["bfloat16", "float16"]
+"""Those in which one may travel, rounded to two bytes a value (``cloister.wire.halves``)."""
+HALF_BYTES: Final = 2
 
 
 def is_learned(dtype: str, after: int | None) -> bool:

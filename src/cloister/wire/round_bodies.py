@@ -17,8 +17,8 @@ def check_body(message: RoundMessage, body_bytes: int) -> None:
         MessageError: it is longer or shorter than the message says. LimitError: a job over its limit.
     """
     match message:
-        case Chain(records=records, model=model, state=state):
-            expected = sum(records) + model + sum(state)
+        case Chain(records=records, model=model, state=state, step=step):
+            expected = sum(records) + model + sum(state) + step
         case Contribution():
             return
         case Submit(job=job):

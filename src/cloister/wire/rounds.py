@@ -49,10 +49,11 @@ class MemberSignature(Message, frozen=True):
 
 
 class Chain(Message, tag="chain", frozen=True):
-    """Records of the ledger from the one numbered ``first`` on; if ``model`` is not 0, also what the last one released.
+    """Records of the ledger from the one numbered ``first`` on; if ``model`` is not 0, also what the last one released;
+    or, if ``step`` is not 0, the mean by which whoever holds the model before, and its state, makes it.
 
-    The frame's body: the records, as long as ``records`` says; the model's vector, ``model`` bytes; and the vectors of
-    the server rule's state, as long as ``state`` says. ``rounds`` is that state's count.
+    The frame's body: the records, as long as ``records`` says; the model's vector, ``model`` bytes; the vectors of the
+    server rule's state, as long as ``state`` says; and the mean, ``step`` bytes. ``rounds`` is that state's count.
     """
 
     first: Sequence
@@ -60,6 +61,7 @@ class Chain(Message, tag="chain", frozen=True):
     model: Size = 0
     rounds: Sequence = 0
     state: Annotated[tuple[Size, ...], Meta(max_length=2)] = ()
+    step: Size = 0
 
 
 # What members say.

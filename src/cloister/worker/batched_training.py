@@ -1,4 +1,5 @@
-"""Local training of many owners at once: what ``training`` does for one, their models stacked in one tensor each.
+"""Local training of many owners at once: what ``training`` does for one, what each changes of its model stacked in one
+tensor each. The rest of the model, a base that adapters are trained on, is there once for all.
 
 All begin with the same values and have equally many rows, so that they take the same steps, each with its own rows in
 the order that it has when it trains alone. What comes out is equal to that within rounding.
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from cloister.errors import PlanError
-from cloister.wire.layout import Layout, regions_of
+from cloister.tensor.plan.learned import changed
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
+from cloister.wire.layout import Half, Layout, regions_of
 from cloister.wire.tensors import TensorSpec
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import batches_in, whole_batches
 from cloister.worker.data.rows import Arrays
 from cloister.worker.data.salts import Seeds
 from cloister.worker.data.stacked import Stack
+from cloister.worker.ending import Ending
 from cloister.worker.fitting import check_numbers, check_tensors, check_whole
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
@@ -33,19 +37,20 @@ _COPIES: Final = 6
 
 class TrainedTogether(NamedTuple):
     """What the trainings came to, in the owners' order: ``deltas`` of shape ``(owners, length)``, the ``norms`` of
-    each, and ``metrics`` as a list each. ``others`` are the first owner's."""
+    each, and ``metrics`` as a list each. ``others`` are each owner's where they began with buffers of their own, and
+    the first one's alone where they did not."""
 
     deltas: Tensor
     norms: list[Norms]
     metrics: dict[str, list[float]]
-    others: dict[str, Tensor]
+    others: list[dict[str, Tensor]]
 
 
 class TrainingTogether:
     """What ``Training`` is for one owner, for groups of owners that have ``rows`` rows each; the arguments are those of
     ``train``.
 
-    ``bytes_each`` is what a group takes for each owner, in bytes, its rows included.
+    ``bytes_each`` is what a group takes for each owner, in bytes, its rows included, and without what all share.
 
     Raises:
         ConfigurationError: as ``train``.
@@ -68,6 +73,7 @@ class TrainingTogether:
         proximal: float,
         clip: float | None,
         clip_buffers: float | None,
+        half: Half | None,
         layout: Layout,
     ) -> None:
         check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
@@ -76,48 +82,62 @@ class TrainingTogether:
         if steps is not None:
             check_whole(rows, batch_size=batch_size)
         self._rows, self._batch_size, self._epochs, self._steps = rows, batch_size, local_epochs, steps
-        self._proximal, self._clips, self._layout = proximal, (clip, clip_buffers), layout
+        self._proximal, self._ending, self._layout = proximal, Ending(clip, clip_buffers, half), layout
         self._regions = regions_of(layout, buffers=buffers)
         self._device = next(iter(parameters.values())).device
-        self._trained = {each.names[0] for each in plan.program.parameters if each.trained}
+        self._changed = changed(plan.program)
         sizes = {batch_size} if steps is not None else {min(batch_size, rows), rows % batch_size} - {0}
         self._plans = {size: plan.vectorised(size, self._device, memory_bytes=memory_bytes) for size in sizes}
         row = sum(TensorSpec(each.dtype, each.row).nbytes() for each in plan.program.batch)
-        values = sum(each.nbytes for each in parameters.values())
+        values = sum(parameters[name].nbytes for name in self._changed.parameters)
         steps = max(each.bytes_each for each in self._plans.values())
         self.bytes_each: Final = steps + _COPIES * values + 2 * rows * row
         if self.bytes_each > memory_bytes:
             raise PlanError(f"a training takes {self.bytes_each:,} bytes for each model, more than {memory_bytes:,}")
 
-    def run(self, owners: Sequence[Arrays], *, seeds: Sequence[Seeds]) -> TrainedTogether:
+    def run(
+        self, owners: Sequence[Arrays], *, seeds: Sequence[Seeds], homes: Sequence[Mapping[str, Tensor]] = ()
+    ) -> TrainedTogether:
         """Trains a group whose data sets fit the plan, each owner with its seeds. It begins with the values that the
-        tensors given before have now; they stay as they are.
+        tensors given before have now; they stay as they are. ``homes``: for each owner, buffers that begin with these
+        values in their place.
 
         Raises:
             PlanError: indices out of range, or an operation failed.
             TrainingError: training led to values that are not finite.
         """
         start = deltas.flatten(those(self._layout, self._parameters, self._buffers), layout=self._layout)
-        parameters = {
-            name: nn.Parameter(each, requires_grad=name in self._trained)
-            for name, each in _repeated(self._parameters, len(owners)).items()
+        trained = {
+            name: nn.Parameter(_repeated(self._parameters[name], len(owners))) for name in self._changed.parameters
         }
-        buffers = _repeated(self._buffers, len(owners))
-        update = self._optimizer.over(parameters, stacked=True)
+        written = {name: self._begun(name, homes, len(owners)) for name in self._changed.buffers}
+        update = self._optimizer.over(trained, stacked=True)
         seen = _Seen()
         for batch in self._batches(owners, seeds):
-            outcome = self._plans[batch[0].shape[1]].run(parameters, buffers, batch)
-            update.step(self._drawn_back(outcome.gradients, parameters) if self._proximal else outcome.gradients)
-            buffers.update(outcome.buffers)
+            plan = self._plans[batch[0].shape[1]]
+            outcome = plan.run({**self._parameters, **trained}, {**self._buffers, **written}, batch)
+            update.step(self._drawn_back(outcome.gradients, trained) if self._proximal else outcome.gradients)
+            written = outcome.buffers
             seen.add(outcome, rows=batch[0].shape[1])
-        changes = deltas.deltas(those(self._layout, parameters, buffers), start=start, layout=self._layout)
-        for limit, regions in zip(self._clips, self._regions, strict=True):
-            changes = changes if limit is None else deltas.clip_each(changes, limit=limit, regions=regions)
+        changes = deltas.deltas(those(self._layout, trained, written), start=start, layout=self._layout)
+        metrics = {**seen.means(), **self._before_clipping(changes)}
+        changes = self._ending.of_each(changes, regions=self._regions, seeds=[each.rounding for each in seeds])
         found = [deltas.norms(changes, regions=each).tolist() for each in self._regions]
         norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}
-        others = {name: each[0].clone() for name, each in buffers.items() if name not in in_vector}
-        return TrainedTogether(changes, norms, seen.means(), others)
+        others = {name: each for name, each in written.items() if name not in in_vector}
+        apart = [{name: each[at].clone() for name, each in others.items()} for at in range(len(owners) if homes else 1)]
+        return TrainedTogether(changes, norms, metrics, apart)
+
+    def _begun(self, name: str, homes: Sequence[Mapping[str, Tensor]], owners: int) -> Tensor:
+        """What a buffer of each owner begins with."""
+        given = self._buffers[name]
+        return torch.stack([each.get(name, given) for each in homes]) if homes else _repeated(given, owners)
+
+    def _before_clipping(self, changes: Tensor) -> dict[str, list[float]]:
+        norms, limit = deltas.norms(changes, regions=self._regions.parameters), self._ending.clip
+        clipped = torch.zeros_like(norms) if limit is None else (~deltas.within(norms, limit)).double()
+        return {CLIPPED: clipped.tolist(), UPDATE_NORM: norms.tolist()}
 
     def _batches(self, owners: Sequence[Arrays], seeds: Sequence[Seeds]) -> Iterator[tuple[Tensor, ...]]:
         stack, chosen, rows = Stack(owners, device=self._device), None, self._rows
@@ -155,8 +175,5 @@ class _Seen:
         return {name: (total / self._rows).tolist() for name, total in self._sums.items()}
 
 
-def _repeated(tensors: Mapping[str, Tensor], times: int) -> dict[str, Tensor]:
-    return {
-        name: each.detach().expand(times, *each.shape).clone(memory_format=torch.contiguous_format)
-        for name, each in tensors.items()
-    }
+def _repeated(tensor: Tensor, times: int) -> Tensor:
+    return tensor.detach().expand(times, *tensor.shape).clone(memory_format=torch.contiguous_format)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from cloister.errors import ConfigurationError, TrainingError
 from cloister.tensor.geometry import DTYPES
+from cloister.tensor.held import buffers_of, parameters_of, saved_in
 from cloister.wire.layout import Layout, lay_out
 from cloister.worker.values import spec_of
 
@@ -35,9 +35,9 @@ def floats_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     A tied weight comes under its first name. Buffers that are not saved with the module (``persistent=False``) are
     computed anew wherever it runs and are left out, as in its ``state_dict``.
     """
-    saved = module.state_dict(keep_vars=True)
-    named = itertools.chain(module.named_parameters(), module.named_buffers())
-    return {name: tensor for name, tensor in named if tensor.is_floating_point() and name in saved}
+    named = {**parameters_of(module), **buffers_of(module)}
+    saved = saved_in(module)
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and id(tensor) in saved}
 
 
 def layout_of(tensors: Mapping[str, torch.Tensor]) -> Layout:
@@ -118,11 +118,16 @@ def deltas(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: 
 def clip_each(vectors: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
     """``clip`` for each row of ``vectors``, which ``deltas`` gave."""
     found = norms(vectors, regions=regions)
-    scales = torch.where(found <= limit * (1 - _DOUBT), 1.0, limit / found * (1 - _SLACK))
+    scales = torch.where(within(found, limit), 1.0, limit / found * (1 - _SLACK))
     clipped = vectors.clone()
     for region in regions:
         clipped[:, region] = vectors[:, region].double().mul_(scales[:, None])
     return clipped
+
+
+def within(found: Any, limit: float) -> Any:
+    """Whether a norm, or each of a tensor of norms, is such that nothing is clipped."""
+    return found <= limit * (1 - _DOUBT)
 
 
 def norms(vectors: torch.Tensor, *, regions: Sequence[slice] = WHOLE) -> torch.Tensor:
@@ -161,7 +166,7 @@ def clip(vector: torch.Tensor, *, limit: float, regions: Sequence[slice] = WHOLE
     if not (math.isfinite(limit) and limit >= SMALLEST_NORM):
         raise ConfigurationError(f"the norm to clip to is {limit}; it is a number of at least {SMALLEST_NORM}")
     found = norm(vector, regions=regions)
-    if found <= limit * (1 - _DOUBT):
+    if within(found, limit):
         return vector
     scale = limit / found * (1 - _SLACK)  # may be too small for a float32, which the scaled values need not be
     clipped = torch.empty_like(vector) if regions is WHOLE else vector.clone()

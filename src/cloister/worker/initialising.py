@@ -22,11 +22,10 @@ from torch.nn.parameter import is_lazy
 
 from cloister.errors import ConfigurationError
 from cloister.models.recipe import DTYPES, Draw, Drawn, Recipe, faults
+from cloister.tensor import keras_models
+from cloister.tensor.held import buffers_of
 from cloister.worker.flatten import floats_of
-
-NORMAL_BOUND: Final = 5.0
-"""Where a recipe cuts the tails of normal draws, which PyTorch leaves whole: so many standard deviations from the mean.
-"""
+from cloister.worker.keras_initialising import NORMAL_BOUND, source_of
 
 
 class _Source(NamedTuple):
@@ -55,6 +54,9 @@ def recipe_of(model: nn.Module, *, learned: Container[str]) -> Recipe:
             owner = _tensor(module, name)
             if owner is not None and id(owner) in names:
                 sources[names[id(owner)]] = source
+    known = keras_models.variables_in(model)
+    found = {each.name: source_of(each) for each in known if each.name in tensors}
+    sources.update({name: _Source(*source) for name, source in found.items() if source is not None})
     missing = [name for name in tensors if name not in sources]
     if missing:
         raise ConfigurationError(_unknown(model, missing[0]))
@@ -93,11 +95,11 @@ def _entry(name: str, tensor: torch.Tensor, source: _Source) -> Drawn:
 
 
 def _unknown(model: nn.Module, name: str) -> str:
-    owner, _, _ = name.rpartition(".")
-    kind = type(model.get_submodule(owner)).__name__
+    of_keras = {each.name: type(each.layer).__name__ for each in keras_models.variables_in(model)}
+    kind = of_keras.get(name) or type(model.get_submodule(name.rpartition(".")[0])).__name__
     hint = (
         "; where the model's code computes it anew each time, register it with persistent=False"
-        if name in dict(model.named_buffers())
+        if name in buffers_of(model)
         else ""
     )
     return f"nothing is known of how a {kind} first fills {name!r}: add an entry for it by hand{hint}"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cloister.errors import PlanError
+from cloister.tensor.plan.learned import changed
 from cloister.worker.plans import Plan
 
 _COPIES: Final = 4
@@ -49,7 +50,7 @@ class RecordGradients:
         memory_bytes: int,
     ) -> None:
         _refuse_writes(plan)
-        self._plan, self._names = plan, names
+        self._plan, self._names, self._changed = plan, names, changed(plan.program).parameters
         self._parameters = {name: each.detach() for name, each in parameters.items()}
         self._buffers = {name: each.detach() for name, each in buffers.items()}
         self.device: Final = next(iter(parameters.values())).device
@@ -88,13 +89,12 @@ class RecordGradients:
     def _all(self, batch: Sequence[Tensor]) -> Tensor:
         """All records at once: one model's tensors stand for those of as many models, without copies."""
         records = len(batch[0])
-        parameters, buffers = (
-            {name: each.expand(records, *each.shape) for name, each in held.items()}
-            for held in (self._parameters, self._buffers)
-        )
+        trained = {
+            name: self._parameters[name].expand(records, *self._parameters[name].shape) for name in self._changed
+        }
         unfit = self._together.unfit(batch)
         fit = [each.masked_fill(unfit.view(-1, *[1] * (each.dim() - 1)), 0).unsqueeze(1) for each in batch]
-        found = self._together.run(parameters, buffers, fit).gradients
+        found = self._together.run({**self._parameters, **trained}, self._buffers, fit).gradients
         gradients = torch.cat([found[name].flatten(1).to(self._dtype) for name in self._names], 1)
         return gradients.masked_fill_(unfit[:, None], torch.nan)
 

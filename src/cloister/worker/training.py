@@ -8,23 +8,26 @@ all random numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cloister.tensor.plan.program import Buffer, Parameter
-from cloister.wire.layout import Layout, regions_of
+from cloister.tensor.plan.learned import changed, learned
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
+from cloister.wire.layout import Half, Layout, regions_of
 from cloister.wire.sessions import STEP
 from cloister.worker import flatten as deltas
 from cloister.worker.data.batches import Batches, RowNumbers, batches_in, whole_batches
 from cloister.worker.data.converted import fitted
+from cloister.worker.ending import Ending
 from cloister.worker.fitting import check_numbers, check_tensors, check_whole, columns_of, prepare
 from cloister.worker.optimizers import Optimizer
 from cloister.worker.plans import Outcome, Plan
 
+_NOTHING: Final[Mapping[str, Tensor]] = {}
 _KEPT_APART: Final = 1024
 """So many losses are single tensors at a time; those before them are together in one."""
 
@@ -45,9 +48,10 @@ class Trained(NamedTuple):
 
     ``delta`` is the trained model minus the one it began with, a flat vector in the order of ``wire.layout``, clipped
     where that was asked for; ``norms`` are the L2 norms of its parameters and of its buffers; ``examples`` is the
-    number of the data set's rows; ``metrics`` are the means over all that was trained on, each step weighted by its
-    rows, with ``"loss"`` among them; ``losses`` is the loss of each step. ``others`` are the buffers that are no part
-    of the vector, as the last step left them: counters, in most models.
+    number of the data set's rows. ``metrics`` are the means over all that was trained on, each step weighted by its
+    rows, with ``"loss"`` among them; and of the update ``"clipped"``, 1 if its parameters were and else 0, and
+    ``"update_norm"``, their norm before that. ``losses`` is the loss of each step. ``others`` are the buffers that the
+    plan writes and that are no part of the vector, as the last step left them: counters, in most models.
     """
 
     delta: Tensor
@@ -65,11 +69,6 @@ class Seen(NamedTuple):
     losses: Tensor
 
 
-def floats_in(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The floating-point tensors among these, by name: what a delta holds where no layout is given."""
-    return {name: each for name, each in {**parameters, **buffers}.items() if each.is_floating_point()}
-
-
 def train(
     plan: Plan,
     data: Batches,
@@ -82,9 +81,11 @@ def train(
     local_epochs: int | None = None,
     steps: int | None = None,
     rows_seed: int = 0,
+    rounding_seed: int = 0,
     proximal: float = 0.0,
     clip: float | None = None,
     clip_buffers: float | None = None,
+    half: Half | None = None,
     layout: Layout | None = None,
     begin: Callable[[str], None] = unheard,
 ) -> Trained:
@@ -96,13 +97,15 @@ def train(
 
     Args:
         parameters, buffers: by name, as ``dict(model.named_parameters())`` gives them.
-        seed, rows_seed: 0 to 2^64 - 1. Epochs and steps are numbered from 0 and counted on through all epochs.
+        seed, rows_seed, rounding_seed: 0 to 2^64 - 1. Epochs and steps are numbered from 0 and counted on through all
+            epochs.
         proximal: the mu of FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
             equation 2): ``mu / 2 * ||w - w_start||^2`` is added to the loss, and so ``mu * (w - w_start)`` to the
             gradients. The losses that are reported are without it.
         clip, clip_buffers: the most that the L2 norm of the delta's parameters, and of its buffers, may be; larger ones
             are scaled down to it.
-        layout: which tensors the delta holds, and where; all of floating point if it is None.
+        half: the element type of two bytes that the delta is rounded to, in which it then travels; None: it is not.
+        layout: which tensors the delta holds, and where; those that the plan learns if it is None.
         begin: is told of each step before it begins.
 
     Raises:
@@ -122,10 +125,11 @@ def train(
         proximal=proximal,
         clip=clip,
         clip_buffers=clip_buffers,
+        half=half,
         layout=layout,
         begin=begin,
     )
-    return training.run(data, seed=seed, rows_seed=rows_seed)
+    return training.run(data, seed=seed, rows_seed=rows_seed, rounding_seed=rounding_seed)
 
 
 @torch.no_grad()
@@ -188,32 +192,43 @@ class Training:
         proximal: float = 0.0,
         clip: float | None = None,
         clip_buffers: float | None = None,
+        half: Half | None = None,
         layout: Layout | None = None,
         begin: Callable[[str], None] = unheard,
     ) -> None:
         check_numbers(batch_size, local_epochs, steps, proximal, clip, clip_buffers)
         check_tensors(plan, parameters, buffers)
-        self._layout = layout or deltas.layout_of(floats_in(parameters, buffers))
+        self._layout = layout or layout_of(plan, parameters, buffers)
         self._start = deltas.flatten(those(self._layout, parameters, buffers), layout=self._layout)
         self._model = _Model(plan, parameters, buffers, optimizer, proximal)
         self._plan, self._expected = plan, columns_of(plan)
         self._batch_size, self._epochs, self._steps = batch_size, local_epochs, steps
-        self._clip, self._clip_buffers = clip, clip_buffers
+        self._ending = Ending(clip, clip_buffers, half)
         self._regions = regions_of(self._layout, buffers=buffers)
         self._in_vector = {place.name for place in self._layout.places}
-        self._clipped = False
         self._begin = begin
 
-    def run(self, data: Batches, *, seed: int, rows_seed: int = 0) -> Trained:
-        """Trains on one data set.
+    def run(
+        self,
+        data: Batches,
+        *,
+        seed: int,
+        rows_seed: int = 0,
+        rounding_seed: int = 0,
+        home: Mapping[str, Tensor] = _NOTHING,
+    ) -> Trained:
+        """Trains on one data set. ``home``: buffers that begin with these values, and not with those given before.
 
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``.
         """
-        seen, change = self._run(data, seed, rows_seed)
-        others = {name: each for name, each in self._model.buffers.items() if name not in self._in_vector}
+        seen, whole, change = self._run(data, seed, rows_seed, rounding_seed, home)
+        norm = deltas.norm(whole, regions=self._regions.parameters)
+        clipped = self._ending.clip is not None and not deltas.within(norm, self._ending.clip)
+        metrics = {**seen.means(), CLIPPED: float(clipped), UPDATE_NORM: norm}
+        others = {name: each for name, each in self._model.written().items() if name not in self._in_vector}
         norms = Norms(*(deltas.norm(change, regions=each) for each in self._regions))
-        return Trained(change, norms, len(data), seen.means(), tuple(seen.losses().tolist()), others)
+        return Trained(change, norms, len(data), metrics, tuple(seen.losses().tolist()), others)
 
     def run_into(self, tensors: Mapping[str, Tensor], data: Batches, *, seed: int) -> Seen:
         """Trains on one data set, and writes what came of it into these parameters and buffers, by name.
@@ -221,19 +236,21 @@ class Training:
         Raises:
             DataSetError, PlanError, TrainingError: as ``train``; then the tensors are as they were.
         """
-        seen, change = self._run(data, seed, 0)
+        seen, whole, change = self._run(data, seed, 0, 0, _NOTHING)
         reported = Seen(seen.means(), seen.losses())
         with torch.no_grad():
-            if self._clipped:
+            if change is not whole:
                 trained = those(self._layout, self._model.parameters, self._model.buffers)
                 deltas.unflatten(self._start + change, layout=self._layout, into=trained)
-            reached = {**self._model.buffers, **self._model.parameters}
-            for name, each in tensors.items():
-                each.copy_(reached[name])
+            for name, reached in {**self._model.written(), **self._model.trained}.items():
+                tensors[name].copy_(reached)
         return reported
 
-    def _run(self, data: Batches, seed: int, rows_seed: int) -> tuple[_Seen, Tensor]:
-        """All steps, and the change that they made. What can be known not to fit is found before the first step."""
+    def _run(
+        self, data: Batches, seed: int, rows_seed: int, rounding_seed: int, home: Mapping[str, Tensor]
+    ) -> tuple[_Seen, Tensor, Tensor]:
+        """All steps, and the change that they made, before and after it is clipped and rounded. What can be known not
+        to fit is found before the first step."""
         data = fitted(data, expected=self._expected)
         model, seen = self._model, _Seen()
         chosen, rows = None, len(data)
@@ -242,17 +259,13 @@ class Training:
             chosen = whole_batches(rows, batch_size=self._batch_size, seed=rows_seed)
             rows = len(chosen)
         prepare(self._plan, rows=rows, batch_size=self._batch_size, device=model.device)
-        model.restart()
+        model.restart(home)
         for step, batch in enumerate(self._batches(data, seed, chosen, rows)):
             self._begin(STEP)
             seen.add(model.step(batch, seed=seed, step=step), rows=len(batch[0]))
         trained = those(self._layout, model.parameters, model.buffers)
         change = deltas.delta(trained, start=self._start, layout=self._layout)
-        clipped = change
-        for limit, regions in zip((self._clip, self._clip_buffers), self._regions, strict=True):
-            clipped = clipped if limit is None else deltas.clip(clipped, limit=limit, regions=regions)
-        self._clipped = clipped is not change
-        return seen, clipped
+        return seen, change, self._ending.of(change, regions=self._regions, seed=rounding_seed)
 
     def _batches(self, data: Batches, seed: int, chosen: RowNumbers | None, rows: int) -> Iterator[tuple[Tensor, ...]]:
         """The batch of each step."""
@@ -264,8 +277,8 @@ class Training:
 
 
 class _Model:
-    """The tensors that are trained, copies of those that were given, and the optimizer at work on them. What no step
-    changes is where it was, and not copied: a base may be larger than the memory that there is."""
+    """The tensors that are trained or written, copies of those that were given; the others as they were given; and the
+    optimizer at work on them."""
 
     def __init__(
         self,
@@ -275,28 +288,33 @@ class _Model:
         optimizer: Optimizer,
         proximal: float,
     ) -> None:
-        trained = {each.names[0] for each in plan.program.parameters if each.trained}
-        self._written = _named(plan.program.buffers, plan.program.updates)
-        self._moved = _named(plan.program.parameters, plan.program.gradients)
+        own = changed(plan.program)
         self._plan = plan
         self._proximal = proximal
-        self._start = {name: each.detach() for name, each in parameters.items()}
+        self._start = {name: parameters[name].detach() for name in own.parameters}
+        self._written = own.buffers
         self._buffers = {name: each.detach() for name, each in buffers.items()}
-        self.parameters = {
-            name: nn.Parameter(each.clone() if name in self._moved else each, requires_grad=name in trained)
-            for name, each in self._start.items()
-        }
+        self.trained = {name: nn.Parameter(each.clone()) for name, each in self._start.items()}
+        frozen = {name: each.detach() for name, each in parameters.items()}
+        self.parameters: dict[str, Tensor] = {**frozen, **self.trained}
         self.buffers = self._buffers
         self.device = next(iter(self.parameters.values())).device
-        self._update = optimizer.over(self.parameters)
+        self._update = optimizer.over(self.trained)
 
     @torch.no_grad()
-    def restart(self) -> None:
-        """Goes back to the start; what an earlier training handed out stays as it is."""
-        for name in self._moved:
-            self.parameters[name].copy_(self._start[name])
-        self.buffers = {name: each.clone() if name in self._written else each for name, each in self._buffers.items()}
+    def restart(self, home: Mapping[str, Tensor]) -> None:
+        """Goes back to the start, with the buffers in ``home``; what an earlier training handed out stays as it is."""
+        for name, each in self._start.items():
+            self.trained[name].copy_(each)
+        self.buffers = {
+            **self._buffers,
+            **{name: home.get(name, self._buffers[name]).clone() for name in self._written},
+        }
         self._update.restart()
+
+    def written(self) -> dict[str, Tensor]:
+        """The buffers that the plan writes."""
+        return {name: self.buffers[name] for name in self._written}
 
     def step(self, batch: tuple[Tensor, ...], *, seed: int, step: int) -> Outcome:
         """One step; its outcome, whose gradients are used up."""
@@ -309,14 +327,9 @@ class _Model:
     @torch.no_grad()
     def _drawn_back(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: gradient + self._proximal * (self.parameters[name] - self._start[name])
+            name: gradient + self._proximal * (self.trained[name] - self._start[name])
             for name, gradient in gradients.items()
         }
-
-
-def _named(held: Sequence[Parameter | Buffer], values: Sequence[int | None]) -> frozenset[str]:
-    """The first names of those for which a step has a value."""
-    return frozenset(each.names[0] for each, value in zip(held, values, strict=True) if value is not None)
 
 
 class _Seen:
@@ -355,6 +368,12 @@ class _Seen:
 def _alone(value: Tensor) -> Tensor:
     """The value, which keeps no larger tensor alive that it may be a part of."""
     return value.clone() if value.untyped_storage().nbytes() > value.itemsize else value
+
+
+def layout_of(plan: Plan, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Layout:
+    """The layout of what a plan learns of a model."""
+    held, names = {**buffers, **parameters}, learned(plan.program).names
+    return deltas.layout_of({name: held[name] for name in names})
 
 
 def those(layout: Layout, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:

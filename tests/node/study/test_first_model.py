@@ -35,7 +35,7 @@ def charter(start: bytes, recipe: str = RECIPE) -> Charter:
 def drawn(recipe: str = RECIPE) -> tuple[Charter, bytes]:
     """A charter whose first model is as its recipe draws, and the model's values."""
     anything = charter(bytes(32), recipe)
-    vector = drawn_vector(anything, job(anything)).tobytes()
+    vector = drawn_vector(anything, job(anything).tensors).tobytes()
     return charter(Tensors(PARTS).name_of(vector), recipe), vector
 
 
@@ -75,6 +75,6 @@ def test_other_tensors_than_the_recipes_are_named() -> None:
     agreed, _ = drawn()
     other = charter(bytes(32), RECIPE.replace('"w"', '"v"'))
     with pytest.raises(JobError, match=r"they differ in 'v, w'"):
-        drawn_vector(other, job(other))
+        drawn_vector(other, job(other).tensors)
     later = job(agreed, start=bytes(32))
     check_drawn(agreed, later)  # a job that goes on from a model of the chain

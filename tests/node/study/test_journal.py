@@ -111,6 +111,35 @@ def test_the_file_of_an_older_model_goes(tmp_path):
     records.close()
 
 
+def test_a_model_that_was_put_off_is_written_with_what_comes_next(tmp_path):
+    """Its file first, when the node has time; no transaction is made for the entry that names it."""
+    records = filled(tmp_path)
+    newer = model(b"newer")
+    records.release(CHARTER, [(2, b"another")], model=newer, tensors=TENSORS, put_off=True)
+    assert records.behind
+    assert records.kept(CHARTER) == (newer.digest, newer.state_digest)
+    with closing(Records(tmp_path, read_only=True)) as others:
+        assert (others.chain(CHARTER)[-1], others.model(CHARTER)) == (b"another", MODEL)  # what a crash leaves
+    records.catch_up(whole=False)
+    records.commit(committed(4))
+    assert not records.behind
+    records.close()
+    with closing(Records(tmp_path)) as again:
+        assert again.model(CHARTER) == newer
+    assert len(list(tmp_path.glob("*.model"))) == 1
+
+
+def test_a_model_that_another_follows_before_it_was_named_leaves_no_file(tmp_path):
+    records = filled(tmp_path)
+    for content in (b"one", b"two"):
+        records.release(CHARTER, [], model=model(content), tensors=TENSORS, put_off=True)
+        records.catch_up(whole=False)
+    records.catch_up(whole=True)
+    assert records.model(CHARTER) == model(b"two")
+    assert len(list(tmp_path.glob("*.model"))) == 1
+    records.close()
+
+
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
     records = filled(tmp_path)
     with pytest.raises(RecordsError, match="could not be read back"):

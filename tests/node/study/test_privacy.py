@@ -229,7 +229,7 @@ def test_a_round_s_draw_is_by_its_own_number_and_job_and_salt() -> None:
     here = facing(Records(None), 1e9)
     first: Train = here.propose(1)
     assert first.draw is not None
-    assert (first.draw.rate, first.draw.rows, first.draw.nbytes) == (RATE, 10, 16)
+    assert (first.draw.rate, first.draw.rows, first.nbytes) == (RATE, 10, 16)
     only(here.member.failed(1, "it took too long"), w.Declined)
     second = here.propose(2)  # on the same model, for the same release
     assert second.draw is not None

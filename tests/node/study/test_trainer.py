@@ -23,9 +23,10 @@ from torch import nn
 
 import cloister
 from cloister.ledger import job as jobs
-from cloister.ledger.job import Constant, Job, Part
+from cloister.ledger.job import Based, Constant, Job, Part, Tensors
 from cloister.net.polling import READABLE, Wakeup, wait
-from cloister.node.config import StudyData, TrainingLimits
+from cloister.node.config import BaseFile, StudyData, TrainingLimits
+from cloister.node.study.base_files import BaseFiles
 from cloister.node.study.effects import Draw, Train
 from cloister.node.study.trainer import Failed, Trained, Trainer
 from cloister.wire import optimizers, strategies
@@ -82,7 +83,30 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ys = pa.array([*x[1:, 0].tolist(), None], pa.float32())
     pq.write_table(pa.table({"x": rows, "y": pa.FixedSizeListArray.from_arrays(ys, 1)}), folder / "nulls.parquet")
+    save_file(base_tensors(), folder / "base.safetensors")
     return folder / "mri.npz"
+
+
+class Adapted(nn.Module):
+    """A layer of a base, which stays as it is, and one that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(3, 5).requires_grad_(requires_grad=False)
+        self.head = nn.Linear(5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.base(x).relu())  # type: ignore[no-any-return]
+
+
+def adapted() -> Adapted:
+    torch.manual_seed(4)
+    return Adapted()
+
+
+def base_tensors() -> dict[str, torch.Tensor]:
+    """Those of the file that owners have, which calls them otherwise."""
+    return {f"transformer.{name}": each.detach().clone() for name, each in adapted().base.named_parameters()}
 
 
 def a_job(**changed: Any) -> Job:
@@ -92,16 +116,20 @@ def a_job(**changed: Any) -> Job:
     floats = deltas.floats_of(net)
     parts = tuple(Part(name, spec_of(floats[name]), name in buffers) for name in sorted(floats))
     counters = sorted(buffers.keys() - floats.keys())
+    held = {"parts": parts, "base": (), "constants": tuple(constant(name, buffers[name]) for name in counters)}
     given: dict[str, Any] = {
         "format": jobs.FORMAT,
         "charter": bytes(32),
         "name": "train",
         "plan": plan.encode(),
-        "parts": parts,
-        "constants": tuple(Constant(name, spec_of(buffers[name]), bytes(as_bytes(buffers[name]))) for name in counters),
+        "tensors": Tensors(**{name: changed.pop(name, some) for name, some in held.items()}),
         "start": bytes(32),
     }
     return Job(**given | changed)
+
+
+def constant(name: str, tensor: torch.Tensor) -> Constant:
+    return Constant(name, spec_of(tensor), bytes(as_bytes(tensor)))
 
 
 def vector() -> bytes:
@@ -121,11 +149,12 @@ def order(job: Job, number: int = 1, *, agreed: dict[str, Any] | None = None, **
         "agreed": agreed_job(hashlib.sha256(job.plan).digest(), **numbers | (agreed or {})),
         "model": vector(),
         "data": "#mri",
-        "seeds": Seeds(rows=7, steps=11),
+        "seeds": Seeds(rows=7, steps=11, rounding=13),
         "clip": 0.5,
         "clip_buffers": 0.125,
         "least": 10,
     }
+    given["nbytes"] = given["agreed"].contribution_bytes(job.layout)
     return Train(round=number, job=jobs.encode(job), **given | changed)
 
 
@@ -144,7 +173,8 @@ def a_trainer(file: Path, closing: Wakeup) -> Trainer:
     ]
     # The number of threads decides how some sums are split, and so their last bits.
     limits = TrainingLimits(1 << 30, "cpu", torch.get_num_threads())
-    return Trainer(limits, data, listener=os.getpid(), closing=closing)
+    base = BaseFile(file.with_name("base.safetensors"))
+    return Trainer(limits, data, models=BaseFiles([base]), listener=os.getpid(), closing=closing)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +255,9 @@ def test_what_is_wrong_with_a_file_is_told_by_the_data_sets_name_and_not_by_its_
 def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float], key: str) -> None:
     """A million steps: each is short, and all of them take minutes."""
     limits = dataclasses.replace(TrainingLimits(1 << 30, "cpu", 1), **limit)
-    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Wakeup())
+    trainer = Trainer(
+        limits, [StudyData(("#mri",), file, ("x", "y"))], models=BaseFiles(()), listener=os.getpid(), closing=Wakeup()
+    )
     try:
         assert trainer.due is None
         assert trainer.train(order(a_job(), agreed={"steps": 1 << 20})) is None
@@ -251,7 +283,9 @@ def test_a_training_without_an_end_is_ended(file: Path, limit: dict[str, float],
 def test_a_training_that_takes_longer_than_a_round_is_ended(file: Path) -> None:
     """Whatever its process does meanwhile: it may wait, and use no CPU time, or never have begun."""
     limits = TrainingLimits(1 << 30, "cpu", 1)
-    trainer = Trainer(limits, [StudyData(("#mri",), file, ("x", "y"))], listener=os.getpid(), closing=Wakeup())
+    trainer = Trainer(
+        limits, [StudyData(("#mri",), file, ("x", "y"))], models=BaseFiles(()), listener=os.getpid(), closing=Wakeup()
+    )
     try:
         assert trainer.train(order(a_job(), agreed={"steps": 1 << 20, "max_s": 1})) is None
         pid = trainer.pid
@@ -331,9 +365,9 @@ def test_a_model_that_does_not_fit_the_plan_names_the_tensors(trainer: Trainer) 
         else msgspec.structs.replace(part, buffer=True)
         if part.name == "head.bias"
         else part
-        for part in job.parts
+        for part in job.tensors.parts
     ]
-    trainer.train(order(msgspec.structs.replace(job, parts=tuple(parts))))
+    trainer.train(order(a_job(parts=tuple(parts))))
     found = heard(trainer)
     assert isinstance(found, Failed)
     assert "needs a tensor 'head.weight'" in found.text
@@ -397,8 +431,9 @@ def test_a_sum_over_drawn_rows_is_shorter_than_a_model_of_doubles(trainer: Train
     parts = tuple(Part(name, spec_of(floats[name]), False) for name in sorted(floats))
     job = a_job(plan=plan.encode(), parts=parts, constants=())
     vector = bytes(as_bytes(deltas.flatten(floats, layout=job.layout)))
-    draw = Draw(bytes(32), 0.5, ROWS, job.layout.length * SUM_BYTES)
-    trainer.train(order(job, model=vector, data="#doubles", draw=draw))
+    draw = Draw(bytes(32), 0.5, ROWS)
+    nbytes = job.layout.length * SUM_BYTES
+    trainer.train(order(job, model=vector, nbytes=nbytes, data="#doubles", draw=draw))
     found = heard(trainer)
     assert isinstance(found, Trained), found
     assert (len(vector), len(found.vector)) == (32, 16)
@@ -421,3 +456,114 @@ def test_orders_travel_whole(trainer: Trainer) -> None:
         wait({descriptor: READABLE}, until=None)
     assert "'norm.weight'" in found.text
     assert hashlib.sha256(jobs.encode(job)).digest() == trainer._job
+
+
+# What is not in the vector: a base, and buffers that stay at home
+
+
+def a_job_on_a_base(digest: bytes) -> Job:
+    net = adapted()
+    plan = loss.capture(net, example=(torch.randn(4, 3), torch.randn(4, 1)))
+    parts = tuple(Part(f"head.{name}", spec_of(each), False) for name, each in net.head.named_parameters())
+    base = tuple(
+        Based(f"base.{name}", spec_of(each), False, digest, f"transformer.{name}")
+        for name, each in net.base.named_parameters()
+    )
+    by_name = {name: tuple(sorted(some, key=lambda each: each.name)) for name, some in (("p", parts), ("b", base))}
+    return a_job(plan=plan.encode(), parts=by_name["p"], base=by_name["b"], constants=())
+
+
+def head() -> bytes:
+    net = adapted()
+    floats = {f"head.{name}": each.detach() for name, each in net.head.named_parameters()}
+    return bytes(as_bytes(deltas.flatten(floats, layout=deltas.layout_of(floats))))
+
+
+def digest_of(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+@pytest.mark.slow
+def test_it_trains_what_is_learned_on_a_base_that_its_owner_has(trainer: Trainer, file: Path) -> None:
+    digest = digest_of(file.with_name("base.safetensors"))
+    job = a_job_on_a_base(digest)
+    assert trainer.train(order(job, model=head(), files=(digest,), clip_buffers=None)) is None
+    found = heard(trainer)
+    assert isinstance(found, Trained), found
+    net = adapted()
+    expected = train(
+        loss.capture(net, example=(torch.randn(4, 3), torch.randn(4, 1))),
+        open_file(file, columns=("x", "y")),
+        parameters=dict(net.named_parameters()),
+        buffers={},
+        optimizer=cloister.SGD(lr=0.05, momentum=0.9),
+        batch_size=16,
+        steps=5,
+        seed=11,
+        rows_seed=7,
+        proximal=0.1,
+        clip=0.5,
+        layout=job.layout,
+    )
+    assert np.frombuffer(found.vector, np.float32) == pytest.approx(expected.delta.numpy(), rel=1e-4, abs=1e-6)
+    assert len(found.vector) == 4 * 6
+    assert not found.home
+    trainer.train(order(a_job(), 2))  # another job, which may not read the base
+    assert isinstance(heard(trainer), Trained)
+
+
+@pytest.mark.slow
+def test_a_base_that_is_not_here_or_not_the_jobs_is_told(trainer: Trainer, file: Path) -> None:
+    digest, other = digest_of(file.with_name("base.safetensors")), bytes([7]) * 32
+    found = trainer.train(order(a_job_on_a_base(other), model=head(), files=(other,))) or heard(trainer)
+    assert isinstance(found, Failed)
+    assert f"SHA-256 {other.hex()} is not at this node" in found.text
+    job = a_job_on_a_base(digest)
+    wrong = tuple(msgspec.structs.replace(each, tensor="wte") for each in job.tensors.base)
+    job = msgspec.structs.replace(job, tensors=msgspec.structs.replace(job.tensors, base=wrong))
+    assert trainer.train(order(job, 2, model=head(), files=(digest,))) is None
+    found = heard(trainer)
+    assert isinstance(found, Failed)
+    assert f"{digest.hex()} holds no 'wte' that is float32[5]" in found.text
+    assert trainer.train(order(a_job_on_a_base(digest), 3, model=head(), files=())) is None
+    found = heard(trainer)  # a job whose file was not given to its process
+    assert isinstance(found, Failed)
+    assert "was not given to this process" in found.text
+    assert ".safetensors" not in found.text
+
+
+@pytest.mark.slow
+def test_buffers_that_stay_at_home_come_back_beside_the_update_and_go_on_from_there(trainer: Trainer) -> None:
+    net = model()
+    names = ("norm.running_mean", "norm.running_var")
+    held = dict(net.named_buffers())
+    floats = {name: each.detach() for name, each in net.named_parameters()}
+    parts = tuple(Part(name, spec_of(floats[name]), False) for name in sorted(floats))
+    constants = tuple(constant(name, held[name]) for name in sorted(held))
+    job = a_job(parts=parts, constants=constants)
+    vector = bytes(as_bytes(deltas.flatten(floats, layout=job.layout)))
+    given: dict[str, Any] = {"model": vector, "clip_buffers": None, "home_bytes": 24}
+
+    def round_of(number: int, home: bytes) -> Trained:
+        assert trainer.train(order(job, number, home=home, **given)) is None
+        found = heard(trainer)
+        assert isinstance(found, Trained), found
+        return found
+
+    first = round_of(1, b"")
+    begin = b"".join(each.data for each in constants if each.name in names)
+    assert (len(first.vector), len(first.home)) == (len(vector), len(begin) == 24 and 24)
+    assert first.home != begin
+    assert round_of(2, b"") == first._replace(round=2)
+    assert round_of(3, begin) == first._replace(round=3)
+    second = round_of(4, bytes(first.home))
+    assert second.home not in (first.home, begin)
+    plain = a_job()  # where they are sent, they end up as they do here
+    trainer.train(order(plain, 5, clip_buffers=1e6))
+    found = heard(trainer)
+    assert isinstance(found, Trained)
+    sent = {
+        place.name: np.frombuffer(found.vector, np.float32)[place.start : place.stop] for place in plain.layout.places
+    }
+    moved = np.concatenate([np.frombuffer(as_bytes(held[name]), np.float32) + sent[name] for name in names])
+    assert np.frombuffer(first.home, np.float32) == pytest.approx(moved, rel=1e-4, abs=1e-5)

@@ -49,6 +49,12 @@ class Counts(nn.Module):
         return self.layer((x - self.mean) * self.scale)
 
 
+def test_a_loss_of_another_model_is_refused() -> None:
+    other = nn.Linear(3, 2)
+    with pytest.raises(PlanError, match="no 'loss' that depends on a parameter of the model"):
+        PlannedLoss(lambda model, x, y: other(x).sum()).capture(nn.Linear(3, 2), example=EXAMPLE)
+
+
 @pytest.mark.slow
 def test_tied_weights_stay_tied() -> None:
     plan = loss.capture(Tied(), example=(torch.zeros(4, dtype=torch.long), torch.zeros(4, dtype=torch.long)))
@@ -263,7 +269,7 @@ def misfits(model: nn.Module, x: Tensor, y: Tensor) -> Any:
 
 
 def makes(model: nn.Module, x: Tensor, y: Tensor) -> Any:
-    return model(x + torch.tensor([float(len(x))])).sum()
+    return model(x + torch.tensor([1 / len(x)])).sum()
 
 
 REFUSALS: dict[Callable[..., Any], str] = {
@@ -303,6 +309,8 @@ def test_what_no_plan_can_do_is_refused_with_its_line(function: Callable[..., An
         (lambda scores: {"accuracy": scores.sum()}, "no 'loss'"),
         (lambda scores: scores.detach().sum(), "requires_grad"),
         (lambda scores: {"loss": scores.sum(), "rows": 4}, "'rows'"),
+        (lambda scores: {"loss": scores.sum(), "clipped": scores.sum()}, "'clipped', which every training reports"),
+        (lambda scores: {"loss": scores.sum(), "update_norm": scores.sum()}, "'update_norm', which every"),
     ],
 )
 def test_what_a_loss_function_must_return(outcome: Callable[[Tensor], Any], words: str) -> None:

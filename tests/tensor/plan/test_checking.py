@@ -115,6 +115,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "one gradient for two": ({"gradients": (PROGRAM.gradients[0],) * 2}, "share memory"),
     "gradients of another shape": ({"gradients": PROGRAM.gradients[::-1]}, "another shape"),
     "a metric called loss": ({"metrics": (Metric("loss", PROGRAM.loss),)}, "called loss"),
+    "a metric called clipped": ({"metrics": (Metric("clipped", PROGRAM.loss),)}, "or clipped"),
+    "a metric called update_norm": ({"metrics": (Metric("update_norm", PROGRAM.loss),)}, "or update_norm"),
     "metrics of one name": ({"metrics": (Metric("a", PROGRAM.loss),) * 2}, "names of their own"),
     "a parameter twice": ({"parameters": (PROGRAM.parameters[0],) * 2}, "one name"),
     "an unknown element type": ({"batch": (replace(PROGRAM.batch[0], dtype="str"),)}, "element type"),

@@ -45,6 +45,32 @@ def test_a_parameter_that_the_loss_does_not_reach_and_a_buffer_that_is_only_read
     assert found.buffers == ()
 
 
+def test_statistics_of_a_batch_norm_in_eval_mode_are_only_read():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            norms = nn.BatchNorm1d(3), nn.InstanceNorm1d(1, track_running_stats=True)
+            self.base = nn.Sequential(nn.Linear(3, 3), *norms).requires_grad_(False)
+            self.head = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+        def forward(self, x):
+            self.base.eval()
+            seen = self.base[1](self.base[0](x))
+            return self.head(self.base[2](seen.unsqueeze(1)).squeeze(1))
+
+    torch.manual_seed(0)
+    model, batch = Frozen(), (torch.randn(5, 3),)
+    plan = squares.capture(model, example=batch)
+    assert learned(plan.program).buffers == ("head.1.running_mean", "head.1.running_var")
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    before = {name: each.clone() for name, each in buffers.items()}
+    outcome = plan.step(parameters, buffers, batch, seed=0, step=0)
+    squares.function(model, *batch)  # which is what PyTorch does
+    for name, after in outcome.buffers.items():
+        assert torch.allclose(after, dict(model.named_buffers())[name]), name
+        assert torch.equal(after, before[name]) == (name.startswith("base") or "counted" in name), name
+
+
 def test_a_tied_weight_comes_under_its_first_name():
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     model[1].weight = model[0].weight

@@ -106,3 +106,42 @@ def test_what_pytorch_cannot_vectorise_is_refused() -> None:
     plan = planned.capture(nn.Linear(4, 5), example=(torch.randn(6, 4),))
     with pytest.raises(PlanError, match=r"aten::renorm.*in its vectorised form"):
         plan.vectorised(SIZE, CPU)
+
+
+class Anchored(nn.Module):
+    """Indices that all models share, into what they share or into a table of each's own."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+        self.register_buffer("scores", torch.randn(2, 6))
+        if not shared:
+            self.table = nn.Embedding(6, 4)
+        self.register_buffer("classes", torch.tensor([0, 5]))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        if self.shared:
+            return self.head(x + F.multi_margin_loss(self.scores, self.classes))  # type: ignore[no-any-return]
+        return self.head(x + self.table(self.classes).mean(0))  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("index", [6, -1, 2**40])
+def test_indices_that_all_share_are_checked_by_their_kernel(index: int, shared: bool) -> None:
+    torch.manual_seed(0)
+    model = Anchored(shared=shared)
+    plan = loss.capture(model, example=(torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)))
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    own = stacked([parameters] * MODELS)
+    batch = [torch.ones(MODELS, SIZE, 4), torch.arange(MODELS * SIZE).view(MODELS, SIZE) % 3]
+    together = plan.vectorised(SIZE, CPU)
+    found = together.run(own, buffers, batch)
+    alone = plan.step(parameters, buffers, [each[1] for each in batch])
+    for name, gradient in alone.gradients.items():
+        torch.testing.assert_close(found.gradients[name][1], gradient)
+    assert found.buffers == {}
+    with pytest.raises(PlanError, match="multi_margin_loss" if shared else "embedding"):
+        together.run(own, {**buffers, "classes": torch.tensor([0, index])}, batch)

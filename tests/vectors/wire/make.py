@@ -24,6 +24,7 @@ FILE = Path(__file__).with_name("frames.json")
 ALICE, BOB = "sha256:" + "a1" * 32, "sha256:" + "b0" * 32
 TICKET = bytes(range(32))
 FLOATS = struct.pack("<4f", 1.0, -2.0, 0.5, 0.0)
+HALVES = struct.pack("<4H", 0x3F80, 0xC000, 0x3F00, 0x0000)  # the same in bfloat16
 HEAD, JOB, MODEL, COMMITMENT, SALT = (bytes([value]) * 32 for value in (0x1E, 0x0B, 0x3D, 0xC0, 0x5A))
 COHORT, OUTCOME = bytes([0xC4]) * 32, bytes([0x07]) * 32
 SIGNATURE = [BOB, b"public key", b"signature"]
@@ -133,10 +134,11 @@ GOOD: dict[str, Vector] = {
     "join": Vector(ROUND, ["join", 2, HEAD, 1, True, JOB]),
     "join without records": Vector(ROUND, ["join", 0, b"", 0, False, None]),
     "hand-over": Vector(ROUND, ["hand-over", 1]),
-    "chain": Vector(ROUND, ["chain", 2, [6, 5], 0, 0, []], b"recordanewr"),
+    "chain": Vector(ROUND, ["chain", 2, [6, 5], 0, 0, [], 0], b"recordanewr"),
     "chain with a model and a rule's state": Vector(
-        ROUND, ["chain", 3, [6], 8, 2, [16]], b"record" + FLOATS + FLOATS[:8]
+        ROUND, ["chain", 3, [6], 8, 2, [16], 0], b"record" + FLOATS + FLOATS[:8]
     ),
+    "chain with a step": Vector(ROUND, ["chain", 3, [6], 0, 0, [], 8], b"record" + HALVES),
     "submit": Vector(ROUND, ["submit", 3], b"job" + FLOATS),
     "resubmit": Vector(ROUND, ["resubmit", JOB]),
     "resubmitted": Vector(ROUND, ["resubmitted"], b"job"),
@@ -253,9 +255,9 @@ BAD: dict[str, tuple[str, bytes]] = {
         frame(ROUND, pack(["ready", 1, 1, 1.0, 0.0, {}, COMMITMENT, [SIGNED_ANSWER, [], True, -1]])),
     ),
     "a question with a body": ("MessageError", frame(ROUND, pack(["ask"]), b"x")),
-    "an empty record": ("MessageError", frame(ROUND, pack(["chain", 1, [0], 0, 0, []]))),
-    "a record over its limit": ("MessageError", frame(ROUND, pack(["chain", 1, [(1 << 20) + 1], 0, 0, []]))),
-    "a chain whose body is too short": ("MessageError", frame(ROUND, pack(["chain", 1, [6], 8, 0, []]), b"record")),
+    "an empty record": ("MessageError", frame(ROUND, pack(["chain", 1, [0], 0, 0, [], 0]))),
+    "a record over its limit": ("MessageError", frame(ROUND, pack(["chain", 1, [(1 << 20) + 1], 0, 0, [], 0]))),
+    "a chain whose body is too short": ("MessageError", frame(ROUND, pack(["chain", 1, [6], 8, 0, [], 0]), b"record")),
     "a job longer than its body": ("MessageError", frame(ROUND, pack(["submit", 4]), b"job")),
     "work without a job": ("MessageError", frame(ROUND, pack(["work", JOB]))),
     "a body of a message that has none": ("MessageError", frame(ROUND, pack(["stop"]), b"x")),

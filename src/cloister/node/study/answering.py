@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from cloister.charter import Charter
 from cloister.charter.keys import PrivateKey
@@ -16,6 +16,8 @@ from cloister.node.study.entries import Answered, Voided
 from cloister.node.study.journal import Records
 from cloister.wire.limits import ELSEWHERE
 from cloister.wire.rounds import SignedAnswer, Standing
+
+Agreed: TypeAlias = entries.Consented | entries.Committed
 
 
 class Answering:
@@ -74,21 +76,22 @@ class Answering:
 
     def _committed(self, ledger: Ledger) -> tuple[Committed, ...]:
         """The cohorts that an answer lists."""
-        return tuple(
-            self._told(each) for each in self._records.commits(self._digest).values() if self._is_open(each, ledger)
-        )
+        committed = self._records.commits(self._digest).values()
+        return tuple(self._told(each) for each in self._still_open(committed, ledger))
 
     def _open(self, ledger: Ledger) -> list[Committed]:
         """All cohorts that the owner agreed to, and that are neither released nor void to it."""
-        agreed: list[entries.Consented | entries.Committed] = []
-        agreed += [*self._records.consents(self._digest), *self._records.commits(self._digest).values()]
-        found = {each.cohort: self._told(each) for each in agreed if self._is_open(each, ledger)}
+        agreed: list[Agreed] = [*self._records.consents(self._digest), *self._records.commits(self._digest).values()]
+        found = {each.cohort: self._told(each) for each in self._still_open(agreed, ledger)}
         return list(found.values())
 
-    def _is_open(self, entry: entries.Consented | entries.Committed, ledger: Ledger) -> bool:
-        return entry.cohort not in ledger.cohorts and not self._records.is_void(self._digest, entry.cohort)
+    def _still_open(self, agreed: Iterable[Agreed], ledger: Ledger) -> list[Agreed]:
+        """Those that are neither released nor void."""
+        released = ledger.cohorts  # most of a long study's are here, and only the others are looked up
+        found = [each for each in agreed if each.cohort not in released]
+        return [each for each in found if not self._records.is_void(self._digest, each.cohort)]
 
-    def _told(self, entry: entries.Consented | entries.Committed) -> Committed:
+    def _told(self, entry: Agreed) -> Committed:
         members = (self._keys.get(each, each) for each in entry.members)
         return Committed(entry.round, entry.cohort, entry.model, answers.mask(members, charter=self._charter))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from cloister.charter import Charter
+from cloister.charter.names import shown
 from cloister.errors import ConfigurationError, DataSetError
 from cloister.files import identity_of, open_regular
 from cloister.node.config import BaseFile
@@ -41,6 +43,22 @@ class BaseFiles:
             ConfigurationError: one cannot be read.
         """
         return {path: self._look(path).digest for path in self._paths}
+
+    def missing(self, charter: Charter) -> Iterator[str]:
+        """A sentence for each base of a charter of which files are not here; those that are here are read for it.
+
+        Raises:
+            ConfigurationError: as ``digests``.
+        """
+        here = set(self.digests().values()) if charter.bases else set()
+        for base in charter.bases:
+            lacking = [file for file in base.files if file not in here]
+            if lacking:
+                yield (
+                    f"base {shown(base.name)} of {shown(charter.name)}: {len(lacking)} of its {len(base.files)} files"
+                    f" are not here, the first with the SHA-256 {lacking[0].hex()}: get them, and name each under"
+                    " [[models]]; no job that reads them can be trained here"
+                )
 
     def those(self, wanted: Iterable[bytes]) -> tuple[Mapped, ...]:
         """The files with these digests.

@@ -31,8 +31,6 @@ class Draw(NamedTuple):
     rate: float
     rows: int
     """What the charter's job expects of all owners together."""
-    nbytes: int
-    """The length of the sum over them, in bytes."""
 
 
 class Train(NamedTuple):
@@ -45,6 +43,8 @@ class Train(NamedTuple):
     """The vector that the round starts from."""
     agreed: AgreedJob
     """The charter's job that it is."""
+    nbytes: int
+    """The length of the result, in bytes."""
     data: str
     seeds: Seeds
     clip: float
@@ -61,11 +61,6 @@ class Train(NamedTuple):
     """Whether noise hides its owner as a whole: what fails on the data is then zeros, since no answer would tell."""
     draw: Draw | None = None
     """How rows are drawn where noise hides them; None where all steps are of whole batches."""
-
-    @property
-    def length(self) -> int:
-        """The length of the result, in bytes."""
-        return len(self.model) if self.draw is None else self.draw.nbytes
 
 
 class Abandon(NamedTuple):

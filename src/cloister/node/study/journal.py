@@ -78,6 +78,8 @@ class Records(Remembered):
         self._models: dict[bytes, ModelState] = {}
         self._jobs: dict[bytes, bytes] = {}
         self._homes: dict[bytes, bytes] = {}
+        self._coming: dict[bytes, tuple[Kept, ModelState | None]] = {}
+        """By charter: what is written with what is written next, and the model as long as it has no file."""
         self._count, self._hash = 0, _START
         with ExitStack() as opened, _sqlite("opened"):
             if folder is not None and not read_only:
@@ -95,14 +97,15 @@ class Records(Remembered):
         return self
 
     def close(self) -> None:
-        """Closes the file once all users have closed it, so that another process can use it."""
+        """Closes the file once all users have closed it, so that another process can use it. A model that was
+        put off is not written by that."""
         self._users -= 1
         if self._users <= 0:
             self._opened.close()
 
     def kept(self, charter: bytes) -> tuple[bytes, bytes | None] | None:
         """The digests of the newest model that was kept, and of the strategy's state beside it."""
-        kept = self._of(charter).kept
+        kept = self._coming[charter][0] if charter in self._coming else self._of(charter).kept
         return None if kept is None else (kept.model, kept.state)
 
     def model(self, charter: bytes) -> ModelState | None:
@@ -211,40 +214,61 @@ class Records(Remembered):
         *,
         model: ModelState | None = None,
         tensors: bytes = b"",
+        put_off: bool = False,
     ) -> None:
         """Writes down further records of the ledger, each with its round, and the model that the last one released.
 
-        ``tensors``: the digest of the model's tensors (``cloister.ledger.job.Tensors``).
+        ``tensors``: the digest of the model's tensors (``cloister.ledger.job.Tensors``). ``put_off``: the model is not
+        written before ``catch_up``. No safety hangs on it, and others have it.
         """
         entries: list[Entry] = [Released(charter, number, record) for number, record in records]
-        if model is None:
-            self._append(entries)
-            return
-        parts = (model.vector, *model.averages)
-        sizes = tuple(map(len, parts))
-        kept = Kept(charter, model.digest, tensors, model.state_digest, sizes, model.rounds)
-        before = self._of(charter).kept
+        kept = None if model is None else _kept(charter, model, tensors)
         if self._folder is None:
-            self._models[charter] = model
-        else:
-            from cloister.node.study import model_file
+            self._models |= {} if model is None else {charter: model}
+            self._append([*entries, *([] if kept is None else [kept])])
+            return
+        with self.together:
+            if kept is not None:
+                _encode(kept)  # it can be read back
+                passed_over, filed = self._coming.get(charter, (None, None))
+                if filed is None:
+                    self._forget(passed_over, kept)
+                self._coming[charter] = kept, model
+            if not put_off:
+                self.catch_up(whole=False)
+            if entries or not put_off:
+                self._append(entries)
 
-            with _sqlite("written"):
-                model_file.write(_model_file(self._folder, kept), parts)
-        self._append([*entries, kept])
-        if self._folder is not None and before is not None:
-            old = _model_file(self._folder, before)
-            if old != _model_file(self._folder, kept):
-                with suppress(OSError):  # it only takes room
-                    old.unlink()
+    @property
+    def behind(self) -> bool:
+        """Whether a model was put off."""
+        return bool(self._coming)
+
+    def catch_up(self, *, whole: bool) -> None:
+        """Writes the files of models that were put off; the entries that name them too, if ``whole``, or else with what
+        is written next."""
+        from cloister.node.study import model_file
+
+        with self.together:
+            for charter, (kept, model) in list(self._coming.items()):
+                if model is None or self._folder is None:
+                    continue
+                del self._coming[charter]  # if it cannot be written it is not kept: others have it
+                with _sqlite("written"):
+                    model_file.write(_model_file(self._folder, kept), (model.vector, *model.averages))
+                self._coming[charter] = kept, None
+            if whole and self.behind:
+                self._append([])
 
     def _append(self, entries: Sequence[Entry]) -> None:
         with self.together:
             self._append_alone(entries)
 
     def _append_alone(self, entries: Sequence[Entry]) -> None:
+        """Writes entries, and with them those of models that have their files since."""
+        new = [*(kept for kept, model in self._coming.values() if model is None), *entries]
         rows, count, chained = [], self._count, self._hash
-        for entry in entries:
+        for entry in new:
             data = _encode(entry)
             count, chained = count + 1, _chained(chained, data)
             rows.append((count, data, chained))
@@ -258,8 +282,18 @@ class Records(Remembered):
                     self._database.execute("ROLLBACK")
                 raise
         self._count, self._hash = count, chained
-        for entry in entries:
+        for entry in new:
+            before = self._of(entry.charter).kept if isinstance(entry, Kept) else None
             self.learn(entry)
+            if isinstance(entry, Kept):
+                self._coming.pop(entry.charter, None)
+                self._forget(before, entry)
+
+    def _forget(self, before: Kept | None, kept: Kept) -> None:
+        """Deletes the file of the model that was kept before."""
+        if self._folder is not None and before is not None and before.model[:16] != kept.model[:16]:
+            with suppress(OSError):  # it only takes room
+                _model_file(self._folder, before).unlink()
 
     def _load(self, *, read_only: bool) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -350,6 +384,11 @@ def _sqlite(what: str) -> Iterator[None]:
             f"the node's records are damaged ({fault}). Until they are restored from a backup that lacks no round, this"
             " node signs and contributes nothing: it may have forgotten a cohort that it committed"
         ) from None
+
+
+def _kept(charter: bytes, model: ModelState, tensors: bytes) -> Kept:
+    sizes = tuple(map(len, (model.vector, *model.averages)))
+    return Kept(charter, model.digest, tensors, model.state_digest, sizes, model.rounds)
 
 
 def _model_file(folder: Path, kept: Kept) -> Path:

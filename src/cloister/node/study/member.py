@@ -49,7 +49,6 @@ from cloister.node.study.replica import Replica
 from cloister.node.study.sketches import sketch
 from cloister.node.study.studied_data import StudiedData
 from cloister.wire import rounds as w
-from cloister.wire.fixed_point import SUM_BYTES
 from cloister.wire.limits import MEMBERS, TEXT_CHARS
 from cloister.worker.data.salts import draw_key, seeds_of
 
@@ -393,6 +392,7 @@ class Member:
             round=number,
             job=work.data,
             agreed=work.agreed,
+            nbytes=work.agreed.contribution_bytes(work.job.layout),
             model=model.vector,
             data=begun.data,
             # The seeds depend on the number of releases, not on this round's number. So after a void round everybody
@@ -405,17 +405,17 @@ class Member:
             home=self._home.before(work.job, data=begun.data),
             home_bytes=self._home.nbytes(work.job),
             hidden=self.charter.limits.hides == "owner",
-            draw=self._draw(begun, work.job, salt=salt),
+            draw=self._draw(begun, salt=salt),
         )
         return [Note(f"round {number}: training on {begun.data}"), order]
 
-    def _draw(self, begun: _Round, job: Job, *, salt: bytes) -> Draw | None:
+    def _draw(self, begun: _Round, *, salt: bytes) -> Draw | None:
         """How the rows of a round are drawn where noise hides them: by its own number, so that no two draws are one."""
         sampling = begun.agreed.sampling
         if sampling is None:
             return None
         key = draw_key(salt, job=begun.asked.job, number=begun.asked.round)
-        return Draw(key, sampling.rate, sampling.rows, job.layout.length * SUM_BYTES)
+        return Draw(key, sampling.rate, sampling.rows)
 
     def _seen(self, model: ModelState, job: Job) -> Sketched:
         """What the newest model looks like, which is written down with what is contributed to a round on it."""

@@ -61,7 +61,8 @@ class Remembered:
         self._same: dict[str, str] = {}
         self._paths: dict[str, str] = {}
         self._listed: list[Listed] = []
-        self._sketches: dict[bytes, list[Sketched]] = {}
+        self._sketches: dict[bytes, dict[bytes, Sketched]] = {}
+        """By charter and model."""
         self._first_trainings: dict[str, TookPart] = {}
         self._trained: dict[bytes, list[TookPart]] = {}
         self._consented: dict[bytes, list[Consented]] = {}
@@ -166,12 +167,14 @@ class Remembered:
         )
 
     def _models_like(self, model: bytes, charter: bytes) -> list[bytes]:
-        seen = self._sketches.get(model)
-        return [model] if seen is None else self._like(structs.replace(seen[0], charter=charter))
+        # Of several charters, one may learn meanwhile, here as in what follows.
+        found = (seen[model] for seen in list(self._sketches.values()) if model in seen)
+        seen = next(found, None)
+        return [model] if seen is None else self._like(structs.replace(seen, charter=charter))
 
     def is_sketched(self, model: bytes, *, charter: bytes) -> bool:
         """Whether it is known what a model looked like that a round of a charter starts from."""
-        return any(each.charter == charter for each in self._sketches.get(model, ()))
+        return model in self._sketches.get(charter, {})
 
     def listed(self, *, id: str, key: str) -> tuple[Listed, ...]:
         """What charters said of the owner with this id, or with this key."""
@@ -182,13 +185,14 @@ class Remembered:
         models are the one before and a little more, which is not meant here."""
         from cloister.node.study.sketches import near  # NumPy, for the thread that takes part
 
-        return [own.model] + [
-            other
-            for other, seen in list(self._sketches.items())  # of several charters, one may learn meanwhile
-            if other != own.model
-            and any(each.charter != own.charter and each.elements == own.elements for each in seen)
-            and near(own.sketch, seen[0].sketch)
-        ]
+        elsewhere = [seen for charter, seen in list(self._sketches.items()) if charter != own.charter]
+        alike = {
+            other: None
+            for seen in elsewhere
+            for other, each in list(seen.items())
+            if other != own.model and each.elements == own.elements and near(own.sketch, each.sketch)
+        }
+        return [own.model, *alike]
 
     def learn(self, entry: Entry) -> None:
         match entry:
@@ -206,7 +210,7 @@ class Remembered:
             case Listed():
                 self._listed.append(entry)
             case Sketched():
-                self._sketches.setdefault(entry.model, []).append(entry)
+                self._sketches.setdefault(entry.charter, {}).setdefault(entry.model, entry)
             case _:
                 self._learn_of(self._charters.setdefault(entry.charter, Known()), entry)
 

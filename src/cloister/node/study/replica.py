@@ -9,6 +9,7 @@ from cloister.errors import RoundError
 from cloister.ledger.chain import Instance, Ledger
 from cloister.ledger.following import Handed, advance, cut, hand_over, sizes, unpack
 from cloister.ledger.job import Job, name_of_values
+from cloister.ledger.next_model import repeat
 from cloister.ledger.sync import ModelState
 from cloister.node.study.effects import Say
 from cloister.node.study.journal import Records
@@ -57,7 +58,8 @@ class Replica:
         self._signer, self._unproven = signer, None
 
     def take(self, message: Chain, body: memoryview, *, job: Job | None) -> None:
-        """Takes records and a model that were handed over: all of them, or nothing. ``job``: the newest that was shown.
+        """Takes records and a model that were handed over, or the step that leads to it: all of them, or nothing.
+        ``job``: the newest that was shown.
 
         Raises:
             LedgerError, RoundError: they do not continue the ledger that is known here, or have another digest.
@@ -66,7 +68,7 @@ class Replica:
         handed, before = unpack(message, cut(body, sizes(message, body_bytes=len(body)))), self.ledger
         self.ledger = self._advanced(handed)
         try:
-            self._adopt(handed)
+            self._adopt(handed, job)
             self.prove(job)
         except BaseException:
             self.ledger = before
@@ -104,7 +106,12 @@ class Replica:
                 self._verify_instance(instance)
         return grown
 
-    def _adopt(self, handed: Handed) -> None:
+    def _adopt(self, handed: Handed, job: Job | None) -> None:
+        if handed.step is not None:
+            if job is None:
+                raise RoundError("it comes with the step of a job that was not shown")
+            self._model = repeat(handed.step, before=self._model, ledger=self.ledger, job=job)
+            self._tensors, self._unproven = job.tensors.digest, None
         if handed.vector is None:
             return
         digest = self.ledger.model
@@ -129,4 +136,4 @@ class Replica:
         if model is not None and (model.digest, model.state_digest) == self._records.kept(self._digest):
             model = None
         if new or model is not None:
-            self._records.release(self._digest, new, model=model, tensors=self._tensors)
+            self._records.release(self._digest, new, model=model, tensors=self._tensors, put_off=True)

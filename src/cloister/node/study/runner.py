@@ -11,7 +11,7 @@ import os
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,9 +24,11 @@ from cloister.charter import charter as charters
 from cloister.errors import (
     CharterError,
     CloisterError,
+    ConfigurationError,
     LimitError,
     MessageError,
     NoAnswerError,
+    RecordsError,
     RoundError,
     UnreachableError,
 )
@@ -136,7 +138,7 @@ def _begin(
     except BaseException:
         records.close()
         raise
-    for remark in remarks(policy.charter, records=records):
+    for remark in (*remarks(policy.charter, records=records), *_without(memory.models, policy.charter)):
         _log.warning("%s", remark)
     limits = configuration.training
     return Participation(
@@ -152,11 +154,21 @@ def _begin(
     )
 
 
+def _without(models: BaseFiles, charter: charters.Charter) -> Iterator[str]:
+    """What of the charter's bases is not here. Large files are read for it, before anybody waits for a round."""
+    try:
+        yield from models.missing(charter)
+    except ConfigurationError as fault:
+        yield str(fault)
+
+
 _log: Final = logging.getLogger(__name__)
 _DIAL_S: Final = 10.0
 _PROOF_S: Final = 30.0
 """The time from a challenge to its answer: some TEEs take seconds for evidence."""
 _FRAME_S: Final = 10.0
+_SILENCE_S: Final = 0.25
+"""After so long without an event a node writes down what it has put off."""
 PAUSE_S: Final = (1.0, 60.0)
 """The pauses between attempts to reach an aggregator: the first, doubled up to the last."""
 
@@ -224,7 +236,12 @@ class Participation:
     def close(self) -> None:
         """Ends the training's process and closes the records; ``run`` does so at its end."""
         self._trainer.close()
-        self._records.close()
+        try:
+            self._records.catch_up(whole=True)
+        except RecordsError as fault:  # others have it
+            _log.warning("%s", fault)
+        finally:
+            self._records.close()
 
     def _attend(self, address: str) -> float:
         """Takes part with the aggregator at this address until the connection ends. Returns its duration in seconds."""
@@ -247,7 +264,12 @@ class Participation:
 
     def _converse(self, attested: AttestedConnection) -> None:
         AggregatorLink(
-            self._member, attested, trainer=self._trainer, closing=self._closing, model_bytes=self._model_bytes
+            self._member,
+            attested,
+            records=self._records,
+            trainer=self._trainer,
+            closing=self._closing,
+            model_bytes=self._model_bytes,
         ).hold()
 
     def _tell(self, address: str, text: str) -> None:
@@ -267,9 +289,17 @@ class AggregatorLink:
     """One connection to an aggregator, once it has welcomed the member."""
 
     def __init__(
-        self, member: Member, attested: AttestedConnection, *, trainer: Trainer, closing: Wakeup, model_bytes: int
+        self,
+        member: Member,
+        attested: AttestedConnection,
+        *,
+        records: Records,
+        trainer: Trainer,
+        closing: Wakeup,
+        model_bytes: int,
     ) -> None:
         self._member = member
+        self._records = records
         self._attested = attested
         self._connection = attested.connection
         self._trainer = trainer
@@ -292,6 +322,7 @@ class AggregatorLink:
             for effect in self._member.disconnected():
                 if isinstance(effect, Abandon):
                     self._trainer.abandon()
+            self._records.catch_up(whole=True)
 
     def _listen(self) -> bool:
         """Waits for the next event and handles it; False when the node closes."""
@@ -302,7 +333,8 @@ class AggregatorLink:
         proof = self._challenges[0][1] if self._challenges else None
         until = min((moment for moment in (proof, self._trainer.due) if moment is not None), default=None)
         pending = self._connection.pending() > 0
-        happened = wait(watched, until=0.0 if pending else until)
+        happened = self._catch_up(watched, until=until) if self._records.behind and not pending else set()
+        happened = happened or wait(watched, until=0.0 if pending else until)
         if self._closing.fileno() in happened:
             return False
         if training is not None and training in happened:
@@ -314,6 +346,18 @@ class AggregatorLink:
         elif proof is not None and monotonic() >= proof:
             raise NoAnswerError(f"the aggregator has not proved itself within {_PROOF_S:g} s")
         return True
+
+    def _catch_up(self, watched: Mapping[int, int], *, until: float | None) -> set[int]:
+        """Writes what was put off, while nothing else is to be done ``until`` then. Returns what happened meanwhile."""
+        if happened := wait(watched, until=0.0):
+            return happened
+        if not self._challenges:  # else others wait for this node, as soon as it has its proof
+            self._records.catch_up(whole=False)
+        silence = monotonic() + _SILENCE_S
+        happened = wait(watched, until=silence if until is None else min(until, silence))
+        if not happened and monotonic() >= silence:
+            self._records.catch_up(whole=True)
+        return happened
 
     def _hear(self) -> None:
         try:
@@ -334,7 +378,7 @@ class AggregatorLink:
     def _handle(self, frame: Frame) -> list[Effect]:
         message: w.RoundMessage = frame.message()
         check_body(message, frame.body_bytes)
-        if isinstance(message, w.Chain) and message.model + sum(message.state) > self._model_bytes:
+        if isinstance(message, w.Chain) and message.model + sum(message.state) + message.step > self._model_bytes:
             raise LimitError(f"a model of {message.model} bytes is more than this node takes; see [training], memory")
         # Not a bytearray, whose pages come from the system 4 KiB at a time: NumPy asks for large ones.
         body = np.empty(frame.body_bytes, np.uint8).data

@@ -24,6 +24,7 @@ from cloister.node.process import Process
 from cloister.node.study.base_files import BaseFiles, Mapped
 from cloister.node.study.effects import Draw, Train
 from cloister.wire.frames import Kind
+from cloister.wire.layout import Half
 from cloister.wire.limits import TEXT_CHARS
 from cloister.wire.optimizers import Optimizer
 from cloister.worker.data.salts import Seeds
@@ -72,6 +73,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Seeds
     clip: float
     clip_buffers: float | None
+    half: Half | None
     least: int
     home: int
     """The length of the buffers in the body, in bytes; 0: they are those of the job."""
@@ -221,7 +223,7 @@ class Trainer:
             if frame.kind is Kind.FAILURE:
                 self._order = None
                 return Failed(order.round, frame.header.decode("utf-8", "replace")[:TEXT_CHARS])
-            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.length + order.home_bytes:
+            if frame.kind is not Kind.ANSWER or frame.body_bytes != order.nbytes + order.home_bytes:
                 raise WireError("it answers with a vector of another length than is wanted")
             result = msgspec.msgpack.decode(frame.header, type=Result)
             vector, filled = memoryview(bytearray(frame.body_bytes)), 0
@@ -231,7 +233,7 @@ class Trainer:
         except (EOFError, WireError, msgspec.MsgspecError, OSError):
             return self._bury()
         self._order = None
-        update, home = vector[: order.length].toreadonly(), bytes(vector[order.length :])
+        update, home = vector[: order.nbytes].toreadonly(), bytes(vector[order.nbytes :])
         return Trained(order.round, update, result.examples, result.norms, result.metrics, home)
 
     def close(self) -> None:
@@ -267,6 +269,7 @@ class Trainer:
             seeds=order.seeds,
             clip=order.clip,
             clip_buffers=order.clip_buffers,
+            half=agreed.half,
             least=order.least,
             home=len(order.home),
             home_bytes=order.home_bytes,

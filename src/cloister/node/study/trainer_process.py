@@ -28,6 +28,7 @@ from cloister.node.study.effects import Draw
 from cloister.node.study.trainer import Assignment, Given, Order, Result
 from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan.learned import learned
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.wire.fixed_point import most_drawn
 from cloister.wire.frames import Kind
 from cloister.wire.layout import Layout, lay_out
@@ -45,6 +46,8 @@ from cloister.worker.values import as_bytes
 from cloister.worker.weights import Weights
 
 _log: Final = logging.getLogger("cloister.node.study.trainer_process")
+_CLIPPED_IN_A_ROW: Final = 3
+"""So many clipped updates, one after the other, and the owner is told."""
 
 
 class Prepared(NamedTuple):
@@ -71,6 +74,7 @@ class TrainerProcess:
         self._opened: Batches | None = None
         self._prepared: tuple[bytes, Prepared] | None = None
         self._job = b""
+        self._clipped_in_a_row = 0
 
     def train(
         self, order: Order, *, job: bytes, vector: bytearray, home: bytes = b""
@@ -99,7 +103,7 @@ class TrainerProcess:
             # No answer at all would tell of the owner's data what noise is to hide.
             _log.warning("the training failed, and zeros are contributed: %s", fault)
             layout = found.job.layout
-            nothing = torch.zeros(layout.length, dtype=DTYPES[layout.dtype])
+            nothing = torch.zeros(layout.length, dtype=DTYPES[order.half or layout.dtype])
             return Result(len(found.data), (0.0, 0.0), {}), [nothing, *_at_home(found, buffers)]
 
     def _train(
@@ -119,19 +123,38 @@ class TrainerProcess:
             steps=order.steps,
             seed=order.seeds.steps,
             rows_seed=order.seeds.rows,
+            rounding_seed=order.seeds.rounding,
             proximal=order.proximal,
             clip=order.clip,
             clip_buffers=order.clip_buffers,
+            half=order.half,
             layout=found.job.layout,
             begin=self._begin,
         )
-        made = [trained.delta, *_at_home(found, trained.others)]
+        self._tell_of_clipping(trained.metrics, order.clip)
+        delta = trained.delta if order.half is None else trained.delta.to(DTYPES[order.half])  # which loses nothing
+        made = [delta, *_at_home(found, trained.others)]
         return Result(trained.examples, trained.norms, trained.metrics), made
 
+    def _tell_of_clipping(self, metrics: Mapping[str, float], clip: float) -> None:
+        """Warns the owner once where each of its updates is clipped: then it may be its data that are out of scale."""
+        self._clipped_in_a_row = self._clipped_in_a_row + 1 if metrics[CLIPPED] else 0
+        if self._clipped_in_a_row == _CLIPPED_IN_A_ROW:
+            _log.warning(
+                "the updates of %d rounds in a row were clipped to %.3g, the last one from %.3g: the model may learn"
+                " little from these data; see that its columns have the scale that the study asks for",
+                _CLIPPED_IN_A_ROW,
+                clip,
+                metrics[UPDATE_NORM],
+            )
+
     def told(self, fault: CloisterError) -> str:
-        """What is told of a fault: the data set by its name, and not by its path, which is nobody else's business."""
-        name, path, _ = msgspec.structs.astuple(self._data_set)
-        return str(fault).replace(str(Path(path)), f"the data set {name!r}")
+        """What is told of a fault: files by what a study calls them, and not by their paths, which are nobody else's
+        business."""
+        said = str(fault).replace(str(Path(self._data_set.path)), f"the data set {self._data_set.name!r}")
+        for model in self._models:
+            said = said.replace(str(Path(model.path)), f"the base model's file with the SHA-256 {model.digest.hex()}")
+        return said
 
     def _sum(
         self,
@@ -170,7 +193,8 @@ class TrainerProcess:
             check_fits(plan, data)
             frozen = {name: each.to(self._device) for name, each in self._base(job.tensors).items()}
             frozen |= {each.name: _constant(each, self._device) for each in job.tensors.constants}
-            self._prepared = self._job, Prepared(job, plan, data, frozen, _home(job, plan))
+            prepared = Prepared(job, plan, data, frozen, _home(job, plan))
+            self._prepared, self._clipped_in_a_row = (self._job, prepared), 0
         return self._prepared[1]
 
     def _base(self, tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -249,7 +273,7 @@ def check_parts(plan: Plan, job: Job) -> None:
     """
     given = {each.name: each for each in job.tensors.all}
     parameters = {held.names[0] for held in plan.program.parameters}
-    learns = learned(plan.program).parameters
+    learns = learned(plan.program)
     faults = []
     for held in plan.program.held:
         name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
@@ -261,8 +285,10 @@ def check_parts(plan: Plan, job: Job) -> None:
         elif isinstance(found, Part | Based) and found.buffer == (name in parameters):
             kinds = ("a buffer", "a parameter")
             faults.append(f"tensor {name!r} is {kinds[not found.buffer]} where the plan needs {kinds[found.buffer]}")
-        elif not isinstance(found, Part) and name in learns:
+        elif not isinstance(found, Part) and name in learns.parameters:
             faults.append(f"tensor {name!r} is frozen where the plan trains it")
+        elif isinstance(found, Based) and name in learns.buffers:
+            faults.append(f"tensor {name!r} is of the base, which stays as it is, where the plan writes it")
     if faults:
         raise PlanError("the plan does not fit the job's model: " + "; ".join(faults))
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from cloister.errors import PlanError
-from cloister.tensor import call_sites
+from cloister.tensor import call_sites, keras_hooks, keras_models
 from cloister.tensor.geometry import DTYPE_NAMES
+from cloister.tensor.held import buffers_of, parameters_of
 from cloister.tensor.plan import encoding, lowering
 from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lowering import Captured
 from cloister.tensor.plan.plan import Plan
-from cloister.tensor.plan.program import Buffer, Parameter, Rows
+from cloister.tensor.plan.program import LOSS, RESERVED, Buffer, Parameter, Rows
 from cloister.tensor.plan.tracing import Recorder, plain_kernels
 from cloister.tensor.pointer import PointerTensor
 
-_LOSS: Final = "loss"
 _BY_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 Outcome = Tensor | Mapping[str, Tensor]
@@ -86,7 +87,7 @@ class PlannedLoss:
         rows: Sequence[Rows],
     ) -> Captured:
         recorder = Recorder()
-        own = dict(model.named_parameters()), dict(model.named_buffers())
+        own = parameters_of(model), buffers_of(model)
         leaves: list[nn.Parameter] = []
         memo: dict[int, Any] = {}
         for parameter, held in zip(parameters, own[0].values(), strict=True):
@@ -96,17 +97,16 @@ class PlannedLoss:
             memo[id(held)] = leaf
         for buffer in own[1].values():
             memo[id(buffer)] = recorder.stand_in(buffer.dtype, buffer.shape)
-        try:
-            replica = copy.deepcopy(model, memo)
-        except Exception as fault:
-            raise PlanError(f"the model cannot be copied, which capturing needs: {fault}") from fault
         batch = [recorder.stand_in(getattr(torch, each.dtype), (size, *each.row)) for each in rows]
-        with torch.enable_grad(), recorder:
-            loss, metrics = self._forward(replica, batch)
-            self._guarded(loss.backward)
-        after = dict(replica.named_buffers())
+        with _on_stand_ins(model, memo) as replica:
+            with torch.enable_grad(), recorder:
+                loss, metrics = self._forward(replica, batch)
+                self._guarded(loss.backward)
+            after = buffers_of(replica)
         if list(after) != list(own[1]):
             raise PlanError(f"{self.__name__} adds or removes buffers of the model")
+        if all(leaf.grad is None for leaf in leaves):
+            raise PlanError(f"{self.__name__} returns no 'loss' that depends on a parameter of the model")
         return Captured(
             recorder.trace,
             recorder.number_of(loss),
@@ -129,11 +129,13 @@ class PlannedLoss:
         outcome: Any = self._guarded(self.function, model, *batch)
         if not isinstance(outcome, (Tensor, Mapping)):
             raise PlanError(f"{self.__name__} must return the loss, or a dict of the loss and metrics")
-        metrics = {_LOSS: outcome} if isinstance(outcome, Tensor) else dict(outcome)
+        metrics = {LOSS: outcome} if isinstance(outcome, Tensor) else dict(outcome)
         for name, value in metrics.items():
             if not isinstance(value, Tensor) or value.dim():
                 raise PlanError(f"{self.__name__} returns {name!r}, which is no tensor without dimensions")
-        loss = metrics.pop(_LOSS, None)
+            if name in RESERVED and name != LOSS:
+                raise PlanError(f"{self.__name__} returns {name!r}, which every training reports anyway; rename it")
+        loss = metrics.pop(LOSS, None)
         if loss is None or not loss.requires_grad:
             raise PlanError(f"{self.__name__} returns no 'loss' that depends on a parameter with requires_grad")
         return loss, {name: value.detach() for name, value in metrics.items()}
@@ -147,10 +149,25 @@ def plan(function: Callable[..., Outcome]) -> PlannedLoss:
     return PlannedLoss(function)
 
 
+@contextmanager
+def _on_stand_ins(model: nn.Module, memo: dict[int, Any]) -> Iterator[nn.Module]:
+    """The model on other tensors, by the ``id`` of its own."""
+    if keras_models.has_layers(model):
+        keras_hooks.install(model)
+        with keras_models.standing_in(model, memo):
+            yield model
+        return
+    try:
+        replica = copy.deepcopy(model, memo)
+    except Exception as fault:
+        raise PlanError(f"the model cannot be copied, which capturing needs: {fault}") from fault
+    yield replica
+
+
 def _parameters(model: nn.Module) -> tuple[Parameter, ...]:
-    aliases = _aliases(model.named_parameters(remove_duplicate=False))
+    aliases = _aliases(parameters_of(model, all_names=True).items())
     found = []
-    for tensor in model.parameters():
+    for tensor in parameters_of(model).values():
         _check_held(aliases[id(tensor)][0], tensor)
         found.append(
             Parameter(tuple(aliases[id(tensor)]), DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), tensor.requires_grad)
@@ -159,9 +176,9 @@ def _parameters(model: nn.Module) -> tuple[Parameter, ...]:
 
 
 def _buffers(model: nn.Module) -> tuple[Buffer, ...]:
-    aliases = _aliases(model.named_buffers(remove_duplicate=False))
+    aliases = _aliases(buffers_of(model, all_names=True).items())
     found = []
-    for tensor in model.buffers():
+    for tensor in buffers_of(model).values():
         _check_held(aliases[id(tensor)][0], tensor)
         found.append(Buffer(tuple(aliases[id(tensor)]), DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)))
     return tuple(found)

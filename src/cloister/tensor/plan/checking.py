@@ -15,7 +15,7 @@ from cloister.tensor.plan.aliases import Roots
 from cloister.tensor.plan.batch import SIZES
 from cloister.tensor.plan.lifetimes import Lifetimes, lifetimes
 from cloister.tensor.plan.operands import operation, references
-from cloister.tensor.plan.program import Program, check_after
+from cloister.tensor.plan.program import RESERVED, Program, check_after
 from cloister.tensor.plan.proofs import Proofs
 from cloister.tensor.plan.shapes import Shapes, given, infer
 from cloister.tensor.plan.values import tensor
@@ -77,8 +77,8 @@ def _check_names(program: Program) -> None:
     if len(set(names)) != len(names):
         raise PlanError("two parameters or buffers have one name")
     metrics = [metric.name for metric in program.metrics]
-    if metrics != sorted(set(metrics) - {"loss"}):
-        raise PlanError("metrics need names of their own, in order, and none is called loss")
+    if metrics != sorted(set(metrics) - set(RESERVED)):
+        raise PlanError(f"metrics need names of their own, in order, and none is called {' or '.join(RESERVED)}")
     check_after(program)
     for dtype, _ in given(program, CHECKED[0]):
         if dtype not in DTYPES:

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import torch
+
 from cloister.errors import PlanError
 from cloister.tensor import call_sites, ops
+from cloister.tensor.geometry import Geometry
 from cloister.tensor.ops import Of, Param
+from cloister.tensor.plan import following
 from cloister.tensor.plan.aliases import Roots
 from cloister.tensor.plan.batch import SIZES, fit
 from cloister.tensor.plan.operands import references
@@ -53,6 +57,18 @@ class _Draft:
         after = (value for value in (*self.gradients, *self.updates) if value is not None)
         return [self.loss, *(value for _, value in self.metrics), *after]
 
+    def fresh(self, given: int) -> int:
+        """The first number that no value has."""
+        return max([given, *(number for line in self.lines for number in line.made)]) + 1
+
+    def replace(self, numbers: Mapping[int, int]) -> None:
+        """Has other values, by their numbers, in the place of some."""
+        self.lines = [_renamed(line, numbers) for line in self.lines]
+        self.loss = numbers.get(self.loss, self.loss)
+        self.metrics = [(name, numbers.get(value, value)) for name, value in self.metrics]
+        self.gradients = [value if value is None else numbers.get(value, value) for value in self.gradients]
+        self.updates = [value if value is None else numbers.get(value, value) for value in self.updates]
+
 
 def lower(
     captured: Sequence[Captured],
@@ -70,8 +86,12 @@ def lower(
     draft = _Draft(_merged(captured), first.loss, list(first.metrics), list(first.gradients), list(first.buffers))
     given = len(parameters) + len(buffers) + len(rows)
     own = range(len(parameters), len(parameters) + len(buffers))
+    _compute_constants(draft, captured, given=given)
+    _copy_in_one(draft)
+    written = _written(draft.lines, given)
+    pairs = zip(draft.updates, own, strict=True)
+    draft.updates = [None if after == before and before not in written else after for after, before in pairs]
     _own_what_is_written(draft, first.trace.passing, parameters=len(parameters), given=given)
-    draft.updates = [None if after == before else after for after, before in zip(draft.updates, own, strict=True)]
     _part_outputs(draft, given)
     draft.lines = _live(draft, given)
     return _numbered(draft, first.trace.constants, parameters, buffers, rows)
@@ -106,22 +126,57 @@ def _merged(captured: Sequence[Captured]) -> list[Recorded]:
         longest = max(traces, key=len)
         place = call_sites.describe(longest[len(merged)].site if len(longest) > len(merged) else 0)
         raise PlanError(f"{place}: the number of operations or results depends on the batch size")
-    _check_constants(captured)
     return merged
 
 
-def _check_constants(captured: Sequence[Captured]) -> None:
+def _compute_constants(draft: _Draft, captured: Sequence[Captured], *, given: int) -> None:
+    """Constants that follow the batch size become lines, which come first."""
     tensors = [each.trace.constants for each in captured]
     if any(len(each) != len(tensors[0]) for each in tensors):
         raise PlanError("the step makes another number of tensors at each batch size")
-    for same in zip(*tensors, strict=True):
-        if sum(tensor.nbytes for tensor in same) <= 3 * CONSTANT_BYTES and any(
-            constant(tensor) != constant(same[0]) for tensor in same[1:]
+    computed: list[Recorded] = []
+    instead: dict[int, int] = {}
+    fresh = draft.fresh(given)
+    for at, same in enumerate(zip(*tensors, strict=True)):
+        if sum(tensor.nbytes for tensor in same) > 3 * CONSTANT_BYTES or all(
+            constant(tensor) == constant(same[0]) for tensor in same[1:]
         ):
+            continue
+        found = following.elements(same)
+        if found is None:
             raise PlanError(
                 "a tensor that the step makes from Python numbers differs with the batch size or from call to call; "
                 "make it with torch.arange, torch.full and the like, or give it as a buffer"
             )
+        computed += following.lines(same[0], found, fresh + len(computed))
+        instead[-1 - at] = fresh + len(computed) - 1
+    draft.replace(instead)
+    draft.lines[:0] = computed
+
+
+def _copy_in_one(draft: _Draft) -> None:
+    """Autograd lays a gradient out as its parameter lies: it asks for memory, and writes all of it. One line that
+    copies is the same, and can be vectorised."""
+    to_copy = ops.by_name("aten::_to_copy")
+    rows = to_copy.by_name["memory_format"].to_wire(torch.contiguous_format)
+    lines: list[Recorded] = []
+    for line in draft.lines:
+        if lines and _is_filled(lines[-1], line):
+            asked = lines.pop()
+            named = {"dtype": asked.named["dtype"], "memory_format": rows}
+            lines.append(Recorded(to_copy, asked.args[:1], named, asked.made, asked.site))
+        else:
+            lines.append(line)
+    draft.lines = lines
+
+
+def _is_filled(line: Recorded, then: Recorded) -> bool:
+    """Whether memory in rows is asked for in the shape of a tensor, and that tensor is copied there."""
+    if (line.op.name, then.op.name) != ("aten::new_empty_strided", "aten::copy_") or "dtype" not in line.named:
+        return False
+    like, shape, strides = line.args
+    in_rows = all(type(extent) is int for extent in shape) and strides == Geometry.contiguous(torch.int, shape).strides
+    return in_rows and then.args[:2] == (line.made[0], like)
 
 
 def _agreed(param: Param, values: Sequence[Any], line: Recorded) -> Any:
@@ -157,12 +212,29 @@ def _number(values: Sequence[Any], line: Recorded) -> Any:
 # Nothing that is given is written to, and nothing that is handed out is shared.
 
 
+def _written(lines: Sequence[Recorded], given: int) -> set[int]:
+    """What is given and changes within the step."""
+    roots, found = Roots(given), set()
+    for line in lines:
+        if not _evaluates(line):
+            found |= {roots.of(value) for param, value in references(line.op, line.args, line.named) if param.written}
+        roots.follow(line.op, line.args, line.named, line.made)
+    return found
+
+
+def _evaluates(line: Recorded) -> bool:
+    """Whether it is BatchNorm in ``eval`` mode, which only reads the statistics that it is said to write."""
+    pairs = zip(line.op.params, line.args, strict=False)
+    given = {**{param.name: value for param, value in pairs}, **line.named}
+    return line.op.name == "aten::native_batch_norm" and not given["training"]
+
+
 def _own_what_is_written(draft: _Draft, passing: set[int], *, parameters: int, given: int) -> None:
     """Buffers, batch and constants that the step writes to are copied first; the copy is written, and is what comes
     out."""
     roots = Roots(given)
     copies: dict[int, int] = {}
-    fresh = max([given, *(number for line in draft.lines for number in line.made)]) + 1
+    fresh = draft.fresh(given)
     for line in draft.lines:
         for param, value in references(line.op, line.args, line.named):
             root = roots.of(value)
@@ -181,11 +253,8 @@ def _own_what_is_written(draft: _Draft, passing: set[int], *, parameters: int, g
         roots.follow(line.op, line.args, line.named, line.made)
     clone = ops.by_name("aten::clone")
     first = [Recorded(clone, (old,), {}, (new,), 0) for old, new in copies.items()]
-    draft.lines = first + [_renamed(line, copies) for line in draft.lines]
-    draft.loss = copies.get(draft.loss, draft.loss)
-    draft.metrics = [(name, copies.get(value, value)) for name, value in draft.metrics]
-    draft.gradients = [value if value is None else copies.get(value, value) for value in draft.gradients]
-    draft.updates = [value if value is None else copies.get(value, value) for value in draft.updates]
+    draft.replace(copies)
+    draft.lines[:0] = first
 
 
 def _part_outputs(draft: _Draft, given: int) -> None:
@@ -195,7 +264,7 @@ def _part_outputs(draft: _Draft, given: int) -> None:
         roots.follow(line.op, line.args, line.named, line.made)
     clone = ops.by_name("aten::clone")
     taken: set[int] = set()
-    fresh = max([given, *(number for line in draft.lines for number in line.made)]) + 1
+    fresh = draft.fresh(given)
 
     def parted(value: int, *, alone: bool) -> int:
         nonlocal fresh
@@ -263,14 +332,14 @@ def _numbered(
             f"the tensors that the step uses but was not given are over {CONSTANT_BYTES} bytes; make them buffers of "
             "the model (register_buffer)"
         )
-    following = given + len(constants)
+    fresh = given + len(constants)
     lines = []
     for line in draft.lines:
         final = _renamed(line, numbers)
         lines.append(Line(line.op.name, final.args, dict(final.named), len(line.made)))
         for number in line.made:
-            numbers[number] = following
-            following += 1
+            numbers[number] = fresh
+            fresh += 1
 
     def new(value: int | None) -> int | None:
         return None if value is None else numbers[value]

@@ -20,6 +20,13 @@ LINES: Final = 1 << 16
 CONSTANT_BYTES: Final = 1 << 20
 """All constants of a plan together, in bytes. Larger tensors belong into buffers, which the model brings along."""
 
+LOSS: Final = "loss"
+CLIPPED: Final = "clipped"
+UPDATE_NORM: Final = "update_norm"
+RESERVED: Final = (LOSS, CLIPPED, UPDATE_NORM)
+"""Metrics that are reported of every training, and that no plan may call its own: the loss; whether the update was
+clipped, 1 or 0; and the norm of its parameters before that."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=4 * NAME_CHARS)]
 Word = Annotated[str, Meta(max_length=NAME_CHARS, pattern=r"\A[^\W\d]\w*\Z")]
 Id = Annotated[int, Meta(ge=0, lt=1 << 24)]

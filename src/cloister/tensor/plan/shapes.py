@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from cloister.errors import CloisterError, HostileIndexError, PlanError
 from cloister.tensor import ops
 from cloister.tensor.geometry import DTYPE_NAMES, DTYPES, Geometry, check_extents
-from cloister.tensor.inference import Outline, add_literal, outline_of
+from cloister.tensor.inference import add_literal, outline_of
 from cloister.tensor.ops import Of, Op, Param
 from cloister.tensor.plan import safety
 from cloister.tensor.plan.lifetimes import Lifetimes
@@ -42,23 +42,39 @@ def infer(program: Program, operations: Sequence[Op], lifetimes: Lifetimes, proo
     run = _Run(size, proofs)
     for dtype, shape in given(program, size):
         run.take(_geometry(dtype, shape))
-    held = sum(geometry.nbytes for geometry in run.geometries if geometry is not None)
-    peak, weights = held, dict[int, int]()
     for at, (op, line) in enumerate(zip(operations, program.lines, strict=True)):
-        first = len(run.geometries)
         try:
-            outline = run.follow(op, line, at)
+            run.follow(op, line, at)
         except CloisterError as fault:
             raise PlanError(f"line {at}, {op}, for a batch of {size}: {fault}") from None
         except Exception as fault:  # noqa: BLE001 - PyTorch finds shapes in Python, which raises whatever it likes
             raise PlanError(f"line {at}, {op}, for a batch of {size}: {fault}") from None
+    geometries = tuple(run.geometries)
+    peak = peak_of(program, operations, lifetimes, geometries, among=range(len(geometries)))
+    return Shapes(geometries, frozenset(run.watched), frozenset(run.attested), peak)
+
+
+def peak_of(
+    program: Program,
+    operations: Sequence[Op],
+    lifetimes: Lifetimes,
+    geometries: Sequence[Geometry | None],
+    *,
+    among: Container[int],
+) -> int:
+    """The most memory that a step holds at once of the values ``among`` all, inputs included, in bytes."""
+    weights = [0 if each is None or at not in among else each.storage_bytes for at, each in enumerate(geometries)]
+    held = peak = sum(weights[: program.inputs])
+    alive: dict[int, int] = {}
+    following = program.inputs
+    for op, line, freed in zip(operations, program.lines, lifetimes.freed, strict=True):
         if op.views is None:
-            for number, geometry in enumerate(outline.geometries, first):
-                weights[number] = 0 if geometry is None else geometry.storage_bytes
-                held += weights[number]
+            alive.update({value: weights[value] for value in range(following, following + line.makes)})
+            held += sum(weights[following : following + line.makes])
+        following += line.makes
         peak = max(peak, held)
-        held -= sum(weights.pop(root, 0) for root in lifetimes.freed[at])
-    return Shapes(tuple(run.geometries), frozenset(run.watched), frozenset(run.attested), peak)
+        held -= sum(alive.pop(root, 0) for root in freed)
+    return peak
 
 
 def given(program: Program, size: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -106,7 +122,7 @@ class _Run:
         self._stand_ins.append(stand_in)
         self._geometry_of[id(stand_in)] = geometry
 
-    def follow(self, op: Op, line: Line, at: int) -> Outline:
+    def follow(self, op: Op, line: Line, at: int) -> None:
         key: list[object] = []
         args = [self._operand(param, value, key) for param, value in zip(op.params, line.args, strict=False)]
         kwargs = {}
@@ -131,7 +147,6 @@ class _Run:
             (self.attested if self._proofs.cover(at, self.geometries) else self.watched).append(at)
         for geometry in outline.geometries:
             self.take(geometry)
-        return outline
 
     def _depends_on_values(self, op: Op, named: dict[str, Any]) -> bool:
         """Whether the guard of an operation has to see values; what it says of the shapes of stand-ins holds."""

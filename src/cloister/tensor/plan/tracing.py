@@ -68,6 +68,8 @@ class Trace:
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is in force, operations are recorded and run on fake tensors."""
 
+    seeds = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
@@ -134,6 +136,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if func is aten.lift_fresh.default:
             return args[0] if isinstance(args[0], FakeTensor) else self._constant(args[0], passing=True)
+        func, kwargs = ops.unseeded(func, kwargs)
         if func is aten._local_scalar_dense.default and not isinstance(args[0], FakeTensor):
             return func(*args, **kwargs)  # a number that was there before the step
         given, named = self._faked(args), {name: self._faked(value) for name, value in kwargs.items()}

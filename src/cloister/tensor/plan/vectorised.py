@@ -1,5 +1,8 @@
 """A plan for many models at once, each with a batch of its own, with ``torch.func.vmap``.
 
+What the plan changes, each model has of its own. The rest of a model, such as the base that adapters are trained on, is
+the same for all, and there once.
+
 What a plan computes is then equal within rounding. Three things are not the same there, and make a plan unfit for it
 unless they can be seen to first. Random numbers come from one seed, not from one for each model. An operation that
 PyTorch has no vectorised form of would run model by model, slowly. And indices: no check that reads values can run
@@ -21,10 +24,11 @@ from cloister.errors import PlanError
 from cloister.tensor.geometry import DTYPES
 from cloister.tensor.plan import safety
 from cloister.tensor.plan.checking import Checked, shapes_of
+from cloister.tensor.plan.learned import changed
 from cloister.tensor.plan.operands import references
 from cloister.tensor.plan.program import Program
 from cloister.tensor.plan.replay import Outcome, Replay
-from cloister.tensor.plan.shapes import Shapes, given
+from cloister.tensor.plan.shapes import Shapes, peak_of
 
 _INDICES: Final = frozenset(
     "index indices target targets offsets offset2bag bag_size maximum_indices row_indices lengths input_lengths "
@@ -58,7 +62,7 @@ class _Look(NamedTuple):
 class Vectorised:
     """A plan made ready for batches of one size on one device, each with a model of its own.
 
-    ``bytes_each`` is what a step holds at once for each model, in bytes, inputs included.
+    ``bytes_each`` is what a step holds at once for each model, in bytes, inputs included; what all share is not.
 
     Raises:
         PlanError: it cannot be vectorised, does not fit batches of that size, or would take more than ``memory_bytes``
@@ -70,20 +74,23 @@ class Vectorised:
     ) -> None:
         _refuse_random(program, checked)
         shapes = shapes_of(program, checked, size)
-        if shapes.peak > memory_bytes:  # before anything is run
-            raise PlanError(f"a step takes {shapes.peak:,} bytes for each model, more than {memory_bytes:,}")
+        own = _own(program, checked)
+        self.bytes_each: Final = peak_of(program, checked.operations, checked.lifetimes, shapes.geometries, among=own)
+        if self.bytes_each > memory_bytes:  # before anything is run
+            raise PlanError(f"a step takes {self.bytes_each:,} bytes for each model, more than {memory_bytes:,}")
         self._program = program
-        self._looks, seen = _looks(program, checked, shapes)
+        self._changed: Final = changed(program)
+        self._looks, seen = _looks(program, checked, shapes, own)
         for at in shapes.watched - seen:
             raise PlanError(f"{_line(program, at)} needs a look at values at each step")
         # What has been looked at, or shown, needs no look within vmap, where there can be none.
         free = replace(shapes, watched=frozenset(), attested=frozenset())
         self._replay = Replay(program, checked, size=size, device=device, shapes=free, mapped=True)
-        self.bytes_each: Final = shapes.peak
         self._try(size, device)
 
     def run(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Sequence[Tensor]) -> Outcome:
-        """One step: as ``Plan.step``, where each tensor given and made has a first dimension more, the models'.
+        """One step: as ``Plan.step``, where each tensor that the plan changes, each of the batch, and each made has a
+        first dimension more, the models'. The outcome has those buffers only that the plan changes.
 
         Raises:
             PlanError: tensors that do not fit the plan, indices out of range, or an operation that failed.
@@ -107,23 +114,31 @@ class Vectorised:
     def _mapped(
         self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Sequence[Tensor]
     ) -> Outcome:
-        def step(*given: Any) -> Outcome:
-            return self._replay.run(*given, seed=0, step=0)
+        trained = {name: parameters[name] for name in self._changed.parameters}
+        written = {name: buffers[name] for name in self._changed.buffers}
 
-        found: Outcome = torch.func.vmap(step)(dict(parameters), dict(buffers), tuple(batch))
+        def step(some: dict[str, Tensor], others: dict[str, Tensor], rows: tuple[Tensor, ...]) -> Outcome:
+            found = self._replay.run({**parameters, **some}, {**buffers, **others}, rows, seed=0, step=0)
+            return found._replace(buffers={name: found.buffers[name] for name in self._changed.buffers})
+
+        found: Outcome = torch.func.vmap(step)(trained, written, tuple(batch))
         return found
 
     def _try(self, size: int, device: torch.device) -> None:
         """Runs it for two models, all of whose values are 0, to see that PyTorch can."""
-        blank = [
-            torch.zeros(2, *shape, dtype=DTYPES[dtype], device=device) for dtype, shape in given(self._program, size)
-        ]
-        held = self._program.held
-        values = {each.names[0]: value for each, value in zip(held, blank, strict=False)}
-        middle, end = len(held), len(held) + len(self._program.batch)
+
+        def blank(dtype: str, *shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=DTYPES[dtype], device=device)
+
+        names = self._changed.names
+        held = {
+            each.names[0]: blank(each.dtype, *((2,) if each.names[0] in names else ()), *each.shape)
+            for each in self._program.held
+        }
+        batch = [blank(each.dtype, 2, size, *each.row) for each in self._program.batch]
         try:
             with _no_loops():
-                self._mapped(values, values, blank[middle:end])
+                self._mapped(held, held, batch)
         except PlanError as fault:
             raise PlanError(f"{fault}, in its vectorised form") from fault
 
@@ -134,12 +149,24 @@ def _refuse_random(program: Program, checked: Checked) -> None:
             raise PlanError(f"{_line(program, at)} draws random numbers, and each model's come from a seed of its own")
 
 
-def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Look], set[int]]:
-    """What must be asked of the batch, and the lines whose indices are in range then, or anyway."""
-    own = set(range(program.inputs - len(program.constants)))  # values that differ from model to model
+def _own(program: Program, checked: Checked) -> set[int]:
+    """The values that differ from model to model: what the plan changes, the batch, and what is made of either."""
+    first = len(program.held)
+    own = {at for at, after in enumerate(program.after) if after is not None}
+    own.update(range(first, first + len(program.batch)))
+    following = program.inputs
+    for op, line in zip(checked.operations, program.lines, strict=True):
+        if any(value in own for _, value in references(op, line.args, line.named)):
+            own.update(range(following, following + line.makes))
+        following += line.makes
+    return own
+
+
+def _looks(program: Program, checked: Checked, shapes: Shapes, own: set[int]) -> tuple[set[_Look], set[int]]:
+    """What must be asked of the batch, and the lines whose indices are in range then, or anyway. ``own``: the values
+    that differ from model to model."""
     looks: set[_Look] = set()
     seen: set[int] = set()
-    following = program.inputs
     for at, (op, line) in enumerate(zip(checked.operations, program.lines, strict=True)):
         used = [(param.name, value) for param, value in references(op, line.args, line.named)]
         if safety.installed().leaves_gaps(op):
@@ -150,9 +177,6 @@ def _looks(program: Program, checked: Checked, shapes: Shapes) -> tuple[set[_Loo
             seen.add(at)
         elif at in shapes.attested:
             seen.add(at)
-        if any(value in own for _, value in used):
-            own.update(range(following, following + line.makes))
-        following += line.makes
     return looks, seen
 
 

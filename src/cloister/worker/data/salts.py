@@ -16,23 +16,27 @@ SALT_BYTES: Final = 32
 _ROWS: Final = b"cloister rows 1\0"
 _STEPS: Final = b"cloister steps 1\0"
 _DRAWN: Final = b"cloister drawn rows 1\0"
+_ROUNDING: Final = b"cloister rounding 1\0"
 _SIMULATED: Final = b"cloister simulated salt 1\0"
 
 
 class Seeds(NamedTuple):
-    """The seed of the choice of rows, and of everything else that is random in a training: 0 to 2^64 - 1 each."""
+    """The seed of the choice of rows, of everything else that is random in a training, and of the rounding of what
+    comes of it: 0 to 2^64 - 1 each."""
 
     rows: int
     steps: int
+    rounding: int
 
 
 def seeds_of(salt: bytes, *, job: bytes, number: int) -> Seeds:
     """The seeds of one owner's training for the ``number``th release of a job (from 1).
 
-    The first 8 bytes, big-endian, of HMAC-SHA-256 (RFC 2104) under the salt: of a label, and of another label, the
-    job's digest and the number (8 bytes, big-endian).
+    The first 8 bytes, big-endian, of HMAC-SHA-256 (RFC 2104) under the salt: of a label, and of two other labels, each
+    with the job's digest and the number (8 bytes, big-endian).
     """
-    return Seeds(_seed(salt, _ROWS), _seed(salt, _STEPS + job + number.to_bytes(8, "big")))
+    release = job + number.to_bytes(8, "big")
+    return Seeds(_seed(salt, _ROWS), _seed(salt, _STEPS + release), _seed(salt, _ROUNDING + release))
 
 
 def draw_key(salt: bytes, *, job: bytes, number: int) -> bytes:
