@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -56,8 +57,8 @@ def test_a_file_is_read_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch)
     files, wanted = of(paths), [*map(sha256, paths)]
     before = files.those(wanted)
     read: list[str] = []
-    real = hashlib.sha256
-    monkeypatch.setattr(base_files.hashlib, "sha256", lambda *given: read.append("read") or real(*given))
+    real = hashlib.file_digest
+    monkeypatch.setattr(base_files.hashlib, "file_digest", lambda *given: read.append("read") or real(*given))
     assert files.those(wanted) == before
     assert not read
     assert of(paths).those(wanted) == before
@@ -99,7 +100,7 @@ def test_a_file_that_is_being_written_to_has_no_digest_yet(paths: list[Path], mo
     """Somebody appends to it after the first piece of it was read."""
 
     class Growing:
-        def __init__(self, file: BinaryIO, path: Path) -> None:
+        def __init__(self, file: BufferedReader, path: Path) -> None:
             self.file, self.path = file, path
 
         def __enter__(self) -> Growing:
@@ -111,11 +112,14 @@ def test_a_file_that_is_being_written_to_has_no_digest_yet(paths: list[Path], mo
         def fileno(self) -> int:
             return self.file.fileno()
 
-        def read(self, size: int) -> bytes:
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: bytearray) -> int:
             if self.file.tell() == 0:
                 with self.path.open("ab") as writer:
                     writer.write(b"more")
-            return self.file.read(size)
+            return self.file.readinto(buffer)
 
     files = of(paths[:1])
     with monkeypatch.context() as patched:
@@ -129,5 +133,5 @@ def test_what_a_charter_names_and_is_not_here_is_told_before_a_round_is(paths: l
     here, gone = sha256(paths[1]).hex(), "5a" * 32
     agreed = charter(limits=f'[[bases]]\nname = "gpt2"\nfiles = ["{here}", "{gone}"]\n')
     (told,) = of(paths).missing(agreed)
-    assert f"the base gpt2 of stroke-study needs the file with the SHA-256 {gone}, which is not here" in told
+    assert f"base gpt2 of stroke-study: 1 of its 2 files are not here, the first with the SHA-256 {gone}" in told
     assert not [*of([*paths, paths[0].with_name("gone.safetensors")]).missing(charter())]  # and nothing is read for it
