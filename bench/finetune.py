@@ -72,11 +72,14 @@ class Measured:
 
 
 def run(console: Console, folder: Path) -> None:
-    """(w) and (x)."""
-    table = Table(title="(w) a LoRA study, three owners, two steps of 16 x 64 tokens a round", title_justify="left")
-    for column in ("parameters", "learned, MB", "up", "down", "trainer, private MiB", "shared MiB"):
+    """(x) and (y)."""
+    table = Table(title="(x) a LoRA study, three owners, two steps of 16 x 64 tokens a round", title_justify="left")
+    table.caption = (
+        "MB learned, and bytes to it; MiB of a trainer, and more at the aggregator; seconds, and of a processor"
+    )
+    for column in ("size", "MB", "up", "down", "private", "shared", "aggregator"):
         table.add_column(column, justify="right")
-    for column in ("aggregator, + MiB", "s a round", "plain loop, s", "processor, s", "plain loop, s", "ratio"):
+    for column in ("s", "plain s", "CPU s", "plain CPU s", "ratio"):
         table.add_column(column, justify="right")
     for size, config in SIZES.items():
         with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -257,7 +260,7 @@ def peak(most: Mapping[str, int]) -> int:
 def large_file(path: Path) -> Table:
     """Opens a file of weights in bfloat16, takes its digest, and uses a tensor of it."""
     write_large(path)
-    table = Table(title=f"(x) a safetensors file of {FILE_GB} GB", title_justify="left")
+    table = Table(title=f"(y) a safetensors file of {FILE_GB} GB", title_justify="left")
     for column in ("", "seconds", "GB/s", "memory, + MiB"):
         table.add_column(column, justify="right" if column else "left")
     try:

@@ -177,6 +177,7 @@ def filled(written: str) -> str:
         "host_data": 64,
         "min_tee_tcb_svn": 32,
         "first_model": 64,
+        "files": 64,
         "plan": 64,
         "supersedes": 64,
     }

@@ -69,8 +69,9 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
     for name, (x, y) in data().items():
         np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
         owners[name] = [LocalColumns(tmp_path / f"{name}.npz", ("x", "y"), ("#images",))]
+    plan = loss.capture(model(), example=EXAMPLE)
     limits = {
-        "first_model": cloister.model_digest(model()),
+        "first_model": cloister.model_digest(model(), plan),
         "floor": 2,
         "clip": 10.0,
         "clip_buffers": 10.0,
@@ -78,7 +79,7 @@ def local(tmp_path: Path) -> Iterator[LocalStudy]:
         "min_examples": ROWS,
         "metrics": {"loss": (0.0, 100.0), "accuracy": (0.0, 1.0)},
     }
-    jobs = [cloister.job("train", loss.capture(model(), example=EXAMPLE), rounds=4, **NUMBERS)]
+    jobs = [cloister.job("train", plan, rounds=4, **NUMBERS)]
     with LocalStudy(tmp_path, owners, jobs=jobs, limits=limits, rehearsal=SEED) as running:
         running.start_aggregator()
         running.start()

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+import cloister
 from cloister.errors import DataSetError
+from cloister.worker.data.rows import Arrays
+from cloister.worker.flatten import layout_of
+from cloister.worker.training import train
 from cloister.worker.weights import Weights
 
 MIB = 1 << 20
@@ -51,3 +56,26 @@ def test_neither_opening_nor_a_digest_takes_the_memory_of_the_file(tmp_path: Pat
     assert held("RssFile") - before < 8 * MIB
     assert int(b.sum()) == 32 * MIB
     assert 32 * MIB <= held("RssFile") - before < 48 * MIB
+
+
+def test_a_training_reads_what_its_plan_touches_and_copies_none_of_a_base(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(1 << 18, 64), nn.Linear(64, 4))
+    model[0].requires_grad_(False)
+    x, y = torch.arange(8), torch.zeros(8, dtype=torch.int64)
+    plan = cloister.plan(lambda model, x, y: nn.functional.cross_entropy(model(x), y)).capture(model, example=(x, y))
+    file = tmp_path / "base.safetensors"
+    cloister.write_base(model, plan, file)
+    head = {name: each.detach().clone() for name, each in model[1].named_parameters("1")}
+    data, optimizer, layout = Arrays({"x": x, "y": y}), cloister.SGD(lr=0.1), layout_of(head)
+
+    def trained(table: torch.Tensor) -> torch.Tensor:
+        parameters, numbers = {"0.weight": table, **head}, {"batch_size": 4, "steps": 4, "seed": 1}
+        return train(plan, data, parameters=parameters, buffers={}, optimizer=optimizer, layout=layout, **numbers).delta
+
+    wanted = trained(model[0].weight.detach())
+    mapped = Weights(file).tensor("0.weight")
+    before = held("RssFile")
+    assert torch.equal(trained(mapped), wanted)
+    assert mapped.nbytes == 64 * MIB
+    assert held("RssFile") - before < 16 * MIB
