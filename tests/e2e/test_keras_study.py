@@ -110,4 +110,4 @@ def test_a_keras_model_learns_in_a_study_what_it_learns_in_a_simulation(local: L
     assert mean.abs().max() > 0
     run.model.save(tmp_path / "trained.keras")
     again = keras.models.load_model(tmp_path / "trained.keras")
-    assert describe(again).digest == describe(run.model).digest
+    assert describe(again, run.plan).digest == describe(run.model, run.plan).digest
