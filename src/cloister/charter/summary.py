@@ -116,11 +116,12 @@ def limits(limits: Limits) -> Mapping[str, str]:
 
 
 def _buffers(limits: Limits) -> str:
-    if limits.home_buffers:
-        return "none: buffers that a job learns stay with each owner"
-    if limits.clip_buffers is None:
-        return "none: no job learns buffers"
-    return f"that of its buffers at most {exact(limits.clip_buffers)}"
+    told = (
+        f"none: no job {'averages' if limits.home_buffers else 'learns'} buffers"
+        if limits.clip_buffers is None
+        else f"that of its buffers at most {exact(limits.clip_buffers)}"
+    )
+    return f"{told}; those that a job writes stay with each owner" if limits.home_buffers else told
 
 
 def job(agreed: AgreedJob) -> Mapping[str, str]:
