@@ -151,6 +151,18 @@ def test_one_rounding_to_the_models_type() -> None:
     assert FedAvg(3.0).apply(model, mean=mean, state=State())[0][0] == np.float32(1 + 2.0**-23)
 
 
+SINGLES = st.floats(-(2.0**126), 2.0**126, width=32)
+
+
+@given(st.lists(st.tuples(SINGLES, SINGLES), min_size=1, max_size=8))
+def test_a_mean_in_the_models_type_comes_to_the_bits_of_one_in_doubles(pairs: list[tuple[float, float]]) -> None:
+    """An instance has the mean in float64, and whoever is sent a step has it in float32."""
+    model, mean = (np.array(each, np.float32) for each in zip(*pairs, strict=True))
+    short, _ = FedAvg().apply(model, mean=mean, state=State())
+    long, _ = FedAvg().apply(model, mean=mean.astype(np.float64), state=State())
+    assert short.tobytes() == long.tobytes()
+
+
 # --- Refusals
 
 
