@@ -365,6 +365,8 @@ class Member:
             raise RoundError("the round's digest is not that of its job, model and place")
         if self._replica.model is None:
             raise RoundError("the model was not handed over")
+        if not self._replica.is_of(work.job):
+            raise RoundError("the job has other frozen tensors than the model that it says it goes on from")
         data = self._data.find(work.agreed)
         noise = noise_of(self.charter.limits, work.agreed)
         self._countersigner.check_budget(data, number=asked.round, noise=noise)

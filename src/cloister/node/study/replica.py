@@ -51,6 +51,15 @@ class Replica:
         """The same, if what the newest record's strategy remembers is held too: an aggregator may ask for it."""
         return self.model if self.model is not None and self.model.is_newest(self.ledger) else None
 
+    def is_of(self, job: Job) -> bool:
+        """Whether the model that is held has the tensors of ``job``, those that are frozen too: a job's own word for
+        where it starts proves nothing."""
+        model, tensors = self.model, job.tensors.digest
+        if model is None or (tensors != self._tensors and name_of_values(tensors, model.vector) != model.digest):
+            return False
+        self._tensors = tensors
+        return True
+
     def begin(self, signer: bytes) -> None:
         """Begins a connection to the instance with this key, which has proved itself."""
         # The record of an instance that released nothing may be missing from the chain that the others go on with.
