@@ -90,6 +90,19 @@ def test_one_of_whom_it_is_not_known_that_it_holds_the_model_is_given_it() -> No
     assert study.owners["bob"].model == study.rosa.model
 
 
+def test_one_that_takes_no_part_in_the_round_is_given_the_model() -> None:
+    """It may refuse the job that it was shown: then it could make nothing of a step, and would leave, and come again,
+    with each release. But it bears witness."""
+    study = of("bfloat16", FedAvgM())
+    study.owners["chuck"].spoil = lambda message, body: [
+        (w.Declined(message.round, "no", message.standing) if isinstance(message, w.Ready) else message, body)
+    ]
+    study.run()
+    found = releases(study, "chuck")
+    assert [(each.model, each.step) for each in found] == [(4 * LENGTH, 0)] * 4
+    assert [bool(each.step) for each in releases(study, "alice")] == [False, True, True, True]
+
+
 def test_a_researcher_that_has_not_submitted_the_job_is_given_the_model() -> None:
     study = Study(agree(limits=METRICS + charters.member("rick", "researcher"), job={"precision": "bfloat16"}))
     study.parties["rick"], study.said["rick"] = Party("rick", study.charter), []

@@ -603,4 +603,6 @@ class RoundMachine:
         for peer in self._peers.present():
             peer.refused = 0
             repeats = self.run is not None and (peer.model, peer.job) == (before, self.run.digest)
+            if peer.owner and peer.key not in committing.drafted.members:  # it may have refused the job
+                repeats = False
             self._chains.bring(peer, step=committing.outcome.step if repeats else None)

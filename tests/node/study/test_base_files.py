@@ -52,6 +52,19 @@ def test_files_are_known_by_their_digests(paths: list[Path]) -> None:
     assert of(paths).those([]) == ()
 
 
+def test_a_file_that_is_gone_stops_no_job_that_does_not_read_it(paths: list[Path], tmp_path: Path) -> None:
+    files, wanted = of([tmp_path / "gone.safetensors", *paths]), sha256(paths[1])
+    assert files.those([]) == ()
+    assert [each.digest for each in files.those([wanted])] == [wanted]
+    with pytest.raises(DataSetError, match="cannot be read at its node"):
+        files.those([bytes(32)])
+
+
+def test_for_a_job_without_a_base_nothing_is_read(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_files, "open_regular", lambda path: pytest.fail(f"{path} is opened"))
+    assert of(paths).those([]) == ()
+
+
 def test_a_file_is_read_once(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     files, wanted = of(paths), [*map(sha256, paths)]
     before = files.those(wanted)
@@ -88,7 +101,7 @@ def test_a_file_that_cannot_be_read_is_told_to_its_owner_with_its_path_and_to_ot
     with pytest.raises(ConfigurationError, match=r"gone\.safetensors, under \[\[models\]\], cannot be read: No such"):
         of(gone).digests()
     with pytest.raises(DataSetError) as caught:
-        of(gone).those([sha256(paths[0])])
+        of(gone).those([bytes(32)])
     assert str(caught.value) == "a file of a base model cannot be read at its node, whose log says why"
     os.mkfifo(gone[2])
     with pytest.raises(ConfigurationError, match="no regular file"):

@@ -269,6 +269,23 @@ def test_a_file_of_the_base_that_was_written_to_since_is_not_trained_on(tmp_path
             process.train(asked, job=data, vector=bytearray(8))
 
 
+def test_a_job_raises_no_limit_of_memory_by_naming_a_tensor_of_the_base_again_and_again(tmp_path: Path) -> None:
+    """What is mapped is no memory of the process, and so is added to its limit: but only what the plan reads of it."""
+    save_file({"w": torch.zeros(1 << 20)}, tmp_path / "base.safetensors")
+    (mapped,) = (files := BaseFiles([BaseFile(tmp_path / "base.safetensors")])).those([*files.digests().values()])
+    x, y = columns()
+    np.savez(tmp_path / "mri.npz", x=x.numpy(), y=y.numpy())
+    given = Given(Columns("#mri", str(tmp_path / "mri.npz"), ("x", "y")), models=(mapped,))
+    honest = job(double=False)
+    spec = TensorSpec("float32", (1 << 20,))
+    again = tuple(Based(f"z{number}", spec, False, mapped.digest, "w") for number in range(8))
+    for tensors in (honest.tensors, msgspec.structs.replace(honest.tensors, base=again)):
+        process = TrainerProcess(given, memory_bytes=100, device="cpu")
+        data = jobs.encode(msgspec.structs.replace(honest, tensors=tensors))
+        with pytest.raises(PlanError, match="the limit is 100|the plan has no tensor 'z0'"):
+            process.train(order(draw=None), job=data, vector=bytearray(32))
+
+
 @pytest.mark.slow
 def test_an_owner_whose_updates_are_clipped_again_and_again_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

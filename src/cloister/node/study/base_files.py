@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,6 +15,8 @@ from cloister.charter.names import shown
 from cloister.errors import ConfigurationError, DataSetError
 from cloister.files import identity_of, open_regular
 from cloister.node.config import BaseFile
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Mapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,20 +67,27 @@ class BaseFiles:
         """The files with these digests.
 
         Raises:
-            DataSetError: one of them is not here, or a file cannot be read; the message is for the study too, and
-                names no path.
+            DataSetError: one of them is not here, or in a file that cannot be read; the message is for the study too,
+                and names no path.
         """
-        try:
-            found = {read.digest: (path, read) for path in self._paths for read in [self._look(path)]}
-        except ConfigurationError:
-            raise DataSetError("a file of a base model cannot be read at its node, whose log says why") from None
+        wanted, found, unread = {*wanted}, dict[bytes, tuple[Path, _Read]](), False
+        for path in self._paths if wanted else ():
+            try:
+                read = self._look(path)
+            except ConfigurationError as fault:
+                _log.warning("%s", fault)
+                unread = True
+            else:
+                found[read.digest] = path, read
         missing = sorted(each.hex() for each in wanted if each not in found)
+        if missing and unread:
+            raise DataSetError("a file of a base model cannot be read at its node, whose log says why")
         if missing:
             raise DataSetError(
                 f"the base model's file with the SHA-256 {missing[0]} is not at this node: its owner names it under"
                 " [[models]] of node.toml"
             )
-        return tuple(Mapped(digest, str(found[digest][0]), found[digest][1].identity) for digest in sorted({*wanted}))
+        return tuple(Mapped(digest, str(found[digest][0]), found[digest][1].identity) for digest in sorted(wanted))
 
     def _look(self, path: Path) -> _Read:
         try:

@@ -274,7 +274,8 @@ def check_parts(plan: Plan, job: Job) -> None:
     given = {each.name: each for each in job.tensors.all}
     parameters = {held.names[0] for held in plan.program.parameters}
     learns = learned(plan.program)
-    faults = []
+    strange = sorted(given.keys() - {held.names[0] for held in plan.program.held})
+    faults = [f"the plan has no tensor {name!r}" for name in strange[:5]]  # they would count as memory that is mapped
     for held in plan.program.held:
         name, wanted = held.names[0], TensorSpec(held.dtype, held.shape)
         found = given.get(name)
