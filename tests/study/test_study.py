@@ -154,6 +154,23 @@ def test_a_step_leads_to_the_next_model(aggregator: Aggregator, tmp_path: Path) 
     assert found.digest == run.receipts[-1].record.model
 
 
+def test_a_step_from_the_model_that_the_job_starts_from(aggregator: Aggregator) -> None:
+    """Whoever submitted it has that model, even where it was not handed what a job before it remembered beside it."""
+    start = np.array(flat(model()), np.float32)
+
+    def script(talk: Talk) -> None:
+        talk.accept()
+        instance = talk.begin()
+        talk.release(start + np.float32(0.5), instance=instance)
+        found, step = talk.ledger.since(0), packed(np.full(LENGTH, 0.5, np.float32), to="bfloat16")
+        talk.say(Chain(1, tuple(map(len, found)), step=step.nbytes), [*found, step.tobytes()])
+        talk.finish("enough")
+
+    with aggregator.saying(script) as options:
+        run = fit(aggregator.study(options), precision="bfloat16")
+    assert flat(run.model) == (start + np.float32(0.5)).tolist()
+
+
 def test_a_step_that_leads_elsewhere_is_noticed(aggregator: Aggregator, tmp_path: Path) -> None:
     told: list[Any] = []
     with (

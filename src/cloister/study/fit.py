@@ -250,7 +250,8 @@ class JobRun:
 
     def _model_of(self, handed: Handed, ledger: Ledger) -> ModelState | None:
         if handed.step is not None:
-            return repeat(handed.step, before=self.held, ledger=ledger, job=self.job)
+            before = self.held or ModelState(self.job.start, bytes_of(self.start))
+            return repeat(handed.step, before=before, ledger=ledger, job=self.job)
         if handed.vector is None:
             return None
         found = ModelState(jobs.model_digest(self.job, handed.vector), handed.vector, handed.averages, handed.rounds)

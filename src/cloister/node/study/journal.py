@@ -105,7 +105,7 @@ class Records(Remembered):
 
     def kept(self, charter: bytes) -> tuple[bytes, bytes | None] | None:
         """The digests of the newest model that was kept, and of the strategy's state beside it."""
-        kept = self._coming[charter][0] if charter in self._coming else self._of(charter).kept
+        kept, _ = self._coming.get(charter, (self._of(charter).kept, None))  # another's thread may write it meanwhile
         return None if kept is None else (kept.model, kept.state)
 
     def model(self, charter: bytes) -> ModelState | None:
