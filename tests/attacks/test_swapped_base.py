@@ -1,8 +1,8 @@
 """Attack: have owners train on another frozen tensor than was agreed on: one of the same shape, in the same file.
 
 The charter names files of a base, and its first model which tensor of which file is meant. Whoever has taken over the
-aggregator, and a researcher in league, show an owner that holds the newest model one job more, which says that it starts
-from this model, and whose frozen tensors are others. What a job says of its start is a claim.
+aggregator shows an owner that holds the newest model one job more, which says that it starts from this model, and whose
+frozen tensors are others. What a job says of its start is a claim.
 """
 
 from __future__ import annotations

@@ -163,6 +163,7 @@ def test_what_is_refused(changed, why):
             r"'a' is in a file that the charter does not name under \[\[bases\]\]",
         ),
         ({"constants": (Constant("n", TensorSpec("int64", ()), bytes(7)),)}, "longer or shorter"),
+        ({"constants": (Constant("n", TensorSpec("bool", (3,)), bytes([0, 1, 2])),)}, "other than 0 and 1"),
         ({"constants": (Constant("n", TensorSpec("object", ()), b""),)}, "does not travel"),
         ({"constants": (Constant("n", TensorSpec("uint8", (1 << 48,) * 16), b""),)}, "limit"),
         (

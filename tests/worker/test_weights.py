@@ -110,6 +110,16 @@ def test_values_at_odd_places_are_told_when_they_are_wanted(tmp_path: Path) -> N
         weights.tensor("x")
 
 
+def test_a_bool_is_0_or_1(tmp_path: Path) -> None:
+    """Any byte is a bool to a file; to PyTorch only these two are defined."""
+    header = {"mask": {"dtype": "BOOL", "shape": [2, 2], "data_offsets": [0, 4]}}
+    right = Weights(written(tmp_path / "right.safetensors", header, bytes([0, 1, 1, 0])))
+    assert right.tensor("mask").tolist() == [[False, True], [True, False]]
+    wrong = Weights(written(tmp_path / "wrong.safetensors", header, bytes([0, 1, 2, 0])))
+    with pytest.raises(DataSetError, match="holds bytes other than 0 and 1"):
+        wrong.tensor("mask")
+
+
 def test_an_element_type_that_is_not_known_is_left_out(tmp_path: Path) -> None:
     header = {"x": ONE, "f8": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}
     weights = Weights(written(tmp_path / "x.safetensors", header, bytes(8)))

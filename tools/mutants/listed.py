@@ -3396,6 +3396,36 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
+        "node/study/member.py",
+        "tests/attacks/test_swapped_base.py",
+        (
+            "frozen-tensors-on-a-jobs-word",
+            "if not self._replica.is_of(work.job):",
+            "if False:",
+            "an owner trains on the frozen tensors that the model's name covers",
+        ),
+    ),
+    *_in(
+        "worker/weights.py",
+        "tests/worker/test_weights.py",
+        (
+            "bools-of-a-base",
+            "        check_received([values])\n",
+            "",
+            "a base holds no bool that PyTorch leaves undefined",
+        ),
+    ),
+    *_in(
+        "ledger/job.py",
+        "tests/ledger/test_job.py",
+        (
+            "bools-of-a-job",
+            'each.data.translate(None, b"\\0\\1")',
+            "False",
+            "a job holds no bool that PyTorch leaves undefined",
+        ),
+    ),
+    *_in(
         "node/study/base_files.py",
         "tests/node/study/test_base_files.py",
         (
@@ -3425,6 +3455,12 @@ _MEMORY: Final = (
             "if weights.identity != model.identity:",
             "if False:",
             "a training maps the file whose digest was taken",
+        ),
+        (
+            "tensors-beside-the-plan",
+            'faults = [f"the plan has no tensor {name!r}" for name in strange[:5]]',
+            "faults: list[str] = []",
+            "a job raises no limit of memory by tensors that its plan does not read",
         ),
         (
             "path-of-a-base",
@@ -3838,6 +3874,12 @@ _HALVES: Final = (
             "(peer.model, peer.job) == (before, self.run.digest)",
             "peer.job == self.run.digest",
             "whoever lacks the model before is given the whole one",
+        ),
+        (
+            "steps-for-those-that-took-no-part",
+            "if peer.owner and peer.key not in committing.drafted.members:",
+            "if False:",
+            "whoever may have refused the job is given the model",
         ),
         (
             "steps-for-those-without-the-job",

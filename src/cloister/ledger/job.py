@@ -239,6 +239,8 @@ def _held(tensors: Tensors, charter: Charter) -> list[str]:
             return ["a constant of its model is longer or shorter than its shape"]
     except CloisterError as fault:
         return [str(fault)]
+    if any(each.spec.dtype == "bool" and each.data.translate(None, b"\0\1") for each in tensors.constants):
+        return ["a bool constant of its model holds bytes other than 0 and 1"]
     if sum(len(each.data) for each in tensors.constants if each.spec.dtype in FLOATS) > FROZEN_BYTES:
         return [f"its constants hold more than {FROZEN_BYTES} bytes of floating-point tensors: they belong into a base"]
     return []

@@ -22,6 +22,7 @@ from cloister.tensor.geometry import DTYPES
 from cloister.wire.tensors import ITEM_BYTES, TensorSpec
 from cloister.worker.data.errors import reading
 from cloister.worker.data.headers import Stored, all_of_safetensors, missing
+from cloister.worker.values import check_received
 
 
 class Weights:
@@ -77,4 +78,5 @@ class Weights:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor is it written
             values = torch.frombuffer(self._mapping, dtype=DTYPES[spec.dtype], count=spec.count(), offset=start)
+        check_received([values])
         return values.view(spec.shape)

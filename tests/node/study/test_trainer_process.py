@@ -282,7 +282,7 @@ def test_a_job_raises_no_limit_of_memory_by_naming_a_tensor_of_the_base_again_an
     for tensors in (honest.tensors, msgspec.structs.replace(honest.tensors, base=again)):
         process = TrainerProcess(given, memory_bytes=100, device="cpu")
         data = jobs.encode(msgspec.structs.replace(honest, tensors=tensors))
-        with pytest.raises(PlanError, match="the limit is 100|the plan has no tensor 'z0'"):
+        with pytest.raises(PlanError, match=r"the limit is 100|the plan has no tensor 'z0'"):
             process.train(order(draw=None), job=data, vector=bytearray(32))
 
 
