@@ -22,6 +22,7 @@ from cloister.errors import (
     TrainingError,
     WorkerError,
 )
+from cloister.tensor.plan.program import CLIPPED, UPDATE_NORM
 from cloister.tensor.training import TrainingReport
 from cloister.tensor.worker import Worker
 from cloister.wire.layout import regions_of
@@ -113,7 +114,8 @@ def test_it_is_the_training_here_to_the_last_bit(b: Worker, optimizer: str) -> N
     _, expected = here(optimizer=declared)
     assert report.losses == expected.losses
     assert len(report.losses) == 12
-    assert report.metrics == expected.metrics
+    told = {name: each for name, each in expected.metrics.items() if name not in (CLIPPED, UPDATE_NORM)}
+    assert report.metrics == told
     assert report.loss == expected.metrics["loss"]
     assert report.examples == ROWS
     reached = model.get().state_dict()

@@ -265,7 +265,8 @@ def test_a_restart_of_the_aggregator_needs_no_researcher(local: LocalStudy) -> N
     assert run.finished
     assert len(run.history) == 6
     assert same(run.model, replayed(run, strategy=cloister.FedAvg()))
-    assert all("is over: all its rounds are released" in local.log(name) for name in SIZES)
+    for name in SIZES:
+        local.found(name, r"(is over: all its rounds are released)", within_s=60.0)
     local.kill(AGGREGATOR)
     local.start_aggregator()
     assert fit(local.study(patience_s=60.0), rounds=6).finished  # nothing is gone on with that is over

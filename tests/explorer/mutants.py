@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -188,11 +189,12 @@ def _needs_one_consent_fewer(patch: Patch) -> None:
 
 def _keeps_in_the_sum_who_is_left_out(patch: Patch) -> None:
     def leave_out(collection: Collection, name: str) -> None:
+        added = [each for each in islice(collection.answers, collection._added) if each != name]
         del collection.answers[name]
         collection._asked.discard(name)
         collection._arrived.pop(name, None)
         collection._weighing.weigh(collection.answers)
-        collection._added = [each for each in collection._added if each != name]
+        collection._added = len(added)
         collection._add()
 
     patch.setattr(Collection, "leave_out", leave_out)
