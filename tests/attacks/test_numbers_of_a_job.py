@@ -279,9 +279,10 @@ def test_the_real_processes_compute_the_charters_numbers_and_no_others(local: Lo
     assert run.finished
     ledger = Ledger.from_records(local.charter, read_lines(study.chain.read_bytes().splitlines(keepends=True)))
     honest = make(describe(model(), PLAN), PLAN, local.charter.jobs[0], charter=local.charter)
+    first_values = describe(model(), PLAN).vector
     for forge, text in FORGERIES.items():  # a client that says what it likes
         for kind in KINDS:
-            assert text in theft.submit(forge(honest, kind), ledger=ledger, local=local)
+            assert text in theft.submit(forge(honest, kind), first_values, ledger=ledger, local=local)
     local.kill(AGGREGATOR)
     first = ledger.receipts[1].cohort.sequence
     older = Ledger.from_records(local.charter, ledger.records[: first - 1])

@@ -11,6 +11,7 @@ from cloister.demo import screen, theft, training
 from cloister.demo.rollback import RolledBack, Scheme, set_back
 from cloister.demo.tampering import refusals, replace_aggregator
 from cloister.ledger.chain import Ledger
+from cloister.study.job import describe
 from cloister.testing.studies import ADDRESS, AGGREGATOR, LocalStudy
 from cloister.worker.plans import Plan
 
@@ -34,7 +35,7 @@ def attempt(console: Console, local: LocalStudy, ledger: Ledger, plan: Plan, *, 
     """
     honest = training.job(plan, rounds=rounds, charter=local.charter)
     forged = theft.forge(honest, training.captured(training.copy_row))
-    found = theft.submit(forged, ledger=ledger, local=local)
+    found = theft.submit(forged, describe(training.new_model(), plan).vector, ledger=ledger, local=local)
     screen.refuse(console, _THEFT, {"the aggregator": found})
     with console.status("waiting until the hospitals dial again"):
         replace_aggregator(local, local.folder / "tampered")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import numpy as np
 
+from cloister.aggregation.vectors import Vector
 from cloister.errors import MessageError, UnacceptableError
 from cloister.ledger import job as jobs
 from cloister.ledger.chain import Ledger
@@ -23,16 +23,15 @@ def forge(honest: bytes, plan: Plan) -> bytes:
     return jobs.encode(msgspec.structs.replace(jobs.decode(honest), plan=plan.encode()))
 
 
-def submit(forged: bytes, *, ledger: Ledger, local: LocalStudy) -> str:
+def submit(forged: bytes, model: Vector, *, ledger: Ledger, local: LocalStudy) -> str:
     """Submits a forged job, as the researcher; how the aggregator refuses it.
 
-    ``ledger``: the researcher's, with the same records as the aggregator's.
+    ``model``: the values that the job starts from. ``ledger``: the researcher's, with the same records as the aggregator's.
 
     Raises:
         UnacceptableError: the job is accepted. NetworkError: the connection is lost.
     """
     policy = AttestationPolicy(charter=local.charter, accept_simulated=True)
-    vector = np.zeros(jobs.decode(forged).layout.length, np.float32)  # it is refused before anybody looks at it
     with StudyClient(
         attest_peer(ADDRESS, policy=policy, identity=local.researcher, at=local.routes[ADDRESS])
     ) as conversation:
@@ -41,7 +40,7 @@ def submit(forged: bytes, *, ledger: Ledger, local: LocalStudy) -> str:
             message: Any = conversation.hear(unless=None)
             match message[0]:
                 case Chain(records=(), model=0):
-                    conversation.say(Submit(len(forged)), [memoryview(forged), bytes_of(vector)])
+                    conversation.say(Submit(len(forged)), [memoryview(forged), bytes_of(model)])
                 case Refused(text=text):
                     return text
                 case Accepted():
