@@ -26,7 +26,8 @@ def forge(honest: bytes, plan: Plan) -> bytes:
 def submit(forged: bytes, model: Vector, *, ledger: Ledger, local: LocalStudy) -> str:
     """Submits a forged job, as the researcher; how the aggregator refuses it.
 
-    ``model``: the values that the job starts from. ``ledger``: the researcher's, with the same records as the aggregator's.
+    ``model``: the values that the job starts from. ``ledger``: the researcher's, with the same records as the
+    aggregator's.
 
     Raises:
         UnacceptableError: the job is accepted. NetworkError: the connection is lost.
