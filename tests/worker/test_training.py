@@ -290,3 +290,14 @@ def test_a_training_that_diverges_says_so() -> None:
     model, data = made("mlp")
     with pytest.raises(TrainingError, match="not finite"):
         trained(model, data, optimizer=cloister.SGD(lr=1e30))
+
+
+def test_a_buffer_that_stays_at_home_is_finite_too() -> None:
+    """The variance of such data is beyond float32; in train mode a BatchNorm goes on with it, and keeps it for good."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    data = Arrays({"x": torch.randn(ROWS, 3) * 1e25, "y": torch.arange(ROWS) % 2})
+    layout = deltas.layout_of(dict(model.named_parameters()))
+    assert trained(model, Arrays({"x": torch.randn(ROWS, 3), "y": torch.arange(ROWS) % 2}), layout=layout).others
+    with pytest.raises(TrainingError, match=r"values in '0\.running_var' that are not finite"):
+        trained(model, data, layout=layout)

@@ -3406,6 +3406,16 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
+        "worker/training.py",
+        "tests/worker/test_training.py",
+        (
+            "buffers-at-home-without-end",
+            "        deltas.check_finite(others)  #",
+            "        #",
+            "no owner keeps a buffer for good that is not finite",
+        ),
+    ),
+    *_in(
         "worker/weights.py",
         "tests/worker/test_weights.py",
         (
@@ -3464,9 +3474,15 @@ _MEMORY: Final = (
         ),
         (
             "path-of-a-base",
-            "for model in self._models:\n            said =",
-            "for model in ():\n            said =",
+            "said = said.replace(path, names[path])",
+            "pass",
             "where an owner's base models lie is told to nobody",
+        ),
+        (
+            "path-in-a-path",
+            "sorted(names, key=len, reverse=True)",
+            "names",
+            "what a base is called in the folder of a data set is told to nobody",
         ),
     ),
     *_in(

@@ -126,6 +126,7 @@ class TrainingTogether:
         norms = [Norms(*each) for each in zip(*found, strict=True)]
         in_vector = {place.name for place in self._layout.places}
         others = {name: each for name, each in written.items() if name not in in_vector}
+        deltas.check_finite(others)
         apart = [{name: each[at].clone() for name, each in others.items()} for at in range(len(owners) if homes else 1)]
         return TrainedTogether(changes, norms, metrics, apart)
 

@@ -87,13 +87,21 @@ def delta(tensors: Mapping[str, torch.Tensor], *, start: torch.Tensor, layout: L
     _check_vector(start, layout)
     change = flatten(tensors, layout=layout).sub_(start)
     if not math.isfinite(_norm(change)):
-        for name, _, first, last in layout.places:
-            if not change[first:last].isfinite().all():
-                raise TrainingError(
-                    f"training led to values in {name!r} that are not finite; a lower learning rate, clipped "
-                    "gradients, or data without NaN and infinite values may help"
-                )
+        check_finite({name: change[first:last] for name, _, first, last in layout.places})
     return change
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """
+    Raises:
+        TrainingError: a value that is not finite; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise TrainingError(
+                f"training led to values in {name!r} that are not finite; a lower learning rate, clipped "
+                "gradients, or data without NaN and infinite values may help"
+            )
 
 
 @torch.no_grad()

@@ -227,6 +227,7 @@ class Training:
         clipped = self._ending.clip is not None and not deltas.within(norm, self._ending.clip)
         metrics = {**seen.means(), CLIPPED: float(clipped), UPDATE_NORM: norm}
         others = {name: each for name, each in self._model.written().items() if name not in self._in_vector}
+        deltas.check_finite(others)  # a buffer that stays with its owner would stay so for good
         norms = Norms(*(deltas.norm(change, regions=each) for each in self._regions))
         return Trained(change, norms, len(data), metrics, tuple(seen.losses().tolist()), others)
 

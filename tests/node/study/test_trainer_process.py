@@ -218,6 +218,8 @@ def test_a_fault_of_a_base_is_told_by_its_digest_and_not_by_its_path(tmp_path: P
     said = TrainerProcess(given, memory_bytes=MEMORY, device="cpu").told(caught.value)
     assert said.startswith(f"the base model's file with the SHA-256 {digest.hex()}: ")
     assert str(tmp_path) not in said
+    beside = msgspec.structs.replace(given, data=Columns("#mri", str(tmp_path), ("x",)))  # a data set of many files
+    assert TrainerProcess(beside, memory_bytes=MEMORY, device="cpu").told(caught.value) == said
 
 
 @pytest.mark.parametrize("bad", [99, -5])

@@ -151,9 +151,12 @@ class TrainerProcess:
     def told(self, fault: CloisterError) -> str:
         """What is told of a fault: files by what a study calls them, and not by their paths, which are nobody else's
         business."""
-        said = str(fault).replace(str(Path(self._data_set.path)), f"the data set {self._data_set.name!r}")
-        for model in self._models:
-            said = said.replace(str(Path(model.path)), f"the base model's file with the SHA-256 {model.digest.hex()}")
+        said, names = str(fault), {str(Path(self._data_set.path)): f"the data set {self._data_set.name!r}"}
+        names |= {
+            str(Path(each.path)): f"the base model's file with the SHA-256 {each.digest.hex()}" for each in self._models
+        }
+        for path in sorted(names, key=len, reverse=True):  # one may begin with another
+            said = said.replace(path, names[path])
         return said
 
     def _sum(
