@@ -2937,8 +2937,8 @@ _BUDGETS: Final = (
         ),
         (
             "tells-where-a-file-is",
-            "str(fault).replace(str(Path(self._data_set.path)),",
-            'str(fault).replace("no path",',
+            "str(fault), {str(Path(self._data_set.path)):",
+            'str(fault), {"no path":',
             "a data set is told of by its name, and not by its path",
         ),
         (
