@@ -17,6 +17,7 @@ import pytest
 
 from cloister.charter import Charter
 from cloister.ledger.job import Based, Constant, Tensors
+from cloister.ledger.sync import ModelState
 from cloister.node.study.journal import Records
 from cloister.wire.tensors import TensorSpec
 from tests.support import chains, charters
@@ -76,6 +77,29 @@ def test_at_a_node_that_was_started_anew(tmp_path: Path) -> None:
         again.connect()
         again.chain(after=again.ledger.sequence)
         assert "other frozen tensors" in proposed(again, 2, SWAPPED[0])
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_model_that_is_released_under_another_name(anew: bool, tmp_path: Path) -> None:
+    """The aggregator calls what a round came to a model with other frozen tensors, and shows the job that fits."""
+    notes = Records(tmp_path)
+    here = Aggregator.facing(owner(agreed=agreed(), notes=notes), **HONEST)
+    here.round(1)
+    if anew:
+        notes.catch_up(whole=True)
+        notes.close()
+        notes = Records(tmp_path)
+        here = Aggregator(owner(agreed=agreed(), notes=notes), here.job, here.ledger, here.instance, here.model)
+        here.connect()
+        here.chain(after=here.ledger.sequence)
+    swapped = job(here.ledger.charter, **HONEST | SWAPPED[0])
+    renamed = swapped.tensors.name_of(here.model)
+    here.job = msgspec.structs.replace(swapped, start=renamed)
+    said = here.show()
+    assert here.member._replica.ledger.model != renamed
+    here.member._replica._model = ModelState(renamed, here.model)  # as if a record had named it
+    assert not here.member._replica.is_of(here.job), said
+    notes.close()
 
 
 def test_the_job_that_was_agreed_on_goes_on() -> None:

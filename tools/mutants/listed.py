@@ -3406,6 +3406,16 @@ _MEMORY: Final = (
         ),
     ),
     *_in(
+        "node/study/replica.py",
+        "tests/attacks/test_swapped_base.py",
+        (
+            "frozen-tensors-of-another-name",
+            'if model is None or self._agreed not in (b"", tensors):',
+            "if model is None:",
+            "no release names a model with other frozen tensors",
+        ),
+    ),
+    *_in(
         "worker/training.py",
         "tests/worker/test_training.py",
         (

@@ -105,8 +105,13 @@ class Records(Remembered):
 
     def kept(self, charter: bytes) -> tuple[bytes, bytes | None] | None:
         """The digests of the newest model that was kept, and of the strategy's state beside it."""
-        kept, _ = self._coming.get(charter, (self._of(charter).kept, None))  # another's thread may write it meanwhile
+        kept = self._newest(charter)
         return None if kept is None else (kept.model, kept.state)
+
+    def tensors(self, charter: bytes) -> bytes:
+        """The digest of the tensors that the newest model has; empty where none was kept."""
+        kept = self._newest(charter)
+        return b"" if kept is None else kept.tensors
 
     def model(self, charter: bytes) -> ModelState | None:
         """The newest model that was kept; None too where its file is gone or damaged: others have it."""
@@ -137,6 +142,10 @@ class Records(Remembered):
         from cloister.node.study import kept_file
 
         return kept_file.read(_home_file(self._folder, charter))
+
+    def _newest(self, charter: bytes) -> Kept | None:
+        kept, _ = self._coming.get(charter, (self._of(charter).kept, None))  # another's thread may write it meanwhile
+        return kept
 
     # What is written
 

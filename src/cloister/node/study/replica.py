@@ -32,6 +32,8 @@ class Replica:
         self._verify_instance = verify_instance
         self._model = records.model(self._digest)
         self._tensors = b""
+        self._agreed = records.tensors(self._digest)
+        """The digest of the tensors that models have under this charter, as the first one had; empty before that."""
         self._unproven: ModelState | None = None
         self._signer: bytes | None = None
         self.ledger = Ledger.from_records(charter, records.chain(self._digest))
@@ -55,9 +57,11 @@ class Replica:
         """Whether the model that is held has the tensors of ``job``, those that are frozen too: a job's own word for
         where it starts proves nothing."""
         model, tensors = self.model, job.tensors.digest
-        if model is None or (tensors != self._tensors and name_of_values(tensors, model.vector) != model.digest):
+        if model is None or self._agreed not in (b"", tensors):
             return False
-        self._tensors = tensors
+        if tensors != self._tensors and name_of_values(tensors, model.vector) != model.digest:
+            return False
+        self._tensors = self._agreed = tensors
         return True
 
     def begin(self, signer: bytes) -> None:
@@ -92,6 +96,7 @@ class Replica:
         if self._unproven is not None and job is not None:
             model, self._unproven = self._unproven, None
             tensors = job.tensors.digest
+            self._check_agreed(job)
             if name_of_values(tensors, model.vector) != model.digest:
                 raise RoundError("the model is not the one that its newest record released")
             self._model, self._tensors = model, tensors
@@ -107,6 +112,11 @@ class Replica:
             Say(message, tuple(bodies)) for message, bodies in hand_over(self.ledger, after=after, model=self.whole)
         ]
 
+    def _check_agreed(self, job: Job) -> None:
+        """Whoever releases a model under another name could have its frozen tensors be others from then on."""
+        if self._agreed not in (b"", job.tensors.digest):
+            raise RoundError("the model has other frozen tensors than those before it under this charter")
+
     def _advanced(self, handed: Handed) -> Ledger:
         grown = advance(self.ledger, handed.first, handed.records)
         known = set(self.ledger.heads)
@@ -119,6 +129,7 @@ class Replica:
         if handed.step is not None:
             if job is None:
                 raise RoundError("it comes with the step of a job that was not shown")
+            self._check_agreed(job)
             self._model = repeat(handed.step, before=self._model, ledger=self.ledger, job=job)
             self._tensors, self._unproven = job.tensors.digest, None
         if handed.vector is None:
