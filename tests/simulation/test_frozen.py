@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -113,10 +114,17 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and looks at what it made."""
         found = func(*args, **(kwargs or {}))
-        given = {each.untyped_storage().data_ptr() for each in args if isinstance(each, Tensor)}
-        if isinstance(found, Tensor) and not found.is_meta and found.untyped_storage().data_ptr() not in given:
+        if not _has_values(found):
+            return found
+        given = {each.untyped_storage().data_ptr() for each in args if _has_values(each)}
+        if found.untyped_storage().data_ptr() not in given:
             self.made = max(self.made, found.nbytes)
         return found
+
+
+def _has_values(each: Any) -> bool:
+    """Whether it is a tensor, and none of those by which shapes are found."""
+    return isinstance(each, Tensor) and not isinstance(each, FakeTensor) and not each.is_meta
 
 
 def test_a_training_copies_what_it_learns_and_no_more() -> None:
