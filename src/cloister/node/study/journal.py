@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from cloister.ledger.sync import ModelState  # NumPy comes with it, which is for the thread that takes part
 
 FILE: Final = "records.sqlite"
+_JOB: Final = "job"
+_HOME: Final = "home"
 _FORMAT: Final = 6
 _APPLICATION: Final = 0x434C5354  # "CLST": what SQLite keeps for file(1) and its like
 _START: Final = hashlib.sha256(b"cloister node records 6\0").digest()
@@ -76,8 +78,7 @@ class Records(Remembered):
         self.together: Final = threading.RLock()
         """Held by whoever looks at the records and writes what follows from that, so that nobody does so in between."""
         self._models: dict[bytes, ModelState] = {}
-        self._jobs: dict[bytes, bytes] = {}
-        self._homes: dict[bytes, bytes] = {}
+        self._files: dict[tuple[bytes, str], bytes] = {}
         self._coming: dict[bytes, tuple[Kept, ModelState | None]] = {}
         """By charter: what is written with what is written next, and the model as long as it has no file."""
         self._count, self._hash = 0, _START
@@ -129,19 +130,18 @@ class Records(Remembered):
 
     def job(self, charter: bytes) -> bytes | None:
         """The job that was kept as the one that is under way, encoded; None if there is none. It may be damaged."""
-        if self._folder is None:
-            return self._jobs.get(charter)
-        from cloister.node.study import kept_file
-
-        return kept_file.read(_job_file(self._folder, charter))
+        return self._file_of(charter, _JOB)
 
     def home(self, charter: bytes) -> bytes | None:
         """What was kept of the buffers that stay here, encoded; None if there is nothing. It may be damaged."""
+        return self._file_of(charter, _HOME)
+
+    def _file_of(self, charter: bytes, ending: str) -> bytes | None:
         if self._folder is None:
-            return self._homes.get(charter)
+            return self._files.get((charter, ending))
         from cloister.node.study import kept_file
 
-        return kept_file.read(_home_file(self._folder, charter))
+        return kept_file.read(_file(self._folder, charter, ending))
 
     def _newest(self, charter: bytes) -> Kept | None:
         kept, _ = self._coming.get(charter, (self._of(charter).kept, None))  # another's thread may write it meanwhile
@@ -155,13 +155,7 @@ class Records(Remembered):
         Raises:
             RecordsError: it cannot be written.
         """
-        if self._folder is None:
-            self._homes[charter] = data
-            return
-        from cloister.node.study import kept_file
-
-        with _sqlite("written"):
-            kept_file.write(_home_file(self._folder, charter), data)
+        self._keep_file(charter, _HOME, data)
 
     def keep_job(self, charter: bytes, data: bytes) -> None:
         """Keeps a job, encoded, as the one that is under way; nothing: none is. It is no entry: nobody's safety hangs
@@ -170,13 +164,16 @@ class Records(Remembered):
         Raises:
             RecordsError: it cannot be written.
         """
+        self._keep_file(charter, _JOB, data)
+
+    def _keep_file(self, charter: bytes, ending: str, data: bytes) -> None:
         if self._folder is None:
-            self._jobs[charter] = data
+            self._files[charter, ending] = data
             return
         from cloister.node.study import kept_file
 
         with _sqlite("written"):
-            kept_file.write(_job_file(self._folder, charter), data)
+            kept_file.write(_file(self._folder, charter, ending), data)
 
     def take_part(self, entry: TookPart, seen: Sketched | None = None) -> None:
         """Writes down a contribution, and with it what the model looked like that it starts from, once a charter. When
@@ -404,9 +401,5 @@ def _model_file(folder: Path, kept: Kept) -> Path:
     return folder / f"{kept.charter.hex()[:16]}.{kept.model.hex()[:32]}.model"
 
 
-def _home_file(folder: Path, charter: bytes) -> Path:
-    return folder / f"{charter.hex()[:16]}.home"
-
-
-def _job_file(folder: Path, charter: bytes) -> Path:
-    return folder / f"{charter.hex()[:16]}.job"
+def _file(folder: Path, charter: bytes, ending: str) -> Path:
+    return folder / f"{charter.hex()[:16]}.{ending}"
