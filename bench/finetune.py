@@ -142,28 +142,7 @@ def measure(folder: Path, config: Mapping[str, Any]) -> Measured:
     }
     job = cloister.job("tune", plan, data="#text", **numbers)
     with LocalStudy(folder, owners, jobs=[job], limits=limits, models=[*base.digests]) as study:
-        study.start_aggregator()
-        (route,) = study.routes.values()
-        with DelayingProxy(route) as proxy:
-            for name in OWNERS:
-                study.detour(name, proxy.address)
-            study.start()
-            study.gather()
-            before = memory(study.pid(AGGREGATOR))["Rss"]
-
-            def now() -> tuple[float, float, int, int]:
-                return perf_counter(), processors(study), proxy.sent, proxy.received
-
-            marks = [now()]
-            with watching(study) as most:
-                study.study().fit(
-                    model,
-                    plan,
-                    data="#text",
-                    base=base,
-                    on_round=lambda _: marks.append(now()),
-                    **numbers,
-                )
+        marks, most, before = followed(study, model, plan, base=base, **numbers)
     each = [tuple((b - a) for a, b in zip(*pair, strict=True)) for pair in pairwise(marks)][1:]
     seconds, processor, up, down = (statistics.median(column) for column in zip(*each, strict=True))
     learned = [held for held in model.parameters() if held.requires_grad]
@@ -181,6 +160,29 @@ def measure(folder: Path, config: Mapping[str, Any]) -> Measured:
         plain=alone,
         plain_processor=alone_processor,
     )
+
+
+def followed(
+    study: LocalStudy, model: nn.Module, plan: cloister.Plan, **numbers: Any
+) -> tuple[list[tuple[float, float, int, int]], Mapping[str, int], int]:
+    """The time, the seconds of all processors and the bytes up and down by then, at the start and after each round; the
+    most memory meanwhile; and the aggregator's before."""
+    study.start_aggregator()
+    (route,) = study.routes.values()
+    with DelayingProxy(route) as proxy:
+        for name in OWNERS:
+            study.detour(name, proxy.address)
+        study.start()
+        study.gather()
+        before = memory(study.pid(AGGREGATOR))["Rss"]
+
+        def now() -> tuple[float, float, int, int]:
+            return perf_counter(), processors(study), proxy.sent, proxy.received
+
+        marks = [now()]
+        with watching(study) as most:
+            study.study().fit(model, plan, data="#text", on_round=lambda _: marks.append(now()), **numbers)
+    return marks, most, before
 
 
 def plain(model: nn.Module, ids: Tensor) -> tuple[float, float]:

@@ -14,7 +14,6 @@ from cloister.files import open_regular
 from cloister.study.study_file import StudyFile
 from cloister.worker.data.headers import tensors_of_safetensors
 
-_CHUNK: Final = 1 << 20
 _BFLOAT16: Final = "bfloat16"
 
 
@@ -32,9 +31,7 @@ def published_values(study: StudyFile, path: Path) -> bytes:
         )
     try:
         with open_regular(path) as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            digest = hashlib.file_digest(file, "sha256")
             if digest.digest() != wanted:
                 raise CharterError(
                     f"{path} is not the file that the charter names: its SHA-256 is {digest.hexdigest()}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cloister.errors import ConfigurationError, RecordsError
-from cloister.files import open_regular, read_text
+from cloister.files import identity_of, open_regular, read_text
 from cloister.node.config import StudyData
 from cloister.node.study.entries import Content
 from cloister.node.study.journal import Records
@@ -24,7 +24,6 @@ from cloister.node.study.journal import Records
 MARK: Final = ".memory"
 """After the file's name."""
 _MARK_BYTES: Final = 8192
-_CHUNK: Final = 1 << 20
 
 
 class DataMemory:
@@ -52,15 +51,12 @@ class DataMemory:
         path = self._paths[name]
         try:
             with open_regular(path) as file:
-                found = os.fstat(file.fileno())
-                place = str(path.resolve())
-                now = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, place)
+                inode, size, written_ns, changed_ns = identity_of(file.fileno())
+                now = (size, written_ns, changed_ns, inode, str(path.resolve()))
                 known = self._records.content(name)
                 if known is not None and now == (known.size, known.mtime_ns, known.ctime_ns, known.inode, known.path):
                     return known.digest
-                digest = hashlib.sha256()
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+                digest = hashlib.file_digest(file, "sha256")
         except OSError as fault:
             raise RecordsError(f"the data set {name!r} cannot be read: {fault.strerror or fault}") from None
         entry = Content(name, digest.digest(), *now)
