@@ -3163,8 +3163,8 @@ _MEMORY: Final = (
         ),
         (
             "content-of-an-archive",
-            "found.st_mtime_ns, found.st_ctime_ns, found.st_ino, place)",
-            "found.st_mtime_ns, 0, 0, place)",
+            "(size, written_ns, changed_ns, inode, str(path.resolve()))",
+            "(size, written_ns, 0, 0, str(path.resolve()))",
             "a file that has changed is read again, whatever time it says",
         ),
     ),
