@@ -37,6 +37,7 @@ def test_the_least_noise_comes_first_and_is_over_the_rows_of_a_round() -> None:
     assert all(each.noise == pytest.approx(each.multiplier / (each.rate * 1000)) for each in found)
 
 
+@pytest.mark.slow
 def test_the_least_multiplier_is_the_callers() -> None:
     def multiplier(least: float) -> float:
         [found] = plan_for(3.0, delta=DELTA, rows=100, rates=[0.2], rounds=[60], least_multiplier=least)

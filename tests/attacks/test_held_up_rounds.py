@@ -119,6 +119,7 @@ def test_who_was_left_out_is_in_the_next_round_and_gets_its_budget_back() -> Non
 # Two of them, with whom no cohort comes together
 
 
+@pytest.mark.slow
 def test_rounds_that_came_to_nothing_are_given_back() -> None:
     """However many of them there were: more than the budget has rounds."""
     study = gathering()
@@ -154,6 +155,7 @@ def test_with_one_round_left_it_takes_a_round_in_which_nobody_trains() -> None:
     assert any("allows 1" in note for note in study.nodes["alice"].notes)
 
 
+@pytest.mark.slow
 def test_many_rounds_that_were_committed_by_some_and_never_released() -> None:
     """An instance after another dies after two of four have committed. Then all five are there, at one that stays."""
     study = Gathering(agree(owners=(*FOUR, "emil"), floor="3", rounds="30", jobs=[agreed(rounds=30)]))

@@ -64,6 +64,7 @@ def stolen() -> bytes:
     return thief.capture(nn.Linear(3, 1, bias=False), example=(ROWS,)).encode()
 
 
+@pytest.mark.slow
 def test_the_aggregator_takes_no_such_job(stolen: bytes) -> None:
     study = Gathering(job={"plan": stolen})
     study.run()

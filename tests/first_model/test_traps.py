@@ -121,7 +121,7 @@ def test_units_that_lean_are_told_with_what_they_do() -> None:
 
 
 @pytest.mark.parametrize("units", [16, 64, 2048])
-@pytest.mark.parametrize("inputs", [16, 64, 1000])
+@pytest.mark.parametrize("inputs", [16, 64, pytest.param(1000, marks=pytest.mark.slow)])
 def test_honest_draws_do_not_lean(units: int, inputs: int) -> None:
     for seed in range(20):
         generator = np.random.default_rng(seed)

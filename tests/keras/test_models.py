@@ -119,6 +119,7 @@ def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         cloister.model_digest(Layer(), plan)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_cloister_imports_no_keras_even_at_work() -> None:
     script = (
         "import sys, torch, cloister\n"

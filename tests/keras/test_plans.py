@@ -80,6 +80,7 @@ def test_the_model_stays_as_it_is() -> None:
     assert made(torch.ones(2, 5)).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_two_builds_have_one_digest() -> None:
     loss = cloister.plan(crossentropy)
     made = model(layers.BatchNormalization(), layers.Dropout(0.5))

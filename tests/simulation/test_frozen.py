@@ -127,6 +127,7 @@ def _has_values(each: Any) -> bool:
     return isinstance(each, Tensor) and not isinstance(each, FakeTensor) and not each.is_meta
 
 
+@pytest.mark.slow
 def test_a_training_copies_what_it_learns_and_no_more() -> None:
     model = adapted()
     plan = loss.capture(model, example=(torch.zeros(4, 5, dtype=torch.long), torch.zeros(4, dtype=torch.long)))

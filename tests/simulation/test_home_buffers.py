@@ -85,6 +85,7 @@ def test_together_and_one_by_one_come_to_the_same(tmp_path: Path) -> None:
             assert torch.allclose(each, kept(tmp_path / "alone")[owner][name], rtol=1e-3, atol=1e-3), (owner, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorise", [True, False])
 def test_a_run_that_is_gone_on_with_has_the_same_bits(vectorise: bool, tmp_path: Path) -> None:
     whole = simulated(rounds=3, vectorise=vectorise)
@@ -94,6 +95,7 @@ def test_a_run_that_is_gone_on_with_has_the_same_bits(vectorise: bool, tmp_path:
         assert torch.equal(each, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_they_are_no_part_of_what_noise_is_on() -> None:
     noise = Noise(unit="owner", multiplier=1.0, delta=1e-5)
     run = simulated(noise=noise, clip=1.0)
@@ -107,6 +109,7 @@ def test_they_have_no_clip() -> None:
         simulated(clip_buffers=1.0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     simulated(rounds=1, checkpoint=tmp_path / "run", home_buffers=False)
     with pytest.raises(ConfigurationError, match="another home_buffers"):

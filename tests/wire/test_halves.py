@@ -106,6 +106,7 @@ def chances(x: np.float32, half: Half) -> float:
     return float((found == above).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", HALVES)
 def test_over_all_random_bits_the_mean_is_the_value(half: Half) -> None:
     """Exactly; of float16's subnormals to within 2^-40."""

@@ -46,6 +46,7 @@ def test_a_digest_is_of_the_file_that_was_opened(file: Path) -> None:
         weights.digest()
 
 
+@pytest.mark.slow
 def test_neither_opening_nor_a_digest_takes_the_memory_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "large.safetensors"
     save_file({"a": torch.zeros(32 * MIB, dtype=torch.uint8), "b": torch.ones(32 * MIB, dtype=torch.uint8)}, file)
@@ -58,6 +59,7 @@ def test_neither_opening_nor_a_digest_takes_the_memory_of_the_file(tmp_path: Pat
     assert 32 * MIB <= held("RssFile") - before < 48 * MIB
 
 
+@pytest.mark.slow
 def test_a_training_reads_what_its_plan_touches_and_copies_none_of_a_base(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(1 << 18, 64), nn.Linear(64, 4))

@@ -70,6 +70,7 @@ def test_an_epoch_of_steps_takes_each_of_the_chosen_rows_once() -> None:
         assert trained(11, steps=2, rows_seed=3, seed=seed).delta[1] == pytest.approx(-chosen.sum() / 4)
 
 
+@pytest.mark.slow
 def test_the_order_depends_on_the_seed_and_the_choice_on_the_other() -> None:
     first = trained(11, steps=1, rows_seed=3)
     assert torch.equal(trained(11, steps=1, rows_seed=3).delta, first.delta)
