@@ -403,17 +403,32 @@ def test_another_researcher_stops_a_job_once_nobody_who_submitted_it_is_there() 
     assert "the job is over after 0 rounds: stopped by sam" in study.instance.notes
 
 
+def sends_it_once_more(study: Study, name: str) -> None:
+    """Another researcher comes, and submits the same job."""
+    study.parties[name], study.said[name] = study.rosa, []
+    study.rosa.name = name
+    study.instance.connect(name)
+    study.instance.say(name, study.rosa.join())
+    body = study.data + np.linspace(-1, 1, 11, dtype=np.float32).tobytes()
+    study.instance.say(name, w.Submit(len(study.data)), body)
+
+
+def test_a_job_is_nobodys_who_sends_it_once_more() -> None:
+    study = two_researchers()
+    study.owners["bob"].spoil = silent_on(w.Ready)
+    study.run()
+    sends_it_once_more(study, "sam")
+    with pytest.raises(JobError, match="it is not yours to stop"):
+        stop(study, "sam")
+    assert status(study).round == 1
+
+
 def test_the_researcher_whose_job_it_is_stops_it_from_elsewhere_whoever_is_there() -> None:
     """Its script is gone, and another's, which submitted the same job, is there."""
     study = two_researchers()
     study.owners["bob"].spoil = silent_on(w.Ready)
     study.run()
     study.instance.disconnect("rosa")
-    study.parties["sam"], study.said["sam"] = study.rosa, []
-    study.rosa.name = "sam"
-    study.instance.connect("sam")
-    study.instance.say("sam", study.rosa.join())
-    body = study.data + np.linspace(-1, 1, 11, dtype=np.float32).tobytes()
-    study.instance.say("sam", w.Submit(len(study.data)), body)
+    sends_it_once_more(study, "sam")
     stop(study, "rosa")
     assert status(study).job == ""

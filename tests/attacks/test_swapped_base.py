@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pytest
 
 from cloister.charter import Charter
 from cloister.ledger.job import Based, Constant, Tensors
-from cloister.ledger.sync import ModelState
 from cloister.node.study.journal import Records
 from cloister.wire.tensors import TensorSpec
 from tests.support import chains, charters
-from tests.support.members import PARTS, START, Aggregator, charter, declined, job, owner
+from tests.support.members import PARTS, START, Aggregator, charter, declined, job, leaves, owner
 from tests.support.owners import plan_of
 
 FILE: Final = bytes(range(32))
@@ -80,7 +80,9 @@ def test_at_a_node_that_was_started_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_a_model_that_is_released_under_another_name(anew: bool, tmp_path: Path) -> None:
+def test_a_model_that_is_released_under_another_name(
+    anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The aggregator calls what a round came to a model with other frozen tensors, and shows the job that fits."""
     notes = Records(tmp_path)
     here = Aggregator.facing(owner(agreed=agreed(), notes=notes), **HONEST)
@@ -92,13 +94,21 @@ def test_a_model_that_is_released_under_another_name(anew: bool, tmp_path: Path)
         here = Aggregator(owner(agreed=agreed(), notes=notes), here.job, here.ledger, here.instance, here.model)
         here.connect()
         here.chain(after=here.ledger.sequence)
+        here.show()
+    here.contribute(2)
+    here.consent(2)
+    model = (np.frombuffer(here.model, np.float32) + np.float32(1)).tobytes()
     swapped = job(here.ledger.charter, **HONEST | SWAPPED[0])
-    renamed = swapped.tensors.name_of(here.model)
+    renamed = swapped.tensors.name_of(model)
+    monkeypatch.setattr(here, "_next", lambda: (renamed, model))
+    here.commit(2)  # owners commit what a round comes to before they see it
     here.job = msgspec.structs.replace(swapped, start=renamed)
-    said = here.show()
-    assert here.member._replica.ledger.model != renamed
-    here.member._replica._model = ModelState(renamed, here.model)  # as if a record had named it
-    assert not here.member._replica.is_of(here.job), said
+    with monkeypatch.context() as told:
+        told.setattr(here, "chain", lambda **_: [])
+        told.setattr(here, "job", job(here.ledger.charter, **HONEST))
+        here.release(2)
+    here.show()
+    assert "other frozen tensors" in leaves(here.chain(after=here.ledger.sequence - 1, model=model))
     notes.close()
 
 
